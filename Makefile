@@ -1,0 +1,89 @@
+# Needs only make and Python 3.10, 3.11 or 3.12; everything else goes into an environment of its own.
+#   make test VENV=/some/dir         use or create the environment there
+#   make demo PYTHON=/path/python    create the environment with this Python
+#   make test PYTEST_ARGS="-k plan"  hand options to pytest
+#   make bench DATA=rows.jsonl TOKENIZER=/dir/of/tokenizer   measure on your own files
+
+VENV ?= .venv
+PYTHON ?=
+PYTEST_ARGS ?=
+DATA ?= ms_prefstream/demo/pairs.jsonl
+TOKENIZER ?= bytes
+
+SHELL := /bin/sh
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# What is installed is remembered in the environment; a newer pyproject.toml makes it install again.
+RUN_STAMP := $(VENV)/.ms-prefstream-run
+TEST_STAMP := $(VENV)/.ms-prefstream-test
+CODE := $(wildcard ms_prefstream tests examples benchmarks)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long lint bench clean
+
+help:
+	@echo "make demo       install, then train a small reward model and DPO on the bundled pairs (CPU, nothing to prepare)"
+	@echo "make test       install with the test tools, then ruff, mypy and the tests"
+	@echo "make test-long  all tests, the ones that take minutes included"
+	@echo "make lint       ruff and mypy only"
+	@echo "make bench      throughput from JSON Lines text to padded batches (of the bundled pairs; DATA=... TOKENIZER=... for others)"
+	@echo "make clean      remove caches and build leftovers (the environment in $(VENV) stays)"
+
+demo: $(RUN_STAMP)
+	@$(BIN)/ms-prefstream demo
+
+test: lint
+	@$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS) || { code=$$?; $(NO_TESTS); exit $$code; }
+
+test-long: $(TEST_STAMP)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) || { code=$$?; $(NO_TESTS); exit $$code; }
+
+lint: $(TEST_STAMP)
+	$(BIN)/python -m ruff check $(CODE)
+	$(BIN)/python -m ruff format --check $(CODE)
+	$(BIN)/python -m mypy
+
+bench: $(RUN_STAMP)
+	@$(BIN)/python benchmarks/throughput.py --data "$(DATA)" --tokenizer "$(TOKENIZER)"
+
+clean:
+	@rm -rf build dist output kernel_meta rank_* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@for part in $(CODE); do find "$$part" -name __pycache__ -type d -prune -exec rm -rf {} +; done
+
+# pytest ends with 5 when it found no test to run: that is a failure here, and says so.
+NO_TESTS = if [ "$$code" -eq 5 ]; then echo "pytest ran no test, which counts as a failure: check PYTEST_ARGS and tests/." >&2; fi
+
+$(RUN_STAMP): pyproject.toml
+	@$(ENVIRONMENT)
+	@echo "Installing ms_prefstream into $(VENV): MindSpore is some hundred MB, this takes a minute or more ..."
+	@$(PIP) install -q -e . || { $(NOT_INSTALLED); }
+	@touch $@
+
+$(TEST_STAMP): pyproject.toml
+	@$(ENVIRONMENT)
+	@echo "Installing ms_prefstream and its test tools into $(VENV): MindSpore is some hundred MB, this takes a minute or more ..."
+	@$(PIP) install -q -e ".[test]" || { $(NOT_INSTALLED); }
+	@touch $@ $(RUN_STAMP)
+
+NOT_INSTALLED = echo "The installation failed: the lines above say why; run make again once that is solved." >&2; exit 1
+
+# An environment that works is used as it is; otherwise one is created with the first Python that fits.
+ENVIRONMENT = \
+	fits='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; \
+	whole='import ensurepip, venv'; \
+	if [ -x "$(BIN)/python" ] && "$(BIN)/python" -m pip --version >/dev/null 2>&1; then \
+		"$(BIN)/python" -c "$$fits" || { \
+			echo "The environment in $(VENV) has another Python than 3.10, 3.11 or 3.12: remove that folder and run make again." >&2; exit 1; }; \
+	else \
+		chosen=; bare=; tried="$(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.10 python3 python)"; \
+		for candidate in $$tried; do \
+			"$$candidate" -c "$$fits" >/dev/null 2>&1 || continue; \
+			if "$$candidate" -c "$$whole" >/dev/null 2>&1; then chosen=$$candidate; break; else bare=$$candidate; fi; \
+		done; \
+		if [ -z "$$chosen" ] && [ -n "$$bare" ]; then \
+			echo "$$bare fits but lacks the modules venv and ensurepip (on Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 1; fi; \
+		if [ -z "$$chosen" ]; then \
+			echo "No Python 3.10, 3.11 or 3.12 found (tried: $$tried): install one, or name it with PYTHON=/path/to/python." >&2; exit 1; fi; \
+		echo "Creating an environment in $(VENV) with $$chosen ..."; \
+		"$$chosen" -m venv "$(VENV)" || { echo "$$chosen could not create an environment in $(VENV)." >&2; exit 1; }; \
+	fi

@@ -1,0 +1,44 @@
+"""Streaming preference data for MindSpore: reward, DPO and RLHF batches without an offline conversion step."""
+
+from ms_prefstream import formats
+from ms_prefstream.adapters.checkpoint import StreamCheckpoint, load_state
+from ms_prefstream.batch import Bucket, Pad
+from ms_prefstream.errors import (
+    NoUsableRowsError,
+    OptionError,
+    PrefStreamError,
+    Reason,
+    RowError,
+    SourceError,
+    StateError,
+    TemplateError,
+    TokenizerError,
+)
+from ms_prefstream.stream import Stream, stream
+from ms_prefstream.tasks import DPO, RLHF, Reward
+from ms_prefstream.version import VERSION
+
+__version__ = VERSION
+
+__all__ = [
+    "DPO",
+    "RLHF",
+    "Bucket",
+    "NoUsableRowsError",
+    "OptionError",
+    "Pad",
+    "PrefStreamError",
+    "Reason",
+    "Reward",
+    "RowError",
+    "SourceError",
+    "StateError",
+    "Stream",
+    "StreamCheckpoint",
+    "TemplateError",
+    "TokenizerError",
+    "__version__",
+    "formats",
+    "load_state",
+    "stream",
+]

@@ -1,0 +1,14 @@
+"""Samples to padded arrays: which widths a batch may have, and which columns it holds.
+
+To add a layout: write one file with a function that returns a `Layout` (see `paired.py`), and add its line to the
+registry in `layouts.py`. To add a batching rule: one file with a frozen dataclass that has `batch_size`, `widths` and
+`width_for` (see `bucket.py`).
+"""
+
+from ms_prefstream.batch.arrays import Batch
+from ms_prefstream.batch.bucket import Bucket
+from ms_prefstream.batch.layout import Layout
+from ms_prefstream.batch.layouts import LAYOUT_NAMES, make_layout
+from ms_prefstream.batch.pad import Pad
+
+__all__ = ["LAYOUT_NAMES", "Batch", "Bucket", "Layout", "Pad", "make_layout"]

@@ -1,0 +1,131 @@
+"""Padding to the smallest of a few lengths: little padding, and a closed set of shapes to compile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
+from itertools import pairwise
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ms_prefstream.batch.checks import whole_number
+from ms_prefstream.batch.shapes import best_widths, round_up
+from ms_prefstream.batch.widths import smallest_width
+from ms_prefstream.errors import OptionError
+
+_DEFAULT_MULTIPLE = 64
+_DEFAULT_ROUND_TO = 16
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A batch is padded to the smallest allowed length that holds it, plus `extra` columns.
+
+    With `multiple_of=64` a batch whose longest sequence has 64 tokens stays at 64 columns, one of 65 gets 128.
+
+    Exactly one of `multiple_of`, `boundaries` and `max_shapes` says which lengths are allowed; `multiple_of=64` when
+    none does.
+
+    Attributes:
+        batch_size: Samples of one step on one rank (a pair counts once).
+        multiple_of: Every multiple of this, up to the first that holds the task's longest sequence.
+        boundaries: The allowed lengths themselves, ascending; the last must hold the task's longest sequence.
+        max_shapes: At most this many lengths, chosen so that the data at hand is padded least.
+        extra: Columns added to every length: 1 for models that slice one column off.
+        round_to: Only with `max_shapes`: lengths are chosen among the multiples of this.
+    """
+
+    batch_size: int
+    _: KW_ONLY
+    multiple_of: int | None = None
+    boundaries: tuple[int, ...] | None = None
+    max_shapes: int | None = None
+    extra: int = 0
+    round_to: int = _DEFAULT_ROUND_TO
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("multiple_of", "boundaries", "max_shapes") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise OptionError(
+                f"Bucket: {' and '.join(given)} are both given; each of them decides the allowed lengths by itself. "
+                "Keep one of multiple_of, boundaries and max_shapes."
+            )
+        self._set("batch_size", 1)
+        self._set("extra", 0)
+        self._set("round_to", 1)
+        if self.max_shapes is not None:
+            self._set("max_shapes", 1)
+        elif self.round_to != _DEFAULT_ROUND_TO:
+            raise OptionError(
+                f"Bucket: round_to is {self.round_to}, but it only rounds the lengths that max_shapes chooses. "
+                "Give max_shapes as well, or use multiple_of."
+            )
+        if self.boundaries is not None:
+            object.__setattr__(self, "boundaries", _checked_boundaries(self.boundaries))
+        elif self.max_shapes is None:
+            if self.multiple_of is None:
+                object.__setattr__(self, "multiple_of", _DEFAULT_MULTIPLE)
+            self._set("multiple_of", 1)
+
+    def _set(self, option: str, minimum: int) -> None:
+        object.__setattr__(self, option, whole_number("Bucket", option, getattr(self, option), minimum))
+
+    def widths(self, max_length: int, lengths: NDArray[Any] | None = None) -> tuple[int, ...]:
+        """Every width that a batch can have: a closed set, known before the first batch.
+
+        Args:
+            max_length: Tokens of the longest sequence that the task lets through.
+            lengths: (n,) whole numbers, the key lengths (`Sample.length`) of all rows or of a sample of them; only
+                `max_shapes` needs it.
+
+        Returns:
+            The widths in columns, ascending, `extra` included. Boundaries beyond what the task needs stay in the set.
+
+        Raises:
+            OptionError: If the boundaries end before `max_length`, or `max_shapes` has no lengths to choose from.
+        """
+        return tuple(length + self.extra for length in self._allowed(max_length, lengths))
+
+    def _allowed(self, max_length: int, lengths: NDArray[Any] | None) -> tuple[int, ...]:
+        if self.multiple_of is not None:
+            step = self.multiple_of
+            return tuple(range(step, round_up(max_length, step) + 1, step))
+        if self.boundaries is not None:
+            if self.boundaries[-1] < max_length:
+                raise OptionError(
+                    f"Bucket: the last of boundaries is {self.boundaries[-1]}, but the task lets sequences of up to "
+                    f"{max_length} tokens through. Add a boundary of {max_length} or more, or lower the task's own "
+                    f"length to {self.boundaries[-1]}."
+                )
+            return self.boundaries
+        assert self.max_shapes is not None  # one of the three is always set
+        if lengths is None or len(lengths) == 0:
+            raise OptionError(
+                f"Bucket: max_shapes={self.max_shapes} chooses the allowed lengths from the lengths of the rows, and "
+                "none are known. Build a length index, or give multiple_of or boundaries instead."
+            )
+        return best_widths(lengths, max_length, self.max_shapes, self.round_to)
+
+    def width_for(self, longest: int, widths: tuple[int, ...]) -> int:
+        """The width of a batch whose longest sequence has `longest` tokens; `widths` is what `widths()` returned."""
+        return smallest_width(longest, widths, self.extra)
+
+
+def _checked_boundaries(given: object) -> tuple[int, ...]:
+    """The boundaries as a tuple of ints, ascending and not empty."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise OptionError(
+            f"Bucket: boundaries is {given!r} ({type(given).__name__}); it must be whole numbers in ascending order, "
+            "such as (128, 256, 1024)."
+        )
+    boundaries = tuple(whole_number("Bucket", f"boundaries[{at}]", value) for at, value in enumerate(given))
+    if not boundaries:
+        raise OptionError("Bucket: boundaries is empty; give at least one length, such as (128, 256, 1024).")
+    for left, right in pairwise(boundaries):
+        if left >= right:
+            raise OptionError(
+                f"Bucket: boundaries has {left} before {right}; the lengths must ascend and none may come twice. "
+                f"Give boundaries={tuple(sorted(set(boundaries)))}."
+            )
+    return boundaries

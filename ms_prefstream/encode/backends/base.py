@@ -1,0 +1,63 @@
+"""The one object that the rest of the library sees of a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ms_prefstream.encode.text import TextEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """A tokenizer, wherever it came from.
+
+    Attributes:
+        name: What reports call it.
+        encoder: Text to ids and back.
+        backend: The machinery in use: ``tiktoken``, ``tokenizers``, ``sentencepiece``, ``bytes`` or ``object``.
+        reason: Why that one, in a sentence.
+        special: Control tokens, content to id: never produced by user text.
+        special_in_template: All added tokens, content to id: what is recognised in a template's own text.
+        bos_token: The token at the beginning of a sequence, or None.
+        eos_token: The token at the end, or None.
+        pad_token: The token that fills rows, or None.
+        unk_token: The token for what the vocabulary lacks, or None.
+        bos_id: Id of `bos_token`.
+        eos_id: Id of `eos_token`.
+        pad_id: Id of `pad_token`.
+        add_bos: Whether the tokenizer itself sets BOS before plain text.
+        vocab_size: The highest id plus 1.
+        chat_template: Jinja source, or None.
+        fingerprint: A hash of all that decides about ids and of the chat template.
+        reserved: A token that is named as reserved or unused, or None.
+        notes: What a person should know about this tokenizer, as sentences.
+    """
+
+    name: str
+    encoder: TextEncoder
+    backend: str
+    reason: str
+    special: Mapping[str, int]
+    special_in_template: Mapping[str, int]
+    bos_token: str | None = None
+    eos_token: str | None = None
+    pad_token: str | None = None
+    unk_token: str | None = None
+    bos_id: int | None = None
+    eos_id: int | None = None
+    pad_id: int | None = None
+    add_bos: bool = False
+    vocab_size: int
+    chat_template: str | None = None
+    fingerprint: str
+    reserved: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids, control tokens as they are written in templates."""
+        return self.encoder.decode(ids)
+
+    def reserved_id(self) -> int | None:
+        """The id of a reserved token such as ``<|reserved_special_token_0|>``; None if the vocabulary has none."""
+        return self.reserved

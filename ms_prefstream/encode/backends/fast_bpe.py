@@ -1,0 +1,87 @@
+"""The fast way for byte-level BPE: `tiktoken`, once `fast_proof` and a self-check agree that the ids are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tiktoken
+from numpy.typing import NDArray
+
+from ms_prefstream.encode.backends.fast_proof import FastPlan
+from ms_prefstream.encode.backends.hf import TokenizersEncoder
+from ms_prefstream.encode.backends.limits import check_size, check_unicode
+from ms_prefstream.encode.backends.nfc import nfc
+from ms_prefstream.encode.backends.spelling import Spelling
+from ms_prefstream.encode.backends.starts import spelled_starts, starts_by_parts
+from ms_prefstream.encode.text import Place
+
+# tiktoken searches every text for its special tokens, and with none at all it does so character by character. This
+# one is never allowed, so it has no effect where it occurs.
+_NEVER = "\x00\x01 never a token \x01\x00"
+
+
+class TiktokenEncoder:
+    """Text to ids by `tiktoken`.
+
+    Args:
+        plan: Pattern and ranks, proven equivalent.
+        reference: The encoder that it stands in for; it takes over where tiktoken's regular expressions give up
+            (some hundred thousand white-space characters in a row).
+        spelling: What the ids write.
+    """
+
+    backend = "tiktoken"
+
+    def __init__(self, plan: FastPlan, reference: TokenizersEncoder, spelling: Spelling) -> None:
+        ranks = dict(plan.ranks)
+        self._encoding = tiktoken.Encoding(
+            "ms_prefstream",
+            pat_str=plan.pattern,
+            mergeable_ranks=ranks,
+            special_tokens={_NEVER: max(ranks.values()) + 1},
+        )
+        self._nfc = plan.nfc
+        self._reference = reference
+        self._spelling = spelling
+        self._added = reference.added
+
+    def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[NDArray[np.int32]]:
+        """Ids of each text; see `TextEncoder`. The place of a text makes no difference here."""
+        check_size(texts)
+        may_occur, plain = self._added.may_occur, self._plain
+        return [self._with_added(text) if may_occur(text) else plain(text) for text in texts]
+
+    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL) -> NDArray[np.int64]:
+        """Where each token begins; see `TextEncoder`."""
+        check_size((text,))
+        return starts_by_parts(text, place, self._added, self._plain_starts)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids, control tokens included."""
+        return self._spelling.decode(ids)
+
+    def _plain(self, text: str) -> NDArray[np.int32]:
+        """Ids of a text without added tokens."""
+        try:
+            normal = nfc(text) if self._nfc else text
+            return self._encoding.encode_to_numpy(normal, disallowed_special=()).view(np.int32)
+        except UnicodeEncodeError:
+            check_unicode((text,))
+            raise
+        except BaseException as error:
+            # Newer versions raise ValueError, older ones panic with a class that is no Exception.
+            if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
+                raise
+            return self._reference.encode((text,))[0]
+
+    def _with_added(self, text: str) -> NDArray[np.int32]:
+        arrays = [
+            self._plain(part.text) if part.id is None else np.array([part.id], dtype=np.int32)
+            for part in self._added.split(text)
+        ]
+        return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int32)
+
+    def _plain_starts(self, text: str, place: Place) -> NDArray[np.int64]:
+        starts = spelled_starts(text, place, self._plain(text), self._spelling, self._nfc)
+        return self._reference.starts(text, place) if starts is None else starts

@@ -1,0 +1,134 @@
+"""Rows that give several records, or none, as a source that can be read in any order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.errors import RowError, SourceError
+from ms_prefstream.formats.base import Format
+from ms_prefstream.formats.record import Record
+from ms_prefstream.sources.base import RandomAccess
+
+_CHUNK = 1024
+
+_Made: TypeAlias = Record | tuple[Record, ...] | RowError
+
+
+class Expanded:
+    """The records of a source, numbered one by one: random access over what a format makes of it.
+
+    A format without `count` gives one record a row and nothing is read ahead. One with `count` is asked once for
+    every row; the cumulative counts cost 8 bytes a row, and nothing when every row gives one record. A row that
+    cannot be counted counts as one, so that reading it reports what is wrong with it.
+
+    ====================  ======================  =======================================
+    rows of the source    count                   rows here
+    ====================  ======================  =======================================
+    a.jsonl:1, :2, :3     2, 0, 1                 a.jsonl:1#1, a.jsonl:1#2, a.jsonl:3
+    ====================  ======================  =======================================
+
+    Args:
+        source: Raw rows.
+        fmt: What makes records of them.
+
+    Attributes:
+        name: The source's name.
+        filtered: How many rows of the source the format filtered out.
+    """
+
+    def __init__(self, source: RandomAccess, fmt: Format) -> None:
+        self.name = source.name
+        self._source = source
+        self._format = fmt
+        count = getattr(fmt, "count", None)
+        self._ends: NDArray[np.int64] | None = None if count is None else _cumulative(source, count)  # (n,)
+        self.filtered = 0
+        if self._ends is not None:
+            self.filtered = int(np.count_nonzero(np.diff(self._ends, prepend=0) == 0))
+            if len(self._ends) == 0 or (self.filtered == 0 and self._ends[-1] == len(self._ends)):
+                self._ends = None
+
+    def __len__(self) -> int:
+        """The number of records."""
+        return len(self._source) if self._ends is None else int(self._ends[-1])
+
+    def locate(self, row: int) -> tuple[int, int, int]:
+        """Where a record comes from: (row of the source, which of its records from 0, how many records it gives)."""
+        if self._ends is None:
+            return row, 0, 1
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        raw = int(np.searchsorted(self._ends, row, side="right"))
+        start = int(self._ends[raw - 1]) if raw else 0
+        return raw, row - start, int(self._ends[raw]) - start
+
+    def origin(self, row: int) -> str:
+        """Where a record comes from, for people: ``a.jsonl:17``, or ``a.jsonl:17#2`` if line 17 gives several."""
+        raw, index, count = self.locate(row)
+        origin = self._source.origin(raw)
+        return f"{origin}#{index + 1}" if count > 1 else origin
+
+    def read(self, rows: Sequence[int]) -> list[Record | RowError]:
+        """The records with these numbers, in this order, each with its origin; a bad row is a `RowError`."""
+        places = [self.locate(row) for row in rows]
+        wanted = list(dict.fromkeys(raw for raw, _, _ in places))
+        made = {raw: self._make(found) for raw, found in zip(wanted, self._source.read(wanted), strict=True)}
+        return [self._pick(made[raw], index, count, row) for row, (raw, index, count) in zip(rows, places, strict=True)]
+
+    def raw(self, row: int) -> Any:
+        """The raw row that a record comes from, for the quarantine file; None if it cannot be parsed."""
+        (found,) = self._source.read([self.locate(row)[0]])
+        return None if isinstance(found, RowError) else found
+
+    def fingerprint(self) -> str:
+        """The source's fingerprint, and with it how many records each row gives."""
+        source = self._source.fingerprint()
+        if self._ends is None:
+            return source
+        return hashlib.blake2b(source.encode() + self._ends.tobytes(), digest_size=16).hexdigest()
+
+    def _make(self, raw: Any) -> _Made:
+        if isinstance(raw, RowError):
+            return raw
+        try:
+            return self._format(raw)
+        except RowError as error:
+            return error
+
+    def _pick(self, made: _Made, index: int, count: int, row: int) -> Record | RowError:
+        if isinstance(made, RowError):
+            return made.at(self.origin(row))
+        if isinstance(made, tuple):
+            if len(made) != count:
+                raise SourceError(
+                    f"{self.origin(row)}: format {self._format.name!r} gives {len(made)} records, but counted {count} "
+                    "when the source was opened. Its count must equal the number of records, and the data must not "
+                    "change while they are read."
+                )
+            made = made[index]
+        return made if made.origin else replace(made, origin=self.origin(row))
+
+
+def _cumulative(source: RandomAccess, count: Callable[[Any], int]) -> NDArray[np.int64]:
+    """Ends of each row's records: the cumulative sum of the counts, (n,) int64."""
+    ends = np.empty(len(source), np.int64)
+    for start in range(0, len(ends), _CHUNK):
+        stop = min(start + _CHUNK, len(ends))
+        ends[start:stop] = [_count_of(raw, count) for raw in source.read(range(start, stop))]
+    np.cumsum(ends, out=ends)
+    return ends
+
+
+def _count_of(raw: Any, count: Callable[[Any], int]) -> int:
+    if isinstance(raw, RowError):
+        return 1
+    try:
+        return count(raw)
+    except RowError:
+        return 1

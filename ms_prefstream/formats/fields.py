@@ -1,0 +1,129 @@
+"""Fields of a raw row, read with sentences instead of KeyErrors."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import reprlib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ms_prefstream.errors import Reason, RowError
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 60
+_REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = 3
+_REPR.maxlevel = 2
+_MAX_NAMES = 20
+
+
+def short(value: Any) -> str:
+    """Type and shortened value, for sentences: ``int 5``, ``null``, ``str 'once upon a ... ever after'``."""
+    return "null" if value is None else f"{type(value).__name__} {_REPR.repr(value)}"
+
+
+def names(fields: Iterable[Any]) -> str:
+    """Field names for a sentence, sorted, so that the order of a row's keys never changes it."""
+    found = sorted(map(str, fields))
+    more = f" and {len(found) - _MAX_NAMES} more" if len(found) > _MAX_NAMES else ""
+    return (", ".join(found[:_MAX_NAMES]) + more) or "none"
+
+
+def nearest(name: str, known: Iterable[Any]) -> str | None:
+    """The known name that looks most like `name`, if any does."""
+    close = difflib.get_close_matches(name, sorted(map(str, known)), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def missing(row: Mapping[str, Any], name: str, where: str = "") -> RowError:
+    """The error for a field that is not there: names it, the fields found and the one that looks most like it."""
+    guess = nearest(name, (key for key in row if key != name))
+    return RowError(
+        Reason.MISSING_FIELD,
+        f"{where}{': ' if where else ''}field {name!r} is missing; found fields: {names(row)}",
+        (f"Did you mean {guess!r}? " if guess else "")
+        + "Rename the field, choose another format, or give format= a function row -> row",
+    )
+
+
+def wrong_type(where: str, value: Any, expected: str, remedy: str = "") -> RowError:
+    """The error for a value of the wrong type; `where` is a field name or a phrase that says where it stands."""
+    place = where if " " in where else f"field {where!r}"
+    return RowError(Reason.BAD_TYPE, f"{place} is {short(value)}; expected {expected}", remedy)
+
+
+def present(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a field that must be there and not null."""
+    value = row.get(name)
+    if value is None:
+        raise wrong_type(name, None, "a value") if name in row else missing(row, name)
+    return value
+
+
+def text(row: Mapping[str, Any], name: str) -> str:
+    """The string in a field that must be there."""
+    value = row.get(name)
+    if type(value) is str:
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if value is None and name not in row:
+        raise missing(row, name)
+    raise wrong_type(name, value, "a string")
+
+
+def optional_text(row: Mapping[str, Any], name: str) -> str:
+    """The string in a field; ``""`` when the field is missing or null."""
+    return "" if row.get(name) is None else text(row, name)
+
+
+def as_number(value: Any, where: str) -> float:
+    """`value` as a finite float; booleans and strings are not numbers."""
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        number = float(value)
+        if math.isfinite(number):
+            return number
+    raise wrong_type(where, value, "a finite number")
+
+
+def number(row: Mapping[str, Any], name: str) -> float:
+    """The finite number in a field that must be there."""
+    value = row.get(name)
+    if value is None and name not in row:
+        raise missing(row, name)
+    return as_number(value, name)
+
+
+def one_of(row: Mapping[str, Any], name: str, allowed: Collection[int]) -> int:
+    """The whole number in a field that must be there and be one of `allowed`."""
+    value = number(row, name)
+    if value not in allowed:
+        raise wrong_type(name, row[name], f"one of {', '.join(map(str, allowed))}")
+    return int(value)
+
+
+def margin_of(row: Mapping[str, Any]) -> float | None:
+    """The optional float field `margin`, which every pair format carries on."""
+    value = row.get("margin")
+    return None if value is None else as_number(value, "margin")
+
+
+def scored_margin(row: Mapping[str, Any], better: str, worse: str) -> float:
+    """The difference of the two sides' scores, checked against the side that the row calls better.
+
+    Raises:
+        RowError: tie when they are equal, bad_type when the scores contradict the preference.
+    """
+    difference = number(row, better) - number(row, worse)
+    if difference == 0:
+        raise RowError(Reason.TIE, f"{better!r} and {worse!r} are equal ({row[better]}): the row states no preference")
+    if difference < 0:
+        raise RowError(
+            Reason.BAD_TYPE,
+            f"{better!r} is {row[better]} and {worse!r} is {row[worse]}: the scores contradict the preferred side; "
+            f"expected {better!r} to be higher",
+            "Check the polarity of the data set, or leave the scores out",
+        )
+    return difference

@@ -1,0 +1,104 @@
+"""Chat messages in OpenAI form: what XTuner, TRL and most preference data sets call conversational."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.formats.base import OneRecord
+from ms_prefstream.formats.divide import History, check_history, complete, divide, require_assistant, split_response
+from ms_prefstream.formats.fields import margin_of, missing, present
+from ms_prefstream.formats.record import Completion, Messages, Pair
+from ms_prefstream.formats.tools import tools_of
+from ms_prefstream.formats.turns import lead_with_system, turns
+
+
+def messages(history: History = "strict", keep_empty_system: bool = False) -> OneRecord:
+    """Chat messages; `chosen` is the better continuation, `rejected` the worse one.
+
+    ``{prompt: [user Hi], chosen: [assistant Hello], rejected: [assistant What]}`` ->
+    ``Pair(prompt=(user Hi), chosen=(assistant Hello), rejected=(assistant What))``
+
+    * `prompt`: a list of turns or a string (a turn of the user). Without it the two sides are whole conversations and
+      divide at the first turn that differs. With it, whole conversations must repeat it to the letter.
+    * `chosen`, `rejected`: a list of turns, one turn, or a string (a turn of the assistant).
+    * ``{prompt, response}``, ``{messages}`` or ``{prompt}`` instead: a prompt with its response, for RLHF.
+    * Optional: `system` (a string), `tools` (schemas), `margin` (a float).
+
+    A turn is ``{role, content}`` (or ``{from, value}``); its further keys (`tool_calls`, `name`, ...) go to the
+    template. Roles: developer = system, human = user, gpt and bot = assistant, observation, ipython and
+    function = tool. Content is a string or a list of text blocks.
+
+    Args:
+        history: What happens when a user or system turn stands behind the point where the sides divide: ``"strict"``
+            makes the row a history_differs error, ``"common"`` takes the longest common run of turns as the prompt.
+        keep_empty_system: Whether a system message without text counts; by default it is absent, which lets the
+            template put its own.
+    """
+    check_history(history)
+    return OneRecord("messages", read_messages, {"history": history, "keep_empty_system": keep_empty_system})
+
+
+def read_messages(
+    row: Mapping[str, Any], history: History = "strict", keep_empty_system: bool = False
+) -> Pair | Completion:
+    """One row as a pair when it has `chosen` or `rejected`, as a completion otherwise."""
+    if row.get("chosen") is None and row.get("rejected") is None:
+        return _completion(row, keep_empty_system)
+    prompt: Messages = ()
+    if row.get("prompt") is not None:
+        prompt = turns(row["prompt"], "prompt", "user", keep_empty_system)
+    return read_pair(row, prompt, history, keep_empty_system)
+
+
+def read_pair(
+    row: Mapping[str, Any], prompt: Messages, history: History, keep_empty_system: bool, margin: float | None = None
+) -> Pair:
+    """The pair of a prompt with the row's `chosen` and `rejected`; the row's own `margin` goes before the one given."""
+    left, right = present(row, "chosen"), present(row, "rejected")
+    if not prompt and (isinstance(left, str) or isinstance(right, str)):
+        raise missing(row, "prompt")
+    shared, chosen, rejected = divide(
+        prompt,
+        turns(left, "chosen", "assistant", keep_empty_system),
+        turns(right, "rejected", "assistant", keep_empty_system),
+        history,
+    )
+    own_margin = margin_of(row)
+    return Pair(
+        lead_with_system(row, shared, keep_empty_system),
+        chosen,
+        rejected,
+        margin if own_margin is None else own_margin,
+        tools_of(row),
+    )
+
+
+def _completion(row: Mapping[str, Any], keep_empty_system: bool) -> Completion:
+    given = row.get("prompt")
+    prompt = () if given is None else turns(given, "prompt", "user", keep_empty_system)
+    if row.get("response") is not None:
+        prompt, response = _with_response(row, prompt, keep_empty_system)
+    elif row.get("messages") is not None:
+        conversation = turns(row["messages"], "messages", "user", keep_empty_system)
+        prompt, response = split_response(complete(prompt, conversation, "messages")[0])
+    else:
+        response = ()
+    if not prompt:
+        raise missing(row, "chosen" if {"chosen", "rejected"} & row.keys() else "prompt")
+    return Completion(lead_with_system(row, prompt, keep_empty_system), response, tools_of(row))
+
+
+def _with_response(row: Mapping[str, Any], prompt: Messages, keep_empty_system: bool) -> tuple[Messages, Messages]:
+    """Prompt and response of a row that gives both; what stands before the first new assistant turn is prompt."""
+    if row.get("messages") is not None:
+        raise RowError(Reason.AMBIGUOUS_FORMAT, "the row has both 'response' and 'messages'", "Keep one of the two")
+    if not prompt:
+        raise missing(row, "prompt")
+    response = turns(row["response"], "response", "assistant", keep_empty_system)
+    require_assistant(response, "response")
+    whole, start = complete(prompt, response, "response")
+    while start < len(whole) and whole[start].role != "assistant":
+        start += 1
+    return whole[:start], whole[start:]

@@ -1,0 +1,70 @@
+"""CValues-Comparison: two responses to a Chinese safety prompt, each with the type of its attitude."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ms_prefstream.errors import OptionError
+from ms_prefstream.formats.base import ManyRecords, OneRecord
+from ms_prefstream.formats.fields import margin_of, text
+from ms_prefstream.formats.record import Message, Pair
+
+REFUSAL_WITH_ADVICE = "拒绝&正向建议"
+REFUSAL = "拒绝为主"
+RISKY = "风险回复"
+
+DIFFICULTIES: tuple[tuple[str, str], ...] = (
+    (REFUSAL_WITH_ADVICE, REFUSAL),
+    (REFUSAL, RISKY),
+    (REFUSAL_WITH_ADVICE, RISKY),
+)
+"""The three (better, worse) combinations of the data set's documentation."""
+
+
+def cvalues(types: Iterable[tuple[str, str] | str] | None = None) -> OneRecord | ManyRecords:
+    """CValues-Comparison rows; `pos_resp` is the better response, `neg_resp` the worse one.
+
+    ``{prompt: 你好, pos_resp: 好, neg_resp: 坏, pos_type: …, neg_type: …}`` ->
+    ``Pair(prompt=(user 你好), chosen=(assistant 好), rejected=(assistant 坏))``
+
+    Args:
+        types: Only rows with one of these combinations of (pos_type, neg_type); each a tuple or a string such as
+            ``"拒绝为主>风险回复"``. None takes all rows and does not read the types. `DIFFICULTIES` lists the
+            documented ones.
+
+    Raises:
+        OptionError: A combination is not a pair of labels.
+    """
+    if types is None:
+        return OneRecord("cvalues", read_cvalues)
+    wanted = tuple(_combination(given) for given in ([types] if isinstance(types, str) else types))
+    if not wanted:
+        raise OptionError("types is empty, which would filter out every row; give combinations, or None for all rows.")
+    return ManyRecords("cvalues", _read_wanted, _count_wanted, {"types": wanted})
+
+
+def read_cvalues(row: Mapping[str, Any]) -> Pair:
+    """One row as a pair."""
+    return Pair(
+        (Message("user", text(row, "prompt")),),
+        (Message("assistant", text(row, "pos_resp")),),
+        (Message("assistant", text(row, "neg_resp")),),
+        margin_of(row),
+    )
+
+
+def _count_wanted(row: Mapping[str, Any], types: tuple[tuple[str, str], ...]) -> int:
+    return int((text(row, "pos_type"), text(row, "neg_type")) in types)
+
+
+def _read_wanted(row: Mapping[str, Any], types: tuple[tuple[str, str], ...]) -> tuple[Pair, ...]:
+    return (read_cvalues(row),) if _count_wanted(row, types) else ()
+
+
+def _combination(given: tuple[str, str] | str) -> tuple[str, str]:
+    labels = given.replace("＞", ">").split(">") if isinstance(given, str) else given
+    if isinstance(labels, (list, tuple)) and len(labels) == 2 and all(isinstance(label, str) for label in labels):
+        return labels[0].strip(), labels[1].strip()
+    known = ", ".join(f"({better!r}, {worse!r})" for better, worse in DIFFICULTIES)
+    raise OptionError(f"types has {given!r}; expected pairs (pos_type, neg_type) such as {known}.")

@@ -1,0 +1,65 @@
+"""Rows that are token ids already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.formats.base import OneRecord
+from ms_prefstream.formats.fields import margin_of, present, wrong_type
+from ms_prefstream.formats.record import TokenCompletion, TokenPair
+
+_LARGEST = 2**31 - 1  # ids are int32 in batches
+
+
+def tokenized() -> OneRecord:
+    """Token ids; `chosen_ids` continue `prompt_ids` on the better side, `rejected_ids` on the worse one.
+
+    ``{prompt_ids: [1, 2], chosen_ids: [3], rejected_ids: [4]}`` -> ``TokenPair((1, 2), (3,), (4,))``
+
+    ``{prompt_ids, response_ids}`` or ``{prompt_ids}`` instead is a prompt with its response, for RLHF. Ids are whole
+    numbers from 0 on in lists, tuples or numpy arrays, end of turn included, nothing padded. Optional: `margin`.
+    """
+    return OneRecord("tokenized", read_tokenized)
+
+
+def read_tokenized(row: Mapping[str, Any]) -> TokenPair | TokenCompletion:
+    """One row as a token pair when it has `chosen_ids` or `rejected_ids`, as a token completion otherwise."""
+    prompt = _ids(row, "prompt_ids")
+    response = row.get("response_ids")
+    if row.get("chosen_ids") is None and row.get("rejected_ids") is None:
+        return TokenCompletion(prompt, () if response is None else _ids(row, "response_ids"))
+    if response is not None:
+        raise RowError(
+            Reason.AMBIGUOUS_FORMAT,
+            "the row has 'response_ids' beside 'chosen_ids' and 'rejected_ids'",
+            "Keep one response, or the two to compare",
+        )
+    return TokenPair(prompt, _ids(row, "chosen_ids"), _ids(row, "rejected_ids"), margin_of(row))
+
+
+def _ids(row: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    value = present(row, name)
+    if isinstance(value, np.ndarray):
+        if value.ndim != 1 or (value.dtype.kind not in "iu" and value.size):
+            raise wrong_type(name, value, f"a flat array of whole numbers, not {value.dtype} of shape {value.shape}")
+        ids = tuple(value.tolist())
+    elif isinstance(value, (list, tuple)):
+        ids = tuple(value)
+        if not set(map(type, ids)) <= {int}:
+            ids = tuple([_id(found, name, index) for index, found in enumerate(ids)])
+    else:
+        raise wrong_type(name, value, "a list of token ids")
+    if ids and not (min(ids) >= 0 and max(ids) <= _LARGEST):
+        index = next(index for index, found in enumerate(ids) if not 0 <= found <= _LARGEST)
+        raise wrong_type(f"item {index} of field {name!r}", ids[index], f"a token id from 0 to {_LARGEST}")
+    return ids
+
+
+def _id(found: Any, name: str, index: int) -> int:
+    if isinstance(found, (int, np.integer)) and not isinstance(found, bool):
+        return int(found)
+    raise wrong_type(f"item {index} of field {name!r}", found, "a whole number")

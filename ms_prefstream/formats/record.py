@@ -1,0 +1,88 @@
+"""The canonical records: one frozen shape per kind of row, whatever the data set called its fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+
+class Message(NamedTuple):
+    """One turn of a conversation.
+
+    Attributes:
+        role: ``system``, ``user``, ``assistant`` or ``tool``, after the preset's own role names were mapped.
+        content: The text of the turn, unchanged.
+        extra: Further keys that chat templates read (``tool_calls``, ``name``, ``reasoning_content``), or None.
+    """
+
+    role: str
+    content: str
+    extra: Mapping[str, Any] | None = None
+
+
+Messages: TypeAlias = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prompt with a preferred and a less preferred continuation.
+
+    Attributes:
+        prompt: The turns both sides share.
+        chosen: The preferred continuation: what follows the point where the two sides divide, at least one turn.
+        rejected: The other continuation, likewise.
+        margin: How much better the chosen side is, in the data set's own unit; None when the row does not say.
+        tools: Tool schemas for the chat template, or None.
+        origin: Where the row comes from, e.g. ``"train.jsonl:17"``.
+    """
+
+    prompt: Messages
+    chosen: Messages
+    rejected: Messages
+    margin: float | None = None
+    tools: tuple[Any, ...] | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A prompt with at most one response (RLHF). An empty `response` means prompt only."""
+
+    prompt: Messages
+    response: Messages = ()
+    tools: tuple[Any, ...] | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A prompt with several responses, each with a score (higher is better). A named policy turns it into pairs."""
+
+    prompt: Messages
+    responses: tuple[tuple[Messages, float], ...]
+    tools: tuple[Any, ...] | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """A pair that is already tokenized: ids of the shared prompt and of each continuation (end of turn included)."""
+
+    prompt_ids: tuple[int, ...]
+    chosen_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+    margin: float | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCompletion:
+    """A prompt and a response that are already tokenized; an empty response means prompt only."""
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...] = field(default=())
+    origin: str = ""
+
+
+Record: TypeAlias = Pair | Completion | Ranked | TokenPair | TokenCompletion

@@ -1,0 +1,153 @@
+"""Raw turns of a conversation -> messages, in both spellings (role / content and from / value)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.formats.fields import missing, nearest, short, wrong_type
+from ms_prefstream.formats.record import Message, Messages
+from ms_prefstream.formats.tools import tool_calls
+
+ROLES: Mapping[str, str] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+    "function": "tool",
+}
+"""What data sets call a role -> what we call it."""
+
+FUNCTION_CALL = "function_call"
+"""A further role: a turn of the assistant whose text is the JSON of its tool calls."""
+
+_TEXT_KEYS = frozenset({"role", "content", "from", "value"})
+
+
+def turns(value: Any, field: str, lone: str, keep_empty_system: bool = False) -> Messages:
+    """The messages in a field: a list of turns, a single turn, or plain text.
+
+    ``[{"role": "user", "content": "Hi"}]`` -> ``(Message("user", "Hi"),)``; ``"Hi"`` likewise when `lone` is user
+
+    Args:
+        value: What the field holds.
+        field: Its name, for errors.
+        lone: The role of plain text.
+        keep_empty_system: Whether a system message without text is a message; otherwise it is absent.
+
+    Raises:
+        RowError: bad_type, missing_field or unknown_role, naming field and turn.
+    """
+    if type(value) is list:
+        messages = tuple([message(raw, field, index) for index, raw in enumerate(value, 1)])
+    elif isinstance(value, str):
+        return (Message(lone, str(value)),)
+    elif isinstance(value, Mapping):
+        messages = (message(value, field),)
+    elif isinstance(value, (tuple, np.ndarray)):
+        messages = tuple([message(raw, field, index) for index, raw in enumerate(value, 1)])
+    else:
+        raise wrong_type(field, value, "a string, a turn {role, content}, or a list of turns")
+    return messages if keep_empty_system else _without_empty_system(messages)
+
+
+def _without_empty_system(messages: Messages) -> Messages:
+    for found in messages:
+        if found.role == "system" and not found.content:
+            return tuple([m for m in messages if m.role != "system" or m.content or m.extra])
+    return messages
+
+
+def lead_with_system(row: Mapping[str, Any], prompt: Messages, keep_empty_system: bool = False) -> Messages:
+    """The prompt behind the row's own optional field `system` (a string beside the conversation)."""
+    system = row.get("system")
+    if system is None or (system == "" and not keep_empty_system):
+        return prompt
+    if not isinstance(system, str):
+        raise wrong_type("system", system, "a string")
+    inside = [m.content for m in prompt if m.role == "system"]
+    if not inside:
+        return (Message("system", system), *prompt)
+    if inside[0] == system:
+        return prompt
+    raise RowError(
+        Reason.AMBIGUOUS_FORMAT,
+        f"field 'system' is {short(system)}, but the conversation has a system message of its own, {short(inside[0])}",
+        "Keep one of the two",
+    )
+
+
+def message(raw: Any, field: str, index: int = 0) -> Message:
+    """One raw turn as a message; `index` counts from 1, and 0 stands for a turn that is not in a list."""
+    if type(raw) is not dict and not isinstance(raw, Mapping):
+        raise wrong_type(_place(field, index), raw, "a turn such as {'role': 'user', 'content': '...'}")
+    name = raw.get("role")
+    content = raw.get("content")
+    if name is None:
+        name, content = raw.get("from"), raw.get("value")
+    if len(raw) == 2 and type(content) is str:
+        role = ROLES.get(name) if type(name) is str else None
+        if role is not None:
+            return Message(role, content)
+    return _careful_message(raw, name, content, _place(field, index))
+
+
+def _careful_message(raw: Mapping[str, Any], name: Any, content: Any, place: str) -> Message:
+    """The same for turns with further keys, text blocks, tool calls or faults."""
+    if name is None:
+        raise missing(raw, "role", place)
+    if raw.get("role") is not None and raw.get("from") is not None:
+        raise RowError(Reason.AMBIGUOUS_FORMAT, f"{place} has both 'role' and 'from'", "Keep one of the two")
+    if not isinstance(name, str):
+        raise wrong_type(f"the role of {place}", name, "a string")
+    extra = {key: value for key, value in raw.items() if key not in _TEXT_KEYS and value is not None}
+    if name == FUNCTION_CALL:
+        return Message("assistant", "", {**extra, "tool_calls": tool_calls(content, place)})
+    role = ROLES.get(name)
+    if role is None:
+        raise _unknown_role(name, place)
+    return Message(role, _text(raw, content, place, bool(extra.get("tool_calls"))), extra or None)
+
+
+def _text(raw: Mapping[str, Any], content: Any, place: str, calls: bool) -> str:
+    if isinstance(content, str):
+        return str(content)
+    if isinstance(content, (list, tuple, np.ndarray)):
+        return "".join([_block(block, number, place) for number, block in enumerate(content, 1)])
+    if content is None and calls:
+        return ""
+    key = "value" if raw.get("role") is None else "content"
+    if content is None and key not in raw:
+        raise missing(raw, key, place)
+    raise wrong_type(f"the {key} of {place}", content, "a string or a list of text blocks (null only with tool_calls)")
+
+
+def _block(block: Any, number: int, place: str) -> str:
+    if isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str):
+        return str(block["text"])
+    raise wrong_type(
+        f"block {number} of {place}", block, "{'type': 'text', 'text': '...'}", "Only text is supported: drop such rows"
+    )
+
+
+def _place(field: str, index: int) -> str:
+    name = field if " " in field else f"field {field!r}"  # callers may pass a phrase: "item 2 of field 'responses'"
+    return f"turn {index} of {name}" if index else f"the turn in {name}"
+
+
+def _unknown_role(name: str, place: str) -> RowError:
+    guess = nearest(name.lower(), [*ROLES, FUNCTION_CALL])
+    return RowError(
+        Reason.UNKNOWN_ROLE,
+        f"{place} has the role {short(name)}; known roles: {', '.join([*ROLES, FUNCTION_CALL])}",
+        (f"Did you mean {guess!r}? " if guess else "") + "Rename the role with a function row -> row given as format=",
+    )

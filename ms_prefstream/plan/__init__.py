@@ -1,0 +1,20 @@
+"""Which rows form which step: arithmetic on row ids, lengths and seeds, nothing else."""
+
+from ms_prefstream.plan.arrangement import Arrangement
+from ms_prefstream.plan.base import PLAN_VERSION, Plan
+from ms_prefstream.plan.indexed import IndexedPlan
+from ms_prefstream.plan.options import PlanOptions
+from ms_prefstream.plan.permutation import KeyedPermutation
+from ms_prefstream.plan.ranks import Ranks
+from ms_prefstream.plan.windowed import WindowedPlan
+
+__all__ = [
+    "PLAN_VERSION",
+    "Arrangement",
+    "IndexedPlan",
+    "KeyedPermutation",
+    "Plan",
+    "PlanOptions",
+    "Ranks",
+    "WindowedPlan",
+]

@@ -1,0 +1,43 @@
+"""Whole numbers that a person typed, checked once."""
+
+from __future__ import annotations
+
+import operator
+
+from ms_prefstream.errors import OptionError
+
+WORD = 2**32 - 1
+"""The largest seed and epoch: one 32-bit word each, so that no two (seed, epoch) pairs seed the same sequence."""
+
+
+def whole_number(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
+    """The value as a plain int (numpy integers are welcome, booleans and floats are not).
+
+    Args:
+        name: The option, as the user typed it.
+        value: What was given.
+        minimum: The smallest allowed value.
+        maximum: The largest allowed value; None for no bound.
+
+    Raises:
+        OptionError: It is not a whole number, or out of bounds.
+    """
+    allowed = f"a whole number of at least {minimum}" if maximum is None else f"a whole number in {minimum}..{maximum}"
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise OptionError(f"{name}={value!r} is a {type(value).__name__}; expected {allowed}.") from None
+    if number < minimum or (maximum is not None and number > maximum):
+        raise OptionError(f"{name}={number} is out of bounds; expected {allowed}.")
+    return number
+
+
+def divisors_near(number: int, wanted: int) -> str:
+    """The divisors of `number` just below and above `wanted`, as words for a remedy: ``"4 or 8"``."""
+    small = [d for d in range(1, min(int(number**0.5), 100_000) + 1) if number % d == 0]
+    divisors = sorted({*small, *(number // d for d in small)})
+    below = [d for d in divisors if d < wanted]
+    above = [d for d in divisors if d > wanted]
+    return " or ".join(str(d) for d in below[-1:] + above[:1])

@@ -1,0 +1,65 @@
+"""What must be saved to go on: a few numbers and fingerprints, the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ms_prefstream.errors import StateError
+from ms_prefstream.plan.base import PLAN_VERSION
+
+STATE_VERSION = 1
+
+State = dict[str, Any]
+
+
+def make_state(settings: Mapping[str, Any], step: int, steps_per_epoch: int) -> State:
+    """The state before an absolute step: a dict of plain values for JSON.
+
+    Args:
+        settings: What decides which rows form which step and what they become; plain values by name.
+        step: Steps that the trainer has finished, counted over all epochs.
+        steps_per_epoch: K; the epoch is step // K.
+    """
+    return {
+        "version": STATE_VERSION,
+        "plan_version": PLAN_VERSION,
+        "epoch": step // steps_per_epoch,
+        "step": step,
+        "steps_per_epoch": steps_per_epoch,
+        **settings,
+    }
+
+
+def check_state(state: Any, settings: Mapping[str, Any], steps_per_epoch: int) -> int:
+    """The absolute step of a saved state, once everything it depends on is found unchanged.
+
+    Args:
+        state: What `make_state` returned, perhaps after a trip through JSON.
+        settings: The settings in use now.
+        steps_per_epoch: K in use now.
+
+    Raises:
+        StateError: Something is missing or differs; names the old and the new value.
+    """
+    if not isinstance(state, Mapping):
+        raise StateError(f"a state is a dict as stream.state(step) returns it; found {type(state).__name__}.")
+    wanted = make_state(settings, 0, steps_per_epoch)
+    missing = [name for name in wanted if name not in state]
+    if missing:
+        raise StateError(f"the state has no {', '.join(missing)}; expected what stream.state(step) returns.")
+    changes = [
+        f"{name} was {state[name]!r} and is {value!r} now"
+        for name, value in wanted.items()
+        if name not in ("epoch", "step") and state[name] != value
+    ]
+    if changes:
+        raise StateError(
+            "the state was saved with other settings, so going on would repeat or lose rows: "
+            + "; ".join(changes)
+            + ". Use the former settings, or start anew without the state."
+        )
+    step = state["step"]
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise StateError(f"the state's step is {step!r}; expected a whole number of finished steps, 0 or more.")
+    return step

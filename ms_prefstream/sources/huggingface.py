@@ -1,0 +1,182 @@
+"""Objects and folders of the Hugging Face package `datasets`; local only, nothing is ever downloaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ms_prefstream.errors import SourceError
+from ms_prefstream.sources.base import RawRow, Source
+from ms_prefstream.sources.files import sampled_hash
+from ms_prefstream.sources.iterable import StatefulRows
+from ms_prefstream.sources.memory import sampled_rows_hash
+from ms_prefstream.sources.passes import no_rows
+from ms_prefstream.sources.row_ids import as_row_ids
+
+_SAVED = "state.json"
+_SAVED_SPLITS = "dataset_dict.json"
+
+
+class HuggingFaceRows:
+    """Rows of a `datasets.Dataset`, as plain Python values.
+
+    A transform that was set with `set_transform` is applied; every other output format (torch, numpy, ...) is not.
+
+    Args:
+        dataset: The data set.
+        name: What it is called in messages, e.g. the folder that it was loaded from.
+        paths: The files it was loaded from, if it was; the fingerprint is then taken from them.
+    """
+
+    def __init__(self, dataset: Any, name: str = "", paths: Sequence[str] = ()) -> None:
+        self.name = name or (f"Dataset({dataset.split})" if dataset.split else "Dataset")
+        self._dataset = _plain(dataset)
+        self._paths = tuple(paths)
+        if len(dataset) == 0:
+            raise no_rows(self.name)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def read(self, rows: Sequence[int]) -> list[RawRow]:
+        """The rows with these ids, in this order, as dicts."""
+        ids = as_row_ids(rows, len(self), self.name).tolist()
+        columns = self._dataset[ids] if ids else {}
+        found = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        if len(found) != len(ids):
+            raise SourceError(
+                f"{self.name}: {len(ids)} rows were asked for and {len(found)} came. The transform of the data set "
+                "must give one row for each row; use datasets' map for anything else."
+            )
+        return found
+
+    def origin(self, row: int) -> str:
+        """Where a row comes from: ``"row 17 of Dataset(train)"``, the data set's own index, counted from 0."""
+        return f"row {row} of {self.name}"
+
+    def fingerprint(self) -> str:
+        """A hash of the files' contents, or of up to 64 evenly spread rows of a data set that was passed in.
+
+        The package's own fingerprint is of no use here: after some operations it differs from process to process.
+        """
+        return (
+            sampled_hash(self._paths) if self._paths else sampled_rows_hash(type(self._dataset), len(self), self.read)
+        )
+
+
+class _Restartable:
+    """An `IterableDataset` whose passes begin at its front, except the one behind a `load_state_dict`.
+
+    On its own an `IterableDataset` goes back to a loaded state on every later pass of the same epoch. Each pass is
+    therefore made by a new one, in the epoch that was last set on the one passed in, and with plain Python values.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._live = dataset
+        self._loaded: Any = None
+
+    def __iter__(self) -> Iterator[RawRow]:
+        self._live = self._dataset.with_format(None)
+        self._live.set_epoch(self._dataset.epoch)
+        if self._loaded is not None:
+            self._live.load_state_dict(self._loaded)
+            self._loaded = None
+        return iter(self._live)
+
+    def state_dict(self) -> Any:
+        return self._live.state_dict() if self._loaded is None else self._loaded
+
+    def load_state_dict(self, state: Any) -> None:
+        self._loaded = state
+
+
+def is_huggingface(source: object) -> bool:
+    """Whether an object is one of `datasets`' own, told without importing that package."""
+    return any(
+        kind.__module__.partition(".")[0] == "datasets"
+        and kind.__name__ in ("Dataset", "IterableDataset", "DatasetDict", "IterableDatasetDict")
+        for kind in type(source).__mro__
+    )
+
+
+def open_huggingface(dataset: Any) -> Source:
+    """The source for an object of `datasets`.
+
+    Raises:
+        SourceError: It holds several splits.
+    """
+    kinds = {kind.__name__ for kind in type(dataset).__mro__}
+    if kinds & {"DatasetDict", "IterableDatasetDict"}:
+        raise _several_splits(type(dataset).__name__, list(dataset), 'dataset["{}"]')
+    if "IterableDataset" in kinds:
+        return StatefulRows(_Restartable(dataset), name=type(dataset).__name__)
+    return HuggingFaceRows(dataset)
+
+
+def is_saved(folder: str) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return any(os.path.isfile(os.path.join(folder, name)) for name in (_SAVED, _SAVED_SPLITS))
+
+
+def open_saved(folder: str) -> HuggingFaceRows:
+    """The rows of a folder that was written by `Dataset.save_to_disk`.
+
+    Raises:
+        SourceError: It holds several splits, `datasets` is missing, or the folder is damaged.
+    """
+    splits = os.path.join(folder, _SAVED_SPLITS)
+    if os.path.isfile(splits):
+        with open(splits, encoding="utf-8") as file:
+            names = json.load(file)["splits"]
+        raise _several_splits(folder, names, os.path.join(folder, "{}"))
+    try:
+        with open(os.path.join(folder, _SAVED), encoding="utf-8") as file:
+            files = [os.path.join(folder, entry["filename"]) for entry in json.load(file)["_data_files"]]
+        dataset = _datasets(folder).load_from_disk(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{folder}: the saved data set cannot be loaded ({error}). Save it again.") from error
+    return HuggingFaceRows(dataset, folder, files)
+
+
+def open_arrow(path: str) -> HuggingFaceRows:
+    """The rows of one `.arrow` file as `datasets` writes them, mapped into memory, not read.
+
+    Raises:
+        SourceError: `datasets` is missing, or the file is damaged.
+    """
+    try:
+        dataset = _datasets(path).Dataset.from_file(path)
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"{path}: found something that is not an Arrow stream of the datasets package ({error}). Write it with "
+            "save_to_disk, or convert it to Parquet or JSON Lines."
+        ) from error
+    return HuggingFaceRows(dataset, path, [path])
+
+
+def _plain(dataset: Any) -> Any:
+    """The data set with Python values instead of tensors; its choice of columns stays."""
+    formatting = dataset.format
+    if formatting["type"] in (None, "custom"):
+        return dataset
+    return dataset.with_format(None, columns=formatting["columns"])
+
+
+def _several_splits(where: str, names: Sequence[str], choice: str) -> SourceError:
+    splits = ", ".join(names) or "none"
+    example = choice.format(names[0]) if names else "one split"
+    return SourceError(f"{where}: found several splits ({splits}), expected one. Pass one of them: {example}.")
+
+
+def _datasets(where: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise SourceError(
+            f"{where}: reading it needs the package datasets, which is not installed. Install it (pip install "
+            "datasets), or save the rows as JSON Lines."
+        ) from error
+    return datasets

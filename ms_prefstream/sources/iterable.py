@@ -1,0 +1,159 @@
+"""Rows from any other iterable: a generator function, a re-iterable object, or an iterator that can be used once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ms_prefstream.errors import SourceError
+from ms_prefstream.sources.base import RawRow
+from ms_prefstream.sources.files import hash_of
+from ms_prefstream.sources.passes import skip_items, start_pass
+
+_ONCE = (
+    "Pass what can be read again: a list, the path of a file, or a function without arguments that returns a new "
+    "iterator (the generator function itself, not its call)."
+)
+
+
+class IterableRows:
+    """One pass after another over an iterable, or over what a function without arguments returns.
+
+    What it cannot promise: that two passes give the same rows in the same order. That is up to the iterable.
+
+    Args:
+        rows: An iterable of rows, or a function that returns one.
+
+    Attributes:
+        name: What the rows come from, for people.
+    """
+
+    def __init__(self, rows: Iterable[RawRow] | Callable[[], Iterable[RawRow]]) -> None:
+        self.name = _name(rows)
+        self._rows = rows
+        self._last: Iterator[RawRow] | None = None  # an iterator that was handed out cannot be handed out again
+
+    @property
+    def once(self) -> bool:
+        """Whether there is only one pass: the rows came as an iterator, not as something that makes one."""
+        return isinstance(self._rows, Iterator)
+
+    def start(self, skip: int = 0) -> Iterator[tuple[str, RawRow]]:
+        """A pass over (origin, row), behind the first `skip` rows.
+
+        Raises:
+            SourceError: The iterator was used before, there are not that many rows, or (from `next`) the iterable
+                raised an error, which is the cause.
+        """
+        return start_pass(self, self.name, skip)
+
+    def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
+        """How many of `skip` rows there were to skip, and the pass over the rest."""
+        rows = self._iterator()
+        try:
+            skipped = skip_items(rows, skip)
+        except Exception as error:
+            raise _failed(f"a row before row {skip} of {self.name}", error) from error
+        return skipped, self._pass(rows, skipped)
+
+    def fingerprint(self) -> str:
+        """A hash of the iterable's type: what it will give is not known."""
+        return hash_of([self.name.encode()])
+
+    def _iterator(self) -> Iterator[RawRow]:
+        made = self._rows
+        if not isinstance(made, Iterable):
+            made = made()
+            if not isinstance(made, Iterable):
+                raise SourceError(
+                    f"{self.name}: the function returned {type(made).__name__}, expected an iterator of rows."
+                )
+        rows = iter(made)
+        if rows is self._last:
+            raise SourceError(f"{self.name}: this iterator was used before and cannot be read again. {_ONCE}")
+        self._last = rows if rows is made else None
+        return rows
+
+    def _pass(self, rows: Iterator[RawRow], first: int) -> Iterator[tuple[str, RawRow]]:
+        row = first
+        while True:
+            origin = f"row {row} of {self.name}"
+            try:
+                found = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise _failed(origin, error) from error
+            row += 1
+            yield origin, found
+
+
+class StatefulRows(IterableRows):
+    """An iterable that can save and restore its own position, so that nothing has to be skipped on resume.
+
+    Args:
+        rows: An iterable with `state_dict` and `load_state_dict`.
+        name: What it is called in messages; by default its type.
+    """
+
+    def __init__(self, rows: Any, name: str = "") -> None:
+        super().__init__(rows)
+        self.name = name or self.name
+        self._stateful = rows
+        self._given = 0  # number of the next row
+        self._restored = 0  # number of the row at which the next pass begins
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position behind the row that was given last: its number and the iterable's own state."""
+        return {"row": self._given, "state": self._stateful.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next pass begin where `state_dict` was taken; call `start` with ``skip=0`` then."""
+        self._stateful.load_state_dict(state["state"])
+        self._given = self._restored = state["row"]
+        self._last = None
+
+    def _pass(self, rows: Iterator[RawRow], first: int) -> Iterator[tuple[str, RawRow]]:
+        self._given, self._restored = first + self._restored, 0
+        return self._counted(super()._pass(rows, self._given))
+
+    def _counted(self, rows: Iterator[tuple[str, RawRow]]) -> Iterator[tuple[str, RawRow]]:
+        for row in rows:
+            self._given += 1
+            yield row
+
+
+def iterable_rows(rows: Any) -> IterableRows:
+    """The source for an iterable or a function, with `state_dict` and `load_state_dict` where the iterable has them.
+
+    Raises:
+        SourceError: A function needs arguments.
+    """
+    if not isinstance(rows, Iterable):
+        _check_no_arguments(rows)
+    elif callable(getattr(rows, "state_dict", None)) and callable(getattr(rows, "load_state_dict", None)):
+        return StatefulRows(rows)
+    return IterableRows(rows)
+
+
+def _check_no_arguments(function: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(function).bind()
+    except ValueError:  # some built-in functions have no signature
+        return
+    except TypeError as error:
+        raise SourceError(
+            f"{_name(function)}: found a function that needs arguments ({error}), expected one without. "
+            "Wrap it: lambda: function(...), or functools.partial."
+        ) from error
+
+
+def _name(rows: Any) -> str:
+    if isinstance(rows, Iterable):
+        return type(rows).__name__
+    return f"{getattr(rows, '__qualname__', type(rows).__name__)}()"
+
+
+def _failed(where: str, error: Exception) -> SourceError:
+    return SourceError(f"{where}: the iterable raised {type(error).__name__}: {error}. Correct what produces the rows.")

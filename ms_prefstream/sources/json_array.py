@@ -1,0 +1,122 @@
+"""A `.json` file that holds one array of rows, as many published demo data sets do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from ms_prefstream.errors import SourceError
+from ms_prefstream.sources.base import RawRow
+from ms_prefstream.sources.files import Handle, check_unchanged, hash_of, read_at, stamp
+from ms_prefstream.sources.json_line import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, too_large
+from ms_prefstream.sources.line_index import BOM, refuse_foreign
+from ms_prefstream.sources.passes import no_rows
+from ms_prefstream.sources.row_ids import as_row_ids
+
+MAX_ARRAY_BYTES = 1 << 30
+"""The largest `.json` array that is read: it is parsed whole, which takes several times its size in memory."""
+
+_HEAD = 1 << 16
+
+
+def holds_array(path: str) -> bool:
+    """Whether the first byte of a file that is not blank is ``[``; otherwise a `.json` file holds JSON Lines."""
+    stamp(path)
+    with open(path, "rb") as file:
+        head = file.read(_HEAD).removeprefix(BOM).lstrip()
+        while not head and (more := file.read(_HEAD)):
+            head = more.lstrip()
+    return head.startswith(b"[")
+
+
+class JsonArray:
+    """Rows of a file that is one JSON array of at most 1 GiB.
+
+    The file is parsed whole when the length is first asked for. Kept are the rows as JSON text, not as objects: less
+    memory, cheap to pickle, and every `read` gives fresh objects that a caller may change.
+
+    Args:
+        path: The file.
+        max_row_bytes: A row whose JSON text is longer comes back as a `RowError` (`row_too_large`).
+
+    Attributes:
+        name: The path.
+    """
+
+    def __init__(self, path: str, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
+        self.name = path
+        self._limit = check_max_row_bytes(max_row_bytes)
+        self._loaded: tuple[bytes, NDArray[np.int64], str] | None = None
+
+    def __len__(self) -> int:
+        return len(self._load()[1]) - 1
+
+    def read(self, rows: Sequence[int]) -> list[RawRow]:
+        """The rows with these ids, in this order."""
+        text, starts, _ = self._load()
+        ids = as_row_ids(rows, len(starts) - 1, self.name)
+        spans = zip(ids.tolist(), starts[ids].tolist(), starts[ids + 1].tolist(), strict=True)
+        return [
+            orjson.loads(text[begin:end])
+            if end - begin <= self._limit
+            else too_large(end - begin, self._limit, self.origin(row))
+            for row, begin, end in spans
+        ]
+
+    def origin(self, row: int) -> str:
+        """Where a row comes from: ``"demo.json[16]"``, the index in the array, counted from 0."""
+        return f"{self.name}[{row}]"
+
+    def fingerprint(self) -> str:
+        """A hash of the whole contents."""
+        return self._load()[2]
+
+    def _load(self) -> tuple[bytes, NDArray[np.int64], str]:
+        if self._loaded is None:
+            self._loaded = _load(self.name)
+        return self._loaded
+
+
+def _load(path: str) -> tuple[bytes, NDArray[np.int64], str]:
+    """The rows of an array as one JSON text, where each begins (rows + 1,), and the hash of the file."""
+    before = stamp(path)
+    if before.size > MAX_ARRAY_BYTES:
+        raise SourceError(
+            f"{path}: found a JSON array of {before.size:,} bytes; arrays are read up to {MAX_ARRAY_BYTES:,} bytes, "
+            "since they must be parsed whole. Convert it to JSON Lines (jq -c '.[]' in.json > out.jsonl)."
+        )
+    handle = Handle(path)
+    content = read_at(handle, path, 0, before.size)
+    check_unchanged(path, before, os.fstat(handle.fd))
+    rows = _parse(path, content.removeprefix(BOM))
+    if not rows:
+        raise no_rows(path)
+    texts = [orjson.dumps(row) for row in rows]
+    starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+    return b"".join(texts), starts, hash_of([content])
+
+
+def _parse(path: str, content: bytes) -> list[RawRow]:
+    refuse_foreign(path, content[:4])
+    try:
+        rows = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        try:
+            content.decode("utf-8")
+        except UnicodeDecodeError as fault:
+            line = content.count(b"\n", 0, fault.start) + 1
+            raise SourceError(
+                f"{path}:{line}: byte {fault.start + 1:,} of the file (0x{content[fault.start]:02x}) is not valid "
+                "UTF-8. Save the file as UTF-8."
+            ) from error
+        raise SourceError(
+            f"{path}:{error.lineno}: the JSON array is not valid: {error.msg} at column {error.colno}. Correct the "
+            "file, or save it as JSON Lines, where a broken line costs one row only."
+        ) from error
+    if not isinstance(rows, list):
+        raise SourceError(f"{path}: found a JSON {type(rows).__name__}, expected an array of rows or JSON Lines.")
+    return rows

@@ -1,0 +1,80 @@
+"""DPO (and ORPO, SimPO, IPO: the same arrays): both sides with labels and a mask of what is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+from ms_prefstream.encode.fit import Flat
+from ms_prefstream.encode.tokenizer import Tokenizer
+from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.tasks.base import Sampler, budget, check_choice
+from ms_prefstream.tasks.pairs import fit_pair
+from ms_prefstream.tasks.sample import Sample, Sequence
+
+
+@dataclass(frozen=True)
+class DPO:
+    """Preference pairs as mindrlhf's DPO trainers read them.
+
+    Attributes:
+        max_length: Tokens of one side, prompt and response together.
+        max_prompt_length: Tokens of the prompt alone, generation header included; None for no limit of its own.
+        truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.fit`).
+        layout: ``paired``: eight columns, (B, L) each, chosen first. ``concat``: four columns, (2B, L), chosen rows
+            first.
+        labels: ``unshifted``: the model shifts (mindrlhf's Qwen). ``shifted``: labels[t] is input_ids[t + 1]
+            (mindrlhf's GLM4).
+        margin: Whether to add a margin column, (B,) float32, from the data.
+    """
+
+    max_length: int
+    _: KW_ONLY
+    max_prompt_length: int | None = None
+    truncation: str = "prompt_left"
+    layout: str = "paired"
+    labels: str = "unshifted"
+    margin: bool = False
+
+    name: ClassVar[str] = "dpo"
+    pairs: ClassVar[bool] = True
+    prompt_columns: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        budget("DPO", self.max_length, self.max_prompt_length, self.truncation)
+        check_choice("DPO", "layout", self.layout, ("paired", "concat"))
+        check_choice("DPO", "labels", self.labels, ("unshifted", "shifted"))
+
+    @property
+    def length(self) -> int:
+        return self.max_length
+
+    @property
+    def shifted(self) -> bool:
+        return self.labels == "shifted"
+
+    def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
+        limits = budget("DPO", self.max_length, self.max_prompt_length, self.truncation)
+
+        def sample(sides: Many[Flat], margin: float | None) -> Sample:
+            sequences = fit_pair(sides, limits)
+            if self.shifted:
+                sequences = tuple(map(_predictable, sequences))
+            return Sample(sequences, margin=margin)
+
+        return sample
+
+    def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
+        return {}
+
+
+def _predictable(side: Sequence) -> Sequence:
+    """The side without its very first token in the mask: nothing stands before it that could predict it."""
+    if not side.spans or side.spans[0][0] > 0:
+        return side
+    (_, end), *rest = side.spans
+    spans = ((1, end), *rest) if end > 1 else tuple(rest)
+    if not spans:
+        raise RowError(Reason.NO_RESPONSE_TOKENS, "the only response token has nothing before it to be predicted from")
+    return side._replace(spans=spans)

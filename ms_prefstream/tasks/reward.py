@@ -1,0 +1,125 @@
+"""Reward models: score both sides at their end, or at a reward token behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ms_prefstream.encode.fit import Flat
+from ms_prefstream.encode.tokenizer import Tokenizer
+from ms_prefstream.errors import OptionError, TokenizerError
+from ms_prefstream.tasks.base import Sampler, budget, check_choice
+from ms_prefstream.tasks.pairs import fit_pair
+from ms_prefstream.tasks.sample import Sample, Sequence
+
+
+@dataclass(frozen=True)
+class Reward:
+    """Preference pairs for a reward model.
+
+    Attributes:
+        max_length: Tokens of one side, prompt, response and reward token together.
+        layout: ``mindformers``: the batch that MindFormers' RewardModelDataset made, scored at ``end_ind - 1``.
+            ``reward_token``: a reward token behind each side holds the only label, 0 for chosen and 1 for rejected
+            (XTuner's convention).
+        reward_token: Its text or id. None takes a reserved token of the vocabulary; ``reward_token`` layout only.
+        max_prompt_length: Tokens of the prompt alone, generation header included; None for no limit of its own.
+        truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.fit`).
+        margin: Whether to add a margin column, (B,) float32, from the data.
+    """
+
+    max_length: int
+    _: KW_ONLY
+    layout: str = "mindformers"
+    reward_token: str | int | None = None
+    max_prompt_length: int | None = None
+    truncation: str = "prompt_left"
+    margin: bool = False
+
+    name: ClassVar[str] = "reward"
+    pairs: ClassVar[bool] = True
+    shifted: ClassVar[bool] = False
+    prompt_columns: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        check_choice("Reward", "layout", self.layout, ("mindformers", "reward_token"))
+        budget("Reward", self.max_length, self.max_prompt_length, self.truncation, self._reserve)
+        token = self.reward_token
+        if token is not None and self.layout != "reward_token":
+            raise OptionError(
+                f"Reward: reward_token is {token!r}, but layout is {self.layout!r}, which has none. "
+                'Pass layout="reward_token", or leave reward_token out.'
+            )
+        if isinstance(token, bool) or not (token is None or isinstance(token, (str, int))) or token in ("",) or (
+            isinstance(token, int) and token < 0
+        ):
+            raise OptionError(f"Reward: reward_token is {token!r}; expected the text or the id of a token.")
+
+    @property
+    def length(self) -> int:
+        return self.max_length
+
+    @property
+    def _reserve(self) -> int:
+        return 1 if self.layout == "reward_token" else 0
+
+    def token_id(self, tokenizer: Tokenizer | None) -> int:
+        """The id of the reward token.
+
+        Raises:
+            TokenizerError: If it is not in the vocabulary, or none was given and none is reserved.
+        """
+        if isinstance(self.reward_token, int):
+            if tokenizer is not None and self.reward_token >= tokenizer.vocab_size:
+                raise TokenizerError(
+                    f"Reward: reward_token is {self.reward_token}, but tokenizer {tokenizer.name} has the ids 0 to "
+                    f"{tokenizer.vocab_size - 1}. Give an id of the vocabulary."
+                )
+            return self.reward_token
+        if tokenizer is None:
+            raise TokenizerError("Reward: rows that are already tokenized need reward_token as an id; give a number.")
+        if self.reward_token is None:
+            reserved = tokenizer.reserved_id()
+            if reserved is None:
+                raise TokenizerError(
+                    f"Reward: tokenizer {tokenizer.name} has no reserved token to serve as reward token. Name one that "
+                    'your model does not use otherwise, as Reward(..., reward_token="<text or id>").'
+                )
+            return reserved
+        found = tokenizer.special_in_template.get(self.reward_token)
+        if found is None:
+            raise TokenizerError(
+                f"Reward: reward_token {self.reward_token!r} is not a token of its own in tokenizer {tokenizer.name}. "
+                f"Choose one of {', '.join(list(tokenizer.special_in_template)[:12])}, or give an id."
+            )
+        return found
+
+    def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
+        limits = budget("Reward", self.max_length, self.max_prompt_length, self.truncation, self._reserve)
+        if self.layout == "mindformers":
+
+            def sample(sides: Many[Flat], margin: float | None) -> Sample:
+                return Sample(fit_pair(sides, limits), margin=margin)
+
+            return sample
+        token = np.array([self.token_id(tokenizer)], np.int32)
+
+        def sample_with_token(sides: Many[Flat], margin: float | None) -> Sample:
+            return Sample(tuple(_append(side, token) for side in fit_pair(sides, limits)), margin=margin)
+
+        return sample_with_token
+
+    def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
+        if self.layout != "reward_token" or tokenizer is None:
+            return {}
+        token = self.token_id(tokenizer)
+        return {name: id_ for name, id_ in tokenizer.special_in_template.items() if id_ == token}
+
+
+def _append(side: Sequence, token: np.ndarray) -> Sequence:
+    """The side with the reward token behind it, the only token that has a label."""
+    end = len(side.ids)
+    return Sequence(np.concatenate([side.ids, token]), ((end, end + 1),), side.truncated)

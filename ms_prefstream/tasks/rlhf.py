@@ -1,0 +1,72 @@
+"""RLHF / PPO: prompts to roll out from, and prompt + response for the pretraining loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+from ms_prefstream.encode.fit import Budget, Flat, fit
+from ms_prefstream.encode.tokenizer import Tokenizer
+from ms_prefstream.errors import OptionError, Reason, RowError
+from ms_prefstream.tasks.base import Sampler, budget, check_choice, check_length
+from ms_prefstream.tasks.sample import Sample
+
+
+@dataclass(frozen=True)
+class RLHF:
+    """Prompts and responses as mindrlhf's PPO and GRPO trainers read them.
+
+    Attributes:
+        max_prompt_length: Columns of prompt_ids; longer prompts are cut on the left.
+        seq_length: Tokens of prompt and response together. It is the array length: a PPO model of length S, which
+            slices one column off, wants S + 1.
+        truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.fit`).
+    """
+
+    max_prompt_length: int
+    seq_length: int
+    _: KW_ONLY
+    truncation: str = "prompt_left"
+
+    name: ClassVar[str] = "rlhf"
+    layout: ClassVar[str] = "rlhf"
+    pairs: ClassVar[bool] = False
+    shifted: ClassVar[bool] = False
+    margin: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_length("RLHF", "max_prompt_length", self.max_prompt_length)
+        check_length("RLHF", "seq_length", self.seq_length, 2)
+        check_choice("RLHF", "truncation", self.truncation, ("prompt_left", "response_right", "drop"))
+        if self.max_prompt_length > self.seq_length:
+            raise OptionError(
+                f"RLHF: max_prompt_length is {self.max_prompt_length} and seq_length {self.seq_length}; expected the "
+                "prompt to be no longer than the sequence that also holds the response."
+            )
+
+    @property
+    def length(self) -> int:
+        return self.seq_length
+
+    @property
+    def prompt_columns(self) -> int:
+        return self.max_prompt_length
+
+    def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
+        prompt_limits = Budget(max_length=self.max_prompt_length, truncation=self.truncation)
+        whole = self.max_prompt_length >= self.seq_length
+        limits = budget("RLHF", self.seq_length, None if whole else self.max_prompt_length, self.truncation)
+
+        def sample(sides: Many[Flat], margin: float | None) -> Sample:
+            if len(sides) > 1 and not sides[1].spans:
+                raise RowError(Reason.NO_RESPONSE_TOKENS, "the response has no token")
+            (prompt,) = fit(sides[:1], prompt_limits)
+            if len(sides) == 1:
+                return Sample((prompt,), prompt.ids)
+            return Sample(fit(sides[1:], limits), prompt.ids)
+
+        return sample
+
+    def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
+        return {}

@@ -1,0 +1,47 @@
+"""What a task makes of a row: token sequences with the spans that are trained on. Plain data, easy to send around."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids: TypeAlias = NDArray[np.int32]
+Span: TypeAlias = tuple[int, int]
+
+
+class Sequence(NamedTuple):
+    """One token sequence, not padded.
+
+    Attributes:
+        ids: (n,) int32.
+        spans: Half-open token ranges [start, end) under the loss, in order, never overlapping; empty for a prompt
+            without response.
+        truncated: Whether anything was cut off.
+    """
+
+    ids: Ids
+    spans: tuple[Span, ...]
+    truncated: bool = False
+
+
+class Sample(NamedTuple):
+    """One row, ready to be batched.
+
+    Attributes:
+        sequences: (chosen, rejected) for pairs; (prompt + response,) for RLHF.
+        prompt: (p,) int32, the ids a rollout starts from; RLHF only.
+        margin: float or None; how much better the chosen side is.
+        ref_logps: (chosen, rejected) log-probabilities of a reference model, summed over the loss mask, or None.
+    """
+
+    sequences: tuple[Sequence, ...]
+    prompt: Ids | None = None
+    margin: float | None = None
+    ref_logps: tuple[float, float] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer sequence: the key that windows are sorted by."""
+        return max(len(sequence.ids) for sequence in self.sequences)

@@ -1,0 +1,283 @@
+"""Every form a tokenizer comes in, and what a person reads when it is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ms_prefstream.encode.text import Place
+from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
+from ms_prefstream.errors import OptionError, TokenizerError
+from tests.fixtures_tokenizers import CHATML, LLAMA2_TEMPLATE, write_directory
+from tests.fixtures_tokenizers import cached_tokenizer as load
+
+
+def spec_of(directory: pathlib.Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+    return found
+
+
+class TestForms:
+    def test_directory(self, chatml_dir: pathlib.Path) -> None:
+        tokenizer = load(chatml_dir)
+        size = max(tokenizer.special_in_template.values()) + 1
+        assert tokenizer.name == str(chatml_dir)
+        assert tokenizer.backend == tokenizer.encoder.backend == "tiktoken"
+        assert set(tokenizer.special) == {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}
+        assert set(tokenizer.special_in_template) - set(tokenizer.special) == {"<think>", "</think>"}
+        assert (tokenizer.bos_token, tokenizer.bos_id) == (None, None)
+        assert (tokenizer.eos_token, tokenizer.eos_id) == ("<|im_end|>", tokenizer.special["<|im_end|>"])
+        assert (tokenizer.pad_token, tokenizer.pad_id) == ("<|endoftext|>", tokenizer.special["<|endoftext|>"])
+        assert tokenizer.vocab_size == size
+        assert tokenizer.chat_template == CHATML
+        assert not tokenizer.add_bos
+        assert tokenizer.reserved_id() is None
+
+    def test_a_path_as_a_string_or_to_the_file(self, chatml_dir: pathlib.Path) -> None:
+        for path in (str(chatml_dir), chatml_dir / "tokenizer.json"):
+            tokenizer = load_tokenizer(path)
+            assert tokenizer.chat_template == CHATML
+            assert tokenizer.fingerprint == load(chatml_dir).fingerprint
+
+    def test_a_tokenizer_is_returned_as_it_is(self, chatml_dir: pathlib.Path) -> None:
+        assert load_tokenizer(load(chatml_dir)) is load(chatml_dir)
+
+    def test_the_default_of_several_templates_and_bos_by_post_processor(self, llama2_dir: pathlib.Path) -> None:
+        tokenizer = load(llama2_dir)
+        assert tokenizer.chat_template == LLAMA2_TEMPLATE
+        assert tokenizer.add_bos
+        assert (tokenizer.bos_token, tokenizer.bos_id, tokenizer.unk_token) == ("<s>", 1, "<unk>")
+        assert tokenizer.pad_id is None
+        assert tokenizer.backend == "tokenizers"
+        assert "unk_token" in tokenizer.reason
+
+    def test_a_template_file_goes_before_the_configuration(
+        self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
+        config = json.loads((chatml_dir / "tokenizer_config.json").read_text(encoding="utf-8"))
+        directory = write_directory(tmp_path, spec_of(chatml_dir), config)
+        (directory / "chat_template.jinja").write_text("from the file", encoding="utf-8")
+        tokenizer = load_tokenizer(directory)
+        assert tokenizer.chat_template == "from the file"
+        assert tokenizer.fingerprint != load(chatml_dir).fingerprint
+
+    def test_names_from_special_tokens_map(self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+        directory = write_directory(tmp_path, spec_of(chatml_dir), {"pad_token": None})
+        names = {"eos_token": {"content": "<|im_end|>"}, "pad_token": "<|endoftext|>"}
+        (directory / "special_tokens_map.json").write_text(json.dumps(names), encoding="utf-8")
+        tokenizer = load_tokenizer(directory)
+        assert tokenizer.eos_token == "<|im_end|>"
+        assert tokenizer.pad_token is None  # the configuration says so
+
+    def test_sentencepiece_model_and_directory(self, sentencepiece_model: pathlib.Path) -> None:
+        for path in (sentencepiece_model, sentencepiece_model.parent):
+            tokenizer = load_tokenizer(path)
+            assert tokenizer.backend == "sentencepiece"
+            assert tokenizer.special == {"<unk>": 0, "<s>": 1, "</s>": 2, "<|im_start|>": 3, "<|im_end|>": 4}
+            assert set(tokenizer.special_in_template) - set(tokenizer.special) == {"<tool>"}
+            assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, 2, None)
+            assert tokenizer.add_bos
+
+    def test_sentencepiece_with_tokens_beyond_the_model(
+        self, sentencepiece_model: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
+        size = load(sentencepiece_model).vocab_size
+        added = {
+            str(size): {"content": "<|end|>", "special": True},
+            str(size + 1): {"content": "<t>", "special": False},
+            "5": {"content": "<tool>", "special": True},
+        }
+        directory = write_directory(
+            tmp_path, None, {"added_tokens_decoder": added, "eos_token": "<|end|>", "add_bos_token": False}
+        )
+        (directory / "tokenizer.model").write_bytes(sentencepiece_model.read_bytes())
+        tokenizer = load_tokenizer(directory)
+        assert (tokenizer.eos_id, tokenizer.vocab_size, tokenizer.add_bos) == (size, size + 2, False)
+        assert tokenizer.special["<tool>"] == 5
+        ids = tokenizer.encoder.encode(["the <t>the<|end|><tool>"])[0].tolist()
+        assert size + 1 in ids
+        assert not {size, 5} & set(ids)
+        assert tokenizer.decode(ids) == "the <t>the<|end|><tool>"
+
+    def test_both_files_and_a_choice(
+        self, llama2_dir: pathlib.Path, sentencepiece_model: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
+        directory = write_directory(tmp_path, spec_of(llama2_dir), {})
+        (directory / "tokenizer.model").write_bytes(sentencepiece_model.read_bytes())
+        assert load_tokenizer(directory).backend == "tokenizers"
+        assert load_tokenizer(directory, "sentencepiece").backend == "sentencepiece"
+
+    def test_bytes(self) -> None:
+        tokenizer = load_tokenizer("bytes")
+        assert tokenizer.encoder.encode(["aé<|im_end|>"])[0].tolist() == [97, 0xC3, 0xA9, *b"<|im_end|>"]
+        assert tokenizer.encoder.starts("aé中").tolist() == [0, 1, -1, 2, -1, -1, 3]
+        assert tokenizer.decode([257, 97, 258]) == "<|im_start|>a<|im_end|>"
+        assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.vocab_size) == (258, 259, 260)
+        assert "<|im_start|>" in (tokenizer.chat_template or "")
+
+    def test_a_mindformers_name_whose_files_are_there(
+        self, sentencepiece_model: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "checkpoint_download" / "llama2"
+        folder.mkdir(parents=True)
+        (folder / "tokenizer.model").write_bytes(sentencepiece_model.read_bytes())
+        monkeypatch.chdir(tmp_path)
+        assert load_tokenizer("llama2_7b").backend == "sentencepiece"
+
+    def test_a_mindformers_yaml(self, sentencepiece_model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+        (tmp_path / "vocab.model").write_bytes(sentencepiece_model.read_bytes())
+        (tmp_path / "other.model").write_bytes(b"nothing")
+        config = tmp_path / "run.yaml"
+        config.write_text("processor:\n  tokenizer:\n    type: LlamaTokenizer\n    vocab_file: vocab.model\n")
+        assert load_tokenizer(config).special["<s>"] == 1
+
+    def test_it_can_be_sent_to_a_worker(
+        self, chatml_dir: pathlib.Path, llama2_dir: pathlib.Path, sentencepiece_model: pathlib.Path
+    ) -> None:
+        for source in (chatml_dir, llama2_dir, sentencepiece_model, "bytes"):
+            tokenizer = load(source)
+            copy = pickle.loads(pickle.dumps(tokenizer))
+            assert dataclasses.replace(copy, encoder=tokenizer.encoder) == tokenizer
+            for place in Place:
+                before, after = (
+                    t.encoder.encode(["a <think>é 你好<tool><|im_end|></s>"], place)[0] for t in (tokenizer, copy)
+                )
+                np.testing.assert_array_equal(before, after)
+
+
+class TestControl:
+    def test_named_tokens_are_control_whatever_their_flags(
+        self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
+        spec = spec_of(chatml_dir)
+        for entry in spec["added_tokens"]:
+            entry["special"] = False
+        tokenizer = load_tokenizer(write_directory(tmp_path, spec, {"eos_token": "<|im_end|>"}))
+        assert set(tokenizer.special) == {"<|im_end|>"}
+        assert tokenizer.special["<|im_end|>"] not in tokenizer.encoder.encode(["a<|im_end|>"])[0]
+        assert tokenizer.special_in_template["<|im_start|>"] in tokenizer.encoder.encode(["a<|im_start|>"])[0]
+
+    def test_a_unigram_model_that_would_give_bos(self, tmp_path: pathlib.Path) -> None:
+        """The piece ``<s>`` has the best score there is: only spelling it out afterwards keeps it out of text."""
+        pieces = [["<unk>", 0.0], ["<s>", 0.0], *[[c, -5.0] for c in "<s>ab▁"]]
+        spec = {"version": "1.0", "added_tokens": [{"id": 1, "content": "<s>", "special": True, "normalized": False,
+                "single_word": False, "lstrip": False, "rstrip": False}], "normalizer": None,
+                "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": False},
+                "post_processor": None, "decoder": None,
+                "model": {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": False}}  # fmt: skip
+        tokenizer = load_tokenizer(write_directory(tmp_path, spec, {"bos_token": "<s>"}))
+        ids = tokenizer.encoder.encode(["a<s>b"])[0].tolist()
+        assert 1 not in ids
+        assert tokenizer.decode(ids) == "a<s>b"
+        assert tokenizer.encoder.starts("a<s>b").tolist() == [0, 1, 2, 3, 4, 5]
+
+    def test_reserved_tokens(self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+        size = load(chatml_dir).vocab_size
+        added = {str(size + i): {"content": f"<|reserved_special_token_{i}|>", "special": True} for i in range(2)}
+        tokenizer = load_tokenizer(write_directory(tmp_path, spec_of(chatml_dir), {"added_tokens_decoder": added}))
+        assert tokenizer.reserved_id() == size == tokenizer.special["<|reserved_special_token_0|>"]
+        assert tokenizer.notes == ()
+
+    def test_an_id_that_the_file_does_not_give_is_noted(self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+        size = load(chatml_dir).vocab_size
+        added = {"9000": {"content": "<|x|>", "special": True}}
+        tokenizer = load_tokenizer(write_directory(tmp_path, spec_of(chatml_dir), {"added_tokens_decoder": added}))
+        assert tokenizer.special["<|x|>"] == size
+        assert "9000" in tokenizer.notes[0]
+
+
+class TestFingerprint:
+    def test_the_same_however_it_is_written(self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+        from tokenizers import Tokenizer as Package
+
+        spec = spec_of(chatml_dir)
+        spec["model"]["merges"] = [m if isinstance(m, str) else " ".join(m) for m in spec["model"]["merges"]]
+        spec["model"].pop("ignore_merges", None)
+        config = json.loads((chatml_dir / "tokenizer_config.json").read_text(encoding="utf-8"))
+        written = load_tokenizer(write_directory(tmp_path, spec, config))
+        package = load_tokenizer(Package.from_file(str(chatml_dir / "tokenizer.json")))
+        assert written.fingerprint == load(chatml_dir).fingerprint
+        assert dataclasses.replace(package, chat_template=CHATML).fingerprint != written.fingerprint  # no template
+
+    @pytest.mark.parametrize("change", [
+        lambda s: s["model"]["merges"].pop(),
+        lambda s: s.update(normalizer=None),
+        lambda s: s["added_tokens"][4].update(special=True),
+        lambda s: s["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\p{L}+|\P{L}+"),
+    ])  # fmt: skip
+    def test_another_for_other_ids(self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path, change: Any) -> None:
+        spec = spec_of(chatml_dir)
+        change(spec)
+        config = json.loads((chatml_dir / "tokenizer_config.json").read_text(encoding="utf-8"))
+        assert load_tokenizer(write_directory(tmp_path, spec, config)).fingerprint != load(chatml_dir).fingerprint
+
+
+class TestErrors:
+    def expect(self, tokenizer: Any, pattern: str, backend: str = "auto") -> None:
+        with pytest.raises(TokenizerError, match=pattern):
+            load_tokenizer(tokenizer, backend)
+
+    def test_no_such_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked a question"))
+        self.expect("Qwen/Qwen2.5-7B-Instruct", r"'Qwen/Qwen2.5-7B-Instruct' is on this machine.*Pass a directory")
+
+    def test_a_directory_without_tokenizer(self, tmp_path: pathlib.Path) -> None:
+        self.expect(tmp_path, "expected tokenizer.json or tokenizer.model, found nothing")
+        (tmp_path / "config.json").write_text("{}")
+        self.expect(tmp_path, "found config.json")
+        for name in ("vocab.json", "merges.txt"):
+            (tmp_path / name).write_text("{}")
+        self.expect(tmp_path, "save_pretrained")
+
+    def test_broken_files(self, tmp_path: pathlib.Path, chatml_dir: pathlib.Path) -> None:
+        (tmp_path / "tokenizer.json").write_text('{"model": {"vocab"')
+        self.expect(tmp_path, r"tokenizer.json is not valid JSON")
+        (tmp_path / "tokenizer.json").write_text("[1]")
+        self.expect(tmp_path, "holds a JSON list")
+        (tmp_path / "tokenizer.json").write_text('{"a": 1}')
+        self.expect(tmp_path, "expected an object with 'model'.*found 'a'")
+        (tmp_path / "tokenizer.json").write_text('{"model": {"type": "New", "vocab": {}}, "added_tokens": []}')
+        self.expect(tmp_path, "cannot read this tokenizer.json")
+        write_directory(tmp_path, spec_of(chatml_dir), None)
+        (tmp_path / "tokenizer_config.json").write_text("{")
+        self.expect(tmp_path, "tokenizer_config.json is not valid JSON")
+
+    def test_models_that_are_none(self, tmp_path: pathlib.Path) -> None:
+        path = tmp_path / "tokenizer.model"
+        path.write_bytes(b"IQ== 0\nIg== 1\nIw== 2\n")
+        self.expect(path, "looks like a list of tiktoken ranks")
+        path.write_bytes(b"\x00\x01\x02")
+        self.expect(path, "is not a SentencePiece model")
+
+    def test_backends_that_do_not_fit(self, chatml_dir: pathlib.Path, sentencepiece_model: pathlib.Path) -> None:
+        self.expect(chatml_dir, "needs a SentencePiece model", "sentencepiece")
+        self.expect(sentencepiece_model, "needs a tokenizer.json", "tiktoken")
+        self.expect("bytes", "cannot be used for the tokenizer 'bytes'", "tiktoken")
+        with pytest.raises(OptionError, match="expected one of auto, tiktoken"):
+            load_tokenizer(chatml_dir, "rust")
+
+    def test_something_else(self) -> None:
+        self.expect(17, "a int is not a tokenizer")
+
+
+def test_loading_imports_no_large_package(chatml_dir: pathlib.Path) -> None:
+    code = (
+        "import sys; from ms_prefstream.encode.tokenizer import load_tokenizer; load_tokenizer(sys.argv[1]);"
+        "print([m for m in ('mindspore', 'mindformers', 'transformers', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(chatml_dir)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_frozen_tokenizer_is_frozen(chatml_dir: pathlib.Path) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load(chatml_dir).name = "x"  # type: ignore[misc]
+    assert isinstance(load(chatml_dir), Tokenizer)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+
+from ms_prefstream.errors import OptionError, Reason
+from ms_prefstream.formats import hh_rlhf
+from ms_prefstream.formats.record import Pair
+
+from ..conversations import assistant, refusal, user
+
+HISTORY = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: More"
+
+
+def test_polarity_and_meaning() -> None:
+    row = {"chosen": HISTORY + "\n\nAssistant: Yes", "rejected": HISTORY + "\n\nAssistant: No"}
+    prompt = (user("Hi"), assistant("Hello"), user("More"))
+    assert hh_rlhf()(row) == Pair(prompt, (assistant("Yes"),), (assistant("No"),))
+    assert hh_rlhf()({**row, "margin": 1}) == Pair(prompt, (assistant("Yes"),), (assistant("No"),), 1.0)
+
+
+def test_equal_beginnings_of_the_answers_stay_in_the_answers() -> None:  # trap 4
+    row = {"chosen": HISTORY + "\n\nAssistant: I think yes", "rejected": HISTORY + "\n\nAssistant: I think no"}
+    found = hh_rlhf()(row)
+    assert isinstance(found, Pair)
+    assert found.chosen == (assistant("I think yes"),)
+    assert found.rejected == (assistant("I think no"),)
+
+
+def test_identical_and_prefixed_answers_do_not_crash() -> None:
+    same = HISTORY + "\n\nAssistant: Yes"
+    assert hh_rlhf()({"chosen": same, "rejected": same}) == Pair(
+        (user("Hi"), assistant("Hello"), user("More")), (assistant("Yes"),), (assistant("Yes"),)
+    )
+    found = hh_rlhf()({"chosen": same + " sir", "rejected": HISTORY + "\n\nAssistant:"})
+    assert isinstance(found, Pair)
+    assert (found.chosen, found.rejected) == ((assistant("Yes sir"),), (assistant(""),))
+
+
+def test_histories_that_differ() -> None:  # trap 5
+    row = {
+        "chosen": "\n\nHuman: Hi\n\nAssistant: A\n\nHuman: More\n\nAssistant: x",
+        "rejected": "\n\nHuman: Hi\n\nAssistant: B\n\nHuman: More\n\nAssistant: y",
+    }
+    refusal(Reason.HISTORY_DIFFERS, hh_rlhf(), row)
+    found = hh_rlhf(history="common")(row)
+    assert isinstance(found, Pair)
+    assert found.prompt == (user("Hi"),)
+    assert [m.content for m in found.rejected] == ["B", "More", "y"]
+
+
+def test_what_is_refused() -> None:
+    said = refusal(Reason.BAD_TYPE, hh_rlhf(), {"chosen": "Hello", "rejected": "What"})
+    assert "begins with" in said
+    assert "'prompt'" in said
+    refusal(Reason.EMPTY_RESPONSE, hh_rlhf(), {"chosen": "\n\nHuman: Hi", "rejected": "\n\nHuman: Hi"})
+    refusal(Reason.MISSING_FIELD, hh_rlhf(), {"chosen": HISTORY})
+    with pytest.raises(OptionError):
+        hh_rlhf(history="x")  # type: ignore[arg-type]

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from ms_prefstream.errors import Reason
+from ms_prefstream.formats import strings
+from ms_prefstream.formats.record import Completion, Pair
+
+from ..conversations import assistant, refusal, system, user
+
+ROW = {"prompt": "Hi ", "chosen": "\nHello", "rejected": " What"}
+
+
+def test_polarity_and_exact_text() -> None:
+    assert strings()(ROW) == Pair((user("Hi "),), (assistant("\nHello"),), (assistant(" What"),))
+    assert strings()({**ROW, "margin": 1, "system": "s"}) == Pair(
+        (system("s"), user("Hi ")), (assistant("\nHello"),), (assistant(" What"),), 1.0
+    )
+
+
+def test_completions() -> None:
+    assert strings()({"prompt": "Hi", "response": "Hello"}) == Completion((user("Hi"),), (assistant("Hello"),))
+    assert strings()({"prompt": "Hi"}) == Completion((user("Hi"),))
+
+
+def test_what_is_refused() -> None:
+    refusal(Reason.MISSING_FIELD, strings(), {"prompt": "Hi", "chosen": "x"})
+    refusal(Reason.MISSING_FIELD, strings(), {"chosen": "x", "rejected": "y"})
+    refusal(Reason.BAD_TYPE, strings(), {**ROW, "chosen": ["x"]})
+    refusal(Reason.BAD_TYPE, strings(), {**ROW, "margin": "high"})

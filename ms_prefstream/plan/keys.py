@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 
 
 class Use(enum.IntEnum):
-    """What a window's sequence is for; two uses never share their numbers."""
+    """What a sequence is for; two uses never share their numbers."""
 
     BATCH_ORDER = 1
     ROWS_OF_WINDOW = 2
     WINDOW_ORDER = 3
+    ROWS_OF_PART = 4
+    ROWS_OF_PART_WINDOW = 5
+    WINDOWS_OF_PART = 6
+    TURNS_OF_STEP = 7
 
 
 def epoch_sequence(seed: int, epoch: int) -> np.random.SeedSequence:
@@ -31,6 +35,11 @@ def window_sequence(seed: int, epoch: int, window: int, use: Use) -> np.random.S
     repeat the epoch's own key. The use stands behind the fill (a spawn key) and keeps them apart.
     """
     return np.random.SeedSequence([seed, epoch, window], spawn_key=(int(use),))
+
+
+def part_sequence(seed: int, epoch: int, use: Use, *which: int) -> np.random.SeedSequence:
+    """The sequence behind one use of a part of a mixture: the part, the pass over it, a window of it."""
+    return np.random.SeedSequence([seed, epoch], spawn_key=(int(use), *which))
 
 
 def keyed_order(count: int, sequence: np.random.SeedSequence) -> NDArray[np.int64]:

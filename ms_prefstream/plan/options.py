@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from ms_prefstream.errors import OptionError
 from ms_prefstream.plan.check import WORD, divisors_near, whole_number
+from ms_prefstream.plan.mixture import Mixture
 
 Shuffle: TypeAlias = Literal["window"] | bool
 
@@ -33,6 +34,7 @@ class PlanOptions:
             the source, shuffled within it, and slots behind the last row repeat rows of the last window.
         longest_first: Whether the first step of all holds the longest rows of its window, so that a device that is too
             small shows at once.
+        mixture: The parts that a mixed epoch is made of; `rows` is then the mixture's `rows`. None for a single part.
     """
 
     rows: int
@@ -45,6 +47,7 @@ class PlanOptions:
     sort: bool = True
     longest_first: bool = False
     one_pass: bool = False
+    mixture: Mixture | None = None
 
     def __post_init__(self) -> None:
         for name in ("rows", "global_batch", "logical_shards", "window"):
@@ -55,6 +58,8 @@ class PlanOptions:
                 raise OptionError(f"{name}={getattr(self, name)!r} is not allowed; expected True or False.")
         if not (isinstance(self.shuffle, bool) or self.shuffle == "window"):
             raise OptionError(f"shuffle={self.shuffle!r} is not allowed; expected True, False or 'window'.")
+        if self.mixture is not None and (self.one_pass or self.rows != self.mixture.rows):
+            raise ValueError(f"a mixture has {self.mixture.rows} rows in any order, not {self.rows} in one pass")
         self._check_sizes()
         if self.longest_first and not self.sorts:
             cause = "sort=False" if not self.sort else "shuffle=False"

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.plan.check import WORD, whole_number
 from ms_prefstream.plan.keys import Use, epoch_sequence, keyed_order, window_sequence
+from ms_prefstream.plan.mixed import MixedOrder
 from ms_prefstream.plan.options import PlanOptions
 from ms_prefstream.plan.permutation import KeyedPermutation
 
@@ -24,6 +25,15 @@ class Windows:
     def __init__(self, options: PlanOptions) -> None:
         self.options = options
         self._window_rows = options.window * options.global_batch
+        self._mixed = None
+        if options.mixture is not None:
+            self._mixed = MixedOrder(
+                options.mixture,
+                seed=options.seed,
+                shuffle=options.shuffle,
+                global_batch=options.global_batch,
+                window_rows=self._window_rows,
+            )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,6 +93,8 @@ class Windows:
         epoch = _checked(epoch)
         if self.options.one_pass:
             return self._rows_in_place(epoch, positions)
+        if self._mixed is not None:
+            return self._mixed.rows_at(epoch, positions)
         positions = positions % self.options.rows
         if self.options.shuffle is False:
             return positions

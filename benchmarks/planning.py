@@ -1,0 +1,165 @@
+"""What planning costs and what it saves: python benchmarks/planning.py
+
+(a) milliseconds to find the rows of one step, for both plans; (b) padding and straggling of simulated ranks against
+random batches; (c) bytes of memory a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.plan import IndexedPlan, PlanOptions, WindowedPlan
+
+Lengths = NDArray[np.int32]
+
+
+def preference_lengths(rows: int, seed: int) -> Lengths:
+    """Key lengths of simulated pairs: a prompt and the longer of two sides, lognormal; mean about 530, at most 4096."""
+    numbers = np.random.default_rng(seed)
+    prompt = numbers.lognormal(4.6, 0.8, rows)
+    sides = numbers.lognormal(5.36, 0.75, (2, rows)).max(axis=0)
+    lengths: Lengths = np.clip(prompt + sides, 1, 4096).astype(np.int32)
+    return lengths
+
+
+def milliseconds(find: Callable[[int], object], times: int) -> str:
+    """Median and worst time of finding a step; the argument is the epoch, so that nothing is found twice."""
+    spent = []
+    for epoch in range(times):
+        begun = time.perf_counter()
+        find(epoch)
+        spent.append(1e3 * (time.perf_counter() - begun))
+    return f"{statistics.median(spent):7.2f} ms   worst of {times}: {max(spent):7.2f} ms"
+
+
+def finding_a_step(lengths: Lengths, step: int, global_batch: int, times: int) -> None:
+    rows = len(lengths)
+    options = PlanOptions(rows=rows, global_batch=global_batch)
+    step = min(step, options.rows // global_batch - 1)
+    usable = np.random.default_rng(1).random(rows) >= 0.03
+    masked = IndexedPlan(options, lengths, usable)
+    indexed = IndexedPlan(options, lengths)
+    unsorted = WindowedPlan(PlanOptions(rows=rows, global_batch=global_batch, logical_shards=8, sort=False))
+    sharded = WindowedPlan(PlanOptions(rows=rows, global_batch=global_batch, logical_shards=8))
+    window, _ = sharded.locate(step)
+    step_masked = min(step, masked.steps_per_epoch - 1)
+    print(f"  global batch {global_batch}, window 64, step {step:,}, rank 3 of 8")
+    print("    length index, sorted              ", milliseconds(lambda e: indexed.rows(e, step, 3, 8), times))
+    print("    length index, 3 % of rows unusable", milliseconds(lambda e: masked.rows(e, step_masked, 3, 8), times))
+    print("    no index, unsorted                ", milliseconds(lambda e: unsorted.rows(e, step, 3, 8), times))
+    print("    no index, the window to tokenise  ", milliseconds(lambda e: sharded.shard_rows(e, window, 3), times))
+
+
+class Shape(NamedTuple):
+    """One step: the real lengths of each rank's rows, and the width each rank pads to."""
+
+    lengths: Lengths  # (world, rows of a rank)
+    widths: Lengths  # (world,)
+
+
+def random_steps(lengths: Lengths, world: int, batch: int, steps: int) -> Iterator[Shape]:
+    order = np.random.default_rng(2).permutation(len(lengths))[: steps * world * batch]
+    for step in lengths[order].reshape(steps, world, batch):
+        yield Shape(step, step.max(axis=1))
+
+
+def windowed_steps(lengths: Lengths, world: int, batch: int, steps: int, window: int) -> Iterator[Shape]:
+    plan = WindowedPlan(
+        PlanOptions(rows=len(lengths), global_batch=world * batch, logical_shards=world, window=window, seed=2)
+    )
+    for number in range(-(-steps // window)):
+        shards = [plan.shard_rows(0, number, shard) for shard in range(world)]
+        batches = np.stack([lengths[rows[plan.arrange(lengths[rows], rows).batches]] for rows in shards])
+        for place in plan.batch_order(0, number)[: steps - number * window]:
+            yield Shape(batches[:, place], batches[:, place].max(axis=1))
+
+
+def indexed_steps(lengths: Lengths, world: int, batch: int, steps: int, window: int) -> Iterator[Shape]:
+    plan = IndexedPlan(PlanOptions(rows=len(lengths), global_batch=world * batch, window=window, seed=2), lengths)
+    for number in range(steps):
+        dealt = plan.rows(0, number, 0, 1).reshape(batch, world).T  # rank r takes batch[r::world]
+        step = lengths[dealt]
+        yield Shape(step, step.max(axis=1))
+
+
+def padding_and_straggling(steps: Iterator[Shape]) -> str:
+    """Padding with each rank's own width and with one width for all; how far the slowest rank is above the mean."""
+    real = own = shared = 0
+    slowest = []
+    for lengths, widths in steps:
+        real += int(lengths.sum())
+        own += int(widths.sum()) * lengths.shape[1]
+        shared += int(widths.max()) * lengths.size
+        slowest.append(float(widths.max() / widths.mean()) - 1)
+    return f"{1 - real / own:8.1%} {1 - real / shared:14.1%} {statistics.mean(slowest):+16.1%}"
+
+
+def simulated_ranks(lengths: Lengths, worlds: list[int], batch: int, steps: int) -> None:
+    print(f"  {batch} rows a rank, {steps} steps" + " " * 17 + "padding   one width/step   slowest over mean")
+    for world in worlds:
+        if world * batch * steps > len(lengths):
+            raise SystemExit(f"--ranks {world} needs {world * batch * steps:,} rows: raise --rows or lower --steps")
+        print(f"  {world} ranks")
+        print("    random batches                 ", padding_and_straggling(random_steps(lengths, world, batch, steps)))
+        for window in (16, 64):
+            found = windowed_steps(lengths, world, batch, steps, window)
+            print(f"    no index, window {window}            ", padding_and_straggling(found))
+        for window in (16, 64):
+            found = indexed_steps(lengths, world, batch, steps, window)
+            print(f"    length index, window {window}        ", padding_and_straggling(found))
+
+
+def memory(lengths: Lengths) -> None:
+    rows = len(lengths)
+    numbers = np.random.default_rng(3)
+    options = PlanOptions(rows=rows, global_batch=256)
+    for share in (0.0, 0.03, 0.5):
+        usable = numbers.random(rows) >= share
+        tracemalloc.start()
+        plan = IndexedPlan(options, lengths, usable)
+        plan.rows(0, 5, 0, 8)
+        plan.rows(1, 5, 0, 8)
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        total = lengths.itemsize + held / rows
+        print(f"    length index, {share:3.0%} unusable   {total:6.3f} bytes a row (lengths: {lengths.itemsize})")
+    tracemalloc.start()
+    windowed = WindowedPlan(PlanOptions(rows=rows, global_batch=256, logical_shards=8))
+    windowed.shard_rows(0, 5, 0)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    print(f"    no index                    {held / rows:7.3f} bytes a row ({held:,} bytes in all)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What planning costs and what it saves.")
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--step", type=int, default=15_000)
+    parser.add_argument("--global-batch", type=int, nargs="+", default=[32, 256, 512])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64, 512])
+    parser.add_argument("--batch-size", type=int, default=4, help="rows of a rank in part (b)")
+    parser.add_argument("--steps", type=int, default=256, help="simulated steps in part (b)")
+    parser.add_argument("--times", type=int, default=15, help="repetitions in part (a)")
+    options = parser.parse_args()
+
+    lengths = preference_lengths(options.rows, seed=0)
+    print(f"{options.rows:,} rows, mean length {lengths.mean():.0f}, median {np.median(lengths):.0f}")
+    print("(a) finding the rows of a step")
+    for global_batch in options.global_batch:
+        finding_a_step(lengths, options.step, global_batch, options.times)
+    print("(b) padding and straggling")
+    simulated_ranks(lengths, options.ranks, options.batch_size, options.steps)
+    print("(c) memory")
+    memory(lengths)
+
+
+if __name__ == "__main__":
+    main()

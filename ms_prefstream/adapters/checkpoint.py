@@ -1,0 +1,143 @@
+"""Saves where a run is, beside the model's checkpoints, from inside MindSpore's training loop."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ms_prefstream.errors import OptionError, StateError
+from ms_prefstream.plan.state import State
+
+if TYPE_CHECKING:
+    from ms_prefstream.stream import Stream
+
+LATEST = "stream_state.json"
+
+
+class CheckpointWriter:
+    """Writes the states of one run into a directory; what `StreamCheckpoint` does on each step.
+
+    Args:
+        stream: The stream that is trained on.
+        directory: Where the states go; made if needed.
+        every: Finished steps between two states.
+        keep: How many numbered states to keep; the latest one also stands in ``stream_state.json``.
+    """
+
+    def __init__(self, stream: Stream, directory: str | os.PathLike[str], every: int = 1, keep: int = 5) -> None:
+        for name, value in (("every", every), ("keep", keep)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise OptionError(f"StreamCheckpoint: {name} is {value!r}; expected a whole number, 1 or more.")
+        self.stream = stream
+        self.directory = pathlib.Path(directory)
+        self.every, self.keep = every, keep
+        self.finished = stream.start_step
+        self._base = self.finished
+        self._written: list[pathlib.Path] = []
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def begin(self) -> None:
+        """A training call begins where its dataset does; MindSpore counts the steps of each call from 1."""
+        self._base = self.finished = self.stream.start_step
+
+    def step_end(self, step: int) -> None:
+        """The trainer has finished the step that it numbers `step` (from 1) in this call."""
+        before, self.finished = self.finished, self._base + step
+        if self.finished // self.every > before // self.every:
+            self.write()
+
+    def write(self) -> None:
+        """Write the state behind the last finished step, atomically. One rank writes for all: states are equal."""
+        if self.stream.rank != 0:
+            return
+        content = orjson.dumps(self.stream.state(self.finished), option=orjson.OPT_INDENT_2)
+        numbered = self.directory / f"stream_state-{self.finished}.json"
+        for path in (numbered, self.directory / LATEST):
+            _replace(path, content)
+        if numbered not in self._written:
+            self._written.append(numbered)
+        while len(self._written) > self.keep:
+            self._written.pop(0).unlink(missing_ok=True)
+
+
+def StreamCheckpoint(  # noqa: N802 - a class to its users; MindSpore is only imported when one is made
+    stream: Stream, directory: str | os.PathLike[str], *, every: int = 1, keep: int = 5
+) -> Any:
+    """A MindSpore callback that saves the stream's state for the step the trainer has finished.
+
+    Pass it to ``model.train(..., callbacks=[...])`` beside MindSpore's ModelCheckpoint. The state counts finished
+    steps, not prefetched ones, over all epochs and training calls. To go on::
+
+        stream = mps.stream(...).resume(mps.load_state(directory))
+
+    Args:
+        stream: The stream whose dataset is trained on.
+        directory: Where ``stream_state.json`` (the latest) and ``stream_state-<step>.json`` are written.
+        every: Finished steps between two states; as ModelCheckpoint's ``save_checkpoint_steps``.
+        keep: How many numbered states to keep.
+
+    Raises:
+        OptionError: If `every` or `keep` is not a whole number from 1 on.
+    """
+    from mindspore.train import Callback
+
+    class _StreamCheckpoint(Callback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.writer = CheckpointWriter(stream, directory, every, keep)
+
+        def on_train_begin(self, run_context: Any) -> None:
+            self._before = _steps_done(run_context)
+            self.writer.begin()
+
+        def on_train_step_end(self, run_context: Any) -> None:
+            self.writer.step_end(_steps_done(run_context) - self._before)
+
+        def on_train_end(self, run_context: Any) -> None:
+            self.writer.write()
+
+    return _StreamCheckpoint()
+
+
+def load_state(directory: str | os.PathLike[str], step: int | None = None) -> State:
+    """A state that `StreamCheckpoint` wrote.
+
+    Args:
+        directory: Where it was written.
+        step: The finished steps of the checkpoint that training goes on from; None takes the latest state.
+
+    Raises:
+        StateError: If there is none, or it cannot be read.
+    """
+    folder = pathlib.Path(directory)
+    path = folder / (LATEST if step is None else f"stream_state-{step}.json")
+    try:
+        state: State = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        found = sorted(file.name for file in folder.glob("stream_state*.json")) or ["none"]
+        raise StateError(f"{path} does not exist; states in that directory: {', '.join(found)}.") from None
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise StateError(f"{path} cannot be read: {error}. Take another of the states in that directory.") from None
+    return state
+
+
+def _steps_done(run_context: Any) -> int:
+    return int(run_context.original_args().cur_step_num)
+
+
+def _replace(path: pathlib.Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,184 @@
+"""The datasets themselves: random access over steps with an epoch sampler, and one pass for each epoch.
+
+This module imports MindSpore; import it only where a dataset is made. What MindSpore does with sources and samplers
+was measured on 2.9.0: a dataset is copied for every iterator, its source is shared between the copies, its sampler is
+not. So whatever one iterator must remember is given to the copy, in `prepare_multiprocessing`, which runs on the copy.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from mindspore.dataset import GeneratorDataset, Sampler
+
+from ms_prefstream.adapters.carry import error_row, stand_in
+from ms_prefstream.adapters.mindspore import Doors, OnePassSteps, Steps
+from ms_prefstream.adapters.pipeline import PIPELINE
+from ms_prefstream.adapters.readable import Readable
+from ms_prefstream.errors import OptionError, SourceError
+
+Row = tuple[Any, ...]
+
+
+class _StepSource:
+    """Steps as tuples, for MindSpore's random access. Indexes are absolute and may lie beyond the length."""
+
+    def __init__(self, steps: Steps, doors: Doors, in_band: bool = False) -> None:
+        self.steps = steps
+        self.doors = doors
+        self._columns = tuple(steps.column_names)
+        self._in_band = in_band
+
+    def __len__(self) -> int:
+        return self.steps.steps_per_epoch
+
+    def __getitem__(self, step: int) -> Row:
+        try:
+            batch = self.steps[int(step)]
+            return tuple(batch[name] for name in self._columns)
+        except Exception as error:
+            failure = error
+        if self._in_band:
+            return error_row(failure, len(self._columns))
+        raise stand_in(failure)
+
+
+class EpochSampler(Sampler):  # type: ignore[misc]
+    """Yields epoch * K + i. MindSpore copies it for every iterator and asks the copy once for each epoch."""
+
+    def __init__(self, steps_per_epoch: int, start_epoch: int) -> None:
+        super().__init__(num_samples=steps_per_epoch)
+        self._next_epoch = start_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        first = self._next_epoch * self.num_samples
+        self._next_epoch += 1
+        return iter(range(first, first + self.num_samples))
+
+
+class _OneDoor:
+    """Refuses a second door to resuming, and tells the stream where the dataset begins.
+
+    `Doors` lives on the source, which MindSpore shares between the copies of a dataset.
+    """
+
+    source: Any
+
+    def set_init_step(self, init_step: int) -> None:
+        """Start at a step counted from the dataset's first epoch; what MindFormers' resume calls."""
+        doors: Doors = self.source.doors
+        if doors.resumed:
+            raise OptionError(
+                f"set_init_step({init_step}) on a dataset whose stream was resumed already: both would skip steps. "
+                "Resume the stream (stream.resume) or the trainer (set_init_step, resume_training), not both."
+            )
+        super().set_init_step(init_step)  # type: ignore[misc]
+        doors.moved(init_step)
+
+
+class StepDataset(_OneDoor, Readable, GeneratorDataset):  # type: ignore[misc]
+    """A `GeneratorDataset` over steps with random access: any step of any epoch without reading another."""
+
+    source: Any
+
+    def __init__(self, steps: Steps, start_epoch: int, doors: Doors) -> None:
+        super().__init__(
+            _StepSource(steps, doors),
+            column_names=list(steps.column_names),
+            sampler=EpochSampler(steps.steps_per_epoch, start_epoch),
+            num_parallel_workers=1,
+            python_multiprocessing=False,
+        )
+
+    def prepare_multiprocessing(self) -> None:
+        """Tells the source of this copy (one for each iterator) how its errors travel."""
+        self.source = _StepSource(self.source.steps, self.source.doors, PIPELINE.get().in_band)
+        super().prepare_multiprocessing()
+
+
+class _OnePassSource:
+    """One pass for each call of `__iter__`: exactly `steps_per_epoch` rows, beginning with the epoch given.
+
+    The first `skip` rows, which MindSpore is going to drop, are placeholders that cost nothing.
+    """
+
+    def __init__(self, steps: OnePassSteps, epoch: int, doors: Doors, in_band: bool = False, skip: int = 0) -> None:
+        self.steps = steps
+        self.doors = doors
+        self._next_epoch = epoch
+        self._in_band = in_band
+        self._skip = skip
+        self._placeholder: Row = (np.zeros(0, np.int32),) * len(steps.column_names)
+        self._filler: Row | None = None  # what every row is once a step has failed
+
+    def __len__(self) -> int:
+        return self.steps.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Row]:
+        epoch = self._next_epoch
+        self._next_epoch += 1
+        done = min(self._skip, len(self))
+        self._skip -= done
+        yield from itertools.repeat(self._placeholder, done)
+        if self._filler is None and done < len(self):
+            try:
+                for row in self._rows(epoch, done):
+                    yield row
+                    done += 1
+                return
+            except Exception as error:
+                failure = error
+            if not self._in_band:
+                raise stand_in(failure)
+            self._filler = error_row(failure, len(self.steps.column_names))
+        # MindSpore checks the number of rows before it hands out the last ones: the pass is filled up with the error.
+        yield from itertools.repeat(self._filler, len(self) - done)
+
+    def _rows(self, epoch: int, done: int) -> Iterator[Row]:
+        columns = tuple(self.steps.column_names)
+        for batch in itertools.islice(self.steps.start(epoch, done), len(self) - done):
+            yield tuple(batch[name] for name in columns)
+            done += 1
+        if done < len(self):
+            raise SourceError(
+                f"epoch {epoch} ended after {done} of {len(self)} steps. "
+                "Give steps_per_epoch as the source has them, or leave it out to have the rows counted."
+            )
+
+
+class OnePassDataset(_OneDoor, Readable, GeneratorDataset):  # type: ignore[misc]
+    """A `GeneratorDataset` over steps that can only be read from the front.
+
+    The size is declared, so MindSpore never reads the source to count it. Up to a few steps of the next epoch are
+    made while the last ones of this epoch are still unread.
+    """
+
+    source: Any
+
+    def __init__(self, steps: OnePassSteps, start_epoch: int, doors: Doors) -> None:
+        super().__init__(
+            _OnePassSource(steps, start_epoch, doors),
+            column_names=list(steps.column_names),
+            num_parallel_workers=1,
+            shuffle=False,
+            python_multiprocessing=False,
+        )
+        self._start_epoch = start_epoch
+        self.dataset_size = steps.steps_per_epoch
+
+    def prepare_multiprocessing(self) -> None:
+        """Gives this copy of the dataset (one for each iterator) a source that counts epochs on its own.
+
+        For an init step MindSpore shortens the number of epochs and drops rows from the first pass it gets, whatever
+        epoch the step lies in: the source must begin with that epoch itself.
+        """
+        steps, pipeline = self.source.steps, PIPELINE.get()
+        epochs, skip = divmod(pipeline.init_step, pipeline.size)
+        passes = -(-pipeline.size // steps.steps_per_epoch)  # of the source, in one epoch of the pipeline
+        self.source = _OnePassSource(
+            steps, self._start_epoch + epochs * passes, self.source.doors, pipeline.in_band, skip
+        )
+        super().prepare_multiprocessing()

@@ -1,0 +1,102 @@
+"""The door to MindSpore: steps in, a `mindspore.dataset.GeneratorDataset` of ready batches out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+from numpy.typing import NDArray
+
+from ms_prefstream.errors import OptionError
+
+if TYPE_CHECKING:
+    from mindspore.dataset import GeneratorDataset
+
+Batch: TypeAlias = dict[str, NDArray[Any]]
+
+
+class Steps(Protocol):
+    """Batches that can be made in any order: a step is a pure function of its number."""
+
+    column_names: list[str]
+    steps_per_epoch: int
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of an absolute step (epoch * steps_per_epoch + step in the epoch), as fresh arrays."""
+
+
+class OnePassSteps(Protocol):
+    """Batches that can only be made from the front of an epoch, but in a known number."""
+
+    column_names: list[str]
+    steps_per_epoch: int
+
+    def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch in order from a step on, as fresh arrays; those behind the epoch are ignored."""
+
+
+@dataclass(slots=True)
+class Doors:
+    """Through which door a run was resumed, shared by all copies of a dataset.
+
+    Attributes:
+        moved: Told the step that `set_init_step` was given.
+        resumed: Whether the dataset already begins where a stream was resumed.
+    """
+
+    moved: Callable[[int], None] = lambda step: None
+    resumed: bool = False
+
+
+def to_dataset(
+    steps: Steps | OnePassSteps,
+    *,
+    start_epoch: int = 0,
+    init_step: int = 0,
+    resumed: bool = False,
+    moved: Callable[[int], None] = lambda step: None,
+) -> GeneratorDataset:
+    """Wraps steps for `Model.train`, a functional loop or a MindFormers trainer; one dataset row is one step.
+
+    Every new iterator begins at `start_epoch` again, as MindSpore has it: a second `model.train(1, dataset)` repeats
+    the epoch. Pass a dataset with the next `start_epoch`, or let one call train all epochs. An error inside a step
+    reaches the user as it was raised, through `create_dict_iterator`, `create_tuple_iterator` and `Model.train`.
+
+    Args:
+        steps: Batches by absolute step, or one pass for each epoch.
+        start_epoch: The epoch that an iterator starts with, from 0.
+        init_step: The step of that epoch to start at: the first pass is short, `get_dataset_size()` stays
+            `steps_per_epoch`.
+        resumed: Whether `set_init_step` is refused from now on, since the stream was resumed already.
+        moved: Told when a trainer calls `set_init_step`, with the step it gave.
+
+    Returns:
+        A `GeneratorDataset` with the columns of `steps`, in their order.
+
+    Raises:
+        OptionError: `start_epoch` is negative, `init_step` lies outside the epoch, or there are no steps.
+    """
+    if steps.steps_per_epoch < 1:
+        raise OptionError(
+            f"there are {steps.steps_per_epoch} steps in an epoch; at least 1 is needed. "
+            "Give more rows or a smaller batch_size."
+        )
+    if start_epoch < 0:
+        raise OptionError(f"start_epoch is {start_epoch}; epochs count from 0.")
+    if not 0 <= init_step < steps.steps_per_epoch:
+        raise OptionError(
+            f"init_step is {init_step}, but an epoch has the steps 0 to {steps.steps_per_epoch - 1}. "
+            "Name whole epochs with start_epoch."
+        )
+    from ms_prefstream.adapters.generator import OnePassDataset, StepDataset
+
+    dataset: GeneratorDataset
+    if hasattr(steps, "__getitem__"):
+        dataset = StepDataset(cast(Steps, steps), start_epoch, doors := Doors())
+    else:
+        dataset = OnePassDataset(steps, start_epoch, doors := Doors())
+    if init_step:
+        dataset.set_init_step(init_step)
+    doors.moved, doors.resumed = moved, resumed
+    return dataset

@@ -1,0 +1,136 @@
+"""Dataset mix-in: its iterators raise the errors of a step as they were, and read only a few steps ahead.
+
+This module imports MindSpore; import it only where a dataset is made.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from mindspore.dataset import config
+from mindspore.dataset.engine.datasets import Dataset
+from mindspore.dataset.engine.iterators import DictIterator, TupleIterator
+
+from ms_prefstream.adapters.carry import error_in, recovered
+from ms_prefstream.adapters.pipeline import PIPELINE, Pipeline
+
+_MINDSPORE_PREFETCH = 16  # MindSpore's default; another value was chosen by the user and is left alone
+_PREFETCH = 2  # whole batches: measured faster than 16, and 14 batches of memory less
+
+
+class _Translating:
+    """Iterator mix-in. An iterator that has failed goes on failing; MindSpore's would end silently or skip a row."""
+
+    _failure: Exception | None = None
+
+    def __next__(self) -> Any:
+        if self._failure is None:
+            try:
+                row = super().__next__()  # type: ignore[misc]
+            except RuntimeError as error:
+                self._failure = recovered(str(error)) or error
+            else:
+                self._failure = error_in(list(row.values()) if isinstance(row, dict) else row)
+        if self._failure is not None:
+            raise self._failure
+        return row
+
+
+class StepTupleIterator(_Translating, TupleIterator):  # type: ignore[misc]
+    """`TupleIterator` whose errors keep their type."""
+
+
+class StepDictIterator(_Translating, DictIterator):  # type: ignore[misc]
+    """`DictIterator` whose errors keep their type."""
+
+
+_TRANSLATING = {TupleIterator: StepTupleIterator, DictIterator: StepDictIterator}
+
+
+@contextmanager
+def _building(dataset: Readable) -> Iterator[None]:
+    """Builds a pipeline with short queues; the global setting is read while the pipeline is built, then restored."""
+    init_step = dataset.get_init_step()
+    size = dataset.get_dataset_size() if init_step else 1  # not asked needlessly: a changed pipeline runs to find it
+    token = PIPELINE.set(Pipeline(dataset._keeps_rows, init_step, size))
+    before = config.get_prefetch_size()
+    if before == _MINDSPORE_PREFETCH:
+        config.set_prefetch_size(_PREFETCH)
+    try:
+        yield
+    finally:
+        config.set_prefetch_size(before)
+        PIPELINE.reset(token)
+
+
+def _raise_original(error: RuntimeError) -> NoReturn:
+    original = recovered(str(error))
+    if original is None:
+        raise error
+    raise original from None
+
+
+class Readable(Dataset):  # type: ignore[misc]
+    """Mix-in for datasets; stands before the MindSpore class in the list of bases.
+
+    MindSpore asks the outermost dataset for iterators, so its operations (`repeat`, `take`, ...) hand the mix-in on.
+    """
+
+    _keeps_rows = True
+
+    def create_tuple_iterator(self, *args: Any, **kwargs: Any) -> Any:
+        """As MindSpore's, with errors that keep their type."""
+        with _building(self):
+            return _translating(super().create_tuple_iterator(*args, **kwargs))
+
+    def create_dict_iterator(self, *args: Any, **kwargs: Any) -> Any:
+        """As MindSpore's, with errors that keep their type."""
+        with _building(self):
+            return _translating(super().create_dict_iterator(*args, **kwargs))
+
+    def output_shapes(self, *args: Any, **kwargs: Any) -> Any:
+        """As MindSpore's (it makes one step), with errors that keep their type."""
+        try:
+            return super().output_shapes(*args, **kwargs)
+        except RuntimeError as error:
+            _raise_original(error)
+
+    def output_types(self) -> Any:
+        """As MindSpore's (it makes one step), with errors that keep their type."""
+        try:
+            return super().output_types()
+        except RuntimeError as error:
+            _raise_original(error)
+
+
+def _translating(iterator: Any) -> Any:
+    # Same layout, other methods: what MindSpore put into the iterator stays as it is.
+    iterator.__class__ = _TRANSLATING.get(type(iterator), type(iterator))
+    return iterator
+
+
+_KINDS: dict[type[Any], type[Any]] = {}
+
+
+def _handing_on(name: str, keeps_rows: bool) -> Callable[..., Any]:
+    """The operation as MindSpore has it; the dataset it returns gets the mix-in as well."""
+
+    @functools.wraps(getattr(Dataset, name))
+    def operation(self: Readable, *args: Any, **kwargs: Any) -> Any:
+        dataset = getattr(super(Readable, self), name)(*args, **kwargs)
+        kind = type(dataset)
+        if not issubclass(kind, Readable):
+            dataset.__class__ = _KINDS.setdefault(kind, type(kind.__name__, (Readable, kind), {}))
+        dataset._keeps_rows = keeps_rows and self._keeps_rows
+        return dataset
+
+    return operation
+
+
+for _name in ("repeat", "take", "skip", "project", "rename"):
+    setattr(Readable, _name, _handing_on(_name, keeps_rows=True))
+for _name in ("map", "filter", "batch", "padded_batch"):
+    setattr(Readable, _name, _handing_on(_name, keeps_rows=False))

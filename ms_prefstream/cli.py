@@ -1,0 +1,65 @@
+"""The console command `ms-prefstream`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from ms_prefstream.errors import PrefStreamError
+from ms_prefstream.version import VERSION
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(VERSION, prog_name="ms-prefstream")
+def commands() -> None:
+    """Streaming preference data for MindSpore."""
+
+
+@commands.command()
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of rows and the initial weights.")
+def demo(seed: int) -> None:
+    """Train a small reward model and then DPO on the bundled pairs, streamed on the fly."""
+    from ms_prefstream.demo.run import run
+
+    if not run(seed=seed):
+        sys.exit(1)
+
+
+def _with_stream_options() -> None:
+    """Commands that make a stream; their options import the library, which `--help` of the group need not wait for."""
+    from ms_prefstream.cli_options import make_stream, stream_options
+
+    @commands.command()
+    @click.argument("source", nargs=-1, required=True)
+    @click.option("--repeats", type=int, default=3, show_default=True, help="Passes that are timed.")
+    @stream_options
+    def bench(source: tuple[str, ...], repeats: int, **options: Any) -> None:
+        """How fast SOURCE becomes batches, and how much of them is padding."""
+        from ms_prefstream.report.bench import bench as run
+
+        run(make_stream(source, options), repeats)
+
+
+_with_stream_options()
+
+
+def main() -> None:
+    """Run the command line; errors that a user can cause end in one sentence."""
+    try:
+        commands(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except PrefStreamError as error:
+        click.echo(f"ms-prefstream: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The options that commands share, and the stream they describe. Names are the Python names with dashes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ms_prefstream import formats
+from ms_prefstream.batch import Bucket, Pad
+from ms_prefstream.errors import OptionError
+from ms_prefstream.stream import Stream, stream
+from ms_prefstream.tasks import DPO, RLHF, Reward, Task
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_TASK_OPTIONS = (
+    click.option("--task", type=click.Choice(["dpo", "reward", "rlhf"]), required=True, help="What rows become."),
+    click.option("--max-length", type=int, help="Tokens of one side (dpo, reward)."),
+    click.option("--max-prompt-length", type=int, help="Tokens of the prompt; columns of prompt_ids (rlhf)."),
+    click.option("--seq-length", type=int, help="Columns of prompt + response (rlhf)."),
+    click.option("--truncation", help="prompt_left (default), response_right or drop."),
+    click.option("--layout", help="dpo: paired, concat. reward: mindformers, reward_token."),
+    click.option("--labels", help="dpo: unshifted, shifted."),
+    click.option("--reward-token", help="Text or id of the reward token."),
+    click.option("--margin", is_flag=True, default=None, help="Add the margin column (dpo, reward)."),
+)
+
+_STREAM_OPTIONS = (
+    click.option("--tokenizer", required=True, help="Directory, tokenizer.json, .model file, 'bytes', or 'none'."),
+    click.option("--format", "format_", default="auto", show_default=True, help="Preset that reads the rows."),
+    click.option("--cvalues-types", multiple=True, help='CValues difficulty "better>worse"; may be repeated.'),
+    click.option("--template", default="auto", show_default=True, help="auto, chat, none, Jinja text or .jinja file."),
+    click.option("--pad-token-id", type=int, help="What ids are padded with."),
+    click.option("--boundary", default="joint", show_default=True, help="joint or inference."),
+    click.option("--special-tokens-in-content", default="escape", show_default=True, help="escape, error or allow."),
+    click.option("--backend", default="auto", show_default=True, help="auto, tiktoken, tokenizers, sentencepiece."),
+    click.option("--on-bad-row", default="raise", show_default=True, help="raise or drop."),
+    click.option("--quarantine", type=click.Path(), help="JSON Lines file for dropped rows."),
+    click.option("--batch-size", type=int, default=8, show_default=True, help="Rows of a step."),
+    click.option("--multiple-of", type=int, help="Bucket widths: multiples of this (64 if nothing is given)."),
+    click.option("--boundaries", help="Bucket widths, comma-separated."),
+    click.option("--max-shapes", type=int, help="As many bucket widths as this, chosen for the data."),
+    click.option("--extra", type=int, default=0, help="Columns added to every bucket width."),
+    click.option("--pad", is_flag=True, help="Pad everything to one length instead of buckets."),
+    click.option("--length", type=int, help="That length; the task's if not given."),
+    click.option("--shuffle/--no-shuffle", default=True, show_default=True),
+    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--window", type=int, default=64, show_default=True, help="Steps sorted by length together."),
+)
+
+
+def stream_options(command: Command) -> Command:
+    """Add the options of `mps.stream`, its task and its batching to a command."""
+    for option in reversed(_TASK_OPTIONS + _STREAM_OPTIONS):
+        command = option(command)
+    return command
+
+
+def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
+    """The stream that a command line describes.
+
+    Raises:
+        PrefStreamError: As `ms_prefstream.stream` does.
+    """
+    return stream(
+        list(source) if len(source) > 1 else source[0],
+        task=make_task(options),
+        tokenizer=_or_none(options["tokenizer"]),
+        format=_format(options),
+        batching=_batching(options),
+        template=_or_none(options["template"]),
+        **{
+            name: options[name]
+            for name in (
+                "pad_token_id", "boundary", "special_tokens_in_content", "backend", "on_bad_row", "quarantine",
+                "shuffle", "seed", "window",
+            )
+        },
+    )  # fmt: skip
+
+
+def make_task(options: dict[str, Any]) -> Task:
+    """The task that a command line describes; an option of another task is refused."""
+    names = {
+        "dpo": (DPO, ("max_length",), ("max_prompt_length", "truncation", "layout", "labels", "margin")),
+        "reward": (
+            Reward,
+            ("max_length",),
+            ("max_prompt_length", "truncation", "layout", "reward_token", "margin"),
+        ),
+        "rlhf": (RLHF, ("max_prompt_length", "seq_length"), ("truncation",)),
+    }
+    make, needed, allowed = names[options["task"]]
+    of_tasks = {name for _, first, more in names.values() for name in (*first, *more)}
+    given = {name: options[name] for name in of_tasks if options[name] is not None}
+    for name in needed:
+        if name not in given:
+            raise OptionError(f"--task {options['task']} needs --{name.replace('_', '-')}: a number of tokens.")
+    for name in given:
+        if name not in (*needed, *allowed):
+            raise OptionError(
+                f"--{name.replace('_', '-')} does not go with --task {options['task']}; it takes "
+                f"{', '.join('--' + other.replace('_', '-') for other in (*needed, *allowed))}."
+            )
+    token = given.get("reward_token")
+    if token is not None and token.isdigit():
+        given["reward_token"] = int(token)
+    task: Task = make(**given)
+    return task
+
+
+def _batching(options: dict[str, Any]) -> Pad | Bucket:
+    if options["pad"] or options["length"] is not None:
+        return Pad(options["batch_size"], length=options["length"])
+    boundaries = options["boundaries"]
+    try:
+        widths = None if boundaries is None else tuple(int(width) for width in boundaries.split(","))
+    except ValueError:
+        raise OptionError(f"--boundaries is {boundaries!r}; expected numbers with commas, as 128,256,512.") from None
+    return Bucket(
+        options["batch_size"],
+        multiple_of=options["multiple_of"],
+        boundaries=widths,
+        max_shapes=options["max_shapes"],
+        extra=options["extra"],
+    )
+
+
+def _format(options: dict[str, Any]) -> Any:
+    if not options["cvalues_types"]:
+        return options["format_"]
+    return formats.cvalues(types=options["cvalues_types"])
+
+
+def _or_none(value: str) -> str | None:
+    return None if value.lower() == "none" else value

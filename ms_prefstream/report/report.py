@@ -1,0 +1,136 @@
+"""What happened to the rows: read, dropped and why, repeated, cut, rewritten. `stream.report` is one of these."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ms_prefstream.errors import RowError
+from ms_prefstream.report.part import PartReport
+from ms_prefstream.tasks.sample import Sample
+
+ORIGINS_KEPT = 5  # per reason
+
+
+class Report:
+    """Counts distinct rows, however often a window is read again; one bit a row is all it remembers.
+
+    Attributes:
+        rows: Rows of the source, None when unknown.
+        read: Distinct rows that were read so far.
+        dropped: Distinct dropped rows by reason.
+        origins: The first few origins by reason.
+        repeats: Slots that a stand-in filled, one for each time a bad row's slot came up.
+        truncated: Rows that were cut to fit.
+        rewritten: Rows whose content the chat template changed.
+        boundary_differs: Rows whose prompt ids at generation time are not a prefix of the joint encoding.
+        filtered: Rows that a format's filter left out before planning.
+        tokens: Tokens of the samples in all batches made so far.
+        cells: Columns times sequences of these batches: what a model computes on.
+        widths: Batches made, by their number of columns.
+        tokenizer: Name of the tokenizer, its backend and why that backend.
+        repeats_per_epoch: Rows the plan repeats to fill the last step (``drop_remainder=False``).
+        remainder_per_epoch: Rows the plan leaves out of each epoch (``drop_remainder=True``).
+        parts: Of a mix, the counts of each part by its name.
+    """
+
+    def __init__(self, rows: int | None = None, tokenizer: str = "", filtered: int = 0) -> None:
+        self.rows = rows
+        self.tokenizer = tokenizer
+        self.filtered = filtered
+        self.read = 0
+        self.dropped: Counter[str] = Counter()
+        self.origins: dict[str, list[str]] = {}
+        self.repeats = 0
+        self.truncated = 0
+        self.rewritten = 0
+        self.boundary_differs = 0
+        self.repeats_per_epoch = 0
+        self.remainder_per_epoch = 0
+        self.parts: dict[str, PartReport] = {}
+        self.tokens = 0
+        self.cells = 0
+        self.widths: Counter[int] = Counter()
+        self._seen = np.zeros(0, np.uint8)
+
+    def batch(self, samples: Sequence[Sample], width: int) -> None:
+        """Count a batch: what it holds and what it was padded to."""
+        for sample in samples:
+            for sequence in sample.sequences:
+                self.tokens += len(sequence.ids)
+        self.cells += width * sum(len(sample.sequences) for sample in samples)
+        self.widths[width] += 1
+
+    @property
+    def padding(self) -> float:
+        """Share of the cells of all batches so far that is padding, 0 to 1."""
+        return 1 - self.tokens / self.cells if self.cells else 0.0
+
+    def first_time(self, row: int) -> bool:
+        """Whether a row is new to the report; it no longer is after this call."""
+        byte, bit = divmod(row, 8)
+        if byte >= len(self._seen):
+            self._seen = np.concatenate([self._seen, np.zeros(max(byte + 1, len(self._seen), 1024), np.uint8)])
+        if self._seen[byte] >> bit & 1:
+            return False
+        self._seen[byte] |= 1 << bit
+        self.read += 1
+        return True
+
+    def drop(self, error: RowError) -> None:
+        """Count a dropped row."""
+        reason = str(error.reason)
+        self.dropped[reason] += 1
+        origins = self.origins.setdefault(reason, [])
+        if len(origins) < ORIGINS_KEPT:
+            origins.append(error.origin)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {
+            "rows": self.rows,
+            "read": self.read,
+            "filtered": self.filtered,
+            "dropped": dict(self.dropped),
+            "origins": {reason: list(found) for reason, found in self.origins.items()},
+            "repeats": self.repeats,
+            "repeats_per_epoch": self.repeats_per_epoch,
+            "remainder_per_epoch": self.remainder_per_epoch,
+            "truncated": self.truncated,
+            "rewritten": self.rewritten,
+            "boundary_differs": self.boundary_differs,
+            "tokens": self.tokens,
+            "cells": self.cells,
+            "widths": dict(self.widths),
+            "tokenizer": self.tokenizer,
+            "parts": {name: part.as_dict() for name, part in self.parts.items()},
+        }
+
+    def __str__(self) -> str:
+        share = 100 / max(1, self.read)
+        total = "" if self.rows is None else f" of {self.rows:,}"
+        dropped = sum(self.dropped.values())
+        lines = [f"rows read {self.read:,}{total}, dropped {dropped:,} ({dropped * share:.2f} %)"]
+        for reason, count in self.dropped.most_common():
+            where = ", ".join(self.origins[reason])
+            lines.append(f"  {reason}: {count:,} ({count * share:.2f} %), first at {where}")
+        for label, count in (
+            ("filtered out by the format", self.filtered),
+            ("slots filled by a stand-in", self.repeats),
+            ("rows repeated an epoch to fill the last step", self.repeats_per_epoch),
+            ("rows left out an epoch, less than one step", self.remainder_per_epoch),
+            ("rows cut to fit", self.truncated),
+            ("rows whose text the chat template changed", self.rewritten),
+            ("rows whose prompt ids differ at generation", self.boundary_differs),
+        ):
+            if count:
+                lines.append(f"{label}: {count:,}")
+        lines += [f"part {name}: {part}" for name, part in self.parts.items()]
+        if self.cells:
+            lines.append(f"tokens in batches: {self.tokens:,}, padding {100 * self.padding:.1f} % of the cells")
+        if self.tokenizer:
+            lines.append(f"tokenizer: {self.tokenizer}")
+        return "\n".join(lines)

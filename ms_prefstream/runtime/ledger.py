@@ -1,0 +1,90 @@
+"""What becomes of bad rows: an error, or a counted and quarantined drop. Runs in the training process only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ms_prefstream.errors import NoUsableRowsError, RowError
+from ms_prefstream.report.part import PartReport
+from ms_prefstream.report.quarantine import Quarantine
+from ms_prefstream.report.report import Report
+from ms_prefstream.runtime.loader import Loaded, Note
+from ms_prefstream.tasks.sample import Sample
+
+
+class Ledger:
+    """Settles what was loaded.
+
+    Args:
+        report: Counts.
+        raise_malformed: Whether a malformed row is an error (``on_bad_row="raise"``) or a drop.
+        origin: Row id to origin.
+        raw: Row id to raw row, for the quarantine file.
+        quarantine: Where dropped rows are written, or None.
+        part: Row number to the report of its part of a mix, or None.
+        first: Added to row ids to number rows over all epochs, for sources whose epochs go on in the data.
+    """
+
+    def __init__(
+        self,
+        report: Report,
+        raise_malformed: bool,
+        origin: Callable[[int], str],
+        raw: Callable[[int], Any],
+        quarantine: Quarantine | None = None,
+        part: Callable[[int], PartReport] | None = None,
+        first: int = 0,
+    ) -> None:
+        self.report = report
+        self._raise = raise_malformed
+        self._origin = origin
+        self._raw = raw
+        self._quarantine = quarantine
+        self._part = part
+        self._first = first
+
+    def settle(self, rows: Sequence[int], loaded: Sequence[Loaded]) -> list[Sample | None]:
+        """The samples, None for dropped rows; every row is counted the first time it is seen.
+
+        Raises:
+            RowError: The first malformed row, with its origin, if such rows are errors.
+        """
+        samples: list[Sample | None] = []
+        for row, (sample, error, notes) in zip(rows, loaded, strict=True):
+            samples.append(sample)
+            if error is not None and error.reason.malformed and self._raise:
+                raise _with_remedy(error.at(self._origin(row)))
+            if not self.report.first_time(self._first + row):
+                continue
+            if self._part is not None:
+                self._part(self._first + row).count(error)
+            if error is not None:
+                error = error.at(self._origin(row))
+                self.report.drop(error)
+                if self._quarantine is not None:
+                    self._quarantine.add(error, self._raw(row))
+            elif notes:
+                self.report.truncated += bool(notes & Note.TRUNCATED)
+                self.report.rewritten += bool(notes & Note.REWRITTEN)
+                self.report.boundary_differs += bool(notes & Note.BOUNDARY_DIFFERS)
+        return samples
+
+    def repeated(self, slots: int) -> None:
+        """Count slots that stand-ins filled."""
+        self.report.repeats += slots
+
+    def nothing_left(self, rows: int) -> NoUsableRowsError:
+        """The error for a window without a good row: what happened to its rows."""
+        return NoUsableRowsError(
+            f"none of the {rows} rows of a window can be used, so there is nothing to train on:\n{self.report}\n"
+            "Look at the first of these rows; a larger max_length, another format= or template= are the usual remedies."
+        )
+
+
+def _with_remedy(error: RowError) -> RowError:
+    """The error with what to do about it; what the format proposes goes first."""
+    if error.remedy:
+        return error
+    remedy = 'Correct the row, or pass on_bad_row="drop" to leave such rows out and count them'
+    return RowError(error.reason, error.problem, remedy, error.origin)

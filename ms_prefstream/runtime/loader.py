@@ -1,0 +1,146 @@
+"""Row ids to samples: read, format, encode, cut, make the task's sample. What a worker process runs."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ms_prefstream.encode.cutmap import cut_map, token_cut_map
+from ms_prefstream.encode.encoder import ConversationEncoder, Encoded
+from ms_prefstream.encode.fit import Flat
+from ms_prefstream.errors import OptionError, Reason, RowError
+from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
+from ms_prefstream.runtime.records import Records
+from ms_prefstream.tasks.base import Sampler, Task
+from ms_prefstream.tasks.sample import Sample
+
+
+class Note(enum.IntFlag):
+    """What a report counts about a good row."""
+
+    NONE = 0
+    TRUNCATED = 1
+    REWRITTEN = 2
+    BOUNDARY_DIFFERS = 4
+
+
+class Loaded(NamedTuple):
+    """One row: its sample with notes, or why there is none (the error without its origin)."""
+
+    sample: Sample | None
+    error: RowError | None
+    notes: Note = Note.NONE
+
+
+class SampleLoader:
+    """Loads samples by row id.
+
+    Args:
+        records: Random access to records; None where only `samples` is used.
+        task: What they become.
+        sampler: The task's function, bound to the tokenizer.
+        encoder: Encodes text records; None when every row is already tokenized.
+    """
+
+    def __init__(self, records: Records | None, task: Task, sampler: Sampler, encoder: ConversationEncoder | None) -> None:
+        self._records = records
+        self._task = task
+        self._sampler = sampler
+        self._encoder = encoder
+
+    def load(self, rows: Sequence[int]) -> list[Loaded]:
+        """The samples of these rows, in this order."""
+        assert self._records is not None
+        return self.samples(self._records.read(rows))
+
+    def samples(self, found: Sequence[Record | RowError]) -> list[Loaded]:
+        """The samples of these records, in this order."""
+        loaded: list[Loaded | None] = [None] * len(found)
+        texts: list[tuple[int, Pair | Completion]] = []
+        for index, record in enumerate(found):
+            try:
+                if isinstance(record, RowError):
+                    raise record
+                record = _as_task_wants(record, self._task.pairs)
+                if isinstance(record, (TokenPair, TokenCompletion)):
+                    loaded[index] = self._sample(_token_sides(record), record, Note.NONE)
+                else:
+                    texts.append((index, record))
+            except RowError as error:
+                loaded[index] = Loaded(None, error)
+        if texts:
+            self._encode(texts, loaded)
+        return loaded  # type: ignore[return-value]  # every place is filled
+
+    def _encode(self, texts: list[tuple[int, Pair | Completion]], loaded: list[Loaded | None]) -> None:
+        if self._encoder is None:
+            raise OptionError(
+                "tokenizer=None is for rows that are already tokenized (prompt_ids, chosen_ids, rejected_ids), but the "
+                "source has rows with text. Pass tokenizer= a directory, a file or an object."
+            )
+        results = self._encoder.encode([record for _, record in texts])
+        for (index, record), sides in zip(texts, results, strict=True):
+            if isinstance(sides, RowError):
+                loaded[index] = Loaded(None, sides)
+                continue
+            notes = Note.NONE
+            for side in sides:
+                notes |= (Note.REWRITTEN if side.laid.rewritten else 0) | (Note.BOUNDARY_DIFFERS if side.differs else 0)
+            try:
+                loaded[index] = self._sample([self._flat(side) for side in sides], record, notes)
+            except RowError as error:
+                loaded[index] = Loaded(None, error)
+
+    def _flat(self, side: Encoded) -> Flat:
+        assert self._encoder is not None  # it made the side
+        return Flat(side.ids(), side.prompt, side.spans, functools.partial(cut_map, self._encoder, side))
+
+    def _sample(self, sides: list[Flat], record: Record, notes: Note) -> Loaded:
+        margin = getattr(record, "margin", None)
+        if self._task.margin and margin is None:
+            raise RowError(
+                Reason.MISSING_FIELD,
+                "the row has no margin; expected a number, since the task asks for a margin column",
+                "Add the field, or leave margin out of the task's options",
+            )
+        sample = self._sampler(sides, margin)
+        if any(sequence.truncated for sequence in sample.sequences):
+            notes |= Note.TRUNCATED
+        return Loaded(sample, None, notes)
+
+
+def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair | TokenCompletion:
+    """A pair for tasks of pairs; prompt and chosen side for the others."""
+    if pairs and not isinstance(record, (Pair, TokenPair)):
+        raise RowError(
+            Reason.MISSING_FIELD,
+            "the row has no rejected side; expected a chosen and a rejected one",
+            "Use mps.RLHF for rows of prompt and response, or correct the row",
+        )
+    if isinstance(record, Pair) and not pairs:
+        return Completion(record.prompt, record.chosen, record.tools, record.origin)
+    if isinstance(record, TokenPair) and not pairs:
+        return TokenCompletion(record.prompt_ids, record.chosen_ids, record.origin)
+    return record  # type: ignore[return-value]  # a ranked list becomes pairs in its format
+
+
+def _token_sides(record: TokenPair | TokenCompletion) -> list[Flat]:
+    prompt = np.array(record.prompt_ids, np.int32)
+    cuts = functools.partial(token_cut_map, len(prompt))
+    if isinstance(record, TokenPair):
+        responses = [record.chosen_ids, record.rejected_ids]
+        if record.chosen_ids == record.rejected_ids:
+            raise RowError(Reason.IDENTICAL, "chosen_ids and rejected_ids are the same")
+        if not all(responses):
+            raise RowError(Reason.EMPTY_RESPONSE, "chosen_ids or rejected_ids is empty; expected at least one id")
+    else:
+        responses = [record.response_ids] if record.response_ids else []
+    sides = []
+    for response in responses:
+        ids = np.concatenate([prompt, np.array(response, np.int32)])
+        sides.append(Flat(ids, len(prompt), ((len(prompt), len(ids)),), cuts))
+    return sides if isinstance(record, TokenPair) else [Flat(prompt, len(prompt), (), cuts), *sides]

@@ -1,0 +1,134 @@
+"""Steps from a source that can only be read from the front: the same plan, one window of rows in memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ms_prefstream.errors import RowError, SourceError
+from ms_prefstream.formats.base import Format
+from ms_prefstream.formats.record import Record
+from ms_prefstream.plan.ranks import Ranks
+from ms_prefstream.plan.windowed import WindowedPlan
+from ms_prefstream.runtime.ledger import Ledger
+from ms_prefstream.runtime.steps import Batch, WindowedSteps
+from ms_prefstream.sources.base import OnePass
+from ms_prefstream.tasks.sample import Sample
+
+
+class PassRecords:
+    """Records of one pass, by position; those of the window in hand are kept, earlier ones are gone.
+
+    Args:
+        source: Where the rows come from.
+        fmt: Raw row to records.
+        window_rows: Rows of a window of the plan.
+        first: Position of the first record that will be asked for, a window's beginning.
+    """
+
+    def __init__(self, source: OnePass, fmt: Format, window_rows: int, first: int) -> None:
+        self._name = source.name
+        self._window_rows = window_rows
+        self._kept: dict[int, tuple[str, Any, Record | RowError]] = {}
+        self._next = first
+        self._records: Iterator[tuple[str, Any, Record | RowError]]
+        if hasattr(fmt, "count"):  # rows may give any number of records: positions are of records
+            self._records = itertools.islice(records_of(source.start(), fmt), first, None)
+        else:
+            self._records = records_of(source.start(first), fmt)
+
+    def __len__(self) -> int:
+        return self._next
+
+    def read(self, rows: Sequence[int]) -> list[Record | RowError]:
+        """The records at these positions, all of one window.
+
+        Raises:
+            SourceError: If the source ends before them.
+        """
+        begin = min(rows) // self._window_rows * self._window_rows
+        for position in [position for position in self._kept if position < begin]:
+            del self._kept[position]
+        last = max(rows)
+        for found in itertools.islice(self._records, max(0, last + 1 - self._next)):
+            if self._next >= begin:
+                self._kept[self._next] = found
+            self._next += 1
+        if self._next <= last:
+            raise SourceError(
+                f"{self._name} ended after {self._next} rows, but the plan needs row {last + 1}. The source gave fewer "
+                "rows than before, or steps_per_epoch is larger than the source allows; lower it."
+            )
+        return [self._kept[row][2] for row in rows]
+
+    def origin(self, row: int) -> str:
+        return self._kept[row][0]
+
+    def raw(self, row: int) -> Any:
+        return self._kept[row][1]
+
+
+def records_of(rows: Iterator[tuple[str, Any]], fmt: Format) -> Iterator[tuple[str, Any, Record | RowError]]:
+    """(origin, raw row, record) for each record of a pass."""
+    many = hasattr(fmt, "count")
+    for origin, raw in rows:
+        if isinstance(raw, RowError):
+            yield origin, None, raw
+            continue
+        try:
+            found = fmt(raw)
+        except RowError as error:
+            yield origin, raw, error
+            continue
+        if not many:
+            yield origin, raw, found  # type: ignore[misc]  # one record
+        else:
+            records: Sequence[Record] = found  # type: ignore[assignment]  # a tuple of records
+            for index, record in enumerate(records, 1):
+                yield f"{origin}#{index}" if len(records) > 1 else origin, raw, record
+
+
+class OnePassSteps:
+    """The batches of one rank, epoch by epoch, from the front.
+
+    Every rank reads all rows and uses its share; resuming skips rows without formatting or tokenising them.
+
+    Args:
+        plan: Made with ``one_pass=True``, so that a window's rows stand together in the source.
+        ranks: Whose share of it.
+        records: Opens a pass at a record position.
+        loader: Makes the loader of a pass.
+        ledger: Makes the ledger of a pass.
+        collate: Samples to a batch.
+        column_names: The names of the arrays `collate` gives.
+    """
+
+    def __init__(
+        self,
+        plan: WindowedPlan,
+        ranks: Ranks,
+        records: Callable[[int], PassRecords],
+        loader: Callable[[PassRecords], Any],
+        ledger: Callable[[PassRecords], Ledger],
+        collate: Callable[[list[Sample]], Batch],
+        column_names: Sequence[str],
+    ) -> None:
+        self.plan = plan
+        self.column_names = list(column_names)
+        self.steps_per_epoch = plan.steps_per_epoch
+        self._ranks = ranks
+        self._records = records
+        self._loader = loader
+        self._ledger = ledger
+        self._collate = collate
+
+    def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from a step on."""
+        first = self.plan.window_start(self.plan.locate(step)[0])
+        records = self._records(first)
+        steps = WindowedSteps(
+            self.plan, self._ranks, self._loader(records), self._ledger(records), self._collate, self.column_names
+        )
+        for index in range(step, self.steps_per_epoch):
+            yield steps[epoch * self.steps_per_epoch + index]

@@ -1,0 +1,406 @@
+"""Wires the steps: source -> records -> samples -> plan -> batches -> MindSpore. Read it as a table of contents."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.adapters.mindspore import to_dataset
+from ms_prefstream.batch import Bucket, Pad, make_layout
+from ms_prefstream.encode.build import build_encoder, fingerprint_of, least_length, template_text
+from ms_prefstream.encode.encoder import ConversationEncoder
+from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
+from ms_prefstream.errors import OptionError, SourceError, StateError, TokenizerError
+from ms_prefstream.formats import resolve_format
+from ms_prefstream.plan import Ranks
+from ms_prefstream.plan.state import State, check_state, make_state
+from ms_prefstream.report.quarantine import Quarantine
+from ms_prefstream.report.report import Report
+from ms_prefstream.runtime.access import Order, Rows
+from ms_prefstream.runtime.onepass import OnePassSteps
+from ms_prefstream.runtime.steps import Batch
+from ms_prefstream.sources import open_source
+from ms_prefstream.tasks import Task
+from ms_prefstream.tasks.sample import Sample
+
+if TYPE_CHECKING:
+    from mindspore.dataset import GeneratorDataset
+
+
+def stream(
+    source: Any,
+    *,
+    task: Task,
+    tokenizer: Any,
+    format: Any = "auto",
+    batching: Pad | Bucket,
+    shuffle: Any = True,
+    seed: int = 0,
+    template: str | None = "auto",
+    pad_token_id: int | None = None,
+    boundary: str = "joint",
+    special_tokens_in_content: str = "escape",
+    backend: str = "auto",
+    on_bad_row: str = "raise",
+    quarantine: str | os.PathLike[str] | None = None,
+    num_shards: int | None = None,
+    shard_id: int | None = None,
+    logical_shards: int | None = None,
+    window: int = 64,
+    drop_remainder: bool = True,
+    longest_first: bool = False,
+    steps_per_epoch: int | None = None,
+) -> Stream:
+    """A stream of ready batches from raw preference rows.
+
+    Args:
+        source: Path, glob or list of them (JSON Lines, JSON, .gz, .zst), a list or any object with ``__len__`` and
+            ``__getitem__``, an iterable of dicts, or a function that returns one.
+        task: `DPO`, `Reward` or `RLHF`: what a row becomes.
+        tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, or
+            None for rows that are already tokenized.
+        format: A preset's name, a preset made by `ms_prefstream.formats`, or a function row -> row.
+        batching: `Pad` or `Bucket`: how many samples a step has and how they are padded.
+        shuffle: True: a new order of all rows for each epoch. ``"window"``: rows stay near their place in the source.
+            False: source order. One-pass sources are shuffled within windows.
+        seed: Of the order, 0 to 2**32 - 1.
+        template: ``auto`` (the tokenizer's chat template if it has one), ``chat`` (must have one), Jinja text, the
+            path of a .jinja file, or None: prompt and response joined as text.
+        pad_token_id: What ids are padded with; None takes the tokenizer's pad, else a reserved token, else EOS.
+        boundary: ``joint`` encodes the text as the model sees it; ``inference`` keeps the prompt's ids as they are at
+            generation time.
+        special_tokens_in_content: Control strings in content: ``escape`` (plain text), ``error`` or ``allow``.
+        backend: ``auto``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
+        on_bad_row: What malformed rows do: ``raise`` or ``drop``. Unusable rows are always dropped and counted.
+        quarantine: A JSON Lines file for dropped rows.
+        num_shards: Ranks that share the data; None asks MindSpore's communication if it is initialised.
+        shard_id: This rank, with `num_shards`.
+        logical_shards: Shards that are planned; ranks that divide them may share the run. None: `num_shards`.
+        window: Steps whose rows are sorted by length together.
+        drop_remainder: Whether rows that do not fill a last step are left out (True) or filled up with repeats.
+        longest_first: Whether step 0 holds the longest rows of its window.
+        steps_per_epoch: For one-pass sources: the steps of an epoch, instead of counting the rows once.
+
+    Raises:
+        PrefStreamError: Anything a user can cause, as one sentence.
+    """
+    if on_bad_row not in ("raise", "drop"):
+        raise OptionError(f"on_bad_row is {on_bad_row!r}; expected 'raise' or 'drop'.")
+    _check_made("task", task, "sampler", "mps.DPO(max_length=1024)")
+    _check_made("batching", batching, "batch_size", "mps.Bucket(batch_size=8)")
+    loaded = None if tokenizer is None else load_tokenizer(tokenizer, backend)
+    encoder = None
+    if loaded is not None:
+        encoder = build_encoder(
+            loaded,
+            template=template,
+            boundary=boundary,
+            special_tokens_in_content=special_tokens_in_content,
+            refused=task.refused(loaded),
+        )
+        _check_room(task, encoder)
+    ranks = Ranks.given(*_ranks(num_shards, shard_id), logical_shards)
+    report = Report(tokenizer="" if loaded is None else _describe(loaded))
+    fmt = resolve_format(format)
+    rows = Rows(
+        source=open_source(source),
+        fmt=fmt,
+        task=task,
+        sampler=task.sampler(loaded),
+        encoder=encoder,
+        report=report,
+        raise_malformed=on_bad_row == "raise",
+        quarantine=None if quarantine is None else Quarantine(quarantine, ranks.rank, ranks.world),
+        steps_per_epoch=steps_per_epoch,
+    )
+    encoding = {
+        "task": repr(task),
+        "format": repr(fmt),
+        "tokenizer": None if loaded is None else loaded.fingerprint,
+        "template": None if loaded is None else fingerprint_of(template_text(template, loaded)),
+        "boundary": boundary,
+        "special_tokens_in_content": special_tokens_in_content,
+    }
+    order = Order(shuffle=shuffle, seed=seed, window=window, drop_remainder=drop_remainder, longest_first=longest_first)
+    return Stream(
+        rows, task, batching, order, ranks, loaded, _pad_id(pad_token_id, loaded), report, encoding,
+        logical_shards is not None,
+    )  # fmt: skip
+
+
+class Stream:
+    """Ready batches of one rank. Made by `ms_prefstream.stream`.
+
+    Attributes:
+        report: What was read, dropped and why; filled as rows are read.
+        task: What rows become.
+        tokenizer: The loaded tokenizer, or None.
+        batching: How samples are batched.
+        layout: The arrays of a batch.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        task: Task,
+        batching: Pad | Bucket,
+        order: Order,
+        ranks: Ranks,
+        tokenizer: Tokenizer | None,
+        pad_id: int,
+        report: Report,
+        encoding: dict[str, Any],
+        shards_given: bool,
+    ) -> None:
+        self.task, self.tokenizer, self.batching, self.report = task, tokenizer, batching, report
+        self.layout = make_layout(task.layout, with_margin=task.margin, max_prompt_length=task.prompt_columns)
+        self._rows, self._order, self._ranks, self._pad_id = rows, order, ranks, pad_id
+        self._encoding, self._shards_given = encoding, shards_given
+        self._resumed: int | None = None
+        self._begins = 0
+        lengths = rows.probe_lengths(order.seed) if isinstance(batching, Bucket) and batching.max_shapes else None
+        self._widths = batching.widths(task.length, lengths)
+        self._open(ranks)
+
+    def _open(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        sort = isinstance(self.batching, Bucket) and len(self._widths) > 1
+        self._steps = self._rows.steps(
+            self._order, sort, ranks, self.batching.batch_size, self._collate, self.layout.columns
+        )
+        self.report.repeats_per_epoch = self._steps.plan.repeats_per_epoch
+        self.report.remainder_per_epoch = self._steps.plan.remainder_per_epoch
+
+    def _collate(self, samples: list[Sample]) -> Batch:
+        width = self.batching.width_for(max(sample.length for sample in samples), self._widths)
+        self.report.batch(samples, width)
+        return self.layout.build(samples, width, self._pad_id, self.task.shifted)
+
+    @property
+    def column_names(self) -> list[str]:
+        """The arrays of a batch, in order."""
+        return list(self.layout.columns)
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Every (rows, columns) that the token arrays of a batch can have; a closed set."""
+        sides = 2 if self.task.pairs and self.task.layout != "paired" else 1
+        return [(sides * self.batching.batch_size, width) for width in self._widths]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of every epoch, the same on all ranks."""
+        return self._steps.steps_per_epoch
+
+    def rows(self, epoch: int, step: int, resolved: bool = False) -> NDArray[np.int64]:
+        """The row ids that a step of this rank is planned to hold, (B,) int64.
+
+        Args:
+            epoch: From 0.
+            step: Step in the epoch.
+            resolved: Name the stand-ins of dropped rows instead of the dropped rows.
+
+        Raises:
+            SourceError: If the source can only be read from the front.
+        """
+        if isinstance(self._steps, OnePassSteps):
+            raise SourceError(
+                "a source that is read from the front has no row ids to look up. Pass a plain JSON Lines file or a "
+                "list to ask for the rows of a step."
+            )
+        return self._steps.rows(epoch, step, resolved)
+
+    def batches(self, epoch: int | None = None, start_step: int | None = None) -> Iterator[Batch]:
+        """The batches of one epoch as dicts of numpy arrays, without MindSpore.
+
+        Args:
+            epoch: From 0. None is the epoch that a resumed stream goes on in, and 0 for others.
+            start_step: The first step to yield; nothing before its window is read. None is the step that a resumed
+                stream goes on with if `epoch` is None too, and 0 otherwise.
+        """
+        resumed = divmod(self._resumed or 0, self.steps_per_epoch) if epoch is None else (epoch, 0)
+        epoch, step = resumed[0], resumed[1] if start_step is None else start_step
+        if not 0 <= step <= self.steps_per_epoch or epoch < 0:
+            raise OptionError(
+                f"epoch {epoch}, start_step {step}: expected an epoch from 0 on and a step from 0 to "
+                f"{self.steps_per_epoch}."
+            )
+        if isinstance(self._steps, OnePassSteps):
+            return self._steps.start(epoch, step)
+        first = epoch * self.steps_per_epoch
+        return map(self._steps.__getitem__, range(first + step, first + self.steps_per_epoch))
+
+    def dataset(self, start_epoch: int | None = None) -> GeneratorDataset:
+        """A MindSpore dataset of ready batches: one dataset row is one training step.
+
+        Args:
+            start_epoch: The epoch that its iterators begin with, 0 if not given. MindSpore begins every new iterator
+                at the first epoch again, so a second ``model.train`` call wants a dataset with the next epoch. A
+                resumed stream begins at its own step; any later epoch may be given.
+
+        Raises:
+            OptionError: If the epoch lies before the step that a resumed stream goes on with.
+        """
+        at, step = divmod(self._resumed or 0, self.steps_per_epoch)
+        if start_epoch is not None and start_epoch != at:
+            if self._resumed is not None and start_epoch < at:
+                raise OptionError(
+                    f"start_epoch is {start_epoch}, but the stream was resumed in epoch {at}. Leave start_epoch out, "
+                    "or make a fresh stream to train that epoch again."
+                )
+            at, step = start_epoch, 0
+        self._begins = at * self.steps_per_epoch + step
+        return to_dataset(
+            self._steps,
+            start_epoch=at,
+            init_step=step,
+            resumed=self._resumed is not None,
+            moved=functools.partial(self._moved, at * self.steps_per_epoch),
+        )
+
+    def _moved(self, first: int, step: int) -> None:
+        self._begins = first + step
+        self._rows.go_on()
+
+    def state(self, step: int) -> State:
+        """What to save once `step` steps (of all epochs together) are finished: plain values for JSON.
+
+        Args:
+            step: Absolute: epoch * steps_per_epoch + steps finished in that epoch.
+        """
+        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+            raise OptionError(f"step is {step!r}; expected the number of finished steps, 0 or more.")
+        return make_state(self._settings(), step, self.steps_per_epoch)
+
+    def resume(self, state: Mapping[str, Any]) -> Stream:
+        """Go on behind the last finished step of a saved state; the number of ranks may be another one.
+
+        Args:
+            state: What `state` returned. The global batch and everything that decides about rows must be the same.
+
+        Returns:
+            This stream. `dataset()` now starts at epoch step // K with a short first pass; `batches()` likewise.
+
+        Raises:
+            StateError: If the data or a setting differ; names the old and the new value.
+            OptionError: If this number of ranks cannot share the logical shards of the state.
+        """
+        before = self._ranks
+        shards = self._shards_of(state)
+        if shards != before.logical_shards:
+            self._open(Ranks(before.world, before.rank, shards))
+        try:
+            step = check_state(state, self._settings(), self.steps_per_epoch)
+        except StateError:
+            if shards != before.logical_shards:
+                self._open(before)  # a state that is refused leaves no trace
+            raise
+        self._resumed = self._begins = step
+        self._rows.go_on()
+        return self
+
+    def _shards_of(self, state: Any) -> int:
+        """The logical shards to go on with: the state's, unless they were given or its global batch is another one."""
+        found = state.get("logical_shards") if isinstance(state, Mapping) else None
+        same_batch = found is not None and state.get("global_batch") == self._steps.plan.options.global_batch
+        usable = same_batch and isinstance(found, int) and found > 0 and not self._shards_given
+        return int(found) if usable else self._ranks.logical_shards  # type: ignore[arg-type]  # found is an int
+
+    @property
+    def rank(self) -> int:
+        """This rank, from 0."""
+        return self._ranks.rank
+
+    @property
+    def start_step(self) -> int:
+        """The absolute step that training begins with: where the latest dataset begins, or the stream was resumed."""
+        return self._begins
+
+    def _settings(self) -> dict[str, Any]:
+        """Everything that decides which rows form which step and what they become."""
+        options = self._steps.plan.options
+        return {
+            "seed": options.seed,
+            "global_batch": options.global_batch,
+            "logical_shards": options.logical_shards,
+            "window": options.window,
+            "shuffle": options.shuffle,
+            "drop_remainder": options.drop_remainder,
+            "longest_first": options.longest_first,
+            "sorted": options.sorts,
+            "rows": options.rows,
+            "widths": list(self._widths),
+            "pad_token_id": self._pad_id,
+            "data": self._rows.fingerprint(),
+            "index": None,
+            **self._encoding,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"Stream(task={self.task}, batching={self.batching}, steps_per_epoch={self.steps_per_epoch}, "
+            f"rank {self._ranks.rank} of {self._ranks.world})"
+        )
+
+
+def _check_made(name: str, given: Any, attribute: str, example: str) -> None:
+    """Refuse a name, a number or a class where an object of options is expected."""
+    if isinstance(given, type) or not hasattr(given, attribute):
+        shown = given.__name__ if isinstance(given, type) else repr(given)
+        raise OptionError(f"{name} is {shown}; expected an object of options such as {example}.")
+
+
+def _check_room(task: Task, encoder: ConversationEncoder) -> None:
+    bare = least_length(encoder)
+    least = bare + (1 if task.layout == "reward_token" else 0)
+    if task.length < least:
+        raise OptionError(
+            f"the task lets {task.length} tokens through, but the chat template takes {least} with a single token of "
+            f"response. Raise the task's length to {least} or, better, to what your rows need."
+        )
+    prompt = getattr(task, "max_prompt_length", None)
+    if prompt is not None and prompt < bare - 1:
+        raise OptionError(
+            f"the task lets prompts of {prompt} tokens through, but the chat template takes {bare - 1} for an empty "
+            f"one. Raise max_prompt_length to {bare - 1} or, better, to what your rows need."
+        )
+
+
+def _pad_id(given: int | None, tokenizer: Tokenizer | None) -> int:
+    if given is not None:
+        top = None if tokenizer is None else tokenizer.vocab_size - 1
+        if isinstance(given, bool) or not isinstance(given, int) or given < 0 or (top is not None and given > top):
+            known = "" if top is None or tokenizer is None else f"; tokenizer {tokenizer.name} has the ids 0 to {top}"
+            raise OptionError(f"pad_token_id is {given!r}; expected the id of a token{known}.")
+        return given
+    if tokenizer is None:
+        raise OptionError(
+            "tokenizer=None is for rows that are already tokenized, and these need pad_token_id, the id that arrays "
+            "are filled up with. Pass pad_token_id=<id>, or tokenizer= for rows with text."
+        )
+    for candidate in (tokenizer.pad_id, tokenizer.reserved_id(), tokenizer.eos_id):
+        if candidate is not None:
+            return candidate
+    raise TokenizerError(
+        f"tokenizer {tokenizer.name} has no pad, reserved or end token to pad with. Pass pad_token_id=<id>."
+    )
+
+
+def _ranks(num_shards: int | None, shard_id: int | None) -> tuple[int | None, int | None]:
+    """The ranks as given, or as MindSpore's communication knows them if a program has initialised it."""
+    if num_shards is not None or shard_id is not None or "mindspore" not in sys.modules:
+        return num_shards, shard_id
+    from mindspore.communication import GlobalComm, get_group_size, get_rank
+
+    return (get_group_size(), get_rank()) if GlobalComm.INITED else (None, None)
+
+
+def _describe(tokenizer: Tokenizer) -> str:
+    notes = "".join(f"\n  {note}" for note in tokenizer.notes)
+    return f"{tokenizer.name}, backend {tokenizer.backend}: {tokenizer.reason}{notes}"

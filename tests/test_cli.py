@@ -1,0 +1,83 @@
+"""The console command: what it prints, how it ends, and that its options are those of `mps.stream`."""
+
+from __future__ import annotations
+
+import inspect
+import pathlib
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+import ms_prefstream as mps
+from ms_prefstream import cli
+from ms_prefstream.demo import data_path
+
+DPO = ["--task", "dpo", "--max-length", "320", "--tokenizer", "bytes"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["ms-prefstream", *words])
+    try:
+        cli.main()
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    return 0
+
+
+def test_help_names_every_command() -> None:
+    shown = CliRunner().invoke(cli.commands, ["--help"])
+    assert shown.exit_code == 0
+    assert {"demo", "bench"} <= set(cli.commands.commands)
+    assert all(name in shown.output for name in cli.commands.commands)
+
+
+def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "bench", str(data_path()), *DPO, "--repeats", "1") == 0
+    printed = capsys.readouterr().out
+    assert "rows/s:" in printed
+    assert "padding" in printed
+    assert "backend bytes" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bench", "missing.jsonl", *DPO], "missing.jsonl"),
+        (["bench", "x", "--task", "rlhf", "--tokenizer", "bytes", "--seq-length", "9"], "--max-prompt-length"),
+        (["bench", "x", *DPO, "--seq-length", "9"], "--seq-length does not go with --task dpo"),
+        (["bench", "x", *DPO, "--boundaries", "1,b"], "--boundaries"),
+        (["bench", str(data_path()), *DPO, "--batch-size", "0"], "batch_size"),
+    ],
+)
+def test_an_error_is_one_sentence_and_exit_code_1(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *words) == 1
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "Traceback" not in shown
+
+
+def test_cvalues_types_filter_rows(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(
+            f'{{"prompt": "p{i}", "pos_resp": "good", "neg_resp": "bad", "pos_type": "a", "neg_type": "{kind}"}}\n'
+            for i, kind in enumerate("bbcbc")
+        )
+    )
+    words = ["bench", str(path), *DPO, "--batch-size", "1", "--repeats", "1", "--cvalues-types", "a>b"]
+    assert run(monkeypatch, *words) == 0
+    assert "filtered out by the format: 2" in capsys.readouterr().out
+
+
+def test_options_are_the_python_names_with_dashes() -> None:
+    offered = {option.name for option in cli.commands.commands["bench"].params}
+    python = set(inspect.signature(mps.stream).parameters)
+    for name in ("pad_token_id", "boundary", "special_tokens_in_content", "backend", "on_bad_row", "quarantine",
+                 "seed", "window", "template", "tokenizer", "shuffle"):  # fmt: skip
+        assert name in offered
+        assert name in python

@@ -132,13 +132,16 @@ class CausalLM(nn.Cell):  # type: ignore[misc]
 
 
 class RewardModel(nn.Cell):  # type: ignore[misc]
-    """A score for every position, (B, L) int32 -> (B, L) float32."""
+    """A score for every position, (B, L) int32 -> (B, L) float32.
+
+    The head starts at zero: an untrained model has no opinion, and every pair is a tie.
+    """
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__()
         self.options = options
         self.backbone = Backbone(options)
-        self.score = _dense(options.hidden, 1)
+        self.score = nn.Dense(options.hidden, 1, weight_init="zeros", has_bias=False)
 
     def construct(self, input_ids: Tensor) -> Tensor:
         """The score of a response stands at its last token."""

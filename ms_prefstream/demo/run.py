@@ -6,6 +6,7 @@ import math
 import os
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 256
 BATCHING = Bucket(batch_size=8, multiple_of=64)
-REWARD_EPOCHS, DPO_EPOCHS = 6, 3
+REWARD_EPOCHS, DPO_EPOCHS = 7, 3
 ACCURACY = 0.9  # what the reward model must reach on its training pairs
 DPO_LOSS = 0.9 * math.log(2)  # what DPO must stay below
 
@@ -68,12 +69,11 @@ def run(seed: int = 0) -> bool:
     rewards = stream(pairs, task=Reward(max_length=MAX_LENGTH), **options)
     size = ModelOptions(vocab_size=rewards.tokenizer.vocab_size, max_length=MAX_LENGTH)  # type: ignore[union-attr]
     model = RewardModel(size)
-    before = reward_accuracy(model, rewards.batches(0))
-    first = _train(console, "reward model", rewards, REWARD_EPOCHS, lambda batches: train_reward(model, batches))
+    first = _train(console, "reward model", rewards, REWARD_EPOCHS, partial(train_reward, model))
     after = reward_accuracy(model, rewards.batches(0))
     preferences = stream(pairs, task=DPO(max_length=MAX_LENGTH, layout="concat"), **options)
     policy = CausalLM(size)
-    second = _train(console, "DPO", preferences, DPO_EPOCHS, lambda batches: train_dpo(policy, batches))
+    second = _train(console, "DPO", preferences, DPO_EPOCHS, partial(train_dpo, policy))
 
     steps = first.records + second.records
     tokens = sum(step.tokens for step in steps)
@@ -85,7 +85,7 @@ def run(seed: int = 0) -> bool:
         max_length=MAX_LENGTH,
         shapes=[(step.rows, step.length) for step in steps],
         seconds=time.perf_counter() - begin,
-        accuracy=(before, after),
+        accuracy=(first.records[0].accuracy, after),
         reward_loss=first.first_and_last(rewards.steps_per_epoch),
         dpo_loss=second.first_and_last(preferences.steps_per_epoch),
     )
@@ -97,8 +97,9 @@ def _train(console: Console, title: str, source: Stream, epochs: int, train: Any
     from ms_prefstream.demo.train import passes
 
     phase = _Phase()
-    with progress(console, title, epochs * source.steps_per_epoch) as bar:
-        for record in train(passes(source.dataset(), epochs)):
+    steps = epochs * source.steps_per_epoch
+    with progress(console, title, steps) as bar:
+        for record in train(passes(source.dataset(), epochs), steps=steps):
             phase.records.append(record)
             bar.advance(record.loss, record.accuracy)
     return phase

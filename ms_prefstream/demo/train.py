@@ -55,35 +55,39 @@ def passes(dataset: Any, epochs: int) -> Iterator[Columns]:
         yield from iterator
 
 
-def train_reward(model: RewardModel, batches: Iterable[Columns], *, learning_rate: float = 2e-3) -> Iterator[Progress]:
+def train_reward(
+    model: RewardModel, batches: Iterable[Columns], *, steps: int, learning_rate: float = 2e-3
+) -> Iterator[Progress]:
     """Trains a reward model on batches of the reward layout `mindformers`.
 
     Args:
         model: Changed in place.
         batches: input_ids (2B, L), position_id, attention_mask, loss_mask (B, L), end_ind (2B,).
-        learning_rate: Of AdamW.
+        steps: How many there will be; the learning rate falls to a tenth until then.
+        learning_rate: Of AdamW, at the first step.
 
     Yields:
         A record after every step.
     """
-    yield from _train(RewardLoss(model), model.trainable_params(), batches, learning_rate)
+    yield from _train(RewardLoss(model), model.trainable_params(), batches, steps, learning_rate)
 
 
 def train_dpo(
-    policy: CausalLM, batches: Iterable[Columns], *, learning_rate: float = 1e-3, beta: float = 0.1
+    policy: CausalLM, batches: Iterable[Columns], *, steps: int, learning_rate: float = 1e-3, beta: float = 0.1
 ) -> Iterator[Progress]:
     """Trains a policy on batches of the DPO layout `concat` with unshifted labels.
 
     Args:
         policy: Changed in place; a copy made at the first step is the reference.
         batches: input_ids, labels, attention_mask, loss_mask, each (2B, L).
-        learning_rate: Of AdamW.
+        steps: How many there will be; the learning rate falls to a tenth until then.
+        learning_rate: Of AdamW, at the first step.
         beta: How strongly the policy is held to the reference.
 
     Yields:
         A record after every step.
     """
-    yield from _train(DPOLoss(policy, beta), policy.trainable_params(), batches, learning_rate)
+    yield from _train(DPOLoss(policy, beta), policy.trainable_params(), batches, steps, learning_rate)
 
 
 def reward_accuracy(model: RewardModel, batches: Iterable[Columns]) -> float:
@@ -101,8 +105,11 @@ def reward_accuracy(model: RewardModel, batches: Iterable[Columns]) -> float:
     return hits / pairs
 
 
-def _train(loss: nn.Cell, weights: Any, batches: Iterable[Columns], learning_rate: float) -> Iterator[Progress]:
-    optimizer = nn.AdamWeightDecay(weights, learning_rate=learning_rate, beta2=0.98)
+def _train(
+    loss: nn.Cell, weights: Any, batches: Iterable[Columns], steps: int, learning_rate: float
+) -> Iterator[Progress]:
+    falling = nn.PolynomialDecayLR(learning_rate, learning_rate / 10, steps, power=1.0)
+    optimizer = nn.AdamWeightDecay(weights, learning_rate=falling, beta2=0.98)
     gradient = ms.value_and_grad(loss, None, optimizer.parameters, has_aux=True)
 
     def train_step(*columns: Any) -> Any:

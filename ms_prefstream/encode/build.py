@@ -89,7 +89,7 @@ def build_encoder(
     if text is None:
         chosen = PlainTemplate(tokenizer, ControlTokens(tokenizer.special) if allow else None)
     else:
-        chosen = ChatTemplate(text, tokenizer, allow)
+        chosen = ChatTemplate(text, tokenizer, allow, boundary == "inference")
     never = dict(refused or {})
     if special_tokens_in_content == "error":
         never.update(tokenizer.special)
@@ -102,5 +102,4 @@ def least_length(encoder: ConversationEncoder) -> int:
     (found,) = encoder.encode([Completion((question,), (answer,))])
     if isinstance(found, RowError):
         return 1
-    cuts = cut_map(encoder, found[1])
-    return cuts.keep + (cuts.prompt - cuts.header) + 1
+    return cut_map(encoder, found[1]).least + 1

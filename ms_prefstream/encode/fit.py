@@ -13,14 +13,15 @@ Both sides of a pair share one cut of the prompt; no cut divides a character.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ms_prefstream.encode.cutmap import CutMap, Turn
+from ms_prefstream.encode.cutmap import CutMap
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.tasks.sample import Ids, Sequence as TokenSequence, Span
+from ms_prefstream.tasks.sample import Ids, Span
+from ms_prefstream.tasks.sample import Sequence as TokenSequence
 
 TRUNCATIONS = ("prompt_left", "response_right", "drop")
 
@@ -54,17 +55,19 @@ class Budget:
 
 @dataclass(slots=True)
 class Flat:
-    """One conversation as flat ids with a way to learn where it may be cut."""
+    """One conversation as flat ids with a way to learn where it may be cut.
+
+    Attributes:
+        ids: (n,) int32.
+        prompt: How many of them are the prompt.
+        spans: Token ranges under the loss; empty for a prompt without response.
+        cuts: Gives the cut map.
+    """
 
     ids: Ids
     prompt: int
     spans: tuple[Span, ...]
     cuts: Callable[[], CutMap]
-
-
-def fits(prompt: int, length: int, budget: Budget) -> bool:
-    """Whether nothing needs to be cut."""
-    return length <= budget.room and prompt <= budget.prompt_room
 
 
 def fit(sides: Sequence[Flat], budget: Budget) -> tuple[TokenSequence, ...]:
@@ -73,20 +76,30 @@ def fit(sides: Sequence[Flat], budget: Budget) -> tuple[TokenSequence, ...]:
     Raises:
         RowError: ``too_long`` if what must stay does not fit, ``no_response_tokens`` if nothing to train on is left.
     """
-    if all(fits(side.prompt, len(side.ids), budget) for side in sides):
-        return tuple(TokenSequence(side.ids, side.spans) for side in sides)
+    room, prompt_room = budget.room, budget.prompt_room
+    for side in sides:
+        if len(side.ids) > room or side.prompt > prompt_room:
+            break
+    else:
+        return tuple([TokenSequence(side.ids, side.spans) for side in sides])
     if budget.truncation == "drop":
-        longest = max(len(side.ids) for side in sides)
-        raise RowError(Reason.TOO_LONG, f"the row needs {longest} tokens; expected at most {budget.room}")
+        raise _too_long(sides, budget)
     maps = [side.cuts() for side in sides]
-    rooms = [budget.prompt_room] * len(sides)
+    rooms = [prompt_room] * len(sides)
     if budget.truncation == "prompt_left":
-        rooms = [min(room, budget.room - (len(s.ids) - s.prompt)) for room, s in zip(rooms, sides, strict=True)]
+        rooms = [min(prompt_room, room - (len(side.ids) - side.prompt)) for side in sides]
     cuts = _common_cut(maps, rooms)
-    return tuple(_apply(side, cut_map, cut, budget) for side, cut_map, cut in zip(sides, maps, cuts, strict=True))
+    return tuple(_apply(side, m, cut, budget) for side, m, cut in zip(sides, maps, cuts, strict=True))
 
 
-Cut = tuple[tuple[int, int], ...]
+def _too_long(sides: Sequence[Flat], budget: Budget) -> RowError:
+    longest, prompt = max(len(side.ids) for side in sides), max(side.prompt for side in sides)
+    if longest > budget.room:
+        return RowError(Reason.TOO_LONG, f"the row has {longest} tokens; expected at most {budget.room}")
+    return RowError(Reason.TOO_LONG, f"the prompt has {prompt} tokens; expected at most {budget.prompt_room}")
+
+
+Cut = tuple[Span, ...]
 """Token ranges of the prompt that stay."""
 
 
@@ -95,48 +108,71 @@ def _size(cut: Cut) -> int:
 
 
 def _common_cut(maps: Sequence[CutMap], rooms: Sequence[int]) -> list[Cut]:
-    """The smallest cut, the same for all sides, with which every prompt fits its room; the bare minimum if none does."""
-
-    def fitting(cuts: list[Cut]) -> bool:
-        return all(_size(cut) <= room for cut, room in zip(cuts, rooms, strict=True))
-
-    count = len(maps[0].turns)
-    opening = [index for index in range(count) if index == 0 or maps[0].turns[index].opens]
-    for first in opening:
-        cuts = [((0, m.keep), (m.turns[first].begin, m.prompt)) for m in maps]
-        if fitting(cuts):
+    """The smallest cut, the same for all sides, with which every prompt fits its room; the floor if none does."""
+    for cuts in _cuts(maps, rooms):
+        if all(_size(cut) <= room for cut, room in zip(cuts, rooms, strict=True)):
             return cuts
-    for index in range(opening[-1] if opening else count, count):
-        texts = _cut_text(maps, [m.turns[index] for m in maps], rooms)
-        if texts is not None:
-            return texts
-        cuts = [((0, m.keep), (m.turns[index].end, m.prompt)) for m in maps]
-        if index + 1 < count and fitting(cuts):
-            return cuts
-    return [((0, m.keep), (m.header, m.prompt)) for m in maps]
+    return [m.floor for m in maps]
 
 
-def _cut_text(maps: Sequence[CutMap], turns: Sequence[Turn], rooms: Sequence[int]) -> list[Cut] | None:
+def _cuts(maps: Sequence[CutMap], rooms: Sequence[int]) -> Iterator[list[Cut]]:
+    """Candidates, the one that keeps most first."""
+    turns = maps[0].turns
+    if any([turn.opens for turn in m.turns] != [turn.opens for turn in turns] for m in maps):
+        # The template wrote the prompt differently for the two sides: there is no common place to cut it at.
+        yield [((0, m.prompt),) for m in maps]
+        return
+    opening = [index for index, turn in enumerate(turns) if index == 0 or turn.opens]
+    for index in opening:
+        yield [_from_turn(m, index) for m in maps]
+    for index in range(opening[-1] if opening else 0, len(turns)):
+        divided = _divided(maps, index, rooms)
+        if divided is not None:
+            yield divided
+        if index + 1 < len(turns):
+            yield [_from_turn(m, index + 1) for m in maps]
+
+
+def _before(m: CutMap, index: int) -> Cut:
+    """What stays of everything before a turn: BOS, system message, the headers that it was written into."""
+    return ((0, m.keep), *((turn.begin, turn.body) for turn in m.turns[:index] if turn.pinned))
+
+
+def _from_turn(m: CutMap, index: int) -> Cut:
+    """The cut that drops all turns before this one; behind a pinned header the text goes on without one of its own."""
+    before = _before(m, index)
+    turn = m.turns[index]
+    return (*before, (turn.begin if len(before) == 1 else turn.body, m.prompt))
+
+
+def _divided(maps: Sequence[CutMap], index: int, rooms: Sequence[int]) -> list[Cut] | None:
     """Shorten the text of one turn on its left, at a character where a token begins on every side."""
-    if any(turn.body == turn.body_end for turn in turns):
+    turns = [m.turns[index] for m in maps]
+    if not all(turn.divisible for turn in turns):
         return None
-    divided = [m.points(turn) for m, turn in zip(maps, turns, strict=True)]
-    common = divided[0][1]
-    for _, characters in divided[1:]:
-        common = np.intersect1d(common, characters)
+    points = [m.points(turn) for m, turn in zip(maps, turns, strict=True)]
+    common = points[0][1]
+    for _, characters in points[1:]:
+        common = np.intersect1d(common, characters, assume_unique=True)
+    befores = [_before(m, index) for m in maps]
+    frames = [
+        () if len(before) > 1 else ((turn.begin, turn.body),) for before, turn in zip(befores, turns, strict=True)
+    ]
     allowed = np.ones(len(common), bool)
-    where = []
-    for m, turn, room, (positions, characters) in zip(maps, turns, rooms, divided, strict=True):
+    places = []
+    for m, turn, room, (positions, characters), before, frame in zip(
+        maps, turns, rooms, points, befores, frames, strict=True
+    ):
         at = positions[np.searchsorted(characters, common)]
-        allowed &= m.keep + (turn.body - turn.begin) + (m.prompt - at) <= room
+        allowed &= _size(before) + _size(frame) + (m.prompt - at) <= room
         allowed &= at < turn.body_end  # an empty turn is dropped, not kept
-        where.append(at)
+        places.append(at)
     if not allowed.any():
         return None
     first = int(np.flatnonzero(allowed)[0])
     return [
-        ((0, m.keep), (turn.begin, turn.body), (int(at[first]), m.prompt))
-        for m, turn, at in zip(maps, turns, where, strict=True)
+        (*before, *frame, (int(at[first]), m.prompt))
+        for m, at, before, frame in zip(maps, places, befores, frames, strict=True)
     ]
 
 
@@ -159,7 +195,8 @@ def _apply(side: Flat, cut_map: CutMap, cut: Cut, budget: Budget) -> TokenSequen
     ids = np.concatenate([*(side.ids[a:b] for a, b in cut), side.ids[side.prompt : end]])
     shift = prompt - side.prompt
     spans = tuple((a + shift, min(b, end) + shift) for a, b in side.spans if a < end)
-    if side.spans and not any(a < b for a, b in spans):
+    if side.spans and not spans:
         raise RowError(Reason.NO_RESPONSE_TOKENS, f"no token of the response fits into {budget.room} tokens")
+    # Template text behind the end of turn is nobody's: a row that loses only that counts as whole.
     lost = prompt < side.prompt or bool(side.spans and side.spans[-1][1] > end)
     return TokenSequence(ids, spans, lost)

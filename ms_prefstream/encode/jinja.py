@@ -1,19 +1,25 @@
-"""Compiles and renders chat templates in the sandbox that transformers uses, with the same helpers and settings."""
+"""Compiles and renders chat templates in the sandbox that transformers uses, with the same helpers and settings.
+
+The one addition: whatever the template does with contents, `Tracked` strings stay tracked.
+"""
 
 from __future__ import annotations
 
 import datetime
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jinja2
+import jinja2.compiler
 import jinja2.ext
+import jinja2.filters
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
+from ms_prefstream.encode.track import Tracked, joined, looks
 from ms_prefstream.errors import TemplateError
 
 
@@ -21,44 +27,101 @@ class TemplateRefusal(Exception):
     """The template itself refused a conversation (`raise_exception`, or a field it needs is missing)."""
 
 
+class Render(Protocol):
+    """A compiled template."""
+
+    def __call__(self, messages: Sequence[Mapping[str, Any]], tools: Any = None, generation: bool = False) -> str:
+        """The text of a conversation, ending with the header that makes a model answer if `generation`.
+
+        Raises:
+            TemplateRefusal: If the template refuses it.
+        """
+
+
 class _Generation(jinja2.ext.Extension):
     """`{% generation %} ... {% endgeneration %}` marks assistant text for transformers; here it renders its body."""
 
     tags = {"generation"}  # noqa: RUF012 - the base class declares it so
 
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body).set_lineno(line)
+
+
+class _Generator(jinja2.compiler.CodeGenerator):
+    """Jinja's own, but for ``a ~ b``."""
+
+    def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
+        self.write("environment.concat(map(str, (")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write(")))")
+
+
+class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    code_generator_class = _Generator
+    concat = staticmethod(joined)
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     # Jinja's own filter escapes HTML; models were trained on plain JSON.
+    looks(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+@jinja2.pass_environment
+def _join(environment: jinja2.Environment, value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
+    if attribute is not None:
+        value = map(jinja2.filters.make_attrgetter(environment, attribute), value)
+    return joined(part for at, item in enumerate(value) for part in ((str(d), str(item)) if at else (str(item),)))
 
 
 def _refuse(message: str) -> None:
     raise TemplateRefusal(message)
 
 
+def _watched(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that counts as looking into the contents it is given."""
+
+    @functools.wraps(function)  # also copies what tells Jinja which arguments to pass
+    def watched(*args: Any, **options: Any) -> Any:
+        for value in args:
+            if isinstance(value, Tracked):
+                value.sight.looked = True
+        return function(*args, **options)
+
+    return watched
+
+
+_WRITE_ONLY = ("trim", "string", "default", "d")  # filters that tell nothing about a content that is not tracked
+
+
 @functools.lru_cache(maxsize=32)
 def _compile(text: str) -> jinja2.Template:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
+    for name, function in environment.filters.items():
+        if name not in _WRITE_ONLY:
+            environment.filters[name] = _watched(function)
+    environment.filters["join"] = _join
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     try:
         return environment.from_string(text)
-    except jinja2.TemplateSyntaxError as error:
+    except jinja2.TemplateError as error:
+        where = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
         raise TemplateError(
-            f"the chat template does not compile: line {error.lineno}: {error.message}. Expected Jinja as in "
+            f"the chat template does not compile: {where}{error.message}. Expected Jinja as in "
             "tokenizer_config.json; correct the template or pass template=None to join prompt and response as text."
         ) from None
 
 
-def renderer(text: str, variables: Mapping[str, Any]) -> Callable[..., str]:
-    """A function ``(messages, tools=None, generation=False) -> str`` for a template.
+def renderer(text: str, variables: Mapping[str, Any]) -> Render:
+    """The compiled template.
 
     Args:
         text: The Jinja source.
@@ -71,7 +134,9 @@ def renderer(text: str, variables: Mapping[str, Any]) -> Callable[..., str]:
 
     def render(messages: Sequence[Mapping[str, Any]], tools: Any = None, generation: bool = False) -> str:
         try:
-            return template.render(messages=messages, tools=tools, add_generation_prompt=generation, **variables)
+            return template.render(
+                messages=messages, tools=tools, documents=None, add_generation_prompt=generation, **variables
+            )
         except TemplateRefusal:
             raise
         except Exception as error:  # anything a template can do wrong with one conversation

@@ -7,30 +7,35 @@ units that repeat are encoded once. Inside a unit, pieces say whose text it is::
 
     unit 0  control <|im_start|>    owner 1  HEAD
     unit 1  "assistant\\n" + slot    owner 1  HEAD, BODY
-    unit 2  control <|im_end|>      owner 1  TAIL
+    unit 2  control <|im_end|>      owner 1  TAIL         the end of turn
     unit 3  "\\n"                    owner 1  TAIL
+
+Neighbouring units whose ids are known in advance form one step, so that a row costs a step for each of its contents
+and one for each stretch of template between them.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from ms_prefstream.encode.text import Place, TextEncoder
-from ms_prefstream.tasks.sample import Ids
+from ms_prefstream.encode.track import Edits
+from ms_prefstream.tasks.sample import Ids, Span
 
 
 class Kind(enum.IntEnum):
     """What a piece of a rendered conversation is."""
 
-    PREAMBLE = 0  # BOS and the template's default system block: belongs to no message
+    PREAMBLE = 0  # BOS, the template's own system block, the row's system message: what truncation never touches
     HEAD = 1  # template text before a message's content
-    BODY = 2  # the content
-    TAIL = 3  # template text behind the content: end of turn and what follows it
+    BODY = 2  # the content; for a response, all that the model writes before its end of turn
+    TAIL = 3  # template text behind that: the end of turn and what follows it
 
 
 class Piece(NamedTuple):
@@ -52,28 +57,44 @@ class Unit:
         pieces: What the unit is made of; exactly one for a control token.
         place: Where the text stands (tokenizers with a dummy prefix care).
         control: The id of the control token, -1 for text.
-        bodies: Indices of the pieces that are response text.
+        trained: Indices of the pieces under the loss: response text, or the end of turn.
+        border: Index of the piece before which a token count is wanted: the first one under the loss, else the first
+            content; 0 if nothing stands before it.
         ids: (n,) int32 if every piece is fixed, so that the unit is encoded once per layout.
-        head: (h,) int32 ids of the pieces before `border`, if those are fixed.
+        head: The ids of the pieces before `border`, if these are fixed.
     """
 
     pieces: tuple[Piece, ...]
     place: Place = Place.AFTER_SPECIAL
     control: int = -1
-    bodies: tuple[int, ...] = ()
+    trained: tuple[int, ...] = ()
+    border: int = 0
     ids: Ids | None = None
-    head: Ids | None = None
-
-    @property
-    def border(self) -> int:
-        """Index of the first piece of response text, 0 if there is none or nothing stands before it."""
-        return self.bodies[0] if self.bodies else 0
+    head: tuple[int, ...] | None = None
 
     def text(self, contents: Sequence[str], first: int = 0, last: int | None = None) -> str:
         """The text of the pieces [first, last) with the contents filled in."""
-        return "".join(
-            contents[piece.owner] if piece.text is None else piece.text for piece in self.pieces[first:last]
-        )
+        if len(self.pieces) == 2 and last is None and not first:  # the usual header + content
+            head, body = self.pieces
+            if head.text is not None and body.text is None:
+                return head.text + contents[body.owner]
+        return "".join([contents[p.owner] if p.text is None else p.text for p in self.pieces[first:last]])
+
+
+class Step(NamedTuple):
+    """What is done for one stretch of a conversation: put ids that are known, or encode one unit.
+
+    Attributes:
+        first: Its first unit.
+        last: Behind its last unit; exactly one unit where there is something to encode.
+        ids: (n,) int32, or None where `first` has to be encoded.
+        spans: Token ranges of `ids` under the loss.
+    """
+
+    first: int
+    last: int
+    ids: Ids | None
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,25 +103,35 @@ class Layout:
 
     Attributes:
         units: All units in order.
-        shared: How many leading units hold nothing of the response messages: encoded once for both sides of a pair.
+        steps: The same, ready to be carried out.
+        shared: How many leading steps hold nothing of the response messages: both sides of a pair have them.
         prompt_messages: How many leading messages are the prompt.
         roles: The role of each message.
-        trims: Messages whose content the template strips of white space.
+        edits: (message, strips) of contents that the template strips.
+        needed: (message, strips) of contents that must not be empty for this layout to hold.
+        differs: Whether the template asks a model with something else than the text up to the response.
     """
 
     units: tuple[Unit, ...]
+    steps: tuple[Step, ...]
     shared: int
     prompt_messages: int
     roles: tuple[str, ...]
-    trims: frozenset[int] = frozenset()
+    edits: tuple[tuple[int, Edits], ...] = ()
+    needed: tuple[tuple[int, Edits], ...] = ()
+    differs: bool = False
 
 
 def build_layout(
-    pieces: Sequence[tuple[Piece, int]],
+    pieces: Iterable[tuple[Piece, int]],
     prompt_messages: int,
     roles: tuple[str, ...],
-    encoder: TextEncoder,
-    trims: frozenset[int] = frozenset(),
+    encoder: TextEncoder | None,
+    *,
+    edits: tuple[tuple[int, Edits], ...] = (),
+    needed: tuple[tuple[int, Edits], ...] = (),
+    differs: bool = False,
+    bos_begins: bool = False,
 ) -> Layout:
     """Group pieces into units and encode what is fixed.
 
@@ -108,47 +139,97 @@ def build_layout(
         pieces: (piece, control id or -1) in rendering order; empty fixed texts are left out here.
         prompt_messages: How many leading messages are the prompt.
         roles: The role of each message.
-        encoder: Encodes the fixed parts.
-        trims: Messages whose content the template strips.
+        encoder: Encodes the fixed parts; None leaves them to be encoded with the contents, for a layout of one row.
+        edits: See `Layout`.
+        needed: See `Layout`.
+        differs: See `Layout`.
+        bos_begins: Whether the text behind a leading control token still counts as the beginning of the text, as it
+            does for a BOS that the tokenizer itself sets.
     """
     units: list[Unit] = []
-    run: list[Piece] = []
+    response = _Response(prompt_messages, roles)
     place = Place.START
-
-    def close() -> None:
-        if run:
-            units.append(_text_unit(tuple(run), place, prompt_messages, roles, encoder))
-            run.clear()
-
-    for piece, control in pieces:
-        if control >= 0:
-            close()
-            bodies = _bodies((piece,), prompt_messages, roles)
-            units.append(Unit((piece,), place, control, bodies, np.array([control], np.int32)))
-            place = Place.AFTER_SPECIAL
-        elif piece.text != "":
-            run.append(piece)
-    close()
-    of_response = [any(piece.owner >= prompt_messages for piece in unit.pieces) for unit in units]
-    shared = of_response.index(True) if True in of_response else len(units)
-    return Layout(tuple(units), shared, prompt_messages, roles, trims)
-
-
-def _text_unit(
-    pieces: tuple[Piece, ...], place: Place, prompt_messages: int, roles: tuple[str, ...], encoder: TextEncoder
-) -> Unit:
-    bodies = _bodies(pieces, prompt_messages, roles)
-    ids = head = None
-    if all(piece.text is not None for piece in pieces):
-        ids = encoder.encode(["".join(piece.text or "" for piece in pieces)], place)[0]
-    if bodies and bodies[0] and all(piece.text is not None for piece in pieces[: bodies[0]]):
-        head = encoder.encode(["".join(piece.text or "" for piece in pieces[: bodies[0]])], place)[0]
-    return Unit(pieces, place, -1, bodies, ids, head)
-
-
-def _bodies(pieces: tuple[Piece, ...], prompt_messages: int, roles: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(
-        index
-        for index, (owner, kind, _) in enumerate(pieces)
-        if kind is Kind.BODY and owner >= prompt_messages and roles[owner] == "assistant"
+    for control, run in itertools.groupby(
+        (pair for pair in pieces if pair[0].text != ""), lambda pair: pair[1] if pair[1] >= 0 else -1
+    ):
+        if control < 0:
+            units.append(_text_unit(tuple(piece for piece, _ in run), place, response, encoder))
+            continue
+        for piece, id_ in run:
+            trained = response.trained((piece,), control=True)
+            units.append(Unit((piece,), place, id_, trained, 0, np.array([id_], np.int32)))
+        place = Place.START if bos_begins and len(units) == 1 else Place.AFTER_SPECIAL
+    steps = tuple(_steps(units, encoder))
+    shared = next(
+        (at for at, step in enumerate(steps) if _answers(units[step.first], prompt_messages, step)), len(steps)
     )
+    return Layout(tuple(units), steps, shared, prompt_messages, roles, edits, needed, differs)
+
+
+def _answers(unit: Unit, prompt_messages: int, step: Step) -> bool:
+    """Whether a step has to encode something of the response messages."""
+    return step.ids is None and any(piece.owner >= prompt_messages for piece in unit.pieces)
+
+
+class _Response:
+    """Tells what is under the loss: the text of assistant turns of the response, and the end of each turn."""
+
+    def __init__(self, prompt_messages: int, roles: tuple[str, ...]) -> None:
+        self._first, self._roles = prompt_messages, roles
+        self._open = -1  # the message whose end of turn has not come yet
+
+    def trained(self, pieces: tuple[Piece, ...], control: bool) -> tuple[int, ...]:
+        found = []
+        for index, (owner, kind, _) in enumerate(pieces):
+            if owner < self._first or owner >= len(self._roles) or self._roles[owner] != "assistant":
+                continue
+            if kind is Kind.BODY:
+                self._open = owner
+                found.append(index)
+            elif kind is Kind.TAIL and control and self._open == owner:
+                self._open = -1
+                found.append(index)
+        return tuple(found)
+
+
+def _text_unit(pieces: tuple[Piece, ...], place: Place, response: _Response, encoder: TextEncoder | None) -> Unit:
+    trained = response.trained(pieces, control=False)
+    border = trained[0] if trained else next((i for i, piece in enumerate(pieces) if piece.kind is Kind.BODY), 0)
+    ids = head = None
+    if encoder is not None and all(piece.text is not None for piece in pieces):
+        ids = encoder.encode(["".join([piece.text or "" for piece in pieces])], place)[0]
+    if encoder is not None and border and all(piece.text is not None for piece in pieces[:border]):
+        head = tuple(encoder.encode(["".join([piece.text or "" for piece in pieces[:border]])], place)[0].tolist())
+    return Unit(pieces, place, -1, trained, border, ids, head)
+
+
+def _steps(units: Sequence[Unit], encoder: TextEncoder | None) -> Iterable[Step]:
+    """Units with known ids together, the others one by one; a fixed unit partly under the loss stands alone."""
+
+    def known(unit: Unit) -> bool:
+        return unit.ids is not None and len(unit.trained) in (0, len(unit.pieces))
+
+    first = 0
+    for fixed, group in itertools.groupby(units, known):
+        run = list(group)
+        if fixed:
+            ids = [unit.ids for unit in run if unit.ids is not None]
+            ends = list(itertools.accumulate(map(len, ids)))
+            spans = [(end - len(own), end) for end, own, unit in zip(ends, ids, run, strict=True) if unit.trained]
+            yield Step(first, first + len(run), np.concatenate(ids), merged(spans))
+        else:
+            yield from (Step(at, at + 1, None) for at in range(first, first + len(run)))
+        first += len(run)
+
+
+def merged(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """The spans in order, those that touch or overlap joined, empty ones left out."""
+    joined: list[Span] = []
+    for begin, end in spans:
+        if begin >= end:
+            continue
+        if joined and joined[-1][1] >= begin:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((begin, end))
+    return tuple(joined)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from ms_prefstream.encode.layout import Kind, Piece
-
-SLOT = re.compile("\ue000(\\d+)\ue001")
 _MASK = re.compile("\ue002(\\d+)\ue003")
 
 
-def slot(index: int) -> str:
-    """The placeholder for the content of message `index`; private-use characters no template writes."""
-    return f"\ue000{index}\ue001"
+class Cut(NamedTuple):
+    """A stretch of text: a control token with its id, or the text between two of them (id -1)."""
+
+    begin: int
+    end: int
+    id: int
 
 
 class ControlTokens:
@@ -25,12 +25,14 @@ class ControlTokens:
     """
 
     def __init__(self, special: Mapping[str, int]) -> None:
-        self.ids = dict(special)
+        self.ids = {name: id_ for name, id_ in special.items() if name}
         self._names = sorted(self.ids, key=lambda name: (-len(name), name))
         self._pattern = re.compile("|".join(map(re.escape, self._names)) or "(?!)")
-        self._index = {name: index for index, name in enumerate(self._names)}
         first = {name[:1] for name in self._names}
         self._first = first.pop() if len(first) == 1 else None
+        # The sign that opens a mask is masked as well, so that `reveal` gives back whatever a content holds.
+        self._masked = {name: f"\ue002{at}\ue003" for at, name in enumerate([*self._names, "\ue002"])}
+        self._hidden = re.compile("|".join(map(re.escape, [*self._names, "\ue002"])))
 
     def find(self, text: str) -> str | None:
         """The first control string in a text, or None."""
@@ -39,32 +41,50 @@ class ControlTokens:
         match = self._pattern.search(text)
         return match.group() if match else None
 
+    def find_in(self, value: Any) -> str | None:
+        """The first control string in a structure of strings, or None."""
+        if isinstance(value, str):
+            return self.find(value)
+        if isinstance(value, Mapping):
+            value = [*value, *value.values()]
+        if isinstance(value, (list, tuple)):
+            return next((found for item in value if (found := self.find_in(item)) is not None), None)
+        return None
+
     def hide(self, value: Any) -> Any:
         """The value (a string, or a structure of them) with each control string replaced by a private-use mask."""
         if isinstance(value, str):
-            return self._pattern.sub(lambda match: f"\ue002{self._index[match.group()]}\ue003", value)
+            return self._hidden.sub(lambda match: self._masked[match.group()], value)
         if isinstance(value, Mapping):
-            return {key: self.hide(item) for key, item in value.items()}
+            return {self.hide(key): self.hide(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [self.hide(item) for item in value]
         return value
 
     def reveal(self, text: str) -> str:
         """The inverse of `hide` on text."""
-        return _MASK.sub(lambda match: self._names[int(match.group(1))], text) if "\ue002" in text else text
+        if "\ue002" not in text:
+            return text
+        names = [*self._names, "\ue002"]
+        return _MASK.sub(lambda match: names[int(match.group(1))], text)
 
-    def cut(self, text: str, owner: int, kind: Kind) -> Iterator[tuple[Piece, int]]:
-        """Pieces of template text: runs of text with control -1, control tokens with their id."""
-        position = 0
-        for match in self._pattern.finditer(text):
+    def cut(self, text: str, begin: int = 0, end: int | None = None) -> Iterator[Cut]:
+        """The control tokens between two offsets, and the stretches of text between them."""
+        end = len(text) if end is None else end
+        position = begin
+        for match in self._pattern.finditer(text, begin, end):
             if match.start() > position:
-                yield Piece(owner, kind, self.reveal(text[position : match.start()])), -1
-            yield Piece(owner, kind, match.group()), self.ids[match.group()]
+                yield Cut(position, match.start(), -1)
+            yield Cut(match.start(), match.end(), self.ids[match.group()])
             position = match.end()
-        if position < len(text):
-            yield Piece(owner, kind, self.reveal(text[position:])), -1
+        if position < end:
+            yield Cut(position, end, -1)
 
-    def last(self, text: str) -> int:
-        """Where the last control token of a text begins if only white space follows it, otherwise len(text)."""
-        matches = list(self._pattern.finditer(text))
-        return matches[-1].start() if matches and not text[matches[-1].end() :].strip() else len(text)
+    def first(self, text: str, begin: int, end: int) -> Cut | None:
+        """The first control token between two offsets."""
+        return next((cut for cut in self.cut(text, begin, end) if cut.id >= 0), None)
+
+    def last(self, text: str, begin: int, end: int) -> Cut | None:
+        """The last control token between two offsets, if only white space follows it."""
+        controls = [cut for cut in self.cut(text, begin, end) if cut.id >= 0]
+        return controls[-1] if controls and not text[controls[-1].end : end].strip() else None

@@ -6,8 +6,8 @@ import enum
 from collections.abc import Sequence
 from typing import Protocol
 
-from numpy.typing import NDArray
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Place(enum.Enum):

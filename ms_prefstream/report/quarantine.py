@@ -77,9 +77,9 @@ class Quarantine:
 
 
 def _origins(content: bytes) -> list[str]:
-    """The origins in a quarantine file; a line that another process is still writing is left out."""
+    """The origins in a quarantine file; a line without its end, which nobody finishes any more, is left out."""
     origins = []
-    for line in content.splitlines():
+    for line in content[: content.rfind(b"\n") + 1].splitlines():
         try:
             origins.append(str(json.loads(line)["origin"]))
         except (ValueError, LookupError, TypeError):

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ms_prefstream.errors import RowError
 from ms_prefstream.report.part import PartReport
 from ms_prefstream.tasks.sample import Sample
@@ -54,7 +52,7 @@ class Report:
         self.tokens = 0
         self.cells = 0
         self.widths: Counter[int] = Counter()
-        self._seen = np.zeros(0, np.uint8)
+        self._seen = bytearray()
 
     def batch(self, samples: Sequence[Sample], width: int) -> None:
         """Count a batch: what it holds and what it was padded to."""
@@ -73,7 +71,7 @@ class Report:
         """Whether a row is new to the report; it no longer is after this call."""
         byte, bit = divmod(row, 8)
         if byte >= len(self._seen):
-            self._seen = np.concatenate([self._seen, np.zeros(max(byte + 1, len(self._seen), 1024), np.uint8)])
+            self._seen.extend(bytes(max(byte + 1 - len(self._seen), len(self._seen), 1024)))
         if self._seen[byte] >> bit & 1:
             return False
         self._seen[byte] |= 1 << bit

@@ -46,7 +46,9 @@ class SampleLoader:
         encoder: Encodes text records; None when every row is already tokenized.
     """
 
-    def __init__(self, records: Records | None, task: Task, sampler: Sampler, encoder: ConversationEncoder | None) -> None:
+    def __init__(
+        self, records: Records | None, task: Task, sampler: Sampler, encoder: ConversationEncoder | None
+    ) -> None:
         self._records = records
         self._task = task
         self._sampler = sampler

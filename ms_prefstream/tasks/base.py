@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence as Many
+from collections.abc import Callable
+from collections.abc import Sequence as Many
 from typing import Protocol, TypeAlias
 
 from ms_prefstream.encode.fit import TRUNCATIONS, Budget, Flat
@@ -68,9 +69,7 @@ def check_choice(task: str, name: str, value: object, allowed: Many[str]) -> Non
         raise OptionError(f"{task}: {name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
 
 
-def budget(
-    task: str, max_length: int, max_prompt_length: int | None, truncation: str, reserve: int = 0
-) -> Budget:
+def budget(task: str, max_length: int, max_prompt_length: int | None, truncation: str, reserve: int = 0) -> Budget:
     """The checked budget of a task (a prompt limit must leave room for one response token)."""
     check_length(task, "max_length", max_length, 2 + reserve)
     if max_prompt_length is not None:
@@ -81,6 +80,4 @@ def budget(
                 f"limit to be at most {max_length - reserve - 1}, so that a response token fits. Leave it out for none."
             )
     check_choice(task, "truncation", truncation, TRUNCATIONS)
-    return Budget(
-        max_length=max_length, max_prompt_length=max_prompt_length, truncation=truncation, reserve=reserve
-    )
+    return Budget(max_length=max_length, max_prompt_length=max_prompt_length, truncation=truncation, reserve=reserve)

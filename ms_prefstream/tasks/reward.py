@@ -13,7 +13,7 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, TokenizerError
 from ms_prefstream.tasks.base import Sampler, budget, check_choice
 from ms_prefstream.tasks.pairs import fit_pair
-from ms_prefstream.tasks.sample import Sample, Sequence
+from ms_prefstream.tasks.sample import Ids, Sample, Sequence
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,11 @@ class Reward:
                 f"Reward: reward_token is {token!r}, but layout is {self.layout!r}, which has none. "
                 'Pass layout="reward_token", or leave reward_token out.'
             )
-        if isinstance(token, bool) or not (token is None or isinstance(token, (str, int))) or token in ("",) or (
-            isinstance(token, int) and token < 0
+        if (
+            isinstance(token, bool)
+            or not (token is None or isinstance(token, (str, int)))
+            or token in ("",)
+            or (isinstance(token, int) and token < 0)
         ):
             raise OptionError(f"Reward: reward_token is {token!r}; expected the text or the id of a token.")
 
@@ -119,7 +122,7 @@ class Reward:
         return {name: id_ for name, id_ in tokenizer.special_in_template.items() if id_ == token}
 
 
-def _append(side: Sequence, token: np.ndarray) -> Sequence:
+def _append(side: Sequence, token: Ids) -> Sequence:
     """The side with the reward token behind it, the only token that has a label."""
     end = len(side.ids)
     return Sequence(np.concatenate([side.ids, token]), ((end, end + 1),), side.truncated)

@@ -18,7 +18,7 @@ class Sequence(NamedTuple):
         ids: (n,) int32.
         spans: Half-open token ranges [start, end) under the loss, in order, never overlapping; empty for a prompt
             without response.
-        truncated: Whether anything was cut off.
+        truncated: Whether anything of the prompt or of what is trained on was cut off.
     """
 
     ids: Ids

@@ -1,0 +1,204 @@
+"""`StreamCheckpoint` inside a real `Model.train`: it saves what the trainer finished, not what was made ahead."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import pytest
+
+import ms_prefstream as mps
+from ms_prefstream.errors import OptionError, StateError
+from tests.helpers import pairs, rows_of, source_of
+from tests.training import Training, trainer
+
+pytestmark = pytest.mark.mindspore
+K = 5
+
+
+class Killed(Exception):
+    """Ends training in the middle, as a fault of the trainer would."""
+
+
+def make(source: Any = None, **options: Any) -> mps.Stream:
+    settings = {"task": mps.DPO(128), "tokenizer": "bytes", "batching": mps.Bucket(2, multiple_of=64), "window": 2}
+    return mps.stream(pairs(10) if source is None else source, **settings | options)
+
+
+def whole(epochs: int = 3) -> list[list[int]]:
+    return [rows for epoch in range(epochs) for rows in rows_of(make().batches(epoch))]
+
+
+def killer(after: int) -> Any:
+    """A callback that fails behind the step that MindSpore gives this number; behind the first one if it is 0."""
+    import mindspore as ms
+
+    class Killer(ms.train.Callback):
+        def on_train_step_end(self, run_context: Any) -> None:
+            if after in (0, run_context.original_args().cur_step_num):
+                raise Killed
+
+    return Killer()
+
+
+def train(stream: mps.Stream, directory: pathlib.Path, epochs: int, kill: int = 0, **options: Any) -> Training:
+    """One training call with a `StreamCheckpoint`; killed behind `kill` of its steps if that is not 0."""
+    training = trainer()
+    callbacks = [training.recorder, mps.StreamCheckpoint(stream, directory, **options)]
+    callbacks += [killer(kill)] if kill else []
+    with pytest.raises(Killed) if kill else contextlib.nullcontext():
+        training.model.train(epochs, stream.dataset(), callbacks=callbacks, dataset_sink_mode=False)
+    return training
+
+
+@pytest.mark.parametrize("kind", ["list", "generator function"])
+@pytest.mark.parametrize("kill", [1, 3, K, K + 1, 2 * K - 1])
+def test_a_killed_run_goes_on_behind_its_last_finished_step(kind: str, kill: int, tmp_path: pathlib.Path) -> None:
+    """`kill` is the last step of an epoch, the first of the next, or inside one."""
+    first = train(make(source_of(kind, tmp_path, pairs(10))), tmp_path, 2, kill)
+    state = mps.load_state(tmp_path)
+    assert state["step"] == kill == len(first.seen)
+    stream = make(source_of(kind, tmp_path, pairs(10))).resume(state)
+    second = train(stream, tmp_path, 2 - kill // K)
+    expected = rows_of([*(reference := make(source_of(kind, tmp_path, pairs(10)))).batches(0), *reference.batches(1)])
+    assert first.seen + second.seen == expected
+    assert mps.load_state(tmp_path)["step"] == 2 * K
+
+
+def test_the_finished_step_is_saved_although_more_steps_were_made(tmp_path: pathlib.Path) -> None:
+    import time
+
+    import mindspore as ms
+
+    stream = make(batching=mps.Pad(2))  # nothing is sorted: a row is read when its step is made
+    ahead = []
+
+    class Slow(ms.train.Callback):
+        def on_train_step_end(self, run_context: Any) -> None:
+            time.sleep(0.05)  # time to make steps ahead
+            ahead.append((mps.load_state(tmp_path)["step"], stream.report.read // 2))
+
+    training = trainer()
+    callbacks = [mps.StreamCheckpoint(stream, tmp_path), Slow()]
+    training.model.train(1, stream.dataset(), callbacks=callbacks, dataset_sink_mode=False)
+    assert [finished for finished, _ in ahead] == [1, 2, 3, 4, 5]
+    assert ahead[0][1] > 1  # the case is what it says
+
+
+def test_two_resumes_in_a_row(tmp_path: pathlib.Path) -> None:
+    seen = train(make(), tmp_path, 3, kill=2).seen
+    for kill in (4, 3):  # of the second call: steps 3 to 6 of all; of the third: steps 7 to 9
+        stream = make().resume(mps.load_state(tmp_path))
+        assert stream.start_step == len(seen)
+        seen += train(stream, tmp_path, 3, kill=kill).seen
+        assert mps.load_state(tmp_path)["step"] == len(seen)
+    stream = make().resume(mps.load_state(tmp_path))
+    seen += train(stream, tmp_path, 3 - len(seen) // K).seen
+    assert seen == whole()
+
+
+def test_train_called_twice_counts_on(tmp_path: pathlib.Path) -> None:
+    """MindSpore counts the steps of each call from 1, and each new iterator begins at its dataset's epoch."""
+    stream, training = make(), trainer()
+    checkpoint = mps.StreamCheckpoint(stream, tmp_path)
+    for epoch in range(2):
+        training.model.train(
+            1,
+            stream.dataset(start_epoch=epoch),
+            callbacks=[training.recorder, checkpoint],
+            dataset_sink_mode=False,
+        )
+        assert mps.load_state(tmp_path)["step"] == (epoch + 1) * K
+    assert training.seen == whole(2)
+
+
+def test_a_resumed_run_of_several_calls(tmp_path: pathlib.Path) -> None:
+    seen = train(make(), tmp_path, 2, kill=3).seen
+    stream, training = make().resume(mps.load_state(tmp_path)), trainer()
+    callbacks = [training.recorder, mps.StreamCheckpoint(stream, tmp_path)]
+    steps = []
+    for epoch in (None, 1, 2):
+        training.model.train(1, stream.dataset(start_epoch=epoch), callbacks=callbacks, dataset_sink_mode=False)
+        steps.append(mps.load_state(tmp_path)["step"])
+    assert steps == [K, 2 * K, 3 * K]
+    assert seen + training.seen == whole()
+
+
+@pytest.mark.parametrize("step", [2, K, K + 3])
+def test_after_set_init_step_the_absolute_step_is_saved(step: int, tmp_path: pathlib.Path) -> None:
+    stream, training = make(), trainer()
+    dataset = stream.dataset()
+    dataset.set_init_step(step)
+    callbacks = [training.recorder, mps.StreamCheckpoint(stream, tmp_path), killer(0)]
+    with pytest.raises(Killed):
+        training.model.train(2, dataset, callbacks=callbacks, dataset_sink_mode=False, initial_epoch=step // K)
+    state = mps.load_state(tmp_path)
+    assert state["step"] == step + 1
+    rest = train(make().resume(state), tmp_path, 2 - state["step"] // K)
+    assert training.seen + rest.seen == whole(2)[step:]
+
+
+def test_every_and_keep(tmp_path: pathlib.Path) -> None:
+    train(make(), tmp_path, 2, every=3, keep=2)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["stream_state-10.json", "stream_state-9.json", "stream_state.json"]
+    assert mps.load_state(tmp_path)["step"] == 10  # the end of training is always saved
+    assert mps.load_state(tmp_path, step=9)["step"] == 9
+    with pytest.raises(StateError, match=r"stream_state-6\.json does not exist; .* stream_state-10\.json, "):
+        mps.load_state(tmp_path, step=6)
+
+
+@pytest.mark.parametrize("name", ["every", "keep"])
+@pytest.mark.parametrize("value", [0, 1.5, True, "2"])
+def test_every_and_keep_are_whole_numbers(name: str, value: Any, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(OptionError, match=rf"StreamCheckpoint: {name} is {value!r}; expected a whole number"):
+        mps.StreamCheckpoint(make(), tmp_path, **{name: value})
+
+
+def test_only_rank_0_writes_and_every_rank_has_the_same_state(tmp_path: pathlib.Path) -> None:
+    ranks = [make(batching=mps.Bucket(1, multiple_of=64), num_shards=2, shard_id=rank) for rank in range(2)]
+    train(ranks[1], tmp_path, 1)
+    assert list(tmp_path.iterdir()) == []
+    train(ranks[0], tmp_path, 1)
+    assert mps.load_state(tmp_path) == ranks[1].state(K)
+
+
+def test_a_crash_while_writing_leaves_the_old_state(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ms_prefstream.adapters.checkpoint import CheckpointWriter
+
+    writer = CheckpointWriter(make(), tmp_path)
+    writer.begin()
+    writer.step_end(1)
+    for step, name in enumerate(("fsync", "replace"), 2):
+        with monkeypatch.context() as patch:
+
+            def fail(*args: Any) -> None:
+                raise OSError("the disk is full")
+
+            patch.setattr(os, name, fail)
+            with pytest.raises(OSError, match="the disk is full"):
+                writer.step_end(step)
+        assert mps.load_state(tmp_path)["step"] == 1
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["stream_state-1.json", "stream_state.json"]
+    writer.step_end(4)
+    assert mps.load_state(tmp_path)["step"] == 4
+
+
+@pytest.mark.parametrize("content", ["", "{", "\x00"])
+def test_a_file_that_is_no_state_is_refused(content: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "stream_state.json").write_text(content)
+    with pytest.raises(StateError, match=r"stream_state\.json cannot be read.* Take another of the states"):
+        mps.load_state(tmp_path)
+
+
+def test_without_a_state_the_directory_is_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(StateError, match=r"stream_state\.json does not exist; states in that directory: none\."):
+        mps.load_state(tmp_path)
+
+
+def test_the_state_is_plain_json(tmp_path: pathlib.Path) -> None:
+    train(make(), tmp_path, 1, kill=2)
+    assert json.loads((tmp_path / "stream_state.json").read_text()) == make().state(2)

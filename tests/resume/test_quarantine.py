@@ -1,0 +1,106 @@
+"""The quarantine file over interruptions: each row once per run, whatever happened in between."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections import Counter
+from typing import Any
+
+import pytest
+
+import ms_prefstream as mps
+from tests.helpers import json_lines, pairs, through_mindspore
+
+N = 24
+BAD = (3, 8, 13, 21)
+
+
+def source(folder: pathlib.Path) -> pathlib.Path:
+    if (folder / "rows.jsonl").exists():
+        return folder / "rows.jsonl"
+    rows: list[Any] = list(pairs(N))
+    for row in BAD:
+        rows[row] = {"prompt": f"#{row}#", "chosen": "x", "note": {"a": {"b": 1}}}
+    return json_lines(folder / "rows.jsonl", rows)
+
+
+def make(folder: pathlib.Path, world: int = 1, rank: int = 0) -> mps.Stream:
+    return mps.stream(
+        source(folder),
+        task=mps.DPO(128),
+        tokenizer="bytes",
+        batching=mps.Bucket(4 // world, multiple_of=32),
+        window=2,
+        on_bad_row="drop",
+        quarantine=folder / "bad.jsonl",
+        num_shards=world,
+        shard_id=rank,
+        logical_shards=2,
+    )
+
+
+def origins(folder: pathlib.Path) -> Counter[str]:
+    """The origins in all quarantine files of a folder; every line must be whole."""
+    return Counter(
+        json.loads(line)["origin"] for path in folder.glob("bad*.jsonl") for line in path.read_text().splitlines()
+    )
+
+
+def all_once(folder: pathlib.Path) -> Counter[str]:
+    return Counter(f"{folder}/rows.jsonl:{row + 1}" for row in BAD)
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_an_interrupted_run_writes_what_a_whole_one_does(step: int, tmp_path: pathlib.Path) -> None:
+    first = make(tmp_path)
+    for epoch in range(step // 6 + 1):
+        for done, _ in enumerate(first.batches(epoch), epoch * 6 + 1):
+            if done >= step:
+                break
+    second = make(tmp_path).resume(first.state(step))
+    list(second.batches())
+    list(second.batches(step // 6 + 1))
+    assert origins(tmp_path) == all_once(tmp_path)
+
+
+def test_a_run_on_other_ranks_knows_what_was_written(tmp_path: pathlib.Path) -> None:
+    ranks = [make(tmp_path, 2, rank) for rank in range(2)]
+    for stream in ranks:
+        list(stream.batches())
+    assert {path.name for path in tmp_path.glob("bad*")} == {"bad.rank0.jsonl", "bad.rank1.jsonl"}
+    alone = make(tmp_path).resume(ranks[0].state(6))
+    list(alone.batches())
+    assert origins(tmp_path) == all_once(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 30])
+def test_half_a_line_of_a_killed_run_is_mended(cut: int, tmp_path: pathlib.Path) -> None:
+    first = make(tmp_path)
+    list(first.batches())
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    second = make(tmp_path).resume(first.state(6))
+    list(second.batches())
+    assert origins(tmp_path) == all_once(tmp_path)
+
+
+@pytest.mark.mindspore
+def test_the_door_of_mindformers_keeps_what_was_written(tmp_path: pathlib.Path) -> None:
+    first = make(tmp_path)
+    for _, _ in zip(range(4), first.batches(), strict=False):
+        pass
+    written = origins(tmp_path)
+    assert written
+    second = make(tmp_path)
+    dataset = second.dataset()
+    dataset.set_init_step(4)
+    list(through_mindspore(dataset))
+    list(second.batches(1))
+    assert origins(tmp_path) == all_once(tmp_path)
+
+
+def test_a_new_run_begins_a_new_file(tmp_path: pathlib.Path) -> None:
+    for _ in range(2):
+        list(make(tmp_path).batches())
+        assert origins(tmp_path) == all_once(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.runtime.loader import SampleLoader
-from ms_prefstream.sources import compressed, line_stream
+from ms_prefstream.sources import line_stream
 from tests.helpers import pairs, rows_in, source_of, token_pairs
 
 N, B, W = 60, 2, 5  # 30 steps, 6 windows of 10 rows
@@ -127,7 +127,6 @@ def test_skipped_lines_are_not_parsed(monkeypatch: pytest.MonkeyPatch, tmp_path:
     stream = make(source, steps_per_epoch=30).resume(state)
     next(stream.batches())
     assert len(parsed) == W * B
-    assert compressed.StreamedJsonLines is not None
 
 
 def test_skipped_rows_are_not_formatted() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.errors import OptionError
-from tests.helpers import assert_same_batches, pairs, rows_of, source_of, through_mindspore
+from tests.helpers import assert_same_batches, flat, pairs, rows_of, source_of, through_mindspore
 from tests.training import trainer
 
 pytestmark = pytest.mark.mindspore
@@ -35,7 +35,7 @@ def test_resume_gives_a_short_first_pass_and_the_size_stays(step: int) -> None:
     passes = [rows_of(iterator) for _ in range(3 - step // K)]
     assert len(passes[0]) == K - step % K
     assert [len(one) for one in passes[1:]] == [K] * (2 - step // K)
-    assert sum(passes, []) == whole()[step:]
+    assert flat(passes) == whole()[step:]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,9 +58,7 @@ def test_set_init_step_with_train_and_initial_epoch(step: int) -> None:
     stream, training = make(), trainer()
     dataset = stream.dataset()
     dataset.set_init_step(step)
-    training.model.train(
-        2, dataset, callbacks=training.recorder, dataset_sink_mode=False, initial_epoch=step // K
-    )
+    training.model.train(2, dataset, callbacks=training.recorder, dataset_sink_mode=False, initial_epoch=step // K)
     assert training.seen == whole(2)[step:]
 
 

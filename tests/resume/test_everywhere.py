@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -54,17 +56,23 @@ TEMPLATES: dict[str, dict[str, Any]] = {
     "inference": {"boundary": "inference"},
     "allow": {"special_tokens_in_content": "allow"},
 }
-ONE_OF_TWO_KINDS = ["list", "generator function"]
+BOTH_WAYS = ["list", "generator function"]
 
 
 def maker(source: Callable[[], Any], **options: Any) -> Callable[[], mps.Stream]:
     """Makes fresh streams: nothing but the state goes from one to the next."""
-    settings = {"task": mps.DPO(128), "tokenizer": "bytes", "batching": BATCHINGS["multiple_of"], "window": 3, "seed": 9}
+    settings = {
+        "task": mps.DPO(128),
+        "tokenizer": "bytes",
+        "batching": BATCHINGS["multiple_of"],
+        "window": 3,
+        "seed": 9,
+    }
     return lambda: mps.stream(source(), **settings | options)
 
 
 @pytest.mark.parametrize("batching", BATCHINGS)
-@pytest.mark.parametrize("kind", ONE_OF_TWO_KINDS)
+@pytest.mark.parametrize("kind", BOTH_WAYS)
 def test_every_batching(kind: str, batching: str, tmp_path: pathlib.Path) -> None:
     assert_resumes_everywhere(maker(lambda: source_of(kind, tmp_path, pairs(N)), batching=BATCHINGS[batching]))
 
@@ -81,7 +89,7 @@ def test_every_source(kind: str, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("kind", ONE_OF_TWO_KINDS)
+@pytest.mark.parametrize("kind", BOTH_WAYS)
 def test_every_order(kind: str, order: str, tmp_path: pathlib.Path) -> None:
     assert_resumes_everywhere(maker(lambda: source_of(kind, tmp_path, pairs(N)), **ORDERS[order]))
 
@@ -132,7 +140,7 @@ def test_through_mindspore(kind: str, batching: str, tmp_path: pathlib.Path) -> 
     assert_resumes_everywhere(maker(lambda: source, batching=BATCHINGS[batching]), read=rest_through_mindspore)
 
 
-@pytest.mark.parametrize("kind", ONE_OF_TWO_KINDS)
+@pytest.mark.parametrize("kind", BOTH_WAYS)
 def test_resuming_again_and_again(kind: str, tmp_path: pathlib.Path) -> None:
     """A run that is interrupted after every step is the run that was never interrupted."""
     make = maker(lambda: source_of(kind, tmp_path, pairs(N)))
@@ -153,8 +161,6 @@ def test_a_state_of_the_last_step_begins_the_next_epoch() -> None:
 
 
 def test_the_state_is_small_and_plain(tmp_path: pathlib.Path) -> None:
-    import json
-
     stream = maker(lambda: source_of("json lines", tmp_path, pairs(N)))()
     text = json.dumps(stream.state(5))
     assert len(text) < 2000
@@ -169,5 +175,5 @@ def test_the_data_may_lie_elsewhere(tmp_path: pathlib.Path) -> None:
     for folder in folders:
         folder.mkdir()
     for kind in ("json lines", "gz"):
-        here, there = (maker(lambda f=f: source_of(kind, f, pairs(N)))() for f in folders)  # type: ignore[misc]
+        here, there = (maker(functools.partial(source_of, kind, folder, pairs(N)))() for folder in folders)
         assert_same_batches(list(there.resume(here.state(4)).batches()), list(here.batches(0, 4)))

@@ -38,7 +38,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "pad": ({"batching": mps.Pad(2)}, r"sorted was True and is False now"),
     "ranks": ({"num_shards": 2, "shard_id": 0}, r"global_batch was 2 and is 4 now"),
     "shards": ({"logical_shards": 2}, r"logical_shards was 1 and is 2 now"),
-    "task": ({"task": mps.DPO(128, labels="shifted")}, r"task was \"DPO\(.*'unshifted'.* and is .*DPO\(.*'shifted'.* now"),
+    "task": (
+        {"task": mps.DPO(128, labels="shifted")},
+        r"task was \"DPO\(.*'unshifted'.* and is .*DPO\(.*'shifted'.* now",
+    ),
     "another task": ({"task": mps.Reward(128)}, r"task was \"DPO\(.* and is \"Reward\("),
     "truncation": ({"task": mps.DPO(128, truncation="drop")}, r"prompt_left.* and is .*drop.* now"),
     "pad id": ({"pad_token_id": 0}, r"pad_token_id was 259 and is 0 now"),

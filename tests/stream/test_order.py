@@ -9,7 +9,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.errors import OptionError
-from tests.helpers import assert_epoch_conserves_rows, global_steps, pairs, rows_of, token_pairs
+from tests.helpers import assert_epoch_conserves_rows, flat, global_steps, pairs, rows_of, token_pairs
 
 N = 43
 MODES = {
@@ -66,7 +66,7 @@ def test_epoch_1_of_a_seed_is_not_epoch_0_of_the_next_seed() -> None:
 def test_without_shuffling_rows_come_in_source_order(mode: str) -> None:
     stream = make(batching=MODES[mode], shuffle=False)
     for epoch in range(2):
-        assert sum(order(stream, epoch), []) == list(range(40))
+        assert flat(order(stream, epoch)) == list(range(40))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -82,7 +82,7 @@ def test_shuffling_in_windows_keeps_rows_near_their_place(mode: str) -> None:
 
 def test_what_is_left_out_is_another_each_epoch() -> None:
     stream = make()
-    left_out = [set(range(N)) - {row for step in order(stream, epoch) for row in step} for epoch in range(4)]
+    left_out = [set(range(N)) - set(flat(order(stream, epoch))) for epoch in range(4)]
     assert all(len(rows) == 3 for rows in left_out)
     assert len(set(map(frozenset, left_out))) > 1
 
@@ -97,7 +97,7 @@ def keys(batch: Any) -> list[int]:
 def test_the_batches_of_a_window_are_cut_from_its_rows_sorted_by_length(mode: str) -> None:
     batches = [keys(batch) for batch in make(batching=MODES[mode]).batches()]
     for begin in (0, 3, 6):
-        window = sum(sorted(batches[begin : begin + 3]), [])
+        window = flat(sorted(batches[begin : begin + 3]))
         assert window == sorted(window)
 
 

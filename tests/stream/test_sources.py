@@ -1,4 +1,4 @@
-"""Every kind of source gives every row once an epoch, in a new order; what is read from the front says what it cannot."""
+"""Every kind of source gives every row once an epoch, in a new order; one-pass sources say what they cannot."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.helpers import (
     ONE_PASS,
     SOURCES,
     assert_epoch_conserves_rows,
+    flat,
     global_steps,
     pairs,
     rows_of,
@@ -73,14 +74,14 @@ def test_one_pass_rows_stay_in_their_window(kind: str, batching: Any, tmp_path: 
         steps = rows_of(stream.batches(epoch))
         assert steps != [[row, row + 1] for row in range(0, 22, 2)]
         for begin in range(0, 11, 3):
-            window = [row for step in steps[begin : begin + 3] for row in step]
+            window = flat(steps[begin : begin + 3])
             assert {row // 6 for row in window} == {begin // 3}
 
 
 @pytest.mark.parametrize("kind", ONE_PASS)
 def test_one_pass_without_shuffling_is_source_order(kind: str, tmp_path: pathlib.Path) -> None:
     stream = make(source_of(kind, tmp_path, pairs(N)), shuffle=False)
-    assert sum(rows_of(stream.batches()), []) == list(range(22))
+    assert flat(rows_of(stream.batches())) == list(range(22))
 
 
 @pytest.mark.parametrize("kind", ONE_PASS)
@@ -125,7 +126,7 @@ def test_a_generator_needs_steps_per_epoch() -> None:
 
 def test_a_spent_generator_refuses_the_second_epoch_and_names_the_remedy() -> None:
     stream = make(Calls(pairs(N))(), steps_per_epoch=11)
-    seen = [row for step in rows_of(stream.batches()) for row in step]
+    seen = flat(rows_of(stream.batches()))
     assert sorted(seen) == list(range(22))
     with pytest.raises(SourceError, match=r"used before and cannot be read again\. Pass .* a list"):
         next(stream.batches(1))
@@ -135,11 +136,10 @@ def test_a_spent_generator_refuses_the_second_epoch_and_names_the_remedy() -> No
 def test_a_spent_generator_through_mindspore() -> None:
     dataset = make(Calls(pairs(N))(), steps_per_epoch=11).dataset()
     assert dataset.get_dataset_size() == 11  # known without reading
-    delivered = []
+    delivered: list[Any] = []
     with pytest.raises(SourceError, match=r"used before and cannot be read again"):
-        for batch in through_mindspore(dataset, 2):
-            delivered.append(batch)
-    assert sorted(sum(rows_of(delivered), [])) == list(range(22))
+        delivered.extend(through_mindspore(dataset, 2))
+    assert sorted(flat(rows_of(delivered))) == list(range(22))
 
 
 @pytest.mark.mindspore
@@ -194,7 +194,7 @@ def test_steps_are_made_of_records_where_a_row_gives_several(kind: str, tmp_path
     fmt = mps.formats.ranked("adjacent")
     stream = make(source_of(kind, tmp_path, ranked), format=fmt, on_bad_row="drop", batching=mps.Bucket(1), window=64)
     assert stream.steps_per_epoch == 21
-    assert {row for step in rows_of(stream.batches()) for row in step} == set(range(7))
+    assert set(flat(rows_of(stream.batches()))) == set(range(7))
     assert stream.report.dropped == {"empty_response": 14}
     assert {origin[-2:] for origin in stream.report.origins["empty_response"]} == {"#2", "#3"}
 
@@ -204,12 +204,12 @@ def test_a_filter_of_the_format_decides_before_steps_are_planned(kind: str, tmp_
     types = ("拒绝&正向建议", "拒绝为主"), ("拒绝为主", "风险回复"), ("拒绝&正向建议", "风险回复")
     rows = [
         {"prompt": f"#{row}# 为什么?", "pos_resp": "好" * (row + 1), "neg_resp": "坏", "pos_type": a, "neg_type": b}
-        for row, (a, b) in zip(range(30), itertools.cycle(types))  # noqa: B905 - one is endless
+        for row, (a, b) in zip(range(30), itertools.cycle(types))
     ]
     stream = make(source_of(kind, tmp_path, rows), task=mps.DPO(256), format=mps.formats.cvalues(types=[types[1]]))
     assert stream.steps_per_epoch == 5
     for epoch in range(2):
-        assert sorted(sum(rows_of(stream.batches(epoch)), [])) == list(range(1, 30, 3))
+        assert sorted(flat(rows_of(stream.batches(epoch)))) == list(range(1, 30, 3))
     with pytest.raises(SourceError, match=r"no rows that pass the filter of its format|found no rows|has no rows"):
         make(source_of(kind, tmp_path, rows), format=mps.formats.cvalues(types=["a>b"]))
 

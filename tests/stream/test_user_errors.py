@@ -36,8 +36,16 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
         RowError,
         r"field\.jsonl:2: field 'rejected' is missing; found fields: chosen, prompt \[missing_field\]\. Rename",
     ),
-    "wrong type": ({"source": "type.jsonl"}, RowError, r"type\.jsonl:2: field 'prompt' is int 3; expected a .*bad_type"),
-    "unknown role": ({"source": "role.jsonl"}, RowError, r"role\.jsonl:2: turn 1 of .* 'wizard'; known roles: .*Rename"),
+    "wrong type": (
+        {"source": "type.jsonl"},
+        RowError,
+        r"type\.jsonl:2: field 'prompt' is int 3; expected a .*bad_type",
+    ),
+    "unknown role": (
+        {"source": "role.jsonl"},
+        RowError,
+        r"role\.jsonl:2: turn 1 of .* 'wizard'; known roles: .*Rename",
+    ),
     "special token": (
         {"source": "token.jsonl", "special_tokens_in_content": "error"},
         RowError,
@@ -56,7 +64,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
     "function without rows": ({"format": lambda row: 5}, RowError, r"returned int 5; expected a row"),
     # Tokenizers and templates
     "folder without tokenizer": ({"tokenizer": "folder"}, TokenizerError, r"folder holds no tokenizer: expected"),
-    "missing tokenizer": ({"tokenizer": "gone"}, TokenizerError, r"no tokenizer called 'gone' .* nothing is downloaded"),
+    "missing tokenizer": (
+        {"tokenizer": "gone"},
+        TokenizerError,
+        r"no tokenizer called 'gone' .* nothing is downloaded",
+    ),
     "not a tokenizer": ({"tokenizer": 5}, TokenizerError, r"a int is not a tokenizer\. Pass a directory"),
     "backend": ({"backend": "x"}, OptionError, r"backend is 'x'; expected one of auto"),
     "backend that cannot": ({"backend": "tiktoken"}, TokenizerError, r"cannot be used for the tokenizer 'bytes'"),
@@ -80,8 +92,16 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
         r"lets 12 tokens through, but the chat template takes 13",
     ),
     "short for the prompt": ({"task": mps.RLHF(10, 40)}, OptionError, r"lets prompts of 10 tokens .* takes 11 .*Raise"),
-    "no reward token": ({"task": mps.Reward(60, layout="reward_token")}, TokenizerError, r"no reserved token .* Name one"),
-    "boundaries": ({"batching": mps.Bucket(2, boundaries=(8,))}, OptionError, r"the last of boundaries is 8.* Add a bou"),
+    "no reward token": (
+        {"task": mps.Reward(60, layout="reward_token")},
+        TokenizerError,
+        r"no reserved token .* Name one",
+    ),
+    "boundaries": (
+        {"batching": mps.Bucket(2, boundaries=(8,))},
+        OptionError,
+        r"the last of boundaries is 8.* Add a bou",
+    ),
     "pad length": ({"batching": mps.Pad(2, length=8)}, OptionError, r"Pad: length is 8, but .* Give length=128"),
     "large batch": ({"batching": mps.Pad(9)}, OptionError, r"rows=8 is less than one global batch .* at most 8 rows"),
     # Order, ranks and the rest
@@ -100,7 +120,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
     ),
     "on_bad_row": ({"on_bad_row": "x"}, OptionError, r"on_bad_row is 'x'; expected 'raise' or 'drop'"),
     "quarantine": ({"quarantine": 5}, OptionError, r"quarantine is 5; expected the path of a file"),
-    "quarantine nowhere": ({"quarantine": "gone/bad.jsonl"}, SourceError, r"bad\.jsonl cannot be written: there is no fo"),
+    "quarantine nowhere": (
+        {"quarantine": "gone/bad.jsonl"},
+        SourceError,
+        r"bad\.jsonl cannot be written: there is no fo",
+    ),
     "quarantine folder": ({"quarantine": "folder"}, SourceError, r"folder cannot be written: it is a folder"),
 }
 
@@ -130,7 +154,12 @@ def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         json_lines(pathlib.Path(f"{name}.jsonl"), [GOOD[0], row, GOOD[1]])
 
     def run(**options: Any) -> Any:
-        settings = {"source": "good.jsonl", "task": mps.DPO(128), "tokenizer": "bytes", "batching": mps.Pad(1)} | options
+        settings = {
+            "source": "good.jsonl",
+            "task": mps.DPO(128),
+            "tokenizer": "bytes",
+            "batching": mps.Pad(1),
+        } | options
         return list(mps.stream(settings.pop("source"), **settings).batches())
 
     return run

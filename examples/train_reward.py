@@ -19,7 +19,7 @@ from ms_prefstream.demo.model import ModelOptions, RewardModel
 
 def main() -> None:
     cli = parser(__doc__)
-    cli.set_defaults(learning_rate=2e-3, epochs=6)
+    cli.set_defaults(epochs=6)
     options = cli.parse_args()
     ms.set_seed(options.seed)
     ms.set_device(options.device)
@@ -35,7 +35,7 @@ def main() -> None:
     )
     print(f"{stream.steps_per_epoch} steps an epoch, shapes {stream.shapes}")
     model = RewardModel(ModelOptions(vocab_size=stream.tokenizer.vocab_size, max_length=stream.shapes[-1][1]))
-    optimizer = nn.AdamWeightDecay(model.trainable_params(), learning_rate=options.learning_rate)
+    optimizer = nn.AdamWeightDecay(model.trainable_params(), learning_rate=options.learning_rate, beta2=0.98)
     value_and_grad = ms.value_and_grad(RewardLoss(model), None, optimizer.parameters, has_aux=True)
 
     @ms.jit

@@ -14,6 +14,7 @@ from ms_prefstream.errors import (
     TemplateError,
     TokenizerError,
 )
+from ms_prefstream.sources.mix import Part, mix
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import DPO, RLHF, Reward
 from ms_prefstream.version import VERSION
@@ -27,6 +28,7 @@ __all__ = [
     "NoUsableRowsError",
     "OptionError",
     "Pad",
+    "Part",
     "PrefStreamError",
     "Reason",
     "Reward",
@@ -40,5 +42,6 @@ __all__ = [
     "__version__",
     "formats",
     "load_state",
+    "mix",
     "stream",
 ]

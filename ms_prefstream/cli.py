@@ -41,6 +41,17 @@ def _with_stream_options() -> None:
 
         run(make_stream(source, options), repeats)
 
+    @commands.command()
+    @click.argument("source", nargs=-1, required=True)
+    @click.option("--out", type=click.Path(), help="Where the index is written; beside SOURCE if that is one file.")
+    @stream_options
+    def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
+        """Measure every row of SOURCE once and write its length index."""
+        stream = make_stream(source, options, index=None)
+        found = stream.build_index(out, progress=True)
+        click.echo(f"{found.usable:,} of {found.rows:,} rows can be used; written to {found.path}")
+        click.echo(stream.report)
+
 
 _with_stream_options()
 

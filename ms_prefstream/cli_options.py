@@ -47,6 +47,7 @@ _STREAM_OPTIONS = (
     click.option("--length", type=int, help="That length; the task's if not given."),
     click.option("--shuffle/--no-shuffle", default=True, show_default=True),
     click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--workers", type=int, default=0, show_default=True, help="Processes that tokenise; 0 for none."),
     click.option("--window", type=int, default=64, show_default=True, help="Steps sorted by length together."),
 )
 
@@ -58,8 +59,8 @@ def stream_options(command: Command) -> Command:
     return command
 
 
-def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
-    """The stream that a command line describes.
+def make_stream(source: tuple[str, ...], options: dict[str, Any], **fixed: Any) -> Stream:
+    """The stream that a command line describes; `fixed` are options of `mps.stream` that the command decides.
 
     Raises:
         PrefStreamError: As `ms_prefstream.stream` does.
@@ -75,9 +76,10 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
             name: options[name]
             for name in (
                 "pad_token_id", "boundary", "special_tokens_in_content", "backend", "on_bad_row", "quarantine",
-                "shuffle", "seed", "window",
+                "shuffle", "seed", "window", "workers",
             )
         },
+        **fixed,
     )  # fmt: skip
 
 

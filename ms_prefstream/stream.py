@@ -13,19 +13,22 @@ from numpy.typing import NDArray
 
 from ms_prefstream.adapters.mindspore import to_dataset
 from ms_prefstream.batch import Bucket, Pad, make_layout
-from ms_prefstream.encode.build import build_encoder, fingerprint_of, least_length, template_text
+from ms_prefstream.encode.build import fingerprint_of, least_length, template_text
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, SourceError, StateError, TokenizerError
-from ms_prefstream.formats import resolve_format
+from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.plan import Ranks
 from ms_prefstream.plan.state import State, check_state, make_state
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
 from ms_prefstream.runtime.access import Order, Rows
+from ms_prefstream.runtime.mixed import formats_of
 from ms_prefstream.runtime.onepass import OnePassSteps
+from ms_prefstream.runtime.recipe import Recipe
 from ms_prefstream.runtime.steps import Batch
 from ms_prefstream.sources import open_source
+from ms_prefstream.sources.mix import Mix
 from ms_prefstream.tasks import Task
 from ms_prefstream.tasks.sample import Sample
 
@@ -56,6 +59,8 @@ def stream(
     drop_remainder: bool = True,
     longest_first: bool = False,
     steps_per_epoch: int | None = None,
+    index: str | os.PathLike[str] | None = "auto",
+    workers: int = 0,
 ) -> Stream:
     """A stream of ready batches from raw preference rows.
 
@@ -86,6 +91,9 @@ def stream(
         drop_remainder: Whether rows that do not fill a last step are left out (True) or filled up with repeats.
         longest_first: Whether step 0 holds the longest rows of its window.
         steps_per_epoch: For one-pass sources: the steps of an epoch, instead of counting the rows once.
+        index: ``auto`` uses the length index that lies beside a file, if there is one (`Stream.build_index` writes
+            it); a path names one that must be there; None uses none.
+        workers: Processes that tokenise ahead; 0 does it in the training process. The batches are the same.
 
     Raises:
         PrefStreamError: Anything a user can cause, as one sentence.
@@ -94,39 +102,44 @@ def stream(
         raise OptionError(f"on_bad_row is {on_bad_row!r}; expected 'raise' or 'drop'.")
     _check_made("task", task, "sampler", "mps.DPO(max_length=1024)")
     _check_made("batching", batching, "batch_size", "mps.Bucket(batch_size=8)")
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
     loaded = None if tokenizer is None else load_tokenizer(tokenizer, backend)
-    encoder = None
-    if loaded is not None:
-        encoder = build_encoder(
-            loaded,
-            template=template,
-            boundary=boundary,
-            special_tokens_in_content=special_tokens_in_content,
-            refused=task.refused(loaded),
-        )
-        _check_room(task, encoder)
+    jinja = None if loaded is None else template_text(template, loaded)
+    recipe = Recipe(
+        records=None,
+        task=task,
+        tokenizer=loaded,
+        template=jinja,
+        boundary=boundary,
+        special_tokens_in_content=special_tokens_in_content,
+    )
     ranks = Ranks.given(*_ranks(num_shards, shard_id), logical_shards)
     report = Report(tokenizer="" if loaded is None else _describe(loaded))
-    fmt = resolve_format(format)
+    opened = source if isinstance(source, Mix) else open_source(source)
+    fmts = formats_of(opened, format)
+    encoding = {
+        "task": repr(task),
+        "format": ", ".join(map(repr, fmts)),
+        "tokenizer": None if loaded is None else loaded.fingerprint,
+        "template": fingerprint_of(jinja),
+        "boundary": boundary,
+        "special_tokens_in_content": special_tokens_in_content,
+    }
     rows = Rows(
-        source=open_source(source),
-        fmt=fmt,
-        task=task,
-        sampler=task.sampler(loaded),
-        encoder=encoder,
+        source=opened,
+        formats=fmts,
+        recipe=recipe,
+        encoding=encoding,
         report=report,
         raise_malformed=on_bad_row == "raise",
         quarantine=None if quarantine is None else Quarantine(quarantine, ranks.rank, ranks.world),
         steps_per_epoch=steps_per_epoch,
+        workers=workers,
+        index=index,
     )
-    encoding = {
-        "task": repr(task),
-        "format": repr(fmt),
-        "tokenizer": None if loaded is None else loaded.fingerprint,
-        "template": None if loaded is None else fingerprint_of(template_text(template, loaded)),
-        "boundary": boundary,
-        "special_tokens_in_content": special_tokens_in_content,
-    }
+    if rows.encoder is not None:
+        _check_room(task, rows.encoder)
     order = Order(shuffle=shuffle, seed=seed, window=window, drop_remainder=drop_remainder, longest_first=longest_first)
     return Stream(
         rows, task, batching, order, ranks, loaded, _pad_id(pad_token_id, loaded), report, encoding,
@@ -164,9 +177,13 @@ class Stream:
         self._encoding, self._shards_given = encoding, shards_given
         self._resumed: int | None = None
         self._begins = 0
-        lengths = rows.probe_lengths(order.seed) if isinstance(batching, Bucket) and batching.max_shapes else None
-        self._widths = batching.widths(task.length, lengths)
+        self._choose_widths()
         self._open(ranks)
+
+    def _choose_widths(self) -> None:
+        chosen = isinstance(self.batching, Bucket) and self.batching.max_shapes
+        lengths = self._rows.key_lengths(self._order.seed) if chosen else None
+        self._widths = self.batching.widths(self.task.length, lengths)
 
     def _open(self, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -177,8 +194,8 @@ class Stream:
         self.report.repeats_per_epoch = self._steps.plan.repeats_per_epoch
         self.report.remainder_per_epoch = self._steps.plan.remainder_per_epoch
 
-    def _collate(self, samples: list[Sample]) -> Batch:
-        width = self.batching.width_for(max(sample.length for sample in samples), self._widths)
+    def _collate(self, samples: list[Sample], longest: int) -> Batch:
+        width = self.batching.width_for(longest, self._widths)
         self.report.batch(samples, width)
         return self.layout.build(samples, width, self._pad_id, self.task.shifted)
 
@@ -268,6 +285,26 @@ class Stream:
         self._begins = first + step
         self._rows.go_on()
 
+    def build_index(self, path: str | os.PathLike[str] | None = None, *, progress: bool = False) -> LengthIndex:
+        """Measure every row in one pass and write the length index, which this stream then uses.
+
+        With it plans are exact and global: rows that would be dropped are gone beforehand, every rank pads to the same
+        width at every step, and any number of ranks that divides the global batch may resume the run. An interrupted
+        pass goes on where it ended. With ``workers`` the pass runs in several processes.
+
+        Args:
+            path: Where to write it; None puts it beside the source if that is a single file.
+            progress: Whether to show rows a second and the time left, on standard error.
+
+        Raises:
+            OptionError: If there is no place for it, or the source can only be read from the front.
+            RowError: The first malformed row, if these are errors.
+        """
+        index = self._rows.build_index(path, progress)
+        self._choose_widths()
+        self._open(self._ranks)
+        return index
+
     def state(self, step: int) -> State:
         """What to save once `step` steps (of all epochs together) are finished: plain values for JSON.
 
@@ -328,7 +365,7 @@ class Stream:
         return {
             "seed": options.seed,
             "global_batch": options.global_batch,
-            "logical_shards": options.logical_shards,
+            "logical_shards": None if self._rows.index is not None else options.logical_shards,
             "window": options.window,
             "shuffle": options.shuffle,
             "drop_remainder": options.drop_remainder,
@@ -338,7 +375,7 @@ class Stream:
             "widths": list(self._widths),
             "pad_token_id": self._pad_id,
             "data": self._rows.fingerprint(),
-            "index": None,
+            "index": self._rows.index_id(),
             **self._encoding,
         }
 

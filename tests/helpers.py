@@ -77,6 +77,11 @@ def rows_of(batches: Iterable[Batch]) -> list[list[int]]:
     return [rows_in(batch) for batch in batches]
 
 
+def flat(steps: Iterable[Iterable[Any]]) -> list[Any]:
+    """What several steps hold, in order."""
+    return [row for step in steps for row in step]
+
+
 def through_mindspore(dataset: Any, epochs: int = 1) -> Iterator[Batch]:
     """The batches of one iterator over a dataset, as a training loop sees them."""
     iterator = dataset.create_dict_iterator(num_epochs=epochs, output_numpy=True)

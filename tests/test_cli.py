@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pathlib
+import shutil
 import sys
 
 import pytest
@@ -28,7 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_help_names_every_command() -> None:
     shown = CliRunner().invoke(cli.commands, ["--help"])
     assert shown.exit_code == 0
-    assert {"demo", "bench"} <= set(cli.commands.commands)
+    assert {"demo", "bench", "index"} <= set(cli.commands.commands)
     assert all(name in shown.output for name in cli.commands.commands)
 
 
@@ -57,6 +58,22 @@ def test_an_error_is_one_sentence_and_exit_code_1(
     shown = capsys.readouterr().err
     assert said in shown
     assert "Traceback" not in shown
+
+
+def test_index_is_written_beside_the_file_and_used(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    shutil.copy(data_path(), path)
+    words = ["--task", "dpo", "--max-length", "140", "--truncation", "drop", "--tokenizer", "bytes"]
+    assert run(monkeypatch, "index", str(path), *words) == 0
+    said = capsys.readouterr().out
+    assert f"written to {path}.mprefidx" in said
+    assert "too_long" in said
+    task = mps.DPO(140, truncation="drop")
+    stream = mps.stream(str(path), task=task, tokenizer="bytes", batching=mps.Bucket(2))
+    assert stream.report.dropped["too_long"] == 84 - stream.state(0)["rows"] > 0
+    assert run(monkeypatch, "index", str(path), *words, "--max-shapes", "0") == 1
 
 
 def test_cvalues_types_filter_rows(

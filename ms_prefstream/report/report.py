@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ms_prefstream.errors import RowError
@@ -85,6 +85,13 @@ class Report:
         origins = self.origins.setdefault(reason, [])
         if len(origins) < ORIGINS_KEPT:
             origins.append(error.origin)
+
+    def known(self, counts: Iterable[tuple[str, int, list[str]]]) -> None:
+        """Take over what a length index knows: (reason, rows, origins of the first few) of the rows it leaves out."""
+        for reason, rows, origins in counts:
+            self.read += rows - self.dropped[reason]  # the pass that built the index has counted them already
+            self.dropped[reason] = rows
+            self.origins[reason] = origins[:ORIGINS_KEPT]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.encode.encoder import ConversationEncoder
-from ms_prefstream.errors import NoUsableRowsError, OptionError, SourceError
+from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.formats.base import Format
-from ms_prefstream.formats.expand import Expanded
-from ms_prefstream.plan import KeyedPermutation, PlanOptions, Ranks, WindowedPlan
+from ms_prefstream.lengths import (
+    LengthIndex,
+    beside,
+    build_index,
+    index_path,
+    open_index,
+    progress_on,
+    raise_malformed_of,
+)
+from ms_prefstream.plan import IndexedPlan, KeyedPermutation, PlanOptions, Ranks, WindowedPlan
+from ms_prefstream.report.part import PartReport
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
+from ms_prefstream.runtime.ahead import Ahead
+from ms_prefstream.runtime.indexed import IndexedSteps
 from ms_prefstream.runtime.ledger import Ledger
-from ms_prefstream.runtime.loader import SampleLoader
+from ms_prefstream.runtime.loader import Loaded, SampleLoader
+from ms_prefstream.runtime.mixed import MixedRecords, fingerprint_of, open_records
 from ms_prefstream.runtime.onepass import OnePassSteps, PassRecords, records_of
-from ms_prefstream.runtime.records import FormattedRows
-from ms_prefstream.runtime.steps import Batch, WindowedSteps
-from ms_prefstream.sources.base import OnePass, RandomAccess
-from ms_prefstream.tasks import Task
-from ms_prefstream.tasks.base import Sampler
+from ms_prefstream.runtime.pool import LoaderPool
+from ms_prefstream.runtime.recipe import Recipe
+from ms_prefstream.runtime.steps import Batch, Load, WindowedSteps
 from ms_prefstream.tasks.sample import Sample
 
 LENGTHS_PROBED = 2048  # rows whose lengths choose the shapes when there is no length index
+
+Steps: TypeAlias = WindowedSteps | IndexedSteps | OnePassSteps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """In which order rows are seen; the options of `PlanOptions` that a user gives."""
 
-    shuffle: Any
+    shuffle: Literal["window"] | bool
     seed: int
     window: int
     drop_remainder: bool
@@ -47,45 +61,58 @@ class Rows:
     """The rows of a stream on this rank: the source, its format, and what becomes of each row.
 
     Args:
-        source: Raw rows.
-        fmt: Raw row to records.
-        task: What records become.
-        sampler: The task's function, bound to the tokenizer.
-        encoder: Encodes text records, or None.
+        source: An opened source, or a mix.
+        formats: The format of each part of a mix; one for any other source.
+        recipe: What rows become; its records are filled in here.
+        encoding: What decides about tokens, by name, as plain values: what a length index must have been built with.
         report: Counts.
         raise_malformed: Whether a malformed row is an error.
         quarantine: Where dropped rows are written, or None.
         steps_per_epoch: For one-pass sources, the steps of an epoch; None counts the rows.
+        workers: Processes that load samples; 0 loads them here.
+        index: ``auto``, the path of a length index, or None.
     """
 
     def __init__(
         self,
         *,
-        source: RandomAccess | OnePass,
-        fmt: Format,
-        task: Task,
-        sampler: Sampler,
-        encoder: ConversationEncoder | None,
+        source: Any,
+        formats: Sequence[Format],
+        recipe: Recipe,
+        encoding: Mapping[str, Any],
         report: Report,
         raise_malformed: bool,
         quarantine: Quarantine | None,
         steps_per_epoch: int | None,
+        workers: int,
+        index: str | os.PathLike[str] | None,
     ) -> None:
-        self.source, self.format = source, fmt
-        self._loader = functools.partial(SampleLoader, task=task, sampler=sampler, encoder=encoder)
-        self._ledger = functools.partial(Ledger, report=report, raise_malformed=raise_malformed, quarantine=quarantine)
-        self._quarantine = quarantine
+        self.source, self.formats, self._encoding = source, formats, encoding
+        self.records = open_records(source, formats)
+        self._recipe = dataclasses.replace(recipe, records=self.records)
+        self._local = self._recipe.loader()
+        self._pool = LoaderPool(self._recipe, workers, self._local) if workers != 0 else None
+        self._report, self._raise, self._quarantine = report, raise_malformed, quarantine
+        self._make_ledger = functools.partial(
+            Ledger, report=report, raise_malformed=raise_malformed, quarantine=quarantine
+        )
         self._steps_per_epoch = steps_per_epoch
         self._counted: int | None = None
-        self.records: Expanded | FormattedRows | None = None
-        if isinstance(source, RandomAccess):
-            if steps_per_epoch is not None:
-                raise OptionError(
-                    f"steps_per_epoch is {steps_per_epoch}, but {source.name} knows its rows, so its steps follow "
-                    "from them. Leave it out."
-                )
-            self.records = Expanded(source, fmt) if hasattr(fmt, "count") else FormattedRows(source, fmt)
-            report.filtered, report.rows = self.records.filtered, len(self.records)
+        self.index: LengthIndex | None = None
+        if self.records is None:
+            if isinstance(index, (str, os.PathLike)) and index != "auto":
+                raise OptionError(f"index is {str(index)!r}, but {source.name} can only be read from the front.")
+            return
+        if steps_per_epoch is not None:
+            raise OptionError(
+                f"steps_per_epoch is {steps_per_epoch}, but {source.name} knows its rows, so its steps follow from "
+                "them. Leave it out."
+            )
+        report.filtered, report.rows = self.records.filtered, len(self.records)
+        if index is not None and not isinstance(self.records, MixedRecords):
+            path = beside(source) if index == "auto" else index
+            if index != "auto" or (path is not None and os.path.exists(path)):
+                self._use(open_index(str(path), self._index_fingerprint(), len(self.records)))
 
     def steps(
         self,
@@ -93,63 +120,104 @@ class Rows:
         sort: bool,
         ranks: Ranks,
         batch_size: int,
-        collate: Callable[[list[Sample]], Batch],
+        collate: Callable[[list[Sample], int], Batch],
         columns: Sequence[str],
-    ) -> WindowedSteps | OnePassSteps:
-        """The batches of this rank."""
-        batch = ranks.global_batch(batch_size)
+    ) -> Steps:
+        """The batches of this rank.
+
+        Args:
+            order: In which order rows are seen.
+            sort: Whether windows are sorted by length.
+            ranks: Whose share.
+            batch_size: Rows of a step on this rank.
+            collate: Samples, and the tokens of the longest sequence to pad for, to a batch.
+            columns: The names of the arrays.
+        """
+        options = self._plan_options(order, sort, ranks, batch_size)
         records = self.records
-        rows = len(records) if records is not None else self._one_pass_rows(batch)
-        if rows == 0:
-            filtered = records is not None and records.filtered
-            raise SourceError(
-                f"{self.source.name} has no rows{' that pass the filter of its format' if filtered else ''}; expected "
-                "at least one step of them. Check the path and the options of the format."
+        if records is None:
+            return OnePassSteps(
+                WindowedPlan(options),
+                ranks,
+                functools.partial(PassRecords, self.source, self.formats[0], order.window * options.global_batch),
+                self._passing_loader,
+                lambda passed: self._make_ledger(origin=passed.origin, raw=passed.raw),
+                lambda samples: collate(samples, max(sample.length for sample in samples)),
+                columns,
             )
-        plan = WindowedPlan(
-            PlanOptions(
-                rows=rows,
-                global_batch=batch,
-                logical_shards=ranks.logical_shards,
-                window=order.window,
-                seed=order.seed,
-                shuffle=order.shuffle,
-                one_pass=records is None,
-                drop_remainder=order.drop_remainder,
-                sort=sort,
-                longest_first=order.longest_first,
-            )
-        )
-        if records is not None:
-            ledger = self._ledger(origin=records.origin, raw=records.raw)
-            return WindowedSteps(plan, ranks, self._loader(records), ledger, collate, columns)
-        assert not isinstance(self.source, RandomAccess)  # it would have records
-        return OnePassSteps(
-            plan,
+        ledger = self._make_ledger(origin=records.origin, raw=records.raw, part=self._part())
+        if self.index is not None:
+            plan = IndexedPlan(options, self.index.keys, self.index.good())
+            return IndexedSteps(plan, ranks, self.index.keys, self._loader(), ledger, records.origin, collate, columns)
+        return WindowedSteps(
+            WindowedPlan(options),
             ranks,
-            functools.partial(PassRecords, self.source, self.format, order.window * batch),
-            self._loader,
-            lambda passed: self._ledger(origin=passed.origin, raw=passed.raw),
-            collate,
+            self._loader(),
+            ledger,
+            lambda samples: collate(samples, max(sample.length for sample in samples)),
             columns,
         )
 
-    def probe_lengths(self, seed: int) -> NDArray[np.int64]:
-        """Key lengths of some rows, the same ones on every rank, from which shapes are chosen.
+    @property
+    def encoder(self) -> ConversationEncoder | None:
+        """What encodes text records in this process; None when rows are already tokenized."""
+        return self._local.encoder
+
+    def build_index(self, path: str | os.PathLike[str] | None, progress: bool) -> LengthIndex:
+        """Measure every row, write the length index and use it from now on.
+
+        Args:
+            path: Where it is written; None puts it beside a single file.
+            progress: Whether to show how far the pass is.
+        """
+        if self.records is None:
+            raise OptionError(
+                f"{self.source.name} can only be read from the front, so it has no length index. Unpack it to plain "
+                "JSON Lines, or write it to a cache."
+            )
+        if isinstance(self.records, MixedRecords):
+            raise OptionError("a mix has no length index of its own; leave index out.")
+        where = index_path(self.source, path)
+        ledger = self._make_ledger(origin=self.records.origin, raw=self.records.raw)
+
+        def on_bad(row: int, error: RowError) -> None:
+            ledger.settle([row], [Loaded(None, error)])
+
+        self._use(
+            build_index(
+                len(self.records),
+                self._local if self._pool is None else self._pool,
+                where,
+                self._index_fingerprint(),
+                origin=self.records.origin,
+                raise_malformed=self._raise,
+                progress=progress_on(sys.stderr) if progress else None,
+                on_bad=on_bad,
+            )
+        )
+        assert self.index is not None
+        return self.index
+
+    def key_lengths(self, seed: int) -> NDArray[np.integer[Any]]:
+        """Key lengths from which shapes are chosen: all of the index, else of some rows, the same on every rank.
 
         Raises:
             OptionError: If the source can be read only once, so that nothing can be looked at beforehand.
             NoUsableRowsError: If none of these rows can be used.
         """
+        if self.index is not None:
+            return self.index.keys[self.index.good()]
         if self.records is not None:
-            count = min(LENGTHS_PROBED, len(self.records))
-            rows = KeyedPermutation(len(self.records), np.random.SeedSequence([seed])).row_of(np.arange(count))
-            loaded = self._loader(self.records).load(np.sort(rows).tolist())
+            if isinstance(self.records, MixedRecords):
+                rows = self.records.probe(LENGTHS_PROBED, seed)
+            else:
+                order = KeyedPermutation(len(self.records), np.random.SeedSequence([seed]))
+                rows = order.row_of(np.arange(min(LENGTHS_PROBED, len(self.records))))
+            loaded = self._local.load(np.sort(rows).tolist())
         else:
             self._refuse_single_pass("its lengths cannot be looked at to choose shapes. Give boundaries or multiple_of")
-            assert not isinstance(self.source, RandomAccess)
-            found = itertools.islice(records_of(self.source.start(), self.format), LENGTHS_PROBED)
-            loaded = self._loader(None).samples([record for _, _, record in found])
+            found = itertools.islice(records_of(self.source.start(), self.formats[0]), LENGTHS_PROBED)
+            loaded = self._local.samples([record for _, _, record in found])
         lengths = [one.sample.length for one in loaded if one.sample is not None]
         if not lengths:
             problem = next((str(one.error) for one in loaded if one.error is not None), "there are no rows")
@@ -158,16 +226,80 @@ class Rows:
             )
         return np.array(lengths, np.int64)
 
+    def fingerprint(self) -> str:
+        """A hash that changes when the data change."""
+        found: str = self.source.fingerprint() if self.records is None else fingerprint_of(self.records)
+        return found
+
+    def index_id(self) -> str | None:
+        """What a state says of the index in use."""
+        return None if self.index is None else f"{self.index.usable} of {self.index.rows} rows"
+
     def go_on(self) -> None:
         """The run goes on from a saved state: the quarantine file keeps what it holds."""
         if self._quarantine is not None:
             self._quarantine.keep()
 
-    def fingerprint(self) -> str:
-        """A hash that changes when the data change."""
-        if isinstance(self.records, Expanded):
-            return self.records.fingerprint()
-        return self.source.fingerprint()
+    def _plan_options(self, order: Order, sort: bool, ranks: Ranks, batch_size: int) -> PlanOptions:
+        batch = batch_size * ranks.world if self.index is not None else ranks.global_batch(batch_size)
+        mixture = self.records.mixture if isinstance(self.records, MixedRecords) else None
+        rows = self._one_pass_rows(batch) if self.records is None else len(self.records)
+        if mixture is not None:
+            rows = mixture.rows
+        if rows == 0:
+            filtered = self.records is not None and self.records.filtered
+            raise SourceError(
+                f"{self.source.name} has no rows{' that pass the filter of its format' if filtered else ''}; expected "
+                "at least one step of them. Check the path and the options of the format."
+            )
+        options = PlanOptions(
+            rows=rows,
+            global_batch=batch,
+            logical_shards=1 if self.index is not None else ranks.logical_shards,
+            sort=sort,
+            one_pass=self.records is None,
+            mixture=mixture,
+            **vars(order),
+        )
+        if isinstance(self.records, MixedRecords):
+            self._report.parts = self.records.reports(batch * (rows // batch or 1))
+        return options
+
+    def _part(self) -> Callable[[int], PartReport] | None:
+        """Row to the report of its part, for a mix."""
+        if not isinstance(self.records, MixedRecords):
+            return None
+        part_of, reports = self.records.part_of, list(self._report.parts.values())
+        return lambda row: reports[part_of(row)]
+
+    def _loader(self) -> Load:
+        return self._local if self._pool is None else Ahead(self._pool)
+
+    def _passing_loader(self, records: PassRecords) -> Load:
+        if self._pool is not None:
+            return Ahead(self._pool, records)
+        return SampleLoader(records, self._recipe.task, self._local.sampler, self._local.encoder)
+
+    def _use(self, index: LengthIndex | None) -> None:
+        """Take an index into use: what it knows to be bad is reported, and raised if it must be."""
+        self.index = index
+        if index is None or self.records is None:
+            return
+        if self._raise:
+            raise_malformed_of(index, self._local, self.records.origin)
+        if self._quarantine is not None:
+            ledger = self._make_ledger(origin=self.records.origin, raw=self.records.raw)
+            bad = np.flatnonzero(index.verdict).tolist()
+            for begin in range(0, len(bad), LENGTHS_PROBED):
+                rows = bad[begin : begin + LENGTHS_PROBED]
+                ledger.settle(rows, self._local.load(rows))
+            return
+        self._report.known(
+            [(str(one.reason), one.rows, [self.records.origin(row) for row in one.first]) for one in index.counts]
+        )
+
+    def _index_fingerprint(self) -> dict[str, Any]:
+        return {"data": self.fingerprint(), **self._encoding}
 
     def _one_pass_rows(self, batch: int) -> int:
         given = self._steps_per_epoch
@@ -180,9 +312,8 @@ class Rows:
                 "its rows cannot be counted first. Pass steps_per_epoch=<n>, a list, or a function that returns a new "
                 "iterator each time"
             )
-            assert not isinstance(self.source, RandomAccess)
-            if hasattr(self.format, "count"):
-                self._counted = sum(1 for _ in records_of(self.source.start(), self.format))
+            if hasattr(self.formats[0], "count"):
+                self._counted = sum(1 for _ in records_of(self.source.start(), self.formats[0]))
             else:
                 begin = getattr(self.source, "begin", None)  # skips without parsing
                 self._counted = sum(1 for _ in self.source.start()) if begin is None else begin(sys.maxsize)[0]

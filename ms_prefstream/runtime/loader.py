@@ -51,8 +51,8 @@ class SampleLoader:
     ) -> None:
         self._records = records
         self._task = task
-        self._sampler = sampler
-        self._encoder = encoder
+        self.sampler = sampler
+        self.encoder = encoder
 
     def load(self, rows: Sequence[int]) -> list[Loaded]:
         """The samples of these rows, in this order."""
@@ -79,12 +79,12 @@ class SampleLoader:
         return loaded  # type: ignore[return-value]  # every place is filled
 
     def _encode(self, texts: list[tuple[int, Pair | Completion]], loaded: list[Loaded | None]) -> None:
-        if self._encoder is None:
+        if self.encoder is None:
             raise OptionError(
                 "tokenizer=None is for rows that are already tokenized (prompt_ids, chosen_ids, rejected_ids), but the "
                 "source has rows with text. Pass tokenizer= a directory, a file or an object."
             )
-        results = self._encoder.encode([record for _, record in texts])
+        results = self.encoder.encode([record for _, record in texts])
         for (index, record), sides in zip(texts, results, strict=True):
             if isinstance(sides, RowError):
                 loaded[index] = Loaded(None, sides)
@@ -98,8 +98,8 @@ class SampleLoader:
                 loaded[index] = Loaded(None, error)
 
     def _flat(self, side: Encoded) -> Flat:
-        assert self._encoder is not None  # it made the side
-        return Flat(side.ids(), side.prompt, side.spans, functools.partial(cut_map, self._encoder, side))
+        assert self.encoder is not None  # it made the side
+        return Flat(side.ids(), side.prompt, side.spans, functools.partial(cut_map, self.encoder, side))
 
     def _sample(self, sides: list[Flat], record: Record, notes: Note) -> Loaded:
         margin = getattr(record, "margin", None)
@@ -109,7 +109,7 @@ class SampleLoader:
                 "the row has no margin; expected a number, since the task asks for a margin column",
                 "Add the field, or leave margin out of the task's options",
             )
-        sample = self._sampler(sides, margin)
+        sample = self.sampler(sides, margin)
         if any(sequence.truncated for sequence in sample.sequences):
             notes |= Note.TRUNCATED
         return Loaded(sample, None, notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ Batch = dict[str, NDArray[Any]]
 
 
 class Load(Protocol):
-    """Rows to samples, in order."""
+    """Rows to samples, in order. One that works ahead also has a method ``hint(units, rows_of)``, see `Ahead`."""
 
     def load(self, rows: Sequence[int]) -> list[Loaded]: ...
 
@@ -70,6 +71,8 @@ class WindowedSteps:
         self.steps_per_epoch = plan.steps_per_epoch
         self._ranks = ranks
         self._loader = loader
+        # Sources that are read from the front are not read ahead: who writes the rows may wait for this step.
+        self._hint = None if plan.options.one_pass else getattr(loader, "hint", None)
         self._ledger = ledger
         self._collate = collate
         self._windows: OrderedDict[tuple[int, int], list[_ShardWindow]] = OrderedDict()
@@ -95,6 +98,8 @@ class WindowedSteps:
     def _samples(self, epoch: int, step: int) -> list[Sample]:
         planned = self.plan.rows(epoch, step, self._ranks.rank, self._ranks.world)
         if planned is not None and (epoch, self.plan.locate(step)[0]) not in self._windows:
+            if self._hint is not None:
+                self._hint(itertools.count(epoch * self.steps_per_epoch + step), self._step_rows)
             samples = self._ledger.settle(planned.tolist(), self._loader.load(planned.tolist()))
             if None not in samples:
                 return samples  # type: ignore[return-value]  # nothing is sorted and no row is bad: no window needed
@@ -121,6 +126,8 @@ class WindowedSteps:
         return self._windows[key]
 
     def _load(self, epoch: int, window: int) -> list[_ShardWindow]:
+        if self._hint is not None and self.plan.options.sorts:
+            self._hint(itertools.count(epoch * self.plan.windows_per_epoch + window), self._window_rows)
         shards = [self.plan.shard_rows(epoch, window, shard) for shard in self._ranks.shards]
         flat = np.concatenate(shards).tolist()
         samples = self._ledger.settle(flat, self._loader.load(flat))
@@ -134,3 +141,16 @@ class WindowedSteps:
                 raise self._ledger.nothing_left(len(rows)) from None
             arranged.append(_ShardWindow(rows, mine, batches, filled_by))
         return arranged
+
+    def _step_rows(self, step: int) -> list[int]:
+        """The rows of an absolute step, where they are known without lengths."""
+        planned = self.plan.rows(*divmod(step, self.steps_per_epoch), self._ranks.rank, self._ranks.world)
+        assert planned is not None  # nothing is sorted
+        rows: list[int] = planned.tolist()
+        return rows
+
+    def _window_rows(self, window: int) -> list[int]:
+        """The rows of an absolute window (epoch * windows_per_epoch + window in the epoch), shard behind shard."""
+        place = divmod(window, self.plan.windows_per_epoch)
+        rows: list[int] = np.concatenate([self.plan.shard_rows(*place, shard) for shard in self._ranks.shards]).tolist()
+        return rows

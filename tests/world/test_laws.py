@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ms_prefstream as mps
-from tests.helpers import assert_epoch_conserves_rows, global_steps, rows_of, token_pairs
+from tests.helpers import assert_epoch_conserves_rows, flat, global_steps, rows_of, token_pairs
 
 CHEAP = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -104,7 +104,7 @@ def test_a_run_that_changes_its_world_is_the_run_that_does_not(case: Case, data:
 @given(case=cases())
 def test_two_epochs_hold_the_same_rows_in_another_order(case: Case) -> None:
     stream = case.ranks(1)[0]
-    orders = [sum(rows_of(stream.batches(epoch)), []) for epoch in (case.epoch, case.epoch + 1)]
+    orders = [flat(rows_of(stream.batches(epoch))) for epoch in (case.epoch, case.epoch + 1)]
     if case.options["shuffle"] is False:
         assert orders[0] == orders[1]
     elif case.rows >= 40 and case.options["shuffle"] is True:

@@ -1,0 +1,117 @@
+"""How far a pass is, for people: a bar in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import IO, Any, Protocol
+
+_LINE_SECONDS = 10.0
+
+
+class Progress(Protocol):
+    """Is told how far a pass is."""
+
+    def begin(self, total: int, done: int) -> None:
+        """A pass over `total` rows begins, `done` of which are known from an earlier part of it."""
+
+    def advance(self, rows: int) -> None:
+        """So many more rows are done."""
+
+    def end(self) -> None:
+        """The pass is over, or was interrupted."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def begin(self, total: int, done: int) -> None: ...
+
+    def advance(self, rows: int) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class Lines:
+    """A line every ten seconds, and one at the end.
+
+    Args:
+        label: What is done, e.g. ``"length index"``.
+        file: Where lines go.
+    """
+
+    def __init__(self, label: str, file: IO[str]) -> None:
+        self._label, self._file = label, file
+        self._total = self._first = self._done = 0
+        self._begin = self._next = 0.0
+
+    def begin(self, total: int, done: int) -> None:
+        self._total, self._first, self._done = total, done, done
+        self._begin = time.monotonic()
+        self._next = self._begin + _LINE_SECONDS
+        if done:
+            self._file.write(f"{self._label}: going on behind row {done:,} of {total:,}\n")
+
+    def advance(self, rows: int) -> None:
+        self._done += rows
+        if time.monotonic() >= self._next:
+            self._next += _LINE_SECONDS
+            self._write()
+
+    def end(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        rate = (self._done - self._first) / max(1e-9, time.monotonic() - self._begin)
+        left = f", {(self._total - self._done) / rate:,.0f} s left" if rate and self._done < self._total else ""
+        share = 100 * self._done / max(1, self._total)
+        self._file.write(
+            f"{self._label}: {self._done:,} of {self._total:,} rows ({share:.0f} %), {rate:,.0f} rows/s{left}\n"
+        )
+        self._file.flush()
+
+
+class Bar:
+    """A bar with rows a second and the time left.
+
+    Args:
+        label: What is done.
+        file: The terminal.
+    """
+
+    def __init__(self, label: str, file: IO[str]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._label = label
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]} rows/s"),
+            TimeRemainingColumn(),
+            console=Console(file=file),
+        )
+        self._task: Any = None
+        self._begin = 0.0
+        self._rows = 0
+
+    def begin(self, total: int, done: int) -> None:
+        self._begin, self._rows = time.monotonic(), 0
+        self._task = self._bar.add_task(self._label, total=total, completed=done, rate="-")
+        self._bar.start()
+
+    def advance(self, rows: int) -> None:
+        self._rows += rows
+        rate = self._rows / max(1e-9, time.monotonic() - self._begin)
+        self._bar.update(self._task, advance=rows, rate=f"{rate:,.0f}")
+
+    def end(self) -> None:
+        self._bar.stop()
+
+
+def progress_on(file: IO[str] | None = None, label: str = "length index") -> Progress:
+    """A bar if the file (stderr if not given) is a terminal, lines otherwise."""
+    file = sys.stderr if file is None else file
+    return Bar(label, file) if file.isatty() else Lines(label, file)

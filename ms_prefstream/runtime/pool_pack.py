@@ -1,0 +1,102 @@
+"""Loaded rows as one block of bytes: all ids in one array, a few numbers a row, pickles only for what is rare."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Sequence as Many
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.errors import RowError
+from ms_prefstream.runtime.loader import Loaded, Note
+from ms_prefstream.tasks.sample import Sample, Sequence
+
+_HEAD = struct.Struct("<4Q")  # rows, ids, numbers, bytes of the pickle
+_NO_PROMPT = -1
+_ERROR = -1
+
+
+def pack(loaded: Many[Loaded]) -> list[Any]:
+    """The buffers of a block, which `unpack` turns into the same rows.
+
+        header | ids of all sequences and prompts, int32 | numbers, int32 | pickled errors, margins, ref_logps
+
+    The numbers of a good row: sequences, notes, prompt tokens (-1 for none), and for each sequence its tokens, whether
+    it was truncated, its number of spans and their ends; of a bad row: -1, notes.
+    """
+    arrays: list[NDArray[np.int32]] = []
+    numbers: list[int] = []
+    errors: list[RowError] = []
+    margins: list[float | None] = []
+    logps: list[tuple[float, float] | None] = []
+    for sample, error, notes in loaded:
+        if sample is None:
+            assert error is not None  # a row without sample says why
+            numbers += (_ERROR, int(notes))
+            errors.append(error)
+            continue
+        sequences, prompt, margin, ref_logps = sample
+        margins.append(margin)
+        logps.append(ref_logps)
+        numbers += (len(sequences), int(notes), _NO_PROMPT if prompt is None else len(prompt))
+        if prompt is not None:
+            arrays.append(prompt)
+        for ids, spans, truncated in sequences:
+            arrays.append(ids)
+            numbers += (len(ids), truncated, len(spans))
+            for span in spans:
+                numbers += span
+    ids = np.concatenate(arrays, casting="no", dtype=np.int32) if arrays else np.empty(0, np.int32)
+    rare = (
+        errors,
+        margins if any(margin is not None for margin in margins) else None,
+        logps if any(pair is not None for pair in logps) else None,
+    )
+    pickled = b"" if rare == ([], None, None) else pickle.dumps(rare, protocol=5)
+    table = np.array(numbers, np.int32)
+    return [_HEAD.pack(len(loaded), len(ids), len(table), len(pickled)), ids.data, table.data, pickled]
+
+
+def unpack(block: bytearray) -> list[Loaded]:
+    """The rows of a block; their arrays are views of it."""
+    rows, tokens, count, size = _HEAD.unpack_from(block)
+    begin = _HEAD.size
+    flat = np.frombuffer(block, np.int32, tokens, begin)
+    numbers = np.frombuffer(block, np.int32, count, begin + 4 * tokens).tolist()
+    errors: list[RowError] = []
+    margins = logps = None
+    if size:
+        errors, margins, logps = pickle.loads(memoryview(block)[begin + 4 * (tokens + count) :])
+    loaded: list[Loaded] = []
+    at = taken = good = 0
+    for _ in range(rows):
+        sides, notes = numbers[at], _NOTES[numbers[at + 1]]
+        if sides == _ERROR:
+            loaded.append(Loaded(None, errors[len(loaded) - good], notes))
+            at += 2
+            continue
+        prompt = None
+        if numbers[at + 2] != _NO_PROMPT:
+            prompt = flat[taken : taken + numbers[at + 2]]
+            taken += numbers[at + 2]
+        at += 3
+        sequences = []
+        for _ in range(sides):
+            length, truncated, spans = numbers[at : at + 3]
+            at += 3
+            ends = numbers[at : at + 2 * spans]
+            at += 2 * spans
+            pairs = tuple(zip(ends[::2], ends[1::2], strict=True))
+            sequences.append(Sequence(flat[taken : taken + length], pairs, bool(truncated)))
+            taken += length
+        margin = None if margins is None else margins[good]
+        sample = Sample(tuple(sequences), prompt, margin, None if logps is None else logps[good])
+        loaded.append(Loaded(sample, None, notes))
+        good += 1
+    return loaded
+
+
+_NOTES = [Note(value) for value in range(2 * max(Note))]

@@ -1,0 +1,221 @@
+"""Several sources in one stream, each with its share: what a user asks for with `mix`."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+from ms_prefstream.errors import OptionError, SourceError
+from ms_prefstream.sources.base import RandomAccess, Source
+from ms_prefstream.sources.files import hash_of
+from ms_prefstream.sources.resolve import open_source
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a mix.
+
+    Attributes:
+        source: Whatever `stream` takes as a source, but no mix.
+        weight: Its share, in proportion to the other weights: positive, 0.7 as well as 7. None in all parts shares
+            equally, or by size with `temperature`.
+        format: Its own format, as for `stream`; None takes the stream's.
+        name: What the report calls it; None takes the source's own name.
+    """
+
+    source: Any
+    weight: Any = None
+    format: Any = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight is not None:
+            remedy = " Leave the part out instead." if self.weight == 0 else ""
+            if not _is_positive(self.weight):
+                raise OptionError(f"weight is {self.weight!r}; expected a positive number.{remedy}")
+        if self.name is not None and (not isinstance(self.name, str) or not self.name):
+            raise OptionError(f"name is {self.name!r}; expected a name for the part, as a string.")
+
+
+@dataclass(frozen=True)
+class OpenedPart:
+    """A part once its source is open.
+
+    Attributes:
+        name: What the report calls it; no two parts share a name.
+        source: Its raw rows.
+        format: Its own format as given, None for the stream's.
+    """
+
+    name: str
+    source: Source
+    format: Any
+
+
+class Mix:
+    """Sources that share a stream. Made by `ms_prefstream.mix`; it is no source itself, since each part has a format.
+
+    Attributes:
+        name: What it is called in messages.
+        parts: The parts, in the order given.
+        stop: ``first`` or ``all``: when an epoch ends.
+        temperature: Of weights by size, or None.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[OpenedPart],
+        weights: Sequence[float | Fraction],
+        stop: Literal["first", "all"],
+        temperature: float | None,
+    ) -> None:
+        self.parts = tuple(parts)
+        self.stop: Literal["first", "all"] = stop
+        self.temperature = temperature
+        self.name = f"the mix of {', '.join(part.name for part in self.parts)}"
+        self._weights = tuple(weights)
+
+    @property
+    def random_access(self) -> bool:
+        """Whether rows can be read in any order: every part must allow it."""
+        return all(isinstance(part.source, RandomAccess) for part in self.parts)
+
+    def weights(self, sizes: Sequence[int] | None) -> list[float | Fraction]:
+        """The weight of each part.
+
+        Args:
+            sizes: Records of each part; only weights by size need them.
+        """
+        if self.temperature is None or sizes is None:
+            return list(self._weights)
+        if self.temperature == 1:
+            return list(sizes)  # exact: every row once
+        largest = max(sizes)
+        return [(size / largest) ** (1 / self.temperature) for size in sizes]
+
+    def fingerprint(self) -> str:
+        """A hash of the parts' fingerprints in their order; weights do not count."""
+        return hash_of([part.source.fingerprint().encode() for part in self.parts])
+
+
+def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temperature: float | None = None) -> Mix:
+    """Several sources in one stream, with exact shares.
+
+        mps.mix([("helpful.jsonl", 0.7), ("harmless.jsonl", 0.3)])
+
+    Shares are counted, not drawn: after any number of rows each part is within a row or so of its share (half a row
+    with two parts, below 1 with four, below 1.7 always), and every epoch has the same shares. Where batches are
+    sorted by length the shares hold for every window, otherwise for every step. Where all parts can be read in any
+    order, a step is still a pure function of its number; each part is shuffled on its own. With a part that can only
+    be read from the front, the whole mix is read from the front: rows are shuffled within windows.
+
+    Args:
+        parts: ``(source, weight)``, a bare source, or `Part` for a part with a format or a name of its own. Weights
+            are for all parts or for none: without them all parts share equally, or by size with `temperature`.
+        stop: When an epoch ends. ``first``: as soon as a part has no row left for its turn, so no row comes twice; of
+            longer parts each epoch takes other rows. ``all``: when every part was seen whole; shorter parts repeat,
+            which the report counts.
+        temperature: Weights by size: size ** (1 / temperature). 1 is in proportion to the sizes, larger values bring
+            the shares closer together. Every part must know its size.
+
+    Raises:
+        OptionError: No parts, a weight that is not positive, weights for some parts only, or options that contradict.
+        SourceError: A part cannot be opened.
+    """
+    if isinstance(parts, (str, bytes)) or not isinstance(parts, Sequence) or not parts:
+        raise OptionError(f"mix got {_short(parts)}; expected a list such as [(source, weight), (source, weight)].")
+    if stop not in ("first", "all"):
+        raise OptionError(f"stop is {stop!r}; expected 'first' or 'all'.")
+    given = [_as_part(number, entry) for number, entry in enumerate(parts)]
+    weights = _checked_weights(given, temperature)
+    sources = [_open(number, part) for number, part in enumerate(given)]
+    if temperature is not None:
+        _check_temperature(temperature, sources)
+    names = _names(given, sources)
+    opened = [OpenedPart(*found) for found in zip(names, sources, (part.format for part in given), strict=True)]
+    return Mix(opened, weights, stop, temperature)
+
+
+def _as_part(number: int, entry: Any) -> Part:
+    if isinstance(entry, Part):
+        return entry
+    # A tuple of two paths is a source; only a number makes the second one a weight.
+    if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], numbers.Real):
+        try:
+            return Part(*entry)
+        except OptionError as error:
+            raise OptionError(f"Item {number} of the mix: {error}") from error
+    return Part(entry)
+
+
+def _checked_weights(parts: Sequence[Part], temperature: float | None) -> list[float | Fraction]:
+    without = [number for number, part in enumerate(parts) if part.weight is None]
+    if without and len(without) < len(parts):
+        raise OptionError(
+            f"Item {without[0]} of the mix has no weight, but others have. Give every part a weight, or none "
+            "(then all share equally, or by size with temperature=)."
+        )
+    if temperature is not None and not without:
+        raise OptionError(
+            f"temperature={temperature!r} makes the weights from the sizes of the parts, but weights are given. "
+            "Leave one of the two out."
+        )
+    return [1 if part.weight is None else _plain(part.weight) for part in parts]
+
+
+def _plain(weight: Any) -> float | Fraction:
+    return Fraction(weight) if isinstance(weight, numbers.Rational) else float(weight)
+
+
+def _open(number: int, part: Part) -> Source:
+    if isinstance(part.source, (Mix, Part)):
+        raise OptionError(
+            f"Item {number} of the mix is a {type(part.source).__name__}, expected a source. Put all parts into one "
+            "mix, and multiply the weights of inner ones with the weight of their group."
+        )
+    try:
+        return open_source(part.source)
+    except SourceError as error:
+        raise SourceError(f"Item {number} of the mix: {error}") from error
+
+
+def _check_temperature(temperature: Any, sources: Sequence[Source]) -> None:
+    if not _is_positive(temperature):
+        raise OptionError(f"temperature is {temperature!r}; expected a positive number, 1 for weights by size.")
+    for source in sources:
+        if not isinstance(source, RandomAccess):
+            raise OptionError(
+                f"temperature={temperature!r} needs the size of every part, but {source.name} can only be read from "
+                "the front. Give weights instead."
+            )
+
+
+def _names(parts: Sequence[Part], sources: Sequence[Source]) -> list[str]:
+    """A name for each part: as given, else the source's, numbered where several are the same."""
+    given = [part.name for part in parts if part.name is not None]
+    twice = [name for name, count in Counter(given).items() if count > 1]
+    if twice:
+        raise OptionError(f"Two parts of the mix are named {twice[0]!r}; expected a name of its own for each.")
+    names = list(given)
+    found = []
+    for part, source in zip(parts, sources, strict=True):
+        name, number = part.name or source.name, 1
+        while part.name is None and name in names:
+            number += 1
+            name = f"{source.name} ({number})"
+        names.append(name)
+        found.append(name)
+    return found
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
+
+
+def _short(value: Any) -> str:
+    return "an empty list" if isinstance(value, Sequence) and not value else f"a {type(value).__name__}"

@@ -1,0 +1,220 @@
+"""The demo's models and losses against their definitions, and that they learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ms_prefstream.errors import OptionError
+
+pytestmark = pytest.mark.mindspore
+VOCAB = 260
+
+
+@pytest.fixture(scope="module")
+def options() -> Any:
+    import mindspore as ms
+
+    from ms_prefstream.demo.model import ModelOptions
+
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    return ModelOptions(vocab_size=VOCAB, max_length=32, hidden=32, layers=1, heads=2)
+
+
+def columns(layout: str, pairs: int = 6, length: int = 24) -> dict[str, Any]:
+    """A batch of random byte texts written out by hand: prompt of 4, responses of 6 to 18 tokens, right padding."""
+    random = np.random.default_rng(0)
+    ids = np.zeros((2 * pairs, length), np.int32)
+    mask = np.zeros((2 * pairs, length), np.int32)
+    ends = random.integers(10, length - 2, 2 * pairs).astype(np.int32)
+    for row, end in enumerate(ends):
+        ids[row, :4] = ids[row % pairs, :4] if row >= pairs else random.integers(0, 256, 4)
+        ids[row, 4:end] = random.integers(0, 256, end - 4)
+        mask[row, 4:end] = 1
+    attention = (np.arange(length) < ends[:, None]).astype(np.int32)
+    if layout == "concat":
+        labels = np.where(mask == 1, ids, -100).astype(np.int32)
+        return {"input_ids": ids, "labels": labels, "attention_mask": attention, "loss_mask": mask}
+    return {
+        "input_ids": ids,
+        "position_id": np.tile(np.arange(length, dtype=np.int32), (2 * pairs, 1)),
+        "attention_mask": attention.astype(np.float16),
+        "loss_mask": np.ones((pairs, length), np.float16),
+        "end_ind": ends,
+    }
+
+
+def test_a_token_sees_only_what_stands_before_it(options: Any) -> None:
+    import mindspore as ms
+
+    from ms_prefstream.demo.model import CausalLM
+
+    model = CausalLM(options)
+    ids = np.random.default_rng(1).integers(0, VOCAB, (2, 12)).astype(np.int32)
+    before = model(ms.Tensor(ids)).asnumpy()
+    ids[:, 8:] = 7
+    after = model(ms.Tensor(ids)).asnumpy()
+    np.testing.assert_allclose(before[:, :8], after[:, :8], atol=1e-6)
+    assert np.abs(before[:, 8:] - after[:, 8:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 17), (2, 32)])
+def test_any_rows_and_length_fit(options: Any, shape: tuple[int, int]) -> None:
+    import mindspore as ms
+
+    from ms_prefstream.demo.model import CausalLM, RewardModel
+
+    ids = ms.Tensor(np.zeros(shape, np.int32))
+    assert CausalLM(options)(ids).shape == (*shape, VOCAB)
+    assert RewardModel(options)(ids).shape == shape
+
+
+def test_the_pair_loss_is_bradley_terry() -> None:
+    import mindspore as ms
+
+    from ms_prefstream.demo.losses import pair_loss
+
+    loss, accuracy = pair_loss(ms.Tensor(np.array([2.0, 0.0, -1.0], np.float32)))
+    expected = (math.log1p(math.exp(-2)) + math.log(2) + math.log1p(math.exp(1))) / 3
+    assert float(loss) == pytest.approx(expected, abs=1e-5)
+    assert float(accuracy) == pytest.approx(0.5)  # a hit, a tie, a miss
+
+
+def test_the_score_is_taken_at_the_last_token_of_each_row() -> None:
+    import mindspore as ms
+
+    from ms_prefstream.demo.losses import end_scores
+
+    scores = ms.Tensor(np.arange(12, dtype=np.float32).reshape(3, 4))
+    ends = ms.Tensor(np.array([1, 4, 2], np.int32))
+    assert end_scores(scores, ends).asnumpy().tolist() == [0.0, 7.0, 9.0]
+
+
+def test_sequence_log_probs_follow_the_definition() -> None:
+    import mindspore as ms
+
+    from ms_prefstream.demo.losses import sequence_log_probs
+
+    random = np.random.default_rng(2)
+    logits = random.normal(size=(2, 5, 7)).astype(np.float32)
+    labels = np.array([[-100, -100, 3, 0, -100], [-100, 6, 1, 2, 5]], np.int32)
+    mask = (labels != -100).astype(np.int32)
+    expected = []
+    for row in range(2):
+        total = 0.0
+        for t in range(1, 5):
+            if mask[row, t]:
+                at = logits[row, t - 1].astype(np.float64)
+                total += at[labels[row, t]] - np.log(np.exp(at).sum())
+        expected.append(total)
+    found = sequence_log_probs(ms.Tensor(logits), ms.Tensor(labels), ms.Tensor(mask)).asnumpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_reward_model_learns_its_pairs(options: Any) -> None:
+    import mindspore as ms
+
+    from ms_prefstream.demo.model import RewardModel
+    from ms_prefstream.demo.train import reward_accuracy, train_reward
+
+    ms.set_seed(0)
+    model = RewardModel(options)
+    batch = columns("mindformers")
+    assert reward_accuracy(model, [batch]) == 0.5
+    records = list(train_reward(model, [batch] * 30, steps=30, learning_rate=5e-3))
+    assert [record.step for record in records] == list(range(1, 31))
+    assert records[0].loss == pytest.approx(math.log(2), abs=1e-5)
+    assert (records[0].rows, records[0].length) == (12, 24)
+    assert records[0].tokens == batch["end_ind"].sum()
+    assert records[-1].loss < 0.2
+    assert reward_accuracy(model, [batch]) == 1.0
+
+
+def test_dpo_learns_and_leaves_the_reference_alone(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mindspore as ms
+
+    from ms_prefstream.demo import losses, train
+    from ms_prefstream.demo.model import CausalLM
+
+    made: list[Any] = []
+
+    class Remembering(losses.DPOLoss):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(train, "DPOLoss", Remembering)
+    ms.set_seed(0)
+    policy = CausalLM(options)
+    start = {p.name: p.asnumpy().copy() for p in policy.get_parameters()}
+    records = list(train.train_dpo(policy, [columns("concat")] * 15, steps=15, learning_rate=3e-3))
+    assert records[0].loss == pytest.approx(math.log(2), abs=1e-5)
+    assert records[0].accuracy == 0.5
+    assert records[-1].loss < 0.5
+    assert records[-1].accuracy == 1.0
+    reference = {p.name.removeprefix("reference."): p.asnumpy() for p in made[0].reference.get_parameters()}
+    assert reference.keys() == start.keys()
+    for name, value in start.items():
+        np.testing.assert_array_equal(reference[name], value)
+    assert any(np.abs(p.asnumpy() - start[p.name]).max() > 1e-3 for p in policy.get_parameters())
+
+
+def test_padding_changes_nothing(options: Any) -> None:
+    import mindspore as ms
+
+    from ms_prefstream.demo.losses import DPOLoss
+    from ms_prefstream.demo.model import CausalLM
+
+    loss = DPOLoss(CausalLM(options), 0.1)
+    for parameter in loss.reference.get_parameters():  # another model than the policy, so that the loss is not ln 2
+        parameter.set_data(parameter.value() * 1.5)
+    batch = columns("concat")
+    fill = {"input_ids": 9, "labels": -100, "attention_mask": 0, "loss_mask": 0}
+    wide = {name: np.pad(value, ((0, 0), (0, 6)), constant_values=fill[name]) for name, value in batch.items()}
+    narrow_loss, wide_loss = (float(loss(*map(ms.Tensor, one.values()))[0]) for one in (batch, wide))
+    assert narrow_loss == pytest.approx(wide_loss, abs=1e-5)
+    assert narrow_loss != pytest.approx(math.log(2), abs=1e-4)
+
+
+class _Dataset:
+    """Two batches an epoch; every new iterator begins with epoch 0, as MindSpore's do."""
+
+    def create_dict_iterator(self, num_epochs: int) -> Iterator[dict[str, int]]:
+        outer = iter([[{"x": 0}, {"x": 1}], [{"x": 2}, {"x": 3}]][:num_epochs])
+
+        class Epochs:
+            def __iter__(self) -> Iterator[dict[str, int]]:
+                return iter(next(outer))
+
+        return Epochs()  # type: ignore[return-value]
+
+
+def test_passes_go_on_through_one_iterator() -> None:
+    from ms_prefstream.demo.train import passes
+
+    assert [batch["x"] for batch in passes(_Dataset(), 2)] == [0, 1, 2, 3]
+    with pytest.raises(OptionError, match="epochs is 0"):
+        next(passes(_Dataset(), 0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [({"heads": 3}, "hidden is 64, which 3 heads do not divide"), ({"vocab_size": 0}, "vocab_size is 0")],
+)
+def test_impossible_sizes_are_refused(changes: dict[str, int], sentence: str) -> None:
+    from ms_prefstream.demo.model import ModelOptions
+
+    with pytest.raises(OptionError, match=sentence):
+        ModelOptions(**{"vocab_size": 10, "max_length": 8, **changes})
+
+
+def test_evaluation_without_batches_is_refused(options: Any) -> None:
+    from ms_prefstream.demo.model import RewardModel
+    from ms_prefstream.demo.train import reward_accuracy
+
+    with pytest.raises(OptionError, match="no batch to evaluate"):
+        reward_accuracy(RewardModel(options), [])

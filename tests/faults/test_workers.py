@@ -1,0 +1,207 @@
+"""Workers that die, programs that die, Ctrl-C: one clear sentence within seconds, and nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ms_prefstream import PrefStreamError
+from ms_prefstream.runtime.pool import LoaderPool
+from tests.runtime.pools import SECONDS, gone, kill, pairs, plain, recipe, until
+
+ROOT = pathlib.Path(__file__).parents[2]
+SHM = pathlib.Path("/dev/shm")
+
+
+def slow(row: Any) -> Any:
+    if row["prompt"].startswith("prompt 9 "):
+        time.sleep(60)
+    return row
+
+
+def pool_of(workers: int, format: Callable[[Any], Any] = slow) -> LoaderPool:
+    pool = LoaderPool(recipe(pairs(100, bad=False), format=format), workers)
+    pool.wait()
+    until(lambda: all(driver._recipe is None for driver in pool._drivers))  # all are ready, not only the first
+    return pool
+
+
+def pids(pool: LoaderPool) -> list[int]:
+    return [driver.process.pid for driver in pool._drivers]
+
+
+def failure(pool: LoaderPool, ticket: int | None = None) -> str:
+    begin = time.monotonic()
+    with pytest.raises(PrefStreamError) as caught:
+        pool.load(range(5)) if ticket is None else pool.result(ticket)
+    assert time.monotonic() - begin < SECONDS
+    return str(caught.value)
+
+
+def test_a_busy_worker_is_killed() -> None:
+    with pool_of(2) as pool:
+        before = sorted(SHM.iterdir()) if SHM.is_dir() else []
+        ticket = pool.submit(range(8, 20))
+        assert until(lambda: any(driver._flying for driver in pool._drivers))
+        busy = next(driver for driver in pool._drivers if driver._flying)
+        kill(busy.process.pid)
+        message = failure(pool, ticket)
+        assert "worker process " in message
+        assert f"of 2 (pid {busy.process.pid}) was killed by SIGKILL while it loaded 12 rows (8, 9, 10, ...)" in message
+        assert "memory" in message
+        assert failure(pool) == message  # and again for whoever asks later
+        children = pids(pool)
+    assert gone(children)
+    assert (sorted(SHM.iterdir()) if SHM.is_dir() else []) == before
+
+
+def test_an_idle_worker_is_killed() -> None:
+    with pool_of(2) as pool:
+        assert len(pool.load(range(8))) == 8
+        victim = pids(pool)[1]
+        kill(victim)
+        assert until(lambda: pool._drivers[1].process.poll() is not None)
+        assert f"worker process 2 of 2 (pid {victim}) was killed by SIGKILL while it was idle" in failure(pool)
+
+
+def leave(row: Any) -> Any:
+    if row["prompt"].startswith("prompt 3 "):
+        os._exit(0)
+    if row["prompt"].startswith("prompt 4 "):
+        import threading
+
+        threading.Timer(0.3, os._exit, (0,)).start()  # once the task is done
+    return row
+
+
+def test_a_worker_leaves_with_exit_code_0_while_busy_and_while_idle() -> None:
+    with pool_of(1, leave) as pool:
+        ticket = pool.submit([3])
+        assert "ended with exit code 0 while it loaded 1 rows (3)" in failure(pool, ticket)
+    with pool_of(1, leave) as pool:
+        assert len(pool.load([4])) == 1
+        assert until(lambda: pool._drivers[0].process.poll() is not None)
+        assert "ended with exit code 0 while it was idle" in failure(pool)
+
+
+def with_child(row: Any) -> Any:
+    if os.fork() == 0:  # holds the worker's end of the pipe open
+        time.sleep(20)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return row
+
+
+def test_a_worker_is_killed_and_a_process_that_it_started_lives_on() -> None:
+    with pool_of(1, with_child) as pool:
+        ticket = pool.submit([0])
+        assert "was killed by SIGKILL while it loaded 1 rows (0)" in failure(pool, ticket)
+
+
+def test_a_worker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = type(sys)("only_here")
+    exec("def read(row): return row", module.__dict__)
+    module.__dict__["read"].__module__ = "only_here"
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    expected = r"worker process 1 of 1 could not start: .*No module named 'only_here'"
+    with (
+        LoaderPool(recipe(pairs(5), format=module.__dict__["read"]), 1) as pool,
+        pytest.raises(PrefStreamError, match=expected),
+    ):
+        pool.wait()
+
+
+def test_workers_that_the_system_refuses_to_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with LoaderPool(recipe(pairs(5)), 2) as pool:
+        for _ in range(2):
+            assert "workers=2 cannot be started: [Errno 11]" in failure(pool)
+
+
+def test_workers_end_with_the_pool_and_a_busy_one_at_once() -> None:
+    pool = pool_of(1)
+    children, drivers = pids(pool), pool._drivers
+    pool.submit(range(8, 20))
+    assert until(lambda: bool(drivers[0]._flying))
+    begin = time.monotonic()
+    pool.close()
+    assert time.monotonic() - begin < SECONDS
+    assert gone(children)
+    dropped = pool_of(1)
+    children = pids(dropped)
+    del dropped
+    gc.collect()
+    assert gone(children)
+
+
+def test_a_fork_of_this_process_neither_uses_nor_ends_the_workers() -> None:
+    with pool_of(1) as pool:
+        child = os.fork()
+        if child == 0:
+            try:
+                pool.load([0])
+            except PrefStreamError as error:
+                pool.close()
+                os._exit(17 if "forked" in str(error) else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+        assert plain(pool.load([0, 1])) == plain(recipe(pairs(100, bad=False)).loader().load([0, 1]))
+
+
+PROGRAM = """
+import sys, time
+from ms_prefstream.runtime.pool import LoaderPool
+from tests.runtime.pools import pairs, recipe
+def slow(row):
+    time.sleep(0.2)
+    return row
+pool = LoaderPool(recipe(pairs(100), format=slow), 2)
+pool.wait()
+print(*[driver.process.pid for driver in pool._drivers], flush=True)
+pool.load(range(100))
+"""
+
+
+def started() -> tuple[subprocess.Popen[str], list[int]]:
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert program.stdout is not None
+    children = [int(pid) for pid in program.stdout.readline().split()]
+    assert len(children) == 2
+    time.sleep(0.3)
+    return program, children
+
+
+def test_ctrl_c_ends_the_program_with_one_traceback_and_its_workers() -> None:
+    program, children = started()
+    os.killpg(program.pid, signal.SIGINT)
+    _, errors = program.communicate(timeout=SECONDS)
+    assert program.returncode in (1, -signal.SIGINT)
+    assert errors.count("Traceback") == 1
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert gone(children)
+
+
+def test_workers_end_when_their_program_is_killed() -> None:
+    program, children = started()
+    kill(program.pid)
+    program.communicate(timeout=SECONDS)
+    assert gone(children)

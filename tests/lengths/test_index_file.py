@@ -1,0 +1,175 @@
+"""The file of a length index: readable with numpy alone, mapped, and refused when it is not what was asked for."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ms_prefstream.errors import OptionError, Reason, SourceError, StateError
+from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, open_index, valid_index
+from ms_prefstream.lengths.summary import summary_text
+from ms_prefstream.lengths.verdict import CODES, REASONS
+from ms_prefstream.plan import IndexedPlan, PlanOptions
+from ms_prefstream.sources import open_source
+from tests.runtime.pools import pairs, recipe, write
+
+FINGERPRINT: dict[str, Any] = {
+    "data": "d1",
+    "task": "DPO(60)",
+    "format": "auto",
+    "tokenizer": "t1",
+    "template": None,
+    "boundary": "joint",
+    "special_tokens_in_content": "escape",
+}
+COUNT = 100
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> str:
+    return str(tmp_path / "x.mprefidx")
+
+
+@pytest.fixture
+def index(path: str) -> LengthIndex:
+    made = recipe(pairs(COUNT))
+    return build_index(COUNT, made.loader(), path, FINGERPRINT, origin=str, raise_malformed=False)
+
+
+def test_numpy_alone_reads_the_file(index: LengthIndex, path: str) -> None:
+    loaded = recipe(pairs(COUNT)).loader().load(range(COUNT))
+    sides = [[len(s.ids) for s in one.sample.sequences] if one.sample else [0, 0] for one in loaded]
+    np.testing.assert_array_equal(np.load(path, mmap_mode="r"), np.array(sides, np.int32), strict=True)
+    with open(path, "rb") as file:
+        lengths, keys, verdict, _about, checksum = [np.load(file) for _ in range(5)]
+        assert (checksum.shape, checksum.dtype) == ((1,), np.uint32)
+    assert [array.dtype for array in (lengths, keys, verdict)] == [np.int32, np.int32, np.uint8]
+    np.testing.assert_array_equal(keys, np.where(verdict == 0, lengths.max(axis=1), -1))
+    assert verdict.tolist() == [CODES[one.error.reason] if one.error else 0 for one in loaded]
+    for mapped, read in ((index.lengths, lengths), (index.keys, keys), (index.verdict, verdict)):
+        np.testing.assert_array_equal(mapped, read, strict=True)
+    assert index.checksum == f"{checksum[0]:08x}"
+
+
+def test_arrays_are_mapped_and_not_read_into_memory(index: LengthIndex) -> None:
+    for array in (index.lengths, index.keys, index.verdict):
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        assert type(base).__name__ == "mmap"
+        assert array.flags.aligned
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
+def test_a_plan_takes_the_keys_as_they_are(index: LengthIndex) -> None:
+    plan = IndexedPlan(PlanOptions(rows=COUNT, global_batch=4, drop_remainder=False), index.keys)
+    planned = {row for step in range(plan.steps_per_epoch) for row in plan.rows(0, step, 0, 1).tolist()}
+    assert planned == set(np.flatnonzero(index.good()).tolist())
+    assert len(planned) == index.usable == COUNT - sum(one.rows for one in index.counts)
+
+
+@pytest.mark.parametrize("part", [*FINGERPRINT, "rows"])
+def test_a_stale_index_is_refused_with_both_values(index: LengthIndex, path: str, part: str) -> None:
+    new = {**FINGERPRINT, part: "now"}
+    rows = 101 if part == "rows" else COUNT
+    old = COUNT if part == "rows" else FINGERPRINT[part]
+    new.pop("rows", None)
+    with pytest.raises(StateError) as caught:
+        valid_index(path, new, rows)
+    assert f"{part} was {old!r} and is {101 if part == 'rows' else 'now'!r} now" in str(caught.value)
+    assert str(caught.value).count(" was ") == 2  # "was built for other data" and this one
+
+
+def test_a_part_that_one_side_does_not_know_is_a_difference(index: LengthIndex, path: str) -> None:
+    with pytest.raises(StateError, match="extra was None and is 1 now"):
+        open_index(path, {**FINGERPRINT, "extra": 1}, COUNT)
+    with pytest.raises(StateError, match="task was 'DPO\\(60\\)' and is None now"):
+        open_index(path, {key: value for key, value in FINGERPRINT.items() if key != "task"}, COUNT)
+
+
+def test_absent_means_none_only_for_auto(path: str) -> None:
+    assert valid_index(path, FINGERPRINT, COUNT) is None
+    assert valid_index(None, FINGERPRINT, COUNT) is None
+    with pytest.raises(StateError, match="there is no length index"):
+        open_index(path, FINGERPRINT, COUNT)
+
+
+def test_every_flipped_byte_and_every_truncation_is_noticed(index: LengthIndex, path: str) -> None:
+    whole = pathlib.Path(path).read_bytes()
+    for at in range(0, len(whole), 7):
+        pathlib.Path(path).write_bytes(whole[:at] + bytes([whole[at] ^ 0x11]) + whole[at + 1 :])
+        with pytest.raises(StateError, match="its checksum does not fit"):
+            open_index(path, FINGERPRINT, COUNT)
+    for size in (0, 5, 100, 500, 1300, len(whole) - 1):
+        pathlib.Path(path).write_bytes(whole[:size])
+        with pytest.raises(StateError, match="damaged or no length index"):
+            open_index(path, FINGERPRINT, COUNT)
+    pathlib.Path(path).write_bytes(whole + b"x")
+    with pytest.raises(StateError, match="damaged or no length index"):
+        open_index(path, FINGERPRINT, COUNT)
+    pathlib.Path(path).write_bytes(whole)
+    open_index(path, FINGERPRINT, COUNT)
+
+
+def test_another_version_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("ms_prefstream.lengths.layout.VERSION", 2)
+        build_index(3, recipe(pairs(3)).loader(), path, FINGERPRINT, origin=str)
+    with pytest.raises(StateError, match=r"length index of version 2; expected version 1"):
+        open_index(path, FINGERPRINT, 3)
+
+
+def test_the_place_of_an_index(tmp_path: pathlib.Path) -> None:
+    one, two = (write(tmp_path / name, pairs(2)) for name in ("a.jsonl", "b.jsonl"))
+    (tmp_path / "c.json").write_text('[{"a": 1}]')
+    assert beside(open_source(one)) == one + ".mprefidx"
+    assert beside(open_source(str(tmp_path / "c.json"))) == str(tmp_path / "c.json.mprefidx")
+    assert index_path(open_source([one, two]), "here.idx") == "here.idx"
+    for source in ([one, two], pairs(2)):
+        assert beside(open_source(source)) is None
+        with pytest.raises(OptionError, match=r"not a single file.*Give the index a path"):
+            index_path(open_source(source), None)
+
+
+def test_a_path_that_cannot_be_written_is_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(SourceError, match=r"missing.*cannot be written: No such file"):
+        build_index(3, recipe(pairs(3)).loader(), tmp_path / "missing" / "x", FINGERPRINT, origin=str)
+
+
+def test_counts_by_reason(index: LengthIndex) -> None:
+    counts = {one.reason: one for one in index.counts}
+    assert set(counts) >= {Reason.IDENTICAL, Reason.MISSING_FIELD, Reason.BAD_TYPE}
+    for reason, one in counts.items():
+        rows = np.flatnonzero(index.verdict == CODES[reason])
+        assert (one.rows, one.share, one.first) == (len(rows), len(rows) / COUNT, tuple(rows[:5].tolist()))
+    assert [one.rows for one in index.counts] == sorted((one.rows for one in index.counts), reverse=True)
+    text = summary_text(index.counts, COUNT, "a.jsonl:{}".format)
+    first = counts[Reason.MISSING_FIELD]
+    assert f"  missing_field: {first.rows} ({first.rows:.2f} %), first at a.jsonl:{first.first[0]}," in text
+    assert str(index).startswith(f"rows in the length index {COUNT}, dropped {COUNT - index.usable} ")
+
+
+def test_the_numbers_of_reasons_are_written_in_files_and_stay() -> None:
+    assert set(CODES) == set(Reason)  # a new reason needs a new number
+    assert len(REASONS) == len(CODES)
+    assert {str(reason): code for reason, code in CODES.items()} == {
+        "bad_json": 1,
+        "missing_field": 2,
+        "bad_type": 3,
+        "unknown_role": 4,
+        "special_token": 5,
+        "history_differs": 6,
+        "ambiguous_format": 7,
+        "row_too_large": 8,
+        "template_refused": 9,
+        "identical": 64,
+        "tie": 65,
+        "empty_response": 66,
+        "no_response_tokens": 67,
+        "identical_after_truncation": 68,
+        "too_long": 69,
+    }

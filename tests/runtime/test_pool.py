@@ -1,0 +1,315 @@
+"""Worker processes give what one process gives, wherever rows come from and whatever program starts them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ms_prefstream import OptionError, PrefStreamError, SourceError
+from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.lengths.measure import measure
+from ms_prefstream.runtime.pool import CHUNK, LoaderPool
+from ms_prefstream.runtime.pool_recipe import AskedRows, pack_recipe, stays
+from ms_prefstream.sources import open_source
+from tests.runtime.pools import gone, pairs, plain, recipe, shuffled, until, write
+
+ROOT = pathlib.Path(__file__).parents[2]
+COUNT = 300
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write(tmp_path_factory.mktemp("pool") / "pairs.jsonl", pairs(COUNT))
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def pool(request: pytest.FixtureRequest, data: str, chatml_dir: pathlib.Path) -> Iterator[LoaderPool]:
+    with LoaderPool(recipe(data, tokenizer=chatml_dir), request.param) as pool:
+        pool.wait()
+        yield pool
+
+
+def test_every_number_of_workers_gives_the_same_samples_errors_and_notes(
+    pool: LoaderPool, data: str, chatml_dir: pathlib.Path
+) -> None:
+    local = recipe(data, tokenizer=chatml_dir).loader()
+    rows = [*shuffled(COUNT), 3, 3, 0]
+    expected = local.load(rows)
+    assert sum(one.sample is not None for one in expected) > 150
+    assert {one.error.reason for one in expected if one.error} >= {"identical", "missing_field", "bad_type"}
+    assert plain(pool.load(rows)) == plain(expected)
+    assert pool.load([]) == []
+    tickets = [pool.submit(rows[begin : begin + 7]) for begin in range(0, 70, 7)]
+    for begin, ticket in reversed(list(zip(range(0, 70, 7), tickets, strict=True))):
+        assert plain(pool.result(ticket)) == plain(expected[begin : begin + 7])
+
+
+def test_records_can_be_sent_instead_of_row_ids(pool: LoaderPool, data: str, chatml_dir: pathlib.Path) -> None:
+    made = recipe(data, tokenizer=chatml_dir)
+    assert made.records is not None
+    found = made.records.read(range(COUNT))
+    assert any(isinstance(record, RowError) for record in found)
+    assert plain(pool.samples(found)) == plain(made.loader().samples(found))
+
+
+def test_rows_are_measured_where_they_are_loaded(pool: LoaderPool, data: str, chatml_dir: pathlib.Path) -> None:
+    chunks = [range(begin, begin + 20) for begin in range(0, COUNT, 20)]
+    loader = recipe(data, tokenizer=chatml_dir).loader()
+    found = list(pool.measured(chunks))
+    assert len(found) == len(chunks)
+    for one, chunk in zip(found, chunks, strict=True):
+        expected = measure(loader.load(chunk))
+        for array, wanted in zip(one[:3], expected[:3], strict=True):
+            np.testing.assert_array_equal(array, wanted, strict=True)
+        assert [(at, error.args) for at, error in one.errors] == [(at, error.args) for at, error in expected.errors]
+
+
+def test_tickets_that_are_forgotten_cost_nothing_and_others_stay_right(pool: LoaderPool) -> None:
+    tickets = [pool.submit(range(begin, begin + 30)) for begin in range(0, 240, 30)]
+    pool.forget(tickets[1:])
+    assert len(pool.result(tickets[0])) == 30
+    with pytest.raises(KeyError):
+        pool.result(tickets[3])
+    done = pool.submit(range(3))
+    assert until(lambda: done in pool._board._results)
+    pool.forget([done])
+    abandoned = pool.measured(range(begin, begin + 10) for begin in range(0, COUNT, 10))
+    next(abandoned)
+    abandoned.close()
+    assert len(pool.load(range(130))) == 130
+    assert pool._board._tasks == {}
+    assert pool._board._results == {}
+
+
+class Counted:
+    """Two records for every second row, none for every fifth."""
+
+    def __init__(self) -> None:
+        self.suffix = "!"
+
+    def __call__(self, row: Any) -> list[Any]:
+        return [{**row, "prompt": f"{row['prompt']}{self.suffix}{k}"} for k in range(self.count(row))]
+
+    def count(self, row: Any) -> int:
+        number = int(row["margin"] * 7 + 0.5)
+        return 0 if number % 5 == 0 else 1 + number % 2
+
+
+class Guarded:
+    """Rows of the user's own class, which can be read in this process alone."""
+
+    def __init__(self, rows: Sequence[Any]) -> None:
+        self.lock = threading.Lock()
+        self.rows = rows
+        self.readers: set[int] = set()
+        self.broken = -1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Any:
+        with self.lock:
+            self.readers.add(os.getpid())
+            if row == self.broken:
+                raise ValueError("a broken row")
+            return self.rows[row]
+
+
+def test_rows_in_memory_are_read_here_and_any_callable_travels(data: str) -> None:
+    rows = Guarded(pairs(COUNT, bad=False))
+    made = recipe([rows, data], format=Counted())  # a source in memory and a file, one behind the other
+    assert made.records is not None
+    count = len(made.records)
+    wanted = shuffled(count)
+    expected = made.loader().load(wanted)
+    assert {one.error.origin for one in expected if one.error} > set()
+    with LoaderPool(made, 2) as pool:
+        pool.wait()
+        rows.readers.clear()
+        assert plain(pool.load(wanted)) == plain(expected)
+        assert rows.readers == {os.getpid()}
+        rows.broken = 299
+        with pytest.raises(SourceError, match="row 299 of Guarded: reading it raised ValueError: a broken row"):
+            pool.load(range(count))
+        rows.broken = -1
+        assert plain(pool.load(wanted[:100])) == plain(expected[:100])  # the pool goes on
+
+
+def test_lambdas_and_closures_travel_and_may_print(capfd: pytest.CaptureFixture[str]) -> None:
+    ending = "?"
+
+    def ask(row: Any) -> Any:
+        print("asked", flush=True)
+        return {**row, "prompt": row["prompt"] + ending}
+
+    made = recipe(pairs(100, bad=False), format=functools.partial(lambda row, then: then(row), then=ask))
+    with LoaderPool(made, 1) as pool:
+        pool.wait()
+        assert plain(pool.load(range(100))) == plain(made.loader().load(range(100)))
+    captured = capfd.readouterr()
+    assert captured.err.count("asked") == 100  # the workers', which keep their stdout for the parent
+    assert captured.out.count("asked") == 100  # this process's own
+
+
+def test_workers_load_neither_mindspore_nor_mindformers() -> None:
+    def look(row: Any) -> Any:
+        raise RowError(Reason.TIE, str(sorted({"mindspore", "mindformers", "ms_prefstream"} & set(sys.modules))))
+
+    with LoaderPool(recipe(pairs(10), format=look), 1) as pool:
+        pool.wait()
+        (found,) = pool.load([0])
+    assert found.error is not None
+    assert found.error.problem == "['ms_prefstream']"
+
+
+def test_what_cannot_be_sent_is_refused_by_name() -> None:
+    lock = threading.Lock()
+
+    def locked(row: Any) -> Any:
+        with lock:
+            return row
+
+    with pytest.raises(OptionError, match=r"workers=2 sends the format mapped\(.*locked\) to other processes.*lock"):
+        LoaderPool(recipe(pairs(10), format=locked), 2)
+
+
+def test_errors_of_a_task_arrive_and_the_pool_goes_on() -> None:
+    def leave(row: Any) -> Any:
+        if row["prompt"].startswith("prompt 7 "):
+            sys.exit("enough")
+        return row
+
+    rows = pairs(100, bad=False)
+    rows[99]["margin"] = threading.Lock()
+    made = recipe(rows, format=leave, tokenizer=None)
+    with LoaderPool(made, 1) as pool:
+        pool.wait()
+        with pytest.raises(PrefStreamError, match=r"failed with SystemExit: enough(.|\n)*Traceback(.|\n)*in leave"):
+            pool.load(range(64))
+        with pytest.raises(SourceError, match=r"rows of list cannot be sent to worker processes: TypeError.*workers=0"):
+            pool.load([98, 99])
+        with pytest.raises(OptionError, match="tokenizer=None is for rows that are already tokenized"):
+            pool.load([0])
+
+
+def test_whoever_waits_before_a_worker_is_ready_loads_by_itself(data: str) -> None:
+    made = recipe(data)
+    with LoaderPool(made, 2) as pool:
+        pool._board.ready = False
+        assert plain(pool.load(range(50))) == plain(made.loader().load(range(50)))
+        pool.wait()
+        assert plain(pool.load(range(50))) == plain(made.loader().load(range(50)))
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
+def test_the_number_of_workers_is_checked(workers: Any, data: str) -> None:
+    with pytest.raises(OptionError, match="workers is"):
+        LoaderPool(recipe(data), workers)
+
+
+def test_a_closed_pool_says_so(data: str) -> None:
+    pool = LoaderPool(recipe(data), 1)
+    pool.close()
+    pool.close()
+    with pytest.raises(PrefStreamError, match="were closed"):
+        pool.load([0])
+    assert pool._drivers == []
+
+
+def test_the_index_of_a_large_file_is_shared_and_not_sent(tmp_path: pathlib.Path) -> None:
+    row = pairs(1, bad=False)
+    made = recipe(write(tmp_path / "many.jsonl", row * 20_000))
+    packed = pack_recipe(made, 1)
+    assert packed.sizes == (8 * 20_001,)
+    assert len(packed.text) < 50_000
+    with LoaderPool(made, 1) as pool:
+        pool.wait()
+        assert plain(pool.load([19_999, 0])) == plain(made.loader().load([19_999, 0]))
+
+
+def test_what_stays_in_the_parent(data: str) -> None:
+    class Own:
+        name = "own"
+        __len__ = read = origin = fingerprint = lambda self: 0
+
+    assert stays(open_source(pairs(3)))
+    assert stays(Own())
+    assert not stays(open_source(data))
+    assert not stays(AskedRows(lambda number, rows: ([], []), 0, "", 1))
+
+
+SCRIPT = f"""
+import sys
+from ms_prefstream import DPO
+from ms_prefstream.runtime.pool import LoaderPool
+from tests.runtime.pools import pairs, plain, recipe
+print("started", flush=True)
+suffix = " more"
+made = recipe(pairs(100), format=lambda row: {{**row, "prompt": str(row["prompt"]) + suffix}})
+pool = LoaderPool(made, 2)
+pool.wait()
+assert plain(pool.load(range(100))) == plain(made.loader().load(range(100)))
+print("equal", {CHUNK}, *[driver.process.pid for driver in pool._drivers])
+"""
+
+
+@pytest.mark.parametrize("way", ["script", "stdin"])
+def test_programs_without_main_guard_and_from_stdin_work_and_leave_nothing_behind(
+    way: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, *(["train.py"] if way == "script" else ["-"])],
+        input=SCRIPT if way == "stdin" else None,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "started"  # once: no worker runs the program again
+    assert lines[1].startswith(f"equal {CHUNK} ")
+    assert len(lines) == 2
+    assert gone([int(pid) for pid in lines[1].split()[2:]])
+
+
+@pytest.mark.long  # importing that package takes seconds, here and in the worker
+def test_rows_of_the_datasets_package_travel_by_file_or_by_row(tmp_path: pathlib.Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    dataset = datasets.Dataset.from_list(pairs(80, bad=False))
+    dataset.save_to_disk(str(tmp_path / "saved"))
+    for source, asked in ((dataset, 1), (str(tmp_path / "saved"), 0)):
+        made = recipe(source)
+        assert len(pack_recipe(made, 1).asked) == asked
+        with LoaderPool(made, 1) as pool:
+            pool.wait()
+            assert plain(pool.load(range(80))) == plain(made.loader().load(range(80)))
+
+
+def test_a_generator_of_rows_is_encoded_by_workers() -> None:
+    from ms_prefstream.formats import resolve_format
+    from ms_prefstream.runtime.ahead import Ahead
+    from ms_prefstream.runtime.onepass import PassRecords
+
+    source = open_source(lambda: iter(pairs(200)))
+    made = recipe(pairs(200))
+    expected = made.loader().load(range(200))
+    passed = PassRecords(source, resolve_format("auto"), 100, 0)  # type: ignore[arg-type]
+    with LoaderPool(recipe(pairs(1)), 2) as pool:
+        pool.wait()
+        ahead = Ahead(pool, passed)
+        windows = [range(0, 100), range(100, 200)]
+        found = list(itertools.chain.from_iterable(ahead.load(window) for window in windows))
+    assert plain(found) == plain(expected)

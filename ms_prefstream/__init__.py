@@ -14,6 +14,7 @@ from ms_prefstream.errors import (
     TemplateError,
     TokenizerError,
 )
+from ms_prefstream.sources.follow import follow
 from ms_prefstream.sources.mix import Part, mix
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import DPO, RLHF, Reward
@@ -40,6 +41,7 @@ __all__ = [
     "TemplateError",
     "TokenizerError",
     "__version__",
+    "follow",
     "formats",
     "load_state",
     "mix",

@@ -31,11 +31,12 @@ from ms_prefstream.report.part import PartReport
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
 from ms_prefstream.runtime.ahead import Ahead
+from ms_prefstream.runtime.front import MixedFront, SingleFront, open_front
 from ms_prefstream.runtime.indexed import IndexedSteps
 from ms_prefstream.runtime.ledger import Ledger
 from ms_prefstream.runtime.loader import Loaded, SampleLoader
 from ms_prefstream.runtime.mixed import MixedRecords, fingerprint_of, open_records
-from ms_prefstream.runtime.onepass import OnePassSteps, PassRecords, records_of
+from ms_prefstream.runtime.onepass import OnePassSteps, PassRecords
 from ms_prefstream.runtime.pool import LoaderPool
 from ms_prefstream.runtime.recipe import Recipe
 from ms_prefstream.runtime.steps import Batch, Load, WindowedSteps
@@ -136,12 +137,14 @@ class Rows:
         options = self._plan_options(order, sort, ranks, batch_size)
         records = self.records
         if records is None:
+            front = self._front
             return OnePassSteps(
                 WindowedPlan(options),
                 ranks,
-                functools.partial(PassRecords, self.source, self.formats[0], order.window * options.global_batch),
+                functools.partial(PassRecords, front, order.window * options.global_batch),
+                front.continues,
                 self._passing_loader,
-                lambda passed: self._make_ledger(origin=passed.origin, raw=passed.raw),
+                self._passing_ledger,
                 lambda samples: collate(samples, max(sample.length for sample in samples)),
                 columns,
             )
@@ -215,8 +218,12 @@ class Rows:
                 rows = order.row_of(np.arange(min(LENGTHS_PROBED, len(self.records))))
             loaded = self._local.load(np.sort(rows).tolist())
         else:
-            self._refuse_single_pass("its lengths cannot be looked at to choose shapes. Give boundaries or multiple_of")
-            found = itertools.islice(records_of(self.source.start(), self.formats[0]), LENGTHS_PROBED)
+            if self._front.once or self._front.continues:
+                raise OptionError(
+                    f"{self.source.name} can be read only once, so its lengths cannot be looked at to choose shapes. "
+                    "Give boundaries or multiple_of."
+                )
+            found = itertools.islice(self._front.start(0), LENGTHS_PROBED)
             loaded = self._local.samples([record for _, _, record in found])
         lengths = [one.sample.length for one in loaded if one.sample is not None]
         if not lengths:
@@ -241,6 +248,11 @@ class Rows:
             self._quarantine.keep()
 
     def _plan_options(self, order: Order, sort: bool, ranks: Ranks, batch_size: int) -> PlanOptions:
+        if self.records is None and self._front.ends_by_time and ranks.world > 1:
+            raise OptionError(
+                f"{self.source.name} ends after a time without data, and {ranks.world} ranks would not agree on the "
+                "last row. Give it until=<file or number of rows> instead of a timeout."
+            )
         batch = batch_size * ranks.world if self.index is not None else ranks.global_batch(batch_size)
         mixture = self.records.mixture if isinstance(self.records, MixedRecords) else None
         rows = self._one_pass_rows(batch) if self.records is None else len(self.records)
@@ -261,8 +273,11 @@ class Rows:
             mixture=mixture,
             **vars(order),
         )
+        steps = rows // batch if order.drop_remainder else -(-rows // batch)
         if isinstance(self.records, MixedRecords):
-            self._report.parts = self.records.reports(batch * (rows // batch or 1))
+            self._report.parts = self.records.reports(batch * steps)
+        elif self.records is None and isinstance(self._front, MixedFront):
+            self._report.parts = self._front.reports(batch * steps)
         return options
 
     def _part(self) -> Callable[[int], PartReport] | None:
@@ -279,6 +294,18 @@ class Rows:
         if self._pool is not None:
             return Ahead(self._pool, records)
         return SampleLoader(records, self._recipe.task, self._local.sampler, self._local.encoder)
+
+    def _passing_ledger(self, records: PassRecords) -> Ledger:
+        front, part = self._front, None
+        if isinstance(front, MixedFront):
+            reports, begins = list(self._report.parts.values()), records.before
+            part = lambda row: reports[front.part_of(begins + row)]  # noqa: E731 - a name for what may be None
+        return self._make_ledger(origin=records.origin, raw=records.raw, part=part, first=records.before)
+
+    @functools.cached_property
+    def _front(self) -> SingleFront | MixedFront:
+        """The records of a source that is read from the front."""
+        return open_front(self.source, self.formats)
 
     def _use(self, index: LengthIndex | None) -> None:
         """Take an index into use: what it knows to be bad is reported, and raised if it must be."""
@@ -308,17 +335,5 @@ class Rows:
                 raise OptionError(f"steps_per_epoch is {given!r}; expected a whole number of steps, 1 or more.")
             return given * batch
         if self._counted is None:
-            self._refuse_single_pass(
-                "its rows cannot be counted first. Pass steps_per_epoch=<n>, a list, or a function that returns a new "
-                "iterator each time"
-            )
-            if hasattr(self.formats[0], "count"):
-                self._counted = sum(1 for _ in records_of(self.source.start(), self.formats[0]))
-            else:
-                begin = getattr(self.source, "begin", None)  # skips without parsing
-                self._counted = sum(1 for _ in self.source.start()) if begin is None else begin(sys.maxsize)[0]
+            self._counted = self._front.count()
         return self._counted
-
-    def _refuse_single_pass(self, so: str) -> None:
-        if getattr(self.source, "once", False):
-            raise OptionError(f"{self.source.name} can be read only once, so {so}.")

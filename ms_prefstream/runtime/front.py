@@ -6,18 +6,17 @@ import functools
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
-from ms_prefstream.errors import OptionError, RowError, SourceError
+from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.formats.base import Format
-from ms_prefstream.formats.record import Record
 from ms_prefstream.plan.mixture import Mixture
 from ms_prefstream.plan.schedule import Schedule, whole_weights
 from ms_prefstream.report.part import PartReport
 from ms_prefstream.runtime.mixed import part_reports
-from ms_prefstream.runtime.onepass import records_of
+from ms_prefstream.runtime.onepass import Found, records_of
 from ms_prefstream.sources.base import RandomAccess, Source
 from ms_prefstream.sources.concat import JoinedPass
 from ms_prefstream.sources.files import hash_of
@@ -25,9 +24,6 @@ from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.passes import skip_items
 
 _BLOCK = 1024  # positions whose parts are found together
-
-Found: TypeAlias = tuple[str, Any, Record | RowError]
-"""(origin, raw row, record)."""
 
 
 class Front(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from ms_prefstream.errors import RowError, SourceError
 from ms_prefstream.formats.base import Format
@@ -13,30 +13,41 @@ from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windowed import WindowedPlan
 from ms_prefstream.runtime.ledger import Ledger
 from ms_prefstream.runtime.steps import Batch, WindowedSteps
-from ms_prefstream.sources.base import OnePass
 from ms_prefstream.tasks.sample import Sample
+
+Found: TypeAlias = tuple[str, Any, Record | RowError]
+"""(origin, raw row, record)."""
+
+
+class Front(Protocol):
+    """Records that can only be read from the front; see `ms_prefstream.runtime.front`."""
+
+    name: str
+
+    def start(self, first: int) -> Iterator[Found]:
+        """The records from number `first` on."""
+
+    def ended(self) -> str:
+        """Why the last pass ended, as the end of a sentence; empty if there is nothing to say."""
 
 
 class PassRecords:
-    """Records of one pass, by position; those of the window in hand are kept, earlier ones are gone.
+    """Records of one pass, by position in the epoch; those of the window in hand are kept, earlier ones are gone.
 
     Args:
-        source: Where the rows come from.
-        fmt: Raw row to records.
+        front: Where the records come from.
         window_rows: Rows of a window of the plan.
         first: Position of the first record that will be asked for, a window's beginning.
+        before: Records of earlier epochs, for sources whose epochs go on in the data.
     """
 
-    def __init__(self, source: OnePass, fmt: Format, window_rows: int, first: int) -> None:
-        self._name = source.name
+    def __init__(self, front: Front, window_rows: int, first: int, before: int = 0) -> None:
+        self._front = front
         self._window_rows = window_rows
-        self._kept: dict[int, tuple[str, Any, Record | RowError]] = {}
+        self._kept: dict[int, Found] = {}
         self._next = first
-        self._records: Iterator[tuple[str, Any, Record | RowError]]
-        if hasattr(fmt, "count"):  # rows may give any number of records: positions are of records
-            self._records = itertools.islice(records_of(source.start(), fmt), first, None)
-        else:
-            self._records = records_of(source.start(first), fmt)
+        self.before = before
+        self._records = front.start(before + first)
 
     def __len__(self) -> int:
         return self._next
@@ -57,8 +68,9 @@ class PassRecords:
             self._next += 1
         if self._next <= last:
             raise SourceError(
-                f"{self._name} ended after {self._next} rows, but the plan needs row {last + 1}. The source gave fewer "
-                "rows than before, or steps_per_epoch is larger than the source allows; lower it."
+                f"{self._front.name} ended after {self.before + self._next} rows{self._front.ended()}, but the plan "
+                f"needs row {self.before + last + 1}. The source gave fewer rows than before, or steps_per_epoch is "
+                "larger than it allows; lower it."
             )
         return [self._kept[row][2] for row in rows]
 
@@ -69,7 +81,7 @@ class PassRecords:
         return self._kept[row][1]
 
 
-def records_of(rows: Iterator[tuple[str, Any]], fmt: Format) -> Iterator[tuple[str, Any, Record | RowError]]:
+def records_of(rows: Iterator[tuple[str, Any]], fmt: Format) -> Iterator[Found]:
     """(origin, raw row, record) for each record of a pass."""
     many = hasattr(fmt, "count")
     for origin, raw in rows:
@@ -97,7 +109,8 @@ class OnePassSteps:
     Args:
         plan: Made with ``one_pass=True``, so that a window's rows stand together in the source.
         ranks: Whose share of it.
-        records: Opens a pass at a record position.
+        records: Opens a pass: (position in the epoch, records of earlier epochs) -> records.
+        continues: Whether an epoch goes on in the data where the one before ended.
         loader: Makes the loader of a pass.
         ledger: Makes the ledger of a pass.
         collate: Samples to a batch.
@@ -108,7 +121,8 @@ class OnePassSteps:
         self,
         plan: WindowedPlan,
         ranks: Ranks,
-        records: Callable[[int], PassRecords],
+        records: Callable[[int, int], PassRecords],
+        continues: bool,
         loader: Callable[[PassRecords], Any],
         ledger: Callable[[PassRecords], Ledger],
         collate: Callable[[list[Sample]], Batch],
@@ -119,6 +133,7 @@ class OnePassSteps:
         self.steps_per_epoch = plan.steps_per_epoch
         self._ranks = ranks
         self._records = records
+        self._continues = continues
         self._loader = loader
         self._ledger = ledger
         self._collate = collate
@@ -126,7 +141,8 @@ class OnePassSteps:
     def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from a step on."""
         first = self.plan.window_start(self.plan.locate(step)[0])
-        records = self._records(first)
+        before = epoch * self.steps_per_epoch * self.plan.options.global_batch if self._continues else 0
+        records = self._records(first, before)
         steps = WindowedSteps(
             self.plan, self._ranks, self._loader(records), self._ledger(records), self._collate, self.column_names
         )

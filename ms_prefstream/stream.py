@@ -375,6 +375,7 @@ class Stream:
             "widths": list(self._widths),
             "pad_token_id": self._pad_id,
             "data": self._rows.fingerprint(),
+            "mix": self._rows.mix(),
             "index": self._rows.index_id(),
             **self._encoding,
         }

@@ -238,6 +238,14 @@ class Rows:
         found: str = self.source.fingerprint() if self.records is None else fingerprint_of(self.records)
         return found
 
+    def mix(self) -> dict[str, Any] | None:
+        """What a state says of a mix: its weights and when its epochs end."""
+        if isinstance(self.records, MixedRecords):
+            return {"weights": list(self.records.mixture.weights), "stop": self.records.mixture.stop}
+        if self.records is None and isinstance(self._front, MixedFront):
+            return {"weights": list(self._front.weights), "stop": self._front.stop}
+        return None
+
     def index_id(self) -> str | None:
         """What a state says of the index in use."""
         return None if self.index is None else f"{self.index.usable} of {self.index.rows} rows"
@@ -298,8 +306,8 @@ class Rows:
     def _passing_ledger(self, records: PassRecords) -> Ledger:
         front, part = self._front, None
         if isinstance(front, MixedFront):
-            reports, begins = list(self._report.parts.values()), records.before
-            part = lambda row: reports[front.part_of(begins + row)]  # noqa: E731 - a name for what may be None
+            reports = list(self._report.parts.values())
+            part = lambda number: reports[front.part_of(number)]  # noqa: E731 - the ledger counts over all epochs
         return self._make_ledger(origin=records.origin, raw=records.raw, part=part, first=records.before)
 
     @functools.cached_property

@@ -112,7 +112,8 @@ def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temper
     with two parts, below 1 with four, below 1.7 always), and every epoch has the same shares. Where batches are
     sorted by length the shares hold for every window, otherwise for every step. Where all parts can be read in any
     order, a step is still a pure function of its number; each part is shuffled on its own. With a part that can only
-    be read from the front, the whole mix is read from the front: rows are shuffled within windows.
+    be read from the front, the whole mix is read from the front: rows are shuffled within windows, and all parts begin
+    at their first row in every epoch, so that ``stop="first"`` takes the same rows of longer parts each time.
 
     Args:
         parts: ``(source, weight)``, a bare source, or `Part` for a part with a format or a name of its own. Weights

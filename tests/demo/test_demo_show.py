@@ -57,7 +57,8 @@ def test_the_closing_table_names_every_figure() -> None:
     )
     Console(file=out, width=80).print(summary_table(summary))
     text = out.getvalue()
-    for figure in ("84", "212,666 in 51 s", "35.9 %", "47.6 % if padded to 256", "16 x 128, 16 x 192\n", "0.693 -> 0.119"):
+    figures = ("84", "212,666 in 51 s", "35.9 %", "47.6 % if padded to 256", "16 x 128, 16 x 192\n", "0.693 -> 0.119")
+    for figure in figures:
         assert figure in text.replace("  ", "").replace(" \n", "\n"), figure
     assert "50.0 % -> 96.6 %" in text
     assert "0.693 -> 0.215" in text

@@ -69,6 +69,10 @@ def test_an_example() -> None:
     assert Schedule([6, 4]).weights == (3, 2)
 
 
+def test_four_parts_stay_within_a_row_of_their_shares_also_where_weights_double() -> None:
+    assert Schedule([1000, 1, 1001, 2002]).error_bound < 1
+
+
 def test_many_parts_with_the_worst_weights_stay_near_their_shares() -> None:
     fibonacci = [1, 1]
     while len(fibonacci) < 25:

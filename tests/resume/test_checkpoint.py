@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import types
 from typing import Any
 
 import pytest
@@ -139,6 +140,19 @@ def test_after_set_init_step_the_absolute_step_is_saved(step: int, tmp_path: pat
     assert state["step"] == step + 1
     rest = train(make().resume(state), tmp_path, 2 - state["step"] // K)
     assert training.seen + rest.seen == whole(2)[step:]
+
+
+def test_a_trainer_may_number_its_steps_from_anywhere(tmp_path: pathlib.Path) -> None:
+    stream = make().resume(make().state(3))
+    callback = mps.StreamCheckpoint(stream, tmp_path)
+    arguments = types.SimpleNamespace(cur_step_num=40)
+    context = types.SimpleNamespace(original_args=lambda: arguments)
+    stream.dataset()
+    callback.on_train_begin(context)
+    for finished in (4, 5):
+        arguments.cur_step_num += 1
+        callback.on_train_step_end(context)
+        assert mps.load_state(tmp_path)["step"] == finished
 
 
 def test_every_and_keep(tmp_path: pathlib.Path) -> None:

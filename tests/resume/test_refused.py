@@ -106,6 +106,16 @@ def test_a_batch_that_the_state_s_shards_cannot_share_is_refused_by_both_values(
         make(batching=mps.Bucket(3, multiple_of=32)).resume(state)
 
 
+def test_a_refused_state_of_other_ranks_leaves_no_trace() -> None:
+    """Its logical shards are taken over before the rest of it is compared; then they are given back."""
+    state = make(batching=mps.Bucket(1, multiple_of=32), num_shards=4, shard_id=0, seed=2).state(1)
+    stream, untouched = (make(batching=mps.Bucket(4, multiple_of=32)) for _ in range(2))
+    with pytest.raises(StateError, match=r"settings.*: seed was 2 and is 1 now\."):
+        stream.resume(state)
+    assert rows_of(stream.batches()) == rows_of(untouched.batches())
+    assert stream.state(1) == untouched.state(1)
+
+
 SPOILED: dict[str, tuple[Any, str]] = {
     "nothing": (None, r"a state is a dict .* found NoneType"),
     "text": ("x", r"a state is a dict .* found str"),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ms_prefstream as mps
 from ms_prefstream import OptionError, PrefStreamError, SourceError
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.lengths.measure import measure
@@ -298,18 +299,30 @@ def test_rows_of_the_datasets_package_travel_by_file_or_by_row(tmp_path: pathlib
             assert plain(pool.load(range(80))) == plain(made.loader().load(range(80)))
 
 
-def test_a_generator_of_rows_is_encoded_by_workers() -> None:
-    from ms_prefstream.formats import resolve_format
-    from ms_prefstream.runtime.ahead import Ahead
-    from ms_prefstream.runtime.onepass import PassRecords
+@pytest.mark.parametrize("source", ["list", "file", "generator"])
+def test_a_stream_with_workers_gives_the_batches_of_one_without(source: str, data: str) -> None:
+    def make(workers: int) -> mps.Stream:
+        sources = {"list": pairs(COUNT), "file": data, "generator": lambda: iter(pairs(COUNT))}
+        return mps.stream(
+            sources[source],
+            task=mps.DPO(100),
+            tokenizer="bytes",
+            format=lambda row: {**row, "prompt": f"Q: {row['prompt']}"},
+            batching=mps.Bucket(4, multiple_of=8),
+            window=8,
+            on_bad_row="drop",
+            workers=workers,
+        )
 
-    source = open_source(lambda: iter(pairs(200)))
-    made = recipe(pairs(200))
-    expected = made.loader().load(range(200))
-    passed = PassRecords(source, resolve_format("auto"), 100, 0)  # type: ignore[arg-type]
-    with LoaderPool(recipe(pairs(1)), 2) as pool:
-        pool.wait()
-        ahead = Ahead(pool, passed)
-        windows = [range(0, 100), range(100, 200)]
-        found = list(itertools.chain.from_iterable(ahead.load(window) for window in windows))
-    assert plain(found) == plain(expected)
+    alone = make(0)
+    for workers in (1, 2):
+        shared = make(workers)
+        if workers == 2:
+            assert shared._rows._pool is not None
+            shared._rows._pool.wait()
+        for epoch in range(2):
+            for found, expected in itertools.zip_longest(shared.batches(epoch), alone.batches(epoch)):
+                assert list(found) == list(expected)
+                for name in expected:
+                    np.testing.assert_array_equal(found[name], expected[name], strict=True)
+        assert shared.report.dropped == alone.report.dropped

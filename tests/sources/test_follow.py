@@ -16,6 +16,7 @@ from ms_prefstream.errors import OptionError, Reason, RowError, SourceError
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import OnePass
 from ms_prefstream.sources.follow import Followed, follow
+from ms_prefstream.sources.follow_end import Ending
 
 POLL = 0.01
 
@@ -93,6 +94,26 @@ def test_what_is_written_right_before_the_sentinel_is_read(tmp_path: pathlib.Pat
             append(path, line(n))
         done.touch()
         assert reader.end() == list(range(30))
+
+
+@pytest.mark.parametrize("names", [["a.jsonl"], ["a.jsonl", "a.jsonl"], ["a.jsonl", "a.jsonl", "b.jsonl", "b.jsonl"]])
+def test_what_comes_while_the_end_is_being_looked_for_is_read(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
+    """The writer writes, and at last finishes, between the reader's look at the data and its look at the sentinel."""
+    left = list(enumerate(names))
+    ended = Ending.over
+
+    def over(self: Ending) -> bool:
+        if left:
+            number, name = left.pop(0)
+            append(tmp_path / name, line(number))
+        if not left:
+            (tmp_path / "DONE").touch()
+        return ended(self)
+
+    monkeypatch.setattr(Ending, "over", over)
+    assert numbers(follow(tmp_path, until=tmp_path / "DONE", poll=POLL).start()) == list(range(len(names)))
 
 
 def test_the_end_by_a_number_of_rows(tmp_path: pathlib.Path) -> None:

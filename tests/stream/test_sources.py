@@ -161,7 +161,7 @@ def test_a_source_that_shrinks_is_an_error() -> None:
 
 
 def test_steps_per_epoch_beyond_the_source_is_an_error() -> None:
-    with pytest.raises(SourceError, match=r"steps_per_epoch is larger than the source allows; lower it"):
+    with pytest.raises(SourceError, match=r"steps_per_epoch is larger than it allows; lower it"):
         list(make(lambda: iter(pairs(4)), steps_per_epoch=3).batches())
 
 

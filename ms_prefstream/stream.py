@@ -290,7 +290,8 @@ class Stream:
 
         With it plans are exact and global: rows that would be dropped are gone beforehand, every rank pads to the same
         width at every step, and any number of ranks that divides the global batch may resume the run. An interrupted
-        pass goes on where it ended. With ``workers`` the pass runs in several processes.
+        pass goes on where it ended. With ``workers`` the pass runs in several processes. Of several ranks one builds
+        the index, before the others open their streams.
 
         Args:
             path: Where to write it; None puts it beside the source if that is a single file.

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from ms_prefstream.encode.cutmap import cut_map
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.pieces import ControlTokens
-from ms_prefstream.encode.template import ChatTemplate, PlainTemplate, Template
+from ms_prefstream.encode.plain import PlainTemplate
+from ms_prefstream.encode.template import ChatTemplate, Template
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, RowError, TemplateError
 from ms_prefstream.formats.record import Completion, Message

@@ -9,8 +9,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.encode.encoder import ConversationEncoder, Encoded, tokens_before, tokens_until
+from ms_prefstream.encode.encoder import ConversationEncoder, Encoded
 from ms_prefstream.encode.layout import Kind
+from ms_prefstream.encode.offsets import tokens_before, tokens_until
 from ms_prefstream.tasks.sample import Ids, Span
 
 Points: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -99,6 +100,8 @@ class _Units:
     def bounds(self, index: int) -> list[int]:
         """(pieces + 1) token positions inside a unit; a token that straddles belongs to the content beside it."""
         unit, ids = self.units[index], self.ids(index)
+        if all(piece.kind is Kind.PREAMBLE for piece in unit.pieces):
+            return [0] + [len(ids)] * len(unit.pieces)  # stays as a whole
         if len(unit.pieces) == 1:
             return [0, len(ids)]
         if len(unit.pieces) == 2 and unit.border == 1 and unit.head is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.encode.layout import Layout, Unit, merged
+from ms_prefstream.encode.offsets import tokens_before, tokens_until
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.template import LaidOut, Template
 from ms_prefstream.encode.text import Place, TextEncoder
@@ -57,7 +58,7 @@ class _Draft:
 
     def __init__(self, laid: LaidOut) -> None:
         self.laid = laid
-        self.steps: list[Ids | int] = []
+        self.steps: list[Ids | int | None] = []
         self.heads: dict[int, int] = {}
         self.rests: dict[int, int] = {}
 
@@ -148,14 +149,14 @@ class ConversationEncoder:
         begin = 0
         if other is not None and other.laid.layout is layout:
             begin = layout.shared
-            draft.steps = other.steps[:begin]
-        for index in range(begin, len(layout.steps)):
-            step = layout.steps[index]
-            if step.ids is not None:
-                draft.steps.append(step.ids)
+            draft.steps = other.steps.copy()
+        else:
+            draft.steps = [step.ids for step in layout.steps]
+        for index in layout.open:
+            if index < begin:
                 continue
-            unit = layout.units[step.first]
-            draft.steps.append(self._ticket(unit, layout, contents, texts))
+            unit = layout.units[layout.steps[index].first]
+            draft.steps[index] = self._ticket(unit, layout, contents, texts)
             if unit.trained and unit.border:
                 if unit.head is None:
                     draft.heads[index] = texts.add(unit.text(contents, 0, unit.border), unit.place)
@@ -177,26 +178,23 @@ class ConversationEncoder:
 
     def _finish(self, draft: _Draft, results: list[Ids]) -> Encoded:
         layout = draft.laid.layout
-        encoded = Encoded(draft.laid, [], 0, 0, (), layout.differs)
-        arrays = encoded.arrays
+        arrays = [results[found] if found.__class__ is int else found for found in draft.steps]
+        encoded = Encoded(draft.laid, arrays, 0, 0, (), layout.differs)  # type: ignore[arg-type]  # all are filled
         spans: list[Span] = []
         position = 0
-        for index, (step, found) in enumerate(zip(layout.steps, draft.steps, strict=True)):
-            ids = results[found] if isinstance(found, int) else found
-            arrays.append(ids)
-            trained: Sequence[Span] = step.spans
+        for index, step in enumerate(layout.steps):
+            trained = step.spans
             if step.ids is None and layout.units[step.first].trained:
                 trained = self._trained(encoded, draft, index, results)
-                ids = arrays[index]
             for begin, end in trained:
                 spans.append((position + begin, position + end))
-            position += len(ids)
+            position += len(encoded.arrays[index])
         encoded.length = position
         encoded.spans = merged(spans)
         encoded.prompt = encoded.spans[0][0] if spans else position
         return encoded
 
-    def _trained(self, encoded: Encoded, draft: _Draft, index: int, results: list[Ids]) -> Sequence[Span]:
+    def _trained(self, encoded: Encoded, draft: _Draft, index: int, results: list[Ids]) -> tuple[Span, ...]:
         """Token ranges under the loss in a step that was encoded: a token that straddles belongs to the response."""
         layout, contents = encoded.laid.layout, encoded.laid.contents
         unit = layout.units[layout.steps[index].first]
@@ -223,7 +221,7 @@ class ConversationEncoder:
             if piece != unit.border:
                 first = tokens_before(starts, len(unit.text(contents, 0, piece)))
             ranges.append((first, tokens_until(starts, len(unit.text(contents, 0, piece + 1)))))
-        return ranges
+        return tuple(ranges)
 
     def starts(self, unit: Unit, contents: Sequence[str], joint: bool = False) -> NDArray[np.int64]:
         """Character offsets at which the tokens of a unit of text begin, (n + 1,) (see `TextEncoder.starts`).
@@ -251,24 +249,3 @@ def _check_text(messages: Messages, side: str) -> None:
             if (content and not content.isspace()) or (message.extra and message.extra.get("tool_calls")):
                 return
     raise RowError(Reason.EMPTY_RESPONSE, f"the {side} side is empty; expected a response with text")
-
-
-def tokens_before(starts: NDArray[np.int64], border: int, at_least: int = 0) -> int:
-    """How many tokens end at or before a character offset.
-
-    Args:
-        starts: (n + 1,) where tokens begin, -1 inside a character.
-        border: The offset.
-        at_least: A number of tokens that are known to lie before it. It decides where the border falls into
-            characters that are split over several tokens, about which the offsets say nothing.
-    """
-    behind = tokens_until(starts, border)
-    if starts[behind] == border:
-        return behind
-    first = int(np.flatnonzero((starts >= 0) & (starts < border))[-1])  # the last token known to begin before it
-    return max(first, min(at_least, behind - 1))
-
-
-def tokens_until(starts: NDArray[np.int64], border: int) -> int:
-    """How many tokens begin before a character offset."""
-    return int(np.flatnonzero(starts >= border)[0])

@@ -4,7 +4,7 @@
     Whole old turns go first (an exchange at a time), then text of the oldest turn left, down to BOS, system message
     and generation header. If that is not enough the response is cut on the right; it then has no end of turn.
 ``response_right``
-    The prompt stays (up to its own limit), the response is cut on the right.
+    The prompt stays (up to its own limit, if it has one), the response is cut on the right.
 ``drop``
     A row that does not fit is dropped.
 
@@ -85,9 +85,10 @@ def fit(sides: Sequence[Flat], budget: Budget) -> tuple[TokenSequence, ...]:
     if budget.truncation == "drop":
         raise _too_long(sides, budget)
     maps = [side.cuts() for side in sides]
-    rooms = [prompt_room] * len(sides)
     if budget.truncation == "prompt_left":
         rooms = [min(prompt_room, room - (len(side.ids) - side.prompt)) for side in sides]
+    else:
+        rooms = [side.prompt if budget.max_prompt_length is None else prompt_room for side in sides]
     cuts = _common_cut(maps, rooms)
     return tuple(_apply(side, m, cut, budget) for side, m, cut in zip(sides, maps, cuts, strict=True))
 
@@ -180,7 +181,7 @@ def _apply(side: Flat, cut_map: CutMap, cut: Cut, budget: Budget) -> TokenSequen
     """One side with its prompt cut, and its response too where that is not enough."""
     prompt = _size(cut)
     if prompt > budget.prompt_room or (side.spans and prompt >= budget.room):
-        if budget.truncation == "response_right" and prompt <= budget.prompt_room:
+        if budget.truncation == "response_right" and (budget.max_prompt_length is None or prompt <= budget.prompt_room):
             raise RowError(
                 Reason.NO_RESPONSE_TOKENS, f"the prompt has {prompt} tokens; expected fewer than {budget.room}"
             )

@@ -50,7 +50,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Generator(jinja2.compiler.CodeGenerator):
-    """Jinja's own, but for ``a ~ b``."""
+    """Jinja's own, but for ``a ~ b``, which keeps track, and ``a in b``, which looks into a."""
 
     def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
         self.write("environment.concat(map(str, (")
@@ -59,10 +59,32 @@ class _Generator(jinja2.compiler.CodeGenerator):
             self.write(", ")
         self.write(")))")
 
+    def visit_Compare(self, node: jinja2.nodes.Compare, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
+        sought = any(operand.op in ("in", "notin") for operand in node.ops)
+        self.write("(environment.sought(" if sought else "(")
+        self.visit(node.expr, frame)
+        self.write(")" if sought else "")
+        for operand in node.ops:
+            self.visit(operand, frame)
+        self.write(")")
+
+
+def _sought(value: Any) -> Any:
+    """What stands left of ``in``; finding it somewhere is a look into it."""
+    looks(value)
+    return value
+
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     code_generator_class = _Generator
     concat = staticmethod(joined)
+    sought = staticmethod(_sought)
+
+    def call(self, context: Any, function: Any, /, *args: Any, **options: Any) -> Any:
+        """Call what a template calls; methods of ordinary strings (``join``, ``format``) look into what they get."""
+        if isinstance(getattr(function, "__self__", None), str) and not isinstance(function.__self__, Tracked):
+            looks([*args, *options.values()])
+        return super().call(context, function, *args, **options)
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
@@ -103,9 +125,10 @@ def _compile(text: str) -> jinja2.Template:
     environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
-    for name, function in environment.filters.items():
-        if name not in _WRITE_ONLY:
-            environment.filters[name] = _watched(function)
+    watched: dict[str, Any] = {name: _watched(f) for name, f in environment.filters.items() if name not in _WRITE_ONLY}
+    environment.filters.update(watched)
+    is_in: Any = environment.tests["in"]
+    environment.tests["in"] = _watched(is_in)
     environment.filters["join"] = _join
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse

@@ -104,6 +104,7 @@ class Layout:
     Attributes:
         units: All units in order.
         steps: The same, ready to be carried out.
+        open: Indices of the steps that have something to encode.
         shared: How many leading steps hold nothing of the response messages: both sides of a pair have them.
         prompt_messages: How many leading messages are the prompt.
         roles: The role of each message.
@@ -114,6 +115,7 @@ class Layout:
 
     units: tuple[Unit, ...]
     steps: tuple[Step, ...]
+    open: tuple[int, ...]
     shared: int
     prompt_messages: int
     roles: tuple[str, ...]
@@ -163,7 +165,8 @@ def build_layout(
     shared = next(
         (at for at, step in enumerate(steps) if _answers(units[step.first], prompt_messages, step)), len(steps)
     )
-    return Layout(tuple(units), steps, shared, prompt_messages, roles, edits, needed, differs)
+    unknown = tuple(at for at, step in enumerate(steps) if step.ids is None)
+    return Layout(tuple(units), steps, unknown, shared, prompt_messages, roles, edits, needed, differs)
 
 
 def _answers(unit: Unit, prompt_messages: int, step: Step) -> bool:

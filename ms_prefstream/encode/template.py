@@ -1,16 +1,17 @@
-"""Conversations to layouts: learned once per sequence of roles where the template allows it, rendered elsewhere."""
+"""Conversations to layouts by a chat template: learned once for a sequence of roles, rendered in full elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from ms_prefstream.encode.anatomy import Anatomy, Borders, Dissector, placeholders
+from ms_prefstream.encode.anatomy import Anatomy
+from ms_prefstream.encode.dissect import Dissector, placeholders
 from ms_prefstream.encode.jinja import TemplateRefusal, renderer
 from ms_prefstream.encode.layout import Kind, Layout, Piece, build_layout
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.encode.track import Run, Sight, Tracked, edited
+from ms_prefstream.encode.track import Run, Sight, Tracked, edited, plain
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Message, Messages
 
@@ -43,49 +44,6 @@ class Template(Protocol):
         """
 
 
-class PlainTemplate:
-    """Prompt and response as text: BOS if the tokenizer has one, prompt, response, EOS.
-
-    Args:
-        tokenizer: Gives BOS and EOS.
-        control: Special tokens that are honoured in contents; None takes every content as ordinary text.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, control: ControlTokens | None = None) -> None:
-        self._control = control
-        self._bos = (
-            [] if tokenizer.bos_id is None else [(Piece(0, Kind.PREAMBLE, tokenizer.bos_token), tokenizer.bos_id)]
-        )
-        self._eos = [] if tokenizer.eos_id is None else [(Piece(1, Kind.TAIL, tokenizer.eos_token), tokenizer.eos_id)]
-        self._encoder = tokenizer.encoder
-        slots = [(Piece(0, Kind.BODY, None), -1)], [(Piece(1, Kind.BODY, None), -1)]
-        self._full = self._build(slots[0] + slots[1] + self._eos, 2)
-        self._prompt = self._build(slots[0], 1)
-
-    def _build(self, pieces: list[tuple[Piece, int]], messages: int) -> Layout:
-        roles = ("user", "assistant")[:messages]
-        return build_layout([*self._bos, *pieces], 1, roles, self._encoder, bos_begins=bool(self._bos))
-
-    def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
-        if len(prompt) != 1 or len(response) > 1 or tools is not None or any(m.extra for m in (*prompt, *response)):
-            shape = " + ".join(message.role for message in (*prompt, *response)) + (" with tools" if tools else "")
-            raise RowError(
-                Reason.TEMPLATE_REFUSED,
-                f"the row has the turns {shape}; expected one prompt and one response without tools, all that can be "
-                "joined as text without a chat template",
-                'Use a tokenizer with a chat template, or pass template="<Jinja text>"',
-            )
-        contents = [message.content for message in (*prompt, *response)]
-        if self._control is not None and any(map(self._control.find, contents)):
-            pieces = [
-                (Piece(owner, Kind.BODY, text[cut.begin : cut.end]), cut.id)
-                for owner, text in enumerate(contents)
-                for cut in self._control.cut(text)
-            ]
-            return LaidOut(self._build(pieces + (self._eos if response else []), len(contents)), contents, False)
-        return LaidOut(self._full if response else self._prompt, contents, False)
-
-
 class ChatTemplate:
     """A Jinja chat template.
 
@@ -103,16 +61,15 @@ class ChatTemplate:
         self._control = ControlTokens(tokenizer.special)
         self._allow = allow_special
         self._inference = inference
-        self._borders = Borders()
         self._layouts: dict[tuple[tuple[str, ...], int], Layout | None] = {}
         self._proofs: dict[tuple[tuple[str, ...], int], int] = {}
         self._headers: dict[str, str] = {}
 
     def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
         messages = prompt + response
-        plain = tools is None and not any([message.extra for message in messages])
-        if plain and not (self._allow and any(self._control.find(message.content) for message in messages)):
-            key = (tuple([message.role for message in messages]), len(prompt))
+        simple = tools is None and not any([extra for _, _, extra in messages])
+        if simple and not (self._allow and any(self._control.find(message.content) for message in messages)):
+            key = (tuple([role for role, _, _ in messages]), len(prompt))
             if key not in self._layouts:
                 if len(self._layouts) >= LAYOUTS:
                     self._layouts.clear()
@@ -146,7 +103,7 @@ class ChatTemplate:
 
     def _dissect(self, messages: Any, prompt_messages: int, tools: Any, header: Any) -> Anatomy:
         return Dissector(
-            self._render, messages, prompt_messages, tools, self._control, self._borders, header, self._inference
+            self._render, messages, prompt_messages, tools, self._control, header, self._inference
         ).dissect()
 
     def _pieces(self, found: Anatomy, slots: bool) -> Iterator[tuple[Piece, int]]:
@@ -190,13 +147,10 @@ class ChatTemplate:
 
     def _in_full(self, messages: Messages, prompt_messages: int, tools: Any) -> LaidOut:
         hide: Callable[[Any], Any] = _as_it_is if self._allow else self._control.hide
-        sight = Sight()
-        dicts = []
-        for owner, message in enumerate(messages):
-            content = hide(message.content)
-            run = Run(0, len(content), owner)
-            dicts.append(_as_dict(message._replace(extra=hide(message.extra)), Tracked(content, (run,), sight)))
+        hidden = [Message(role, hide(content), hide(extra)) for role, content, extra in messages]
+        calls = any(message.extra and message.extra.get("tool_calls") for message in messages)
         try:
+            dicts = self._with_calls(hidden, hide(tools)) if calls else _tracked(hidden)
             found = self._dissect(dicts, prompt_messages, hide(tools), self.header)
         except TemplateRefusal as refusal:
             raise RowError(
@@ -210,10 +164,42 @@ class ChatTemplate:
         rewritten = any(owner not in written for owner, message in enumerate(messages) if message.content)
         return LaidOut(layout, (), rewritten)
 
+    def _with_calls(self, messages: Sequence[Message], tools: Any) -> list[dict[str, Any]]:
+        """Messages in a form in which the template writes their tool calls.
+
+        Some templates write them only where the content is none, as in OpenAI's form, others only where it is text.
+
+        Raises:
+            TemplateRefusal: If the template leaves them out in either form.
+        """
+        silent = [_as_dict(message, message.content) | {"tool_calls": None} for message in messages]
+        for empty in ("", None):
+            dicts = _tracked(messages, empty)
+            try:
+                if plain(self._render(dicts, tools)) != self._render(silent, tools):
+                    return dicts
+            except TemplateRefusal:
+                if empty is None:
+                    break
+        raise TemplateRefusal("it leaves out the tool calls of an assistant turn")
+
+
+def _tracked(messages: Sequence[Message], empty: str | None = "") -> list[dict[str, Any]]:
+    """Messages as templates read them, contents tracked; `empty` takes the place of "" beside tool calls."""
+    sight = Sight()
+    dicts = []
+    for owner, message in enumerate(messages):
+        content = Tracked(message.content, (Run(0, len(message.content), owner),), sight)
+        found = _as_dict(message, content)
+        if not message.content and found.get("tool_calls"):
+            found["content"] = content if empty == "" else empty
+        dicts.append(found)
+    return dicts
+
 
 def _filled(layout: Layout, messages: Messages) -> LaidOut | None:
     """The layout with these contents; None if one is empty and the template writes that differently."""
-    contents = [message.content for message in messages]
+    contents = [content for _, content, _ in messages]
     for owner, edits in layout.needed:
         if not edited(contents[owner], edits):
             return None
@@ -233,6 +219,6 @@ def _changes(run: Run, content: str) -> bool:
     return edited(content, run.edits) != content
 
 
-def _as_dict(message: Message, content: str) -> dict[str, Any]:
+def _as_dict(message: Message, content: str | None) -> dict[str, Any]:
     """A message as templates read it."""
     return {"role": message.role, "content": content, **(message.extra or {})}

@@ -12,22 +12,27 @@ class Texts:
     """A batch of texts; a ticket is an index into what `encode` returns."""
 
     def __init__(self) -> None:
-        self._tickets: dict[tuple[str, Place], int] = {}
+        self._size = 0
+        self._by_place: dict[Place, dict[str, int]] = {}  # text -> ticket
+        self._place: Place | None = None  # the place of the last text, and what waits there
+        self._known: dict[str, int] = {}
 
     def add(self, text: str, place: Place) -> int:
         """The ticket of a text at a place."""
-        return self._tickets.setdefault((text, place), len(self._tickets))
+        if place is not self._place:
+            self._place = place
+            self._known = self._by_place.setdefault(place, {})
+        ticket = self._known.setdefault(text, self._size)
+        if ticket == self._size:
+            self._size += 1
+        return ticket
 
     def encode(self, encoder: TextEncoder) -> list[Ids]:
         """The ids of every ticket."""
-        by_place: dict[Place, list[str]] = {}
-        for text, place in self._tickets:
-            by_place.setdefault(place, []).append(text)
-        if len(by_place) == 1:
-            ((place, texts),) = by_place.items()
-            return encoder.encode(texts, place)
-        results: list[Ids] = [np.empty(0, np.int32)] * len(self._tickets)
-        for place, texts in by_place.items():
-            for text, ids in zip(texts, encoder.encode(texts, place), strict=True):
-                results[self._tickets[text, place]] = ids
+        if len(self._by_place) == 1:
+            return encoder.encode(list(self._known), self._place or Place.START)
+        results: list[Ids] = [np.empty(0, np.int32)] * self._size
+        for place, tickets in self._by_place.items():
+            for ticket, ids in zip(tickets.values(), encoder.encode(list(tickets), place), strict=True):
+                results[ticket] = ids
         return results

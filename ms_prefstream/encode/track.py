@@ -112,7 +112,9 @@ class Tracked(str):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    __hash__ = str.__hash__
+    def __hash__(self) -> int:
+        self.sight.looked = True  # a look-up with the content as its key
+        return str.__hash__(self)
 
     def strip(self, characters: str | None = None, /) -> Tracked:
         return self._strip("strip", characters)

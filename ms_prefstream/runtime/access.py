@@ -150,7 +150,7 @@ class Rows:
             )
         ledger = self._make_ledger(origin=records.origin, raw=records.raw, part=self._part())
         if self.index is not None:
-            plan = IndexedPlan(options, self.index.keys, self.index.good())
+            plan = IndexedPlan(options, self.index.keys)
             return IndexedSteps(plan, ranks, self.index.keys, self._loader(), ledger, records.origin, collate, columns)
         return WindowedSteps(
             WindowedPlan(options),
@@ -248,7 +248,7 @@ class Rows:
 
     def index_id(self) -> str | None:
         """What a state says of the index in use."""
-        return None if self.index is None else f"{self.index.usable} of {self.index.rows} rows"
+        return None if self.index is None else self.index.checksum
 
     def go_on(self) -> None:
         """The run goes on from a saved state: the quarantine file keeps what it holds."""

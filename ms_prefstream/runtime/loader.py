@@ -91,7 +91,10 @@ class SampleLoader:
                 continue
             notes = Note.NONE
             for side in sides:
-                notes |= (Note.REWRITTEN if side.laid.rewritten else 0) | (Note.BOUNDARY_DIFFERS if side.differs else 0)
+                if side.laid.rewritten:
+                    notes |= Note.REWRITTEN
+                if side.differs:
+                    notes |= Note.BOUNDARY_DIFFERS
             try:
                 loaded[index] = self._sample([self._flat(side) for side in sides], record, notes)
             except RowError as error:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Many
 
-import numpy as np
-
 from ms_prefstream.encode.fit import Budget, Flat, fit
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.tasks.sample import Sequence
@@ -22,7 +20,7 @@ def fit_pair(sides: Many[Flat], limits: Budget) -> tuple[Sequence, ...]:
             raise RowError(Reason.NO_RESPONSE_TOKENS, f"the {name} side has no response token")
     sequences = fit(sides, limits)
     chosen, rejected = sequences
-    if len(chosen.ids) == len(rejected.ids) and np.array_equal(chosen.ids, rejected.ids):
+    if len(chosen.ids) == len(rejected.ids) and (chosen.ids == rejected.ids).all():
         if chosen.truncated or rejected.truncated:
             raise RowError(
                 Reason.IDENTICAL_AFTER_TRUNCATION, f"both sides are the same within {limits.max_length} tokens"

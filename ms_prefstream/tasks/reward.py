@@ -10,7 +10,7 @@ import numpy as np
 
 from ms_prefstream.encode.fit import Flat
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.errors import OptionError, TokenizerError
+from ms_prefstream.errors import OptionError, Reason, RowError, TokenizerError
 from ms_prefstream.tasks.base import Sampler, budget, check_choice
 from ms_prefstream.tasks.pairs import fit_pair
 from ms_prefstream.tasks.sample import Ids, Sample, Sequence
@@ -111,7 +111,14 @@ class Reward:
         token = np.array([self.token_id(tokenizer)], np.int32)
 
         def sample_with_token(sides: Many[Flat], margin: float | None) -> Sample:
-            return Sample(tuple(_append(side, token) for side in fit_pair(sides, limits)), margin=margin)
+            for name, side in zip(("chosen", "rejected"), sides, strict=True):
+                if (side.ids == token).any():
+                    raise RowError(
+                        Reason.SPECIAL_TOKEN,
+                        f"the {name} side holds the reward token, id {token[0]}; expected it nowhere but at the end",
+                        "Correct the row, or choose a reward token that neither text nor chat template uses",
+                    )
+            return Sample(tuple([_append(side, token) for side in fit_pair(sides, limits)]), margin=margin)
 
         return sample_with_token
 

@@ -54,7 +54,8 @@ class RLHF:
         return self.max_prompt_length
 
     def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
-        prompt_limits = Budget(max_length=self.max_prompt_length, truncation=self.truncation)
+        columns = self.max_prompt_length
+        prompt_limits = Budget(max_length=columns, max_prompt_length=columns, truncation=self.truncation)
         whole = self.max_prompt_length >= self.seq_length
         limits = budget("RLHF", self.seq_length, None if whole else self.max_prompt_length, self.truncation)
 
@@ -62,6 +63,8 @@ class RLHF:
             if len(sides) > 1 and not sides[1].spans:
                 raise RowError(Reason.NO_RESPONSE_TOKENS, "the response has no token")
             (prompt,) = fit(sides[:1], prompt_limits)
+            if not len(prompt.ids):
+                raise _no_prompt(sides[0], self.max_prompt_length)
             if len(sides) == 1:
                 return Sample((prompt,), prompt.ids)
             return Sample(fit(sides[1:], limits), prompt.ids)
@@ -70,3 +73,13 @@ class RLHF:
 
     def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
         return {}
+
+
+def _no_prompt(side: Flat, columns: int) -> RowError:
+    if side.prompt:
+        return RowError(Reason.TOO_LONG, f"no character of the prompt fits into {columns} tokens")
+    return RowError(
+        Reason.MISSING_FIELD,
+        "the prompt is empty; expected text for a rollout to start from",
+        "Fill it in, or use a chat template, which gives an empty prompt a frame",
+    )

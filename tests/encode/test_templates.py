@@ -216,6 +216,26 @@ class TestTools:
             Oracle(field / "qwen2.5").render((*prompt, assistant("3.")), SCHEMA)
         )
 
+    NULL_STYLE = (  # writes tool calls only where the content is none
+        "{% for m in messages %}"
+        "{% if m.content is none %}{{ '<|im_start|>call ' }}{{ m.tool_calls | tojson }}{{ '<|im_end|>' }}"
+        "{% else %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}"
+    )
+
+    def test_a_template_that_wants_no_content_beside_a_call(self, field: pathlib.Path) -> None:
+        tokenizer, encoder = encoder_of(field / "chatml", template=self.NULL_STYLE)
+        encoded = encode_response(encoder, (HI,), (assistant("", tool_calls=CALL),))
+        assert trained(tokenizer, encoded) == [f"call {json.dumps(CALL, ensure_ascii=False)}<|im_end|>"]
+
+    def test_a_template_that_leaves_the_call_out(self, field: pathlib.Path) -> None:
+        """Never a response without what the assistant did."""
+        _, encoder = encoder_of(field / "chatml")
+        with pytest.raises(RowError, match="leaves out the tool calls of an assistant turn"):
+            encode_response(encoder, (HI,), (assistant("", tool_calls=CALL),))
+        with pytest.raises(RowError, match="leaves out the tool calls"):
+            encode_response(encoder, (HI,), (assistant("Let me see", tool_calls=CALL),))
+
     def test_control_tokens_in_arguments_and_schemas_are_text(self, field: pathlib.Path) -> None:
         tokenizer, encoder = encoder_of(field / "qwen2.5")
         call = [{"type": "function", "function": {"name": "f", "arguments": {"x<|im_end|>": "<|im_start|>"}}}]

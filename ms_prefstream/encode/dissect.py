@@ -1,0 +1,247 @@
+"""Takes a rendered conversation apart: which characters are whose, where turns end, where the response begins.
+
+Contents are `Tracked` while the template renders, so their places are known. Where a turn ends is the length of the
+rendering of the messages up to it; where a response begins is the length of the rendering that asks for it. Only where
+a template writes such a beginning of the conversation differently does the first control token behind the content
+serve as the end of the turn.
+
+    <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHello<|im_end|>\\n
+    HEAD 0           B  TAIL 0       HEAD 1                BODY TAIL 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ms_prefstream.encode.anatomy import Anatomy, Part
+from ms_prefstream.encode.jinja import Render, TemplateRefusal
+from ms_prefstream.encode.layout import Kind
+from ms_prefstream.encode.pieces import ControlTokens
+from ms_prefstream.encode.track import Edits, Run, Sight, Tracked, joined, plain
+
+_PLAIN_KEYS = frozenset({"role", "content"})
+
+
+class Dissector:
+    """Renders one conversation and takes it apart.
+
+    Args:
+        render: The template.
+        messages: As the template reads them, each content a `Tracked` of its index.
+        prompt_messages: How many of them are the prompt; all of them asks for the header that makes a model answer.
+        tools: For the template.
+        control: The control tokens.
+        header: What the template writes before a content, by role, "" where that is not known.
+        inference: Whether the text begins with what a model is asked with, even where the template, given the
+            response, would write the prompt differently.
+    """
+
+    def __init__(
+        self,
+        render: Render,
+        messages: Sequence[Mapping[str, Any]],
+        prompt_messages: int,
+        tools: Any,
+        control: ControlTokens,
+        header: Callable[[str], str] = lambda role: "",
+        inference: bool = False,
+    ) -> None:
+        self._render, self._tools, self._control, self._header = render, tools, control, header
+        self._messages, self._prompt = messages, prompt_messages
+        self._asks = prompt_messages == len(messages)
+        self._differs = False
+        written = render(messages, tools, self._asks)
+        if inference and not self._asks:
+            written = self._begun_as_asked(written)
+        self._text = plain(written)
+        self._runs: tuple[Run, ...] = ()
+        self._looked, self._needed = False, frozenset[tuple[int, Edits]]()
+        if isinstance(written, Tracked):
+            self._runs, self._looked = written.runs, written.sight.looked
+            self._needed = frozenset(written.sight.needed)
+        self._where = self._places()
+        self._systems = next((at for at, m in enumerate(messages) if m["role"] != "system"), len(messages))
+        # (role, next role, text between their contents) -> (offset of the border, whether asking gives another text)
+        self._borders: dict[tuple[str, str, str], tuple[int, bool]] = {}
+        self._parts: list[Part] = []
+        self._next_run = 0
+
+    def dissect(self) -> Anatomy:
+        """The anatomy.
+
+        Raises:
+            TemplateRefusal: If where a response begins cannot be told.
+        """
+        begin = 0
+        for index, end in enumerate(self._turn_ends()):
+            if index < self._prompt:
+                self._prompt_turn(index, begin, end)
+            else:
+                self._response_turn(index, begin, end)
+            begin = end
+        if self._asks:
+            self._add(self._prompt, Kind.HEAD, begin, len(self._text))
+        return Anatomy(self._text, tuple(self._parts), self._runs, self._looked, self._needed, self._differs)
+
+    def _begun_as_asked(self, written: str) -> str:
+        """What a model is asked with and the response, if the text does not begin with the former."""
+        try:
+            asked = self._render(self._messages[: self._prompt], self._tools, True)
+        except TemplateRefusal:
+            return written
+        if not isinstance(written, Tracked) or plain(written).startswith(plain(asked)):
+            return written
+        begin = next((run.begin for run in written.runs if run.owner == self._prompt), None)
+        if begin is None:
+            return written
+        self._differs = True
+        return joined((asked, written.clip(begin, len(plain(written)))))
+
+    def _places(self) -> list[tuple[int, int] | None]:
+        """(begin, end) of each content; None for one that is not there or stands before an earlier turn's."""
+        where: list[tuple[int, int] | None] = [None] * len(self._messages)
+        for run in self._runs:
+            known = where[run.owner]
+            where[run.owner] = (run.begin, run.end) if known is None else (known[0], run.end)
+        reached = 0
+        for index, place in enumerate(where):
+            if place is None or self._messages[index]["role"] == "system":
+                continue
+            if place[0] < reached:
+                where[index] = None
+            else:
+                reached = place[1]
+        return where
+
+    def _turn_ends(self) -> list[int]:
+        """Where the text of each message ends; for a system message inside a later turn, where it would begin."""
+        ends: list[int] = []
+        position = 0
+        for index, place in enumerate(self._where):
+            later = (self._where[at] for at in range(index + 1, len(self._where)))
+            upper = next((spot[0] for spot in later if spot is not None and spot[0] >= position), len(self._text))
+            lower = position if place is None else max(position, place[1])
+            if index + 1 == len(self._messages) and not self._asks:
+                position = len(self._text)
+            elif lower <= upper:
+                position = self._turn_end(index, position, lower, upper)
+            ends.append(position)
+        return ends
+
+    def _turn_end(self, index: int, begin: int, lower: int, upper: int) -> int:
+        """Where a turn ends that begins at `begin`: not before `lower`, where its content ends, nor behind `upper`."""
+        role = self._messages[index]["role"]
+        then = "" if index + 1 == len(self._messages) else self._messages[index + 1]["role"]
+        gap = self._text[lower:upper]
+        known = self._borders.get((role, then, gap))
+        if known is not None:
+            return lower + known[0]
+        prefix = self._prefix(index + 1, asking=False)
+        if prefix is not None and lower <= prefix <= upper:
+            end = prefix
+        else:
+            found = self._control.first(gap, 0, len(gap))
+            if found is None and index < self._systems:
+                return begin  # no control token in between: the message is a part of the turn it was written into
+            end = lower if found is None or self._where[index] is None else lower + found.end
+            if end > lower and self._text[end : min(end + 1, upper)] == "\n":
+                end += 1
+        self._borders[role, then, gap] = (end - lower, False)
+        return end
+
+    def _prefix(self, count: int, asking: bool) -> int | None:
+        """Length of the rendering of the first messages, if the text begins with it."""
+        try:
+            prefix = plain(self._render(self._messages[:count], self._tools, asking))
+        except TemplateRefusal:
+            return None
+        return len(prefix) if self._text.startswith(prefix) else None
+
+    def _add(self, owner: int, kind: Kind, begin: int, end: int) -> None:
+        """Add the characters [begin, end), the contents inside them as parts of their own."""
+        position = begin
+        while self._next_run < len(self._runs) and self._runs[self._next_run].begin < end:
+            run = self._runs[self._next_run]
+            self._next_run += 1
+            if run.begin < position or run.begin == run.end:
+                continue
+            if position < run.begin:
+                self._parts.append(Part(owner, kind, position, run.begin))
+            position = min(run.end, end)
+            inside = Kind.PREAMBLE if run.owner < self._systems else kind
+            self._parts.append(Part(run.owner, inside, run.begin, position, run if position == run.end else None))
+        if position < end:
+            self._parts.append(Part(owner, kind, position, end))
+
+    def _prompt_turn(self, index: int, begin: int, end: int) -> None:
+        place = self._where[index]
+        if index < self._systems:
+            self._add(index, Kind.PREAMBLE, begin, end)
+        elif place is None or not begin <= place[0] <= place[1] <= end:
+            self._add(index, Kind.PREAMBLE if index == self._systems else Kind.HEAD, begin, end)
+        else:
+            head = begin
+            if begin == 0 and not any(run.owner < self._systems and run.end <= place[0] for run in self._runs):
+                # Before the header of the first turn stand BOS, the template's own system block and the like.
+                header = self._header(self._messages[index]["role"])
+                head = place[0] - (len(header) if self._text.endswith(header, 0, place[0]) else 0)
+                self._add(index, Kind.PREAMBLE, 0, head)
+            self._add(index, Kind.HEAD, head, place[0])
+            self._add(index, Kind.BODY, place[0], place[1])
+            self._add(index, Kind.TAIL, place[1], end)
+
+    def _response_turn(self, index: int, begin: int, end: int) -> None:
+        if self._messages[index]["role"] != "assistant":
+            self._add(index, Kind.HEAD, begin, end)
+            return
+        place = self._where[index]
+        if place is not None and not begin <= place[0] <= place[1] <= end:
+            place = None
+        body = self._body(index, begin, end, place)
+        behind = body if place is None else max(body, place[1])
+        more = place is None or not self._messages[index].keys() <= _PLAIN_KEYS  # tool calls stand behind the content
+        stop = (self._control.last if more else self._control.first)(self._text, behind, end)
+        if stop is not None:
+            behind = stop.begin
+        elif more:
+            behind += len(self._text[behind:end].rstrip())
+        self._add(index, Kind.HEAD, begin, body)
+        self._add(index, Kind.BODY, body, behind)
+        self._add(index, Kind.TAIL, behind, end)
+
+    def _body(self, index: int, begin: int, end: int, place: tuple[int, int] | None) -> int:
+        """Where the response text of an assistant turn begins: behind the header that makes the model answer."""
+        head = "" if place is None else self._text[begin : place[0]]
+        before = self._messages[index - 1]["role"]
+        known = None if place is None else self._borders.get((before, "asked", head))
+        if known is not None:
+            self._differs |= known[1]
+            return begin + known[0]
+        asked = self._prefix(index, asking=True)
+        if place is not None:
+            differs = asked is None or not begin <= asked <= place[0]
+            body = place[0]
+            if asked is not None and not differs and (asked > begin or not head.strip()):
+                body = (
+                    asked  # a template that asks with nothing of its own writes the header even so, unless it has none
+                )
+            self._borders[before, "asked", head] = (body - begin, differs)
+            self._differs |= differs
+            return body
+        if asked is not None and begin < asked <= end:
+            return asked
+        header = self._header("assistant")
+        if header and self._text.startswith(header, begin, end):
+            return begin + len(header)
+        raise TemplateRefusal("where the response begins cannot be told: its text does not start with the prompt's")
+
+
+def placeholders(roles: Sequence[str]) -> list[dict[str, Any]]:
+    """Messages with these roles and contents that stand for any text."""
+    sight = Sight()
+    names = [f"\ue000{index}\ue001" for index in range(len(roles))]  # private-use characters, which no template writes
+    return [
+        {"role": role, "content": Tracked(name, (Run(0, len(name), index),), sight)}
+        for index, (role, name) in enumerate(zip(roles, names, strict=True))
+    ]

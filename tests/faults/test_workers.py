@@ -93,18 +93,22 @@ def test_a_worker_leaves_with_exit_code_0_while_busy_and_while_idle() -> None:
         assert "ended with exit code 0 while it was idle" in failure(pool)
 
 
-def with_child(row: Any) -> Any:
-    if os.fork() == 0:  # holds the worker's end of the pipe open
-        time.sleep(20)
-        os._exit(0)
-    os.kill(os.getpid(), signal.SIGKILL)
-    return row
+def test_a_worker_is_killed_and_a_process_that_it_started_lives_on(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "pid"
 
+    def with_child(row: Any) -> Any:
+        child = os.fork()
+        if child == 0:  # holds the worker's end of the pipe open
+            time.sleep(60)
+            os._exit(0)
+        file.write_text(str(child))
+        os.kill(os.getpid(), signal.SIGKILL)
+        return row
 
-def test_a_worker_is_killed_and_a_process_that_it_started_lives_on() -> None:
     with pool_of(1, with_child) as pool:
         ticket = pool.submit([0])
         assert "was killed by SIGKILL while it loaded 1 rows (0)" in failure(pool, ticket)
+        kill(int(file.read_text()))
 
 
 def test_a_worker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,16 +88,15 @@ def test_half_a_line_of_a_killed_run_is_mended(cut: int, tmp_path: pathlib.Path)
 @pytest.mark.mindspore
 def test_the_door_of_mindformers_keeps_what_was_written(tmp_path: pathlib.Path) -> None:
     first = make(tmp_path)
-    for _, _ in zip(range(4), first.batches(), strict=False):
+    for _, _ in zip(range(2), first.batches(), strict=False):
         pass
     written = origins(tmp_path)
-    assert written
     second = make(tmp_path)
     dataset = second.dataset()
-    dataset.set_init_step(4)
+    dataset.set_init_step(2)
     list(through_mindspore(dataset))
-    assert origins(tmp_path) >= written
-    list(second.batches(1))
+    assert written  # the case is what it says: some rows before the interruption, the others behind it
+    assert sum(second.report.dropped.values()) == len(BAD) - len(written) > 0
     assert origins(tmp_path) == all_once(tmp_path)
 
 

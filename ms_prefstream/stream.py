@@ -298,9 +298,15 @@ class Stream:
             progress: Whether to show rows a second and the time left, on standard error.
 
         Raises:
-            OptionError: If there is no place for it, or the source can only be read from the front.
+            OptionError: If there is no place for it, the source can only be read from the front, or the stream was
+                resumed: the rest of that run belongs to the plan it began with.
             RowError: The first malformed row, if these are errors.
         """
+        if self._resumed is not None:
+            raise OptionError(
+                "the stream was resumed, and an index would give its remaining steps other rows. Build the index "
+                "before a run begins, or begin a new one."
+            )
         index = self._rows.build_index(path, progress)
         self._choose_widths()
         self._open(self._ranks)

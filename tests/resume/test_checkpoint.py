@@ -13,7 +13,8 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.errors import OptionError, StateError
-from tests.helpers import pairs, rows_of, source_of
+from tests.helpers import pairs, rows_of
+from tests.kinds import source_of
 from tests.training import Training, trainer
 
 pytestmark = pytest.mark.mindspore

@@ -9,7 +9,8 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.errors import OptionError
-from tests.helpers import assert_same_batches, flat, pairs, rows_of, source_of, through_mindspore
+from tests.helpers import assert_same_batches, flat, pairs, rows_of, through_mindspore
+from tests.kinds import source_of
 from tests.training import trainer
 
 pytestmark = pytest.mark.mindspore

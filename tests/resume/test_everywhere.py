@@ -11,17 +11,10 @@ from typing import Any
 import pytest
 
 import ms_prefstream as mps
-from tests.helpers import (
-    SOURCES,
-    assert_resumes_everywhere,
-    assert_same_batches,
-    pairs,
-    rest_through_mindspore,
-    source_of,
-    token_pairs,
-)
+from tests.helpers import assert_resumes_everywhere, assert_same_batches, pairs, rest_through_mindspore, token_pairs
+from tests.kinds import SOURCES, source_of
 
-N = 15  # 7 steps of 2 rows in windows of 3, the last one short, and a row left over
+N = 11  # 5 steps of 2 rows in windows of 3, the last one short, and a row left over
 BATCHINGS = {
     "pad": mps.Pad(2),
     "multiple_of": mps.Bucket(2, multiple_of=16),
@@ -129,7 +122,7 @@ def test_with_dropped_rows(kind: str, batching: str, tmp_path: pathlib.Path) -> 
 
 
 def test_a_generator_goes_on_in_its_only_epoch() -> None:
-    assert_resumes_everywhere(maker(lambda: (row for row in pairs(N)), steps_per_epoch=7), epochs=1)
+    assert_resumes_everywhere(maker(lambda: (row for row in pairs(N)), steps_per_epoch=5), epochs=1)
 
 
 @pytest.mark.mindspore
@@ -155,17 +148,17 @@ def test_resuming_again_and_again(kind: str, tmp_path: pathlib.Path) -> None:
 
 def test_a_state_of_the_last_step_begins_the_next_epoch() -> None:
     make = maker(lambda: pairs(N))
-    stream = make().resume(make().state(2 * 7))
+    stream = make().resume(make().state(2 * 5))
     assert_same_batches(list(stream.batches()), list(make().batches(2)))
-    assert stream.start_step == 14
+    assert stream.start_step == 10
 
 
 def test_the_state_is_small_and_plain(tmp_path: pathlib.Path) -> None:
     stream = maker(lambda: source_of("json lines", tmp_path, pairs(N)))()
-    text = json.dumps(stream.state(5))
+    text = json.dumps(stream.state(3))
     assert len(text) < 2000
     state = json.loads(text)
-    assert (state["step"], state["epoch"], state["steps_per_epoch"], state["global_batch"]) == (5, 0, 7, 2)
+    assert (state["step"], state["epoch"], state["steps_per_epoch"], state["global_batch"]) == (3, 0, 5, 2)
     assert stream.state(9)["epoch"] == 1
     assert str(tmp_path) not in text  # the data may lie elsewhere when the run goes on
 

@@ -13,7 +13,8 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream.errors import NoUsableRowsError, Reason, RowError
 from ms_prefstream.plan import PlanOptions, WindowedPlan
-from tests.helpers import json_lines, pairs, rows_of, source_of
+from tests.helpers import json_lines, pairs, rows_of
+from tests.kinds import source_of
 
 N = 24
 BAD: dict[int, Any] = {

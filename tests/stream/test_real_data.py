@@ -105,6 +105,7 @@ def test_all_rows(job: str, shared: pathlib.Path, qwen: Any) -> None:
     check([shared / file for file in JOBS[job].files], job, qwen, JOBS[job].rows)
 
 
+@pytest.mark.long
 def test_a_tokenizer_is_given_by_its_folder(shared: pathlib.Path) -> None:
     stream = make([shared / file for file in DEMOS], "dpo", shared / "tokenizers/qwen2_5")
     assert stream.tokenizer is not None

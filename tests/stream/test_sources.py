@@ -12,17 +12,15 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream.errors import OptionError, PrefStreamError, SourceError
 from tests.helpers import (
-    ONE_PASS,
-    SOURCES,
     assert_epoch_conserves_rows,
     flat,
     global_steps,
     pairs,
     rows_of,
-    source_of,
     through_mindspore,
     token_pairs,
 )
+from tests.kinds import ONE_PASS, SOURCES, source_of
 
 N = 23
 

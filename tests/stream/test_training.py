@@ -10,7 +10,8 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.errors import NoUsableRowsError, PrefStreamError, RowError
-from tests.helpers import json_lines, pairs, rows_in, rows_of, source_of, through_mindspore
+from tests.helpers import json_lines, pairs, rows_in, rows_of, through_mindspore
+from tests.kinds import source_of
 from tests.training import trainer
 
 pytestmark = pytest.mark.mindspore

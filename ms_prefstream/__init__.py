@@ -2,7 +2,7 @@
 
 from ms_prefstream import formats
 from ms_prefstream.adapters.checkpoint import StreamCheckpoint, load_state
-from ms_prefstream.batch import Bucket, Pad
+from ms_prefstream.batch import Bucket, Pack, Pad, causal_mask
 from ms_prefstream.errors import (
     NoUsableRowsError,
     OptionError,
@@ -28,6 +28,7 @@ __all__ = [
     "Bucket",
     "NoUsableRowsError",
     "OptionError",
+    "Pack",
     "Pad",
     "Part",
     "PrefStreamError",
@@ -41,6 +42,7 @@ __all__ = [
     "TemplateError",
     "TokenizerError",
     "__version__",
+    "causal_mask",
     "follow",
     "formats",
     "load_state",

@@ -47,7 +47,8 @@ def _with_stream_options() -> None:
     @stream_options
     def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
         """Measure every row of SOURCE once and write its length index."""
-        stream = make_stream(source, options, index=None)
+        fixed = {"steps_per_epoch": 1} if options["pack"] is not None else {}  # of packs until the index tells them
+        stream = make_stream(source, options, index=None, **fixed)
         found = stream.build_index(out, progress=True)
         click.echo(f"{found.usable:,} of {found.rows:,} rows can be used; written to {found.path}")
         click.echo(stream.report)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ms_prefstream import formats
-from ms_prefstream.batch import Bucket, Pad
+from ms_prefstream.batch import Bucket, Pack, Pad
 from ms_prefstream.errors import OptionError
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import DPO, RLHF, Reward, Task
@@ -45,6 +45,9 @@ _STREAM_OPTIONS = (
     click.option("--extra", type=int, default=0, help="Columns added to every bucket width."),
     click.option("--pad", is_flag=True, help="Pad everything to one length instead of buckets."),
     click.option("--length", type=int, help="That length; the task's if not given."),
+    click.option("--pack", type=int, metavar="TOKENS", help="Pack samples into rows of so many tokens."),
+    click.option("--max-segments", type=int, help="Columns of actual_seq_len in packs (128)."),
+    click.option("--steps-per-epoch", type=int, help="Steps of packs, or of a source read from the front."),
     click.option("--shuffle/--no-shuffle", default=True, show_default=True),
     click.option("--seed", type=int, default=0, show_default=True),
     click.option("--workers", type=int, default=0, show_default=True, help="Processes that tokenise; 0 for none."),
@@ -76,10 +79,10 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any], **fixed: Any) 
             name: options[name]
             for name in (
                 "pad_token_id", "boundary", "special_tokens_in_content", "backend", "on_bad_row", "quarantine",
-                "shuffle", "seed", "window", "workers",
+                "shuffle", "seed", "window", "workers", "steps_per_epoch",
             )
-        },
-        **fixed,
+        }
+        | fixed,
     )  # fmt: skip
 
 
@@ -113,7 +116,11 @@ def make_task(options: dict[str, Any]) -> Task:
     return task
 
 
-def _batching(options: dict[str, Any]) -> Pad | Bucket:
+def _batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
+    if options["pack"] is not None:
+        return _packing(options)
+    if options["max_segments"] is not None:
+        raise OptionError("--max-segments is an option of packs: give --pack TOKENS as well, or leave it out.")
     if options["pad"] or options["length"] is not None:
         return Pad(options["batch_size"], length=options["length"])
     boundaries = options["boundaries"]
@@ -128,6 +135,17 @@ def _batching(options: dict[str, Any]) -> Pad | Bucket:
         max_shapes=options["max_shapes"],
         extra=options["extra"],
     )
+
+
+def _packing(options: dict[str, Any]) -> Pack:
+    for name in ("pad", "length", "multiple_of", "boundaries", "max_shapes", "extra"):
+        if options[name]:
+            raise OptionError(
+                f"--pack does not go with --{name.replace('_', '-')}: packs have one width, the tokens of a row. "
+                "Give only one of them."
+            )
+    given = {} if options["max_segments"] is None else {"max_segments": options["max_segments"]}
+    return Pack(options["pack"], batch_size=options["batch_size"], **given)
 
 
 def _format(options: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.adapters.mindspore import to_dataset
-from ms_prefstream.batch import Bucket, Pad, make_layout
+from ms_prefstream.batch import Bucket, Layout, Pack, PackedLayout, Pad, make_layout
 from ms_prefstream.encode.build import fingerprint_of, least_length, template_text
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
@@ -22,7 +22,7 @@ from ms_prefstream.plan import Ranks
 from ms_prefstream.plan.state import State, check_state, make_state
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
-from ms_prefstream.runtime.access import Order, Rows
+from ms_prefstream.runtime.access import Order, Rows, Steps
 from ms_prefstream.runtime.mixed import formats_of
 from ms_prefstream.runtime.onepass import OnePassSteps
 from ms_prefstream.runtime.recipe import Recipe
@@ -42,7 +42,7 @@ def stream(
     task: Task,
     tokenizer: Any,
     format: Any = "auto",
-    batching: Pad | Bucket,
+    batching: Pad | Bucket | Pack,
     shuffle: Any = True,
     seed: int = 0,
     template: str | None = "auto",
@@ -71,7 +71,8 @@ def stream(
         tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, or
             None for rows that are already tokenized.
         format: A preset's name, a preset made by `ms_prefstream.formats`, or a function row -> row.
-        batching: `Pad` or `Bucket`: how many samples a step has and how they are padded.
+        batching: `Pad` or `Bucket`: how many samples a step has and how they are padded. `Pack`: several samples share
+            a row.
         shuffle: True: a new order of all rows for each epoch. ``"window"``: rows stay near their place in the source.
             False: source order. One-pass sources are shuffled within windows.
         seed: Of the order, 0 to 2**32 - 1.
@@ -90,7 +91,8 @@ def stream(
         window: Steps whose rows are sorted by length together.
         drop_remainder: Whether rows that do not fill a last step are left out (True) or filled up with repeats.
         longest_first: Whether step 0 holds the longest rows of its window.
-        steps_per_epoch: For one-pass sources: the steps of an epoch, instead of counting the rows once.
+        steps_per_epoch: For one-pass sources: the steps of an epoch, instead of counting the rows once. For `Pack`
+            without a length index: the steps into which the rows are packed, required.
         index: ``auto`` uses the length index that lies beside a file, if there is one (`Stream.build_index` writes
             it); a path names one that must be there; None uses none.
         workers: Processes that tokenise ahead; 0 does it in the training process. The batches are the same.
@@ -102,6 +104,8 @@ def stream(
         raise OptionError(f"on_bad_row is {on_bad_row!r}; expected 'raise' or 'drop'.")
     _check_made("task", task, "sampler", "mps.DPO(max_length=1024)")
     _check_made("batching", batching, "batch_size", "mps.Bucket(batch_size=8)")
+    if isinstance(batching, Pack):
+        batching.check(task)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
     loaded = None if tokenizer is None else load_tokenizer(tokenizer, backend)
@@ -137,6 +141,7 @@ def stream(
         steps_per_epoch=steps_per_epoch,
         workers=workers,
         index=index,
+        packs=isinstance(batching, Pack),
     )
     if rows.encoder is not None:
         _check_room(task, rows.encoder)
@@ -162,7 +167,7 @@ class Stream:
         self,
         rows: Rows,
         task: Task,
-        batching: Pad | Bucket,
+        batching: Pad | Bucket | Pack,
         order: Order,
         ranks: Ranks,
         tokenizer: Tokenizer | None,
@@ -172,7 +177,11 @@ class Stream:
         shards_given: bool,
     ) -> None:
         self.task, self.tokenizer, self.batching, self.report = task, tokenizer, batching, report
-        self.layout = make_layout(task.layout, with_margin=task.margin, max_prompt_length=task.prompt_columns)
+        self.layout: Layout | PackedLayout
+        if isinstance(batching, Pack):
+            self.layout = batching.layout(task)
+        else:
+            self.layout = make_layout(task.layout, with_margin=task.margin, max_prompt_length=task.prompt_columns)
         self._rows, self._order, self._ranks, self._pad_id = rows, order, ranks, pad_id
         self._encoding, self._shards_given = encoding, shards_given
         self._resumed: int | None = None
@@ -187,17 +196,27 @@ class Stream:
 
     def _open(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        sort = isinstance(self.batching, Bucket) and len(self._widths) > 1
-        self._steps = self._rows.steps(
-            self._order, sort, ranks, self.batching.batch_size, self._collate, self.layout.columns
-        )
+        self._steps = self._opened(ranks)
         self.report.repeats_per_epoch = self._steps.plan.repeats_per_epoch
         self.report.remainder_per_epoch = self._steps.plan.remainder_per_epoch
 
+    def _opened(self, ranks: Ranks) -> Steps:
+        columns = self.layout.columns
+        if isinstance(self.batching, Pack):
+            return self._rows.packed_steps(self._order, ranks, self.batching, self._collate_packs, columns)
+        sort = isinstance(self.batching, Bucket) and len(self._widths) > 1
+        return self._rows.steps(self._order, sort, ranks, self.batching.batch_size, self._collate, columns)
+
     def _collate(self, samples: list[Sample], longest: int) -> Batch:
+        assert isinstance(self.layout, Layout)
         width = self.batching.width_for(longest, self._widths)
         self.report.batch(samples, width)
         return self.layout.build(samples, width, self._pad_id, self.task.shifted)
+
+    def _collate_packs(self, packs: list[list[Sample]]) -> Batch:
+        assert isinstance(self.layout, PackedLayout)
+        self.report.packed_batch(packs, self.layout.tokens)
+        return self.layout.build(packs, self._pad_id, self.task.shifted)
 
     @property
     def column_names(self) -> list[str]:
@@ -207,7 +226,8 @@ class Stream:
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """Every (rows, columns) that the token arrays of a batch can have; a closed set."""
-        sides = 2 if self.task.pairs and self.task.layout != "paired" else 1
+        packed = isinstance(self.batching, Pack)
+        sides = 2 if not packed and self.task.pairs and self.task.layout != "paired" else 1
         return [(sides * self.batching.batch_size, width) for width in self._widths]
 
     @property
@@ -217,6 +237,9 @@ class Stream:
 
     def rows(self, epoch: int, step: int, resolved: bool = False) -> NDArray[np.int64]:
         """The row ids that a step of this rank is planned to hold, (B,) int64.
+
+        Packs hold different numbers of rows: theirs are given one packed row after the other, and without a length
+        index the step's window is tokenised to find them.
 
         Args:
             epoch: From 0.
@@ -291,7 +314,8 @@ class Stream:
         With it plans are exact and global: rows that would be dropped are gone beforehand, every rank pads to the same
         width at every step, and any number of ranks that divides the global batch may resume the run. An interrupted
         pass goes on where it ended. With ``workers`` the pass runs in several processes. Of several ranks one builds
-        the index, before the others open their streams.
+        the index, before the others open their streams. For `Pack` the steps follow from the index from now on, and
+        steps_per_epoch no longer counts.
 
         Args:
             path: Where to write it; None puts it beside the source if that is a single file.
@@ -380,6 +404,7 @@ class Stream:
             "sorted": options.sorts,
             "rows": options.rows,
             "widths": list(self._widths),
+            "max_segments": self.batching.max_segments if isinstance(self.batching, Pack) else None,
             "pad_token_id": self._pad_id,
             "data": self._rows.fingerprint(),
             "mix": self._rows.mix(),

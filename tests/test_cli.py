@@ -49,6 +49,12 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
         (["bench", "x", *DPO, "--seq-length", "9"], "--seq-length does not go with --task dpo"),
         (["bench", "x", *DPO, "--boundaries", "1,b"], "--boundaries"),
         (["bench", str(data_path()), *DPO, "--batch-size", "0"], "batch_size"),
+        (["bench", "x", *DPO, "--pack", "640", "--pad"], "--pack does not go with --pad"),
+        (["bench", "x", *DPO, "--pack", "640", "--length", "9"], "--pack does not go with --length"),
+        (["bench", "x", *DPO, "--pack", "640", "--boundaries", "9,10"], "--pack does not go with --boundaries"),
+        (["bench", "x", *DPO, "--max-segments", "9"], "give --pack TOKENS"),
+        (["bench", str(data_path()), *DPO, "--pack", "639"], "tokens=640 or more"),
+        (["bench", str(data_path()), *DPO, "--pack", "640"], "Pass steps_per_epoch"),
     ],
 )
 def test_an_error_is_one_sentence_and_exit_code_1(
@@ -76,6 +82,21 @@ def test_index_is_written_beside_the_file_and_used(
     assert run(monkeypatch, "index", str(path), *words, "--max-shapes", "0") == 1
 
 
+def test_packs_take_their_steps_from_the_option_or_the_index(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    shutil.copy(data_path(), path)
+    words = [str(path), *DPO, "--pack", "640", "--max-segments", "5", "--batch-size", "2"]
+    assert run(monkeypatch, "bench", *words, "--repeats", "1", "--steps-per-epoch", "3") == 0
+    said = capsys.readouterr().out
+    assert "(2, 640)" in said
+    assert "the steps did not hold them" in said
+    assert run(monkeypatch, "index", *words) == 0
+    assert run(monkeypatch, "bench", *words, "--repeats", "1") == 0
+    assert "the steps did not hold them" not in capsys.readouterr().out
+
+
 def test_cvalues_types_filter_rows(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +116,6 @@ def test_options_are_the_python_names_with_dashes() -> None:
     offered = {option.name for option in cli.commands.commands["bench"].params}
     python = set(inspect.signature(mps.stream).parameters)
     for name in ("pad_token_id", "boundary", "special_tokens_in_content", "backend", "on_bad_row", "quarantine",
-                 "seed", "window", "template", "tokenizer", "shuffle"):  # fmt: skip
+                 "seed", "window", "template", "tokenizer", "shuffle", "steps_per_epoch"):  # fmt: skip
         assert name in offered
         assert name in python

@@ -4,6 +4,8 @@ from ms_prefstream.plan.arrangement import Arrangement
 from ms_prefstream.plan.base import PLAN_VERSION, Plan
 from ms_prefstream.plan.indexed import IndexedPlan
 from ms_prefstream.plan.options import PlanOptions
+from ms_prefstream.plan.packed import PackedPlan
+from ms_prefstream.plan.packed_windows import PackedWindows
 from ms_prefstream.plan.permutation import KeyedPermutation
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windowed import WindowedPlan
@@ -13,6 +15,8 @@ __all__ = [
     "Arrangement",
     "IndexedPlan",
     "KeyedPermutation",
+    "PackedPlan",
+    "PackedWindows",
     "Plan",
     "PlanOptions",
     "Ranks",

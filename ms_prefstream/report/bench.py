@@ -16,10 +16,11 @@ def bench(stream: Stream, repeats: int) -> None:
     rows, tokens = [], []
     for epoch in range(repeats):
         before, begin = stream.report.tokens, time.perf_counter()
-        for _ in stream.batches(epoch):
-            pass
+        read = 0
+        for batch in stream.batches(epoch):
+            read += int(batch["pair_ids"].max(axis=1).sum()) if "pair_ids" in batch else stream.batching.batch_size
         seconds = time.perf_counter() - begin
-        rows.append(stream.steps_per_epoch * stream.batching.batch_size / seconds)
+        rows.append(read / seconds)
         tokens.append((stream.report.tokens - before) / seconds)
     print(f"rows/s:      {statistics.median(rows):,.0f} (min {min(rows):,.0f}, max {max(rows):,.0f})")
     print(f"tokens/s:    {statistics.median(tokens):,.0f}")

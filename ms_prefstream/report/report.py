@@ -26,6 +26,9 @@ class Report:
         rewritten: Rows whose content the chat template changed.
         boundary_differs: Rows whose prompt ids at generation time are not a prefix of the joint encoding.
         filtered: Rows that a format's filter left out before planning.
+        packs_made: Without a length index, the packed rows that the rows of all finished windows filled.
+        packs_wanted: The packed rows that their steps took.
+        left_out: Rows that these steps did not hold; other ones in each epoch.
         tokens: Tokens of the samples in all batches made so far.
         cells: Columns times sequences of these batches: what a model computes on.
         widths: Batches made, by their number of columns.
@@ -49,6 +52,9 @@ class Report:
         self.repeats_per_epoch = 0
         self.remainder_per_epoch = 0
         self.parts: dict[str, PartReport] = {}
+        self.packs_made = 0
+        self.packs_wanted = 0
+        self.left_out = 0
         self.tokens = 0
         self.cells = 0
         self.widths: Counter[int] = Counter()
@@ -61,6 +67,12 @@ class Report:
                 self.tokens += len(sequence.ids)
         self.cells += width * sum(len(sample.sequences) for sample in samples)
         self.widths[width] += 1
+
+    def packed_batch(self, packs: Sequence[Sequence[Sample]], tokens: int) -> None:
+        """Count a batch of packed rows of so many tokens each."""
+        self.tokens += sum(len(sequence.ids) for pack in packs for sample in pack for sequence in sample.sequences)
+        self.cells += tokens * len(packs)
+        self.widths[tokens] += 1
 
     @property
     def padding(self) -> float:
@@ -107,6 +119,9 @@ class Report:
             "truncated": self.truncated,
             "rewritten": self.rewritten,
             "boundary_differs": self.boundary_differs,
+            "packs_made": self.packs_made,
+            "packs_wanted": self.packs_wanted,
+            "left_out": self.left_out,
             "tokens": self.tokens,
             "cells": self.cells,
             "widths": dict(self.widths),
@@ -127,6 +142,7 @@ class Report:
             ("slots filled by a stand-in", self.repeats),
             ("rows repeated an epoch to fill the last step", self.repeats_per_epoch),
             ("rows left out an epoch, less than one step", self.remainder_per_epoch),
+            ("rows left out, because the steps did not hold them", self.left_out),
             ("rows cut to fit", self.truncated),
             ("rows whose text the chat template changed", self.rewritten),
             ("rows whose prompt ids differ at generation", self.boundary_differs),
@@ -134,6 +150,9 @@ class Report:
             if count:
                 lines.append(f"{label}: {count:,}")
         lines += [f"part {name}: {part}" for name, part in self.parts.items()]
+        if self.packs_wanted and self.packs_made != self.packs_wanted:
+            filled = 100 * self.packs_made / self.packs_wanted
+            lines.append(f"packed rows that the rows fill: {filled:.1f} % of what the steps took")
         if self.cells:
             lines.append(f"tokens in batches: {self.tokens:,}, padding {100 * self.padding:.1f} % of the cells")
         if self.tokenizer:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.batch.pack import Pack
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.formats.base import Format
@@ -26,7 +27,17 @@ from ms_prefstream.lengths import (
     progress_on,
     raise_malformed_of,
 )
-from ms_prefstream.plan import IndexedPlan, KeyedPermutation, PlanOptions, Ranks, WindowedPlan
+from ms_prefstream.plan import (
+    IndexedPlan,
+    KeyedPermutation,
+    PackedPlan,
+    PackedWindows,
+    PlanOptions,
+    Ranks,
+    WindowedPlan,
+)
+from ms_prefstream.plan.packed import row_sizes
+from ms_prefstream.plan.packed_windows import steps_for
 from ms_prefstream.report.part import PartReport
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
@@ -37,6 +48,8 @@ from ms_prefstream.runtime.ledger import Ledger
 from ms_prefstream.runtime.loader import Loaded, SampleLoader
 from ms_prefstream.runtime.mixed import MixedRecords, fingerprint_of, open_records
 from ms_prefstream.runtime.onepass import OnePassSteps, PassRecords
+from ms_prefstream.runtime.packed import PackedSteps, sample_tokens
+from ms_prefstream.runtime.packed_indexed import IndexedPackedSteps
 from ms_prefstream.runtime.pool import LoaderPool
 from ms_prefstream.runtime.recipe import Recipe
 from ms_prefstream.runtime.steps import Batch, Load, WindowedSteps
@@ -44,7 +57,7 @@ from ms_prefstream.tasks.sample import Sample
 
 LENGTHS_PROBED = 2048  # rows whose lengths choose the shapes when there is no length index
 
-Steps: TypeAlias = WindowedSteps | IndexedSteps | OnePassSteps
+Steps: TypeAlias = WindowedSteps | IndexedSteps | PackedSteps | IndexedPackedSteps | OnePassSteps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +82,11 @@ class Rows:
         report: Counts.
         raise_malformed: Whether a malformed row is an error.
         quarantine: Where dropped rows are written, or None.
-        steps_per_epoch: For one-pass sources, the steps of an epoch; None counts the rows.
+        steps_per_epoch: For one-pass sources, the steps of an epoch; None counts the rows. For packs without a length
+            index, required.
         workers: Processes that load samples; 0 loads them here.
         index: ``auto``, the path of a length index, or None.
+        packs: Whether samples are packed, so that steps follow from lengths instead of rows.
     """
 
     def __init__(
@@ -87,6 +102,7 @@ class Rows:
         steps_per_epoch: int | None,
         workers: int,
         index: str | os.PathLike[str] | None,
+        packs: bool = False,
     ) -> None:
         self.source, self.formats, self._encoding = source, formats, encoding
         self.records = open_records(source, formats)
@@ -97,14 +113,14 @@ class Rows:
         self._make_ledger = functools.partial(
             Ledger, report=report, raise_malformed=raise_malformed, quarantine=quarantine
         )
-        self._steps_per_epoch = steps_per_epoch
+        self._steps_per_epoch, self._packs = steps_per_epoch, packs
         self._counted: int | None = None
         self.index: LengthIndex | None = None
         if self.records is None:
             if isinstance(index, (str, os.PathLike)) and index != "auto":
                 raise OptionError(f"index is {str(index)!r}, but {source.name} can only be read from the front.")
             return
-        if steps_per_epoch is not None:
+        if steps_per_epoch is not None and not packs:
             raise OptionError(
                 f"steps_per_epoch is {steps_per_epoch}, but {source.name} knows its rows, so its steps follow from "
                 "them. Leave it out."
@@ -114,6 +130,11 @@ class Rows:
             path = beside(source) if index == "auto" else index
             if index != "auto" or (path is not None and os.path.exists(path)):
                 self._use(open_index(str(path), self._index_fingerprint(), len(self.records)))
+        if self.index is not None and steps_per_epoch is not None:
+            raise OptionError(
+                f"steps_per_epoch is {steps_per_epoch}, but there is a length index ({self.index.path}), and packs "
+                "follow from the lengths in it. Leave steps_per_epoch out, or pass index=None."
+            )
 
     def steps(
         self,
@@ -160,6 +181,64 @@ class Rows:
             lambda samples: collate(samples, max(sample.length for sample in samples)),
             columns,
         )
+
+    def packed_steps(
+        self,
+        order: Order,
+        ranks: Ranks,
+        pack: Pack,
+        collate: Callable[[list[list[Sample]]], Batch],
+        columns: Sequence[str],
+    ) -> Steps:
+        """The batches of packed rows of this rank; see `steps`.
+
+        Raises:
+            OptionError: Without a length index: steps_per_epoch is missing; names what the first rows suggest.
+        """
+        options = self._plan_options(order, True, ranks, pack.batch_size)
+        most = pack.samples_per_row(self._recipe.task)
+        records = self.records
+        if records is None:
+            front = self._front
+            return OnePassSteps(
+                self._packed_windows(options, pack.tokens, most),
+                ranks,
+                functools.partial(PassRecords, front, 1),  # its windows differ in size
+                front.continues,
+                self._passing_loader,
+                self._passing_ledger,
+                collate,
+                columns,
+                PackedSteps,
+            )
+        ledger = self._make_ledger(origin=records.origin, raw=records.raw, part=self._part())
+        if self.index is None:
+            windows = self._packed_windows(options, pack.tokens, most)
+            return PackedSteps(windows, ranks, self._loader(), ledger, collate, columns)
+        pairs, lengths, keys = self._recipe.task.pairs, self.index.lengths, self.index.keys
+        return IndexedPackedSteps(
+            PackedPlan(options, row_sizes(lengths, keys, pairs), pack.tokens, most),
+            ranks,
+            lambda rows: row_sizes(lengths[rows], keys[rows], pairs),
+            self._loader(),
+            ledger,
+            records.origin,
+            collate,
+            columns,
+        )
+
+    def _packed_windows(self, options: PlanOptions, tokens: int, most: int) -> PackedWindows:
+        """The plan of packs without a length index."""
+        if self._steps_per_epoch is None:
+            about = steps_for(self._sizes(options.seed), options, tokens, most)
+            about = max(1, min(about, options.rows // options.global_batch))
+            indexed = self.records is not None and not isinstance(self.records, MixedRecords)
+            raise OptionError(
+                "Pack: how many packed rows the data fill is only known once all lengths are. Pass steps_per_epoch; by "
+                f"the lengths of some rows steps_per_epoch={about} holds all of them"
+                + (". Or build a length index, which finds the exact number." if indexed else ".")
+            )
+        return PackedWindows(options, self._steps_per_epoch, tokens, most)
 
     @property
     def encoder(self) -> ConversationEncoder | None:
@@ -210,6 +289,14 @@ class Rows:
         """
         if self.index is not None:
             return self.index.keys[self.index.good()]
+        return np.array([one.sample.length for one in self._probe(seed) if one.sample is not None], np.int64)
+
+    def _sizes(self, seed: int) -> NDArray[np.int64]:
+        """Tokens that some rows take of a packed row, 0 where one is unusable."""
+        return np.array([0 if one.sample is None else sample_tokens(one.sample) for one in self._probe(seed)], np.int64)
+
+    def _probe(self, seed: int) -> list[Loaded]:
+        """Some rows, the same ones on every rank; one of them is good."""
         if self.records is not None:
             if isinstance(self.records, MixedRecords):
                 rows = self.records.probe(LENGTHS_PROBED, seed)
@@ -225,13 +312,12 @@ class Rows:
                 )
             found = itertools.islice(self._front.start(0), LENGTHS_PROBED)
             loaded = self._local.samples([record for _, _, record in found])
-        lengths = [one.sample.length for one in loaded if one.sample is not None]
-        if not lengths:
+        if not any(one.sample is not None for one in loaded):
             problem = next((str(one.error) for one in loaded if one.error is not None), "there are no rows")
             raise NoUsableRowsError(
                 f"none of the first {len(loaded)} rows of {self.source.name} can be used: {problem}"
             )
-        return np.array(lengths, np.int64)
+        return loaded
 
     def fingerprint(self) -> str:
         """A hash that changes when the data change."""
@@ -282,10 +368,11 @@ class Rows:
             **vars(order),
         )
         steps = rows // batch if order.drop_remainder else -(-rows // batch)
+        positions = rows if self._packs else batch * steps
         if isinstance(self.records, MixedRecords):
-            self._report.parts = self.records.reports(batch * steps)
+            self._report.parts = self.records.reports(positions)
         elif self.records is None and isinstance(self._front, MixedFront):
-            self._report.parts = self._front.reports(batch * steps)
+            self._report.parts = self._front.reports(positions)
         return options
 
     def _part(self) -> Callable[[int], PartReport] | None:
@@ -337,7 +424,13 @@ class Rows:
         return {"data": self.fingerprint(), **self._encoding}
 
     def _one_pass_rows(self, batch: int) -> int:
-        given = self._steps_per_epoch
+        given = None if self._packs else self._steps_per_epoch
+        if self._packs and (self._front.once or self._front.continues):
+            raise OptionError(
+                f"Pack: {self._front.name} can be read only once, but packs are dealt out in proportion to the number "
+                "of its rows, which must be counted first. Pass a file, a list or a function that returns a new "
+                "iterator each time, or use Pad or Bucket."
+            )
         if given is not None:
             if isinstance(given, bool) or not isinstance(given, int) or given < 1:
                 raise OptionError(f"steps_per_epoch is {given!r}; expected a whole number of steps, 1 or more.")

@@ -74,6 +74,13 @@ class Ledger:
         """Count slots that stand-ins filled."""
         self.report.repeats += slots
 
+    def packed(self, made: int, wanted: int, left_out: int, repeats: int) -> None:
+        """Count a packed window: packs that its rows filled and its steps took, rows left out and rows repeated."""
+        self.report.packs_made += made
+        self.report.packs_wanted += wanted
+        self.report.left_out += left_out
+        self.report.repeats += repeats
+
     def nothing_left(self, rows: int) -> NoUsableRowsError:
         """The error for a window without a good row: what happened to its rows."""
         return NoUsableRowsError(

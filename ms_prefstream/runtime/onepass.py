@@ -9,11 +9,12 @@ from typing import Any, Protocol, TypeAlias
 from ms_prefstream.errors import RowError, SourceError
 from ms_prefstream.formats.base import Format
 from ms_prefstream.formats.record import Record
+from ms_prefstream.plan.packed_windows import PackedWindows
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windowed import WindowedPlan
 from ms_prefstream.runtime.ledger import Ledger
+from ms_prefstream.runtime.packed import PackedSteps
 from ms_prefstream.runtime.steps import Batch, WindowedSteps
-from ms_prefstream.tasks.sample import Sample
 
 Found: TypeAlias = tuple[str, Any, Record | RowError]
 """(origin, raw row, record)."""
@@ -36,7 +37,8 @@ class PassRecords:
 
     Args:
         front: Where the records come from.
-        window_rows: Rows of a window of the plan.
+        window_rows: Rows of a window of the plan; 1 where windows differ in size. `read` is then asked for all rows of
+            a window in one call, and only what stands before the first of them is gone.
         first: Position of the first record that will be asked for, a window's beginning.
         before: Records of earlier epochs, for sources whose epochs go on in the data.
     """
@@ -113,20 +115,22 @@ class OnePassSteps:
         continues: Whether an epoch goes on in the data where the one before ended.
         loader: Makes the loader of a pass.
         ledger: Makes the ledger of a pass.
-        collate: Samples to a batch.
+        collate: Samples, or packs of them, to a batch.
         column_names: The names of the arrays `collate` gives.
+        steps: Makes the random access to the steps of a pass.
     """
 
     def __init__(
         self,
-        plan: WindowedPlan,
+        plan: WindowedPlan | PackedWindows,
         ranks: Ranks,
         records: Callable[[int, int], PassRecords],
         continues: bool,
         loader: Callable[[PassRecords], Any],
         ledger: Callable[[PassRecords], Ledger],
-        collate: Callable[[list[Sample]], Batch],
+        collate: Callable[[Any], Batch],
         column_names: Sequence[str],
+        steps: Callable[..., WindowedSteps | PackedSteps] = WindowedSteps,
     ) -> None:
         self.plan = plan
         self.column_names = list(column_names)
@@ -137,13 +141,14 @@ class OnePassSteps:
         self._loader = loader
         self._ledger = ledger
         self._collate = collate
+        self._steps = steps
 
     def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from a step on."""
         first = self.plan.window_start(self.plan.locate(step)[0])
         before = epoch * self.steps_per_epoch * self.plan.options.global_batch if self._continues else 0
         records = self._records(first, before)
-        steps = WindowedSteps(
+        steps = self._steps(
             self.plan, self._ranks, self._loader(records), self._ledger(records), self._collate, self.column_names
         )
         for index in range(step, self.steps_per_epoch):

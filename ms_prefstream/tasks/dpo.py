@@ -59,9 +59,8 @@ class DPO:
 
         def sample(sides: Many[Flat], margin: float | None) -> Sample:
             sequences = fit_pair(sides, limits)
-            if self.shifted:
-                sequences = tuple(map(_predictable, sequences))
-            return Sample(sequences, margin=margin)
+            predictable = tuple(map(_predictable, sequences))  # raises where nothing is left to learn in any layout
+            return Sample(predictable if self.shifted else sequences, margin=margin)
 
         return sample
 

@@ -1,0 +1,98 @@
+"""Packing: several samples share a row of tokens, so that next to nothing is padding and there is one shape."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ms_prefstream.batch.checks import whole_number
+from ms_prefstream.batch.packed import PackedLayout
+from ms_prefstream.batch.widths import smallest_width
+from ms_prefstream.errors import OptionError
+from ms_prefstream.tasks.base import Task
+
+_LAYOUTS = {"dpo": "paired", "reward": "reward_token", "rlhf": "rlhf"}
+"""The layout that a task must have: where a task has a choice of padded layouts, its default, or the one that packs."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Several samples share a row of `tokens`; both sides of a pair are in the same row, one behind the other.
+
+        tokens=16, pairs of 3 + 4 and 5 + 3      c1 c1 c1 r1 r1 r1 r1 c2 c2 c2 c2 c2 r2 r2 r2 --
+
+    Attributes:
+        tokens: Columns of a row. It must hold the longest sample: both sides of a pair, ``2 * max_length``; for RLHF
+            ``seq_length``.
+        max_segments: Columns of `actual_seq_len`. The last of them always names the row's end, so a row holds at most
+            ``max_segments - 1`` sequences.
+        batch_size: Rows of one step on one rank.
+    """
+
+    tokens: int
+    _: KW_ONLY
+    max_segments: int = 128
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        for option, minimum in (("tokens", 2), ("max_segments", 2), ("batch_size", 1)):
+            object.__setattr__(self, option, whole_number("Pack", option, getattr(self, option), minimum))
+
+    def check(self, task: Task) -> None:
+        """Whether the samples of a task can be packed like this.
+
+        Raises:
+            OptionError: The task's layout or margin has no place in packs, or a sample may not fit; says what to do.
+        """
+        if task.layout != _LAYOUTS[task.name]:
+            raise OptionError(_REFUSED[task.layout])
+        if task.margin:
+            raise OptionError(
+                "Pack: margin=True adds one number for each pair, but the number of pairs in a row differs. Leave "
+                "margin out, or use Pad or Bucket."
+            )
+        sequences = 2 if task.pairs else 1
+        longest = sequences * task.length
+        if longest > self.tokens:
+            option = "max_length" if task.pairs else "seq_length"
+            takes = f"so a pair may take {longest}" if task.pairs else "which one sample may take"
+            raise OptionError(
+                f"Pack: tokens is {self.tokens}, but the task's {option} is {task.length}, {takes}. Give "
+                f"tokens={longest} or more, or lower {option} to {self.tokens // sequences}."
+            )
+        if self.samples_per_row(task) < 1:
+            raise OptionError(
+                f"Pack: max_segments is {self.max_segments}, but a pair takes two and the row's end another one. Give "
+                "max_segments=3 or more."
+            )
+
+    def samples_per_row(self, task: Task) -> int:
+        """How many samples a row may hold, however short they are."""
+        return (self.max_segments - 1) // (2 if task.pairs else 1)
+
+    def layout(self, task: Task) -> PackedLayout:
+        """The columns of a batch of packed rows, and how they are made."""
+        return PackedLayout(tokens=self.tokens, max_segments=self.max_segments, scores=task.layout == "reward_token")
+
+    def widths(self, max_length: int, lengths: NDArray[Any] | None = None) -> tuple[int, ...]:
+        """The only width that batches have, in columns; see `Pad.widths`."""
+        return (self.tokens,)
+
+    def width_for(self, longest: int, widths: tuple[int, ...]) -> int:
+        """The width of a batch whose longest row has `longest` tokens; `widths` is what `widths()` returned."""
+        return smallest_width(longest, widths)
+
+
+_REFUSED = {
+    "concat": (
+        "Pack: layout='concat' puts chosen rows before rejected rows, but packs have a layout of their own, with both "
+        "sides of a pair in one row. Leave layout out."
+    ),
+    "mindformers": (
+        "Pack: the reward layout 'mindformers' scores one sequence a row at end_ind, which its reader compares between "
+        "the two halves of a batch, so its rows cannot be shared. Pass Reward(..., layout='reward_token'), or use Pad "
+        "or Bucket."
+    ),
+}

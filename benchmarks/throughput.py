@@ -93,7 +93,8 @@ def main() -> None:
         dataset = stream.dataset(start_epoch=200 + repeat)
         through = timed(lambda: drain(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)))  # noqa: B023
         shares.append(100 * (through / plain - 1))
-    print(f"text to batches: {spread(rates, ',.0f')} rows/s of CPU time, {statistics.median(rates) * tokens / rows:,.0f} tokens/s")
+    per_second = statistics.median(rates) * tokens / rows
+    print(f"text to batches: {spread(rates, ',.0f')} rows/s of CPU time, {per_second:,.0f} tokens/s")
     print(f"  of the bare tokenizer's rate on the same unique texts: {spread(ratios)}")
     print(f"GeneratorDataset adds {spread(shares, '.1f')} %")
 

@@ -33,7 +33,7 @@ def _with_stream_options() -> None:
 
     @commands.command()
     @click.argument("source", nargs=-1, required=True)
-    @click.option("--repeats", type=int, default=3, show_default=True, help="Passes that are timed.")
+    @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Passes that are timed.")
     @stream_options
     def bench(source: tuple[str, ...], repeats: int, **options: Any) -> None:
         """How fast SOURCE becomes batches, and how much of them is padding."""

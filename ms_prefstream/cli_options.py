@@ -151,6 +151,10 @@ def _packing(options: dict[str, Any]) -> Pack:
 def _format(options: dict[str, Any]) -> Any:
     if not options["cvalues_types"]:
         return options["format_"]
+    if options["format_"] not in ("auto", "cvalues"):
+        raise OptionError(
+            f"--cvalues-types is for CValues rows, but --format is {options['format_']}. Leave one of them out."
+        )
     return formats.cvalues(types=options["cvalues_types"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, SourceError, StateError, TokenizerError
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.plan import Ranks
+from ms_prefstream.plan.check import whole_number
 from ms_prefstream.plan.state import State, check_state, make_state
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
@@ -266,7 +268,8 @@ class Stream:
         """
         resumed = divmod(self._resumed or 0, self.steps_per_epoch) if epoch is None else (epoch, 0)
         epoch, step = resumed[0], resumed[1] if start_step is None else start_step
-        if not 0 <= step <= self.steps_per_epoch or epoch < 0:
+        epoch, step = whole_number("epoch", epoch, 0), whole_number("start_step", step, 0)
+        if step > self.steps_per_epoch:
             raise OptionError(
                 f"epoch {epoch}, start_step {step}: expected an epoch from 0 on and a step from 0 to "
                 f"{self.steps_per_epoch}."
@@ -288,6 +291,7 @@ class Stream:
             OptionError: If the epoch lies before the step that a resumed stream goes on with.
         """
         at, step = divmod(self._resumed or 0, self.steps_per_epoch)
+        start_epoch = None if start_epoch is None else whole_number("start_epoch", start_epoch, 0)
         if start_epoch is not None and start_epoch != at:
             if self._resumed is not None and start_epoch < at:
                 raise OptionError(
@@ -431,24 +435,26 @@ def _check_room(task: Task, encoder: ConversationEncoder) -> None:
     least = bare + (1 if task.layout == "reward_token" else 0)
     if task.length < least:
         raise OptionError(
-            f"the task lets {task.length} tokens through, but the chat template takes {least} with a single token of "
-            f"response. Raise the task's length to {least} or, better, to what your rows need."
+            f"{type(task).__name__}: {'seq_length' if task.name == 'rlhf' else 'max_length'} is {task.length}, but the "
+            f"template takes {least} tokens with a single one of response. Raise it to {least} or, better, to what "
+            "your rows need."
         )
     prompt = getattr(task, "max_prompt_length", None)
     if prompt is not None and prompt < bare - 1:
         raise OptionError(
-            f"the task lets prompts of {prompt} tokens through, but the chat template takes {bare - 1} for an empty "
-            f"one. Raise max_prompt_length to {bare - 1} or, better, to what your rows need."
+            f"{type(task).__name__}: max_prompt_length is {prompt}, but the template takes {bare - 1} for an empty one."
+            f" Raise it to {bare - 1} or, better, to what your rows need."
         )
 
 
 def _pad_id(given: int | None, tokenizer: Tokenizer | None) -> int:
     if given is not None:
         top = None if tokenizer is None else tokenizer.vocab_size - 1
-        if isinstance(given, bool) or not isinstance(given, int) or given < 0 or (top is not None and given > top):
+        number = isinstance(given, numbers.Integral) and not isinstance(given, bool)
+        if not number or given < 0 or (top is not None and given > top):
             known = "" if top is None or tokenizer is None else f"; tokenizer {tokenizer.name} has the ids 0 to {top}"
             raise OptionError(f"pad_token_id is {given!r}; expected the id of a token{known}.")
-        return given
+        return int(given)
     if tokenizer is None:
         raise OptionError(
             "tokenizer=None is for rows that are already tokenized, and these need pad_token_id, the id that arrays "

@@ -1,69 +1,18 @@
-"""Where a prompt may be cut: what must stay, its turns, and the characters at which its text can be divided."""
+"""The cut map of a conversation: its pieces as token positions; character offsets only of the turn that is cut."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.encode.cuts import CutMap, Points, Turn
 from ms_prefstream.encode.encoder import ConversationEncoder, Encoded
 from ms_prefstream.encode.layout import Kind
 from ms_prefstream.encode.offsets import tokens_before, tokens_until
+from ms_prefstream.encode.text import Place
 from ms_prefstream.tasks.sample import Ids, Span
 
-Points: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""(token positions, character offsets) at which a text can be divided."""
-
-
-class Turn(NamedTuple):
-    """Token range of one prompt message and of its text.
-
-    Attributes:
-        begin: Its first token, header included.
-        body: First token of its content.
-        body_end: Behind the last token of its content.
-        end: Behind its last token.
-        opens: Whether an exchange begins with it (a user message).
-        divisible: Whether its text can be cut.
-        pinned: Whether the template wrote the system message into its header, which must stay then.
-    """
-
-    begin: int
-    body: int
-    body_end: int
-    end: int
-    opens: bool
-    divisible: bool
-    pinned: bool = False
-
-
-@dataclass(slots=True)
-class CutMap:
-    """What truncation needs to know about one encoded conversation.
-
-    Attributes:
-        keep: Leading tokens that always stay: BOS, the template's or the row's system message.
-        turns: The other prompt messages in order.
-        floor: What is left when everything else is gone: BOS, system message and generation header.
-        prompt: Where the response begins.
-        points: For a turn: where its content can be divided.
-        clean: Largest position <= the given one at which the response can be cut without splitting a character.
-    """
-
-    keep: int
-    turns: list[Turn]
-    floor: tuple[Span, ...]
-    prompt: int
-    points: Callable[[Turn], Points]
-    clean: Callable[[int], int]
-
-    @property
-    def least(self) -> int:
-        """Tokens of the floor."""
-        return sum(end - begin for begin, end in self.floor)
+_TOKENS_A_CHARACTER = 8  # more than any character has
 
 
 class _Units:
@@ -84,11 +33,11 @@ class _Units:
             else:
                 sizes += [len(unit.ids) for unit in self.units[step.first : step.last] if unit.ids is not None]
         self.offsets = np.concatenate([[0], np.cumsum(sizes)])
-        self._all = encoded.ids()
+        self.all = encoded.ids()
 
     def ids(self, index: int) -> Ids:
         """The ids of a unit."""
-        return self._all[self.offsets[index] : self.offsets[index + 1]]
+        return self.all[self.offsets[index] : self.offsets[index + 1]]
 
     def starts(self, index: int) -> NDArray[np.int64]:
         """Where the tokens of a unit begin, in characters of the unit."""
@@ -97,31 +46,41 @@ class _Units:
             return np.array([0, len(unit.pieces[0].text or "")], np.int64)
         return self._encoder.starts(unit, self._encoded.laid.contents)
 
-    def bounds(self, index: int) -> list[int]:
-        """(pieces + 1) token positions inside a unit; a token that straddles belongs to the content beside it."""
+    def bounds(self, index: int) -> tuple[list[int], list[int]]:
+        """Token positions of the borders between the pieces of a unit, its ends included, (pieces + 1) each.
+
+        Returns:
+            (before, until): how many tokens end at or before each border, and how many begin before it.
+        """
         unit, ids = self.units[index], self.ids(index)
         if all(piece.kind is Kind.PREAMBLE for piece in unit.pieces):
-            return [0] + [len(ids)] * len(unit.pieces)  # stays as a whole
+            whole = [0] + [len(ids)] * len(unit.pieces)  # stays as a whole
+            return whole, whole
         if len(unit.pieces) == 1:
-            return [0, len(ids)]
+            return [0, len(ids)], [0, len(ids)]
         if len(unit.pieces) == 2 and unit.border == 1 and unit.head is not None:
-            size = len(unit.head)
-            if tuple(ids[:size].tolist()) == unit.head:  # the usual header and content: no offsets needed
-                return [0, size, len(ids)]
+            before = [0, len(unit.head), len(ids)]
+            if tuple(ids[: before[1]].tolist()) == unit.head:  # the usual header and content: no offsets needed
+                return before, before
         starts = self.starts(index)
-        bounds = [0]
-        for at, (piece, behind) in enumerate(zip(unit.pieces, unit.pieces[1:], strict=False), 1):
-            characters = len(unit.text(self._encoded.laid.contents, 0, at))
-            into_next = piece.kind is not Kind.BODY or behind.kind is Kind.BODY
-            bound = tokens_before(starts, characters) if into_next else tokens_until(starts, characters)
-            bounds.append(max(bounds[-1], bound))
-        return [*bounds, len(ids)]
+        ends = [len(unit.text(self._encoded.laid.contents, 0, at)) for at in range(1, len(unit.pieces))]
+        before = [0, *(tokens_before(starts, end) for end in ends), len(ids)]
+        return before, [0, *(tokens_until(starts, end) for end in ends), len(ids)]
 
-    def points(self, index: int, begin: int, end: int) -> Points:
-        """Where the tokens [begin, end) of a unit can be divided."""
-        starts = self.starts(index)
-        first = int(self.offsets[index])
-        inside = np.arange(begin - first, end - first + 1)
+    def frame(self, turn: Turn) -> Ids:
+        """The header of a turn: as it stands there, or by itself where its last token straddles into the content."""
+        if turn.content == turn.body:
+            return self.all[turn.begin : turn.body]
+        unit, first = self.units[turn.unit], int(self.offsets[turn.unit])
+        place = Place.CONTINUATION if turn.header[0] else unit.place
+        header = self._encoder.ids(unit.text(self._encoded.laid.contents, *turn.header), place)
+        return np.concatenate([self.all[turn.begin : max(turn.begin, first)], header])
+
+    def points(self, turn: Turn) -> Points:
+        """Where the content of a turn can be divided."""
+        starts = self.starts(turn.unit)
+        first = int(self.offsets[turn.unit])
+        inside = np.arange(turn.body - first, turn.body_end - first + 1)
         inside = inside[starts[inside] >= 0]
         return inside + first, starts[inside]
 
@@ -129,7 +88,8 @@ class _Units:
         """The largest position up to this one at which a character begins."""
         index = int(np.searchsorted(self.offsets, position, side="right")) - 1
         first = int(self.offsets[index])
-        if position == first:
+        last = self.all[max(first, position - _TOKENS_A_CHARACTER) : position]
+        if position == first or not self._encoder.decode(last.tolist()).endswith("\ufffd"):
             return position
         starts = self.starts(index)
         return first + int(np.flatnonzero(starts[: position - first + 1] >= 0)[-1])
@@ -138,23 +98,31 @@ class _Units:
 class _Spot:
     """A prompt message while its pieces are collected: token positions, and the units that hold its content."""
 
-    def __init__(self, begin: int) -> None:
-        self.begin = self.body = self.body_end = self.end = begin
+    def __init__(self, begin: int, unit: int, piece: int) -> None:
+        self._first = unit, piece
+        self._header = (0, 0)
+        self.begin = self.content = self.body = self.body_end = self.tail = self.end = begin
         self.units: list[int] = []
         self.pinned = False
 
-    def add(self, unit: int, kind: Kind, begin: int, end: int) -> None:
-        self.end = end
+    def add(self, unit: int, piece: int, kind: Kind, before: Span, until: Span) -> None:
+        """Add a piece of a unit: the positions of its two ends, as `_Units.bounds` gives them."""
+        self.end = before[1]
         if kind is Kind.BODY:
-            self.body = self.body if self.units else begin
-            self.body_end = end
+            if not self.units:
+                self.content, self.body = before[0], until[0]
+                self._header = (self._first[1] if self._first[0] == unit else 0, piece)
+            self.tail, self.body_end = before[1], until[1]
             self.units.append(unit)
         elif not self.units:
-            self.body = self.body_end = end
+            self.content = self.body = self.body_end = self.tail = before[1]
 
     def turn(self, opens: bool) -> Turn:
         divisible = len(set(self.units)) == 1 and self.body < self.body_end
-        return Turn(self.begin, self.body, self.body_end, self.end, opens, divisible, self.pinned)
+        return Turn(
+            self.begin, self.content, self.body, self.body_end, self.tail, self.end,
+            opens, divisible, self.pinned, self.units[0] if self.units else -1, self._header,
+        )  # fmt: skip
 
 
 def cut_map(encoder: ConversationEncoder, encoded: Encoded) -> CutMap:
@@ -169,47 +137,28 @@ def cut_map(encoder: ConversationEncoder, encoded: Encoded) -> CutMap:
         first = int(units.offsets[index])
         if first >= encoded.prompt:
             break
-        bounds = units.bounds(index)
+        befores, untils = units.bounds(index)
         for at, piece in enumerate(unit.pieces):
-            begin, end = first + bounds[at], first + bounds[at + 1]
+            before = first + befores[at], first + befores[at + 1]
+            until = first + untils[at], first + untils[at + 1]
             if piece.owner >= layout.prompt_messages:
                 header += unit.text(encoded.laid.contents, at, at + 1) if piece.kind is Kind.HEAD else ""
             elif piece.kind is not Kind.PREAMBLE:
-                current = spots.setdefault(piece.owner, _Spot(begin))
-                current.add(index, piece.kind, begin, end)
+                current = spots.setdefault(piece.owner, _Spot(before[0], index, at))
+                current.add(index, at, piece.kind, before, until)
             elif current is None:
-                keep = end
+                keep = before[1]
             else:  # a system message inside the header of this turn
                 current.pinned = True
-                current.add(index, Kind.HEAD, begin, end)
+                current.add(index, at, Kind.HEAD, before, until)
     turns = [spot.turn(layout.roles[owner] == "user") for owner, spot in spots.items()]
-    where = {turn: spot.units[0] for turn, spot in zip(turns, spots.values(), strict=True) if spot.units}
     return CutMap(
+        units.all,
         keep,
         turns,
-        _floor(keep, turns, encoded.prompt, bool(header.strip())),
         encoded.prompt,
-        lambda turn: units.points(where[turn], turn.body, turn.body_end),
+        bool(header.strip()),
+        units.frame,
+        units.points,
         lambda position: max(units.clean(position), encoded.prompt),
     )
-
-
-def _floor(keep: int, turns: list[Turn], prompt: int, has_header: bool) -> tuple[Span, ...]:
-    """What is left of a prompt without any of its turns' text.
-
-    Where the template has no header of its own for answers ([INST] style), the frame of the last turn serves as one.
-    """
-    ranges = [(0, keep)]
-    ranges += [(turn.begin, turn.body) for turn in turns if turn.pinned or (turn is turns[-1] and not has_header)]
-    if not turns:
-        ranges.append((keep, prompt))
-    else:
-        ranges.append((turns[-1].end if has_header and not turns[-1].pinned else turns[-1].body_end, prompt))
-    return tuple(ranges)
-
-
-def token_cut_map(prompt: int) -> CutMap:
-    """The cut map of a row that came as ids: one turn, to be divided anywhere."""
-    positions = np.arange(prompt + 1)
-    turns = [Turn(0, 0, prompt, prompt, opens=True, divisible=True)] if prompt else []
-    return CutMap(0, turns, (), prompt, lambda _: (positions, positions), lambda position: position)

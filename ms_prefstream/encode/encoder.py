@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -86,6 +87,8 @@ class ConversationEncoder:
         self._inference = boundary == "inference"
         self._refused = refused
         self._systems: dict[tuple[str, Place], Ids] = {}
+        self._starts = functools.lru_cache(maxsize=8)(encoder.starts)  # both sides of a pair ask for the prompt's
+        self.decode = encoder.decode
 
     def encode(self, records: Sequence[Pair | Completion]) -> list[tuple[Encoded, ...] | RowError]:
         """Encode records: (chosen, rejected) for a pair; (prompt alone[, prompt + response]) for a completion.
@@ -223,6 +226,10 @@ class ConversationEncoder:
             ranges.append((first, tokens_until(starts, len(unit.text(contents, 0, piece + 1)))))
         return tuple(ranges)
 
+    def ids(self, text: str, place: Place) -> Ids:
+        """Ids of a text by itself."""
+        return self._encoder.encode([text], place)[0]
+
     def starts(self, unit: Unit, contents: Sequence[str], joint: bool = False) -> NDArray[np.int64]:
         """Character offsets at which the tokens of a unit of text begin, (n + 1,) (see `TextEncoder.starts`).
 
@@ -237,15 +244,18 @@ class ConversationEncoder:
         behind = self._starts(rest, Place.CONTINUATION)
         return np.concatenate([self._starts(head, unit.place)[:-1], np.where(behind < 0, behind, behind + len(head))])
 
-    def _starts(self, text: str, place: Place) -> NDArray[np.int64]:
-        return self._encoder.starts(text, place)
-
 
 def _check_text(messages: Messages, side: str) -> None:
-    """Refuse a side on which the assistant says nothing."""
+    """Refuse a side on which the assistant says nothing, or no turn is the assistant's."""
     for message in messages:
         if message.role == "assistant":
             content = message.content
             if (content and not content.isspace()) or (message.extra and message.extra.get("tool_calls")):
                 return
+    roles = [message.role for message in messages]
+    if "assistant" not in roles and any(message.content.strip() for message in messages):
+        raise RowError(
+            Reason.UNKNOWN_ROLE,
+            f"the {side} side has turns of {' and '.join(roles)} only; expected one of the assistant",
+        )
     raise RowError(Reason.EMPTY_RESPONSE, f"the {side} side is empty; expected a response with text")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ms_prefstream.encode.cutmap import CutMap
+from ms_prefstream.encode.cuts import Cut, CutMap, size
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.tasks.sample import Ids, Span
 from ms_prefstream.tasks.sample import Sequence as TokenSequence
@@ -100,20 +100,12 @@ def _too_long(sides: Sequence[Flat], budget: Budget) -> RowError:
     return RowError(Reason.TOO_LONG, f"the prompt has {prompt} tokens; expected at most {budget.prompt_room}")
 
 
-Cut = tuple[Span, ...]
-"""Token ranges of the prompt that stay."""
-
-
-def _size(cut: Cut) -> int:
-    return sum(end - begin for begin, end in cut)
-
-
 def _common_cut(maps: Sequence[CutMap], rooms: Sequence[int]) -> list[Cut]:
     """The smallest cut, the same for all sides, with which every prompt fits its room; the floor if none does."""
     for cuts in _cuts(maps, rooms):
-        if all(_size(cut) <= room for cut, room in zip(cuts, rooms, strict=True)):
+        if all(size(cut) <= room for cut, room in zip(cuts, rooms, strict=True)):
             return cuts
-    return [m.floor for m in maps]
+    return [m.floor() for m in maps]
 
 
 def _cuts(maps: Sequence[CutMap], rooms: Sequence[int]) -> Iterator[list[Cut]]:
@@ -121,7 +113,7 @@ def _cuts(maps: Sequence[CutMap], rooms: Sequence[int]) -> Iterator[list[Cut]]:
     turns = maps[0].turns
     if any([turn.opens for turn in m.turns] != [turn.opens for turn in turns] for m in maps):
         # The template wrote the prompt differently for the two sides: there is no common place to cut it at.
-        yield [((0, m.prompt),) for m in maps]
+        yield [(m.ids[: m.prompt],) for m in maps]
         return
     opening = [index for index, turn in enumerate(turns) if index == 0 or turn.opens]
     for index in opening:
@@ -136,50 +128,49 @@ def _cuts(maps: Sequence[CutMap], rooms: Sequence[int]) -> Iterator[list[Cut]]:
 
 def _before(m: CutMap, index: int) -> Cut:
     """What stays of everything before a turn: BOS, system message, the headers that it was written into."""
-    return ((0, m.keep), *((turn.begin, turn.body) for turn in m.turns[:index] if turn.pinned))
+    return (m.ids[: m.keep], *(m.frame(turn) for turn in m.turns[:index] if turn.pinned))
+
+
+def _front(m: CutMap, index: int) -> Cut:
+    """What stays in front of the text of a turn: `_before`, and the turn's own header if none is pinned."""
+    before = _before(m, index)
+    return before if len(before) > 1 else (*before, m.frame(m.turns[index]))
 
 
 def _from_turn(m: CutMap, index: int) -> Cut:
     """The cut that drops all turns before this one; behind a pinned header the text goes on without one of its own."""
     before = _before(m, index)
     turn = m.turns[index]
-    return (*before, (turn.begin if len(before) == 1 else turn.body, m.prompt))
+    return (*before, m.ids[turn.begin if len(before) == 1 else turn.content : m.prompt])
 
 
 def _divided(maps: Sequence[CutMap], index: int, rooms: Sequence[int]) -> list[Cut] | None:
     """Shorten the text of one turn on its left, at a character where a token begins on every side."""
     turns = [m.turns[index] for m in maps]
-    if not all(turn.divisible for turn in turns):
-        return None
+    fronts = [_front(m, index) for m in maps]
+    for m, turn, front, room in zip(maps, turns, fronts, rooms, strict=True):
+        if not turn.divisible or size(front) + 1 + m.prompt - turn.body_end > room:
+            return None  # no token of it can stay
     points = [m.points(turn) for m, turn in zip(maps, turns, strict=True)]
     common = points[0][1]
     for _, characters in points[1:]:
         common = np.intersect1d(common, characters, assume_unique=True)
-    befores = [_before(m, index) for m in maps]
-    frames = [
-        () if len(before) > 1 else ((turn.begin, turn.body),) for before, turn in zip(befores, turns, strict=True)
-    ]
     allowed = np.ones(len(common), bool)
     places = []
-    for m, turn, room, (positions, characters), before, frame in zip(
-        maps, turns, rooms, points, befores, frames, strict=True
-    ):
+    for m, turn, front, room, (positions, characters) in zip(maps, turns, fronts, rooms, points, strict=True):
         at = positions[np.searchsorted(characters, common)]
-        allowed &= _size(before) + _size(frame) + (m.prompt - at) <= room
+        allowed &= size(front) + (m.prompt - at) <= room
         allowed &= at < turn.body_end  # an empty turn is dropped, not kept
         places.append(at)
     if not allowed.any():
         return None
     first = int(np.flatnonzero(allowed)[0])
-    return [
-        (*before, *frame, (int(at[first]), m.prompt))
-        for m, at, before, frame in zip(maps, places, befores, frames, strict=True)
-    ]
+    return [(*front, m.ids[at[first] : m.prompt]) for m, front, at in zip(maps, fronts, places, strict=True)]
 
 
 def _apply(side: Flat, cut_map: CutMap, cut: Cut, budget: Budget) -> TokenSequence:
     """One side with its prompt cut, and its response too where that is not enough."""
-    prompt = _size(cut)
+    prompt = size(cut)
     if prompt > budget.prompt_room or (side.spans and prompt >= budget.room):
         if budget.truncation == "response_right" and (budget.max_prompt_length is None or prompt <= budget.prompt_room):
             raise RowError(
@@ -193,7 +184,7 @@ def _apply(side: Flat, cut_map: CutMap, cut: Cut, budget: Budget) -> TokenSequen
     end = len(side.ids)
     if prompt + end - side.prompt > budget.room:
         end = cut_map.clean(side.prompt + budget.room - prompt)
-    ids = np.concatenate([*(side.ids[a:b] for a, b in cut), side.ids[side.prompt : end]])
+    ids = np.concatenate([*cut, side.ids[side.prompt : end]])
     shift = prompt - side.prompt
     spans = tuple((a + shift, min(b, end) + shift) for a, b in side.spans if a < end)
     if side.spans and not spans:

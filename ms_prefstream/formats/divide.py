@@ -23,7 +23,10 @@ from ms_prefstream.formats.record import Message, Messages
 History: TypeAlias = Literal["strict", "common"]
 
 _INPUT_ROLES = frozenset({"system", "user"})
-_COMMON = 'Use history="common" to take the longest common run of turns as the prompt, or drop the row'
+_COMMON = (
+    'Pass format=mps.formats.messages(history="common"), or the preset that reads these rows with that option, to take '
+    "the longest common run of turns as the prompt; or drop the row"
+)
 
 
 def check_history(history: str) -> None:
@@ -57,7 +60,8 @@ def divide(
         (prompt, chosen, rejected).
 
     Raises:
-        RowError: history_differs, missing_field (no prompt at all), empty_response (a side without assistant turn).
+        RowError: history_differs, missing_field (no prompt at all), empty_response (a side without turns),
+            unknown_role (a side with turns of others only).
     """
     if prompt and len(chosen) == 1 == len(rejected) and chosen[0].role == "assistant" == rejected[0].role:
         return prompt, chosen, rejected
@@ -125,7 +129,7 @@ def require_assistant(side: Messages, name: str) -> None:
     """Refuse a response without any turn of the assistant.
 
     Raises:
-        RowError: empty_response.
+        RowError: empty_response, or unknown_role if others speak where the assistant should.
     """
     _last_assistant(side, 0, name)
 
@@ -141,9 +145,11 @@ def _last_assistant(side: Messages, floor: int, name: str) -> int:
     for index in range(len(side) - 1, floor - 1, -1):
         if side[index].role == "assistant":
             return index
-    roles = ", ".join(message.role for message in side[floor:]) or "none"
+    behind = side[floor:]
+    roles = ", ".join(message.role for message in behind) or "none"
     raise RowError(
-        Reason.EMPTY_RESPONSE, f"field {name!r} has no turn of the assistant behind the prompt; found roles: {roles}"
+        Reason.UNKNOWN_ROLE if any(message.content.strip() for message in behind) else Reason.EMPTY_RESPONSE,
+        f"field {name!r} has no turn of the assistant behind the prompt; found roles: {roles}; expected assistant",
     )
 
 

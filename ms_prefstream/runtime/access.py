@@ -53,6 +53,7 @@ from ms_prefstream.runtime.packed_indexed import IndexedPackedSteps
 from ms_prefstream.runtime.pool import LoaderPool
 from ms_prefstream.runtime.recipe import Recipe
 from ms_prefstream.runtime.steps import Batch, Load, WindowedSteps
+from ms_prefstream.sources.protect import INDEX_BEGINS, QUARANTINE_BEGINS, check_target
 from ms_prefstream.tasks.sample import Sample
 
 LENGTHS_PROBED = 2048  # rows whose lengths choose the shapes when there is no length index
@@ -109,6 +110,8 @@ class Rows:
         self._recipe = dataclasses.replace(recipe, records=self.records)
         self._local = self._recipe.loader()
         self._pool = LoaderPool(self._recipe, workers, self._local) if workers != 0 else None
+        if quarantine is not None:
+            check_target("quarantine", quarantine.path, source, QUARANTINE_BEGINS)
         self._report, self._raise, self._quarantine = report, raise_malformed, quarantine
         self._make_ledger = functools.partial(
             Ledger, report=report, raise_malformed=raise_malformed, quarantine=quarantine
@@ -260,6 +263,7 @@ class Rows:
         if isinstance(self.records, MixedRecords):
             raise OptionError("a mix has no length index of its own; leave index out.")
         where = index_path(self.source, path)
+        check_target("index", where, self.source, INDEX_BEGINS)
         ledger = self._make_ledger(origin=self.records.origin, raw=self.records.raw)
 
         def on_bad(row: int, error: RowError) -> None:

@@ -83,10 +83,23 @@ class Ledger:
 
     def nothing_left(self, rows: int) -> NoUsableRowsError:
         """The error for a window without a good row: what happened to its rows."""
+        dropped = self.report.dropped.most_common()
+        why = "; ".join(f"{reason} {count:,}, first at {self.report.origins[reason][0]}" for reason, count in dropped)
         return NoUsableRowsError(
-            f"none of the {rows} rows of a window can be used, so there is nothing to train on:\n{self.report}\n"
-            "Look at the first of these rows; a larger max_length, another format= or template= are the usual remedies."
+            f"none of the {rows} rows of a window can be used ({why}); expected at least one good row in each window. "
+            f"{_REMEDIES.get(dropped[0][0], _CORRECT) if dropped else _CORRECT}, or use a larger window."
         )
+
+
+_CORRECT = "Correct the rows, or choose the format= that reads them"
+_REMEDIES = {
+    "too_long": "Raise the task's length, or choose another truncation",
+    "no_response_tokens": "Raise the task's length",
+    "identical_after_truncation": "Raise the task's length",
+    "identical": "Leave out pairs whose sides are the same",
+    "empty_response": "Leave out rows without a response",
+    "template_refused": "Pass a template= that takes such conversations",
+}
 
 
 def _with_remedy(error: RowError) -> RowError:

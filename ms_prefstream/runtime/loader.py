@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ms_prefstream.encode.cutmap import cut_map, token_cut_map
+from ms_prefstream.encode.cutmap import cut_map
+from ms_prefstream.encode.cuts import token_cut_map
 from ms_prefstream.encode.encoder import ConversationEncoder, Encoded
 from ms_prefstream.encode.fit import Flat
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
 from ms_prefstream.runtime.records import Records
 from ms_prefstream.tasks.base import Sampler, Task
-from ms_prefstream.tasks.sample import Sample
+from ms_prefstream.tasks.sample import Ids, Sample, Span
 
 
 class Note(enum.IntFlag):
@@ -135,7 +136,6 @@ def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair
 
 def _token_sides(record: TokenPair | TokenCompletion) -> list[Flat]:
     prompt = np.array(record.prompt_ids, np.int32)
-    cuts = functools.partial(token_cut_map, len(prompt))
     if isinstance(record, TokenPair):
         responses = [record.chosen_ids, record.rejected_ids]
         if record.chosen_ids == record.rejected_ids:
@@ -147,5 +147,9 @@ def _token_sides(record: TokenPair | TokenCompletion) -> list[Flat]:
     sides = []
     for response in responses:
         ids = np.concatenate([prompt, np.array(response, np.int32)])
-        sides.append(Flat(ids, len(prompt), ((len(prompt), len(ids)),), cuts))
-    return sides if isinstance(record, TokenPair) else [Flat(prompt, len(prompt), (), cuts), *sides]
+        sides.append(_token_side(ids, len(prompt), ((len(prompt), len(ids)),)))
+    return sides if isinstance(record, TokenPair) else [_token_side(prompt, len(prompt), ()), *sides]
+
+
+def _token_side(ids: Ids, prompt: int, spans: tuple[Span, ...]) -> Flat:
+    return Flat(ids, prompt, spans, functools.partial(token_cut_map, ids, prompt))

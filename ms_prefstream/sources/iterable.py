@@ -54,7 +54,7 @@ class IterableRows:
         try:
             skipped = skip_items(rows, skip)
         except Exception as error:
-            raise _failed(f"a row before row {skip} of {self.name}", error) from error
+            raise _failed(f"a row of {self.name}", error) from error
         return skipped, self._pass(rows, skipped)
 
     def fingerprint(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from typing import Protocol, TypeAlias
@@ -59,7 +60,7 @@ class Task(Protocol):
 
 def check_length(task: str, name: str, value: object, least: int = 1) -> None:
     """Refuse anything but a whole number of at least `least` tokens."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise OptionError(f"{task}: {name} is {value!r}; expected a whole number of tokens, {least} or more.")
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.encode.cutmap import cut_map, token_cut_map
+from ms_prefstream.encode.cutmap import cut_map
+from ms_prefstream.encode.cuts import token_cut_map
 from ms_prefstream.encode.fit import Budget, Flat, fit
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Messages, Pair
@@ -174,6 +175,7 @@ class TestTemplates:
                 first = _nfc(given[len(given) - len(kept)])
                 assert kept[0].startswith("user\n")
                 assert first.endswith(kept[0][len("user\n") :])
+                assert kept[0] != "user\n<|im_end|>\n" or kept[0] == first  # no empty shell of a turn is left
                 if len(kept) > 1:
                     assert kept[0] == first  # text is cut only when no whole turn is left to go
 
@@ -205,6 +207,27 @@ class TestPlain:
         if all(len(s.ids) - s.spans[0][0] == len(f.ids) - f.prompt for s, f in zip(sequences, flats, strict=True)):
             assert tails[0] == tails[1]  # the same characters are gone on both sides
 
+    @pytest.mark.parametrize("swap", [False, True])
+    @pytest.mark.parametrize("room", range(2, 14))
+    def test_a_place_that_only_one_side_has(self, field: pathlib.Path, room: int, swap: bool) -> None:
+        """ "br" + "own" makes a token over the border, "br" + "ight" does not: the cut is where both sides have one."""
+        tokenizer, encoder = encoder_of(field / "chatml", template=None)
+        responses = ["own fox", "ight fox"][:: -1 if swap else 1]
+        pair = Pair((user("The quick br"),), (assistant(responses[0]),), (assistant(responses[1]),))
+        sides = encode_pair(encoder, pair)
+        assert sides[0].prompt != sides[1].prompt
+        flats = [Flat(s.ids(), s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
+        longest = max(len(flat.ids) - flat.prompt for flat in flats)
+        kept = fit(flats, Budget(max_length=longest + room))
+        cut = [
+            len(tokenizer.decode(flat.ids.tolist())) - len(tokenizer.decode(sequence.ids.tolist()))
+            for flat, sequence in zip(flats, kept, strict=True)
+        ]
+        whole = [len(s.ids) - s.spans[0][0] == len(f.ids) - f.prompt for s, f in zip(kept, flats, strict=True)]
+        assert all(whole)
+        if any(s.spans[0][0] for s in kept):  # something of the prompt stays
+            assert cut[0] == cut[1]
+
 
 class TestIds:
     @SLACK
@@ -216,10 +239,10 @@ class TestIds:
     def test_laws(self, prompt: list[int], sides: list[list[int]], budget: Budget) -> None:
         flats = [
             Flat(
-                np.array(prompt + side, np.int32),
+                (ids := np.array(prompt + side, np.int32)),
                 len(prompt),
-                ((len(prompt), len(prompt + side)),),
-                functools.partial(token_cut_map, len(prompt)),
+                ((len(prompt), len(ids)),),
+                functools.partial(token_cut_map, ids, len(prompt)),
             )
             for side in sides
         ]

@@ -216,6 +216,20 @@ class TestTools:
             Oracle(field / "qwen2.5").render((*prompt, assistant("3.")), SCHEMA)
         )
 
+    def test_control_tokens_inside_a_call_are_not_its_end(self, field: pathlib.Path) -> None:
+        """The turn of a call ends at its last control token, whatever stands between the content and that."""
+        template = (
+            "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content }}{% if m.tool_calls %}"
+            "{{ '<|start_header_id|>call<|end_header_id|>' }}{{ m.tool_calls | tojson }}{% endif %}"
+            "{{ '<|im_end|>\\n' }}"
+            "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+        )
+        tokenizer, encoder = encoder_of(field / "chatml", template=template)
+        call = json.dumps(CALL, ensure_ascii=False)
+        for words in ("", "Let me see"):
+            encoded = encode_response(encoder, (HI,), (assistant(words, tool_calls=CALL),))
+            assert trained(tokenizer, encoded) == [f"{words}<|start_header_id|>call<|end_header_id|>{call}<|im_end|>"]
+
     NULL_STYLE = (  # writes tool calls only where the content is none
         "{% for m in messages %}"
         "{% if m.content is none %}{{ '<|im_start|>call ' }}{{ m.tool_calls | tojson }}{{ '<|im_end|>' }}"

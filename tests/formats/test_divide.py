@@ -53,8 +53,8 @@ def test_nothing_in_common_is_never_a_pair() -> None:
 def test_both_sides_keep_a_turn_of_the_assistant() -> None:
     assert divide((), (U, A), (U, A)) == ((U,), (A,), (A,))  # identical: the encoder's matter
     assert divide((), (U, A), (U, A, V, B), "common") == ((U,), (A,), (A, V, B))
-    for side in ((), (U,), (U, X)):
-        said = refusal(Reason.EMPTY_RESPONSE, lambda _, s=side: divide((U,), (A,), s), None)
+    for side, reason in (((), Reason.EMPTY_RESPONSE), ((U,), Reason.UNKNOWN_ROLE), ((U, X), Reason.UNKNOWN_ROLE)):
+        said = refusal(reason, lambda _, s=side: divide((U,), (A,), s), None)
         assert "'rejected'" in said
 
 

@@ -205,7 +205,7 @@ def test_a_window_without_a_good_row_is_an_error_that_says_why(kind: str, mode: 
     rows = pairs(24)
     rows[12:] = [{"prompt": "x", "chosen": "same", "rejected": "same"}] * 12  # window 1 of 3 steps of 4 rows
     stream = make(source_of(kind, tmp_path, rows), batching=MODES[mode], shuffle="window")
-    with pytest.raises(NoUsableRowsError, match=r"none of the 12 rows of a window can be used(.|\n)*identical: 12"):
+    with pytest.raises(NoUsableRowsError, match=r"none of the 12 rows of a window can be used .*identical 12"):
         list(stream.batches())
 
 

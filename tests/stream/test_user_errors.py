@@ -85,13 +85,13 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
     "task by name": ({"task": "dpo"}, OptionError, r"task is 'dpo'; expected an object of options such as mps\.DPO"),
     "task class": ({"task": mps.DPO}, OptionError, r"task is DPO; expected an object of options"),
     "batching number": ({"batching": 8}, OptionError, r"batching is 8; expected an object of options such as mps\."),
-    "short for the template": ({"task": mps.DPO(11)}, OptionError, r"lets 11 tokens through, but .* takes 12 .*Raise"),
+    "short for the template": ({"task": mps.DPO(11)}, OptionError, r"DPO: max_length is 11, but .* takes 12 .*Raise"),
     "short for the token": (
         {"task": mps.Reward(12, layout="reward_token", reward_token=256)},
         OptionError,
-        r"lets 12 tokens through, but the chat template takes 13",
+        r"Reward: max_length is 12, but the template takes 13",
     ),
-    "short for the prompt": ({"task": mps.RLHF(10, 40)}, OptionError, r"lets prompts of 10 tokens .* takes 11 .*Raise"),
+    "short for the prompt": ({"task": mps.RLHF(10, 40)}, OptionError, r"max_prompt_length is 10, .* takes 11 .*Raise"),
     "no reward token": (
         {"task": mps.Reward(60, layout="reward_token")},
         TokenizerError,

@@ -79,5 +79,5 @@ class TestRewardToken:
 
 
 def test_a_length_that_the_template_alone_fills() -> None:
-    with pytest.raises(OptionError, match=r"lets 11 tokens through, but the chat template takes 12 .*Raise"):
+    with pytest.raises(OptionError, match=r"DPO: max_length is 11, but the template takes 12 .*Raise"):
         mps.stream([{}], task=mps.DPO(11), tokenizer="bytes", batching=mps.Pad(1))

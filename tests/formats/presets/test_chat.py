@@ -95,7 +95,7 @@ def test_missing_fields_are_named() -> None:
 
 def test_sides_without_an_answer() -> None:
     refusal(Reason.EMPTY_RESPONSE, messages(), {"prompt": "Hi", "chosen": [], "rejected": "x"})
-    refusal(Reason.EMPTY_RESPONSE, messages(), {"prompt": "Hi", "chosen": "x", "rejected": raw(U)})
+    refusal(Reason.UNKNOWN_ROLE, messages(), {"prompt": "Hi", "chosen": "x", "rejected": raw(U)})
     refusal(Reason.EMPTY_RESPONSE, messages(), {"prompt": "Hi", "response": []})
 
 

@@ -52,7 +52,7 @@ def test_what_is_refused() -> None:
     said = refusal(Reason.BAD_TYPE, hh_rlhf(), {"chosen": "Hello", "rejected": "What"})
     assert "begins with" in said
     assert "'prompt'" in said
-    refusal(Reason.EMPTY_RESPONSE, hh_rlhf(), {"chosen": "\n\nHuman: Hi", "rejected": "\n\nHuman: Hi"})
+    refusal(Reason.UNKNOWN_ROLE, hh_rlhf(), {"chosen": "\n\nHuman: Hi", "rejected": "\n\nHuman: Hi"})
     refusal(Reason.MISSING_FIELD, hh_rlhf(), {"chosen": HISTORY})
     with pytest.raises(OptionError):
         hh_rlhf(history="x")  # type: ignore[arg-type]

@@ -57,7 +57,7 @@ def test_what_is_refused() -> None:
     refusal(Reason.MISSING_FIELD, sharegpt(), {"conversations": ROW["conversations"], "chosen": "x"})
     refusal(Reason.MISSING_FIELD, sharegpt(), {"conversations": []})
     refusal(Reason.UNKNOWN_ROLE, sharegpt(), {**ROW, "chosen": {"from": "alice", "value": "x"}})
-    refusal(Reason.EMPTY_RESPONSE, sharegpt(), {**ROW, "rejected": {"from": "human", "value": "Hi"}} | {"chosen": "x"})
+    refusal(Reason.UNKNOWN_ROLE, sharegpt(), {**ROW, "rejected": {"from": "human", "value": "Hi"}} | {"chosen": "x"})
     with pytest.raises(OptionError):
         sharegpt(history="x")  # type: ignore[arg-type]
 

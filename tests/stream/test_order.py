@@ -144,9 +144,17 @@ def test_batches_begin_at_any_step_of_any_epoch() -> None:
             assert rows_of(stream.batches(epoch, step)) == whole[step:]
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(-1, 0), (0, -1), (0, 11)])
-def test_steps_that_do_not_exist_are_refused(epoch: int, step: int) -> None:
-    with pytest.raises(OptionError, match=rf"epoch {epoch}, start_step {step}: expected .* 0 to 10"):
+@pytest.mark.parametrize(
+    ("epoch", "step", "sentence"),
+    [
+        (-1, 0, "epoch=-1 is out of bounds; expected"),
+        (0, -1, "start_step=-1 is out of bounds; expected"),
+        (0, "1", "start_step='1' is a str; expected"),
+        (0, 11, "epoch 0, start_step 11: expected .* 0 to 10"),
+    ],
+)
+def test_steps_that_do_not_exist_are_refused(epoch: int, step: Any, sentence: str) -> None:
+    with pytest.raises(OptionError, match=sentence):
         make().batches(epoch, step)
 
 

@@ -148,7 +148,7 @@ def test_other_errors_of_rows_and_files_arrive_as_they_are(tmp_path: pathlib.Pat
     with pytest.raises(PrefStreamError, match=r"rows\.jsonl"):
         list(through_mindspore(dataset))
     same = [{"prompt": "x", "chosen": "same", "rejected": "same"}] * 10
-    with pytest.raises(NoUsableRowsError, match="identical: 4"):
+    with pytest.raises(NoUsableRowsError, match="identical 4"):
         list(through_mindspore(make(same).dataset()))
 
 

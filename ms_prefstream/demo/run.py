@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 256
 BATCHING = Bucket(batch_size=8, multiple_of=64)
-REWARD_EPOCHS, DPO_EPOCHS = 7, 3
+REWARD_EPOCHS, DPO_EPOCHS = 6, 3
 ACCURACY = 0.9  # what the reward model must reach on its training pairs
 DPO_LOSS = 0.9 * math.log(2)  # what DPO must stay below
 

@@ -173,3 +173,14 @@ def test_no_character_is_divided(template: str | None) -> None:
         assert question.endswith(text)
         kept.add(text)
     assert kept >= {question[at:] for at in range(2, len(question))}
+
+
+def test_an_empty_shell_of_a_turn_is_never_left() -> None:
+    """With room for one of the four bytes of the last character, the whole turn goes."""
+    prompt = (user("Hi 👩"),)
+    least = len("<|im_start|>assistant\n") - len("<|im_start|>") + 1
+    frame = len("user\n") + 3  # <|im_start|>user\n<|im_end|>\n
+    tails = {room: cut_to("bytes", prompt, room) for room in range(least, least + frame + 6)}  # type: ignore[arg-type]
+    header = "<|im_start|>assistant\n"
+    assert {tails[room] for room in range(least, least + frame + 4)} == {header}
+    assert tails[least + frame + 4] == f"<|im_start|>user\n👩<|im_end|>\n{header}"

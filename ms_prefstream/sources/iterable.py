@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -54,7 +55,8 @@ class IterableRows:
         try:
             skipped = skip_items(rows, skip)
         except Exception as error:
-            raise _failed(f"a row of {self.name}", error) from error
+            where = "a row" if skip == sys.maxsize else f"a row before row {skip}"
+            raise _failed(f"{where} of {self.name}", error) from error
         return skipped, self._pass(rows, skipped)
 
     def fingerprint(self) -> str:

@@ -96,7 +96,8 @@ def stream(
         steps_per_epoch: For one-pass sources: the steps of an epoch, instead of counting the rows once. For `Pack`
             without a length index: the steps into which the rows are packed, required.
         index: ``auto`` uses the length index that lies beside a file, if there is one (`Stream.build_index` writes
-            it); a path names one that must be there; None uses none.
+            it), for a mix those beside all its parts; a path, for a mix a folder, names one that must be there; None
+            uses none.
         workers: Processes that tokenise ahead; 0 does it in the training process. The batches are the same.
 
     Raises:
@@ -322,7 +323,8 @@ class Stream:
         steps_per_epoch no longer counts.
 
         Args:
-            path: Where to write it; None puts it beside the source if that is a single file.
+            path: Where to write it, for a mix a folder; None puts it beside the source if that is a single file, for a
+                mix beside each part.
             progress: Whether to show rows a second and the time left, on standard error.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from ms_prefstream.lengths.build import build_index, raise_malformed_of
 from ms_prefstream.lengths.files import beside, index_path, open_index, valid_index
-from ms_prefstream.lengths.index import LengthIndex
+from ms_prefstream.lengths.index import LengthIndex, joined
 from ms_prefstream.lengths.progress import progress_on
 from ms_prefstream.lengths.summary import VerdictCount, summary_text
 
@@ -12,6 +12,7 @@ __all__ = [
     "beside",
     "build_index",
     "index_path",
+    "joined",
     "open_index",
     "progress_on",
     "raise_malformed_of",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.lengths.summary import VerdictCount, count_verdicts, summary_text
 from ms_prefstream.lengths.verdict import GOOD, first_malformed
+from ms_prefstream.sources.files import hash_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,3 +62,17 @@ class LengthIndex:
 
     def __str__(self) -> str:
         return summary_text(self.counts, self.rows)
+
+
+def joined(indexes: Sequence[LengthIndex]) -> LengthIndex:
+    """The indexes of several parts as one over all their rows, part behind part; its arrays are copies."""
+    if len(indexes) == 1:
+        return indexes[0]
+    return LengthIndex(
+        path=", ".join(index.path for index in indexes),
+        lengths=np.concatenate([index.lengths for index in indexes]),
+        keys=np.concatenate([index.keys for index in indexes]),
+        verdict=np.concatenate([index.verdict for index in indexes]),
+        fingerprint={index.path: index.fingerprint for index in indexes},
+        checksum=hash_of([index.checksum.encode() for index in indexes]),
+    )

@@ -28,7 +28,8 @@ class IndexedPlan(Windows):
     that all pad alike. Besides the index itself the plan holds at most two sorted windows.
 
     Args:
-        options: What to plan. `rows` counts all rows of the index; logical shards have no meaning here.
+        options: What to plan. `rows` counts all rows of the index, for a mixture those of an epoch; logical shards
+            have no meaning here.
         lengths: (N,) key length of each row (int32), held, not copied; negative where a row is unusable.
         usable: (N,) bool, False for rows that are left out; None leaves out the rows of negative length only.
 
@@ -40,14 +41,15 @@ class IndexedPlan(Windows):
     def __init__(
         self, options: PlanOptions, lengths: NDArray[np.integer[Any]], usable: NDArray[np.bool_] | None = None
     ) -> None:
-        self._kept = Kept(_usable_rows(options, lengths, usable))
-        super().__init__(_over_usable(options, self._kept.count))
+        usable = _usable_rows(options, lengths, usable)
+        self._kept = Kept(usable)
+        super().__init__(_over_usable(options, self._kept.count, usable))
         self._lengths = lengths
         # A window is sorted by one number, length and row id side by side: five times faster than by two.
-        self._row_bits = np.int64(options.rows.bit_length())
-        if int(lengths.max()).bit_length() + options.rows.bit_length() > 63:
+        self._row_bits = np.int64(lengths.size.bit_length())
+        if int(lengths.max()).bit_length() + lengths.size.bit_length() > 63:
             raise OptionError(
-                f"The length index is too large: {options.rows} rows, the longest {lengths.max()} tokens."
+                f"The length index is too large: {lengths.size} rows, the longest {lengths.max()} tokens."
             )
         self._cache: tuple[tuple[_WindowKey, NDArray[np.int64]], ...] = ()
 
@@ -93,8 +95,9 @@ def _usable_rows(
     options: PlanOptions, lengths: NDArray[np.integer[Any]], usable: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_]:
     """(N,) bool, True for the rows that are planned."""
-    if lengths.shape != (options.rows,):
-        raise OptionError(f"The length index has {lengths.size} rows, the source {options.rows}. Build the index anew.")
+    rows = options.rows if options.mixture is None else options.mixture.firsts[-1]
+    if lengths.shape != (rows,):
+        raise OptionError(f"The length index has {lengths.size} rows, the source {rows}. Build the index anew.")
     if usable is None:
         return lengths >= 0
     if usable.shape != lengths.shape or usable.dtype != np.bool_:
@@ -102,16 +105,20 @@ def _usable_rows(
     return usable & (lengths >= 0)
 
 
-def _over_usable(options: PlanOptions, usable: int) -> PlanOptions:
+def _over_usable(options: PlanOptions, usable: int, mask: NDArray[np.bool_]) -> PlanOptions:
     """The same options for the usable rows alone."""
     if not usable:
         raise NoUsableRowsError(
-            f"The length index marks all {options.rows} rows as unusable, so nothing is left to train on."
+            f"The length index marks all {mask.size} rows as unusable, so nothing is left to train on."
         )
+    mixture = options.mixture
+    if mixture is not None:
+        mixture = mixture.over(mask)
+        usable = mixture.rows
     if options.drop_remainder and usable < options.global_batch:
         raise OptionError(
             f"Only {usable} of {options.rows} rows are usable, less than one global batch "
             f"(global_batch={options.global_batch}). Use a batch of at most {usable} rows over all ranks, or "
             "drop_remainder=False, which repeats rows to fill the step."
         )
-    return dataclasses.replace(options, rows=usable)
+    return dataclasses.replace(options, rows=usable, mixture=mixture)

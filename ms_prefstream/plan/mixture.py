@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from ms_prefstream.errors import OptionError
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.errors import NoUsableRowsError, OptionError
 from ms_prefstream.plan.check import whole_number
 from ms_prefstream.plan.schedule import Schedule
 
@@ -58,6 +60,20 @@ class Mixture:
         """The row id of each part's first row, and behind them the number of rows of all parts together."""
         return tuple(sum(self.sizes[:part]) for part in range(len(self.sizes) + 1))
 
-    def resized(self, sizes: Sequence[int]) -> Mixture:
-        """The same weights over parts of other sizes."""
+    def over(self, usable: NDArray[np.bool_]) -> Mixture:
+        """The same weights over the usable rows alone.
+
+        Args:
+            usable: (rows of all parts,) bool, False for rows that are left out.
+
+        Raises:
+            NoUsableRowsError: A part has none.
+        """
+        before = np.concatenate([[0], np.cumsum(usable)])[list(self.firsts)]
+        sizes: list[int] = np.diff(before).tolist()
+        if not all(sizes):
+            raise NoUsableRowsError(
+                f"The length index marks all rows of part {sizes.index(0)} of the mix (counted from 0) as unusable, so "
+                "the mix cannot be made. Leave the part out, or correct its rows."
+            )
         return replace(self, sizes=tuple(sizes))

@@ -177,14 +177,7 @@ def _usable(options: PlanOptions, sizes: NDArray[np.integer[Any]], capacity: int
 def _over_usable(options: PlanOptions, usable: NDArray[np.bool_]) -> PlanOptions:
     """A mixture of the usable rows alone, in an order of its own; steps do not matter to it."""
     assert options.mixture is not None  # asked for mixtures only
-    before = np.concatenate([[0], np.cumsum(usable)])[list(options.mixture.firsts)]
-    sizes: list[int] = np.diff(before).tolist()
-    if not all(sizes):
-        raise NoUsableRowsError(
-            f"The length index marks all rows of part {sizes.index(0)} of the mix (counted from 0) as unusable, so the "
-            "mix cannot be made. Leave the part out, or correct its rows."
-        )
-    mixture = options.mixture.resized(sizes)
+    mixture = options.mixture.over(usable)
     return dataclasses.replace(
         options, rows=mixture.rows, mixture=mixture, global_batch=1, logical_shards=1, sort=False
     )

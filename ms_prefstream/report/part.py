@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,12 @@ class PartReport:
         self.read += 1
         if error is not None:
             self.dropped[str(error.reason)] += 1
+
+    def known(self, counts: Iterable[tuple[str, int]]) -> None:
+        """Take over what a length index knows: (reason, rows) of the rows it leaves out."""
+        for reason, rows in counts:
+            self.read += rows
+            self.dropped[reason] = rows
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""

@@ -20,6 +20,9 @@ class Quarantine:
         rank: This rank.
         world: The number of ranks.
 
+    Attributes:
+        path: The file of this rank.
+
     Raises:
         OptionError: It is no path.
         SourceError: It lies in no folder, or is one: better now than hours later.
@@ -28,6 +31,7 @@ class Quarantine:
     def __init__(self, path: str | os.PathLike[str], rank: int = 0, world: int = 1) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise OptionError(f"quarantine is {path!r}; expected the path of a file to write.")
+        self.rank, self.world = rank, world
         file = self._given = pathlib.Path(path)
         self.path = file if world == 1 else file.with_name(f"{file.stem}.rank{rank}{file.suffix}")
         self._mode = "wb"

@@ -16,17 +16,9 @@ from numpy.typing import NDArray
 
 from ms_prefstream.batch.pack import Pack
 from ms_prefstream.encode.encoder import ConversationEncoder
-from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
+from ms_prefstream.errors import NoUsableRowsError, OptionError, SourceError
 from ms_prefstream.formats.base import Format
-from ms_prefstream.lengths import (
-    LengthIndex,
-    beside,
-    build_index,
-    index_path,
-    open_index,
-    progress_on,
-    raise_malformed_of,
-)
+from ms_prefstream.lengths import LengthIndex, progress_on, raise_malformed_of
 from ms_prefstream.plan import (
     IndexedPlan,
     KeyedPermutation,
@@ -44,6 +36,7 @@ from ms_prefstream.report.report import Report
 from ms_prefstream.runtime.ahead import Ahead
 from ms_prefstream.runtime.front import MixedFront, SingleFront, open_front
 from ms_prefstream.runtime.indexed import IndexedSteps
+from ms_prefstream.runtime.indexes import Part, build_indexes, find_index
 from ms_prefstream.runtime.ledger import Ledger
 from ms_prefstream.runtime.loader import Loaded, SampleLoader
 from ms_prefstream.runtime.mixed import MixedRecords, fingerprint_of, open_records
@@ -53,7 +46,7 @@ from ms_prefstream.runtime.packed_indexed import IndexedPackedSteps
 from ms_prefstream.runtime.pool import LoaderPool
 from ms_prefstream.runtime.recipe import Recipe
 from ms_prefstream.runtime.steps import Batch, Load, WindowedSteps
-from ms_prefstream.sources.protect import INDEX_BEGINS, QUARANTINE_BEGINS, check_target
+from ms_prefstream.sources.protect import QUARANTINE_BEGINS, check_target
 from ms_prefstream.tasks.sample import Sample
 
 LENGTHS_PROBED = 2048  # rows whose lengths choose the shapes when there is no length index
@@ -129,10 +122,8 @@ class Rows:
                 "them. Leave it out."
             )
         report.filtered, report.rows = self.records.filtered, len(self.records)
-        if index is not None and not isinstance(self.records, MixedRecords):
-            path = beside(source) if index == "auto" else index
-            if index != "auto" or (path is not None and os.path.exists(path)):
-                self._use(open_index(str(path), self._index_fingerprint(), len(self.records)))
+        if index is not None:
+            self._use(find_index(self._index_parts(), index))
         if self.index is not None and steps_per_epoch is not None:
             raise OptionError(
                 f"steps_per_epoch is {steps_per_epoch}, but there is a length index ({self.index.path}), and packs "
@@ -235,7 +226,7 @@ class Rows:
         if self._steps_per_epoch is None:
             about = steps_for(self._sizes(options.seed), options, tokens, most)
             about = max(1, min(about, options.rows // options.global_batch))
-            indexed = self.records is not None and not isinstance(self.records, MixedRecords)
+            indexed = self.records is not None
             raise OptionError(
                 "Pack: how many packed rows the data fill is only known once all lengths are. Pass steps_per_epoch; by "
                 f"the lengths of some rows steps_per_epoch={about} holds all of them"
@@ -252,7 +243,7 @@ class Rows:
         """Measure every row, write the length index and use it from now on.
 
         Args:
-            path: Where it is written; None puts it beside a single file.
+            path: Where it is written, for a mix a folder; None puts it beside a single file, for a mix beside each.
             progress: Whether to show how far the pass is.
         """
         if self.records is None:
@@ -260,25 +251,14 @@ class Rows:
                 f"{self.source.name} can only be read from the front, so it has no length index. Unpack it to plain "
                 "JSON Lines, or write it to a cache."
             )
-        if isinstance(self.records, MixedRecords):
-            raise OptionError("a mix has no length index of its own; leave index out.")
-        where = index_path(self.source, path)
-        check_target("index", where, self.source, INDEX_BEGINS)
-        ledger = self._make_ledger(origin=self.records.origin, raw=self.records.raw)
-
-        def on_bad(row: int, error: RowError) -> None:
-            ledger.settle([row], [Loaded(None, error)])
-
         self._use(
-            build_index(
-                len(self.records),
+            build_indexes(
+                self._index_parts(),
                 self._local if self._pool is None else self._pool,
-                where,
-                self._index_fingerprint(),
+                path,
                 origin=self.records.origin,
                 raise_malformed=self._raise,
                 progress=progress_on(sys.stderr) if progress else None,
-                on_bad=on_bad,
             )
         )
         assert self.index is not None
@@ -371,10 +351,12 @@ class Rows:
             mixture=mixture,
             **vars(order),
         )
+        if mixture is not None and self.index is not None:
+            rows = mixture.over(self.index.good()).rows
         steps = rows // batch if order.drop_remainder else -(-rows // batch)
         positions = rows if self._packs else batch * steps
         if isinstance(self.records, MixedRecords):
-            self._report.parts = self.records.reports(positions)
+            self._report.parts = self.records.reports(positions, self.index)
         elif self.records is None and isinstance(self._front, MixedFront):
             self._report.parts = self._front.reports(positions)
         return options
@@ -413,19 +395,42 @@ class Rows:
             return
         if self._raise:
             raise_malformed_of(index, self._local, self.records.origin)
-        if self._quarantine is not None:
-            ledger = self._make_ledger(origin=self.records.origin, raw=self.records.raw)
-            bad = np.flatnonzero(index.verdict).tolist()
-            for begin in range(0, len(bad), LENGTHS_PROBED):
-                rows = bad[begin : begin + LENGTHS_PROBED]
-                ledger.settle(rows, self._local.load(rows))
-            return
         self._report.known(
             [(str(one.reason), one.rows, [self.records.origin(row) for row in one.first]) for one in index.counts]
         )
+        if self._quarantine is not None:
+            self._put_aside(np.flatnonzero(index.verdict)[self._quarantine.rank :: self._quarantine.world].tolist())
 
-    def _index_fingerprint(self) -> dict[str, Any]:
-        return {"data": self.fingerprint(), **self._encoding}
+    def _put_aside(self, bad: list[int]) -> None:
+        """Write rows that an index knows to be bad to the quarantine file; each rank has a share of them."""
+        assert self.records is not None
+        assert self._quarantine is not None
+        for begin in range(0, len(bad), LENGTHS_PROBED):
+            rows = bad[begin : begin + LENGTHS_PROBED]
+            for row, one in zip(rows, self._local.load(rows), strict=True):
+                if one.error is not None:
+                    self._quarantine.add(one.error.at(self.records.origin(row)), self.records.raw(row))
+
+    def _index_parts(self) -> list[Part]:
+        """What each index file covers: everything, or a part of the mix."""
+        if isinstance(self.records, MixedRecords):
+            parts = [(part.source, *found) for part, found in zip(self.source.parts, self.records.parts(), strict=True)]
+        else:
+            assert self.records is not None  # a source that is read from the front has no index
+            parts = [(self.source, self.records, 0)]
+
+        def fingerprint(records: Any, fmt: Format) -> dict[str, Any]:
+            return {"data": fingerprint_of(records), **self._encoding, "format": repr(fmt)}
+
+        return [
+            Part(
+                source=source,
+                first=first,
+                rows=len(records),
+                fingerprint=functools.partial(fingerprint, records, fmt),
+            )
+            for (source, records, first), fmt in zip(parts, self.formats, strict=True)
+        ]
 
     def _one_pass_rows(self, batch: int) -> int:
         given = None if self._packs else self._steps_per_epoch

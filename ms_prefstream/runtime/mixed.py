@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from ms_prefstream.errors import RowError, SourceError
 from ms_prefstream.formats import Expanded, Format, resolve_format
 from ms_prefstream.formats.record import Record
+from ms_prefstream.lengths import LengthIndex
+from ms_prefstream.lengths.summary import count_verdicts
 from ms_prefstream.plan.mixed import MixedOrder
 from ms_prefstream.plan.mixture import Mixture
 from ms_prefstream.plan.schedule import whole_weights
@@ -91,13 +94,23 @@ class MixedRecords:
         """A hash of the parts' fingerprints in their order."""
         return hash_of([fingerprint_of(records).encode() for records in self._parts])
 
-    def reports(self, positions: int) -> dict[str, PartReport]:
+    def reports(self, positions: int, index: LengthIndex | None = None) -> dict[str, PartReport]:
         """A fresh report of each part.
 
         Args:
             positions: Rows that an epoch delivers over all ranks.
+            index: What is known about all rows beforehand, if it is.
         """
-        return part_reports(self._names, self.mixture.sizes, self.mixture.weights, positions, self.mixture)
+        sizes, mixture = self.mixture.sizes, self.mixture if index is None else self.mixture.over(index.good())
+        reports = part_reports(self._names, sizes, self.mixture.weights, positions, mixture)
+        if index is not None:
+            for report, (begin, end) in zip(reports.values(), pairwise(self.mixture.firsts), strict=True):
+                report.known((str(one.reason), one.rows) for one in count_verdicts(index.verdict[begin:end]))
+        return reports
+
+    def parts(self) -> list[tuple[_PartRecords, int]]:
+        """The records of each part, and the row id of its first."""
+        return list(zip(self._parts, self.mixture.firsts[:-1], strict=True))
 
 
 Records: TypeAlias = _PartRecords | MixedRecords

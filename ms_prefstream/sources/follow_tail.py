@@ -11,7 +11,7 @@ from ms_prefstream.sources.files import Handle, unreadable
 from ms_prefstream.sources.follow_end import Ending
 from ms_prefstream.sources.line_index import refuse_foreign
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18  # stays in the processor's cache while its newlines are looked for
 _OVERLAP = 32  # bytes read again with each new block, which must still be what they were
 
 
@@ -42,20 +42,21 @@ class GrowingFile:
         """
         try:
             size = os.fstat(self._handle.fd).st_size
-            data = os.pread(self._handle.fd, _BLOCK, self.read - len(self._last)) if size > self.read else self._last
+            more = size > self.read
+            seen = os.pread(self._handle.fd, len(self._last), self.read - len(self._last)) if more else self._last
+            block = os.pread(self._handle.fd, _BLOCK, self.read) if more else b""
         except OSError as error:
             raise unreadable(self._path, error) from error
-        if size < self.read or not data.startswith(self._last):
+        if size < self.read or seen != self._last:
             found = f"has {size} bytes now" if size < self.read else "has other contents there now"
             raise SourceError(
                 f"{self._path}: {self.read} bytes of the file were read, but it {found}: it was cut off or written "
                 "anew. A file that is followed may only be appended to. Rotate it by renaming it and creating a new "
                 "one (logrotate: create, not copytruncate)."
             )
-        block = data[len(self._last) :]
         if self.read == 0 and block:
             refuse_foreign(self._path, block[:4])
-        self._last = data[-_OVERLAP:]
+        self._last = (self._last + block[-_OVERLAP:])[-_OVERLAP:]
         self.read += len(block)
         return block
 

@@ -50,10 +50,18 @@ def sequence_log_probs(logits: Tensor, labels: Tensor, loss_mask: Tensor) -> Ten
     Returns:
         (rows,) float32.
     """
+    return token_log_probs(logits, labels, loss_mask).sum(axis=-1)
+
+
+def token_log_probs(logits: Tensor, labels: Tensor, loss_mask: Tensor) -> Tensor:
+    """The log-probability of each label, 0 where the mask is 0: (rows, L, vocab) and (rows, L) -> (rows, L - 1).
+
+    Column t belongs to the label at t + 1; see `sequence_log_probs`.
+    """
     mask = loss_mask[:, 1:]
     targets = (labels[:, 1:] * mask).expand_dims(-1)  # -100 is no index: masked positions look at id 0
     log_probs = ops.gather_elements(ops.log_softmax(logits[:, :-1], axis=-1), 2, targets).squeeze(-1)
-    return (log_probs * mask.astype(ms.float32)).sum(axis=-1)
+    return log_probs * mask.astype(ms.float32)
 
 
 class RewardLoss(nn.Cell):  # type: ignore[misc]

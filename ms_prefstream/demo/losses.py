@@ -80,6 +80,20 @@ class RewardLoss(nn.Cell):  # type: ignore[misc]
         return pair_loss(scores[:pairs] - scores[pairs:])
 
 
+class RewardTokenLoss(nn.Cell):  # type: ignore[misc]
+    """Loss and pair accuracy of a reward model, from the columns of ``mps.Reward(layout="reward_token")`` in order."""
+
+    def __init__(self, model: RewardModel) -> None:
+        super().__init__(auto_prefix=False)
+        self.model = model
+
+    def construct(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The only label of a row is at its reward token, and the score there is the row's."""
+        scores = (self.model(input_ids) * (labels >= 0).astype(ms.float32)).sum(axis=1)
+        pairs = scores.shape[0] // 2
+        return pair_loss(scores[:pairs] - scores[pairs:])
+
+
 class DPOLoss(nn.Cell):  # type: ignore[misc]
     """Loss and pair accuracy of a policy, from the columns of `mps.DPO(layout="concat")` in order.
 

@@ -42,7 +42,7 @@ class Kind(NamedTuple):
 def kind(name: str) -> Kind:
     import mindspore as ms
 
-    from ms_prefstream.demo.losses import DPOLoss, pair_loss
+    from ms_prefstream.demo.losses import DPOLoss, RewardTokenLoss
     from ms_prefstream.demo.model import CausalLM, ModelOptions, RewardModel
     from ms_prefstream.demo.packed_losses import PackedDPOLoss, PackedRewardLoss
 
@@ -55,21 +55,8 @@ def kind(name: str) -> Kind:
             _shrink(loss.reference)
         return Kind(mps.DPO(SIDE), mps.DPO(SIDE, layout="concat"), model, *losses)
     model = _spread(RewardModel(options))
-
-    class RewardTokenLoss(ms.nn.Cell):
-        """From the columns of ``mps.Reward(layout="reward_token")``: one label a row, at the reward token."""
-
-        def __init__(self) -> None:
-            super().__init__(auto_prefix=False)
-            self.model = model
-
-        def construct(self, input_ids: Any, attention_mask: Any, labels: Any) -> Any:
-            scores = (self.model(input_ids) * (labels >= 0).astype(ms.float32)).sum(axis=1)
-            pairs = scores.shape[0] // 2
-            return pair_loss(scores[:pairs] - scores[pairs:])
-
     task = mps.Reward(SIDE, layout="reward_token", reward_token=SCORE)
-    return Kind(task, task, model, PackedRewardLoss(model, PAIRS), RewardTokenLoss())
+    return Kind(task, task, model, PackedRewardLoss(model, PAIRS), RewardTokenLoss(model))
 
 
 def _spread(model: Any) -> Any:

@@ -14,8 +14,10 @@ from ms_prefstream.errors import (
     TemplateError,
     TokenizerError,
 )
+from ms_prefstream.report.inspect import encode  # the function; the folder of that name is imported by its modules
 from ms_prefstream.sources.follow import follow
 from ms_prefstream.sources.mix import Part, mix
+from ms_prefstream.sources.read import read
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import DPO, RLHF, Reward
 from ms_prefstream.version import VERSION
@@ -43,9 +45,11 @@ __all__ = [
     "TokenizerError",
     "__version__",
     "causal_mask",
+    "encode",
     "follow",
     "formats",
     "load_state",
     "mix",
+    "read",
     "stream",
 ]

@@ -29,7 +29,19 @@ def demo(seed: int) -> None:
 
 def _with_stream_options() -> None:
     """Commands that make a stream; their options import the library, which `--help` of the group need not wait for."""
-    from ms_prefstream.cli_options import make_stream, stream_options
+    from ms_prefstream.cli_options import encoding_options, make_encoding, make_stream, opened, stream_options
+
+    @commands.command()
+    @click.argument("source", nargs=-1, required=True)
+    @click.option("--row", "numbers", type=int, multiple=True, help="Number of a row, from 0; may be repeated.")
+    @click.option("--rows", type=click.IntRange(min=1), default=3, show_default=True, help="Or so many first rows.")
+    @encoding_options
+    def inspect(source: tuple[str, ...], numbers: tuple[int, ...], rows: int, **options: Any) -> None:
+        """Show what rows of SOURCE become: prompt, what is trained on, lengths; or why they are dropped."""
+        from ms_prefstream.report.inspect import inspect as run
+
+        for text in run(opened(source), numbers or rows, make_encoding(options)):
+            click.echo(text)
 
     @commands.command()
     @click.argument("source", nargs=-1, required=True)

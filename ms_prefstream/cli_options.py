@@ -27,15 +27,18 @@ _TASK_OPTIONS = (
     click.option("--margin", is_flag=True, default=None, help="Add the margin column (dpo, reward)."),
 )
 
-_STREAM_OPTIONS = (
+_ENCODING_OPTIONS = (
     click.option("--tokenizer", required=True, help="Directory, tokenizer.json, .model file, 'bytes', or 'none'."),
     click.option("--format", "format_", default="auto", show_default=True, help="Preset that reads the rows."),
     click.option("--cvalues-types", multiple=True, help='CValues difficulty "better>worse"; may be repeated.'),
     click.option("--template", default="auto", show_default=True, help="auto, chat, none, Jinja text or .jinja file."),
-    click.option("--pad-token-id", type=int, help="What ids are padded with."),
     click.option("--boundary", default="joint", show_default=True, help="joint or inference."),
     click.option("--special-tokens-in-content", default="escape", show_default=True, help="escape, error or allow."),
     click.option("--backend", default="auto", show_default=True, help="auto, tiktoken, tokenizers, sentencepiece."),
+)
+
+_STREAM_OPTIONS = (
+    click.option("--pad-token-id", type=int, help="What ids are padded with."),
     click.option("--on-bad-row", default="raise", show_default=True, help="raise or drop."),
     click.option("--quarantine", type=click.Path(), help="JSON Lines file for dropped rows."),
     click.option("--batch-size", type=int, help="Rows of a step (8 if nothing is given)."),
@@ -43,22 +46,45 @@ _STREAM_OPTIONS = (
     click.option("--multiple-of", type=int, help="Bucket widths: multiples of this (64 if nothing is given)."),
     click.option("--boundaries", help="Bucket widths, comma-separated."),
     click.option("--max-shapes", type=int, help="As many bucket widths as this, chosen for the data."),
+    click.option("--round-to", type=int, help="With --max-shapes: widths are multiples of this (16)."),
     click.option("--extra", type=int, default=0, help="Columns added to every bucket width."),
     click.option("--pad", is_flag=True, help="Pad everything to one length instead of buckets."),
     click.option("--length", type=int, help="That length; the task's if not given."),
     click.option("--pack", type=int, metavar="TOKENS", help="Pack samples into rows of so many tokens."),
     click.option("--max-segments", type=int, help="Columns of actual_seq_len in packs (128)."),
     click.option("--steps-per-epoch", type=int, help="Steps of packs, or of a source read from the front."),
-    click.option("--shuffle/--no-shuffle", default=True, show_default=True),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--shuffle", type=click.Choice(["true", "false", "window"]), default="true", show_default=True),
+    click.option("--no-shuffle", "shuffle", flag_value="false", help="The same as --shuffle false: source order."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the order, 0 to 2**32 - 1."),
     click.option("--workers", type=int, default=0, show_default=True, help="Processes that tokenise; 0 for none."),
     click.option("--window", type=int, default=64, show_default=True, help="Steps sorted by length together."),
+    click.option("--drop-remainder/--no-drop-remainder", default=True, show_default=True, help="Or repeat a few rows."),
+    click.option("--longest-first", is_flag=True, help="Step 0 holds the longest rows of its window."),
+    click.option("--num-shards", type=int, help="Ranks that share the data, with --shard-id."),
+    click.option("--shard-id", type=int, help="This rank, from 0."),
+    click.option("--logical-shards", type=int, help="Shards that are planned; ranks that divide them may share a run."),
 )
+
+_ENCODING = ("boundary", "special_tokens_in_content", "backend")
+_STREAM = (
+    "pad_token_id", "on_bad_row", "quarantine", "seed", "window", "workers", "steps_per_epoch", "drop_remainder",
+    "longest_first", "num_shards", "shard_id", "logical_shards",
+)  # fmt: skip
+_SHUFFLES: dict[str, Any] = {"true": True, "false": False, "window": "window"}
+
+
+def encoding_options(command: Command) -> Command:
+    """Add the options of `mps.encode` and its task to a command."""
+    return _with(_TASK_OPTIONS + _ENCODING_OPTIONS, command)
 
 
 def stream_options(command: Command) -> Command:
     """Add the options of `mps.stream`, its task and its batching to a command."""
-    for option in reversed(_TASK_OPTIONS + _STREAM_OPTIONS):
+    return _with(_TASK_OPTIONS + _ENCODING_OPTIONS + _STREAM_OPTIONS, command)
+
+
+def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -69,22 +95,24 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any], **fixed: Any) 
     Raises:
         PrefStreamError: As `ms_prefstream.stream` does.
     """
-    return stream(
-        list(source) if len(source) > 1 else source[0],
-        task=make_task(options),
-        tokenizer=_or_none(options["tokenizer"]),
-        format=_format(options),
-        batching=_batching(options),
-        template=_or_none(options["template"]),
-        **{
-            name: options[name]
-            for name in (
-                "pad_token_id", "boundary", "special_tokens_in_content", "backend", "on_bad_row", "quarantine",
-                "shuffle", "seed", "window", "workers", "steps_per_epoch",
-            )
-        }
-        | fixed,
-    )  # fmt: skip
+    given = make_encoding(options) | {name: options[name] for name in _STREAM} | fixed
+    return stream(opened(source), batching=_batching(options), shuffle=_SHUFFLES[options["shuffle"]], **given)
+
+
+def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `mps.encode` that a command line describes."""
+    return {
+        "task": make_task(options),
+        "tokenizer": _or_none(options["tokenizer"]),
+        "format": _format(options),
+        "template": _or_none(options["template"]),
+        **{name: options[name] for name in _ENCODING},
+    }
+
+
+def opened(source: tuple[str, ...]) -> Any:
+    """One path as it is, several as a list."""
+    return list(source) if len(source) > 1 else source[0]
 
 
 def make_task(options: dict[str, Any]) -> Task:
@@ -141,11 +169,12 @@ def _batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
         boundaries=widths,
         max_shapes=options["max_shapes"],
         extra=options["extra"],
+        **({} if options["round_to"] is None else {"round_to": options["round_to"]}),
     )
 
 
 def _packing(options: dict[str, Any], size: int) -> Pack:
-    for name in ("pad", "length", "multiple_of", "boundaries", "max_shapes", "extra", "max_tokens"):
+    for name in ("pad", "length", "multiple_of", "boundaries", "max_shapes", "round_to", "extra", "max_tokens"):
         if options[name]:
             raise OptionError(
                 f"--pack does not go with --{name.replace('_', '-')}: packs have one width, the tokens of a row. "

@@ -113,6 +113,24 @@ def gpt2_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return write_directory(tmp_path_factory.mktemp("gpt2") / "tiny-gpt2", tokenizer.to_str(), config)
 
 
+@pytest.fixture(scope="session")
+def deepseek_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Byte-level BPE as in DeepSeek V3: three stages of splitting, no normaliser, control tokens with wide bars."""
+    from tokenizers import Regex, pre_tokenizers
+
+    words = (
+        r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+        r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+    )
+    stages = [r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", words]
+    splits = [pre_tokenizers.Split(Regex(stage), "isolated") for stage in stages]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    special = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]
+    tokenizer = train_byte_level(pre_tokenizers.Sequence([*splits, byte_level]), None, special)
+    config = {"bos_token": special[0], "eos_token": special[1], "pad_token": special[1], "unk_token": None}
+    return write_directory(tmp_path_factory.mktemp("deepseek") / "tiny-deepseek", tokenizer.to_str(), config)
+
+
 def train_sentencepiece(**options: Any) -> bytes:
     """The content of a SentencePiece model file."""
     import sentencepiece

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import pathlib
 import shutil
@@ -117,12 +118,49 @@ def test_cvalues_types_filter_rows(
 
 
 def test_options_are_the_python_names_with_dashes() -> None:
-    offered = {option.name for option in cli.commands.commands["bench"].params}
+    offered = {option.name for option in cli.commands.commands["bench"].params} | {"format"}  # --format is format_
     python = set(inspect.signature(mps.stream).parameters)
-    for name in ("pad_token_id", "boundary", "special_tokens_in_content", "backend", "on_bad_row", "quarantine",
-                 "seed", "window", "template", "tokenizer", "shuffle", "steps_per_epoch"):  # fmt: skip
-        assert name in offered
-        assert name in python
+    of_objects = {"batching"}  # mps.Pad and the like: options of their own
+    of_commands = {"index"}  # a command of that name writes it; one that lies beside the data is used
+    assert python - of_objects - of_commands <= offered
+    for task in (mps.DPO, mps.Reward, mps.RLHF):
+        assert set(inspect.signature(task).parameters) <= offered
+    for batching in (mps.Pad, mps.Bucket):
+        assert set(inspect.signature(batching).parameters) <= offered
+
+
+@pytest.mark.parametrize(("words", "first"), [([], False), (["--no-shuffle"], True), (["--shuffle", "window"], False)])
+def test_shuffle_has_three_values(words: list[str], first: bool) -> None:
+    from ms_prefstream.cli_options import make_stream
+
+    context = cli.commands.commands["bench"].make_context("bench", [str(data_path()), *DPO, "--pad", *words])
+    options = {name: value for name, value in context.params.items() if name not in ("source", "repeats")}
+    rows = make_stream(context.params["source"], options).rows(0, 0).tolist()
+    assert (rows == list(range(8))) is first
+    if words == ["--shuffle", "window"]:
+        assert rows != sorted(rows)
+
+
+def test_inspect_shows_rows_and_why_they_are_dropped(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n{"prompt": 3}\n{bad\n')
+    assert run(monkeypatch, "inspect", str(path), *DPO) == 0
+    said = capsys.readouterr().out
+    assert f"{path}:1  kept (dpo)" in said
+    assert "trained  'a<|im_end|>'" in said
+    assert f"{path}:2  dropped: " in said
+    assert "[bad_json]" in said
+    assert run(monkeypatch, "inspect", str(path), *DPO, "--row", "1") == 0
+    assert "kept" not in capsys.readouterr().out
+    with gzip.open(tmp_path / "rows.jsonl.gz", "wb") as file:
+        file.write(path.read_bytes())
+    assert run(monkeypatch, "inspect", str(tmp_path / "rows.jsonl.gz"), *DPO, "--row", "2", "--row", "0") == 0
+    said = capsys.readouterr().out
+    assert "kept" in said
+    assert "[bad_json]" in said
+    assert "rows.jsonl.gz:2" not in said
 
 
 def test_a_token_budget_takes_an_index_first(

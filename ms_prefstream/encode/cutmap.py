@@ -33,7 +33,7 @@ class _Units:
             else:
                 sizes += [len(unit.ids) for unit in self.units[step.first : step.last] if unit.ids is not None]
         self.offsets = np.concatenate([[0], np.cumsum(sizes)])
-        self.all = encoded.ids()
+        self.all = encoded.ids
 
     def ids(self, index: int) -> Ids:
         """The ids of a unit."""

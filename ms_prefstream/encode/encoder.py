@@ -10,7 +10,7 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.encode.layout import Layout, Unit, merged
+from ms_prefstream.encode.layout import Unit, merged
 from ms_prefstream.encode.offsets import tokens_before, tokens_until
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.template import LaidOut, Template
@@ -20,6 +20,7 @@ from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair
 from ms_prefstream.tasks.sample import Ids, Span
 
+_NONE = np.empty(0, np.int32)
 SYSTEM_CACHE = 4096  # distinct system prompts whose ids are kept
 
 
@@ -34,6 +35,7 @@ class Encoded:
         length: Tokens in all.
         spans: What is trained on: the response's tokens and its end of turn.
         differs: Whether the prompt's ids at generation time are not a prefix of the joint encoding.
+        ids: (length,) int32, part of one array for all conversations that were encoded together.
     """
 
     laid: LaidOut
@@ -42,10 +44,7 @@ class Encoded:
     length: int
     spans: tuple[Span, ...]
     differs: bool
-
-    def ids(self) -> Ids:
-        """(length,) int32, freshly allocated."""
-        return np.concatenate(self.arrays)
+    ids: Ids
 
 
 class _Draft:
@@ -57,11 +56,11 @@ class _Draft:
 
     __slots__ = ("heads", "laid", "rests", "steps")
 
-    def __init__(self, laid: LaidOut) -> None:
+    def __init__(self, laid: LaidOut, steps: Sequence[Ids | int | None]) -> None:
         self.laid = laid
-        self.steps: list[Ids | int | None] = []
-        self.heads: dict[int, int] = {}
-        self.rests: dict[int, int] = {}
+        self.steps = list(steps)
+        self.heads: dict[int, int] | None = None
+        self.rests: dict[int, int] | None = None
 
 
 class ConversationEncoder:
@@ -104,7 +103,9 @@ class ConversationEncoder:
                 drafts.append(error.at(record.origin))
         try:
             results = texts.encode(self._encoder)
-            return [d if isinstance(d, RowError) else tuple([self._finish(x, results) for x in d]) for d in drafts]
+            found = [d if isinstance(d, RowError) else tuple([self._finish(x, results) for x in d]) for d in drafts]
+            _join([side for sides in found if not isinstance(sides, RowError) for side in sides])
+            return found
         except RowError as error:  # a text that no tokenizer takes: find the record it belongs to
             if len(records) == 1:
                 return [error.at(records[0].origin)]
@@ -148,29 +149,28 @@ class ConversationEncoder:
 
     def _draft(self, laid: LaidOut, texts: Texts, other: _Draft | None = None) -> _Draft:
         layout, contents = laid.layout, laid.contents
-        draft = _Draft(laid)
         begin = 0
         if other is not None and other.laid.layout is layout:
             begin = layout.shared
-            draft.steps = other.steps.copy()
+            draft = _Draft(laid, other.steps)
         else:
-            draft.steps = [step.ids for step in layout.steps]
-        for index in layout.open:
+            draft = _Draft(laid, layout.known)
+        for index, unit in layout.open:
             if index < begin:
                 continue
-            unit = layout.units[layout.steps[index].first]
-            draft.steps[index] = self._ticket(unit, layout, contents, texts)
+            draft.steps[index] = self._ticket(unit, contents, texts)
             if unit.trained and unit.border:
                 if unit.head is None:
+                    draft.heads = draft.heads or {}
                     draft.heads[index] = texts.add(unit.text(contents, 0, unit.border), unit.place)
                 if self._inference:
+                    draft.rests = draft.rests or {}
                     draft.rests[index] = texts.add(unit.text(contents, unit.border), Place.CONTINUATION)
         return draft
 
-    def _ticket(self, unit: Unit, layout: Layout, contents: Sequence[str], texts: Texts) -> Ids | int:
+    def _ticket(self, unit: Unit, contents: Sequence[str], texts: Texts) -> Ids | int:
         text = unit.text(contents)
-        owner = unit.pieces[-1].owner
-        if owner >= len(layout.roles) or layout.roles[owner] != "system":
+        if not unit.system:
             return texts.add(text, unit.place)
         key = (text, unit.place)
         if key not in self._systems:
@@ -181,8 +181,28 @@ class ConversationEncoder:
 
     def _finish(self, draft: _Draft, results: list[Ids]) -> Encoded:
         layout = draft.laid.layout
-        arrays = [results[found] if found.__class__ is int else found for found in draft.steps]
-        encoded = Encoded(draft.laid, arrays, 0, 0, (), layout.differs)  # type: ignore[arg-type]  # all are filled
+        arrays: list[Ids] = [results[it] if it.__class__ is int else it for it in draft.steps]  # type: ignore[misc]
+        if layout.answer is not None and draft.rests is None:
+            at, head, trained, behind = layout.answer
+            answer = arrays[at]
+            if answer[: len(head)].tolist() == head:
+                first = sum(map(len, arrays[:at]))
+                end = first + len(answer)
+                begin, last = first + len(head), end + trained
+                return Encoded(
+                    draft.laid,
+                    arrays,
+                    begin,
+                    end + behind,
+                    ((begin, last),) if begin < last else (),
+                    layout.differs,
+                    answer,
+                )
+        return self._finish_any(draft, arrays, results)
+
+    def _finish_any(self, draft: _Draft, arrays: list[Ids], results: list[Ids]) -> Encoded:
+        layout = draft.laid.layout
+        encoded = Encoded(draft.laid, arrays, 0, 0, (), layout.differs, _NONE)
         spans: list[Span] = []
         position = 0
         for index, step in enumerate(layout.steps):
@@ -203,7 +223,10 @@ class ConversationEncoder:
         unit = layout.units[layout.steps[index].first]
         border = 0
         if unit.border:
-            head = unit.head if unit.head is not None else tuple(results[draft.heads[index]].tolist())
+            head = unit.head
+            if head is None:
+                assert draft.heads is not None
+                head = tuple(results[draft.heads[index]].tolist())
             border = len(head)
             ids = tuple(encoded.arrays[index][:border].tolist())
             if ids != head:
@@ -211,7 +234,7 @@ class ConversationEncoder:
                 alike = next(at for at, pair in enumerate(zip_longest(ids, head)) if pair[0] != pair[1])
                 starts = self.starts(unit, contents, joint=True)
                 border = tokens_before(starts, len(unit.text(contents, 0, unit.border)), alike)
-            if index in draft.rests:
+            if draft.rests is not None and index in draft.rests:
                 border = len(head)
                 encoded.arrays[index] = np.concatenate([np.array(head, np.int32), results[draft.rests[index]]])
         size = len(encoded.arrays[index])
@@ -243,6 +266,18 @@ class ConversationEncoder:
         head, rest = unit.text(contents, 0, unit.border), unit.text(contents, unit.border)
         behind = self._starts(rest, Place.CONTINUATION)
         return np.concatenate([self._starts(head, unit.place)[:-1], np.where(behind < 0, behind, behind + len(head))])
+
+
+def _join(sides: Sequence[Encoded]) -> None:
+    """Give every conversation its ids, as a part of one array: one copy for all rather than one for each."""
+    if not sides:
+        return
+    joined = np.concatenate([ids for side in sides for ids in side.arrays])
+    begin = 0
+    for side in sides:
+        end = begin + side.length
+        side.ids = joined[begin:end]
+        begin = end
 
 
 def _check_text(messages: Messages, side: str) -> None:

@@ -62,6 +62,7 @@ class Unit:
             content; 0 if nothing stands before it.
         ids: (n,) int32 if every piece is fixed, so that the unit is encoded once per layout.
         head: The ids of the pieces before `border`, if these are fixed.
+        system: Whether it holds a system message, so that rows are likely to repeat it.
     """
 
     pieces: tuple[Piece, ...]
@@ -71,6 +72,7 @@ class Unit:
     border: int = 0
     ids: Ids | None = None
     head: tuple[int, ...] | None = None
+    system: bool = False
 
     def text(self, contents: Sequence[str], first: int = 0, last: int | None = None) -> str:
         """The text of the pieces [first, last) with the contents filled in."""
@@ -97,6 +99,22 @@ class Step(NamedTuple):
     spans: tuple[Span, ...] = ()
 
 
+class Answer(NamedTuple):
+    """The one step under the loss whose ids are not known, in a layout that ends with it and fixed steps.
+
+    Attributes:
+        step: Its index.
+        head: The ids that its unit begins with before the response does.
+        trained: Tokens under the loss right behind it.
+        behind: All tokens behind it.
+    """
+
+    step: int
+    head: list[int]
+    trained: int
+    behind: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """The units of a conversation and where its response part begins.
@@ -104,24 +122,28 @@ class Layout:
     Attributes:
         units: All units in order.
         steps: The same, ready to be carried out.
-        open: Indices of the steps that have something to encode.
+        known: The ids of each step, None where there is something to encode.
+        open: (index, unit) of the steps that have something to encode.
         shared: How many leading steps hold nothing of the response messages: both sides of a pair have them.
         prompt_messages: How many leading messages are the prompt.
         roles: The role of each message.
         edits: (message, strips) of contents that the template strips.
         needed: (message, strips) of contents that must not be empty for this layout to hold.
         differs: Whether the template asks a model with something else than the text up to the response.
+        answer: Where the response begins and ends, for the usual layout with one answer at its end; else None.
     """
 
     units: tuple[Unit, ...]
     steps: tuple[Step, ...]
-    open: tuple[int, ...]
+    known: tuple[Ids | None, ...]
+    open: tuple[tuple[int, Unit], ...]
     shared: int
     prompt_messages: int
     roles: tuple[str, ...]
     edits: tuple[tuple[int, Edits], ...] = ()
     needed: tuple[tuple[int, Edits], ...] = ()
     differs: bool = False
+    answer: Answer | None = None
 
 
 def build_layout(
@@ -165,13 +187,31 @@ def build_layout(
     shared = next(
         (at for at, step in enumerate(steps) if _answers(units[step.first], prompt_messages, step)), len(steps)
     )
-    unknown = tuple(at for at, step in enumerate(steps) if step.ids is None)
-    return Layout(tuple(units), steps, unknown, shared, prompt_messages, roles, edits, needed, differs)
+    known = tuple(step.ids for step in steps)
+    unknown = tuple((at, units[step.first]) for at, step in enumerate(steps) if step.ids is None)
+    answer = _answer(units, steps)
+    return Layout(tuple(units), steps, known, unknown, shared, prompt_messages, roles, edits, needed, differs, answer)
 
 
 def _answers(unit: Unit, prompt_messages: int, step: Step) -> bool:
     """Whether a step has to encode something of the response messages."""
     return step.ids is None and any(piece.owner >= prompt_messages for piece in unit.pieces)
+
+
+def _answer(units: Sequence[Unit], steps: Sequence[Step]) -> Answer | None:
+    """The last step that has to be encoded, if it is the answer and all that is under the loss is one run of tokens."""
+    open_ = [at for at, step in enumerate(steps) if step.ids is None]
+    under = [at for at in open_ if units[steps[at].first].trained]
+    if not under or under != open_[-1:] or any(step.spans for step in steps[: under[0]]):
+        return None
+    unit, fixed = units[steps[under[0]].first], steps[under[0] + 1 :]
+    if len(unit.trained) != len(unit.pieces) - unit.border or (unit.border and unit.head is None):
+        return None
+    spans = [span for step in fixed for span in step.spans]
+    if spans and (len(spans) > 1 or not fixed[0].spans or spans[0][0]):
+        return None
+    behind = sum(len(step.ids) for step in fixed if step.ids is not None)
+    return Answer(under[0], list(unit.head or ()), spans[0][1] if spans else 0, behind)
 
 
 class _Response:
@@ -181,10 +221,14 @@ class _Response:
         self._first, self._roles = prompt_messages, roles
         self._open = -1  # the message whose end of turn has not come yet
 
+    def role(self, owner: int) -> str:
+        """The role of a message; "" for the header that makes a model answer."""
+        return self._roles[owner] if owner < len(self._roles) else ""
+
     def trained(self, pieces: tuple[Piece, ...], control: bool) -> tuple[int, ...]:
         found = []
         for index, (owner, kind, _) in enumerate(pieces):
-            if owner < self._first or owner >= len(self._roles) or self._roles[owner] != "assistant":
+            if owner < self._first or self.role(owner) != "assistant":
                 continue
             if kind is Kind.BODY:
                 self._open = owner
@@ -203,7 +247,7 @@ def _text_unit(pieces: tuple[Piece, ...], place: Place, response: _Response, enc
         ids = encoder.encode(["".join([piece.text or "" for piece in pieces])], place)[0]
     if encoder is not None and border and all(piece.text is not None for piece in pieces[:border]):
         head = tuple(encoder.encode(["".join([piece.text or "" for piece in pieces[:border]])], place)[0].tolist())
-    return Unit(pieces, place, -1, trained, border, ids, head)
+    return Unit(pieces, place, -1, trained, border, ids, head, response.role(pieces[-1].owner) == "system")
 
 
 def _steps(units: Sequence[Unit], encoder: TextEncoder | None) -> Iterable[Step]:

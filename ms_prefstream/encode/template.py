@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from ms_prefstream.encode.anatomy import Anatomy
@@ -44,6 +45,19 @@ class Template(Protocol):
         """
 
 
+@dataclass(slots=True)
+class _Learned:
+    """What is known about conversations with certain roles.
+
+    Attributes:
+        layout: Their layout; None if it depends on more than the roles.
+        proofs: How many more rows are to be rendered in full and compared.
+    """
+
+    layout: Layout | None
+    proofs: int
+
+
 class ChatTemplate:
     """A Jinja chat template.
 
@@ -61,24 +75,23 @@ class ChatTemplate:
         self._control = ControlTokens(tokenizer.special)
         self._allow = allow_special
         self._inference = inference
-        self._layouts: dict[tuple[tuple[str, ...], int], Layout | None] = {}
-        self._proofs: dict[tuple[tuple[str, ...], int], int] = {}
+        self._learned: dict[tuple[tuple[str, ...], int], _Learned] = {}
         self._headers: dict[str, str] = {}
 
     def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
         messages = prompt + response
-        simple = tools is None and not any([extra for _, _, extra in messages])
-        if simple and not (self._allow and any(self._control.find(message.content) for message in messages)):
-            key = (tuple([role for role, _, _ in messages]), len(prompt))
-            if key not in self._layouts:
-                if len(self._layouts) >= LAYOUTS:
-                    self._layouts.clear()
-                self._layouts[key] = self._learn(*key)
-                self._proofs[key] = PROOFS
-            layout = self._layouts[key]
+        roles, contents, extras = zip(*messages, strict=True) if messages else ((), (), ())
+        if tools is None and not any(extras) and not (self._allow and any(map(self._control.find, contents))):
+            key = roles, len(prompt)
+            learned = self._learned.get(key)
+            if learned is None:
+                if len(self._learned) >= LAYOUTS:
+                    self._learned.clear()
+                learned = self._learned[key] = _Learned(self._learn(*key), PROOFS)
+            layout = learned.layout
             if layout is not None:
-                laid = _filled(layout, messages)
-                if laid is not None and (not self._proofs[key] or self._prove(key, laid, messages)):
+                laid = _filled(layout, contents)
+                if laid is not None and (not learned.proofs or self._prove(learned, laid, messages)):
                     return laid
         return self._in_full(messages, len(prompt), tools)
 
@@ -116,19 +129,18 @@ class ChatTemplate:
                 text = found.text[cut.begin : cut.end]
                 yield Piece(owner, kind, text if cut.id >= 0 or self._allow else self._control.reveal(text)), cut.id
 
-    def _prove(self, key: tuple[tuple[str, ...], int], laid: LaidOut, messages: Messages) -> bool:
+    def _prove(self, learned: _Learned, laid: LaidOut, messages: Messages) -> bool:
         """Compare what was learned with a rendering of this row; forget it if they differ."""
-        roles, prompt_messages = key
-        asks = len(roles) == prompt_messages
+        asks = len(messages) == laid.layout.prompt_messages
         try:
             text = self._render([_as_dict(message, message.content) for message in messages], None, asks)
         except TemplateRefusal:
             text = ""
         begun_as_asked = self._inference and laid.layout.differs  # no rendering has this text
         if begun_as_asked or text == "".join([unit.text(laid.contents) for unit in laid.layout.units]):
-            self._proofs[key] -= 1
+            learned.proofs -= 1
             return True
-        self._layouts[key] = None
+        learned.layout = None
         return False
 
     def header(self, role: str) -> str:
@@ -197,9 +209,11 @@ def _tracked(messages: Sequence[Message], empty: str | None = "") -> list[dict[s
     return dicts
 
 
-def _filled(layout: Layout, messages: Messages) -> LaidOut | None:
+def _filled(layout: Layout, given: Sequence[str]) -> LaidOut | None:
     """The layout with these contents; None if one is empty and the template writes that differently."""
-    contents = [content for _, content, _ in messages]
+    if not layout.edits and not layout.needed:
+        return LaidOut(layout, given, False)
+    contents = list(given)
     for owner, edits in layout.needed:
         if not edited(contents[owner], edits):
             return None

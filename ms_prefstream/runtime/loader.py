@@ -103,7 +103,7 @@ class SampleLoader:
 
     def _flat(self, side: Encoded) -> Flat:
         assert self.encoder is not None  # it made the side
-        return Flat(side.ids(), side.prompt, side.spans, functools.partial(cut_map, self.encoder, side))
+        return Flat(side.ids, side.prompt, side.spans, functools.partial(cut_map, self.encoder, side))
 
     def _sample(self, sides: list[Flat], record: Record, notes: Note) -> Loaded:
         margin = getattr(record, "margin", None)
@@ -114,8 +114,9 @@ class SampleLoader:
                 "Add the field, or leave margin out of the task's options",
             )
         sample = self.sampler(sides, margin)
-        if any(sequence.truncated for sequence in sample.sequences):
-            notes |= Note.TRUNCATED
+        for sequence in sample.sequences:
+            if sequence.truncated:
+                notes |= Note.TRUNCATED
         return Loaded(sample, None, notes)
 
 

@@ -44,4 +44,4 @@ class Sample(NamedTuple):
     @property
     def length(self) -> int:
         """Tokens of the longer sequence: the key that windows are sorted by."""
-        return max(len(sequence.ids) for sequence in self.sequences)
+        return max([len(sequence.ids) for sequence in self.sequences])

@@ -66,7 +66,7 @@ def encode_pair(encoder: ConversationEncoder, pair: Pair) -> tuple[Encoded, ...]
 
 def trained(tokenizer: Tokenizer, encoded: Encoded) -> list[str]:
     """The texts under the loss."""
-    ids = encoded.ids()
+    ids = encoded.ids
     return [tokenizer.decode(ids[begin:end].tolist()) for begin, end in encoded.spans]
 
 

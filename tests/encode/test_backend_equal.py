@@ -10,19 +10,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+import regex
 from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from texts import any_text
 
+from ms_prefstream.encode.backends.split_stages import single_pattern
 from ms_prefstream.encode.text import Place
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import TokenizerError
 from tests.fixtures_tokenizers import cached_tokenizer as load
 from tests.fixtures_tokenizers import write_directory
 
+NUMBERS = {"type": "Split", "pattern": {"Regex": r"\p{N}"}, "behavior": "Isolated", "invert": False}
 DIGITS = {"type": "Digits", "individual_digits": True}
+# What the stages of DeepSeek tell apart: spaces, controls, letters and symbols inside and outside the kana blocks,
+# marks, numbers, punctuation.
+AT_THE_BORDERS = (
+    " \t\n\r\x00\x01\u200b\u00a0\u3000\u2028\ufeffaZé中々〇ー・゠゛\u3099\u3040\u0301\u093eが가12①Ⅷ.,!?'_~“，。💡"
+)
 SLACK = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -63,6 +72,27 @@ class TestSameIds:
     def test_qwen(self, shared: pathlib.Path, text: str) -> None:
         assert_same(shared / "tokenizers" / "qwen2_5", text, (Place.AFTER_SPECIAL,))
 
+    @settings(SLACK, max_examples=400)
+    @given(st.one_of(any_text, st.text(st.sampled_from(AT_THE_BORDERS), max_size=14)))
+    @example("~ー゛゛\n")
+    @example("\x00\u3040\u3099\x01 1234 中")
+    def test_three_stages_of_deepseek(self, deepseek_dir: pathlib.Path, text: str) -> None:
+        assert_same(deepseek_dir, text)
+
+    @settings(SLACK, max_examples=400)
+    @given(st.text(st.sampled_from(AT_THE_BORDERS), max_size=14))
+    @example("~ー゛゛\n")
+    @example("a  1  中  b")
+    def test_one_pattern_for_three_stages(self, deepseek_dir: pathlib.Path, text: str) -> None:
+        """The words themselves: a small vocabulary merges too little to show where they end."""
+        from tokenizers import Tokenizer
+
+        package = Tokenizer.from_file(str(deepseek_dir / "tokenizer.json")).pre_tokenizer
+        spec = json.loads((deepseek_dir / "tokenizer.json").read_text(encoding="utf-8"))
+        stages = [step["pattern"]["Regex"] for step in spec["pre_tokenizer"]["pretokenizers"][:-1]]
+        words = regex.findall(f"(?V1){single_pattern(stages)}", text)
+        assert words == [text[begin:end] for _, (begin, end) in package.pre_tokenize_str(text)]
+
     def test_the_reference_is_the_package_itself(self, chatml_dir: pathlib.Path) -> None:
         from tokenizers import Tokenizer
 
@@ -87,7 +117,8 @@ class TestRefusals:
             (lambda s: s["model"].update(dropout=0.1), "dropout"),
             (lambda s: s.update(normalizer={"type": "NFKC"}), "NFKC"),
             (lambda s: s["model"]["merges"].reverse(), "not in the order of its ids"),
-            (lambda s: s["pre_tokenizer"]["pretokenizers"].insert(0, DIGITS), "stages"),
+            (lambda s: s["pre_tokenizer"]["pretokenizers"].insert(0, DIGITS), "Digits + Split"),
+            (lambda s: s["pre_tokenizer"]["pretokenizers"].insert(0, NUMBERS), "2 stages"),
             (lambda s: s["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\w+|\W+"), "constructs"),
             (lambda s: s["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\p{L}+| "), "self-check"),
             (lambda s: s["added_tokens"][3].update(lstrip=True), "surroundings"),

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from texts import any_text
 
-from ms_prefstream.encode.backends.nfc import nfc
+from ms_prefstream.encode.backends.nfc import nfc, nfc_all
 from ms_prefstream.encode.text import Place
 from ms_prefstream.encode.tokenizer import Tokenizer
 from tests.fixtures_tokenizers import cached_tokenizer as load
@@ -161,6 +162,16 @@ class TestNormalised:
         from tokenizers import normalizers
 
         assert nfc(text) == normalizers.NFC().normalize_str(text)
+
+    @SLACK
+    @given(texts=st.lists(any_text, max_size=6), copies=st.sampled_from([1, 90]))
+    def test_many_at_once_are_each_normalised(self, texts: list[str], copies: int) -> None:
+        many = [*texts, "plain ascii", "e\u0301"] * copies  # more than are looked at together
+        assert nfc_all(many) == [nfc(text) for text in many]
+
+    def test_texts_too_long_to_be_joined(self) -> None:
+        many = ["e\u0301" * 400_000, "\u3042\u3099", "你好" * 400_000, ""]
+        assert nfc_all(many) == [nfc(text) for text in many]
 
 
 def _composes(second: str) -> bool:

@@ -29,12 +29,12 @@ def cut_to(directory: pathlib.Path, prompt: Messages, room: int, template: str |
     encoded = encode_response(encoder, prompt, ANSWER)
     (sequence,) = fit([flat(encoder, encoded)], Budget(max_length=1000, max_prompt_length=room))
     assert sequence.spans[0][0] <= room
-    assert sequence.ids[sequence.spans[0][0] :].tolist() == encoded.ids()[encoded.prompt :].tolist()
+    assert sequence.ids[sequence.spans[0][0] :].tolist() == encoded.ids[encoded.prompt :].tolist()
     return tokenizer.decode(sequence.ids[: sequence.spans[0][0]].tolist())
 
 
 def flat(encoder: object, encoded: Encoded) -> Flat:
-    return Flat(encoded.ids(), encoded.prompt, encoded.spans, functools.partial(cut_map, encoder, encoded))  # type: ignore[arg-type]
+    return Flat(encoded.ids, encoded.prompt, encoded.spans, functools.partial(cut_map, encoder, encoded))  # type: ignore[arg-type]
 
 
 def size(directory: pathlib.Path, prompt: Messages) -> int:
@@ -45,7 +45,7 @@ def asked(directory: pathlib.Path, prompt: Messages) -> str:
     """The prompt as the template writes it before an answer, as far as no token reaches into the answer."""
     tokenizer, encoder = encoder_of(directory)
     encoded = encode_response(encoder, prompt, ANSWER)
-    text = tokenizer.decode(encoded.ids()[: encoded.prompt].tolist())
+    text = tokenizer.decode(encoded.ids[: encoded.prompt].tolist())
     assert Oracle(directory).render((*prompt, *ANSWER)).startswith(text)
     return text
 
@@ -150,7 +150,7 @@ def test_a_last_exchange_with_tools_loses_its_oldest_turns(field: pathlib.Path) 
         assert text.startswith(lead)
         assert text.endswith(header)
     assert any("<tool_response>" in text and "Add" not in text for text in seen)
-    assert tokenizer.decode(encode_response(encoder, prompt).ids().tolist()).startswith(lead)
+    assert tokenizer.decode(encode_response(encoder, prompt).ids.tolist()).startswith(lead)
 
 
 @pytest.mark.parametrize("template", ["auto", None])

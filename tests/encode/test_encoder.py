@@ -79,7 +79,7 @@ class TestEachTextOnce:
         assert not any("system\nBe brief." in call for call in counter.calls)
         for sides in again:
             for one, other in zip(sides, first[0], strict=True):  # type: ignore[arg-type]
-                assert one.ids().tolist() == other.ids().tolist()
+                assert one.ids.tolist() == other.ids.tolist()
 
     def test_completions(self, field: pathlib.Path) -> None:
         """The prompt alone and the prompt with its response share their texts."""
@@ -130,7 +130,7 @@ class TestErrorsInBatches:
         assert found[1].reason is Reason.BAD_TYPE
         for sides in (found[0], found[2]):
             assert not isinstance(sides, RowError)
-            assert sides[0].ids().tolist() == encode_pair(encoder, good)[0].ids().tolist()
+            assert sides[0].ids.tolist() == encode_pair(encoder, good)[0].ids.tolist()
 
     def test_in_a_stream(self) -> None:
         rows = [{"prompt": "Hi", "chosen": "a", "rejected": "b"}, {"prompt": "Hi", "chosen": self.BAD, "rejected": "b"}]
@@ -178,7 +178,7 @@ class TestControlTokens:
         text = prompt + response + "<|im_end|>"
         if template is not None:
             text = oracle.render((user(prompt), assistant(response)))
-        assert encoded.ids().tolist() == oracle.ids(text)
+        assert encoded.ids.tolist() == oracle.ids(text)
         assert "".join(trained(tokenizer, encoded)) == response + "<|im_end|>"
         other = encode_response(encoder, (user("a"),), (assistant("b"),))  # without them, the usual way is gone
         assert "".join(trained(tokenizer, other)) == "b<|im_end|>"
@@ -196,7 +196,7 @@ class TestLayouts:
         tokenizer, encoder = encoder_of(field / "chatml", template=template)
         for text, expected in (("Hi", "user\nHi"), ("", "user says nothing"), ("Ho", "user\nHo")):
             encoded = encode_response(encoder, (user(text),), (assistant("a"),))
-            assert tokenizer.decode(encoded.ids().tolist()) == (
+            assert tokenizer.decode(encoded.ids.tolist()) == (
                 f"<|im_start|>{expected}<|im_end|><|im_start|>assistant\na<|im_end|>"
             )
 
@@ -209,7 +209,7 @@ class TestLayouts:
         tokenizer, encoder = encoder_of(field / "chatml", template=template)
         for text, mark in (("Hi", ""), ("Ho", ""), ("Hu", ""), ("He", ""), ("sec", "!")):
             encoded = encode_response(encoder, (user(text),), (assistant("a b"),))
-            assert f"user\n{text}{mark}<|im_end|>" in tokenizer.decode(encoded.ids().tolist())
+            assert f"user\n{text}{mark}<|im_end|>" in tokenizer.decode(encoded.ids.tolist())
 
     def test_what_was_learned_is_checked_on_the_first_rows(self, field: pathlib.Path) -> None:
         """A template that writes the time, to the microsecond, is fixed text around contents only at first sight."""
@@ -221,7 +221,7 @@ class TestLayouts:
         texts = []
         for _ in range(4):
             encoded = encode_response(encoder, (user("Q"),), (assistant("a b"),))
-            texts.append(tokenizer.decode(encoded.ids().tolist()))
+            texts.append(tokenizer.decode(encoded.ids.tolist()))
         assert len(set(texts)) == 4
         assert all(text.endswith("<|im_start|>assistant\na b<|im_end|>") for text in texts)
 
@@ -236,7 +236,7 @@ class TestLayouts:
         for n in (1, 2, 3, 4, 5, 1, 2):
             prompt: Messages = (*[turn for k in range(n) for turn in (user(f"q{k}"), assistant(f"a{k}"))], user("?"))
             encoded = encode_response(encoder, prompt, (assistant("x"),))
-            assert encoded.ids().tolist() == oracle.ids(oracle.render((*prompt, assistant("x"))))
+            assert encoded.ids.tolist() == oracle.ids(oracle.render((*prompt, assistant("x"))))
 
 
 class TestPlain:
@@ -291,7 +291,7 @@ class TestOptions:
         path.write_text("{% for m in messages %}{{ m.content }}|{% endfor %}", encoding="utf-8")
         tokenizer = byte_tokenizer()
         encoded = encode_response(self.encoder(template=str(path)), (user("Q"),), (assistant("A"),))
-        assert tokenizer.decode(encoded.ids().tolist()) == "Q|A|"
+        assert tokenizer.decode(encoded.ids.tolist()) == "Q|A|"
 
     @pytest.mark.parametrize(("template", "least"), [("auto", 12), (None, 1)])
     def test_least_length(self, template: str | None, least: int) -> None:

@@ -127,7 +127,7 @@ class TestTemplates:
     def test_laws(self, field: pathlib.Path, family: str, pair: Pair, budget: Budget) -> None:
         tokenizer, encoder = encoder_of(field / family)
         sides = encode_pair(encoder, pair)
-        flats = [Flat(s.ids(), s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
+        flats = [Flat(s.ids, s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
         sequences = check(flats, budget, [cut_map(encoder, side).least for side in sides])
         if sequences is None:
             return
@@ -158,7 +158,7 @@ class TestTemplates:
         """What is left of the prompt is its end, from the beginning of a turn or with one turn's text shortened."""
         tokenizer, encoder = encoder_of(field / "chatml")
         sides = encode_pair(encoder, pair)
-        flats = [Flat(s.ids(), s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
+        flats = [Flat(s.ids, s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
         try:
             sequences = fit(flats, budget)
         except RowError:
@@ -187,7 +187,7 @@ class TestPlain:
     def test_laws(self, field: pathlib.Path, family: str, pair: Pair, budget: Budget) -> None:
         tokenizer, encoder = encoder_of(field / family, template=None)
         sides = encode_pair(encoder, pair)
-        flats = [Flat(s.ids(), s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
+        flats = [Flat(s.ids, s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
         bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         if any(not flat.prompt for flat in flats):
             return
@@ -216,7 +216,7 @@ class TestPlain:
         pair = Pair((user("The quick br"),), (assistant(responses[0]),), (assistant(responses[1]),))
         sides = encode_pair(encoder, pair)
         assert sides[0].prompt != sides[1].prompt
-        flats = [Flat(s.ids(), s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
+        flats = [Flat(s.ids, s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
         longest = max(len(flat.ids) - flat.prompt for flat in flats)
         kept = fit(flats, Budget(max_length=longest + room))
         cut = [

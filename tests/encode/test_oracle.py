@@ -64,7 +64,7 @@ def response_tokens(oracle: Oracle, text: str, asked: str, content: str) -> np.n
 
 def check(tokenizer: Tokenizer, oracle: Oracle, prompt: Messages, response: Messages, encoded: Encoded) -> None:
     text, asked = oracle.render(prompt + response), oracle.render(prompt, generation=True)
-    ids = encoded.ids()
+    ids = encoded.ids
     assert ids.dtype == np.int32
     assert ids.tolist() == oracle.ids(text)
     assert tokenizer.decode(ids.tolist()) == text

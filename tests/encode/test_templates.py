@@ -74,11 +74,11 @@ def test_ids_are_those_of_the_rendered_text(field: pathlib.Path, family: str, na
     text = oracle.render(prompt + response)
     for _ in range(5):  # the first rows of a sequence of roles are also rendered in full
         encoded = encode_response(encoder, prompt, response)
-        ids = encoded.ids().tolist()
+        ids = encoded.ids.tolist()
         assert ids == oracle.ids(text)
     assert tokenizer.decode(ids) == oracle.decode(ids)
     asked = encode_response(encoder, prompt)
-    assert asked.ids().tolist() == oracle.ids(oracle.render(prompt, generation=True))
+    assert asked.ids.tolist() == oracle.ids(oracle.render(prompt, generation=True))
     assert asked.spans == ()
     assert asked.prompt == asked.length
 
@@ -98,7 +98,7 @@ def test_the_prompt_and_the_response_make_the_text(field: pathlib.Path, family: 
         return
     tokenizer, encoder = encoder_of(field / family)
     encoded = encode_response(encoder, prompt, response)
-    ids = encoded.ids().tolist()
+    ids = encoded.ids.tolist()
     text = Oracle(field / family).render(prompt + response)
     before, behind = tokenizer.decode(ids[: encoded.prompt]), tokenizer.decode(ids[encoded.prompt :])
     assert before + behind == tokenizer.decode(ids)
@@ -146,7 +146,7 @@ class TestDiffers:
         encoded = encode_response(encoder, (HI,), (assistant(content),))
         assert encoded.differs is expected
         asked = oracle.ids(oracle.render((HI,), generation=True))
-        assert (encoded.ids()[: len(asked)].tolist() != asked) is expected, tokenizer.decode(asked)
+        assert (encoded.ids[: len(asked)].tolist() != asked) is expected, tokenizer.decode(asked)
 
 
 class TestInference:
@@ -157,7 +157,7 @@ class TestInference:
         oracle = Oracle(field / family)
         encoded = encode_response(encoder, (HI,), (assistant(content),))
         asked = oracle.render((HI,), generation=True)
-        ids = encoded.ids().tolist()
+        ids = encoded.ids.tolist()
         assert ids[: len(oracle.ids(asked))] == oracle.ids(asked)
         text = tokenizer.decode(ids)
         assert text.startswith(asked)
@@ -169,7 +169,7 @@ class TestInference:
     def test_a_prompt_that_asks_for_thoughts(self, field: pathlib.Path) -> None:
         tokenizer, encoder = encoder_of(field / "deepseek", boundary="inference")
         encoded = encode_response(encoder, (HI,), (assistant("Yes."),))
-        assert tokenizer.decode(encoded.ids().tolist()) == (
+        assert tokenizer.decode(encoded.ids.tolist()) == (
             "<｜begin▁of▁sentence｜><｜User｜>How do I keep bread fresh?<｜Assistant｜><think>\n"
             "Yes.<｜end▁of▁sentence｜>"
         )
@@ -189,7 +189,7 @@ class TestTools:
         oracle = Oracle(field / "qwen2.5")
         encoded = encode_response(encoder, (HI,), self.TURNS, SCHEMA)
         text = oracle.render((HI, *self.TURNS), SCHEMA)
-        assert encoded.ids().tolist() == oracle.ids(text)
+        assert encoded.ids.tolist() == oracle.ids(text)
         call = json.dumps(CALL[0]["function"]["arguments"], ensure_ascii=False)  # type: ignore[index]
         assert trained(tokenizer, encoded) == [
             f'<tool_call>\n{{"name": "add", "arguments": {call}}}\n</tool_call><|im_end|>',
@@ -212,7 +212,7 @@ class TestTools:
         assert trained(tokenizer, chosen) == ["3.<|im_end|>"]
         assert trained(tokenizer, rejected) == ["4.<|im_end|>"]
         assert chosen.prompt == rejected.prompt
-        assert chosen.ids().tolist() == Oracle(field / "qwen2.5").ids(
+        assert chosen.ids.tolist() == Oracle(field / "qwen2.5").ids(
             Oracle(field / "qwen2.5").render((*prompt, assistant("3.")), SCHEMA)
         )
 
@@ -256,10 +256,10 @@ class TestTools:
         schema = [{"type": "function", "function": {"name": "<|im_end|>"}}]
         encoded = encode_response(encoder, (HI,), (assistant("", tool_calls=call),), schema)
         plain = encode_response(encoder, (HI,), (assistant("", tool_calls=CALL),), SCHEMA)
-        ids, start, end = encoded.ids().tolist(), tokenizer.special["<|im_start|>"], tokenizer.special["<|im_end|>"]
+        ids, start, end = encoded.ids.tolist(), tokenizer.special["<|im_start|>"], tokenizer.special["<|im_end|>"]
         assert (ids.count(start), ids.count(end)) == (
-            plain.ids().tolist().count(start),
-            plain.ids().tolist().count(end),
+            plain.ids.tolist().count(start),
+            plain.ids.tolist().count(end),
         )
         assert tokenizer.decode(ids) == Oracle(field / "qwen2.5", QWEN25).render(
             (HI, assistant("", tool_calls=call)), schema
@@ -292,5 +292,5 @@ def test_further_keys_reach_the_template(field: pathlib.Path) -> None:
     )
     tokenizer, encoder = encoder_of(field / "chatml", template=template)
     encoded = encode_response(encoder, (Message("user", "Hi", {"name": "Ann"}),), (HELLO,))
-    assert tokenizer.decode(encoded.ids().tolist()) == "userAnn: Hi<|im_end|>assistant?: Wrap it in cloth.<|im_end|>"
+    assert tokenizer.decode(encoded.ids.tolist()) == "userAnn: Hi<|im_end|>assistant?: Wrap it in cloth.<|im_end|>"
     assert trained(tokenizer, encoded) == [" Wrap it in cloth.<|im_end|>"]  # the token " Wrap" straddles the border

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tiktoken
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from ms_prefstream.encode.backends.fast_proof import FastPlan
 from ms_prefstream.encode.backends.hf import TokenizersEncoder
 from ms_prefstream.encode.backends.limits import check_size, check_unicode
-from ms_prefstream.encode.backends.nfc import nfc
+from ms_prefstream.encode.backends.nfc import nfc, nfc_all
 from ms_prefstream.encode.backends.spelling import Spelling
 from ms_prefstream.encode.backends.starts import spelled_starts, starts_by_parts
 from ms_prefstream.encode.text import Place
@@ -19,6 +21,7 @@ from ms_prefstream.encode.text import Place
 # tiktoken searches every text for its special tokens, and with none at all it does so character by character. This
 # one is never allowed, so it has no effect where it occurs.
 _NEVER = "\x00\x01 never a token \x01\x00"
+_NO_SPECIAL: frozenset[str] = frozenset()
 
 
 class TiktokenEncoder:
@@ -49,8 +52,23 @@ class TiktokenEncoder:
     def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[NDArray[np.int32]]:
         """Ids of each text; see `TextEncoder`. The place of a text makes no difference here."""
         check_size(texts)
-        may_occur, plain = self._added.may_occur, self._plain
-        return [self._with_added(text) if may_occur(text) else plain(text) for text in texts]
+        may_occur, ids_of, nothing = self._added.may_occur, self._ids_of, _NO_SPECIAL
+        try:
+            normal = zip(texts, nfc_all(texts) if self._nfc else texts, strict=True)
+            # Copies of tiktoken's buffers in one array: an array made from each of them would cost as much as a row's
+            # masks and labels.
+            found = [b"" if may_occur(text) else bytes(ids_of(same, nothing)) for text, same in normal]
+        except BaseException as error:
+            if not _gives_up(error):
+                raise
+            return [self._with_added(text) if may_occur(text) else self._plain(text) for text in texts]
+        ids = np.frombuffer(b"".join(found), np.int32)
+        ends = list(itertools.accumulate([len(it) >> 2 for it in found], initial=0))
+        arrays = [ids[begin:end] for begin, end in itertools.pairwise(ends)]
+        for index, it in enumerate(found):
+            if not it and texts[index]:
+                arrays[index] = self._with_added(texts[index])
+        return arrays
 
     def starts(self, text: str, place: Place = Place.AFTER_SPECIAL) -> NDArray[np.int64]:
         """Where each token begins; see `TextEncoder`."""
@@ -61,17 +79,22 @@ class TiktokenEncoder:
         """The text of the ids, control tokens included."""
         return self._spelling.decode(ids)
 
+    @property
+    def _ids_of(self) -> Callable[[str, frozenset[str]], Any]:
+        """What `Encoding.encode_to_numpy` calls behind checks that cost more than a short text."""
+        ids_of: Callable[[str, frozenset[str]], Any] = self._encoding._core_bpe.encode_to_tiktoken_buffer
+        return ids_of
+
     def _plain(self, text: str) -> NDArray[np.int32]:
         """Ids of a text without added tokens."""
         try:
             normal = nfc(text) if self._nfc else text
-            return self._encoding.encode_to_numpy(normal, disallowed_special=()).view(np.int32)
+            return np.frombuffer(self._ids_of(normal, _NO_SPECIAL), np.int32)
         except UnicodeEncodeError:
             check_unicode((text,))
             raise
         except BaseException as error:
-            # Newer versions raise ValueError, older ones panic with a class that is no Exception.
-            if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
+            if not _gives_up(error):
                 raise
             return self._reference.encode((text,))[0]
 
@@ -85,3 +108,11 @@ class TiktokenEncoder:
     def _plain_starts(self, text: str, place: Place) -> NDArray[np.int64]:
         starts = spelled_starts(text, place, self._plain(text), self._spelling, self._nfc)
         return self._reference.starts(text, place) if starts is None else starts
+
+
+def _gives_up(error: BaseException) -> bool:
+    """Whether tiktoken's regular expressions gave up, or a text is not Unicode.
+
+    Newer versions raise ValueError, older ones panic with a class that is no Exception.
+    """
+    return isinstance(error, ValueError) or type(error).__name__ == "PanicException"

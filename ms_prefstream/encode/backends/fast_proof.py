@@ -30,7 +30,9 @@ from ms_prefstream.encode.backends.pipeline import Spec, normalizers_of, pretoke
 from ms_prefstream.encode.backends.regex_dialect import means_the_same
 from ms_prefstream.encode.backends.spec import added_tokens
 from ms_prefstream.encode.backends.spelling import byte_level_tokens
+from ms_prefstream.encode.backends.split_stages import single_pattern
 
+_WORDS = {("Isolated", False), ("Removed", True)}  # what a pattern that matches words is used with
 # How the ByteLevel pre-tokeniser splits by itself (documented with it; the pattern of the GPT-2 release).
 BYTE_LEVEL_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -93,18 +95,20 @@ def _pattern(steps: list[dict[str, Any]]) -> str:
     own = steps[-1].get("use_regex", True)
     if kinds == ["ByteLevel"] and own:
         return BYTE_LEVEL_PATTERN
-    if kinds != ["Split", "ByteLevel"] or own:
-        raise NotEquivalentError(f"it splits text in several stages ({' + '.join(kinds)})")
-    split = steps[0]
-    pattern = split["pattern"].get("Regex")
-    if pattern is None or (split.get("behavior"), bool(split.get("invert"))) not in (
-        ("Isolated", False),
-        ("Removed", True),
-    ):
+    if own or len(steps) < 2 or set(kinds[:-1]) != {"Split"}:
+        raise NotEquivalentError(f"it splits text with {' + '.join(kinds)}")
+    stages = [split["pattern"].get("Regex") for split in steps[:-1]]
+    ways = {(split.get("behavior"), bool(split.get("invert"))) for split in steps[:-1]}
+    if None in stages or not ways <= ({("Isolated", False)} if len(stages) > 1 else _WORDS):
         raise NotEquivalentError("its splitting rule is not a pattern of words")
-    if not means_the_same(pattern):
+    if len(stages) > 1:
+        single = single_pattern(stages)
+        if single is None:
+            raise NotEquivalentError(f"it splits text in {len(stages)} stages that no single pattern is known for")
+        return single
+    if not means_the_same(stages[0]):
         raise NotEquivalentError("its pattern uses constructs that the two regular expression engines read differently")
-    return str(pattern)
+    return str(stages[0])
 
 
 def _ranks(spec: Spec, rust: RustTokenizer) -> dict[bytes, int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,8 @@ _JOINING = frozenset(
 ) | frozenset(map(chr, [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]))
 
 _normalizer = normalizers.NFC()
+_AT_ONCE = 256  # texts that are looked at together,
+_MANY = 2**20  # if they have no more characters than this
 
 
 def nfc(text: str) -> str:
@@ -36,6 +40,34 @@ def nfc(text: str) -> str:
         return text
     normal: str = _normalizer.normalize_str(text)
     return text if normal == text else normal
+
+
+def nfc_all(texts: Sequence[str]) -> list[str]:
+    """`nfc` of each text; a table tells for many texts at once which of them hold anything to look at."""
+    found = list(texts)
+    for begin in range(0, len(found), _AT_ONCE):
+        part = found[begin : begin + _AT_ONCE]
+        ends = np.cumsum([len(text) + 1 for text in part])
+        if ends[-1] > _MANY:
+            found[begin : begin + _AT_ONCE] = map(nfc, part)
+            continue
+        joined = "\n".join(part)
+        if joined.isascii():
+            continue
+        points = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
+        touchy = np.flatnonzero(_touchy_points()[points])
+        for index in np.unique(np.searchsorted(ends, touchy, side="right")).tolist():
+            found[begin + index] = nfc(part[index])
+    return found
+
+
+@functools.cache
+def _touchy_points() -> NDArray[np.bool_]:
+    """For each code point, (0x110000,): whether `_TOUCHY` matches it."""
+    table = np.ones(0x110000, np.bool_)
+    for first, last in re.findall("(.)-(.)", _INERT, re.DOTALL):
+        table[ord(first) : ord(last) + 1] = False
+    return table
 
 
 def begins_unit(character: str) -> bool:

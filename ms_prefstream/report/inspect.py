@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,8 @@ from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats import resolve_format
 from ms_prefstream.runtime.loader import Loaded, Note, SampleLoader
+from ms_prefstream.sources.base import RandomAccess
+from ms_prefstream.sources.resolve import open_source
 from ms_prefstream.tasks.base import Task
 from ms_prefstream.tasks.sample import Sample
 from ms_prefstream.tasks.sample import Sequence as TokenSequence
@@ -104,7 +108,7 @@ class EncodedRow:
         return "\n".join([*lines, *map(str, self.others)])
 
 
-def encode_row(
+def encode(
     row: Mapping[str, Any],
     *,
     task: Task,
@@ -120,7 +124,7 @@ def encode_row(
     Args:
         row: A row as the source gives it.
         task: `DPO`, `Reward` or `RLHF`.
-        tokenizer: As for `ms_prefstream.stream`, like all that follows.
+        tokenizer: As for `ms_prefstream.stream`, like all that follows. One named by a path is loaded once.
         format: A preset's name, a preset, or a function row -> row.
         template: ``auto``, ``chat``, Jinja text, the path of a .jinja file, or None.
         boundary: ``joint`` or ``inference``.
@@ -130,7 +134,7 @@ def encode_row(
     Raises:
         PrefStreamError: An option that cannot be used. What is wrong with the row itself is told by the result.
     """
-    loaded = None if tokenizer is None else load_tokenizer(tokenizer, backend)
+    loaded = None if tokenizer is None else _loaded(tokenizer, backend)
     encoder = None
     if loaded is not None:
         encoder = build_encoder(
@@ -143,6 +147,8 @@ def encode_row(
     loader = SampleLoader(None, task, task.sampler(loaded), encoder)
     read = resolve_format(format)
     try:
+        if isinstance(row, RowError):  # a line that could not be parsed
+            raise row
         found = read(row)
     except RowError as error:
         return _dropped(task, error)
@@ -151,6 +157,40 @@ def encode_row(
         return EncodedRow(task.name, None, problem="the format leaves this row out")
     first, *others = [_explained(task, loaded, one) for one in loader.samples(records)]
     return first if not others else EncodedRow(**{**vars(first), "others": tuple(others)})
+
+
+def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) -> Iterator[str]:
+    """What rows of a source become, as text with their origins.
+
+    Args:
+        source: What `ms_prefstream.read` takes.
+        rows: So many first rows, or the numbers of rows, from 0.
+        options: Arguments of `encode`.
+
+    Raises:
+        PrefStreamError: The source cannot be opened, or an option cannot be used.
+    """
+    found = open_source(source)
+    if isinstance(found, RandomAccess):
+        numbers = range(min(rows, len(found))) if isinstance(rows, int) else rows
+        shown = ((found.origin(row), found.read([row])[0]) for row in numbers)
+    else:
+        wanted = range(rows) if isinstance(rows, int) else rows
+        passed = enumerate(itertools.islice(found.start(), max(wanted) + 1))
+        shown = (both for row, both in passed if row in wanted)
+    for origin, raw in shown:
+        yield f"{origin}  {encode(raw, **options)}\n"
+
+
+def _loaded(tokenizer: Any, backend: str) -> Tokenizer:
+    if isinstance(tokenizer, (str, os.PathLike)):
+        return _loaded_by_path(os.fspath(tokenizer), backend)
+    return load_tokenizer(tokenizer, backend)
+
+
+@functools.lru_cache(maxsize=4)  # loading takes a thousand times as long as one row
+def _loaded_by_path(path: str, backend: str) -> Tokenizer:
+    return load_tokenizer(path, backend)
 
 
 def _dropped(task: Task, error: RowError) -> EncodedRow:

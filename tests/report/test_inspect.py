@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 import ms_prefstream as mps
-from ms_prefstream.encode.explain import EncodedRow, encode_row
 from ms_prefstream.errors import OptionError, Reason
+from ms_prefstream.report.inspect import EncodedRow
 
 ROW = {"prompt": "Q?", "chosen": "A!", "rejected": "B", "margin": 0.5}
 
 
 def explain(row: Any, task: Any = None, **options: Any) -> EncodedRow:
-    return encode_row(row, task=task or mps.DPO(64), **{"tokenizer": "bytes"} | options)
+    return mps.encode(row, task=task or mps.DPO(64), **{"tokenizer": "bytes"} | options)
 
 
 def test_a_pair() -> None:

@@ -1,0 +1,91 @@
+"""Raw rows for people and scripts: what a source holds, before any format, tokenizer or task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+from ms_prefstream.errors import RowError
+from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow
+from ms_prefstream.sources.resolve import open_source
+
+_AT_ONCE = 256  # rows that a pass reads together
+
+
+def read(source: Any) -> Rows | PassedRows:
+    """The raw rows of a source, to look at or to go through.
+
+    Args:
+        source: Anything that `ms_prefstream.stream` takes, but for a mix.
+
+    Returns:
+        `Rows` with a length, an index and slices where rows can be read in any order (plain JSON Lines, JSON arrays,
+        Parquet, Arrow, lists, data sets); else `PassedRows`, which can only be gone through.
+
+    Raises:
+        SourceError: It cannot be opened, holds no rows, or is of no known kind.
+    """
+    opened = open_source(source)
+    return Rows(opened) if isinstance(opened, RandomAccess) else PassedRows(opened)
+
+
+class Rows(Sequence[RawRow]):
+    """Raw rows by number.
+
+    A row that cannot be parsed raises its `RowError`, with its origin, where it is asked for.
+
+    Args:
+        source: Where they are read.
+    """
+
+    def __init__(self, source: RandomAccess) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @overload
+    def __getitem__(self, row: int) -> RawRow: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[RawRow]: ...
+    def __getitem__(self, row: int | slice) -> RawRow:
+        """The row of this number, counted from the end if negative; a list of rows for a slice."""
+        ids = range(len(self))[row]  # negative numbers, steps, and IndexError as for a list
+        if isinstance(ids, range):
+            return [_good(found) for found in self._source.read(ids)]
+        return _good(self._source.read([ids])[0])
+
+    def __iter__(self) -> Iterator[RawRow]:
+        for begin in range(0, len(self), _AT_ONCE):
+            yield from map(_good, self._source.read(range(begin, min(begin + _AT_ONCE, len(self)))))
+
+    def origin(self, row: int) -> str:
+        """Where a row comes from: ``"data/train.jsonl:17"`` (lines count from 1)."""
+        return self._source.origin(range(len(self))[row])
+
+    def __repr__(self) -> str:
+        return f"{len(self):,} rows of {self._source.name}"
+
+
+class PassedRows:
+    """Raw rows that can only be read from the front. Each `iter` is a new pass where the source allows another.
+
+    Args:
+        source: Where they are read.
+    """
+
+    def __init__(self, source: OnePass) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[RawRow]:
+        for origin, found in self._source.start():
+            yield _good(found, origin)
+
+    def __repr__(self) -> str:
+        return f"rows of {self._source.name}, read from the front"
+
+
+def _good(found: RawRow, origin: str = "") -> RawRow:
+    if isinstance(found, RowError):
+        raise found.at(origin) if origin else found
+    return found

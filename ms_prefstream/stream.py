@@ -220,7 +220,8 @@ class Stream:
 
     def _collate_packs(self, packs: list[list[Sample]]) -> Batch:
         assert isinstance(self.layout, PackedLayout)
-        self.report.packed_batch(packs, self.layout.tokens)
+        assert isinstance(self.batching, Pack)
+        self.report.packed_batch(packs, self.layout.tokens, self.batching.samples_per_row(self.task))
         return self.layout.build(packs, self._pad_id, self.task.shifted)
 
     @property

@@ -9,11 +9,12 @@ Every benchmark is a script of its own. With ``--json`` it prints each figure as
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import pathlib
 import statistics
 from dataclasses import asdict, dataclass
+
+LONG = 12  # characters of a text that is not a name or a kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +64,23 @@ def show(figure: Figure, as_json: bool) -> None:
 
 
 def repeated_rows(data: str, rows: int, path: pathlib.Path) -> pathlib.Path:
-    """A JSON Lines file of so many rows: those of `data`, again and again."""
-    lines = pathlib.Path(data).read_bytes().splitlines(keepends=True)
-    with open(path, "wb") as file:
-        file.writelines(itertools.islice(itertools.cycle(lines), rows))
+    """A JSON Lines file of so many different rows: those of `data` again and again, later ones with changed texts.
+
+    The number of the repetition stands before every long text of a row, so that no text is encoded only once for
+    several rows.
+    """
+    lines = pathlib.Path(data).read_text("utf-8").splitlines()
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(rows):
+            again, line = divmod(number, len(lines))
+            file.write((_changed(lines[line], again) if again else lines[line]) + "\n")
     return path
+
+
+def _changed(line: str, again: int) -> str:
+    row = json.loads(line)
+    changed = {
+        name: f"{again} {value}" if isinstance(value, str) and len(value) >= LONG else value
+        for name, value in row.items()
+    }
+    return json.dumps(changed, ensure_ascii=False)

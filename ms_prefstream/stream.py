@@ -21,6 +21,7 @@ from ms_prefstream.errors import OptionError, SourceError, StateError, Tokenizer
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.plan import BudgetOptions, Ranks
 from ms_prefstream.plan.check import whole_number
+from ms_prefstream.plan.maxima import batch_maxima
 from ms_prefstream.plan.state import State, check_state, make_state
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
@@ -192,8 +193,12 @@ class Stream:
         self._open(ranks)
 
     def _choose_widths(self) -> None:
-        chosen = isinstance(self.batching, Bucket) and self.batching.max_shapes
-        lengths = self._rows.key_lengths(self._order.seed) if chosen else None
+        lengths = None
+        if isinstance(self.batching, Bucket) and self.batching.max_shapes:
+            lengths, order = self._rows.key_lengths(self._order.seed), self._order
+            if self.batching.batch_size is not None:  # a step by a token budget has rows of one width only
+                rows = self.batching.batch_size * self._ranks.world
+                lengths = batch_maxima(lengths, rows, order.window, order.seed, order.shuffle is not False)
         self._widths = self.batching.widths(self.task.length, lengths)
 
     def _open(self, ranks: Ranks) -> None:

@@ -14,6 +14,7 @@ from ms_prefstream.plan.check import WORD, whole_number
 from ms_prefstream.plan.permutation import KeyedPermutation
 from ms_prefstream.plan.ranks import Ranks
 
+_BLOCK = 2**20  # rows that are looked at together
 _ROWS, _STEPS = 103, 104  # spawn keys, beside those of `keys` and of packs
 
 
@@ -46,17 +47,14 @@ class BudgetPlan:
                 f"The length index has {lengths.size} rows, the source {options.rows}. Build the index anew."
             )
         limits = np.array(options.widths, np.int64) - options.extra
-        usable = np.flatnonzero(lengths >= 0).astype(np.int32 if options.rows < 2**31 else np.int64)
-        if not usable.size:
+        if int(lengths.max()) > limits[-1]:
+            raise ValueError(f"a row has {lengths.max()} tokens, but the largest width holds {limits[-1]}")
+        self.options = options
+        self._rows, own = _by_line(lengths, limits)
+        if not own:
             raise NoUsableRowsError(
                 f"The length index marks all {options.rows} rows as unusable, so nothing is left to train on."
             )
-        line = np.searchsorted(limits, lengths[usable]).astype(np.uint16)
-        if int(line.max()) == limits.size:
-            raise ValueError(f"a row has {lengths.max()} tokens, but the largest width holds {limits[-1]}")
-        self.options = options
-        self._rows = usable[np.argsort(line, kind="stable")]
-        own: list[int] = np.bincount(line).tolist()  # up to the widest that a row needs
         self._limits: list[int] = limits[: len(own)].tolist()
         self._sizes = [options.rows_at(width) for width in options.widths[: len(own)]]
         self._firsts = [0, *itertools.accumulate(own)]
@@ -71,7 +69,7 @@ class BudgetPlan:
         self._ends = np.cumsum(self._steps_of)
         if not self.steps_per_epoch:
             raise OptionError(
-                f"Only {usable.size} of {options.rows} rows are usable, less than one step: the budget holds "
+                f"Only {self._rows.size} of {options.rows} rows are usable, less than one step: the budget holds "
                 f"{self._sizes[-1]} rows of their width. Give a smaller max_tokens, or drop_remainder=False, which "
                 "repeats rows to fill the step."
             )
@@ -133,3 +131,25 @@ class BudgetPlan:
             own = KeyedPermutation(self._own[line], key).row_of(positions[~moved] - before)
             found[~moved] = self._rows[self._firsts[line] + own]
         return found
+
+
+def _by_line(
+    lengths: NDArray[np.integer[Any]], limits: NDArray[np.int64]
+) -> tuple[NDArray[np.integer[Any]], list[int]]:
+    """The usable rows of each line, one line behind the other, and how many each has, up to the last that has any.
+
+    Sorting would take 30 bytes a row for the moment; looking for one line after another takes 8.
+    """
+    line = np.empty(lengths.size, np.uint16)
+    for begin in range(0, lengths.size, _BLOCK):
+        block = lengths[begin : begin + _BLOCK]
+        line[begin : begin + _BLOCK] = np.where(block < 0, limits.size, np.searchsorted(limits, block))
+    own: list[int] = np.bincount(line, minlength=limits.size + 1)[:-1].tolist()
+    while own and not own[-1]:
+        own.pop()
+    rows: NDArray[np.integer[Any]] = np.empty(sum(own), np.int32 if lengths.size < 2**31 else np.int64)
+    end = 0
+    for number, count in enumerate(own):
+        rows[end : end + count] = np.flatnonzero(line == number)
+        end += count
+    return rows, own

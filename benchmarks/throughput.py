@@ -75,14 +75,21 @@ def text_to_batches(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
         rows_out = stream.dataset(start_epoch=100 + 3 * repeat).create_tuple_iterator(num_epochs=3, output_numpy=True)
         through = timed(lambda: [drain(rows_out) for _ in range(3)])  # noqa: B023
         shares.append(100 * (through / plain - 1))
+    real = tokenizer.backend != "bytes" and rows >= 1000  # else the targets mean nothing
     figures = (
         ("text to padded batches, rows/s of CPU time", rates, ",.0f", ""),
         ("the same, tokens/s", [rate * tokens / rows for rate in rates], ",.0f", ""),
-        ("the same, of the rate at which the bare tokenizer encodes the same unique texts", ratios, ".2f", ">= 0.7"),
+        (
+            "the same, of the rate at which the bare tokenizer encodes the same unique texts",
+            ratios,
+            ".2f",
+            ">= 0.7" * real,
+        ),
     )
     for what, values, form, target in figures:
         show(Figure(part="a", what=what, values=values, form=form, target=target), options.json)
-    show(Figure(part="b", what="% added by GeneratorDataset", values=shares, form=".1f", target="< 5"), options.json)
+    what = "% added by GeneratorDataset"
+    show(Figure(part="b", what=what, values=shares, form=".1f", target="< 5" * real), options.json)
 
 
 def first_batch(options: argparse.Namespace, tokenizer: Tokenizer) -> None:

@@ -3,12 +3,14 @@
 #   make demo PYTHON=/path/python    create the environment with this Python
 #   make test PYTEST_ARGS="-k plan"  hand options to pytest
 #   make bench DATA=rows.jsonl TOKENIZER=/dir/of/tokenizer   measure on your own files
+#   make bench PARTS=abcdefgh        the whole table of the README, about half an hour
 
 VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?=
 DATA ?= ms_prefstream/demo/pairs.jsonl
 TOKENIZER ?= bytes
+PARTS ?= ab
 
 SHELL := /bin/sh
 BIN := $(VENV)/bin
@@ -26,7 +28,7 @@ help:
 	@echo "make test       install with the test tools, then ruff, mypy and the tests"
 	@echo "make test-long  all tests, the ones that take minutes included"
 	@echo "make lint       ruff and mypy only"
-	@echo "make bench      throughput from JSON Lines text to padded batches (of the bundled pairs; DATA=... TOKENIZER=... for others)"
+	@echo "make bench      throughput from JSON Lines text to padded batches (of the bundled pairs; DATA=... TOKENIZER=... for others, PARTS=abcdefgh for everything)"
 	@echo "make clean      remove caches and build leftovers (the environment in $(VENV) stays)"
 
 demo: $(RUN_STAMP)
@@ -44,7 +46,7 @@ lint: $(TEST_STAMP)
 	$(BIN)/python -m mypy
 
 bench: $(RUN_STAMP)
-	@$(BIN)/python benchmarks/throughput.py --data "$(DATA)" --tokenizer "$(TOKENIZER)"
+	@$(BIN)/python benchmarks/suite.py --data "$(DATA)" --tokenizer "$(TOKENIZER)" --parts "$(PARTS)"
 
 clean:
 	@rm -rf build dist output kernel_meta rank_* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

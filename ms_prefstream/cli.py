@@ -60,6 +60,7 @@ def _with_stream_options() -> None:
     def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
         """Measure every row of SOURCE once and write its length index."""
         fixed = {"steps_per_epoch": 1} if options["pack"] is not None else {}  # of packs until the index tells them
+        options["max_tokens"] = None  # lengths do not depend on batches, and a budget needs the index first
         stream = make_stream(source, options, index=None, **fixed)
         found = stream.build_index(out, progress=True)
         click.echo(f"{found.usable:,} of {found.rows:,} rows can be used; written to {found.path}")

@@ -41,7 +41,8 @@ _STREAM_OPTIONS = (
     click.option("--pad-token-id", type=int, help="What ids are padded with."),
     click.option("--on-bad-row", default="raise", show_default=True, help="raise or drop."),
     click.option("--quarantine", type=click.Path(), help="JSON Lines file for dropped rows."),
-    click.option("--batch-size", type=int, default=8, show_default=True, help="Rows of a step."),
+    click.option("--batch-size", type=int, help="Rows of a step (8 if nothing is given)."),
+    click.option("--max-tokens", type=int, help="Tokens of a step instead; needs a length index."),
     click.option("--multiple-of", type=int, help="Bucket widths: multiples of this (64 if nothing is given)."),
     click.option("--boundaries", help="Bucket widths, comma-separated."),
     click.option("--max-shapes", type=int, help="As many bucket widths as this, chosen for the data."),
@@ -145,19 +146,25 @@ def make_task(options: dict[str, Any]) -> Task:
 
 
 def _batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
+    size = options["batch_size"]
+    if size is None and options["max_tokens"] is None:
+        size = 8
     if options["pack"] is not None:
-        return _packing(options)
+        return _packing(options, size)
     if options["max_segments"] is not None:
         raise OptionError("--max-segments is an option of packs: give --pack TOKENS as well, or leave it out.")
     if options["pad"] or options["length"] is not None:
-        return Pad(options["batch_size"], length=options["length"])
+        if options["max_tokens"] is not None:
+            raise OptionError("--max-tokens goes with buckets, not with --pad or --length. Give --batch-size.")
+        return Pad(size, length=options["length"])
     boundaries = options["boundaries"]
     try:
         widths = None if boundaries is None else tuple(int(width) for width in boundaries.split(","))
     except ValueError:
         raise OptionError(f"--boundaries is {boundaries!r}; expected numbers with commas, as 128,256,512.") from None
     return Bucket(
-        options["batch_size"],
+        size,
+        max_tokens=options["max_tokens"],
         multiple_of=options["multiple_of"],
         boundaries=widths,
         max_shapes=options["max_shapes"],
@@ -166,15 +173,15 @@ def _batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
     )
 
 
-def _packing(options: dict[str, Any]) -> Pack:
-    for name in ("pad", "length", "multiple_of", "boundaries", "max_shapes", "round_to", "extra"):
+def _packing(options: dict[str, Any], size: int) -> Pack:
+    for name in ("pad", "length", "multiple_of", "boundaries", "max_shapes", "round_to", "extra", "max_tokens"):
         if options[name]:
             raise OptionError(
                 f"--pack does not go with --{name.replace('_', '-')}: packs have one width, the tokens of a row. "
                 "Give only one of them."
             )
     given = {} if options["max_segments"] is None else {"max_segments": options["max_segments"]}
-    return Pack(options["pack"], batch_size=options["batch_size"], **given)
+    return Pack(options["pack"], batch_size=size, **given)
 
 
 def _format(options: dict[str, Any]) -> Any:

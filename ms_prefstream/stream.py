@@ -19,8 +19,9 @@ from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, SourceError, StateError, TokenizerError
 from ms_prefstream.lengths import LengthIndex
-from ms_prefstream.plan import Ranks
+from ms_prefstream.plan import BudgetOptions, Ranks
 from ms_prefstream.plan.check import whole_number
+from ms_prefstream.plan.maxima import batch_maxima
 from ms_prefstream.plan.state import State, check_state, make_state
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
@@ -193,8 +194,12 @@ class Stream:
         self._open(ranks)
 
     def _choose_widths(self) -> None:
-        chosen = isinstance(self.batching, Bucket) and self.batching.max_shapes
-        lengths = self._rows.key_lengths(self._order.seed) if chosen else None
+        lengths = None
+        if isinstance(self.batching, Bucket) and self.batching.max_shapes:
+            lengths, order = self._rows.key_lengths(self._order.seed), self._order
+            if self.batching.batch_size is not None:  # a step by a token budget has rows of one width only
+                rows = self.batching.batch_size * self._ranks.world
+                lengths = batch_maxima(lengths, rows, order.window, order.seed, order.shuffle is not False)
         self._widths = self.batching.widths(self.task.length, lengths)
 
     def _open(self, ranks: Ranks) -> None:
@@ -207,6 +212,9 @@ class Stream:
         columns = self.layout.columns
         if isinstance(self.batching, Pack):
             return self._rows.packed_steps(self._order, ranks, self.batching, self._collate_packs, columns)
+        if isinstance(self.batching, Bucket) and self.batching.max_tokens is not None:
+            return self._rows.budget_steps(self._order, ranks, self.batching, self._widths, self._collate, columns)
+        assert self.batching.batch_size is not None
         sort = isinstance(self.batching, Bucket) and len(self._widths) > 1
         return self._rows.steps(self._order, sort, ranks, self.batching.batch_size, self._collate, columns)
 
@@ -218,7 +226,8 @@ class Stream:
 
     def _collate_packs(self, packs: list[list[Sample]]) -> Batch:
         assert isinstance(self.layout, PackedLayout)
-        self.report.packed_batch(packs, self.layout.tokens)
+        assert isinstance(self.batching, Pack)
+        self.report.packed_batch(packs, self.layout.tokens, self.batching.samples_per_row(self.task))
         return self.layout.build(packs, self._pad_id, self.task.shifted)
 
     @property
@@ -231,7 +240,15 @@ class Stream:
         """Every (rows, columns) that the token arrays of a batch can have; a closed set."""
         packed = isinstance(self.batching, Pack)
         sides = 2 if not packed and self.task.pairs and self.task.layout != "paired" else 1
-        return [(sides * self.batching.batch_size, width) for width in self._widths]
+        return [(sides * self._batch_size(width), width) for width in self._widths]
+
+    def _batch_size(self, width: int) -> int:
+        """Rows of a batch of this width on this rank."""
+        options = self._steps.plan.options
+        if isinstance(options, BudgetOptions):
+            return options.rows_at(width) // self._ranks.world
+        assert self.batching.batch_size is not None
+        return self.batching.batch_size
 
     @property
     def steps_per_epoch(self) -> int:
@@ -239,7 +256,7 @@ class Stream:
         return self._steps.steps_per_epoch
 
     def rows(self, epoch: int, step: int, resolved: bool = False) -> NDArray[np.int64]:
-        """The row ids that a step of this rank is planned to hold, (B,) int64.
+        """The row ids that a step of this rank is planned to hold, (B,) int64; B varies with a token budget.
 
         Packs hold different numbers of rows: theirs are given one packed row after the other, and without a length
         index the step's window is tokenised to find them.
@@ -399,10 +416,13 @@ class Stream:
     def _settings(self) -> dict[str, Any]:
         """Everything that decides which rows form which step and what they become."""
         options = self._steps.plan.options
+        budget = isinstance(options, BudgetOptions)
+        packed = isinstance(self.batching, Pack)
         return {
             "seed": options.seed,
             "global_batch": options.global_batch,
-            "logical_shards": None if self._rows.index is not None else options.logical_shards,
+            "global_batch_of": "tokens" if budget else "packed rows" if packed else "rows",
+            "logical_shards": options.logical_shards if budget or self._rows.index is None else None,
             "window": options.window,
             "shuffle": options.shuffle,
             "drop_remainder": options.drop_remainder,

@@ -53,6 +53,10 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
         (["bench", "x", *DPO, "--pack", "640", "--pad"], "--pack does not go with --pad"),
         (["bench", "x", *DPO, "--pack", "640", "--length", "9"], "--pack does not go with --length"),
         (["bench", "x", *DPO, "--pack", "640", "--boundaries", "9,10"], "--pack does not go with --boundaries"),
+        (["bench", "x", *DPO, "--pack", "640", "--max-tokens", "9"], "--pack does not go with --max-tokens"),
+        (["bench", "x", *DPO, "--pad", "--max-tokens", "9"], "--max-tokens goes with buckets"),
+        (["bench", "x", *DPO, "--batch-size", "8", "--max-tokens", "9"], "batch_size is 8 and max_tokens is 9"),
+        (["bench", str(data_path()), *DPO, "--max-tokens", "9999"], "ms-prefstream index"),
         (["bench", "x", *DPO, "--max-segments", "9"], "give --pack TOKENS"),
         (["bench", str(data_path()), *DPO, "--pack", "639"], "tokens=640 or more"),
         (["bench", str(data_path()), *DPO, "--pack", "640"], "Pass steps_per_epoch"),
@@ -157,3 +161,14 @@ def test_inspect_shows_rows_and_why_they_are_dropped(
     assert "kept" in said
     assert "[bad_json]" in said
     assert "rows.jsonl.gz:2" not in said
+
+
+def test_a_token_budget_takes_an_index_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    shutil.copy(data_path(), path)
+    budget = [*DPO, "--layout", "concat", "--max-tokens", "4096"]
+    assert run(monkeypatch, "index", str(path), *budget) == 0
+    assert run(monkeypatch, "bench", str(path), *budget, "--repeats", "1") == 0
+    assert "shapes:      (64, 64), (32, 128)" in capsys.readouterr().out

@@ -24,11 +24,16 @@ class Bucket:
 
     With `multiple_of=64` a batch whose longest sequence has 64 tokens stays at 64 columns, one of 65 gets 128.
 
+    Either `batch_size` or `max_tokens` says how many samples a step has. With ``max_tokens=4096`` a step of pairs has
+    16 pairs when it is 128 columns wide, and 2 when it is 1024 wide. That needs a length index and shuffled rows.
+
     Exactly one of `multiple_of`, `boundaries` and `max_shapes` says which lengths are allowed; `multiple_of=64` when
     none does.
 
     Attributes:
         batch_size: Samples of one step on one rank (a pair counts once).
+        max_tokens: The most tokens of one step on one rank, padding included and both sides of a pair counted (of
+            RLHF: of `pretrain_ids`); as many samples as fit, a fixed number for each width.
         multiple_of: Every multiple of this, up to the first that holds the task's longest sequence.
         boundaries: The allowed lengths themselves, ascending; the last must hold the task's longest sequence.
         max_shapes: At most this many lengths, chosen so that the data at hand is padded least.
@@ -36,8 +41,9 @@ class Bucket:
         round_to: Only with `max_shapes`: lengths are chosen among the multiples of this.
     """
 
-    batch_size: int
+    batch_size: int | None = None
     _: KW_ONLY
+    max_tokens: int | None = None
     multiple_of: int | None = None
     boundaries: tuple[int, ...] | None = None
     max_shapes: int | None = None
@@ -51,7 +57,20 @@ class Bucket:
                 f"Bucket: {' and '.join(given)} are both given; each of them decides the allowed lengths by itself. "
                 "Keep one of multiple_of, boundaries and max_shapes."
             )
-        self._set("batch_size", 1)
+        if self.max_tokens is None:
+            if self.batch_size is None:
+                raise OptionError(
+                    "Bucket: neither batch_size nor max_tokens is given. Say how many samples a step has, such as "
+                    "Bucket(batch_size=8), or how many tokens, such as Bucket(max_tokens=16384)."
+                )
+            self._set("batch_size", 1)
+        elif self.batch_size is not None:
+            raise OptionError(
+                f"Bucket: batch_size is {self.batch_size!r} and max_tokens is {self.max_tokens!r}; each of them "
+                "decides how many samples a step has. Keep one of them."
+            )
+        else:
+            self._set("max_tokens", 1)
         self._set("extra", 0)
         self._set("round_to", 1)
         if self.max_shapes is not None:

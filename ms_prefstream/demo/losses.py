@@ -50,10 +50,18 @@ def sequence_log_probs(logits: Tensor, labels: Tensor, loss_mask: Tensor) -> Ten
     Returns:
         (rows,) float32.
     """
+    return token_log_probs(logits, labels, loss_mask).sum(axis=-1)
+
+
+def token_log_probs(logits: Tensor, labels: Tensor, loss_mask: Tensor) -> Tensor:
+    """The log-probability of each label, 0 where the mask is 0: (rows, L, vocab) and (rows, L) -> (rows, L - 1).
+
+    Column t belongs to the label at t + 1; see `sequence_log_probs`.
+    """
     mask = loss_mask[:, 1:]
     targets = (labels[:, 1:] * mask).expand_dims(-1)  # -100 is no index: masked positions look at id 0
     log_probs = ops.gather_elements(ops.log_softmax(logits[:, :-1], axis=-1), 2, targets).squeeze(-1)
-    return (log_probs * mask.astype(ms.float32)).sum(axis=-1)
+    return log_probs * mask.astype(ms.float32)
 
 
 class RewardLoss(nn.Cell):  # type: ignore[misc]
@@ -69,6 +77,20 @@ class RewardLoss(nn.Cell):  # type: ignore[misc]
         """Padding is on the right and the model causal, so ids and lengths say everything."""
         scores = end_scores(self.model(input_ids), end_ind)
         pairs = end_ind.shape[0] // 2
+        return pair_loss(scores[:pairs] - scores[pairs:])
+
+
+class RewardTokenLoss(nn.Cell):  # type: ignore[misc]
+    """Loss and pair accuracy of a reward model, from the columns of ``mps.Reward(layout="reward_token")`` in order."""
+
+    def __init__(self, model: RewardModel) -> None:
+        super().__init__(auto_prefix=False)
+        self.model = model
+
+    def construct(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The only label of a row is at its reward token, and the score there is the row's."""
+        scores = (self.model(input_ids) * (labels >= 0).astype(ms.float32)).sum(axis=1)
+        pairs = scores.shape[0] // 2
         return pair_loss(scores[:pairs] - scores[pairs:])
 
 

@@ -1,7 +1,8 @@
 """A small causal language model and the reward model built on it, for any (rows, L) up to `max_length`.
 
 This module imports MindSpore. Padding stands on the right and attention looks only to the left, so no real token ever
-sees padding and the models need no attention mask.
+sees padding and padded rows need no attention mask. Packed rows bring positions that restart with each sequence and a
+mask that keeps the sequences apart.
 """
 
 from __future__ import annotations
@@ -107,12 +108,26 @@ class Backbone(nn.Cell):  # type: ignore[misc]
         self.blocks = nn.CellList([Block(options) for _ in range(options.layers)])
         self.norm = nn.LayerNorm((options.hidden,))
 
-    def construct(self, input_ids: Tensor) -> Tensor:
-        """Positions count from 0 in every row, as right padding has them."""
+    def construct(self, input_ids: Tensor, position_ids: Any = None, masked: Any = None) -> Tensor:
+        """Without the other two, positions count from 0 in every row, as right padding has them.
+
+        Args:
+            input_ids: (B, L) int32.
+            position_ids: (B, L) int32, of packed rows.
+            masked: (B, 1, L, L), 1 where a token may not look and 0 elsewhere: `mps.causal_mask` of packed rows.
+        """
         rows, length = input_ids.shape
         # Tiled, not broadcast: on the CPU MindSpore adds equal shapes twenty times faster.
-        mask = ops.tile(ops.triu(ops.full((length, length), _MASKED, dtype=ms.float32), 1), (rows, self.heads, 1, 1))
-        x = ops.gather(self.tokens, input_ids, 0) + ops.tile(self.positions[:length], (rows, 1, 1))
+        if masked is None:
+            future = ops.triu(ops.full((length, length), _MASKED, dtype=ms.float32), 1)
+            mask = ops.tile(future, (rows, self.heads, 1, 1))
+        else:
+            mask = ops.tile(masked.astype(ms.float32) * _MASKED, (1, self.heads, 1, 1))
+        if position_ids is None:
+            positions = ops.tile(self.positions[:length], (rows, 1, 1))
+        else:
+            positions = ops.gather(self.positions, position_ids, 0)
+        x = ops.gather(self.tokens, input_ids, 0) + positions
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
@@ -126,9 +141,9 @@ class CausalLM(nn.Cell):  # type: ignore[misc]
         self.options = options
         self.backbone = Backbone(options)
 
-    def construct(self, input_ids: Tensor) -> Tensor:
+    def construct(self, input_ids: Tensor, position_ids: Any = None, masked: Any = None) -> Tensor:
         """Logits at position t are for the token at t + 1."""
-        return ops.matmul(self.backbone(input_ids), self.backbone.tokens.T)
+        return ops.matmul(self.backbone(input_ids, position_ids, masked), self.backbone.tokens.T)
 
 
 class RewardModel(nn.Cell):  # type: ignore[misc]
@@ -143,6 +158,6 @@ class RewardModel(nn.Cell):  # type: ignore[misc]
         self.backbone = Backbone(options)
         self.score = nn.Dense(options.hidden, 1, weight_init="zeros", has_bias=False)
 
-    def construct(self, input_ids: Tensor) -> Tensor:
+    def construct(self, input_ids: Tensor, position_ids: Any = None, masked: Any = None) -> Tensor:
         """The score of a response stands at its last token."""
-        return self.score(self.backbone(input_ids)).squeeze(-1)
+        return self.score(self.backbone(input_ids, position_ids, masked)).squeeze(-1)

@@ -7,7 +7,7 @@ each shape, and with the few shapes of a bucketed stream that is faster in total
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -105,19 +105,32 @@ def reward_accuracy(model: RewardModel, batches: Iterable[Columns]) -> float:
     return hits / pairs
 
 
-def _train(
-    loss: nn.Cell, weights: Any, batches: Iterable[Columns], steps: int, learning_rate: float
-) -> Iterator[Progress]:
-    falling = nn.PolynomialDecayLR(learning_rate, learning_rate / 10, steps, power=1.0)
-    optimizer = nn.AdamWeightDecay(weights, learning_rate=falling, beta2=0.98)
+def train_step(loss: nn.Cell, optimizer: Any) -> Callable[..., Any]:
+    """Forward, backward and update as one function, compiled at the first call with each set of shapes.
+
+    Args:
+        loss: The columns of a batch to the loss and a second number, such as the pair accuracy.
+        optimizer: Updates the weights that it was made for.
+
+    Returns:
+        What takes the columns of a batch and returns what `loss` does.
+    """
     gradient = ms.value_and_grad(loss, None, optimizer.parameters, has_aux=True)
 
-    def train_step(*columns: Any) -> Any:
+    def step(*columns: Any) -> Any:
         values, gradients = gradient(*columns)
         optimizer(gradients)
         return values
 
-    compiled = ms.jit(train_step)
+    compiled: Callable[..., Any] = ms.jit(step)
+    return compiled
+
+
+def _train(
+    loss: nn.Cell, weights: Any, batches: Iterable[Columns], steps: int, learning_rate: float
+) -> Iterator[Progress]:
+    falling = nn.PolynomialDecayLR(learning_rate, learning_rate / 10, steps, power=1.0)
+    compiled = train_step(loss, nn.AdamWeightDecay(weights, learning_rate=falling, beta2=0.98))
     begin = time.perf_counter()
     for step, batch in enumerate(batches, start=1):
         columns = _tensors(batch)

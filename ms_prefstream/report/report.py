@@ -28,6 +28,8 @@ class Report:
         filtered: Rows that a format's filter left out before planning.
         packs_made: Without a length index, the packed rows that the rows of all finished windows filled.
         packs_wanted: The packed rows that their steps took.
+        packs: Packed rows in all batches made so far.
+        packs_closed: Those that ``max_segments`` closed while there was room for one more sample.
         left_out: Rows that these steps did not hold; other ones in each epoch.
         tokens: Tokens of the samples in all batches made so far.
         cells: Columns times sequences of these batches: what a model computes on.
@@ -54,6 +56,8 @@ class Report:
         self.parts: dict[str, PartReport] = {}
         self.packs_made = 0
         self.packs_wanted = 0
+        self.packs = 0
+        self.packs_closed = 0
         self.left_out = 0
         self.tokens = 0
         self.cells = 0
@@ -68,9 +72,13 @@ class Report:
         self.cells += width * sum(len(sample.sequences) for sample in samples)
         self.widths[width] += 1
 
-    def packed_batch(self, packs: Sequence[Sequence[Sample]], tokens: int) -> None:
-        """Count a batch of packed rows of so many tokens each."""
-        self.tokens += sum(len(sequence.ids) for pack in packs for sample in pack for sequence in sample.sequences)
+    def packed_batch(self, packs: Sequence[Sequence[Sample]], tokens: int, most: int) -> None:
+        """Count a batch of packed rows of so many tokens each, which hold `most` samples or fewer."""
+        for pack in packs:
+            sizes = [sum(len(sequence.ids) for sequence in sample.sequences) for sample in pack]
+            self.tokens += sum(sizes)
+            self.packs += 1
+            self.packs_closed += len(pack) >= most and tokens - sum(sizes) >= min(sizes)
         self.cells += tokens * len(packs)
         self.widths[tokens] += 1
 
@@ -121,6 +129,8 @@ class Report:
             "boundary_differs": self.boundary_differs,
             "packs_made": self.packs_made,
             "packs_wanted": self.packs_wanted,
+            "packs": self.packs,
+            "packs_closed": self.packs_closed,
             "left_out": self.left_out,
             "tokens": self.tokens,
             "cells": self.cells,
@@ -153,6 +163,12 @@ class Report:
         if self.packs_wanted and self.packs_made != self.packs_wanted:
             filled = 100 * self.packs_made / self.packs_wanted
             lines.append(f"packed rows that the rows fill: {filled:.1f} % of what the steps took")
+        if self.packs_closed:
+            closed = 100 * self.packs_closed / self.packs
+            lines.append(
+                f"warning: max_segments closed {closed:.1f} % of the packed rows although there was room for one more "
+                "sample; raise it, or give fewer tokens"
+            )
         if self.cells:
             lines.append(f"tokens in batches: {self.tokens:,}, padding {100 * self.padding:.1f} % of the cells")
         if self.tokenizer:

@@ -14,12 +14,15 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.batch.bucket import Bucket
 from ms_prefstream.batch.pack import Pack
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.errors import NoUsableRowsError, OptionError, SourceError
 from ms_prefstream.formats.base import Format
 from ms_prefstream.lengths import LengthIndex, progress_on, raise_malformed_of
 from ms_prefstream.plan import (
+    BudgetOptions,
+    BudgetPlan,
     IndexedPlan,
     KeyedPermutation,
     PackedPlan,
@@ -34,6 +37,7 @@ from ms_prefstream.report.part import PartReport
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
 from ms_prefstream.runtime.ahead import Ahead
+from ms_prefstream.runtime.budget import check_budget
 from ms_prefstream.runtime.front import MixedFront, SingleFront, open_front
 from ms_prefstream.runtime.indexed import IndexedSteps
 from ms_prefstream.runtime.indexes import Part, build_indexes, find_index
@@ -175,6 +179,54 @@ class Rows:
             lambda samples: collate(samples, max(sample.length for sample in samples)),
             columns,
         )
+
+    def budget_steps(
+        self,
+        order: Order,
+        ranks: Ranks,
+        bucket: Bucket,
+        widths: tuple[int, ...],
+        collate: Callable[[list[Sample], int], Batch],
+        columns: Sequence[str],
+    ) -> Steps:
+        """The batches of this rank by a token budget; see `steps`.
+
+        Args:
+            order: In which order rows are seen.
+            ranks: Whose share.
+            bucket: Its `max_tokens` and `extra`.
+            widths: What batches are padded to, `extra` included.
+            collate: As for `steps`.
+            columns: As for `steps`.
+
+        Raises:
+            OptionError: There is no length index, or the rows are to keep their order.
+        """
+        records, index = self.records, self.index
+        check_budget(
+            bucket,
+            self.source.name,
+            order.shuffle,
+            mixed=isinstance(records, MixedRecords),
+            one_pass=records is None,
+            indexed=index is not None,
+        )
+        assert bucket.max_tokens is not None  # these three were checked
+        assert records is not None
+        assert index is not None
+        given = {name: value for name, value in vars(order).items() if name != "shuffle"}
+        options = BudgetOptions(
+            rows=len(records),
+            tokens=bucket.max_tokens * ranks.world,
+            sequences=2 if self._recipe.task.pairs else 1,
+            widths=widths,
+            extra=bucket.extra,
+            logical_shards=ranks.logical_shards,
+            **given,
+        )
+        ledger = self._make_ledger(origin=records.origin, raw=records.raw)
+        plan = BudgetPlan(options, index.keys)
+        return IndexedSteps(plan, ranks, index.keys, self._loader(), ledger, records.origin, collate, columns)
 
     def packed_steps(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import StateError
+from ms_prefstream.plan.budget import BudgetPlan
 from ms_prefstream.plan.indexed import IndexedPlan
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.runtime.ledger import Ledger
@@ -38,7 +39,7 @@ class IndexedSteps:
 
     def __init__(
         self,
-        plan: IndexedPlan,
+        plan: IndexedPlan | BudgetPlan,
         ranks: Ranks,
         keys: NDArray[np.integer[Any]],
         loader: Load,
@@ -71,7 +72,7 @@ class IndexedSteps:
         return self._collate(samples, self.plan.step_length(*divmod(step, self.steps_per_epoch)))
 
     def rows(self, epoch: int, step: int, resolved: bool = False) -> NDArray[np.int64]:
-        """The row ids of a step of this rank, (B,) int64. Nothing stands in for a row, `resolved` or not."""
+        """The row ids of a step of this rank, int64. Nothing stands in for a row, `resolved` or not."""
         return self.plan.rows(epoch, step, self._ranks.rank, self._ranks.world)
 
     def _samples(self, step: int) -> list[Sample]:

@@ -350,3 +350,23 @@ def test_a_side_with_nothing_to_predict_is_dropped(task: Any, batching: Any) -> 
     stream = make(task, source=rows, batching=batching, **steps)
     list(stream.batches())
     assert stream.report.dropped == {"no_response_tokens": 1}
+
+
+def test_the_report_warns_when_max_segments_closes_rows() -> None:
+    crowded = make(batching=mps.Pack(TOKENS, max_segments=3, batch_size=4), steps_per_epoch=15)
+    roomy = make(batching=mps.Pack(TOKENS, max_segments=33, batch_size=4), steps_per_epoch=STEPS)
+    assert sum(len(batch["input_ids"]) for batch in crowded.batches()) == 60
+    for _ in roomy.batches():
+        pass
+    assert crowded.report.as_dict()["packs"] == 60
+    room = [TOKENS - taken >= taken for taken in _taken(crowded)]
+    assert crowded.report.packs_closed == sum(room) > 10
+    assert f"max_segments closed {100 * sum(room) / 60:.1f} % of the packed rows" in str(crowded.report)
+    assert roomy.report.packs_closed == 0
+    assert "max_segments" not in str(roomy.report)
+
+
+def _taken(stream: mps.Stream) -> list[int]:
+    """Tokens in each packed row of an epoch, without counting them in the report."""
+    copy = make(batching=stream.batching, steps_per_epoch=stream.steps_per_epoch)
+    return [int((row > 0).sum()) for batch in copy.batches() for row in batch["segment_ids"]]

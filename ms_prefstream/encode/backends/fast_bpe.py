@@ -16,6 +16,7 @@ from ms_prefstream.encode.backends.limits import check_size, check_unicode
 from ms_prefstream.encode.backends.nfc import nfc, nfc_all
 from ms_prefstream.encode.backends.spelling import Spelling
 from ms_prefstream.encode.backends.starts import spelled_starts, starts_by_parts
+from ms_prefstream.encode.backends.threads import in_threads
 from ms_prefstream.encode.text import Place
 
 # tiktoken searches every text for its special tokens, and with none at all it does so character by character. This
@@ -52,12 +53,9 @@ class TiktokenEncoder:
     def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[NDArray[np.int32]]:
         """Ids of each text; see `TextEncoder`. The place of a text makes no difference here."""
         check_size(texts)
-        may_occur, ids_of, nothing = self._added.may_occur, self._ids_of, _NO_SPECIAL
+        may_occur = self._added.may_occur
         try:
-            normal = zip(texts, nfc_all(texts) if self._nfc else texts, strict=True)
-            # Copies of tiktoken's buffers in one array: an array made from each of them would cost as much as a row's
-            # masks and labels.
-            found = [b"" if may_occur(text) else bytes(ids_of(same, nothing)) for text, same in normal]
+            found = in_threads(self._buffers, texts)
         except BaseException as error:
             if not _gives_up(error):
                 raise
@@ -69,6 +67,14 @@ class TiktokenEncoder:
             if not it and texts[index]:
                 arrays[index] = self._with_added(texts[index])
         return arrays
+
+    def _buffers(self, texts: Sequence[str]) -> list[bytes]:
+        """The ids of each text as bytes; nothing for a text that may hold an added token."""
+        may_occur, ids_of, nothing = self._added.may_occur, self._ids_of, _NO_SPECIAL
+        normal = zip(texts, nfc_all(texts) if self._nfc else texts, strict=True)
+        # Copies of tiktoken's buffers in one array: an array made from each of them would cost as much as a row's
+        # masks and labels.
+        return [b"" if may_occur(text) else bytes(ids_of(same, nothing)) for text, same in normal]
 
     def starts(self, text: str, place: Place = Place.AFTER_SPECIAL) -> NDArray[np.int64]:
         """Where each token begins; see `TextEncoder`."""

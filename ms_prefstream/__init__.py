@@ -3,7 +3,9 @@
 from ms_prefstream import formats
 from ms_prefstream.adapters.checkpoint import StreamCheckpoint, load_state
 from ms_prefstream.batch import Bucket, Pack, Pad, causal_mask
+from ms_prefstream.cache.write import write_cache
 from ms_prefstream.errors import (
+    CacheError,
     NoUsableRowsError,
     OptionError,
     PrefStreamError,
@@ -26,6 +28,7 @@ __all__ = [
     "DPO",
     "RLHF",
     "Bucket",
+    "CacheError",
     "NoUsableRowsError",
     "OptionError",
     "Pack",
@@ -48,4 +51,5 @@ __all__ = [
     "load_state",
     "mix",
     "stream",
+    "write_cache",
 ]

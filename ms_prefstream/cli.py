@@ -29,7 +29,10 @@ def demo(seed: int) -> None:
 
 def _with_stream_options() -> None:
     """Commands that make a stream; their options import the library, which `--help` of the group need not wait for."""
+    from ms_prefstream.cli_cache import add_cache_commands
     from ms_prefstream.cli_options import make_stream, stream_options
+
+    add_cache_commands(commands)
 
     @commands.command()
     @click.argument("source", nargs=-1, required=True)

@@ -10,6 +10,8 @@ import click
 from ms_prefstream import formats
 from ms_prefstream.batch import Bucket, Pack, Pad
 from ms_prefstream.errors import OptionError
+from ms_prefstream.sources import open_source
+from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import DPO, RLHF, Reward, Task
 
@@ -21,13 +23,15 @@ _TASK_OPTIONS = (
     click.option("--max-prompt-length", type=int, help="Tokens of the prompt; columns of prompt_ids (rlhf)."),
     click.option("--seq-length", type=int, help="Columns of prompt + response (rlhf)."),
     click.option("--truncation", help="prompt_left (default), response_right or drop."),
-    click.option("--layout", help="dpo: paired, concat. reward: mindformers, reward_token."),
     click.option("--labels", help="dpo: unshifted, shifted."),
     click.option("--reward-token", help="Text or id of the reward token."),
     click.option("--margin", is_flag=True, default=None, help="Add the margin column (dpo, reward)."),
 )
 
-_STREAM_OPTIONS = (
+_ROW_NAMES = ("pad_token_id", "boundary", "special_tokens_in_content", "backend", "on_bad_row", "quarantine")
+_LAYOUT_OPTION = click.option("--layout", help="dpo: paired, concat. reward: mindformers, reward_token.")
+
+_ROW_OPTIONS = (
     click.option("--tokenizer", required=True, help="Directory, tokenizer.json, .model file, 'bytes', or 'none'."),
     click.option("--format", "format_", default="auto", show_default=True, help="Preset that reads the rows."),
     click.option("--cvalues-types", multiple=True, help='CValues difficulty "better>worse"; may be repeated.'),
@@ -38,6 +42,9 @@ _STREAM_OPTIONS = (
     click.option("--backend", default="auto", show_default=True, help="auto, tiktoken, tokenizers, sentencepiece."),
     click.option("--on-bad-row", default="raise", show_default=True, help="raise or drop."),
     click.option("--quarantine", type=click.Path(), help="JSON Lines file for dropped rows."),
+)
+
+_BATCH_OPTIONS = (
     click.option("--batch-size", type=int, default=8, show_default=True, help="Rows of a step."),
     click.option("--multiple-of", type=int, help="Bucket widths: multiples of this (64 if nothing is given)."),
     click.option("--boundaries", help="Bucket widths, comma-separated."),
@@ -57,9 +64,41 @@ _STREAM_OPTIONS = (
 
 def stream_options(command: Command) -> Command:
     """Add the options of `mps.stream`, its task and its batching to a command."""
-    for option in reversed(_TASK_OPTIONS + _STREAM_OPTIONS):
+    for option in reversed((*_TASK_OPTIONS, _LAYOUT_OPTION, *_ROW_OPTIONS, *_BATCH_OPTIONS)):
         command = option(command)
     return command
+
+
+def row_options(command: Command) -> Command:
+    """Add the options that decide what rows become, without order and batches, and `--task-layout`."""
+    layout = click.option("--task-layout", help="reward: mindformers (default) or reward_token.")
+    for option in reversed((*_TASK_OPTIONS, layout, *_ROW_OPTIONS)):
+        command = option(command)
+    return command
+
+
+def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
+    """The stream of a command line whose rows are not batched.
+
+    Args:
+        source: Paths.
+        options: Those of `row_options`.
+        length: What fixed layouts are padded to; None is the task's length.
+        workers: Processes.
+    """
+    opened = open_source(list(source) if len(source) > 1 else source[0])
+    return stream(
+        opened,
+        task=make_task({**options, "layout": options["task_layout"]}),
+        tokenizer=_or_none(options["tokenizer"]),
+        format=_format(options),
+        batching=Pad(1, length=length),
+        template=_or_none(options["template"]),
+        workers=workers,
+        index=None,
+        steps_per_epoch=None if isinstance(opened, RandomAccess) else 1,  # nothing is stepped through
+        **{name: options[name] for name in _ROW_NAMES},
+    )
 
 
 def make_stream(source: tuple[str, ...], options: dict[str, Any], **fixed: Any) -> Stream:
@@ -75,15 +114,9 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any], **fixed: Any) 
         format=_format(options),
         batching=_batching(options),
         template=_or_none(options["template"]),
-        **{
-            name: options[name]
-            for name in (
-                "pad_token_id", "boundary", "special_tokens_in_content", "backend", "on_bad_row", "quarantine",
-                "shuffle", "seed", "window", "workers", "steps_per_epoch",
-            )
-        }
+        **{name: options[name] for name in (*_ROW_NAMES, "shuffle", "seed", "window", "workers", "steps_per_epoch")}
         | fixed,
-    )  # fmt: skip
+    )
 
 
 def make_task(options: dict[str, Any]) -> Task:

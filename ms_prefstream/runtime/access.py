@@ -46,6 +46,7 @@ from ms_prefstream.runtime.front import MixedFront, SingleFront, open_front
 from ms_prefstream.runtime.indexed import IndexedSteps
 from ms_prefstream.runtime.ledger import Ledger
 from ms_prefstream.runtime.loader import Loaded, SampleLoader
+from ms_prefstream.runtime.material import Material
 from ms_prefstream.runtime.mixed import MixedRecords, fingerprint_of, open_records
 from ms_prefstream.runtime.onepass import OnePassSteps, PassRecords
 from ms_prefstream.runtime.packed import PackedSteps, sample_tokens
@@ -129,7 +130,12 @@ class Rows:
                 "them. Leave it out."
             )
         report.filtered, report.rows = self.records.filtered, len(self.records)
-        if index is not None and not isinstance(self.records, MixedRecords):
+        self._cached = bool(getattr(source, "ready", False))
+        if self._cached:
+            if index is not None and index != "auto":
+                raise OptionError(f"index is {str(index)!r}, but {source.name} has an index of its own. Leave it out.")
+            self._use(None if index is None else source.index)
+        elif index is not None and not isinstance(self.records, MixedRecords):
             path = beside(source) if index == "auto" else index
             if index != "auto" or (path is not None and os.path.exists(path)):
                 self._use(open_index(str(path), self._index_fingerprint(), len(self.records)))
@@ -262,6 +268,8 @@ class Rows:
             )
         if isinstance(self.records, MixedRecords):
             raise OptionError("a mix has no length index of its own; leave index out.")
+        if self._cached:
+            raise OptionError(f"{self.source.name} is a cache, which has a length index of its own already.")
         where = index_path(self.source, path)
         check_target("index", where, self.source, INDEX_BEGINS)
         ledger = self._make_ledger(origin=self.records.origin, raw=self.records.raw)
@@ -322,6 +330,21 @@ class Rows:
                 f"none of the first {len(loaded)} rows of {self.source.name} can be used: {problem}"
             )
         return loaded
+
+    def material(self) -> Material:
+        """What a cache of these rows is made from."""
+        return Material(
+            source=self.source,
+            records=self.records,
+            front=self._front if self.records is None else None,
+            recipe=self._recipe,
+            loader=self._local,
+            fingerprint=self._index_fingerprint(),
+            report=self._report,
+            raise_malformed=self._raise,
+            quarantine=self._quarantine,
+            workers=0 if self._pool is None else self._pool.workers,
+        )
 
     def fingerprint(self) -> str:
         """A hash that changes when the data change."""
@@ -411,7 +434,7 @@ class Rows:
         self.index = index
         if index is None or self.records is None:
             return
-        if self._raise:
+        if self._raise and not self._cached:
             raise_malformed_of(index, self._local, self.records.origin)
         if self._quarantine is not None:
             ledger = self._make_ledger(origin=self.records.origin, raw=self.records.raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ from ms_prefstream.errors import CacheError
 SIDECAR = ".db"
 _LEAST_HEADER, _LEAST_PAGE = 1 << 14, 1 << 15
 _MOST_HEADER, _MOST_PAGE = 1 << 27, 1 << 28
+_UNIT = 4096
 _ROWS_A_PAGE = 4
 _HEADER_BYTES_A_PAGE = 256  # what the header says of a page; MindSpore 2.9 takes about 170
 
@@ -24,7 +26,8 @@ def sizes_for(columns: Columns, rows: int) -> tuple[int, int]:
     page, or the file cannot be written.
     """
     largest = row_bytes(columns)
-    page = _power(_ROWS_A_PAGE * largest, _LEAST_PAGE)
+    # Both are lost space: a page's empty end, and a line of the header for each page. Their sum is least at the root.
+    page = _power(max(_ROWS_A_PAGE * largest, math.isqrt(2 * _HEADER_BYTES_A_PAGE * rows * largest)), _LEAST_PAGE)
     if page > _MOST_PAGE:
         page = _power(largest, _LEAST_PAGE)
     if page > _MOST_PAGE:
@@ -32,8 +35,9 @@ def sizes_for(columns: Columns, rows: int) -> tuple[int, int]:
             f"a row can take {largest:,} bytes in a MindRecord file, and {_MOST_PAGE:,} is the most that fits into one "
             "of its pages. Lower the task's length."
         )
-    pages = rows * largest // (page - largest + 1) + rows // 64 + 8
-    return min(_power(_LEAST_HEADER // 2 + pages * _HEADER_BYTES_A_PAGE, _LEAST_HEADER), _MOST_HEADER), page
+    pages = rows * largest // (page - largest + 1) + rows * 16 // page + 8
+    header = -(-(_LEAST_HEADER // 2 + pages * _HEADER_BYTES_A_PAGE) // _UNIT) * _UNIT
+    return min(max(header, _LEAST_HEADER), _MOST_HEADER), page
 
 
 class RecordFile:
@@ -76,8 +80,10 @@ class RecordFile:
         """
         self._guarded(self._writer.commit)
         try:
+            mode = os.stat(os.path.dirname(self.path)).st_mode & 0o666  # MindSpore lets nobody else read
             for path in (self.path, self.path + SIDECAR):
                 with open(path, "rb") as file:
+                    os.fchmod(file.fileno(), mode)
                     os.fsync(file.fileno())
         except OSError as error:
             raise unwritable(self.path, error) from error

@@ -86,7 +86,8 @@ def write_cache(
     shown = progress_on(sys.stderr, "cache") if progress else Silent()
     with Workplace(os.fspath(out), _about(job, material), overwrite, can_go_on(material)) as place:
         if place.finished is None:
-            with contextlib.closing(_engine(material, workers)) as engine:
+            parts = 2 if material.records is None else -(-len(material.records) // rows_per_part)
+            with contextlib.closing(_engine(material, workers if parts > 1 else 0)) as engine:
                 parts = _write_parts(material, job, place, engine.run, shown)
             place.finish(_manifest(material, job, place, parts))
         else:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ms_prefstream.cache.files import note_of
+from ms_prefstream.cache.files import FileNote, note_of
 from ms_prefstream.cache.manifest import Manifest, check_files, read_manifest
 from ms_prefstream.cache.mindrecord import SIDECAR
 from ms_prefstream.cache.pages import places_of
@@ -53,22 +53,28 @@ def verify(folder: str, progress: Progress | None = None) -> list[Checked]:
 
 def _check(folder: str, manifest: Manifest, shown: Progress) -> Iterator[Checked]:
     for name, note in sorted(manifest.files.items()):
-        path = os.path.join(folder, name)
-        problem = ""
-        try:
-            size = os.path.getsize(path)
-            if size != note.bytes:
-                problem = f"it has {size:,} bytes instead of {note.bytes:,}"
-            elif note_of(path, 0).sha256 != note.sha256:
-                problem = "its SHA-256 is not that of the manifest: some of its bytes changed"
-            elif name.endswith(".mindrecord") and os.path.exists(path + SIDECAR):
-                rows = len(places_of(path))
-                problem = "" if rows == note.rows else f"it has {rows:,} rows instead of {note.rows:,}"
-        except FileNotFoundError:
-            problem = "it is missing"
-        except OSError as error:
-            problem = f"it cannot be read ({error.strerror})"
-        except Exception as error:  # of a damaged sidecar, which is a line of its own as well
-            problem = f"its sidecar does not describe it ({error})"
+        yield Checked(name, _bytes_of(os.path.join(folder, name), note) or _rows_of(folder, name, manifest))
         shown.advance(note.bytes)
-        yield Checked(name, problem)
+
+
+def _bytes_of(path: str, note: FileNote) -> str:
+    try:
+        size = os.path.getsize(path)
+        if size != note.bytes:
+            return f"it has {size:,} bytes instead of {note.bytes:,}"
+        if note_of(path, 0).sha256 != note.sha256:
+            return "its SHA-256 is not that of the manifest: some of its bytes changed"
+    except FileNotFoundError:
+        return "it is missing"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    return ""
+
+
+def _rows_of(folder: str, name: str, manifest: Manifest) -> str:
+    """Whether a whole part has its rows; not asked where its sidecar is damaged, which has a line of its own."""
+    path, sidecar, rows = os.path.join(folder, name), manifest.files.get(name + SIDECAR), manifest.files[name].rows
+    if sidecar is None or _bytes_of(path + SIDECAR, sidecar):
+        return ""
+    found = len(places_of(path))
+    return "" if found == rows else f"it has {found:,} rows instead of {rows:,}"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.adapters.mindspore import to_dataset
 from ms_prefstream.batch import Bucket, Layout, Pack, PackedLayout, Pad, make_layout
-from ms_prefstream.cache.reading import caches_in, check_cache, encoding_of, only_caches, tokenizer_of
+from ms_prefstream.cache.reading import caches_in, check_cache, encoding_of, has_reference, only_caches, tokenizer_of
 from ms_prefstream.encode.build import fingerprint_of, least_length, template_text
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
@@ -189,10 +189,16 @@ class Stream:
     ) -> None:
         self.task, self.tokenizer, self.batching, self.report = task, tokenizer, batching, report
         self.layout: Layout | PackedLayout
+        reference = has_reference(rows.source, task, isinstance(batching, Pack))
         if isinstance(batching, Pack):
             self.layout = batching.layout(task)
         else:
-            self.layout = make_layout(task.layout, with_margin=task.margin, max_prompt_length=task.prompt_columns)
+            self.layout = make_layout(
+                task.layout,
+                with_margin=task.margin,
+                with_ref_logps=reference,
+                max_prompt_length=task.prompt_columns,
+            )
         self._rows, self._order, self._ranks, self._pad_id = rows, order, ranks, pad_id
         self._encoding, self._shards_given = encoding, shards_given
         self._resumed: int | None = None

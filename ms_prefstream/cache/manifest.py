@@ -16,6 +16,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 LENGTHS = "lengths.mprefidx"
 PLACES = "places.npy"
+REFERENCE = "reference.npy"
 _FORMAT = "ms_prefstream cache"
 _NEEDED = ("about", "columns", "rows", "source_rows", "dropped", "notes", "files", "library", "reference")
 

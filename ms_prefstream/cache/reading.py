@@ -89,6 +89,45 @@ def tokenizer_of(cache: CachedRows) -> str:
     return f"{cache.manifest.about['tokenizer'] or 'none'}, when the cache was written"
 
 
+def carried(source: Any, layout: str) -> bool:
+    """Whether the samples of a source bring reference log-probabilities into a cache of this layout.
+
+    Raises:
+        OptionError: They would be lost.
+    """
+    have = isinstance(source, CachedRows) and source.reference_id is not None
+    if have and layout == "ragged":
+        raise OptionError(
+            f"{source.name} has reference log-probabilities, which a second ragged cache of it would lose. Copy the "
+            "folder instead, or write the cache from the text."
+        )
+    return have
+
+
+def has_reference(source: Any, task: Task, packs: bool) -> bool:
+    """Whether batches have reference log-probabilities: all caches of the source must have them, or none.
+
+    Raises:
+        OptionError: Only some parts have them, or batches of this kind have no place for them.
+    """
+    sources = list(sources_in(source))
+    have = [one for one in sources if isinstance(one, CachedRows) and one.reference_id is not None]
+    if not have:
+        return False
+    for one in sources:
+        if one not in have:
+            raise OptionError(
+                f"{have[0].name} has reference log-probabilities, but {one.name} has none. Add them to a cache of it, "
+                "or use caches without them."
+            )
+    if packs or task.layout != "paired":
+        raise OptionError(
+            f"{have[0].name} has reference log-probabilities, and only batches of layout='paired' (Pad or Bucket) have "
+            "columns for them. Use that, or a cache without them."
+        )
+    return True
+
+
 def _label(name: str, task: Mapping[str, Any]) -> str:
     return f"{name} of the task {task['name']}"
 

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ms_prefstream.batch import Pad
-from ms_prefstream.cache.columns import described
 from ms_prefstream.cache.feed import Range, can_go_on, check_material, ranges
-from ms_prefstream.cache.files import note_of, unwritable, write_whole
 from ms_prefstream.cache.job import ROWS_PER_PART, Job
-from ms_prefstream.cache.manifest import LENGTHS, PLACES, Manifest
-from ms_prefstream.cache.pages import PLACE
-from ms_prefstream.cache.part import NOTES, PartDone, PartTask, write_part
+from ms_prefstream.cache.manifest import Manifest, read_manifest
+from ms_prefstream.cache.part import PartDone, PartTask, write_part
+from ms_prefstream.cache.reading import carried
+from ms_prefstream.cache.reference import Reference, ReferencePass, check_reference
+from ms_prefstream.cache.tables import merged
 from ms_prefstream.cache.workplace import Workplace
-from ms_prefstream.errors import NoUsableRowsError
+from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.lengths import progress_on
-from ms_prefstream.lengths.layout import write_contents
-from ms_prefstream.lengths.measure import Measured
 from ms_prefstream.lengths.progress import Progress, Silent
-from ms_prefstream.lengths.verdict import GOOD, REASONS
+from ms_prefstream.lengths.verdict import GOOD
 from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.runtime.ledger import Ledger
 from ms_prefstream.runtime.loader import Loaded
@@ -47,6 +44,8 @@ def write_cache(
     workers: int | None = None,
     rows_per_part: int = ROWS_PER_PART,
     progress: bool = False,
+    reference: Reference | None = None,
+    reference_id: str | None = None,
 ) -> Manifest:
     """Write the samples of a stream to MindRecord files, in the order of their rows.
 
@@ -63,6 +62,11 @@ def write_cache(
         workers: Processes that tokenise and write; None takes the stream's.
         rows_per_part: Rows of the source for each file.
         progress: Whether to show rows a second and the time left, on standard error.
+        reference: For DPO: a function from a batch of the layout `paired` to the log-probabilities of both sides,
+            (B,) each, summed over the loss mask. The cache holds them, and streams of it have the columns
+            `chosen_ref_logps` and `rejected_ref_logps`. A cache that is there already with the same samples gets them
+            without being written again.
+        reference_id: Names the checkpoint behind `reference`.
 
     Returns:
         The manifest.
@@ -74,6 +78,7 @@ def write_cache(
     """
     material = stream.material()
     check_material(material)
+    check_reference(reference, reference_id, layout, stream.task)
     width = stream.batching.length if isinstance(stream.batching, Pad) and stream.batching.length else None
     job = Job(
         layout=layout,
@@ -81,19 +86,42 @@ def write_cache(
         width=width or stream.task.length,
         pad_id=stream.pad_token_id,
         rows_per_part=rows_per_part,
+        reference=carried(material.source, layout),
     )
     workers = material.workers if workers is None else workers
+    out, about = os.fspath(out), _about(job, material)
+    if reference is None or reference_id is None:
+        return _write(material, job, about, out, overwrite, workers, progress)
+    if not _is_there(out, about):
+        _write(material, job, about, out, overwrite, workers, progress)
+    adding = ReferencePass(out, stream.task, stream.batching, reference, reference_id)
+    if adding.known(overwrite):
+        raise OptionError(f"{out} has the log-probabilities of the reference {reference_id!r} already.")
+    return adding.run(progress_on(sys.stderr, "reference") if progress else Silent())
+
+
+def _write(
+    material: Material, job: Job, about: dict[str, Any], out: str, overwrite: bool, workers: int, progress: bool
+) -> Manifest:
     shown = progress_on(sys.stderr, "cache") if progress else Silent()
-    with Workplace(os.fspath(out), _about(job, material), overwrite, can_go_on(material)) as place:
+    with Workplace(out, about, overwrite, can_go_on(material)) as place:
         if place.finished is None:
-            parts = 2 if material.records is None else -(-len(material.records) // rows_per_part)
+            parts = 2 if material.records is None else -(-len(material.records) // job.rows_per_part)
             with contextlib.closing(_engine(material, workers if parts > 1 else 0)) as engine:
                 parts = _write_parts(material, job, place, engine.run, shown)
-            place.finish(_manifest(material, job, place, parts))
+            place.finish(merged(material, job, about, place, parts))
         else:
             place.finish(place.finished)
         assert place.finished is not None  # it is whole now
         return place.finished
+
+
+def _is_there(out: str, about: dict[str, Any]) -> bool:
+    """Whether a cache with these samples is there."""
+    try:
+        return bool(read_manifest(out).about == json.loads(json.dumps(about)))
+    except PrefStreamError:
+        return False
 
 
 class _Local:
@@ -191,58 +219,5 @@ def _about(job: Job, material: Material) -> dict[str, Any]:
         "fingerprint": dict(material.fingerprint),
         "on_bad_row": "raise" if material.raise_malformed else "drop",
         "library": VERSION,
+        "reference_id": material.source.reference_id if job.reference else None,
     }
-
-
-def _manifest(material: Material, job: Job, place: Workplace, parts: int) -> Manifest:
-    """Write the tables of all parts; what there is to say about them."""
-    rows, good, files = 0, 0, {}
-    dropped: Counter[str] = Counter()
-    origins: dict[str, list[str]] = {}
-    notes = np.zeros(len(NOTES), np.int64)
-    for one in _parts(place, parts):
-        rows += len(one.verdict)
-        good += int(np.count_nonzero(one.verdict == GOOD))
-        files.update(one.files)
-        notes += one.notes
-        for code, reason in REASONS.items():
-            if count := int(np.count_nonzero(one.verdict == code)):
-                dropped[str(reason)] += count
-        for name, found in one.origins.items():
-            origins[name] = (origins.get(name, []) + found)[:ORIGINS_KEPT]
-    if not good:
-        what = "; ".join(f"{name} {count:,}, first at {origins[name][0]}" for name, count in dropped.most_common())
-        raise NoUsableRowsError(f"no row of {material.source.name} can be used ({what or 'it has none'}).")
-    measured = (Measured(one.lengths, one.keys, one.verdict, []) for one in _parts(place, parts))
-    write_contents(place.path(LENGTHS), rows, measured, material.fingerprint)
-    _write_places(place, parts, rows)
-    try:
-        files |= {name: note_of(place.path(name), 0) for name in (LENGTHS, PLACES)}
-    except OSError as error:
-        raise unwritable(place.folder, error) from error
-    return Manifest(
-        about=_about(job, material),
-        columns=described(job.columns),
-        rows=good,
-        source_rows=rows,
-        dropped={name: {"rows": count, "first": origins[name]} for name, count in dropped.most_common()},
-        notes={str(note.name).lower(): int(count) for note, count in zip(NOTES, notes, strict=True)},
-        files=files,
-        library=VERSION,
-    )
-
-
-def _parts(place: Workplace, parts: int) -> Iterator[PartDone]:
-    for number in range(parts):
-        found = place.done(number)
-        assert found is not None  # it was written a moment ago
-        yield found
-
-
-def _write_places(place: Workplace, parts: int, rows: int) -> None:
-    file = io.BytesIO()
-    header = {"descr": PLACE.descr, "fortran_order": False, "shape": (rows,)}
-    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
-    for one in _parts(place, parts):
-        file.write(one.places.tobytes())
-    write_whole(place.path(PLACES), file.getvalue())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import zlib
 from collections.abc import Sequence
@@ -13,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.cache.files import note_of, part_name
-from ms_prefstream.cache.manifest import LENGTHS, PLACES, Manifest, check_files, read_manifest
+from ms_prefstream.cache.manifest import LENGTHS, PLACES, REFERENCE, Manifest, check_files, read_manifest
 from ms_prefstream.cache.pages import PLACE
 from ms_prefstream.cache.ragged import RaggedReader
-from ms_prefstream.errors import CacheError, DroppedRowError, SourceError
+from ms_prefstream.errors import CacheError, DroppedRowError, SourceError, StateError
 from ms_prefstream.lengths.index import LengthIndex
 from ms_prefstream.lengths.layout import read_contents
 from ms_prefstream.lengths.verdict import REASONS
@@ -29,10 +30,11 @@ _AGAIN = "Copy the file again, or write the cache anew; `ms-prefstream verify` c
 
 @dataclass(frozen=True, eq=False)
 class _Tables:
-    """What is mapped: where each row lies, and the length index."""
+    """What is mapped: where each row lies, the length index, and reference log-probabilities, (N, 2), if there are."""
 
     places: NDArray[Any]
     index: LengthIndex
+    logps: NDArray[np.float32] | None
 
 
 class CachedRows:
@@ -88,6 +90,8 @@ class CachedRows:
             ready = self._reader.read(blocks, ids[good].tolist())
         except ValueError as error:  # the bytes are those that were written, so the places are not
             raise CacheError(f"{self.name}: a part does not hold what {PLACES} says ({error}). {_AGAIN}") from error
+        if self._tables.logps is not None:
+            ready = [_with_logps(*both) for both in zip(ready, self._tables.logps[ids[good]].tolist(), strict=True)]
         for position, one in zip(good.tolist(), ready, strict=True):
             found[position] = one
         for position in np.flatnonzero(places["size"] == 0).tolist():
@@ -112,12 +116,24 @@ class CachedRows:
         """The length index that is part of the cache."""
         return self._tables.index
 
+    @property
+    def places(self) -> NDArray[Any]:
+        """(N,) of `PLACE`: where each row lies."""
+        return self._tables.places
+
+    @property
+    def reference_id(self) -> str | None:
+        """The checkpoint that its reference log-probabilities come from; None if it has none."""
+        reference = self.manifest.reference
+        return None if reference is None else str(reference["reference_id"])
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_tables"}
 
     @functools.cached_property
     def _tables(self) -> _Tables:
-        for name in (LENGTHS, PLACES):
+        logps = None if self.manifest.reference is None else os.path.join(self.name, REFERENCE)
+        for name in (LENGTHS, PLACES, *([] if logps is None else [REFERENCE])):
             path = os.path.join(self.name, name)
             if note_of(path, 0).sha256 != self.manifest.files[name].sha256:
                 raise CacheError(f"{path} is damaged: its SHA-256 is not that of the manifest. {_AGAIN}")
@@ -129,7 +145,15 @@ class CachedRows:
         places = np.load(os.path.join(self.name, PLACES), mmap_mode="r")
         if places.dtype != PLACE or len(places) != len(self) or len(verdict) != len(self):
             raise CacheError(f"{os.path.join(self.name, PLACES)} does not fit the manifest. {_AGAIN}")
-        return _Tables(np.asarray(places), index)
+        if logps is None or self.manifest.reference is None:
+            return _Tables(np.asarray(places), index, None)
+        now, then = token_hash(np.asarray(places)), self.manifest.reference["tokens"]
+        if now != then:
+            raise StateError(
+                f"{logps} belongs to other tokens: their hash was {then} and is {now} now. Add the reference "
+                "log-probabilities anew: mps.write_cache(stream, out, reference=..., reference_id=..., overwrite=True)."
+            )
+        return _Tables(np.asarray(places), index, np.load(logps, mmap_mode="r"))
 
     def _block(self, part: int, place: tuple[int, int, int]) -> bytes:
         begin, size, checksum = place
@@ -145,3 +169,12 @@ class CachedRows:
     def _dropped(self, row: int) -> DroppedRowError:
         reason = REASONS[int(self._tables.index.verdict[row])]
         return DroppedRowError(reason, "the row was left out when the cache was written")
+
+
+def token_hash(places: NDArray[Any]) -> str:
+    """A hash of the row ids, tokens and masks of a cache, from the checksums of its rows."""
+    return hashlib.sha256(np.ascontiguousarray(places["crc"]).tobytes()).hexdigest()
+
+
+def _with_logps(ready: Ready, logps: list[float]) -> Ready:
+    return ready._replace(sample=ready.sample._replace(ref_logps=(logps[0], logps[1])))

@@ -3,7 +3,9 @@
 from ms_prefstream import formats
 from ms_prefstream.adapters.checkpoint import StreamCheckpoint, load_state
 from ms_prefstream.batch import Bucket, Pack, Pad, causal_mask
+from ms_prefstream.cache.write import write_cache
 from ms_prefstream.errors import (
+    CacheError,
     NoUsableRowsError,
     OptionError,
     PrefStreamError,
@@ -28,6 +30,7 @@ __all__ = [
     "DPO",
     "RLHF",
     "Bucket",
+    "CacheError",
     "NoUsableRowsError",
     "OptionError",
     "Pack",
@@ -52,4 +55,5 @@ __all__ = [
     "mix",
     "read",
     "stream",
+    "write_cache",
 ]

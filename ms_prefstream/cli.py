@@ -29,6 +29,7 @@ def demo(seed: int) -> None:
 
 def _with_stream_options() -> None:
     """Commands that make a stream; their options import the library, which `--help` of the group need not wait for."""
+    from ms_prefstream.cli_cache import add_cache_commands
     from ms_prefstream.cli_options import encoding_options, make_encoding, make_stream, opened, stream_options
 
     @commands.command()
@@ -42,6 +43,8 @@ def _with_stream_options() -> None:
 
         for text in run(opened(source), numbers or rows, make_encoding(options)):
             click.echo(text)
+
+    add_cache_commands(commands)
 
     @commands.command()
     @click.argument("source", nargs=-1, required=True)

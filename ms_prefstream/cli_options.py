@@ -10,6 +10,8 @@ import click
 from ms_prefstream import formats
 from ms_prefstream.batch import Bucket, Pack, Pad
 from ms_prefstream.errors import OptionError
+from ms_prefstream.sources import open_source
+from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import DPO, RLHF, Reward, Task
 
@@ -21,11 +23,12 @@ _TASK_OPTIONS = (
     click.option("--max-prompt-length", type=int, help="Tokens of the prompt; columns of prompt_ids (rlhf)."),
     click.option("--seq-length", type=int, help="Columns of prompt + response (rlhf)."),
     click.option("--truncation", help="prompt_left (default), response_right or drop."),
-    click.option("--layout", help="dpo: paired, concat. reward: mindformers, reward_token."),
     click.option("--labels", help="dpo: unshifted, shifted."),
     click.option("--reward-token", help="Text or id of the reward token."),
     click.option("--margin", is_flag=True, default=None, help="Add the margin column (dpo, reward)."),
 )
+
+_LAYOUT_OPTION = click.option("--layout", help="dpo: paired, concat. reward: mindformers, reward_token.")
 
 _ENCODING_OPTIONS = (
     click.option("--tokenizer", required=True, help="Directory, tokenizer.json, .model file, 'bytes', or 'none'."),
@@ -37,10 +40,13 @@ _ENCODING_OPTIONS = (
     click.option("--backend", default="auto", show_default=True, help="auto, tiktoken, tokenizers, sentencepiece."),
 )
 
-_STREAM_OPTIONS = (
+_ROW_OPTIONS = (
     click.option("--pad-token-id", type=int, help="What ids are padded with."),
     click.option("--on-bad-row", default="raise", show_default=True, help="raise or drop."),
     click.option("--quarantine", type=click.Path(), help="JSON Lines file for dropped rows."),
+)
+
+_BATCH_OPTIONS = (
     click.option("--batch-size", type=int, help="Rows of a step (8 if nothing is given)."),
     click.option("--max-tokens", type=int, help="Tokens of a step instead; needs a length index."),
     click.option("--multiple-of", type=int, help="Bucket widths: multiples of this (64 if nothing is given)."),
@@ -66,21 +72,22 @@ _STREAM_OPTIONS = (
 )
 
 _ENCODING = ("boundary", "special_tokens_in_content", "backend")
-_STREAM = (
-    "pad_token_id", "on_bad_row", "quarantine", "seed", "window", "workers", "steps_per_epoch", "drop_remainder",
-    "longest_first", "num_shards", "shard_id", "logical_shards",
+_ROWS = ("pad_token_id", "on_bad_row", "quarantine")
+_ORDER = (
+    "seed", "window", "workers", "steps_per_epoch", "drop_remainder", "longest_first", "num_shards", "shard_id",
+    "logical_shards",
 )  # fmt: skip
 _SHUFFLES: dict[str, Any] = {"true": True, "false": False, "window": "window"}
 
 
 def encoding_options(command: Command) -> Command:
     """Add the options of `mps.encode` and its task to a command."""
-    return _with(_TASK_OPTIONS + _ENCODING_OPTIONS, command)
+    return _with((*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS), command)
 
 
 def stream_options(command: Command) -> Command:
     """Add the options of `mps.stream`, its task and its batching to a command."""
-    return _with(_TASK_OPTIONS + _ENCODING_OPTIONS + _STREAM_OPTIONS, command)
+    return _with((*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, *_BATCH_OPTIONS), command)
 
 
 def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
@@ -89,13 +96,40 @@ def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -
     return command
 
 
+def row_options(command: Command) -> Command:
+    """Add the options that decide what rows become, without order and batches, and `--task-layout`."""
+    layout = click.option("--task-layout", help="reward: mindformers (default) or reward_token.")
+    return _with((*_TASK_OPTIONS, layout, *_ENCODING_OPTIONS, *_ROW_OPTIONS), command)
+
+
+def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
+    """The stream of a command line whose rows are not batched.
+
+    Args:
+        source: Paths.
+        options: Those of `row_options`.
+        length: What fixed layouts are padded to; None is the task's length.
+        workers: Processes.
+    """
+    found = open_source(opened(source))
+    return stream(
+        found,
+        batching=Pad(1, length=length),
+        workers=workers,
+        index=None,
+        steps_per_epoch=None if isinstance(found, RandomAccess) else 1,  # nothing is stepped through
+        **make_encoding({**options, "layout": options["task_layout"]}),
+        **{name: options[name] for name in _ROWS},
+    )
+
+
 def make_stream(source: tuple[str, ...], options: dict[str, Any], **fixed: Any) -> Stream:
     """The stream that a command line describes; `fixed` are options of `mps.stream` that the command decides.
 
     Raises:
         PrefStreamError: As `ms_prefstream.stream` does.
     """
-    given = make_encoding(options) | {name: options[name] for name in _STREAM} | fixed
+    given = make_encoding(options) | {name: options[name] for name in (*_ROWS, *_ORDER)} | fixed
     return stream(opened(source), batching=_batching(options), shuffle=_SHUFFLES[options["shuffle"]], **given)
 
 

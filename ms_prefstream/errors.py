@@ -75,6 +75,10 @@ class StateError(PrefStreamError):
     """A saved state, an index or a cache belongs to other data or other settings than those in use."""
 
 
+class CacheError(PrefStreamError):
+    """A cache cannot be written, or is damaged or incomplete; names the file."""
+
+
 class NoUsableRowsError(PrefStreamError):
     """Nothing is left to train on: every row (of the source, or of one window) was dropped."""
 
@@ -106,3 +110,14 @@ class RowError(PrefStreamError):
 
     def __reduce__(self) -> tuple[type[RowError], tuple[Reason, str, str, str]]:
         return RowError, (self.reason, self.problem, self.remedy, self.origin)
+
+
+class DroppedRowError(RowError):
+    """A row that a cache left out when it was written: its drop was decided then and is not raised again."""
+
+    def at(self, origin: str) -> DroppedRowError:
+        """The same error with its origin filled in (an origin that is already known is kept)."""
+        return self if self.origin else DroppedRowError(self.reason, self.problem, self.remedy, origin)
+
+    def __reduce__(self) -> tuple[type[RowError], tuple[Reason, str, str, str]]:
+        return DroppedRowError, (self.reason, self.problem, self.remedy, self.origin)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.adapters.mindspore import to_dataset
 from ms_prefstream.batch import Bucket, Layout, Pack, PackedLayout, Pad, make_layout
+from ms_prefstream.cache.reading import caches_in, check_cache, encoding_of, has_reference, only_caches, tokenizer_of
 from ms_prefstream.encode.build import fingerprint_of, least_length, template_text
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
@@ -26,6 +27,7 @@ from ms_prefstream.plan.state import State, check_state, make_state
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
 from ms_prefstream.runtime.access import Order, Rows, Steps
+from ms_prefstream.runtime.material import Material
 from ms_prefstream.runtime.mixed import formats_of
 from ms_prefstream.runtime.onepass import OnePassSteps
 from ms_prefstream.runtime.recipe import Recipe
@@ -69,10 +71,10 @@ def stream(
 
     Args:
         source: Path, glob or list of them (JSON Lines, JSON, .gz, .zst), a list or any object with ``__len__`` and
-            ``__getitem__``, an iterable of dicts, or a function that returns one.
+            ``__getitem__``, an iterable of dicts, a function that returns one, or the folder of a cache.
         task: `DPO`, `Reward` or `RLHF`: what a row becomes.
         tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, or
-            None for rows that are already tokenized.
+            None for rows that are already tokenized, caches among them.
         format: A preset's name, a preset made by `ms_prefstream.formats`, or a function row -> row.
         batching: `Pad` or `Bucket`: how many samples a step has and how they are padded. `Pack`: several samples share
             a row.
@@ -114,6 +116,8 @@ def stream(
         raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
     loaded = None if tokenizer is None else load_tokenizer(tokenizer, backend)
     jinja = None if loaded is None else template_text(template, loaded)
+    opened = source if isinstance(source, Mix) else open_source(source)
+    caches, ready = caches_in(opened), only_caches(opened)
     recipe = Recipe(
         records=None,
         task=task,
@@ -121,10 +125,10 @@ def stream(
         template=jinja,
         boundary=boundary,
         special_tokens_in_content=special_tokens_in_content,
+        ready=ready,
     )
     ranks = Ranks.given(*_ranks(num_shards, shard_id), logical_shards)
     report = Report(tokenizer="" if loaded is None else _describe(loaded))
-    opened = source if isinstance(source, Mix) else open_source(source)
     fmts = formats_of(opened, format)
     encoding = {
         "task": repr(task),
@@ -134,6 +138,11 @@ def stream(
         "boundary": boundary,
         "special_tokens_in_content": special_tokens_in_content,
     }
+    for cache in caches:
+        check_cache(cache, task, loaded, encoding, format if ready else "auto")
+    if ready:
+        encoding, report.tokenizer = encoding_of(caches[0], task), tokenizer_of(caches[0])
+        pad_token_id = caches[0].pad_token_id if pad_token_id is None else pad_token_id
     rows = Rows(
         source=opened,
         formats=fmts,
@@ -182,10 +191,16 @@ class Stream:
     ) -> None:
         self.task, self.tokenizer, self.batching, self.report = task, tokenizer, batching, report
         self.layout: Layout | PackedLayout
+        reference = has_reference(rows.source, task, isinstance(batching, Pack))
         if isinstance(batching, Pack):
             self.layout = batching.layout(task)
         else:
-            self.layout = make_layout(task.layout, with_margin=task.margin, max_prompt_length=task.prompt_columns)
+            self.layout = make_layout(
+                task.layout,
+                with_margin=task.margin,
+                with_ref_logps=reference,
+                max_prompt_length=task.prompt_columns,
+            )
         self._rows, self._order, self._ranks, self._pad_id = rows, order, ranks, pad_id
         self._encoding, self._shards_given = encoding, shards_given
         self._resumed: int | None = None
@@ -358,6 +373,15 @@ class Stream:
         self._choose_widths()
         self._open(self._ranks)
         return index
+
+    def material(self) -> Material:
+        """What `write_cache` takes of the stream: its rows without order and batches."""
+        return self._rows.material()
+
+    @property
+    def pad_token_id(self) -> int:
+        """What ids are padded with."""
+        return self._pad_id
 
     def state(self, step: int) -> State:
         """What to save once `step` steps (of all epochs together) are finished: plain values for JSON.

@@ -38,10 +38,11 @@ class Lines:
     Args:
         label: What is done, e.g. ``"length index"``.
         file: Where lines go.
+        unit: What is counted.
     """
 
-    def __init__(self, label: str, file: IO[str]) -> None:
-        self._label, self._file = label, file
+    def __init__(self, label: str, file: IO[str], unit: str = "rows") -> None:
+        self._label, self._file, self._unit = label, file, unit
         self._total = self._first = self._done = 0
         self._begin = self._next = 0.0
 
@@ -50,7 +51,7 @@ class Lines:
         self._begin = time.monotonic()
         self._next = self._begin + _LINE_SECONDS
         if done:
-            self._file.write(f"{self._label}: going on behind row {done:,} of {total:,}\n")
+            self._file.write(f"{self._label}: {done:,} of {total:,} {self._unit} are done already\n")
 
     def advance(self, rows: int) -> None:
         self._done += rows
@@ -65,9 +66,8 @@ class Lines:
         rate = (self._done - self._first) / max(1e-9, time.monotonic() - self._begin)
         left = f", {(self._total - self._done) / rate:,.0f} s left" if rate and self._done < self._total else ""
         share = 100 * self._done / max(1, self._total)
-        self._file.write(
-            f"{self._label}: {self._done:,} of {self._total:,} rows ({share:.0f} %), {rate:,.0f} rows/s{left}\n"
-        )
+        done = f"{self._done:,} of {self._total:,} {self._unit} ({share:.0f} %)"
+        self._file.write(f"{self._label}: {done}, {rate:,.0f} {self._unit}/s{left}\n")
         self._file.flush()
 
 
@@ -77,9 +77,10 @@ class Bar:
     Args:
         label: What is done.
         file: The terminal.
+        unit: What is counted.
     """
 
-    def __init__(self, label: str, file: IO[str]) -> None:
+    def __init__(self, label: str, file: IO[str], unit: str = "rows") -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
@@ -89,7 +90,7 @@ class Bar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]} rows/s"),
+            TextColumn(f"{{task.fields[rate]}} {unit}/s"),
             TimeRemainingColumn(),
             console=Console(file=file),
         )
@@ -111,7 +112,7 @@ class Bar:
         self._bar.stop()
 
 
-def progress_on(file: IO[str] | None = None, label: str = "length index") -> Progress:
+def progress_on(file: IO[str] | None = None, label: str = "length index", unit: str = "rows") -> Progress:
     """A bar if the file (stderr if not given) is a terminal, lines otherwise."""
     file = sys.stderr if file is None else file
-    return Bar(label, file) if file.isatty() else Lines(label, file)
+    return Bar(label, file, unit) if file.isatty() else Lines(label, file, unit)

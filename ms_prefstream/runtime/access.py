@@ -43,6 +43,7 @@ from ms_prefstream.runtime.indexed import IndexedSteps
 from ms_prefstream.runtime.indexes import Part, build_indexes, find_index
 from ms_prefstream.runtime.ledger import Ledger
 from ms_prefstream.runtime.loader import Loaded, SampleLoader
+from ms_prefstream.runtime.material import Material
 from ms_prefstream.runtime.mixed import MixedRecords, fingerprint_of, open_records
 from ms_prefstream.runtime.onepass import OnePassSteps, PassRecords
 from ms_prefstream.runtime.packed import PackedSteps, sample_tokens
@@ -126,6 +127,9 @@ class Rows:
                 "them. Leave it out."
             )
         report.filtered, report.rows = self.records.filtered, len(self.records)
+        self._cached = bool(getattr(source, "ready", False))
+        if self._cached and index is not None and index != "auto":
+            raise OptionError(f"index is {str(index)!r}, but {source.name} has an index of its own. Leave it out.")
         if index is not None:
             self._use(find_index(self._index_parts(), index))
         if self.index is not None and steps_per_epoch is not None:
@@ -303,6 +307,8 @@ class Rows:
                 f"{self.source.name} can only be read from the front, so it has no length index. Unpack it to plain "
                 "JSON Lines, or write it to a cache."
             )
+        if self._cached:
+            raise OptionError(f"{self.source.name} is a cache, which has a length index of its own already.")
         self._use(
             build_indexes(
                 self._index_parts(),
@@ -354,6 +360,21 @@ class Rows:
                 f"none of the first {len(loaded)} rows of {self.source.name} can be used: {problem}"
             )
         return loaded
+
+    def material(self) -> Material:
+        """What a cache of these rows is made from."""
+        return Material(
+            source=self.source,
+            records=self.records,
+            front=self._front if self.records is None else None,
+            recipe=self._recipe,
+            loader=self._local,
+            fingerprint=self._index_fingerprint(),
+            report=self._report,
+            raise_malformed=self._raise,
+            quarantine=self._quarantine,
+            workers=0 if self._pool is None else self._pool.workers,
+        )
 
     def fingerprint(self) -> str:
         """A hash that changes when the data change."""
@@ -445,7 +466,7 @@ class Rows:
         self.index = index
         if index is None or self.records is None:
             return
-        if self._raise:
+        if self._raise and not self._cached:
             raise_malformed_of(index, self._local, self.records.origin)
         self._report.known(
             [(str(one.reason), one.rows, [self.records.origin(row) for row in one.first]) for one in index.counts]
@@ -462,6 +483,10 @@ class Rows:
             for row, one in zip(rows, self._local.load(rows), strict=True):
                 if one.error is not None:
                     self._quarantine.add(one.error.at(self.records.origin(row)), self.records.raw(row))
+
+    def _index_fingerprint(self) -> dict[str, Any]:
+        """What decides about the lengths and verdicts of all rows."""
+        return {"data": self.fingerprint(), **self._encoding}
 
     def _index_parts(self) -> list[Part]:
         """What each index file covers: everything, or a part of the mix."""

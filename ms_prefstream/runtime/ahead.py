@@ -12,6 +12,7 @@ from ms_prefstream.formats.record import Record
 from ms_prefstream.runtime.loader import Loaded
 from ms_prefstream.runtime.pool import CHUNK, LoaderPool
 from ms_prefstream.runtime.records import Records
+from ms_prefstream.tasks.sample import Ready
 
 Unit = TypeVar("Unit", bound=Hashable)
 
@@ -82,7 +83,7 @@ class Ahead:
     def _begin(self, rows: Sequence[int]) -> _Job:
         if self._records is None:
             return _Job(_key(rows), len(rows), self._pool.spread(rows))
-        found: list[Record | RowError] = self._records.read(rows)
+        found: Sequence[Record | Ready | RowError] = self._records.read(rows)
         return _Job(_key(rows), len(rows), self._pool.spread_records(found))
 
 

@@ -43,13 +43,16 @@ def find_index(parts: Sequence[Part], given: str | os.PathLike[str]) -> LengthIn
         StateError: An index is missing, damaged or stale.
     """
     if given == "auto":
-        found = [beside(part.source) for part in parts]
-        paths = [path for path in found if path is not None and os.path.exists(path)]
-        if len(paths) < len(parts):
-            return None
+        paths = [beside(part.source) for part in parts]
+        for path, part in zip(paths, parts, strict=True):
+            if not _is_cache(part) and (path is None or not os.path.exists(path)):
+                return None
     else:
-        paths = _in_folder(parts, given) if len(parts) > 1 else [os.fspath(given)]
-    return joined([open_index(path, part.fingerprint(), part.rows) for path, part in zip(paths, parts, strict=True)])
+        paths = [*_in_folder(parts, given)] if len(parts) > 1 else [os.fspath(given)]
+    return joined([
+        part.source.index if _is_cache(part) else open_index(path or "", part.fingerprint(), part.rows)
+        for path, part in zip(paths, parts, strict=True)
+    ])  # fmt: skip
 
 
 def build_indexes(
@@ -82,11 +85,14 @@ def build_indexes(
         paths = _in_folder(parts, given)
         os.makedirs(given, exist_ok=True)
     else:
-        paths = [index_path(part.source, given) for part in parts]
+        paths = ["" if _is_cache(part) else index_path(part.source, given) for part in parts]
     for path, part in zip(paths, parts, strict=True):
-        check_target("index", path, part.source, INDEX_BEGINS)
+        if not _is_cache(part):
+            check_target("index", path, part.source, INDEX_BEGINS)
     return joined([
-        build_index(
+        part.source.index
+        if _is_cache(part)
+        else build_index(
             part.rows,
             _Moved(loader, part.first) if part.first else loader,
             path,
@@ -97,6 +103,11 @@ def build_indexes(
         )
         for path, part in zip(paths, parts, strict=True)
     ])  # fmt: skip
+
+
+def _is_cache(part: Part) -> bool:
+    """Whether the rows are samples already, which come with an index of their own."""
+    return bool(getattr(part.source, "ready", False))
 
 
 def _in_folder(parts: Sequence[Part], folder: str | os.PathLike[str]) -> list[str]:

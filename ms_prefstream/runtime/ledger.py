@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ms_prefstream.errors import NoUsableRowsError, RowError
+from ms_prefstream.errors import DroppedRowError, NoUsableRowsError, RowError
 from ms_prefstream.report.part import PartReport
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
@@ -53,7 +53,8 @@ class Ledger:
         samples: list[Sample | None] = []
         for row, (sample, error, notes) in zip(rows, loaded, strict=True):
             samples.append(sample)
-            if error is not None and error.reason.malformed and self._raise:
+            decided = error is None or isinstance(error, DroppedRowError)
+            if error is not None and error.reason.malformed and self._raise and not decided:
                 raise _with_remedy(error.at(self._origin(row)))
             if not self.report.first_time(self._first + row):
                 continue

@@ -17,7 +17,7 @@ from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
 from ms_prefstream.runtime.records import Records
 from ms_prefstream.tasks.base import Sampler, Task
-from ms_prefstream.tasks.sample import Ids, Sample, Span
+from ms_prefstream.tasks.sample import Ids, Ready, Sample, Span
 
 
 class Note(enum.IntFlag):
@@ -60,7 +60,7 @@ class SampleLoader:
         assert self._records is not None
         return self.samples(self._records.read(rows))
 
-    def samples(self, found: Sequence[Record | RowError]) -> list[Loaded]:
+    def samples(self, found: Sequence[Record | Ready | RowError]) -> list[Loaded]:
         """The samples of these records, in this order."""
         loaded: list[Loaded | None] = [None] * len(found)
         texts: list[tuple[int, Pair | Completion]] = []
@@ -68,6 +68,9 @@ class SampleLoader:
             try:
                 if isinstance(record, RowError):
                     raise record
+                if isinstance(record, Ready):
+                    loaded[index] = Loaded(record.sample, None, Note(record.notes))
+                    continue
                 record = _as_task_wants(record, self._task.pairs)
                 if isinstance(record, (TokenPair, TokenCompletion)):
                     loaded[index] = self._sample(_token_sides(record), record, Note.NONE)
@@ -78,6 +81,11 @@ class SampleLoader:
         if texts:
             self._encode(texts, loaded)
         return loaded  # type: ignore[return-value]  # every place is filled
+
+    def origin(self, row: int) -> str:
+        """Where a row that was loaded last comes from, for people."""
+        assert self._records is not None
+        return self._records.origin(row)
 
     def _encode(self, texts: list[tuple[int, Pair | Completion]], loaded: list[Loaded | None]) -> None:
         if self.encoder is None:

@@ -24,6 +24,7 @@ from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.sources.files import hash_of
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.row_ids import as_row_ids, by_part
+from ms_prefstream.tasks.sample import Ready
 
 _PartRecords: TypeAlias = Expanded | FormattedRows
 
@@ -60,7 +61,7 @@ class MixedRecords:
         """The records of all parts together."""
         return self.mixture.firsts[-1]
 
-    def read(self, rows: Sequence[int]) -> list[Record | RowError]:
+    def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
         """The records with these ids, in this order; each part is asked once."""
         bounds = np.array(self.mixture.firsts)
         ids = as_row_ids(rows, len(self), self.name)
@@ -157,4 +158,5 @@ def part_reports(
 
 def _records(source: Any, fmt: Format) -> _PartRecords:
     assert isinstance(source, RandomAccess)
-    return Expanded(source, fmt) if hasattr(fmt, "count") else FormattedRows(source, fmt)
+    many = hasattr(fmt, "count") and not getattr(source, "ready", False)  # samples need no format
+    return Expanded(source, fmt) if many else FormattedRows(source, fmt)

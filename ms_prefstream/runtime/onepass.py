@@ -15,8 +15,9 @@ from ms_prefstream.plan.windowed import WindowedPlan
 from ms_prefstream.runtime.ledger import Ledger
 from ms_prefstream.runtime.packed import PackedSteps
 from ms_prefstream.runtime.steps import Batch, WindowedSteps
+from ms_prefstream.tasks.sample import Ready
 
-Found: TypeAlias = tuple[str, Any, Record | RowError]
+Found: TypeAlias = tuple[str, Any, Record | Ready | RowError]
 """(origin, raw row, record)."""
 
 
@@ -54,7 +55,7 @@ class PassRecords:
     def __len__(self) -> int:
         return self._next
 
-    def read(self, rows: Sequence[int]) -> list[Record | RowError]:
+    def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
         """The records at these positions, all of one window.
 
         Raises:
@@ -87,7 +88,7 @@ def records_of(rows: Iterator[tuple[str, Any]], fmt: Format) -> Iterator[Found]:
     """(origin, raw row, record) for each record of a pass."""
     many = hasattr(fmt, "count")
     for origin, raw in rows:
-        if isinstance(raw, RowError):
+        if isinstance(raw, (RowError, Ready)):
             yield origin, None, raw
             continue
         try:

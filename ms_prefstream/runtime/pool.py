@@ -9,8 +9,9 @@ import subprocess
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
+from typing import Any, TypeVar
 
 from ms_prefstream.errors import OptionError, PrefStreamError, RowError
 from ms_prefstream.formats.record import Record
@@ -22,6 +23,10 @@ from ms_prefstream.runtime.pool_pack import unpack
 from ms_prefstream.runtime.pool_recipe import pack_recipe
 from ms_prefstream.runtime.pool_wire import Kind
 from ms_prefstream.runtime.recipe import Recipe
+from ms_prefstream.tasks.sample import Ready
+
+_Argument = TypeVar("_Argument")
+_Answer = TypeVar("_Answer")
 
 CHUNK = 64  # rows of one task: small enough to share a window out evenly, large enough to be worth a message
 _END_SECONDS = 2.0
@@ -87,7 +92,7 @@ class LoaderPool:
         """The samples of these rows, in this order, shared out over the workers."""
         return self.collect(self.spread(rows))
 
-    def samples(self, found: Sequence[Record | RowError]) -> list[Loaded]:
+    def samples(self, found: Sequence[Record | Ready | RowError]) -> list[Loaded]:
         """The samples of these records, in this order, likewise."""
         return self.collect(self.spread_records(found))
 
@@ -110,7 +115,7 @@ class LoaderPool:
         """Have these rows loaded by all workers; the tickets for `collect`."""
         return [self.submit(rows[begin : begin + CHUNK]) for begin in range(0, len(rows), CHUNK)]
 
-    def spread_records(self, found: Sequence[Record | RowError]) -> list[int]:
+    def spread_records(self, found: Sequence[Record | Ready | RowError]) -> list[int]:
         """Have samples made of these records by all workers; the tickets for `collect`."""
         chunks = (found[begin : begin + CHUNK] for begin in range(0, len(found), CHUNK))
         return [self._post(Task(Kind.SAMPLES, list(chunk))) for chunk in chunks]
@@ -143,6 +148,26 @@ class LoaderPool:
         finally:
             self.forget(flying)
 
+    def calls(
+        self, function: Callable[[SampleLoader, _Argument], _Answer], arguments: Iterable[_Argument]
+    ) -> Iterator[_Answer]:
+        """``function(loader, argument)`` for each argument, in order; two a worker are under way at any time.
+
+        Args:
+            function: Of a module, so that workers can import it.
+            arguments: Can be pickled; their text says what a worker does, should it die.
+        """
+        flying: deque[int] = deque()
+        try:
+            for argument in arguments:
+                flying.append(self._post(Task(Kind.CALL, (function, argument))))
+                if len(flying) >= 2 * self.workers:
+                    yield self._answer(flying.popleft())
+            while flying:
+                yield self._answer(flying.popleft())
+        finally:
+            self.forget(flying)
+
     def close(self) -> None:
         """End the processes; may be called twice, and happens by itself with the pool's end."""
         self._end()
@@ -154,6 +179,9 @@ class LoaderPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _answer(self, ticket: int) -> Any:
+        return pickle.loads(self._board.get(ticket, self._look))
 
     def _measured(self, ticket: int) -> Measured:
         task = self._board.claim(ticket)

@@ -20,8 +20,8 @@ class Task(NamedTuple):
     """Something for a worker to do.
 
     Attributes:
-        kind: LOAD, MEASURE or SAMPLES.
-        rows: Row ids; for SAMPLES the records.
+        kind: LOAD, MEASURE, SAMPLES or CALL.
+        rows: Row ids; for SAMPLES the records, for CALL a function and its argument.
     """
 
     kind: Kind
@@ -29,7 +29,7 @@ class Task(NamedTuple):
 
     def payload(self) -> bytes:
         """What is sent to a worker."""
-        if self.kind is Kind.SAMPLES:
+        if self.kind in (Kind.SAMPLES, Kind.CALL):
             return pickle.dumps(self.rows, protocol=5)  # canonical records: plain values only
         return np.array(self.rows, np.int64).tobytes()
 

@@ -89,6 +89,8 @@ class Driver(threading.Thread):
         if not self._flying:
             return "while it was idle"
         kind, rows = self._flying[0][1]
+        if kind is Kind.CALL:
+            return f"while it worked on {rows[1]}"
         if kind is Kind.SAMPLES:
             return f"while it encoded {len(rows)} rows"
         return f"while it loaded {len(rows)} rows ({', '.join(map(str, rows[:3]))}{', ...' if len(rows) > 3 else ''})"

@@ -24,6 +24,7 @@ class Kind(enum.IntEnum):
     ASK = 8  # from the worker: pickled (number of a source, row ids), in the middle of a task
     ROWS = 9  # to the worker: pickled (rows, origins)
     GONE = 10  # to the worker: these rows cannot be read; nobody waits for the task any longer
+    CALL = 11  # to the worker: pickled (function, argument); the answer is pickled function(loader, argument)
 
 
 class Channel:

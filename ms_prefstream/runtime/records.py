@@ -9,6 +9,7 @@ from ms_prefstream.errors import RowError
 from ms_prefstream.formats.base import Format
 from ms_prefstream.formats.record import Record
 from ms_prefstream.sources.base import RandomAccess
+from ms_prefstream.tasks.sample import Ready
 
 
 class Records(Protocol):
@@ -16,7 +17,7 @@ class Records(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, rows: Sequence[int]) -> list[Record | RowError]:
+    def read(self, rows: Sequence[int]) -> Sequence[Record | Ready | RowError]:
         """The records with these ids; a row that cannot become one gives its `RowError`."""
 
     def origin(self, row: int) -> str:
@@ -35,11 +36,11 @@ class FormattedRows:
     def __len__(self) -> int:
         return len(self.source)
 
-    def read(self, rows: Sequence[int]) -> list[Record | RowError]:
+    def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
         return [self._record(raw) for raw in self.source.read(rows)]
 
-    def _record(self, raw: Any) -> Record | RowError:
-        if isinstance(raw, RowError):
+    def _record(self, raw: Any) -> Record | Ready | RowError:
+        if isinstance(raw, (RowError, Ready)):
             return raw
         try:
             return self.format(raw)  # type: ignore[return-value]  # one record: the format has no count

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
+from ms_prefstream.cache.manifest import is_cache
 from ms_prefstream.errors import SourceError
 from ms_prefstream.sources.base import OnePass, RandomAccess, Source
 from ms_prefstream.sources.compressed import StandardInput, StreamedJsonLines
@@ -51,6 +52,8 @@ def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> S
     Files are read by suffix: plain JSON Lines, `.json` arrays, Parquet and Arrow in any order; `.gz` and `.zst` from
     the front. Plain and compressed files may be mixed: all of them are then one pass, in the order given. What a
     glob or a folder stands for is sorted by name.
+
+    A folder that `mps.write_cache` wrote is one source, of samples.
 
     Args:
         source: What the user passed.
@@ -121,6 +124,7 @@ def _open_paths(patterns: Sequence[str | os.PathLike[str]], max_row_bytes: int) 
     """All files that some paths, globs and folders stand for; neighbours of one kind become one source."""
     found: list[str] = []
     saved: set[str] = set()
+    caches: set[str] = set()
     for pattern in patterns:
         for path in expand(_text(pattern)):
             if not os.path.isdir(path):
@@ -128,16 +132,26 @@ def _open_paths(patterns: Sequence[str | os.PathLike[str]], max_row_bytes: int) 
             elif is_saved(path):
                 saved.add(path)
                 found.append(path)
+            elif is_cache(path):
+                caches.add(path)
+                found.append(path)
             else:
                 found += folder_files(path)
     _check_each_once(found)
-    openers = [(open_saved if path in saved else _opener(path), path) for path in found]
+    folders = dict.fromkeys(saved, open_saved) | dict.fromkeys(caches, _open_cache)
+    openers = [(folders[path] if path in folders else _opener(path), path) for path in found]
     if any(opener is StreamedJsonLines for opener, _ in openers):  # lines of both kinds are one pass in one source
         openers = [(StreamedJsonLines if opener is JsonLines else opener, path) for opener, path in openers]
     parts: list[Source] = []
     for opener, group in itertools.groupby(openers, lambda entry: entry[0]):
         parts += _open_group(opener, [path for _, path in group], max_row_bytes)
     return concat(parts)
+
+
+def _open_cache(path: str) -> Source:
+    from ms_prefstream.sources.mindrecord import CachedRows  # it needs the library's samples, which need sources
+
+    return CachedRows(path)
 
 
 def _opener(path: str) -> Callable[..., Source]:

@@ -45,3 +45,15 @@ class Sample(NamedTuple):
     def length(self) -> int:
         """Tokens of the longer sequence: the key that windows are sorted by."""
         return max([len(sequence.ids) for sequence in self.sequences])
+
+
+class Ready(NamedTuple):
+    """A row that was made into a sample before, as a cache holds it.
+
+    Attributes:
+        sample: The sample.
+        notes: What reports count about it; a `runtime.loader.Note` as a number.
+    """
+
+    sample: Sample
+    notes: int

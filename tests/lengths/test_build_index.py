@@ -209,7 +209,7 @@ def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(
     built(loader, tmp_path / "x", progress=progress_on(terminal))
     written = lines.getvalue().splitlines()
     assert written[0].startswith("length index: 192 of 300 rows (64 %), ")
-    assert written[1] == "length index: going on behind row 192 of 300"
+    assert written[1] == "length index: 192 of 300 rows are done already"
     assert written[2].startswith("length index: 224 of 300 rows (75 %), ")
     assert " s left" in written[2]
     assert written[-1].startswith("length index: 300 of 300 rows (100 %), ")

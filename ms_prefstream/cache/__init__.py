@@ -1,0 +1,1 @@
+"""Samples as MindRecord files: written once, read back in any order."""

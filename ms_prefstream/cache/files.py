@@ -1,0 +1,86 @@
+"""The files of a cache: names, notes about them, and writes that are on the disk when they return."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from typing import NamedTuple
+
+from ms_prefstream.errors import CacheError
+
+
+class FileNote(NamedTuple):
+    """A finished file: its size in bytes, its SHA-256 and the samples in it."""
+
+    bytes: int
+    sha256: str
+    rows: int
+
+
+def part_name(number: int) -> str:
+    """The file of a part; readers of today find files by names that end in ``.mindrecord``."""
+    return f"part-{number:05d}.mindrecord"
+
+
+def note_of(path: str, rows: int) -> FileNote:
+    """Size and SHA-256 of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+            size += len(block)
+    return FileNote(size, digest.hexdigest(), rows)
+
+
+def write_whole(path: str, data: bytes) -> None:
+    """A file that is there with these bytes, or not at all.
+
+    Raises:
+        CacheError: It cannot be written.
+    """
+    aside = path + ".tmp"
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+        raise unwritable(path, error) from error
+
+
+def sync_folder(folder: str) -> None:
+    """Put the names in a folder on the disk; not every system can."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder or ".", os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def unwritable(path: str, error: OSError) -> CacheError:
+    """The sentence for an operating system's refusal to write."""
+    return CacheError(
+        f"{path} cannot be written: {error.strerror or error}{room_at(path)}. Choose a folder that exists, can be "
+        "written to and has room; run again and what is finished is kept."
+    )
+
+
+def room_at(path: str) -> str:
+    """How much room the disk of a path has, as the continuation of a sentence."""
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    try:
+        found = os.statvfs(folder)
+    except (OSError, AttributeError):
+        return ""
+    return f"; {found.f_bavail * found.f_frsize // 2**20:,} MB are free there"

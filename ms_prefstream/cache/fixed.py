@@ -1,0 +1,104 @@
+"""The layouts that trainers of today read: every row padded to one length, in their columns, order and dtypes.
+
+    mindrlhf, DPO      ten columns of its DPODataset (eight without reference log-probabilities), int32[L]
+    mindrlhf, RLHF     prompt_ids int64[max_prompt_length], pretrain_ids and loss_mask int64[L]
+    mindformers        the seven columns of its RewardModelDataset, int32[L], end_ind int64
+
+The values are those of the stream's own batches; see `ms_prefstream.batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from typing import Any
+
+import numpy as np
+
+from ms_prefstream.batch import Layout, make_layout
+from ms_prefstream.cache.columns import Column
+from ms_prefstream.errors import OptionError
+from ms_prefstream.tasks.base import Task
+from ms_prefstream.tasks.sample import Sample
+
+_REF = "_ref_logps"
+
+
+def check_fixed(layout: str, task: Task) -> None:
+    """Refuse a layout whose readers know no such samples.
+
+    Raises:
+        OptionError: Names the task's kind and the layouts it has.
+    """
+    fits = {"mindrlhf": task.name in ("dpo", "rlhf"), "mindformers": task.layout == "mindformers"}
+    if not fits[layout]:
+        able = ", ".join(repr(name) for name, good in (*fits.items(), ("ragged", True)) if good)
+        kind = f"{task.name} samples" + (f" with a {task.layout}" if task.layout == "reward_token" else "")
+        raise OptionError(f"layout is {layout!r}, whose reader takes no {kind}; expected {able}.")
+    if task.margin:
+        raise OptionError(f"layout {layout!r} has no place for a margin. Leave margin out, or use layout='ragged'.")
+
+
+def fixed_columns(task: Task, width: int, reference: bool) -> dict[str, Column]:
+    """The columns of a file, in the order of its readers.
+
+    Args:
+        task: The samples' task.
+        width: L, the columns of the arrays.
+        reference: Whether DPO rows carry reference log-probabilities.
+    """
+    ids = Column(dtype="int32", most=width, shape=(width,))
+    if task.name == "dpo":
+        names = _layout(task, reference).columns
+        number = Column(dtype="float32", most=1, shape=(1,))
+        return {name: number if name.endswith(_REF) else ids for name in names}
+    if task.name == "reward":
+        sides = [f"{side}_{kind}" for side in ("chosen", "rejected") for kind in ("input_ids", "attention_mask")]
+        return {name: ids for name in (*sides, "position_id", "loss_mask")} | {
+            "end_ind": Column(dtype="int64", most=1, shape=())
+        }
+    prompt = task.prompt_columns or width
+    return {
+        "prompt_ids": Column(dtype="int64", most=prompt, shape=(prompt,)),
+        "pretrain_ids": Column(dtype="int64", most=width, shape=(width,)),
+        "loss_mask": Column(dtype="int64", most=width, shape=(width,)),
+    }
+
+
+def fixed_rows(samples: Many[Sample], task: Task, width: int, pad_id: int, reference: bool) -> list[dict[str, Any]]:
+    """Samples as rows of a file.
+
+    Args:
+        samples: The samples.
+        task: Their task.
+        width: L.
+        pad_id: What ids are filled up with.
+        reference: Whether DPO rows carry reference log-probabilities.
+    """
+    batch: dict[str, Any] = _layout(task, reference).build(samples, width, pad_id, task.shifted)
+    if task.name == "rlhf":
+        batch = {name: array.astype(np.int64) for name, array in batch.items()}
+    elif task.name == "reward":
+        count, mask = len(samples), batch["attention_mask"].astype(np.int32)
+        ends = batch["end_ind"].reshape(2, count).max(axis=0)  # the file has one end: that of the longer side
+        batch = {
+            "chosen_input_ids": batch["input_ids"][:count],
+            "chosen_attention_mask": mask[:count],
+            "rejected_input_ids": batch["input_ids"][count:],
+            "rejected_attention_mask": mask[count:],
+            "position_id": batch["position_id"][:count],
+            "loss_mask": batch["loss_mask"].astype(np.int32),
+            "end_ind": ends.astype(np.int64).tolist(),
+        }
+    names = list(batch)
+    return [dict(zip(names, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def holds_pad(sample: Sample, pad_id: int) -> bool:
+    """Whether the pad id stands in a text: a reader that counts what is not pad would take the row for shorter."""
+    return any(bool((sequence.ids == pad_id).any()) for sequence in sample.sequences)
+
+
+def _layout(task: Task, reference: bool) -> Layout:
+    if task.name == "dpo":
+        return make_layout("paired", with_ref_logps=reference)
+    return make_layout(task.layout, max_prompt_length=task.prompt_columns)

@@ -1,0 +1,127 @@
+"""One MindRecord file: written with small pages, whole or not at all, and always with the same bytes."""
+
+from __future__ import annotations
+
+import math
+import os
+from types import TracebackType
+from typing import Any
+
+from ms_prefstream.cache.columns import Columns, row_bytes
+from ms_prefstream.cache.files import room_at, unwritable
+from ms_prefstream.errors import CacheError
+
+SIDECAR = ".db"
+_LEAST_HEADER, _LEAST_PAGE = 1 << 14, 1 << 15
+_MOST_HEADER, _MOST_PAGE = 1 << 27, 1 << 28
+_UNIT = 4096
+_ROWS_A_PAGE = 4
+_HEADER_BYTES_A_PAGE = 256  # what the header says of a page; MindSpore 2.9 takes about 170
+
+
+def sizes_for(columns: Columns, rows: int) -> tuple[int, int]:
+    """Header and page size in bytes for a file of at most so many rows.
+
+    MindSpore's own sizes make 50 MB of three rows. A page must hold the largest row, and the header a line about every
+    page, or the file cannot be written.
+    """
+    largest = row_bytes(columns)
+    # Both are lost space: a page's empty end, and a line of the header for each page. Their sum is least at the root.
+    page = _power(max(_ROWS_A_PAGE * largest, math.isqrt(2 * _HEADER_BYTES_A_PAGE * rows * largest)), _LEAST_PAGE)
+    if page > _MOST_PAGE:
+        page = _power(largest, _LEAST_PAGE)
+    if page > _MOST_PAGE:
+        raise CacheError(
+            f"a row can take {largest:,} bytes in a MindRecord file, and {_MOST_PAGE:,} is the most that fits into one "
+            "of its pages. Lower the task's length."
+        )
+    pages = rows * largest // (page - largest + 1) + rows * 16 // page + 8
+    header = -(-(_LEAST_HEADER // 2 + pages * _HEADER_BYTES_A_PAGE) // _UNIT) * _UNIT
+    return min(max(header, _LEAST_HEADER), _MOST_HEADER), page
+
+
+class RecordFile:
+    """A MindRecord file that is being written. The order and the grouping of `write` calls decide about its bytes.
+
+    Args:
+        path: The file; its sidecar is `path` + ``.db``. Neither may exist.
+        columns: Its columns.
+        rows: The most rows that will be written.
+
+    Attributes:
+        rows: Rows written so far.
+    """
+
+    def __init__(self, path: str, columns: Columns, rows: int) -> None:
+        self.path, self.rows = path, 0
+        writer = _mindrecord().FileWriter(path, 1)
+        header, page = sizes_for(columns, rows)
+        self._writer = writer
+        self._guarded(writer.set_header_size, header)
+        self._guarded(writer.set_page_size, page)
+        schema = {name: column.schema() for name, column in columns.items()}
+        self._guarded(writer.add_schema, schema, "ms_prefstream")
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Append rows.
+
+        Raises:
+            CacheError: They cannot be written.
+        """
+        if rows:
+            self._guarded(self._writer.write_raw_data, rows)
+            self.rows += len(rows)
+
+    def close(self) -> None:
+        """Finish the file and put it on the disk.
+
+        Raises:
+            CacheError: It cannot be written, or holds another number of rows than it was given.
+        """
+        self._guarded(self._writer.commit)
+        try:
+            mode = os.stat(os.path.dirname(self.path)).st_mode & 0o666  # MindSpore lets nobody else read
+            for path in (self.path, self.path + SIDECAR):
+                with open(path, "rb") as file:
+                    os.fchmod(file.fileno(), mode)
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def __enter__(self) -> RecordFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+
+    def _guarded(self, function: Any, *arguments: Any) -> None:
+        """Call MindSpore; its errors are RuntimeErrors with many lines."""
+        try:
+            function(*arguments)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        except Exception as error:
+            raise CacheError(
+                f"{self.path}: MindSpore could not write the file ({_first_line(error)}){room_at(self.path)}. Make "
+                "room or correct what it names, and run again: what is finished is kept."
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, without MindSpore's frames and its C++ call stack."""
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    return next((line for line in lines if line), type(error).__name__).rstrip(".")
+
+
+def _power(value: int, least: int) -> int:
+    return max(least, 1 << (value - 1).bit_length())
+
+
+def _mindrecord() -> Any:
+    os.environ.setdefault("GLOG_v", "3")  # its warnings about rows go to the standard error stream of workers
+    import mindspore.mindrecord as module
+
+    return module

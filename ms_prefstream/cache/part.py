@@ -1,0 +1,209 @@
+"""One part of a cache: a fixed range of rows in one MindRecord file. What a worker process does."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.cache.files import FileNote, note_of, part_name
+from ms_prefstream.cache.fixed import fixed_rows, holds_pad
+from ms_prefstream.cache.job import Job
+from ms_prefstream.cache.mindrecord import SIDECAR, RecordFile
+from ms_prefstream.cache.pages import PLACE, decode, places_of
+from ms_prefstream.cache.ragged import ragged_rows
+from ms_prefstream.errors import CacheError, OptionError, RowError
+from ms_prefstream.formats.record import Record
+from ms_prefstream.lengths.measure import measure
+from ms_prefstream.runtime.loader import Loaded, Note, SampleLoader
+from ms_prefstream.tasks.sample import Ready, Sample
+
+_AT_ONCE = {"ragged": 512}  # rows that are loaded and written together; the grouping decides about bytes
+_AT_ONCE_FIXED = 128
+NOTES = (Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS)
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """What to write.
+
+    Attributes:
+        job: The choices.
+        number: Which part, from 0.
+        first: Its first row id.
+        count: Its rows.
+        folder: An existing folder, for this task alone.
+        records: The records themselves where workers cannot read them.
+        logps: (count, 2) float32 reference log-probabilities, or None.
+    """
+
+    job: Job
+    number: int
+    first: int
+    count: int
+    folder: str
+    records: Sequence[Record | Ready | RowError] | None = None
+    logps: NDArray[np.float32] | None = None
+
+    def __str__(self) -> str:
+        return f"part {self.number} (rows {self.first} to {self.first + self.count - 1})"
+
+
+class PartDone(NamedTuple):
+    """A part that was written.
+
+    Attributes:
+        number: Which.
+        files: Name -> note; none if no row of the range is good.
+        lengths: (n, 2) int32, see `LengthIndex`.
+        keys: (n,) int32.
+        verdict: (n,) uint8.
+        places: (n,) of `PLACE`.
+        notes: How many rows were cut, rewritten, differ at the boundary.
+        errors: (row id, error) of each bad row.
+        origins: Reason -> where the first few rows of that reason come from; filled in by who knows origins.
+    """
+
+    number: int
+    files: dict[str, FileNote]
+    lengths: NDArray[np.int32]
+    keys: NDArray[np.int32]
+    verdict: NDArray[np.uint8]
+    places: NDArray[Any]
+    notes: tuple[int, ...]
+    errors: list[tuple[int, RowError]]
+    origins: dict[str, list[str]]
+
+
+def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
+    """Load the rows of a part, write its file and prove that it holds them.
+
+    Raises:
+        CacheError: The file cannot be written, or does not hold what was written.
+        OptionError: A text holds the pad id where it must not.
+    """
+    job, path = task.job, os.path.join(task.folder, part_name(task.number))
+    loaded: list[Loaded] = []
+    expected: list[int] = []
+    sums: list[int] = []
+    columns = job.columns
+    arrays = {name: columns[name].dtype for name in sorted(columns) if columns[name].shape}
+    file = RecordFile(path, columns, task.count)
+    step = _AT_ONCE.get(job.layout, _AT_ONCE_FIXED)
+    for begin in range(0, task.count, step):
+        found = _load(loader, task, begin, min(begin + step, task.count))
+        rows, samples, notes = _good(loader, task, found, task.first + begin)
+        values = _file_rows(job, rows, samples, notes)
+        file.write(values)
+        expected += rows
+        sums += [_checksum(row[name] for name in arrays) for row in values]
+        loaded += [one if one.sample is None else one._replace(sample=_light(one.sample)) for one in found]
+    measured = measure(loaded)
+    places = np.zeros(task.count, PLACE)
+    files: dict[str, FileNote] = {}
+    if expected:
+        file.close()
+        places[np.array(expected) - task.first] = _proven(path, arrays, sums)
+        for name in (path, path + SIDECAR):
+            files[os.path.basename(name)] = note_of(name, len(expected))
+    counts = tuple(sum(bool(one.notes & note) for one in loaded if one.sample is not None) for note in NOTES)
+    errors = [(task.first + position, error) for position, error in measured.errors]
+    return PartDone(task.number, files, measured.lengths, measured.keys, measured.verdict, places, counts, errors, {})
+
+
+def _load(loader: SampleLoader, task: PartTask, begin: int, end: int) -> list[Loaded]:
+    if task.records is not None:
+        found = loader.samples(task.records[begin:end])
+    else:
+        found = loader.load(range(task.first + begin, task.first + end))
+    if task.logps is None:
+        return found
+    pairs = task.logps[begin:end].tolist()
+    return [
+        one if one.sample is None else one._replace(sample=one.sample._replace(ref_logps=tuple(pair)))
+        for one, pair in zip(found, pairs, strict=True)
+    ]
+
+
+def _good(
+    loader: SampleLoader, task: PartTask, found: Sequence[Loaded], first: int
+) -> tuple[list[int], list[Sample], list[int]]:
+    rows, samples, notes = [], [], []
+    for row, one in enumerate(found, first):
+        if one.sample is None:
+            continue
+        if task.job.refuses_pad and holds_pad(one.sample, task.job.pad_id):
+            raise OptionError(
+                f"{loader.origin(row) if task.records is None else f'row {row}'}: its text holds the id "
+                f"{task.job.pad_id}, which arrays are padded with. The reader of layout {task.job.layout!r} counts the "
+                "ids that are not padding, and would take the row for shorter. Pass pad_token_id= (--pad-token-id) an "
+                "id that no text has, such as a reserved token's."
+            )
+        rows.append(row)
+        samples.append(one.sample)
+        notes.append(int(one.notes))
+    return rows, samples, notes
+
+
+def _file_rows(job: Job, rows: list[int], samples: list[Sample], notes: list[int]) -> list[dict[str, Any]]:
+    if not rows:
+        return []
+    if job.layout == "ragged":
+        return ragged_rows(samples, notes, rows, job.columns)
+    return fixed_rows(samples, job.task, job.width, job.pad_id, job.reference)
+
+
+def _light(sample: Sample) -> Sample:
+    """The sample with its lengths but without its ids, which are in the file now."""
+    sequences = tuple(one._replace(ids=np.broadcast_to(_NOTHING, len(one.ids)), spans=()) for one in sample.sequences)
+    prompt = None if sample.prompt is None else np.broadcast_to(_NOTHING, len(sample.prompt))
+    return Sample(sequences, prompt)
+
+
+_NOTHING = np.zeros((), np.int32)
+
+
+def _checksum(arrays: Iterable[NDArray[Any]]) -> int:
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(np.ascontiguousarray(array).data, found)
+    return found
+
+
+def _proven(path: str, arrays: Mapping[str, str], sums: Sequence[int]) -> NDArray[Any]:
+    """Where the rows of a file lie, once it was found to hold them: MindSpore leaves out rows with a mere warning.
+
+    Args:
+        path: The file.
+        arrays: Name -> dtype of the columns of arrays, by name.
+        sums: The checksum of each row's arrays.
+    """
+    try:
+        bounds = places_of(path)
+        if len(bounds) != len(sums):
+            raise ValueError(f"{len(sums)} rows were written and {len(bounds)} are there")
+        places = np.zeros(len(sums), PLACE)
+        places["begin"], places["size"] = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
+        for begin in range(0, len(sums), _AT_ONCE_FIXED):
+            span = slice(begin, begin + _AT_ONCE_FIXED)
+            blocks = list(_blocks(path, bounds[span]))
+            places["crc"][span] = [zlib.crc32(block) for block in blocks]
+            found = decode(blocks, list(arrays.values()))
+            if [_checksum(row) for row in zip(*found, strict=True)] != sums[span]:
+                raise ValueError("it holds other values than were written")
+    except (OSError, ValueError, KeyError, sqlite3.Error) as error:
+        raise CacheError(f"{path} cannot be read back after it was written: {error}. Check the disk.") from error
+    return places
+
+
+def _blocks(path: str, bounds: NDArray[np.int64]) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        for begin, end in bounds.tolist():
+            file.seek(begin)
+            yield file.read(end - begin)

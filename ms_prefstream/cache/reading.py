@@ -1,0 +1,136 @@
+"""A cache as the source of a stream: only with the task and the tokenizer that it was written with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ms_prefstream.cache.job import described
+from ms_prefstream.encode.tokenizer import Tokenizer
+from ms_prefstream.errors import OptionError, StateError
+from ms_prefstream.sources.mindrecord import CachedRows
+from ms_prefstream.tasks.base import Task
+
+_DEFAULTS = {"boundary": "joint", "special_tokens_in_content": "escape"}
+
+
+def sources_in(source: Any) -> Iterator[Any]:
+    """The sources that a mix or a list of sources is made of; any other source itself."""
+    parts = getattr(source, "parts", None) or getattr(source, "_parts", None)
+    if parts is None:
+        yield source
+        return
+    for part in parts:
+        yield from sources_in(getattr(part, "source", part))
+
+
+def caches_in(source: Any) -> list[CachedRows]:
+    """The caches among the sources."""
+    return [one for one in sources_in(source) if isinstance(one, CachedRows)]
+
+
+def only_caches(source: Any) -> bool:
+    """Whether every source is a cache, so that nothing is left to tokenise."""
+    return all(isinstance(one, CachedRows) for one in sources_in(source))
+
+
+def check_cache(
+    cache: CachedRows, task: Task, tokenizer: Tokenizer | None, encoding: Mapping[str, Any], format: Any
+) -> None:
+    """Refuse a cache that was written with other settings.
+
+    Args:
+        cache: The cache.
+        task: The stream's.
+        tokenizer: The stream's. If none was given, only options that are not left at their defaults are compared.
+        encoding: What decides about tokens now, by name.
+        format: The stream's option.
+
+    Raises:
+        StateError: Names what differs, with its value then and now.
+        OptionError: A format was given.
+    """
+    if format != "auto":
+        raise OptionError(
+            f"format is {format!r}, but {cache.name} is a cache, whose rows were read when it was written. Leave it "
+            "out."
+        )
+    about = cache.manifest.about
+    known, now = about["fingerprint"], described(task)
+    changes = [
+        f"{_label(name, about['task'])} was {about['task'].get(name)!r} and is {now.get(name)!r} now"
+        for name in dict.fromkeys([*about["task"], *now])
+        if about["task"].get(name) != now.get(name) and not (name == "layout" and task.name == "dpo")
+    ]
+    if about["task"]["name"] != task.name:
+        changes = [f"task was {about['task']['name']!r} and is {task.name!r} now"]
+    for name in ("tokenizer", "template", *_DEFAULTS):
+        given = tokenizer is not None or (name in _DEFAULTS and encoding[name] != _DEFAULTS[name])
+        if given and known[name] != encoding[name]:
+            then = _shown(name, known[name], about["tokenizer"])
+            changes.append(
+                f"{name} was {then} and is {_shown(name, encoding[name], tokenizer.name if tokenizer else None)} now"
+            )
+    if changes:
+        raise StateError(
+            f"the cache {cache.name} was written with other settings: {'; '.join(changes)}. Use the former settings, "
+            "or write the cache anew."
+        )
+
+
+def encoding_of(cache: CachedRows, task: Task) -> dict[str, Any]:
+    """What decided about the tokens of a cache, by name, for states and for caches made of it."""
+    known = cache.manifest.about["fingerprint"]
+    return {name: value for name, value in known.items() if name != "data"} | {"task": repr(task)}
+
+
+def tokenizer_of(cache: CachedRows) -> str:
+    """What reports say of the tokenizer."""
+    return f"{cache.manifest.about['tokenizer'] or 'none'}, when the cache was written"
+
+
+def carried(source: Any, layout: str) -> bool:
+    """Whether the samples of a source bring reference log-probabilities into a cache of this layout.
+
+    Raises:
+        OptionError: They would be lost.
+    """
+    have = isinstance(source, CachedRows) and source.reference_id is not None
+    if have and layout == "ragged":
+        raise OptionError(
+            f"{source.name} has reference log-probabilities, which a second ragged cache of it would lose. Copy the "
+            "folder instead, or write the cache from the text."
+        )
+    return have
+
+
+def has_reference(source: Any, task: Task, packs: bool) -> bool:
+    """Whether batches have reference log-probabilities: all caches of the source must have them, or none.
+
+    Raises:
+        OptionError: Only some parts have them, or batches of this kind have no place for them.
+    """
+    sources = list(sources_in(source))
+    have = [one for one in sources if isinstance(one, CachedRows) and one.reference_id is not None]
+    if not have:
+        return False
+    for one in sources:
+        if one not in have:
+            raise OptionError(
+                f"{have[0].name} has reference log-probabilities, but {one.name} has none. Add them to a cache of it, "
+                "or use caches without them."
+            )
+    if packs or task.layout != "paired":
+        raise OptionError(
+            f"{have[0].name} has reference log-probabilities, and only batches of layout='paired' (Pad or Bucket) have "
+            "columns for them. Use that, or a cache without them."
+        )
+    return True
+
+
+def _label(name: str, task: Mapping[str, Any]) -> str:
+    return f"{name} of the task {task['name']}"
+
+
+def _shown(name: str, value: Any, tokenizer: str | None) -> str:
+    return f"{tokenizer} ({value})" if name == "tokenizer" else repr(value)

@@ -1,0 +1,181 @@
+"""Reference log-probabilities of a cache: computed once, bound to the tokens and to the checkpoint they belong to."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.batch import Bucket, Pack, Pad, make_layout
+from ms_prefstream.cache.files import note_of, unwritable, write_whole
+from ms_prefstream.cache.manifest import MANIFEST, REFERENCE, Manifest
+from ms_prefstream.errors import OptionError, StateError
+from ms_prefstream.lengths.progress import Progress
+from ms_prefstream.sources.mindrecord import CachedRows, token_hash
+from ms_prefstream.tasks.base import Task
+from ms_prefstream.tasks.sample import Sample
+
+Reference: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], tuple[Any, Any]]
+"""A batch of the layout `paired` -> log-probabilities of both sides, (B,) each, summed over the loss mask."""
+
+_PLAN = "plan.json"
+
+
+def check_reference(reference: Reference | None, reference_id: str | None, layout: str, task: Task) -> None:
+    """Refuse what cannot be stored.
+
+    Raises:
+        OptionError: One option without the other, another task than DPO, or another layout than ragged.
+    """
+    if reference is None and reference_id is None:
+        return
+    if not callable(reference):
+        raise OptionError(
+            f"reference is {reference!r}; expected a function batch -> (chosen_logps, rejected_logps) beside "
+            "reference_id."
+        )
+    if not isinstance(reference_id, str) or not reference_id:
+        raise OptionError(
+            f"reference_id is {reference_id!r}; expected a text that names the checkpoint, as 'qwen2_5-7b step 900'."
+        )
+    if task.name != "dpo":
+        raise OptionError(f"reference is for the task DPO, not for {type(task).__name__}. Leave it out.")
+    if layout != "ragged":
+        raise OptionError(
+            f"reference goes with layout='ragged', not with {layout!r}. Write that cache first, then write the other "
+            "from a stream of it: mps.write_cache(mps.stream(ragged, ...), out, layout='mindrlhf') has the columns."
+        )
+
+
+class ReferencePass:
+    """One pass of a reference model over a cache; what is computed survives an interruption.
+
+    Args:
+        folder: The cache, whole.
+        task: Its task.
+        batching: Rows of a batch, and to which widths they are padded.
+        reference: The model.
+        reference_id: Names its checkpoint.
+    """
+
+    def __init__(
+        self, folder: str, task: Task, batching: Pad | Bucket | Pack, reference: Reference, reference_id: str
+    ) -> None:
+        self._rows = CachedRows(folder)
+        self._task, self._reference, self._id = task, reference, reference_id
+        self._batching = Pad(batching.batch_size) if isinstance(batching, Pack) else batching
+        keys = self._rows.index.keys
+        self._widths = self._batching.widths(task.length, keys[keys > 0])
+        budget = getattr(self._batching, "max_tokens", None)  # as many pairs as it has room for at the largest width
+        self._size = self._batching.batch_size or max(1, (budget or 0) // (2 * self._widths[-1]))
+        self._layout = make_layout("paired")
+        self._work = os.path.abspath(folder) + ".reference"
+
+    def known(self, overwrite: bool) -> bool:
+        """Whether the cache has these log-probabilities already.
+
+        Raises:
+            StateError: It has those of another checkpoint, and they may not be replaced.
+        """
+        found = self._rows.manifest.reference
+        if found is None or (overwrite and found["reference_id"] != self._id):
+            return False
+        if found["reference_id"] != self._id:
+            raise StateError(
+                f"the cache {self._rows.name} has log-probabilities of the reference {found['reference_id']!r}, and "
+                f"reference_id is {self._id!r} now. Pass overwrite=True to replace them."
+            )
+        return True
+
+    def run(self, shown: Progress) -> Manifest:
+        """Compute what is missing and add it to the cache."""
+        rows, size = self._rows, self._rows.manifest.about["rows_per_part"]
+        self._begin()
+        shown.begin(len(rows), 0)
+        try:
+            parts = [self._part(number, first, min(first + size, len(rows)), shown)
+                     for number, first in enumerate(range(0, len(rows), size))]  # fmt: skip
+        finally:
+            shown.end()
+        file = io.BytesIO()
+        np.save(file, np.concatenate(parts))
+        path = os.path.join(rows.name, REFERENCE)
+        write_whole(path, file.getvalue())
+        note = {"reference_id": self._id, "tokens": token_hash(rows.places)}
+        files = {**rows.manifest.files, REFERENCE: note_of(path, 0)}
+        manifest = dataclasses.replace(rows.manifest, files=files, reference=note)
+        write_whole(os.path.join(rows.name, MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
+        shutil.rmtree(self._work, ignore_errors=True)
+        return manifest
+
+    def _begin(self) -> None:
+        """Keep what an interrupted pass of the same kind has computed."""
+        plan = json.dumps([self._id, token_hash(self._rows.places), self._size, list(self._widths)])
+        path = os.path.join(self._work, _PLAN)
+        try:
+            os.makedirs(self._work, exist_ok=True)
+            if os.path.exists(path):
+                with open(path, encoding="utf-8") as file:
+                    if file.read() == plan:
+                        return
+            for name in os.listdir(self._work):
+                os.unlink(os.path.join(self._work, name))
+        except OSError as error:
+            raise unwritable(self._work, error) from error
+        write_whole(path, plan.encode())
+
+    def _part(self, number: int, first: int, end: int, shown: Progress) -> NDArray[np.float32]:
+        """(n, 2) float32 of some rows, NaN for dropped ones."""
+        path = os.path.join(self._work, f"part-{number:05d}.npy")
+        if os.path.exists(path):
+            known: NDArray[np.float32] = np.load(path)
+            shown.advance(end - first)
+            return known
+        logps = np.full((end - first, 2), np.nan, np.float32)
+        for rows in self._batches(first, end):
+            logps[rows - first] = self._logps(rows)
+            shown.advance(len(rows))
+        shown.advance(int(np.isnan(logps[:, 0]).sum()))
+        file = io.BytesIO()
+        np.save(file, logps)
+        write_whole(path, file.getvalue())
+        return logps
+
+    def _batches(self, first: int, end: int) -> Iterator[NDArray[np.int64]]:
+        """The good rows of a range, those of like length together."""
+        keys = self._rows.index.keys[first:end]
+        order = first + np.argsort(keys, kind="stable")[np.count_nonzero(keys < 0) :]
+        for begin in range(0, len(order), self._size):
+            yield order[begin : begin + self._size]
+
+    def _logps(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, 2) float32 of one batch; its last rows are repeats if there are too few."""
+        samples: list[Sample] = [one.sample for one in self._rows.read(rows.tolist())]  # type: ignore[union-attr]
+        samples = [sample._replace(ref_logps=None) for sample in samples]
+        samples += [samples[-1]] * (self._size - len(samples))
+        width = self._batching.width_for(max(sample.length for sample in samples), self._widths)
+        batch = self._layout.build(samples, width, self._rows.pad_token_id, self._task.shifted)
+        found = self._reference(batch)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise OptionError(
+                f"reference returned {type(found).__name__}; expected a tuple (chosen_logps, rejected_logps)."
+            )
+        sides = []
+        for name, side in zip(("chosen", "rejected"), found, strict=True):
+            values = np.asarray(side.asnumpy() if hasattr(side, "asnumpy") else side, np.float32)
+            if values.size != len(samples) or not np.isfinite(values).all():
+                raise OptionError(
+                    f"reference returned {name} log-probabilities of shape {values.shape} for a batch of "
+                    f"{len(samples)} rows, {np.count_nonzero(~np.isfinite(values))} of them not finite; expected one "
+                    "finite number a row, the sum over its loss mask."
+                )
+            sides.append(values.reshape(-1))
+        logps: NDArray[np.float32] = np.stack(sides, axis=1)[: len(rows)]
+        return logps

@@ -1,0 +1,223 @@
+"""`mps.write_cache`: the samples of a stream as files, whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ms_prefstream.batch import Pad
+from ms_prefstream.cache.feed import Range, can_go_on, check_material, ranges
+from ms_prefstream.cache.job import ROWS_PER_PART, Job
+from ms_prefstream.cache.manifest import Manifest, read_manifest
+from ms_prefstream.cache.part import PartDone, PartTask, write_part
+from ms_prefstream.cache.reading import carried
+from ms_prefstream.cache.reference import Reference, ReferencePass, check_reference
+from ms_prefstream.cache.tables import merged
+from ms_prefstream.cache.workplace import Workplace
+from ms_prefstream.errors import OptionError, PrefStreamError
+from ms_prefstream.lengths import progress_on
+from ms_prefstream.lengths.progress import Progress, Silent
+from ms_prefstream.lengths.verdict import GOOD
+from ms_prefstream.report.report import ORIGINS_KEPT
+from ms_prefstream.runtime.ledger import Ledger
+from ms_prefstream.runtime.loader import Loaded
+from ms_prefstream.runtime.material import Material
+from ms_prefstream.runtime.pool import LoaderPool
+from ms_prefstream.version import VERSION
+
+if TYPE_CHECKING:
+    from ms_prefstream.stream import Stream
+
+
+def write_cache(
+    stream: Stream,
+    out: str | os.PathLike[str],
+    *,
+    layout: str = "ragged",
+    overwrite: bool = False,
+    workers: int | None = None,
+    rows_per_part: int = ROWS_PER_PART,
+    progress: bool = False,
+    reference: Reference | None = None,
+    reference_id: str | None = None,
+) -> Manifest:
+    """Write the samples of a stream to MindRecord files, in the order of their rows.
+
+    The folder `out` appears when everything is in it; until then finished parts stand in ``out.writing``, and a run
+    that was interrupted goes on with them. The bytes depend on neither workers nor interruptions.
+
+    Args:
+        stream: What rows become; its order and batching do not matter, except for the length of `Pad`, to which the
+            fixed layouts are padded (the task's length otherwise).
+        out: The folder.
+        layout: ``ragged``: nothing padded, read back by `mps.stream(out, …)`. ``mindrlhf`` (DPO, RLHF) and
+            ``mindformers`` (reward): every row padded, as their trainers read them.
+        overwrite: Whether a cache that is there may be replaced, once the new one is whole.
+        workers: Processes that tokenise and write; None takes the stream's.
+        rows_per_part: Rows of the source for each file.
+        progress: Whether to show rows a second and the time left, on standard error.
+        reference: For DPO: a function from a batch of the layout `paired` to the log-probabilities of both sides,
+            (B,) each, summed over the loss mask. The cache holds them, and streams of it have the columns
+            `chosen_ref_logps` and `rejected_ref_logps`. A cache that is there already with the same samples gets them
+            without being written again.
+        reference_id: Names the checkpoint behind `reference`.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        CacheError: A file cannot be written.
+        OptionError: `out` exists, or the layout does not fit the task.
+        RowError: The first malformed row, if these are errors.
+    """
+    material = stream.material()
+    check_material(material)
+    check_reference(reference, reference_id, layout, stream.task)
+    width = stream.batching.length if isinstance(stream.batching, Pad) and stream.batching.length else None
+    job = Job(
+        layout=layout,
+        task=stream.task,
+        width=width or stream.task.length,
+        pad_id=stream.pad_token_id,
+        rows_per_part=rows_per_part,
+        reference=carried(material.source, layout),
+    )
+    workers = material.workers if workers is None else workers
+    out, about = os.fspath(out), _about(job, material)
+    if reference is None or reference_id is None:
+        return _write(material, job, about, out, overwrite, workers, progress)
+    if not _is_there(out, about):
+        _write(material, job, about, out, overwrite, workers, progress)
+    adding = ReferencePass(out, stream.task, stream.batching, reference, reference_id)
+    if adding.known(overwrite):
+        raise OptionError(f"{out} has the log-probabilities of the reference {reference_id!r} already.")
+    return adding.run(progress_on(sys.stderr, "reference") if progress else Silent())
+
+
+def _write(
+    material: Material, job: Job, about: dict[str, Any], out: str, overwrite: bool, workers: int, progress: bool
+) -> Manifest:
+    shown = progress_on(sys.stderr, "cache") if progress else Silent()
+    with Workplace(out, about, overwrite, can_go_on(material)) as place:
+        if place.finished is None:
+            parts = 2 if material.records is None else -(-len(material.records) // job.rows_per_part)
+            with contextlib.closing(_engine(material, workers if parts > 1 else 0)) as engine:
+                parts = _write_parts(material, job, place, engine.run, shown)
+            place.finish(merged(material, job, about, place, parts))
+        else:
+            place.finish(place.finished)
+        assert place.finished is not None  # it is whole now
+        return place.finished
+
+
+def _is_there(out: str, about: dict[str, Any]) -> bool:
+    """Whether a cache with these samples is there."""
+    try:
+        return bool(read_manifest(out).about == json.loads(json.dumps(about)))
+    except PrefStreamError:
+        return False
+
+
+class _Local:
+    """Parts written one after the other in this process, or by worker processes."""
+
+    def __init__(self, material: Material, workers: int) -> None:
+        self._loader = material.loader
+        self._pool = LoaderPool(material.recipe, workers, material.loader) if workers != 0 else None
+
+    def run(self, tasks: Iterable[PartTask]) -> Iterator[PartDone]:
+        """The parts, in order."""
+        if self._pool is None:
+            return (write_part(self._loader, task) for task in tasks)
+        return self._pool.calls(write_part, tasks)
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.close()
+
+
+def _engine(material: Material, workers: int) -> _Local:
+    return _Local(material, workers)
+
+
+def _write_parts(
+    material: Material,
+    job: Job,
+    place: Workplace,
+    run: Callable[[Iterable[PartTask]], Iterator[PartDone]],
+    shown: Progress,
+) -> int:
+    """Write what is missing; the number of parts."""
+    flying: dict[int, tuple[Range, str]] = {}
+
+    def tasks() -> Iterator[PartTask]:
+        for one in ranges(material, job.rows_per_part, place.done):
+            folder = place.temporary(one.number)
+            flying[one.number] = one, folder
+            yield one.task(job, folder)
+
+    total = 0 if material.records is None else len(material.records)
+    count = -(-total // job.rows_per_part)
+    before = [place.done(number) for number in range(count)]
+    shown.begin(total, sum(len(one.verdict) for one in before if one is not None))
+    for known in before:
+        if known is not None and material.quarantine is not None:
+            _settle_again(material, known, job)
+    del before
+    try:
+        for done in run(tasks()):
+            one, folder = flying.pop(done.number)
+            place.add(done._replace(origins=_settle(material, one, done)), folder)
+            shown.advance(one.count)
+    finally:
+        shown.end()
+    while place.done(count) is not None:  # what is read from the front is counted by reading it
+        count += 1
+    return count
+
+
+def _settle(material: Material, one: Range, done: PartDone) -> dict[str, list[str]]:
+    """Raise, count or quarantine the bad rows of a part; where the first few of each reason come from."""
+    found, records = one.found, material.records
+    if found is not None:
+        origin: Callable[[int], str] = lambda row: found[row - one.first][0]  # noqa: E731
+        raw: Callable[[int], Any] = lambda row: found[row - one.first][1]  # noqa: E731
+    else:
+        assert records is not None  # or the rows would have come along
+        origin, raw = records.origin, records.raw
+    ledger = Ledger(material.report, material.raise_malformed, origin, raw, material.quarantine)
+    origins: dict[str, list[str]] = {}
+    for row, error in done.errors:
+        ledger.settle([row], [Loaded(None, error)])
+        known = origins.setdefault(str(error.reason), [])
+        if len(known) < ORIGINS_KEPT:
+            known.append(origin(row))
+    return origins
+
+
+def _settle_again(material: Material, known: PartDone, job: Job) -> None:
+    """The bad rows of a part that an earlier run finished, for this run's quarantine file."""
+    first = known.number * job.rows_per_part
+    rows = (first + np.flatnonzero(known.verdict != GOOD)).tolist()
+    errors = [(row, one.error) for row, one in zip(rows, material.loader.load(rows), strict=True) if one.error]
+    _settle(material, Range(known.number, first, len(known.verdict)), known._replace(errors=errors))
+
+
+def _about(job: Job, material: Material) -> dict[str, Any]:
+    tokenizer = material.recipe.tokenizer
+    return {
+        **job.about(),
+        "source": material.source.name,
+        "tokenizer": None if tokenizer is None else tokenizer.name,
+        "fingerprint": dict(material.fingerprint),
+        "on_bad_row": "raise" if material.raise_malformed else "drop",
+        "library": VERSION,
+        "reference_id": material.source.reference_id if job.reference else None,
+    }

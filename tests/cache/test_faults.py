@@ -1,0 +1,133 @@
+"""Damage is found and named: by `verify` always, by a stream when it opens the cache or reads the row."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+import ms_prefstream as mps
+from ms_prefstream import CacheError
+from ms_prefstream.cache.verify import verify
+from tests.cache.places import PART, flip, source, stream_of
+
+pytestmark = pytest.mark.mindspore
+TASK = mps.DPO(128)
+PART_1 = "part-00001.mindrecord"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("faults")
+    mps.write_cache(stream_of(source(folder), TASK), folder / "out", rows_per_part=PART)
+    return folder / "out"
+
+
+@pytest.fixture
+def out(whole: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+def read(out: pathlib.Path) -> None:
+    for _ in stream_of(str(out), TASK, mps.Pad(2), tokenizer=None, drop_remainder=False).batches():
+        pass
+
+
+def cut(path: pathlib.Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def renamed(path: pathlib.Path) -> None:
+    path.rename(path.with_name("part-00009.mindrecord"))
+
+
+def exchanged(path: pathlib.Path) -> None:
+    other = path.with_name("part-00000.mindrecord")
+    path.rename(path.with_name("x"))
+    other.rename(path)
+    path.with_name("x").rename(other)
+
+
+def test_a_whole_cache_is_whole(out: pathlib.Path) -> None:
+    found = verify(str(out))
+    assert [one.name for one in found] == sorted(path.name for path in out.iterdir() if path.name != "manifest.json")
+    assert not any(one.problem for one in found)
+    read(out)
+
+
+def test_every_file_is_checked_byte_for_byte(out: pathlib.Path) -> None:
+    for path in sorted(out.iterdir()):
+        if path.name == "manifest.json":
+            continue
+        for place in (0, path.stat().st_size // 2, -1):
+            flip(path, place)
+            assert [one.name for one in verify(str(out)) if one.problem] == [path.name]
+            flip(path, place)
+    assert not any(one.problem for one in verify(str(out)))
+
+
+def test_every_byte_of_the_manifest_counts(out: pathlib.Path) -> None:
+    manifest = out / "manifest.json"
+    text = manifest.read_text("utf-8")
+    for place in [at for at, found in enumerate(text) if found.isalnum()][::25]:
+        changed = "7" if text[place] != "7" else "8"
+        manifest.write_text(text[:place] + changed + text[place + 1 :], "utf-8")
+        with pytest.raises(mps.PrefStreamError, match=r"manifest\.json is (damaged|of version)"):
+            verify(str(out))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        (PART_1, pathlib.Path.unlink, "{} is missing"),
+        (PART_1, cut, "{} is truncated"),
+        (PART_1, renamed, "{} is missing. part-00009.mindrecord does not belong here: was it renamed?"),
+        (PART_1 + ".db", pathlib.Path.unlink, "{} is missing"),
+        (PART_1 + ".db", cut, "{} is truncated"),
+        ("manifest.json", pathlib.Path.unlink, "{} is missing"),
+        ("manifest.json", lambda path: flip(path, 200), "{} is damaged"),
+        ("places.npy", pathlib.Path.unlink, "{} is missing"),
+        ("places.npy", lambda path: flip(path, -9), "{} is damaged"),
+        ("lengths.mprefidx", lambda path: flip(path, -99), "{} is damaged"),
+        (PART_1, lambda path: shutil.copy(path, path.with_name("part-00009.mindrecord")), "part-00009.mindrecord does"),
+    ],
+)
+def test_what_sizes_tell_is_found_at_once(
+    out: pathlib.Path, name: str, damage: Callable[[pathlib.Path], None], said: str
+) -> None:
+    damage(out / name)
+    with pytest.raises(CacheError) as caught:
+        stream_of(str(out), TASK, tokenizer=None)
+    assert said.format(out / name) in str(caught.value)
+
+
+def test_a_flipped_byte_is_found_by_whoever_reads_the_row(out: pathlib.Path) -> None:
+    stream = stream_of(str(out), TASK, tokenizer=None)
+    begin, size, _ = stream._rows.source._tables.places[PART + 2].tolist()
+    for place in (begin, begin + size // 2, begin + size - 1):
+        flip(out / PART_1, place)
+        with pytest.raises(CacheError, match=PART_1 + " is damaged between bytes"):
+            read(out)
+        flip(out / PART_1, place)
+    read(out)
+
+
+def test_exchanged_parts_are_found(out: pathlib.Path) -> None:
+    exchanged(out / PART_1)
+    assert {one.name for one in verify(str(out)) if one.problem} >= {PART_1, "part-00000.mindrecord"}
+    with pytest.raises(CacheError, match="part-0000"):
+        read(out)
+
+
+def test_a_strange_part_is_found(out: pathlib.Path) -> None:
+    shutil.copy(out / PART_1, out / "part-00009.mindrecord")
+    with pytest.raises(CacheError, match="part-00009"):
+        verify(str(out))
+
+
+def test_a_folder_may_move(out: pathlib.Path) -> None:
+    moved = out.rename(out.with_name("elsewhere"))
+    read(moved)
+    assert not any(one.problem for one in verify(str(moved)))

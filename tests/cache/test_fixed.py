@@ -1,0 +1,145 @@
+"""The layouts of today's trainers: MindSpore's readers find the stream's own arrays in every column."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ms_prefstream as mps
+from ms_prefstream import OptionError, SourceError
+from tests.cache.places import LAYOUTS, PAD, PART, TASKS, source, stream_of
+from tests.helpers import json_lines
+
+pytestmark = pytest.mark.mindspore
+
+DTYPES = {
+    "mindrlhf dpo": "int32",
+    "mindrlhf dpo shifted": "int32",
+    "mindrlhf rlhf": "int64",
+    "mindformers reward": "int32",
+}
+COLUMNS = {
+    "mindrlhf dpo": [
+        "chosen_input_ids", "chosen_labels", "chosen_attention_mask", "chosen_loss_mask",
+        "rejected_input_ids", "rejected_labels", "rejected_attention_mask", "rejected_loss_mask",
+    ],
+    "mindrlhf rlhf": ["prompt_ids", "pretrain_ids", "loss_mask"],
+    "mindformers reward": [
+        "chosen_input_ids", "chosen_attention_mask", "rejected_input_ids", "rejected_attention_mask",
+        "position_id", "loss_mask", "end_ind",
+    ],
+}  # fmt: skip
+COLUMNS["mindrlhf dpo shifted"] = COLUMNS["mindrlhf dpo"]
+
+
+def expected(case: str, path: str, task: Any, length: int) -> list[dict[str, Any]]:
+    """The rows of a file, from the arrays of a stream that keeps the order of the source."""
+    stream = stream_of(path, task, mps.Pad(1, length=length), shuffle=False, index=None)
+    stream.build_index(pathlib.Path(path).with_suffix(".idx"))  # without dropped rows
+    rows = []
+    for batch in stream.batches():
+        if case == "mindformers reward":
+            ids, mask = batch["input_ids"], batch["attention_mask"]
+            rows.append(
+                {
+                    "chosen_input_ids": ids[0], "rejected_input_ids": ids[1], "chosen_attention_mask": mask[0],
+                    "rejected_attention_mask": mask[1], "position_id": batch["position_id"][0],
+                    "loss_mask": batch["loss_mask"][0], "end_ind": batch["end_ind"].max(),
+                }
+            )  # fmt: skip
+        else:
+            rows.append({name: array[0] for name, array in batch.items()})
+    return rows
+
+
+@pytest.mark.parametrize("length", [128, 129])
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_values_are_those_of_the_stream(case: str, length: int, tmp_path: pathlib.Path) -> None:
+    from mindspore.dataset import MindDataset
+    from mindspore.mindrecord import FileReader
+
+    (layout, task), path = LAYOUTS[case], source(tmp_path)
+    stream = stream_of(path, task, mps.Pad(2, length=length))
+    manifest = mps.write_cache(stream, tmp_path / "out", layout=layout, rows_per_part=PART)
+    assert list(manifest.columns) == COLUMNS[case]
+    files = sorted(str(file) for file in (tmp_path / "out").glob("*.mindrecord"))
+    assert len(files) == 4
+    dataset = MindDataset(files, columns_list=COLUMNS[case], shuffle=False)
+    found = list(dataset.create_dict_iterator(num_epochs=1, output_numpy=True))
+    read = []
+    for file in files:
+        reader = FileReader(file)
+        read += list(reader.get_next())
+        reader.close()
+    rows = expected(case, path, task, length)
+    assert len(found) == len(read) == len(rows) == manifest.rows > 30  # nothing is lost at the tail
+    for one, other, row in zip(found, read, rows, strict=True):
+        assert set(one) == set(other) == set(row)
+        for name in COLUMNS[case]:
+            wanted = "int64" if name == "end_ind" else DTYPES[case]
+            columns = () if name == "end_ind" else (48 if name == "prompt_ids" else length,)
+            assert one[name].dtype == wanted, name
+            assert one[name].shape == np.shape(other[name]) == columns, name
+            assert one[name].tolist() == np.asarray(other[name]).tolist() == row[name].tolist(), name
+
+
+def test_a_file_without_good_rows_is_not_written(tmp_path: pathlib.Path) -> None:
+    rows = [{"prompt": "p", "chosen": "same", "rejected": "same"}] * PART + [
+        {"prompt": "p", "chosen": "one", "rejected": "other"}
+    ]
+    manifest = mps.write_cache(
+        stream_of(source(tmp_path, rows), mps.DPO(64)), tmp_path / "out", layout="mindrlhf", rows_per_part=PART
+    )
+    assert [path.name for path in (tmp_path / "out").glob("*.mindrecord")] == ["part-00001.mindrecord"]
+    assert (manifest.rows, manifest.source_rows) == (1, PART + 1)
+
+
+def test_a_pad_id_that_a_text_holds_is_refused_for_readers_that_search_for_it(tmp_path: pathlib.Path) -> None:
+    path, task = source(tmp_path), mps.Reward(128)
+    stream = stream_of(path, task, pad_token_id=ord("e"))
+    with pytest.raises(OptionError, match=r"rows\.jsonl:1: .* id 101.*pad_token_id= \(--pad-token-id\)"):
+        mps.write_cache(stream, tmp_path / "out", layout="mindformers")
+    assert not (tmp_path / "out").exists()
+    assert mps.write_cache(stream, tmp_path / "ragged").rows  # which knows its lengths
+    assert stream_of(path, task).pad_token_id == PAD
+
+
+@pytest.mark.parametrize(
+    ("layout", "task"),
+    [
+        ("mindrlhf", TASKS["reward"]),
+        ("mindformers", mps.DPO(64)),
+        ("mindformers", TASKS["reward_token"]),
+        ("mindrlhf", mps.DPO(64, margin=True)),
+        ("paired", mps.DPO(64)),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused(layout: str, task: Any, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(OptionError, match=layout):
+        mps.write_cache(stream_of(source(tmp_path), task), tmp_path / "out", layout=layout)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
+
+
+def test_rows_may_not_be_longer_than_the_arrays(tmp_path: pathlib.Path) -> None:
+    rows = json_lines(tmp_path / "rows.jsonl", [{"prompt": "p", "chosen": "a", "rejected": "b"}])
+    with pytest.raises(OptionError, match="length"):
+        mps.write_cache(stream_of(rows, mps.DPO(64), mps.Pad(1, length=60)), tmp_path / "out", layout="mindrlhf")
+
+
+def test_a_padded_cache_is_for_other_readers(tmp_path: pathlib.Path) -> None:
+    mps.write_cache(stream_of(source(tmp_path), mps.DPO(128)), tmp_path / "out", layout="mindrlhf")
+    with pytest.raises(SourceError, match="MindDataset"):
+        stream_of(str(tmp_path / "out"), mps.DPO(128))
+
+
+def test_a_padded_cache_can_be_made_of_a_ragged_one(tmp_path: pathlib.Path) -> None:
+    path, task = source(tmp_path), mps.DPO(128)
+    mps.write_cache(stream_of(path, task), tmp_path / "ragged")
+    mps.write_cache(stream_of(path, task), tmp_path / "a", layout="mindrlhf", rows_per_part=PART)
+    stream = stream_of(str(tmp_path / "ragged"), task, tokenizer=None)
+    mps.write_cache(stream, tmp_path / "b", layout="mindrlhf", rows_per_part=PART)
+    for name in ("part-00000.mindrecord", "part-00003.mindrecord.db", "places.npy"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

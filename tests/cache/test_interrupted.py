@@ -1,0 +1,307 @@
+"""Writing that is interrupted: nothing half done is left at `out`, what is finished is kept, the bytes are the same."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gzip
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import ms_prefstream as mps
+from ms_prefstream import CacheError, NoUsableRowsError, OptionError, PrefStreamError, RowError, StateError
+from ms_prefstream.cache import part, workplace
+from ms_prefstream.cache import write as writing
+from ms_prefstream.cache.files import unwritable
+from tests.cache.places import PART, rows_with_bad, source, stream_of, tree
+from tests.helpers import json_lines
+
+pytestmark = pytest.mark.mindspore
+TASK = mps.DPO(128)
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def write(path: Any, out: pathlib.Path, **options: Any) -> Any:
+    task = options.pop("task", TASK)
+    made = {name: options.pop(name) for name in ("on_bad_row", "quarantine", "steps_per_epoch") if name in options}
+    return mps.write_cache(
+        stream_of(path, task, **made), out, rows_per_part=options.pop("rows_per_part", PART), **options
+    )
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> list[int]:
+    """Let the writing of a part fail; the parts that were begun."""
+    begun: list[int] = []
+    real = part.write_part
+
+    def failing(loader: Any, task: Any) -> Any:
+        begun.append(task.number)
+        if task.number == number:
+            raise error
+        return real(loader, task)
+
+    monkeypatch.setattr(writing, "write_part", failing)
+    return begun
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, number: int, path: Any, out: pathlib.Path, **options: Any) -> None:
+    """A run that ends abruptly when it begins a part."""
+    with monkeypatch.context() as patch:
+        fail_at(patch, number, Interrupted())
+        with pytest.raises(Interrupted):
+            write(path, out, **options)
+
+
+def test_the_same_bytes_for_any_number_of_workers(tmp_path: pathlib.Path) -> None:
+    path = source(tmp_path)
+    write(path, tmp_path / "alone")
+    write(path, tmp_path / "two", workers=2)
+    assert tree(tmp_path / "two") == tree(tmp_path / "alone")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["alone", "rows.jsonl", "two"]
+
+
+def test_only_what_is_missing_is_written_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, tmp_path / "whole")
+    for number in (0, 2, 3):
+        with monkeypatch.context() as patch:
+            begun = fail_at(patch, number, Interrupted())
+            with pytest.raises(Interrupted):
+                write(path, out)
+            assert begun == list(range(begun[0], number + 1))
+            assert not out.exists()
+    begun = fail_at(monkeypatch, 99, Interrupted())
+    write(path, out)
+    assert begun == [3]
+    assert tree(out) == tree(tmp_path / "whole")
+    assert not (tmp_path / "out.writing").exists()
+
+
+def test_an_interruption_at_each_step_of_the_end(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, tmp_path / "whole")
+    write(path, tmp_path / "other", task=mps.DPO(64))
+    calls = 0
+
+    def interrupting(real: Callable[..., Any], at: int) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise Interrupted
+            return real(*arguments, **options)
+
+        return call
+
+    at, done = 1, False
+    while not done:
+        (tmp_path / "other").exists() and not out.exists() and os.rename(tmp_path / "other", out)
+        former, calls = tree(out), 0
+        with monkeypatch.context() as patch:
+            for name in ("unlink", "rename", "replace", "mkdir"):
+                patch.setattr(workplace.os, name, interrupting(getattr(os, name), at))
+            try:
+                write(path, out, overwrite=True)
+                done = True
+            except Interrupted:
+                assert not out.exists() or tree(out) in (former, tree(tmp_path / "whole"))
+        if not done:
+            write(path, out, overwrite=True)
+            assert tree(out) == tree(tmp_path / "whole"), at
+            assert sorted(entry.name for entry in tmp_path.iterdir()) in (
+                ["other", "out", "rows.jsonl", "whole"],
+                ["out", "rows.jsonl", "whole"],
+            )
+        at += 1
+    assert at > 10
+
+
+def test_other_settings_begin_anew(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    interrupted(monkeypatch, 2, path, out)
+    begun = fail_at(monkeypatch, 99, Interrupted())
+    write(path, out, task=mps.DPO(64))
+    assert begun == [0, 1, 2, 3]
+    write(path, tmp_path / "whole", task=mps.DPO(64))
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_a_damaged_finished_part_is_written_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, tmp_path / "whole")
+    interrupted(monkeypatch, 3, path, out)
+    folder = tmp_path / "out.writing"
+    (folder / "part-00000.done").write_bytes(b"cut")
+    os.truncate(folder / "part-00001.mindrecord", 100)
+    begun = fail_at(monkeypatch, 99, Interrupted())
+    write(path, out)
+    assert begun == [0, 1, 3]
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_an_existing_cache_is_replaced_only_on_demand_and_only_by_a_whole_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, out)
+    before = tree(out)
+    with pytest.raises(OptionError, match="--overwrite"):
+        write(path, out, task=mps.DPO(64))
+    interrupted(monkeypatch, 1, path, out, task=mps.DPO(64), overwrite=True)
+    assert tree(out) == before
+    write(path, out, task=mps.DPO(64), overwrite=True)
+    assert tree(out) != before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "rows.jsonl"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_is_no_cache_is_never_replaced(tmp_path: pathlib.Path, overwrite: bool) -> None:
+    path = source(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    for name in ("mine", "rows.jsonl"):
+        with pytest.raises(OptionError, match="is no cache"):
+            write(path, tmp_path / name, overwrite=overwrite)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    assert write(path, tmp_path / "empty").rows
+
+
+def test_two_processes_at_once(tmp_path: pathlib.Path) -> None:
+    path = source(tmp_path)
+    (tmp_path / "out.writing").mkdir()
+    with open(tmp_path / "out.writing" / "plan.json", "w") as plan:
+        fcntl.flock(plan, fcntl.LOCK_EX)
+        with pytest.raises(StateError, match="another process is writing"):
+            write(path, tmp_path / "out")
+    assert write(path, tmp_path / "out").rows
+
+
+@pytest.mark.parametrize("call", ["makedirs", "open", "mkdir", "replace"])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC])
+def test_the_operating_system_refuses(
+    call: str, code: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out, stream = source(tmp_path), tmp_path / "out", None
+    stream = stream_of(path, TASK)
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workplace.os, call, refused)
+        with pytest.raises(CacheError) as caught:
+            mps.write_cache(stream, out, rows_per_part=PART)
+    assert os.strerror(code) in str(caught.value)
+    assert "out.writing" in str(caught.value)
+    assert "MB are free there" in str(caught.value)
+    assert not out.exists()
+    write(path, out)
+    write(path, tmp_path / "whole")
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_a_place_below_a_file(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(CacheError, match="cannot be written: Not a directory"):
+        write(source(tmp_path), tmp_path / "rows.jsonl" / "out")
+
+
+def test_a_malformed_row_stops_it_and_a_corrected_file_begins_anew(tmp_path: pathlib.Path) -> None:
+    rows = rows_with_bad(40)
+    path, out = source(tmp_path, [*rows[:20], "{broken", *rows[20:]]), tmp_path / "out"
+    with pytest.raises(RowError, match=r"rows\.jsonl:21: .*bad_json"):
+        write(path, out)
+    with pytest.raises(RowError, match=r"rows\.jsonl:21: .*bad_json"):
+        write(path, out, workers=1)
+    assert not out.exists()
+    manifest = write(path, out, on_bad_row="drop")
+    assert manifest.dropped["bad_json"] == {"rows": 1, "first": [f"{path}:21"]}
+    assert manifest.source_rows == 41
+    write(source(tmp_path, rows), out, overwrite=True)
+
+
+def test_no_usable_row(tmp_path: pathlib.Path) -> None:
+    path = source(tmp_path, [{"prompt": "p", "chosen": "a", "rejected": "a"}] * 3)
+    with pytest.raises(NoUsableRowsError, match=r"identical 3, first at .*rows\.jsonl:1"):
+        write(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_quarantine_file_holds_each_dropped_row_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, tmp_path / "whole", quarantine=tmp_path / "all.jsonl")
+    interrupted(monkeypatch, 2, path, out, quarantine=tmp_path / "first.jsonl")
+    write(path, out, quarantine=tmp_path / "second.jsonl")
+    assert (tmp_path / "second.jsonl").read_bytes() == (tmp_path / "all.jsonl").read_bytes()
+
+
+def test_rows_from_the_front(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_with_bad(50)
+    json_lines(tmp_path / "plain", rows)
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "plain").read_bytes()))
+    out = tmp_path / "out"
+    write(packed, tmp_path / "whole")
+    interrupted(monkeypatch, 2, packed, out)
+    begun = fail_at(monkeypatch, 99, Interrupted())
+    write(packed, out)
+    assert begun == [2, 3]
+    assert tree(out) == tree(tmp_path / "whole")
+    text = tmp_path / "text"
+    write(source(tmp_path, rows), text)
+    parts = [name for name in tree(text) if name.startswith("part")]
+    assert [tree(out)[name] for name in parts] == [tree(text)[name] for name in parts]
+    monkeypatch.undo()
+    write(packed, tmp_path / "two", workers=2)
+    assert tree(tmp_path / "two") == tree(out)
+
+
+def test_rows_that_come_only_once_are_never_taken_from_an_earlier_run(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(first: int) -> Iterator[Any]:
+        yield from rows_with_bad(first + 50)[first:]
+
+    interrupted(monkeypatch, 2, once(7), tmp_path / "out", steps_per_epoch=1)
+    write(once(0), tmp_path / "out", steps_per_epoch=1)
+    write(source(tmp_path), tmp_path / "text")
+    for number in range(4):
+        name = f"part-{number:05d}.mindrecord"
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "text" / name).read_bytes()
+
+
+def test_a_part_that_does_not_hold_its_rows_is_found(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = part.RecordFile.write
+
+    def losing(self: Any, rows: list[Any]) -> None:
+        real(self, rows[1:])
+
+    monkeypatch.setattr(part.RecordFile, "write", losing)
+    with pytest.raises(CacheError, match="rows were written and"):
+        write(source(tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_part_that_holds_other_values_is_found(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = part.RecordFile.write
+
+    def changing(self: Any, rows: list[Any]) -> None:
+        real(self, [{**row, "row_id": row["row_id"] + 1} for row in rows])
+
+    monkeypatch.setattr(part.RecordFile, "write", changing)
+    with pytest.raises(CacheError, match="other values than were written"):
+        write(source(tmp_path), tmp_path / "out")
+
+
+def test_the_sentence_of_a_full_disk_says_how_much_room_there_is(tmp_path: pathlib.Path) -> None:
+    said = str(unwritable(str(tmp_path / "no" / "such" / "file"), OSError(errno.ENOSPC, "No space left on device")))
+    assert "No space left on device" in said
+    assert "MB are free there" in said
+    assert isinstance(unwritable("x", OSError(1, "a")), PrefStreamError)

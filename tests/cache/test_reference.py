@@ -1,0 +1,179 @@
+"""Reference log-probabilities: computed once, stored, bound to tokens and checkpoint, and in the stream's columns."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ms_prefstream as mps
+from ms_prefstream import CacheError, OptionError, StateError
+from ms_prefstream.cache.manifest import MANIFEST, read_manifest
+from ms_prefstream.cache.verify import verify
+from tests.cache.places import PART, flip, source, stream_of, tree
+from tests.helpers import Batch, assert_same_batches, json_lines, pairs
+
+pytestmark = pytest.mark.mindspore
+TASK = mps.DPO(128)
+COLUMNS = [
+    "chosen_input_ids", "chosen_labels", "chosen_attention_mask", "chosen_loss_mask", "chosen_ref_logps",
+    "rejected_input_ids", "rejected_labels", "rejected_attention_mask", "rejected_loss_mask", "rejected_ref_logps",
+]  # fmt: skip
+
+
+def logps(batch: Batch) -> tuple[Any, Any]:
+    """A model that depends on nothing but a row's own tokens under the mask."""
+    found = [
+        -np.log(1.0 + batch[f"{side}_input_ids"]).astype(np.float64) * batch[f"{side}_loss_mask"]
+        for side in ("chosen", "rejected")
+    ]
+    return found[0].sum(axis=1), found[1].sum(axis=1)
+
+
+class Counting:
+    def __init__(self, stop: int = -1) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.stop = stop
+
+    def __call__(self, batch: Batch) -> tuple[Any, Any]:
+        if len(self.shapes) == self.stop:
+            raise KeyboardInterrupt
+        self.shapes.append(batch["chosen_input_ids"].shape)
+        return logps(batch)
+
+
+def write(stream: mps.Stream, out: pathlib.Path, reference: Any = logps, name: Any = "sft", **options: Any) -> Any:
+    return mps.write_cache(stream, out, rows_per_part=PART, reference=reference, reference_id=name, **options)
+
+
+def test_the_stream_has_the_columns(tmp_path: pathlib.Path) -> None:
+    path, out, batching = source(tmp_path), tmp_path / "out", mps.Bucket(4, multiple_of=32)
+    model = Counting()
+    manifest = write(stream_of(path, TASK, batching), out, model)
+    assert manifest.reference is not None
+    assert manifest.reference["reference_id"] == "sft"
+    assert {shape[0] for shape in model.shapes} == {4}
+    assert {shape[1] for shape in model.shapes} <= {32, 64, 96, 128}
+    stream = stream_of(str(out), TASK, batching, tokenizer=None)
+    assert stream.column_names == COLUMNS
+    stream_of(path, TASK).build_index()
+    text = stream_of(path, TASK, batching)
+    for found, batch in zip(stream.batches(), text.batches(), strict=True):
+        for name, side in zip(("chosen_ref_logps", "rejected_ref_logps"), logps(batch), strict=True):
+            values = found.pop(name)
+            assert values.dtype == np.float32
+            assert values.shape == (4, 1)
+            assert values[:, 0].tolist() == side.astype(np.float32).tolist()
+        assert_same_batches([found], [batch])
+    assert not any(one.problem for one in verify(str(out)))
+
+
+def test_it_is_added_without_writing_again(tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    mps.write_cache(stream_of(path, TASK), out, rows_per_part=PART)
+    before, model = tree(out), Counting()
+    times = {entry.name: entry.stat().st_mtime_ns for entry in out.glob("part-*")}
+    write(stream_of(path, TASK), out, model)
+    after = tree(out)
+    assert {entry.name: entry.stat().st_mtime_ns for entry in out.glob("part-*")} == times
+    assert {name for name in after if after[name] != before.get(name)} == {MANIFEST, "reference.npy"}
+    with pytest.raises(OptionError, match="already"):
+        write(stream_of(path, TASK), out)
+    with pytest.raises(StateError, match="reference 'sft', and reference_id is 'other' now"):
+        write(stream_of(path, TASK), out, name="other")
+    write(stream_of(path, TASK), out, name="other", overwrite=True)
+    assert read_manifest(str(out)).reference["reference_id"] == "other"  # type: ignore[index]
+
+
+def test_an_interrupted_pass_goes_on(tmp_path: pathlib.Path) -> None:
+    path, batching = source(tmp_path), mps.Pad(4)
+    write(stream_of(path, TASK, batching), tmp_path / "whole")
+    whole = Counting()
+    write(stream_of(path, TASK, batching), tmp_path / "counted", whole)
+    with pytest.raises(KeyboardInterrupt):
+        write(stream_of(path, TASK, batching), tmp_path / "out", Counting(stop=9))
+    assert stream_of(str(tmp_path / "out"), TASK, batching).column_names == [n for n in COLUMNS if "ref" not in n]
+    rest = Counting()
+    write(stream_of(path, TASK, batching), tmp_path / "out", rest)
+    assert len(rest.shapes) < len(whole.shapes)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert not (tmp_path / "out.reference").exists()
+
+
+def test_it_is_bound_to_its_tokens(tmp_path: pathlib.Path) -> None:
+    """Files of one cache in another one, with a manifest that somebody has made fit."""
+    first, out = source(tmp_path), tmp_path / "out"
+    second = str(json_lines(tmp_path / "more.jsonl", pairs(50, 100)))
+    write(stream_of(first, TASK), out)
+    write(stream_of(second, TASK), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "reference.npy", out / "reference.npy")
+    with pytest.raises(CacheError, match=r"reference\.npy is damaged"):
+        stream_of(str(out), TASK, tokenizer=None)
+    ours, theirs = read_manifest(str(out)), read_manifest(str(tmp_path / "other"))
+    ours.files["reference.npy"] = theirs.files["reference.npy"]  # type: ignore[index]
+    object.__setattr__(ours, "reference", theirs.reference)
+    (out / MANIFEST).write_text(ours.text(), "utf-8")
+    with pytest.raises(StateError, match="belongs to other tokens"):
+        stream_of(str(out), TASK, tokenizer=None)
+
+
+def test_a_flipped_byte_is_found(tmp_path: pathlib.Path) -> None:
+    write(stream_of(source(tmp_path), TASK), tmp_path / "out")
+    flip(tmp_path / "out" / "reference.npy", -3)
+    assert [one.name for one in verify(str(tmp_path / "out")) if one.problem] == ["reference.npy"]
+    with pytest.raises(CacheError, match=r"reference\.npy is damaged"):
+        stream_of(str(tmp_path / "out"), TASK, tokenizer=None)
+
+
+def test_ten_columns_for_mindrlhf(tmp_path: pathlib.Path) -> None:
+    from mindspore.dataset import MindDataset
+
+    path = source(tmp_path)
+    write(stream_of(path, TASK), tmp_path / "ragged")
+    stream = stream_of(str(tmp_path / "ragged"), TASK, tokenizer=None)
+    manifest = mps.write_cache(stream, tmp_path / "out", layout="mindrlhf", rows_per_part=PART)
+    assert list(manifest.columns) == COLUMNS
+    assert json.loads((tmp_path / "out" / MANIFEST).read_text())["about"]["reference_id"] == "sft"
+    files = sorted(str(file) for file in (tmp_path / "out").glob("*.mindrecord"))
+    dataset = MindDataset(files, columns_list=COLUMNS, shuffle=False)
+    for row in dataset.create_dict_iterator(num_epochs=1, output_numpy=True):
+        chosen, rejected = logps({name: array[None] for name, array in row.items()})
+        assert row["chosen_ref_logps"].dtype == np.float32
+        assert row["chosen_ref_logps"].tolist() == chosen.astype(np.float32).tolist()
+        assert row["rejected_ref_logps"].tolist() == rejected.astype(np.float32).tolist()
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "said"),
+    [
+        (TASK, {"name": None}, "names the checkpoint"),
+        (TASK, {"reference": None}, "expected a function"),
+        (mps.Reward(128), {}, "for the task DPO"),
+        (TASK, {"layout": "mindrlhf"}, "Write that cache first"),
+        (TASK, {"reference": lambda batch: 1}, "expected a tuple"),
+        (TASK, {"reference": lambda batch: ([1.0], [2.0, 3.0])}, "rejected log-probabilities of shape (2,)"),
+        (TASK, {"reference": lambda batch: ([float("nan")], [2.0])}, "1 of them not finite"),
+    ],
+)
+def test_what_is_refused(task: Any, options: dict[str, Any], said: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(OptionError) as caught:
+        write(stream_of(source(tmp_path), task), tmp_path / "out", **options)
+    assert said in str(caught.value)
+
+
+def test_it_is_never_left_out_unseen(tmp_path: pathlib.Path) -> None:
+    path = source(tmp_path)
+    write(stream_of(path, TASK), tmp_path / "out")
+    out = str(tmp_path / "out")
+    with pytest.raises(OptionError, match="layout='paired'"):
+        stream_of(out, mps.DPO(128, layout="concat"), tokenizer=None)
+    with pytest.raises(OptionError, match="layout='paired'"):
+        stream_of(out, TASK, mps.Pack(640), tokenizer=None)
+    with pytest.raises(OptionError, match="has none"):
+        stream_of(mps.mix([(out, 1), (path, 1)]), TASK)
+    with pytest.raises(OptionError, match="Copy the folder"):
+        mps.write_cache(stream_of(out, TASK, tokenizer=None), tmp_path / "second")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ms_prefstream.cache.columns import Columns, row_bytes
 from ms_prefstream.cache.files import room_at, unwritable
@@ -40,13 +41,20 @@ def sizes_for(columns: Columns, rows: int) -> tuple[int, int]:
     return min(max(header, _LEAST_HEADER), _MOST_HEADER), page
 
 
+class _Header(NamedTuple):
+    """What MindSpore's writer of rows asks of a file's header."""
+
+    schema: Any
+    blob_fields: Any
+
+
 class RecordFile:
     """A MindRecord file that is being written. The order and the grouping of `write` calls decide about its bytes.
 
     Args:
         path: The file; its sidecar is `path` + ``.db``. Neither may exist.
         columns: Its columns.
-        rows: The most rows that will be written.
+        rows: The most rows that this file, or one that is read together with it, may have.
 
     Attributes:
         rows: Rows written so far.
@@ -61,6 +69,7 @@ class RecordFile:
         self._guarded(writer.set_page_size, page)
         schema = {name: column.schema() for name, column in columns.items()}
         self._guarded(writer.add_schema, schema, "ms_prefstream")
+        self._write: Callable[[list[dict[str, Any]]], Any] = self._write_first
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Append rows.
@@ -69,7 +78,7 @@ class RecordFile:
             CacheError: They cannot be written.
         """
         if rows:
-            self._guarded(self._writer.write_raw_data, rows)
+            self._guarded(self._write, rows)
             self.rows += len(rows)
 
     def close(self) -> None:
@@ -96,6 +105,20 @@ class RecordFile:
     ) -> None:
         if kind is None:
             self.close()
+
+    def _write_first(self, rows: list[dict[str, Any]]) -> None:
+        """Open the file through MindSpore's own checks, which cost more than the writing; later rows are like these.
+
+        What they check is proven otherwise: the values have the columns' types, and the finished file is read back.
+        """
+        self._writer.write_raw_data(rows)
+        inner: Any = getattr(self._writer, "_writer", None)
+        header: Any = getattr(inner, "_header", None)
+        if hasattr(inner, "write_raw_data") and hasattr(header, "schema") and hasattr(header, "blob_fields"):
+            inner._header = _Header(header.schema, header.blob_fields)  # theirs is parsed anew for every value
+            self._write = inner.write_raw_data
+        else:
+            self._write = self._writer.write_raw_data
 
     def _guarded(self, function: Any, *arguments: Any) -> None:
         """Call MindSpore; its errors are RuntimeErrors with many lines."""

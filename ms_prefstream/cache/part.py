@@ -20,12 +20,13 @@ from ms_prefstream.cache.pages import PLACE, decode, places_of
 from ms_prefstream.cache.ragged import ragged_rows
 from ms_prefstream.errors import CacheError, OptionError, RowError
 from ms_prefstream.formats.record import Record
-from ms_prefstream.lengths.measure import measure
+from ms_prefstream.lengths.measure import Measured, measure
 from ms_prefstream.runtime.loader import Loaded, Note, SampleLoader
 from ms_prefstream.tasks.sample import Ready, Sample
 
 _AT_ONCE = {"ragged": 512}  # rows that are loaded and written together; the grouping decides about bytes
 _AT_ONCE_FIXED = 128
+_PROVE_EVERY = 8  # padded rows are many bytes and all alike
 NOTES = (Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS)
 
 
@@ -40,7 +41,6 @@ class PartTask:
         count: Its rows.
         folder: An existing folder, for this task alone.
         records: The records themselves where workers cannot read them.
-        logps: (count, 2) float32 reference log-probabilities, or None.
     """
 
     job: Job
@@ -49,7 +49,6 @@ class PartTask:
     count: int
     folder: str
     records: Sequence[Record | Ready | RowError] | None = None
-    logps: NDArray[np.float32] | None = None
 
     def __str__(self) -> str:
         return f"part {self.number} (rows {self.first} to {self.first + self.count - 1})"
@@ -89,46 +88,52 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
         OptionError: A text holds the pad id where it must not.
     """
     job, path = task.job, os.path.join(task.folder, part_name(task.number))
-    loaded: list[Loaded] = []
+    measured: list[Measured] = []
+    notes = dict.fromkeys(NOTES, 0)
+    errors: list[tuple[int, RowError]] = []
     expected: list[int] = []
     sums: list[int] = []
     columns = job.columns
     arrays = {name: columns[name].dtype for name in sorted(columns) if columns[name].shape}
-    file = RecordFile(path, columns, task.count)
+    # MindSpore reads files together only if their pages have one size; a part that comes first and is short is alone.
+    file = RecordFile(path, columns, task.count if task.number == 0 else job.rows_per_part)
     step = _AT_ONCE.get(job.layout, _AT_ONCE_FIXED)
     for begin in range(0, task.count, step):
         found = _load(loader, task, begin, min(begin + step, task.count))
-        rows, samples, notes = _good(loader, task, found, task.first + begin)
-        values = _file_rows(job, rows, samples, notes)
+        rows, samples, noted = _good(loader, task, found, task.first + begin)
+        values = _file_rows(job, rows, samples, noted)
         file.write(values)
         expected += rows
         sums += [_checksum(row[name] for name in arrays) for row in values]
-        loaded += [one if one.sample is None else one._replace(sample=_light(one.sample)) for one in found]
-    measured = measure(loaded)
+        measured.append(measure(found))
+        errors += [(task.first + begin + position, error) for position, error in measured[-1].errors]
+        for note in NOTES:
+            notes[note] += sum(bool(number & note) for number in noted)
     places = np.zeros(task.count, PLACE)
     files: dict[str, FileNote] = {}
     if expected:
         file.close()
-        places[np.array(expected) - task.first] = _proven(path, arrays, sums)
+        every = 1 if job.layout == "ragged" else _PROVE_EVERY
+        places[np.array(expected) - task.first] = _proven(path, arrays, sums, every)
         for name in (path, path + SIDECAR):
             files[os.path.basename(name)] = note_of(name, len(expected))
-    counts = tuple(sum(bool(one.notes & note) for one in loaded if one.sample is not None) for note in NOTES)
-    errors = [(task.first + position, error) for position, error in measured.errors]
-    return PartDone(task.number, files, measured.lengths, measured.keys, measured.verdict, places, counts, errors, {})
+    return PartDone(
+        number=task.number,
+        files=files,
+        lengths=np.concatenate([one.lengths for one in measured]),
+        keys=np.concatenate([one.keys for one in measured]),
+        verdict=np.concatenate([one.verdict for one in measured]),
+        places=places,
+        notes=tuple(notes.values()),
+        errors=errors,
+        origins={},
+    )
 
 
 def _load(loader: SampleLoader, task: PartTask, begin: int, end: int) -> list[Loaded]:
     if task.records is not None:
-        found = loader.samples(task.records[begin:end])
-    else:
-        found = loader.load(range(task.first + begin, task.first + end))
-    if task.logps is None:
-        return found
-    pairs = task.logps[begin:end].tolist()
-    return [
-        one if one.sample is None else one._replace(sample=one.sample._replace(ref_logps=tuple(pair)))
-        for one, pair in zip(found, pairs, strict=True)
-    ]
+        return loader.samples(task.records[begin:end])
+    return loader.load(range(task.first + begin, task.first + end))
 
 
 def _good(
@@ -159,16 +164,6 @@ def _file_rows(job: Job, rows: list[int], samples: list[Sample], notes: list[int
     return fixed_rows(samples, job.task, job.width, job.pad_id, job.reference)
 
 
-def _light(sample: Sample) -> Sample:
-    """The sample with its lengths but without its ids, which are in the file now."""
-    sequences = tuple(one._replace(ids=np.broadcast_to(_NOTHING, len(one.ids)), spans=()) for one in sample.sequences)
-    prompt = None if sample.prompt is None else np.broadcast_to(_NOTHING, len(sample.prompt))
-    return Sample(sequences, prompt)
-
-
-_NOTHING = np.zeros((), np.int32)
-
-
 def _checksum(arrays: Iterable[NDArray[Any]]) -> int:
     found = 0
     for array in arrays:
@@ -176,13 +171,14 @@ def _checksum(arrays: Iterable[NDArray[Any]]) -> int:
     return found
 
 
-def _proven(path: str, arrays: Mapping[str, str], sums: Sequence[int]) -> NDArray[Any]:
+def _proven(path: str, arrays: Mapping[str, str], sums: Sequence[int], every: int) -> NDArray[Any]:
     """Where the rows of a file lie, once it was found to hold them: MindSpore leaves out rows with a mere warning.
 
     Args:
         path: The file.
         arrays: Name -> dtype of the columns of arrays, by name.
         sums: The checksum of each row's arrays.
+        every: One group of rows of so many is decoded and compared; places and numbers of rows always are.
     """
     try:
         bounds = places_of(path)
@@ -194,6 +190,8 @@ def _proven(path: str, arrays: Mapping[str, str], sums: Sequence[int]) -> NDArra
             span = slice(begin, begin + _AT_ONCE_FIXED)
             blocks = list(_blocks(path, bounds[span]))
             places["crc"][span] = [zlib.crc32(block) for block in blocks]
+            if begin // _AT_ONCE_FIXED % every:
+                continue
             found = decode(blocks, list(arrays.values()))
             if [_checksum(row) for row in zip(*found, strict=True)] != sums[span]:
                 raise ValueError("it holds other values than were written")

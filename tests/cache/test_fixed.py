@@ -11,7 +11,7 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream import OptionError, SourceError
 from tests.cache.places import LAYOUTS, PAD, PART, TASKS, source, stream_of
-from tests.helpers import json_lines
+from tests.helpers import json_lines, pairs
 
 pytestmark = pytest.mark.mindspore
 
@@ -143,3 +143,15 @@ def test_a_padded_cache_can_be_made_of_a_ragged_one(tmp_path: pathlib.Path) -> N
     mps.write_cache(stream, tmp_path / "b", layout="mindrlhf", rows_per_part=PART)
     for name in ("part-00000.mindrecord", "part-00003.mindrecord.db", "places.npy"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_short_last_part_is_read_together_with_the_others(tmp_path: pathlib.Path) -> None:
+    """MindSpore refuses files whose pages differ in size, and sizes follow from the rows of a part."""
+    from mindspore.dataset import MindDataset
+
+    stream = stream_of(source(tmp_path, pairs(430)), mps.DPO(1024))
+    for layout, column in (("mindrlhf", "chosen_input_ids"), ("ragged", "chosen_ids")):
+        mps.write_cache(stream, tmp_path / layout, layout=layout, rows_per_part=400)
+        files = sorted(str(file) for file in (tmp_path / layout).glob("*.mindrecord"))
+        dataset = MindDataset(files, columns_list=[column], shuffle=False)
+        assert sum(1 for _ in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)) == 430

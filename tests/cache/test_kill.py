@@ -85,9 +85,9 @@ def killed(folder: pathlib.Path, times: int, workers: int, before: bool = False)
         writer.close()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_few_moments(workers: int, tmp_path: pathlib.Path) -> None:
-    assert not all(list(killed(tmp_path, 4, workers))), "no run was killed, so nothing is proven"
+@pytest.mark.parametrize(("workers", "times"), [(0, 4), (2, 2)])
+def test_a_few_moments(workers: int, times: int, tmp_path: pathlib.Path) -> None:
+    assert not all(list(killed(tmp_path, times, workers))), "no run was killed, so nothing is proven"
 
 
 def test_a_run_that_replaces_a_cache(tmp_path: pathlib.Path) -> None:

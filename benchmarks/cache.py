@@ -1,0 +1,127 @@
+"""Writing and reading caches: python benchmarks/cache.py --data rows.jsonl --tokenizer DIR [--workers 2]
+
+(a) every layout: rows/s from text to files on disk, MB a thousand rows; (b) batches from the ragged cache against
+batches from the text; (c) rows in random order by MindSpore's own readers against this library's.
+Without --data it takes the bundled pairs, which are too few to mean much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+
+import ms_prefstream as mps
+from ms_prefstream.demo import data_path
+
+TOGETHER = 32  # rows that are read together in random order
+
+
+def seconds(work: Any) -> float:
+    """The time that a call takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def drain(stream: mps.Stream) -> None:
+    """Read an epoch."""
+    for _ in stream.batches():
+        pass
+
+
+def writing(data: str, tokenizer: str, length: int, workers: int, folder: pathlib.Path) -> int:
+    """(a); the rows."""
+    cases = [
+        ("ragged", mps.DPO(length)),
+        ("mindrlhf", mps.DPO(length)),
+        ("mindformers", mps.Reward(length)),
+        ("mindrlhf", mps.RLHF(length // 4, length)),
+    ]
+    rows = 0
+    for layout, task in cases:
+        stream = mps.stream(data, task=task, tokenizer=tokenizer, batching=mps.Pad(1), index=None)
+        out = folder / f"{layout}-{task.name}"
+        spent = seconds(lambda: mps.write_cache(stream, out, layout=layout, workers=workers))  # noqa: B023
+        size = sum(path.stat().st_size for path in out.iterdir())
+        rows = len(stream.material().records)
+        print(f"  {layout:12} {task.name:7} {rows / spent:10,.0f} rows/s {size / rows / 1e3:10,.2f} MB a thousand rows")
+    return rows
+
+
+def reading(data: str, tokenizer: str, length: int, rows: int, folder: pathlib.Path) -> None:
+    """(b)."""
+    for batching in (mps.Bucket(32), mps.Bucket(8)):
+        options = {"task": mps.DPO(length), "batching": batching}
+        text = mps.stream(data, tokenizer=tokenizer, index=None, **options)
+        cache = mps.stream(str(folder / "ragged-dpo"), tokenizer=None, **options)
+        slow, fast = (min(seconds(lambda: drain(stream)) for _ in range(3)) for stream in (text, cache))  # noqa: B023
+        print(
+            f"  batches of {batching.batch_size:2}: text {rows / slow:9,.0f} rows/s, cache {rows / fast:9,.0f} rows/s"
+        )
+
+
+def random_access(rows: int, folder: pathlib.Path) -> None:
+    """(c)."""
+    from mindspore.dataset import MindDataset, SubsetSampler
+    from mindspore.mindrecord import FileReader
+
+    out = folder / "ragged-dpo"
+    files = sorted(str(path) for path in out.glob("*.mindrecord"))
+    columns = ["row_id", "chosen_ids", "rejected_ids", "marks"]
+    wanted = np.random.default_rng(0).permutation(rows)[: TOGETHER * 20].reshape(-1, TOGETHER).tolist()
+
+    def pipelines() -> None:
+        for some in wanted:
+            dataset = MindDataset(files, columns_list=columns, sampler=SubsetSampler(some))
+            assert sum(1 for _ in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)) == TOGETHER
+
+    def forward() -> None:
+        for file in files:
+            reader = FileReader(file, num_consumer=1)
+            for _ in reader.get_next():
+                pass
+            reader.close()
+
+    stream = mps.stream(str(out), task=mps.DPO(stream_length(out)), tokenizer=None, batching=mps.Pad(TOGETHER))
+    source = stream.material().source
+    count = len(wanted) * TOGETHER
+    print(f"  MindDataset, a SubsetSampler for {TOGETHER} rows: {count / seconds(pipelines):9,.0f} rows/s")
+    print(f"  FileReader, from the front only:       {rows / seconds(forward):9,.0f} rows/s")
+    ours = min(seconds(lambda: [source.read(some) for some in wanted]) for _ in range(3))
+    print(f"  this library, {TOGETHER} rows at a time:       {count / ours:9,.0f} rows/s")
+
+
+def stream_length(out: pathlib.Path) -> int:
+    """The task's length that a cache was written with."""
+    from ms_prefstream.cache.manifest import read_manifest
+
+    return int(read_manifest(str(out)).about["task"]["max_length"])
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--data", default=str(data_path()))
+    parser.add_argument("--tokenizer", default="bytes")
+    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--workers", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        import mindspore.mindrecord  # noqa: F401  # its import is not what is measured
+
+        print(f"writing, length {given.length}, {given.workers} workers")
+        rows = writing(given.data, given.tokenizer, given.length, given.workers, folder)
+        print("reading")
+        reading(given.data, given.tokenizer, given.length, rows, folder)
+        print("random order")
+        random_access(rows, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,12 +6,13 @@ import functools
 import numbers
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.adapters.columns import select_columns
 from ms_prefstream.adapters.mindspore import to_dataset
 from ms_prefstream.batch import Bucket, Layout, Pack, PackedLayout, Pad, make_layout
 from ms_prefstream.cache.reading import caches_in, check_cache, encoding_of, has_reference, only_caches, tokenizer_of
@@ -312,17 +313,20 @@ class Stream:
         first = epoch * self.steps_per_epoch
         return map(self._steps.__getitem__, range(first + step, first + self.steps_per_epoch))
 
-    def dataset(self, start_epoch: int | None = None) -> GeneratorDataset:
+    def dataset(self, start_epoch: int | None = None, *, columns: Sequence[str] | None = None) -> GeneratorDataset:
         """A MindSpore dataset of ready batches: one dataset row is one training step.
 
         Args:
             start_epoch: The epoch that its iterators begin with, 0 if not given. MindSpore begins every new iterator
                 at the first epoch again, so a second ``model.train`` call wants a dataset with the next epoch. A
                 resumed stream begins at its own step; any later epoch may be given.
+            columns: The columns that it delivers, in this order; None for all (`column_names`).
 
         Raises:
-            OptionError: If the epoch lies before the step that a resumed stream goes on with.
+            OptionError: If the epoch lies before the step that a resumed stream goes on with, or a column is none of
+                `column_names`.
         """
+        steps = self._steps if columns is None else select_columns(self._steps, columns)
         at, step = divmod(self._resumed or 0, self.steps_per_epoch)
         start_epoch = None if start_epoch is None else whole_number("start_epoch", start_epoch, 0)
         if start_epoch is not None and start_epoch != at:
@@ -334,7 +338,7 @@ class Stream:
             at, step = start_epoch, 0
         self._begins = at * self.steps_per_epoch + step
         return to_dataset(
-            self._steps,
+            steps,
             start_epoch=at,
             init_step=step,
             resumed=self._resumed is not None,

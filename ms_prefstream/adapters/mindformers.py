@@ -1,0 +1,189 @@
+"""At home in MindFormers: `PrefStreamDataset` and `PrefStreamDataLoader`, for its YAML files and `build_dataset`.
+
+Importing this module registers both, at once if MindFormers is loaded, else as soon as it is; it does not load
+MindFormers itself, whose import takes seconds, prints and creates a folder. In a training script::
+
+    import ms_prefstream.adapters.mindformers
+
+    train_dataset: &train_dataset
+      data_loader:
+        type: PrefStreamDataLoader
+        source: data/train-*.jsonl
+        tokenizer: path/to/tokenizer
+        task: {type: DPO, max_length: 1024}
+        batching: {type: Bucket, multiple_of: 64}
+      input_columns: [chosen_input_ids, chosen_loss_mask, rejected_input_ids, rejected_loss_mask]
+    train_dataset_task: {type: PrefStreamDataset, dataset_config: *train_dataset}
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ms_prefstream.adapters.columns import select_columns
+from ms_prefstream.adapters.mindspore import to_dataset
+from ms_prefstream.adapters.plain_keys import stream_from
+from ms_prefstream.adapters.samples import Samples
+from ms_prefstream.adapters.when_imported import when_imported
+from ms_prefstream.errors import OptionError
+
+if TYPE_CHECKING:
+    from mindspore.dataset import GeneratorDataset
+
+_REGISTRY = "mindformers.tools.register.register"
+# What MindFormers hands to every loader and dataset and what does not apply to finished batches.
+_IDLE = frozenset(
+    {
+        "do_eval", "num_parallel_workers", "python_multiprocessing", "prefetch_size", "numa_enable", "filepath_prefix",
+        "autotune_per_step", "micro_batch_num", "tokenizer", "num_samples", "type",
+    }
+)  # fmt: skip
+_OFF = {
+    "eod_reset": "packed rows with positions of their own come from batching: {type: Pack, ...}",
+    "dynamic_batch": "batches have their final widths already, a small closed set of them",
+    "auto_tune": "MindSpore's autotune would change how the dataset is read",
+    "profile": "MindSpore's autotune would change how the dataset is read",
+    "mixup_op": "it is for images",
+    "token_monitor": "the stream's report counts tokens",
+}
+
+
+class PrefStreamDataLoader:
+    """Single samples, as MindFormers' datasets expect them of a loader (`DPODataset`, `CausalLanguageModelDataset`).
+
+    The rows of a batch come one after the other, padded as in the batch: a dataset that batches them with the same
+    `batch_size` has the batches of the stream. For whole batches use `PrefStreamDataset`.
+    """
+
+    def __new__(
+        cls,
+        *,
+        reference_free: bool = False,
+        columns: list[str] | None = None,
+        num_shards: Any = "auto",
+        shard_id: Any = "auto",
+        **keys: Any,
+    ) -> GeneratorDataset:
+        """The dataset of samples.
+
+        Args:
+            reference_free: Add `chosen_ref_logps` and `rejected_ref_logps` as zeros.
+            columns: The columns to deliver, in order; None for all.
+            num_shards: Ranks that share the data; None, as MindFormers says it, for a batch that every rank holds
+                whole; ``"auto"`` asks MindSpore's communication.
+            shard_id: This rank.
+            keys: The options of `ms_prefstream.stream` as plain keys; see `plain_keys.stream_from`.
+        """
+        world = () if num_shards == "auto" else (1, 0) if num_shards is None else (num_shards, shard_id)
+        keys.pop("column_names", None)  # the columns behind the dataset that batches, which checks them itself
+        size = keys.pop("batch_size", None)
+        section = {name: value for name, value in keys.items() if name not in _IDLE or name == "tokenizer"}
+        stream = _stream(section, size, None, None, *world)
+        samples = Samples(stream, reference_free)
+        return to_dataset(samples if columns is None else select_columns(samples, columns))
+
+
+class PrefStreamDataset:
+    """Ready batches: one row of the dataset is one training step, whatever `batch` it would otherwise get."""
+
+    def __new__(cls, dataset_config: Mapping[str, Any] | None = None, **keys: Any) -> GeneratorDataset:
+        """The dataset that a `train_dataset` section describes.
+
+        Args:
+            dataset_config: The section: `data_loader` with the keys of the stream, and `input_columns`, the columns
+                that the network takes, in order. Its `batch_size` (`runner_config.batch_size` in a trainer) counts.
+            keys: The same as keywords.
+
+        Raises:
+            OptionError: A key is unknown or contradicts another one, or a key that would change batches is set.
+            PrefStreamError: As `ms_prefstream.stream` does.
+        """
+        config = {**(dataset_config or {}), **keys}
+        loader = config.pop("data_loader", None)
+        if not isinstance(loader, Mapping):
+            raise OptionError(f"data_loader is {loader!r}; expected the section with source, task and batching.")
+        loader = dict(loader)
+        if loader.pop("type", "PrefStreamDataLoader") != "PrefStreamDataLoader":
+            raise OptionError("PrefStreamDataset reads data_loader: {type: PrefStreamDataLoader, ...} and no other.")
+        columns, drops = _columns(config), config.pop("drop_remainder", None)
+        if drops is False and loader.get("drop_remainder") is not False:
+            raise OptionError(
+                "drop_remainder is False, but a smaller last batch would have a shape of its own. Leave it out, or set "
+                "data_loader.drop_remainder: False, which fills the last batch up with a few repeated rows."
+            )
+        size, seed, tokenizer = (config.pop(name, None) for name in ("batch_size", "seed", "tokenizer"))
+        _check_rest(config)
+        stream = _stream(loader, size, seed, tokenizer, *_shards())
+        return stream.dataset(columns=columns)
+
+
+def _stream(loader: dict[str, Any], size: Any, seed: Any, tokenizer: Any, *shards: int) -> Any:
+    world, rank = shards or (None, None)
+    return stream_from(
+        loader,
+        where="data_loader",
+        batch_size=size,
+        seed=seed,
+        tokenizer=tokenizer,
+        num_shards=world,
+        shard_id=rank,
+    )
+
+
+def _columns(config: dict[str, Any]) -> list[str] | None:
+    """The columns in the order in which the network gets them.
+
+    A trainer hands `construct_args_key` to a wrapper of the network that pairs it with the columns by position, and
+    takes it out of the section before any dataset sees it: the columns must say their order themselves.
+    """
+    missing = "input_columns" in config and config["input_columns"] is None
+    chosen, renamed, keys = (
+        config.pop(name, None) for name in ("input_columns", "output_columns", "construct_args_key")
+    )
+    if missing:
+        raise OptionError(
+            "train_dataset.input_columns is missing. Name the columns that the network takes, in the order of "
+            "construct_args_key (or of its own arguments); without a list MindFormers pairs the two blindly."
+        )
+    columns = renamed if renamed is not None else chosen
+    if columns is not None and keys is not None and len(keys) != len(columns):
+        raise OptionError(
+            f"construct_args_key has {len(keys)} names, but there are {len(columns)} columns "
+            f"({', '.join(columns)}). Give each column the name of its argument, in order."
+        )
+    return None if columns is None else list(columns)
+
+
+def _check_rest(config: dict[str, Any]) -> None:
+    """Refuses what would change batches that are finished already; what does not apply is passed over."""
+    repeat = config.pop("repeat", None)
+    if repeat not in (None, 1):
+        raise OptionError(f"repeat is {repeat!r}; every epoch has another order. Set runner_config.epochs instead.")
+    for name, value in config.items():
+        if name in _OFF:
+            if value:
+                raise OptionError(f"{name} is {value!r}, which PrefStreamDataset does not take: {_OFF[name]}.")
+        elif name not in _IDLE and name not in ("divisor", "remainder"):
+            raise OptionError(
+                f"{name} is no option of PrefStreamDataset. The options of the stream belong under data_loader; beside "
+                "it stand input_columns, construct_args_key, batch_size, drop_remainder and seed."
+            )
+
+
+def _shards() -> tuple[int, int]:
+    """(number, this one) of the shards that the parallel mode asks for, by MindFormers' own rule."""
+    from mindformers.dataset.base_dataset import BaseDataset
+
+    rank, world = BaseDataset._generate_shard_info()
+    return (1, 0) if world is None else (int(world), int(rank))  # a full batch: every rank holds all of it
+
+
+def _register() -> None:
+    registry = sys.modules[_REGISTRY]
+    for made, kind in ((PrefStreamDataset, "DATASET"), (PrefStreamDataLoader, "DATASET_LOADER")):
+        registry.MindFormerRegister.register_cls(made, getattr(registry.MindFormerModuleType, kind))
+
+
+when_imported(_REGISTRY, _register)

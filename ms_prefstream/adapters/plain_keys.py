@@ -1,0 +1,178 @@
+"""A stream from plain keys, as a YAML file has them: names for tasks, batching rules and formats.
+
+task: {type: DPO, max_length: 1024}    ->    task=mps.DPO(max_length=1024)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ms_prefstream import formats
+from ms_prefstream.batch import Bucket, Pack, Pad
+from ms_prefstream.errors import OptionError
+from ms_prefstream.formats.fields import nearest
+from ms_prefstream.sources.mix import Part, mix
+from ms_prefstream.stream import Stream, stream
+from ms_prefstream.tasks import DPO, RLHF, Reward
+
+_TASKS: dict[str, Callable[..., Any]] = {"DPO": DPO, "Reward": Reward, "RLHF": RLHF}
+_BATCHINGS: dict[str, Callable[..., Any]] = {"Pad": Pad, "Bucket": Bucket, "Pack": Pack}
+_OPTIONS = tuple(inspect.signature(stream).parameters)
+_KEYS = ("source", "dataset_dir", *_OPTIONS[1:])
+
+
+def stream_from(
+    keys: Mapping[str, Any],
+    *,
+    where: str,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    tokenizer: Any = None,
+    num_shards: int | None = None,
+    shard_id: int | None = None,
+) -> Stream:
+    """The stream that plain keys describe: the options of `mps.stream` under their own names.
+
+    Objects are sections with a `type`: ``task: {type: DPO, max_length: 1024}``, ``batching: {type: Bucket, multiple_of:
+    64}``, ``format: {type: cvalues, types: [...]}``; a mix is ``source: {mix: [{source: ..., weight: 0.7}, ...]}``.
+    ``dataset_dir`` is another name of ``source``, since that is what MindFormers calls it. Values that are objects
+    already are taken as they are.
+
+    Args:
+        keys: The section.
+        where: What the section is called in messages.
+        batch_size: Rows of a step as the trainer has them; None where no trainer says.
+        seed: Of the order, if the section has none.
+        tokenizer: The tokenizer, if the section has none.
+        num_shards: Ranks that share the data, given by the parallel mode; None asks MindSpore's communication.
+        shard_id: This rank.
+
+    Raises:
+        OptionError: A key is unknown, missing, or contradicts the trainer.
+        PrefStreamError: As `ms_prefstream.stream` does.
+    """
+    given = {name: _plain(value) for name, value in keys.items()}
+    for name in given:
+        if name not in _KEYS:
+            raise OptionError(_unknown(f"{where}.{name}", name, _KEYS))
+    for name, value in (("seed", seed), ("tokenizer", tokenizer)):
+        if value is not None:
+            given.setdefault(name, value)
+    for name, value in (("num_shards", num_shards), ("shard_id", shard_id)):
+        if value is not None:
+            if given.get(name) is not None and given[name] != value:
+                raise OptionError(
+                    f"{where}.{name} is {given[name]}, but the parallel mode makes it {value}. Leave {name} out: the "
+                    "shards follow the parallel mode."
+                )
+            given[name] = value
+    source = _source(given.pop("source", None), given.pop("dataset_dir", None), where)
+    for name, example in (("task", "{type: DPO, max_length: 1024}"), ("batching", "{type: Bucket, multiple_of: 64}")):
+        if given.get(name) is None:
+            raise OptionError(f"{where}.{name} is missing; expected a section such as {name}: {example}.")
+    if "tokenizer" not in given:
+        raise OptionError(
+            f"{where}.tokenizer is missing; expected a directory, a tokenizer.json, a .model file or 'bytes', and null "
+            "for rows that are tokenized already."
+        )
+    given["task"] = _made(given["task"], _TASKS, f"{where}.task")
+    given["batching"] = _batching(given["batching"], batch_size, f"{where}.batching")
+    given["format"] = _format(given.get("format", "auto"), f"{where}.format")
+    return stream(source, **given)
+
+
+def _source(source: Any, folder: Any, where: str) -> Any:
+    """The source, under the one or the other name; an empty string is no name."""
+    named = [value for value in (source, folder) if value is not None and not (isinstance(value, str) and not value)]
+    if len(named) == 2 and named[0] != named[1]:
+        raise OptionError(
+            f"{where}.source is {source!r} and {where}.dataset_dir is {folder!r}; both name the data. Keep one of them."
+        )
+    if not named:
+        raise OptionError(
+            f"{where}.source is missing; expected a path, a glob, a list of them, or {{mix: [{{source: ..., weight: "
+            "0.7}, ...]}."
+        )
+    return _mixed(named[0], where) if isinstance(named[0], dict) else named[0]
+
+
+def _mixed(section: dict[str, Any], where: str) -> Any:
+    """``{mix: [{source: a.jsonl, weight: 0.7}, b.jsonl], stop: all}`` -> the mix."""
+    rest = {name: value for name, value in section.items() if name != "mix"}
+    parts = section.get("mix")
+    if not isinstance(parts, list):
+        raise OptionError(f"{where}.source is {section!r}; a section there expects mix: with a list of parts.")
+    made = []
+    for number, part in enumerate(parts):
+        place = f"{where}.source.mix[{number}]"
+        if not isinstance(part, dict):
+            made.append(Part(part))
+            continue
+        part = {**part, "format": _format(part["format"], f"{place}.format")} if "format" in part else part
+        made.append(_called(Part, part, place))
+    return _called(mix, {"parts": made, **rest}, f"{where}.source")
+
+
+def _batching(value: Any, batch_size: int | None, where: str) -> Any:
+    """The batching rule; its batch size is the trainer's, and saying another one is an error."""
+    value = {"type": value} if isinstance(value, str) else value
+    if not isinstance(value, dict):
+        found = getattr(value, "batch_size", None)
+    else:
+        found = value.get("batch_size")
+        if found is None and batch_size is not None:
+            value = {**value, "batch_size": batch_size}
+    if found is not None and batch_size is not None and found != batch_size:
+        raise OptionError(
+            f"{where}.batch_size is {found}, but the trainer makes steps of {batch_size} rows on a rank "
+            f"(runner_config.batch_size, times what the parallel mode multiplies it with). Leave {where}.batch_size "
+            "out, or make the two equal."
+        )
+    return _made(value, _BATCHINGS, where)
+
+
+def _format(value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        return value
+    factories = {name: preset.factory for name, preset in formats.PRESETS.items()}
+    return _made(value, factories, where)
+
+
+def _made(value: Any, kinds: Mapping[str, Callable[..., Any]], where: str) -> Any:
+    """The object that a section with a `type` describes; anything else is taken as it is."""
+    if not isinstance(value, dict):
+        return value
+    kind = str(value.get("type"))
+    if kind not in kinds:
+        found = f"{where}.type is {kind!r}" if "type" in value else f"{where}.type is missing"
+        raise OptionError(f"{found}; expected one of {', '.join(kinds)}.")
+    return _called(kinds[kind], {name: given for name, given in value.items() if name != "type"}, f"{where} ({kind})")
+
+
+def _called(make: Callable[..., Any], options: dict[str, Any], where: str) -> Any:
+    """Calls with keywords; an unknown or a missing one is named before anything is made."""
+    known = {name: option for name, option in inspect.signature(make).parameters.items() if name != "_"}
+    for name in options:
+        if name not in known:
+            raise OptionError(_unknown(f"{where}: {name}", name, tuple(known)))
+    for name, option in known.items():
+        if option.default is inspect.Parameter.empty and name not in options:
+            raise OptionError(f"{where}: {name} is missing. Options: {', '.join(known)}.")
+    return make(**options)
+
+
+def _plain(value: Any) -> Any:
+    """Sections as dicts and lists, whatever classes a configuration is made of; other objects as they are."""
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _unknown(place: str, name: str, known: Sequence[str]) -> str:
+    guess = nearest(name, known)
+    hint = f" Did you mean {guess}?" if guess else ""
+    return f"{place} is no option.{hint} Options: {', '.join(known)}."

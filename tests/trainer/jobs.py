@@ -1,0 +1,296 @@
+"""Trainings that need MindFormers, all in one process of their own: importing it takes seconds and changes MindSpore.
+
+``python -m tests.trainer.jobs FOLDER`` runs them in an empty folder and writes ``FOLDER/results.json``: for every job
+the rows and the loss of each finished step, or the traceback of what went wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+import ms_prefstream as mps
+import ms_prefstream.adapters.mindformers
+from ms_prefstream.demo.losses import DPOLoss
+from ms_prefstream.demo.model import CausalLM, ModelOptions
+from tests.helpers import json_lines, pairs, rows_in
+from tests.trainer.configs import (
+    BATCH,
+    COLUMNS,
+    EPOCHS,
+    LEARNING_RATE,
+    ROWS,
+    SEED,
+    dpo_config,
+    llama_config,
+    loader,
+    task_config,
+    write_yaml,
+)
+
+JOBS: dict[str, Callable[[], Any]] = {}
+
+
+def job(function: Callable[[], Any]) -> Callable[[], Any]:
+    JOBS[function.__name__] = function
+    return function
+
+
+class TinyDPO(nn.Cell):
+    """The demo's DPO loss alone, with weights that are the same in every run."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.config = config  # MindFormers asks for it, and for the two methods below
+        policy = CausalLM(ModelOptions(vocab_size=300, max_length=128, hidden=16, layers=1, heads=2))
+        numbers = np.random.default_rng(5)
+        for weight in policy.get_parameters():
+            drawn = numbers.normal(0.0, 0.05, weight.shape).astype(np.float32)
+            weight.set_data(ms.Tensor(drawn))
+        self.loss = DPOLoss(policy, beta=0.5)
+
+    def can_generate(self) -> bool:
+        return False
+
+    def get_model_parameters(self, only_trainable: bool = True) -> set[Any]:
+        return set(self.trainable_params() if only_trainable else self.get_parameters())
+
+    def construct(self, input_ids: Any, labels: Any, attention_mask: Any, loss_mask: Any) -> Any:
+        return self.loss(input_ids, labels, attention_mask, loss_mask)[0]
+
+
+class Log(ms.train.Callback):
+    """The rows and the loss of each step; `place` is the column of input_ids."""
+
+    def __init__(self, place: int = 0) -> None:
+        super().__init__()
+        self.place, self.steps = place, []  # type: ignore[var-annotated]
+
+    def on_train_step_end(self, run_context: Any) -> None:
+        found = run_context.original_args()
+        ids = found.train_dataset_element[self.place].asnumpy()
+        loss = found.net_outputs
+        loss = loss[0] if isinstance(loss, (tuple, list)) else loss
+        self.steps.append({"rows": rows_in({"input_ids": ids}), "loss": float(loss.asnumpy())})
+
+
+def stream() -> mps.Stream:
+    """What the YAML files describe, written in Python."""
+    return mps.stream(
+        "rows.jsonl",
+        task=mps.DPO(128, layout="concat"),
+        tokenizer="bytes",
+        batching=mps.Bucket(BATCH, boundaries=(96, 128)),
+        window=2,
+        seed=SEED,
+    )
+
+
+def weights_of(network: nn.Cell) -> list[Any]:
+    return list(network.trainable_params())
+
+
+@job
+def functional() -> Any:
+    """A loop on numpy batches."""
+    network = TinyDPO()
+    network.set_train()
+    optimizer = nn.SGD(weights_of(network), LEARNING_RATE)
+    step = ms.value_and_grad(network, None, weights_of(network))
+    steps, found = [], stream()
+    for epoch in range(EPOCHS):
+        for batch in found.batches(epoch):
+            loss, gradients = step(*map(ms.Tensor, batch.values()))
+            optimizer(gradients)
+            steps.append({"rows": rows_in(batch), "loss": float(loss.asnumpy())})
+    return steps
+
+
+@job
+def model_train() -> Any:
+    """`Model.train` on the dataset."""
+    network, log = TinyDPO(), Log()
+    model = ms.train.Model(network, loss_fn=None, optimizer=nn.SGD(weights_of(network), LEARNING_RATE))
+    model.train(EPOCHS, stream().dataset(), callbacks=[log], dataset_sink_mode=False)
+    return log.steps
+
+
+def _trained(config: dict[str, Any], *, place: int = 0, train: Any = None, **given: Any) -> Any:
+    from mindformers import Trainer
+
+    log = Log(place)
+    trainer = Trainer(args=write_yaml("train.yaml", config), callbacks=log, **given)
+    trainer.train(**(train or {}))
+    return log.steps
+
+
+@job
+def llama_from_yaml() -> Any:
+    """MindFormers' own Llama, everything from the YAML file."""
+    return _trained(llama_config())
+
+
+@job
+def dpo_from_yaml() -> Any:
+    """Our network; columns in another order than its arguments."""
+    return _trained(dpo_config(checkpoints=True), place=1)
+
+
+def _resumed(checkpoint: str) -> Any:
+    resume = {"resume_from_checkpoint": "output/checkpoint", "resume_training": checkpoint}
+    return _trained(dpo_config(), place=1, train=resume)
+
+
+@job
+def dpo_resumed_in_epoch_0() -> Any:
+    """Behind three of the steps that `dpo_from_yaml` saved."""
+    return _resumed("tiny_rank_0-1_3.ckpt")
+
+
+@job
+def dpo_resumed_in_epoch_1() -> Any:
+    """Behind a whole epoch and one step."""
+    return _resumed("tiny_rank_0-2_1.ckpt")
+
+
+@job
+def dpo_skipped() -> Any:
+    """A new run that leaves out three steps."""
+    return _trained(dpo_config(), place=1, train={"data_skip_steps": 3})
+
+
+@job
+def dpo_with_dataset() -> Any:
+    """The dataset handed to the trainer."""
+    config = dpo_config()
+    del config["train_dataset"]["data_loader"]
+    config["train_dataset"]["construct_args_key"] = stream().column_names
+    return _trained(config, train_dataset=stream().dataset())
+
+
+@job
+def shards() -> Any:
+    """The rows of epoch 0 on every one of four ranks, by parallel mode."""
+    from mindformers.dataset import base_dataset, build_dataset
+
+    modes: dict[str, dict[str, Any]] = {
+        "stand alone": {"parallel_mode": "stand_alone", "full_batch": False},
+        "data parallel": {"parallel_mode": "data_parallel", "full_batch": False},
+        "full batch": {"parallel_mode": "semi_auto_parallel", "full_batch": True},
+        "dataset strategy": {
+            "parallel_mode": "semi_auto_parallel", "full_batch": False, "dataset_strategy": ((2, 1),),
+        },
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+    before = base_dataset.get_real_rank, base_dataset.get_real_group_size
+    try:
+        for mode, context in modes.items():
+            ms.reset_auto_parallel_context()
+            ms.set_auto_parallel_context(**context)
+            world = 1 if mode == "stand alone" else 4
+            base_dataset.get_real_group_size = lambda world=world: world
+            found[mode] = []
+            for rank in range(world):
+                base_dataset.get_real_rank = lambda rank=rank: rank
+                dataset = build_dataset(task_config(batch_size=2))
+                rows = [rows_in(batch) for batch in dataset.create_dict_iterator(output_numpy=True, num_epochs=1)]
+                found[mode].append(rows)
+    finally:
+        base_dataset.get_real_rank, base_dataset.get_real_group_size = before
+        ms.reset_auto_parallel_context()
+    return found
+
+
+@job
+def refusals() -> Any:
+    """What `build_dataset` says to sections that contradict themselves, by case."""
+    from mindformers.dataset import build_dataset
+
+    useless = {
+        "source": pairs(8),
+        "format": {"type": "cvalues", "types": [["a", "b"]]},
+        "batching": {"type": "Bucket", "max_shapes": 2},
+    }
+    cases: dict[str, dict[str, Any]] = {
+        "another batch size": task_config(batch_size=2, loader=loader(batching={"type": "Pad", "batch_size": 4})),
+        "keys without columns": task_config(batch_size=2, input_columns=None),
+        "fewer keys than columns": task_config(batch_size=2, input_columns=COLUMNS, construct_args_key=COLUMNS[:2]),
+        "unknown column": task_config(batch_size=2, input_columns=["tokens"]),
+        "eod_reset": task_config(batch_size=2, eod_reset=True),
+        "dynamic_batch": task_config(batch_size=2, dynamic_batch=True),
+        "repeat": task_config(batch_size=2, repeat=2),
+        "smaller last batch": task_config(batch_size=2, drop_remainder=False),
+        "stream option beside data_loader": task_config(batch_size=2, shuffle=False),
+        "no data_loader": {"type": "PrefStreamDataset", "dataset_config": {"batch_size": 2}},
+        "another loader": task_config(batch_size=2, loader={"type": "MindDataset", "dataset_dir": "x"}),
+        "no usable row": task_config(batch_size=2, loader=loader(**useless)),
+    }
+    sentences = {}
+    for case, section in cases.items():
+        try:
+            build_dataset(section)
+            sentences[case] = "no error"
+        except mps.PrefStreamError as error:
+            sentences[case] = str(error)
+    return sentences
+
+
+@job
+def batched_by_others() -> Any:
+    """MindFormers' own dataset class batches what the loader yields."""
+    from mindformers.dataset import build_dataset
+
+    columns = ["chosen_input_ids", "chosen_loss_mask", "rejected_input_ids"]
+    section = loader(task={"type": "DPO", "max_length": 128}, columns=columns, dataset_dir="")
+    section["batching"]["batch_size"] = 2
+    config = {"data_loader": section, "input_columns": columns, "batch_size": 2, "drop_remainder": True, "seed": 1}
+    dataset = build_dataset({"type": "CausalLanguageModelDataset", "dataset_config": config})
+    rows = [rows_in(batch) for batch in dataset.create_dict_iterator(output_numpy=True, num_epochs=1)]
+    skipped = build_dataset({"type": "CausalLanguageModelDataset", "dataset_config": config})
+    skipped.set_init_step(3)
+    rest = [rows_in(batch) for batch in skipped.create_dict_iterator(output_numpy=True, num_epochs=1)]
+    return {"rows": rows, "skipped": rest}
+
+
+def main(folder: str) -> None:
+    os.chdir(folder)
+    json_lines(pathlib.Path("rows.jsonl"), pairs(ROWS))
+    os.environ["LOG_MF_PATH"] = str(pathlib.Path("log").absolute())
+    import mindformers
+    from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+
+    class CPUStep(mindformers.wrapper.MFTrainOneStepCell):
+        """Without the overflow check, whose kernel only NPUs have."""
+
+        def start_overflow_check(self, pre_cond: Any, compute_input: Any) -> Any:
+            return pre_cond, compute_input
+
+        def get_overflow_status(self, status: Any, compute_output: Any) -> Any:
+            return ms.Tensor(False)
+
+        def process_loss_scale(self, overflow: Any) -> Any:
+            return overflow
+
+    MindFormerRegister.register_cls(CPUStep, MindFormerModuleType.WRAPPER)
+    MindFormerRegister.register_cls(TinyDPO, MindFormerModuleType.MODELS)
+    mindformers.build_context(mindformers.MindFormerConfig(**llama_config()))
+    results: dict[str, Any] = {}
+    for name in sys.argv[2:] or JOBS:
+        try:
+            results[name] = JOBS[name]()
+        except Exception:
+            results[name] = traceback.format_exc()[-3000:]
+        pathlib.Path("results.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

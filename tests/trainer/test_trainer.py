@@ -1,0 +1,136 @@
+"""MindFormers trains from a YAML file: the same rows and losses as every other way, resumed where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import ms_prefstream as mps
+from tests.helpers import flat, pairs, rows_of
+from tests.trainer.configs import BATCH, EPOCHS, ROWS, SEED, K
+
+ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = pytest.mark.mindspore
+Steps = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Every training, done once in a process of its own."""
+    folder = tmp_path_factory.mktemp("trainings")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.trainer.jobs", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+@pytest.fixture
+def steps(results: dict[str, Any]) -> Any:
+    """The steps of a job, or its traceback as a failure."""
+
+    def of(name: str) -> Any:
+        assert not isinstance(results[name], str), results[name]
+        return results[name]
+
+    return of
+
+
+def planned(layout: str = "concat", **options: Any) -> list[list[int]]:
+    """The rows of all steps of all epochs."""
+    settings = {"batching": mps.Bucket(BATCH, boundaries=(96, 128)), "window": 2, "seed": SEED} | options
+    stream = mps.stream(pairs(ROWS), task=mps.DPO(128, layout=layout), tokenizer="bytes", **settings)
+    return [rows for epoch in range(EPOCHS) for rows in rows_of(stream.batches(epoch))]
+
+
+def rows(found: Steps) -> list[list[int]]:
+    return [step["rows"] for step in found]
+
+
+def losses(found: Steps) -> list[float]:
+    return [step["loss"] for step in found]
+
+
+def test_a_llama_trains_from_yaml(steps: Any) -> None:
+    found = steps("llama_from_yaml")
+    assert rows(found) == planned(batching=mps.Pad(BATCH, length=129))
+    assert losses(found)[0] == pytest.approx(5.7, abs=0.1)  # ln 300: it knows nothing yet
+    assert losses(found) == sorted(losses(found), reverse=True)
+
+
+@pytest.mark.parametrize("way", ["functional", "model_train", "dpo_from_yaml", "dpo_with_dataset"])
+def test_every_way_to_train_has_the_same_losses(way: str, steps: Any) -> None:
+    found, expected = steps(way), steps("functional")
+    assert rows(found) == planned()
+    assert losses(found) == pytest.approx(losses(expected), rel=1e-5)
+    assert losses(found)[0] == pytest.approx(0.693147, abs=1e-5)  # ln 2: policy and reference are the same
+    assert losses(found)[-1] < 0.5
+
+
+@pytest.mark.parametrize(("way", "done"), [("dpo_resumed_in_epoch_0", 3), ("dpo_resumed_in_epoch_1", K + 1)])
+def test_resume_training_goes_on_behind_the_checkpoint(way: str, done: int, steps: Any) -> None:
+    found, whole = steps(way), steps("dpo_from_yaml")
+    assert rows(found) == planned()[done:]
+    # The checkpoint holds the reference of the test's loss as well, so the losses go on.
+    assert losses(found) == pytest.approx(losses(whole)[done:], rel=1e-5)
+
+
+def test_data_skip_steps_leaves_out_just_these(steps: Any) -> None:
+    assert rows(steps("dpo_skipped")) == planned()[3:]
+
+
+def test_shards_follow_the_parallel_mode(steps: Any) -> None:
+    found = steps("shards")
+
+    def rank(world: int, number: int) -> list[list[int]]:
+        options = {"batching": mps.Bucket(2, boundaries=(96, 128)), "num_shards": world, "shard_id": number}
+        return planned(**options)[: ROWS // (2 * world)]
+
+    assert found["stand alone"] == [rank(1, 0)]
+    assert found["data parallel"] == [rank(4, number) for number in range(4)]
+    assert found["full batch"] == [rank(1, 0)] * 4
+    assert found["dataset strategy"] == [rank(2, 0), rank(2, 0), rank(2, 1), rank(2, 1)]
+    assert len(set(flat(flat(found["data parallel"])))) == 16
+
+
+@pytest.mark.parametrize(
+    ("case", "part"),
+    [
+        ("another batch size", "data_loader.batching.batch_size is 4, but the trainer makes steps of 2 rows"),
+        ("keys without columns", "train_dataset.input_columns is missing"),
+        ("fewer keys than columns", "construct_args_key has 2 names, but there are 4 columns"),
+        ("unknown column", "column 'tokens' is none of this stream; its batches hold input_ids, labels"),
+        ("eod_reset", "eod_reset is True"),
+        ("dynamic_batch", "a small closed set"),
+        ("repeat", "Set runner_config.epochs instead"),
+        ("smaller last batch", "set data_loader.drop_remainder: False"),
+        ("stream option beside data_loader", "shuffle is no option of PrefStreamDataset"),
+        ("no data_loader", "data_loader is None"),
+        ("another loader", "data_loader: {type: PrefStreamDataLoader, ...}"),
+        ("no usable row", "row 0 of list: field 'pos_type' is missing"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_in_a_sentence(case: str, part: str, steps: Any) -> None:
+    sentence = steps("refusals")[case]
+    assert part in sentence
+    assert sentence.startswith("PrefStreamDataset: ")
+    assert "\n" not in sentence
+
+
+def test_the_loader_feeds_datasets_that_batch_themselves(steps: Any) -> None:
+    found = steps("batched_by_others")
+    expected = planned("paired", batching=mps.Bucket(2, boundaries=(96, 128)))[: ROWS // 2]
+    assert found["rows"] == expected
+    assert found["skipped"] == expected[3:]

@@ -103,6 +103,8 @@ class Rows:
         index: str | os.PathLike[str] | None,
         packs: bool = False,
     ) -> None:
+        if index is not None and not isinstance(index, (str, os.PathLike)):
+            raise OptionError(f"index is {index!r}; expected 'auto', the path of a length index, or None.")
         self.source, self.formats, self._encoding = source, formats, encoding
         self.records = open_records(source, formats)
         self._recipe = dataclasses.replace(recipe, records=self.records)

@@ -15,6 +15,7 @@ from ms_prefstream.plan.windowed import WindowedPlan
 from ms_prefstream.runtime.ledger import Ledger
 from ms_prefstream.runtime.packed import PackedSteps
 from ms_prefstream.runtime.steps import Batch, WindowedSteps
+from ms_prefstream.sources.passes import no_rows
 from ms_prefstream.tasks.sample import Ready
 
 Found: TypeAlias = tuple[str, Any, Record | Ready | RowError]
@@ -69,6 +70,8 @@ class PassRecords:
             if self._next >= begin:
                 self._kept[self._next] = found
             self._next += 1
+        if self.before + self._next == 0:
+            raise no_rows(self._front.name)
         if self._next <= last:
             raise SourceError(
                 f"{self._front.name} ended after {self.before + self._next} rows{self._front.ended()}, but the plan "

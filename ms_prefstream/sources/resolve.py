@@ -30,6 +30,8 @@ _EXPECTED = (
     "dicts, a function that returns one, a Hugging Face Dataset, or '-' for standard input"
 )
 
+_SCALARS = frozenset({int, float, bool, type(None)})
+
 _OPENERS: dict[Kind, Callable[..., Source]] = {
     Kind.LINES: JsonLines,
     Kind.PACKED_LINES: StreamedJsonLines,
@@ -94,6 +96,11 @@ def _open_list(items: Sequence[Any], max_row_bytes: int) -> Source:
         )
     if rows or not kinds:  # what is no dict among them is a row all the same, a bad one
         return MemoryRows(items)
+    if kinds <= _SCALARS:
+        raise SourceError(
+            f"The source is a list of {len(items)} items, the first of which is {items[0]!r}. Expected rows (dicts), "
+            "or paths and sources."
+        )
     parts: list[Source] = []
     for is_path, group in itertools.groupby(enumerate(items), lambda entry: _is_path(entry[1])):
         if is_path:

@@ -26,6 +26,13 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
     "blank file": ({"source": "blank.jsonl"}, SourceError, r"blank\.jsonl: found no rows, expected at least one\. "),
     "empty folder": ({"source": "folder"}, SourceError, r"folder: found no data files"),
     "unknown suffix": ({"source": "rows.csv"}, SourceError, r"rows\.csv: found the suffix '\.csv', expected one of"),
+    "list of numbers": ({"source": [1, 2]}, SourceError, r"list of 2 items, the first of which is 1\. Expected rows"),
+    "no rows at all": (
+        {"source": lambda: iter(()), "steps_per_epoch": 3},
+        SourceError,
+        r"found no rows, expected at least one\. Check",
+    ),
+    "index": ({"index": 5}, OptionError, r"index is 5; expected 'auto', the path of a length index, or None"),
     "not a source": ({"source": 3}, SourceError, r"of type int; expected a path"),
     # Rows
     "bad json": ({"source": "json.jsonl"}, RowError, r"json\.jsonl:2: the line is not valid JSON: .* \[bad_json\]\. "),

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ms_prefstream.cache.engines import ENGINES
 from ms_prefstream.cache.job import LAYOUTS, ROWS_PER_PART
 from ms_prefstream.cache.manifest import Manifest
 from ms_prefstream.cache.verify import verify
@@ -30,6 +31,8 @@ def add_cache_commands(group: click.Group) -> None:
 @click.option("--rows-per-part", type=int, default=ROWS_PER_PART, show_default=True, help="Rows of SOURCE for a file.")
 @click.option("--overwrite", is_flag=True, help="Replace the cache at OUT once the new one is whole.")
 @click.option("--workers", type=int, help="Processes that tokenise and write; one for each core if not given.")
+@click.option("--engine", default="local", show_default=True, help=", ".join(ENGINES) + ".")
+@click.option("--ray-address", help="A running Ray cluster; one on this machine if not given.")
 def _cache(
     source: tuple[str, ...],
     out: str,
@@ -38,6 +41,8 @@ def _cache(
     rows_per_part: int,
     overwrite: bool,
     workers: int | None,
+    engine: str,
+    ray_address: str | None,
     **options: Any,
 ) -> None:
     """Write the samples of SOURCE to MindRecord files in the folder OUT.
@@ -47,12 +52,15 @@ def _cache(
     if workers is None:
         workers = _cores()
     manifest = write_cache(
-        make_rows(source, options, length, workers),
+        make_rows(source, options, length, workers if engine == "local" else 0),
         out,
         layout=layout,
         overwrite=overwrite,
         rows_per_part=rows_per_part,
         progress=True,
+        workers=workers,
+        engine=engine,
+        ray_address=ray_address,
     )
     click.echo(summary(out, manifest))
 

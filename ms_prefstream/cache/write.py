@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ms_prefstream.batch import Pad
+from ms_prefstream.cache.engines import Engine, check_engine, open_engine
 from ms_prefstream.cache.feed import Range, can_go_on, check_material, ranges
 from ms_prefstream.cache.job import ROWS_PER_PART, Job
 from ms_prefstream.cache.manifest import Manifest, read_manifest
-from ms_prefstream.cache.part import PartDone, PartTask, write_part
+from ms_prefstream.cache.part import PartDone, PartTask
 from ms_prefstream.cache.reading import carried
 from ms_prefstream.cache.reference import Reference, ReferencePass, check_reference
 from ms_prefstream.cache.tables import merged
@@ -28,7 +30,6 @@ from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.runtime.ledger import Ledger
 from ms_prefstream.runtime.loader import Loaded
 from ms_prefstream.runtime.material import Material
-from ms_prefstream.runtime.pool import LoaderPool
 from ms_prefstream.version import VERSION
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def write_cache(
     progress: bool = False,
     reference: Reference | None = None,
     reference_id: str | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
 ) -> Manifest:
     """Write the samples of a stream to MindRecord files, in the order of their rows.
 
@@ -67,6 +70,8 @@ def write_cache(
             `chosen_ref_logps` and `rejected_ref_logps`. A cache that is there already with the same samples gets them
             without being written again.
         reference_id: Names the checkpoint behind `reference`.
+        engine: ``local``: this machine. ``ray``: a Ray cluster whose machines share the file system of `out`.
+        ray_address: Of a running cluster; None starts one on this machine with `workers` processes.
 
     Returns:
         The manifest.
@@ -78,6 +83,7 @@ def write_cache(
     """
     material = stream.material()
     check_material(material)
+    check_engine(engine, ray_address)
     check_reference(reference, reference_id, layout, stream.task)
     width = stream.batching.length if isinstance(stream.batching, Pad) and stream.batching.length else None
     job = Job(
@@ -89,11 +95,14 @@ def write_cache(
         reference=carried(material.source, layout),
     )
     workers = material.workers if workers is None else workers
+    if engine == "local" and material.records is not None and len(material.records) <= rows_per_part:
+        workers = 0  # a process of its own for the only part would only cost
     out, about = os.fspath(out), _about(job, material)
+    opens = functools.partial(open_engine, engine, ray_address, material, workers)
     if reference is None or reference_id is None:
-        return _write(material, job, about, out, overwrite, workers, progress)
+        return _write(material, job, about, out, overwrite, opens, progress)
     if not _is_there(out, about):
-        _write(material, job, about, out, overwrite, workers, progress)
+        _write(material, job, about, out, overwrite, opens, progress)
     adding = ReferencePass(out, stream.task, stream.batching, reference, reference_id)
     if adding.known(overwrite):
         raise OptionError(f"{out} has the log-probabilities of the reference {reference_id!r} already.")
@@ -101,13 +110,18 @@ def write_cache(
 
 
 def _write(
-    material: Material, job: Job, about: dict[str, Any], out: str, overwrite: bool, workers: int, progress: bool
+    material: Material,
+    job: Job,
+    about: dict[str, Any],
+    out: str,
+    overwrite: bool,
+    opens: Callable[[], Engine],
+    progress: bool,
 ) -> Manifest:
     shown = progress_on(sys.stderr, "cache") if progress else Silent()
     with Workplace(out, about, overwrite, can_go_on(material)) as place:
         if place.finished is None:
-            parts = 2 if material.records is None else -(-len(material.records) // job.rows_per_part)
-            with contextlib.closing(_engine(material, workers if parts > 1 else 0)) as engine:
+            with contextlib.closing(opens()) as engine:
                 parts = _write_parts(material, job, place, engine.run, shown)
             place.finish(merged(material, job, about, place, parts))
         else:
@@ -122,29 +136,6 @@ def _is_there(out: str, about: dict[str, Any]) -> bool:
         return bool(read_manifest(out).about == json.loads(json.dumps(about)))
     except PrefStreamError:
         return False
-
-
-class _Local:
-    """Parts written one after the other in this process, or by worker processes."""
-
-    def __init__(self, material: Material, workers: int) -> None:
-        self._loader = material.loader
-        self._pool = LoaderPool(material.recipe, workers, material.loader) if workers != 0 else None
-
-    def run(self, tasks: Iterable[PartTask]) -> Iterator[PartDone]:
-        """The parts, in order."""
-        if self._pool is None:
-            return (write_part(self._loader, task) for task in tasks)
-        return self._pool.calls(write_part, tasks)
-
-    def close(self) -> None:
-        """End the processes."""
-        if self._pool is not None:
-            self._pool.close()
-
-
-def _engine(material: Material, workers: int) -> _Local:
-    return _Local(material, workers)
 
 
 def _write_parts(

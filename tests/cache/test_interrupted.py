@@ -14,8 +14,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream import CacheError, NoUsableRowsError, OptionError, PrefStreamError, RowError, StateError
-from ms_prefstream.cache import part, workplace
-from ms_prefstream.cache import write as writing
+from ms_prefstream.cache import engines, part, workplace
 from ms_prefstream.cache.files import unwritable
 from tests.cache.places import PART, rows_with_bad, source, stream_of, tree
 from tests.helpers import json_lines
@@ -47,7 +46,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) 
             raise error
         return real(loader, task)
 
-    monkeypatch.setattr(writing, "write_part", failing)
+    monkeypatch.setattr(engines, "write_part", failing)
     return begun
 
 
@@ -85,7 +84,7 @@ def test_only_what_is_missing_is_written_again(tmp_path: pathlib.Path, monkeypat
 
 
 def test_an_interruption_at_each_step_of_the_end(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, out = source(tmp_path), tmp_path / "out"
+    path, out = source(tmp_path, rows_with_bad(PART + 4)), tmp_path / "out"
     write(path, tmp_path / "whole")
     write(path, tmp_path / "other", task=mps.DPO(64))
     calls = 0

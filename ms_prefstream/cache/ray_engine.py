@@ -1,0 +1,113 @@
+"""Parts written by the tasks of a Ray cluster, on one machine or many that share the file system of the folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ms_prefstream.cache.part import PartDone, PartTask, write_part
+from ms_prefstream.errors import OptionError, PrefStreamError
+from ms_prefstream.runtime.loader import SampleLoader
+from ms_prefstream.runtime.material import Material
+from ms_prefstream.runtime.recipe import Recipe
+
+_RETRIES = 5  # of a part whose worker was lost
+# MindSpore's generated code needs this implementation, and Ray, which comes first in its workers, would take another.
+_ENVIRONMENT = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python", "TOKENIZERS_PARALLELISM": "false"}
+_loaders: dict[bytes, SampleLoader] = {}  # in a worker of Ray: of the recipe that it works on
+
+
+class RayEngine:
+    """See `ms_prefstream.cache.engines`.
+
+    Args:
+        material: The source and what its rows become.
+        workers: Processes of a local cluster; of a running cluster all are used.
+        address: Of a running cluster; None starts a local one that ends with `close`.
+
+    Raises:
+        OptionError: Ray is not installed, or there is no cluster at the address.
+    """
+
+    def __init__(self, material: Material, workers: int, address: str | None) -> None:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        try:
+            import ray
+        except ImportError as error:
+            raise OptionError(
+                'engine is "ray", and the package ray is not installed. Install it: pip install "ms-prefstream[ray]".'
+            ) from error
+        self._ray: Any = ray
+        self._started = not ray.is_initialized()
+        if self._started:
+            options: dict[str, Any] = {"address": address}
+            env = dict(_ENVIRONMENT)
+            if address is None:
+                options["num_cpus"], options["include_dashboard"] = max(1, workers), False
+                env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # what is importable here is so there
+            options["runtime_env"] = {"env_vars": env}
+            try:
+                ray.init(log_to_driver=False, logging_level="ERROR", **options)
+            except (ConnectionError, ValueError) as error:
+                raise OptionError(f"ray_address is {address!r}, and no cluster answers there: {error}") from error
+        self._recipe = ray.put(material.recipe)
+        self._task = ray.remote(max_retries=_RETRIES, num_cpus=1)(_write)
+        self._most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def run(self, tasks: Iterable[PartTask]) -> Iterator[PartDone]:
+        """The parts, in order; some a core are under way at any time.
+
+        Raises:
+            PrefStreamError: A part failed, or its workers were lost again and again.
+        """
+        flying: deque[tuple[PartTask, Any]] = deque()
+        for task in tasks:
+            flying.append((task, self._task.remote([self._recipe], task)))
+            if len(flying) >= self._most:
+                yield self._get(*flying.popleft())
+        while flying:
+            yield self._get(*flying.popleft())
+
+    def close(self) -> None:
+        """End a cluster that was started here."""
+        if self._started:
+            self._ray.shutdown()
+
+    def _get(self, task: PartTask, ticket: Any) -> PartDone:
+        try:
+            done: PartDone = self._ray.get(ticket)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, PrefStreamError):
+                raise error.cause from None
+            raise PrefStreamError(f"{task} failed in a Ray task: {error}") from error
+        except self._ray.exceptions.RayError as error:
+            raise PrefStreamError(
+                f"{task}: its Ray worker was lost {_RETRIES + 1} times ({type(error).__name__}). It may have run out "
+                "of memory: give the cluster fewer workers a machine, or write smaller parts (rows_per_part)."
+            ) from error
+        return done
+
+
+def _write(recipes: list[Any], task: PartTask) -> PartDone:
+    """The Ray task. A retry begins in a folder of its own; what a lost worker left goes with the part's folder."""
+    import ray
+
+    key = recipes[0].binary()
+    if key not in _loaders:
+        _loaders.clear()
+        recipe: Recipe = ray.get(recipes[0])
+        _loaders[key] = recipe.loader()
+    folder = os.path.join(task.folder, uuid.uuid4().hex)
+    os.mkdir(folder)
+    done = write_part(_loaders[key], dataclasses.replace(task, folder=folder))
+    for name in done.files:
+        os.replace(os.path.join(folder, name), os.path.join(task.folder, name))
+    shutil.rmtree(folder, ignore_errors=True)
+    return done

@@ -1,7 +1,10 @@
 """At home in MindFormers: `PrefStreamDataset` and `PrefStreamDataLoader`, for its YAML files and `build_dataset`.
 
 Importing this module registers both, at once if MindFormers is loaded, else as soon as it is; it does not load
-MindFormers itself, whose import takes seconds, prints and creates a folder. In a training script::
+MindFormers itself, whose import takes seconds, prints and creates a folder. Where there is no script of one's own,
+as with MindFormers' run_mindformer.py, a file `prefstream.py` with the line ``from ms_prefstream.adapters.mindformers
+import PrefStreamDataset``, its folder as `register_path` and ``auto_register: prefstream.PrefStreamDataset`` in
+`train_dataset_task` do the same. In a training script::
 
     import ms_prefstream.adapters.mindformers
 

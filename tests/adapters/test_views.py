@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ms_prefstream as mps
+from ms_prefstream.adapters.columns import select_columns
 from ms_prefstream.adapters.mindspore import to_dataset
 from ms_prefstream.adapters.samples import Samples
 from ms_prefstream.adapters.when_imported import when_imported
@@ -40,11 +41,21 @@ def test_chosen_columns_are_all_that_a_dataset_delivers(kind: str, tmp_path: pat
     assert [sorted(batch) for batch in found] == [sorted(COLUMNS)] * 10
 
 
-def test_chosen_columns_of_a_resumed_stream() -> None:
-    stream = make()
+@pytest.mark.parametrize("kind", ["json lines", "gz"])
+def test_chosen_columns_of_a_resumed_stream(kind: str, tmp_path: pathlib.Path) -> None:
+    source = source_of(kind, tmp_path, pairs(10))
+    stream = make(source)
     expected = some(stream.batches(0, 3))
-    dataset = make().resume(stream.state(3)).dataset(columns=COLUMNS)
+    dataset = make(source).resume(stream.state(3)).dataset(columns=COLUMNS)
     assert_same_batches(some(through_mindspore(dataset)), expected)
+
+
+@pytest.mark.parametrize("kind", ["json lines", "gz"])
+def test_the_view_itself_holds_the_chosen_columns_alone(kind: str, tmp_path: pathlib.Path) -> None:
+    steps = make(source_of(kind, tmp_path, pairs(10)))._steps
+    view = select_columns(steps, COLUMNS)
+    batch = view[1] if hasattr(view, "__getitem__") else next(view.start(0, 1))
+    assert list(batch) == view.column_names == COLUMNS
 
 
 @pytest.mark.parametrize("columns", [[], ["chosen_input_ids"] * 2, ["tokens"]])

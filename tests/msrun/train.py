@@ -24,14 +24,17 @@ EPOCHS = 2
 
 
 class Network(nn.Cell):
-    """One weight; its loss depends on the batch, so that ranks agree only if gradients are exchanged."""
+    """One weight; its loss depends on the rows of a batch, so that ranks agree only if gradients are exchanged.
+
+    Padding does not count, so the mean over two ranks is the loss of one process with both batches.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = ms.Parameter(ms.Tensor([1.0], ms.float32), name="weight")
 
     def construct(self, ids: Any, labels: Any, attention: Any, mask: Any, *rejected: Any) -> Any:
-        return (self.weight * mask.astype(ms.float32)).mean()
+        return (self.weight * mask.astype(ms.float32).sum(axis=-1) / 100.0).mean()
 
 
 class Log(ms.train.Callback):
@@ -59,6 +62,8 @@ def main() -> None:
     parser.add_argument("states")
     parser.add_argument("logs")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--logical-shards", type=int)
     options = parser.parse_args()
     ms.set_context(mode=ms.PYNATIVE_MODE)
     ms.set_device("CPU")
@@ -68,9 +73,10 @@ def main() -> None:
         options.source,
         task=mps.DPO(128),
         tokenizer="bytes",
-        batching=mps.Bucket(2, multiple_of=64),
+        batching=mps.Bucket(options.batch_size, multiple_of=64),
         window=3,
         seed=11,
+        logical_shards=options.logical_shards,
     )
     network, logs = Network(), pathlib.Path(options.logs)
     if options.resume:

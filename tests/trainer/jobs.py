@@ -261,6 +261,19 @@ def batched_by_others() -> Any:
     return {"rows": rows, "skipped": rest}
 
 
+@job
+def auto_registered() -> Any:
+    """As run_mindformer.py does it: a file with one import line, and its folder as register_path."""
+    from mindformers.dataset import build_dataset
+    from mindformers.tools.register import MindFormerRegister
+
+    pathlib.Path("prefstream.py").write_text("from ms_prefstream.adapters.mindformers import PrefStreamDataset\n")
+    os.environ["REGISTER_PATH"] = "."
+    del MindFormerRegister.registry["dataset"]["PrefStreamDataset"]
+    section = task_config(batch_size=2) | {"auto_register": "prefstream.PrefStreamDataset"}
+    return build_dataset(section).get_dataset_size()
+
+
 def main(folder: str) -> None:
     os.chdir(folder)
     json_lines(pathlib.Path("rows.jsonl"), pairs(ROWS))

@@ -105,6 +105,10 @@ def test_shards_follow_the_parallel_mode(steps: Any) -> None:
     assert len(set(flat(flat(found["data parallel"])))) == 16
 
 
+def test_a_yaml_file_registers_by_itself(steps: Any) -> None:
+    assert steps("auto_registered") == ROWS // 2
+
+
 @pytest.mark.parametrize(
     ("case", "part"),
     [

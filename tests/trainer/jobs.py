@@ -37,10 +37,10 @@ from tests.trainer.configs import (
     write_yaml,
 )
 
-JOBS: dict[str, Callable[[], Any]] = {}
+JOBS: dict[str, Callable[..., Any]] = {}
 
 
-def job(function: Callable[[], Any]) -> Callable[[], Any]:
+def job(function: Callable[..., Any]) -> Callable[..., Any]:
     JOBS[function.__name__] = function
     return function
 
@@ -83,7 +83,7 @@ class Log(ms.train.Callback):
         self.steps.append({"rows": rows_in({"input_ids": ids}), "loss": float(loss.asnumpy())})
 
 
-def stream() -> mps.Stream:
+def stream(**options: Any) -> mps.Stream:
     """What the YAML files describe, written in Python."""
     return mps.stream(
         "rows.jsonl",
@@ -92,6 +92,7 @@ def stream() -> mps.Stream:
         batching=mps.Bucket(BATCH, boundaries=(96, 128)),
         window=2,
         seed=SEED,
+        **options,
     )
 
 
@@ -100,13 +101,13 @@ def weights_of(network: nn.Cell) -> list[Any]:
 
 
 @job
-def functional() -> Any:
+def functional(**options: Any) -> Any:
     """A loop on numpy batches."""
     network = TinyDPO()
     network.set_train()
     optimizer = nn.SGD(weights_of(network), LEARNING_RATE)
     step = ms.value_and_grad(network, None, weights_of(network))
-    steps, found = [], stream()
+    steps, found = [], stream(**options)
     for epoch in range(EPOCHS):
         for batch in found.batches(epoch):
             loss, gradients = step(*map(ms.Tensor, batch.values()))
@@ -124,7 +125,7 @@ def model_train() -> Any:
     return log.steps
 
 
-def _trained(config: dict[str, Any], *, place: int = 0, train: Any = None, **given: Any) -> Any:
+def trained(config: dict[str, Any], *, place: int = 0, train: Any = None, **given: Any) -> Any:
     from mindformers import Trainer
 
     log = Log(place)
@@ -136,18 +137,18 @@ def _trained(config: dict[str, Any], *, place: int = 0, train: Any = None, **giv
 @job
 def llama_from_yaml() -> Any:
     """MindFormers' own Llama, everything from the YAML file."""
-    return _trained(llama_config())
+    return trained(llama_config())
 
 
 @job
 def dpo_from_yaml() -> Any:
     """Our network; columns in another order than its arguments."""
-    return _trained(dpo_config(checkpoints=True), place=1)
+    return trained(dpo_config(checkpoints=True), place=1)
 
 
 def _resumed(checkpoint: str) -> Any:
     resume = {"resume_from_checkpoint": "output/checkpoint", "resume_training": checkpoint}
-    return _trained(dpo_config(), place=1, train=resume)
+    return trained(dpo_config(), place=1, train=resume)
 
 
 @job
@@ -165,7 +166,7 @@ def dpo_resumed_in_epoch_1() -> Any:
 @job
 def dpo_skipped() -> Any:
     """A new run that leaves out three steps."""
-    return _trained(dpo_config(), place=1, train={"data_skip_steps": 3})
+    return trained(dpo_config(), place=1, train={"data_skip_steps": 3})
 
 
 @job
@@ -174,7 +175,7 @@ def dpo_with_dataset() -> Any:
     config = dpo_config()
     del config["train_dataset"]["data_loader"]
     config["train_dataset"]["construct_args_key"] = stream().column_names
-    return _trained(config, train_dataset=stream().dataset())
+    return trained(config, train_dataset=stream().dataset())
 
 
 @job
@@ -274,14 +275,13 @@ def auto_registered() -> Any:
     return build_dataset(section).get_dataset_size()
 
 
-def main(folder: str) -> None:
-    os.chdir(folder)
-    json_lines(pathlib.Path("rows.jsonl"), pairs(ROWS))
+def prepare(config: dict[str, Any]) -> None:
+    """Loads MindFormers with its log in this folder, registers what only tests need and takes over the context."""
     os.environ["LOG_MF_PATH"] = str(pathlib.Path("log").absolute())
     import mindformers
     from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
-    class CPUStep(mindformers.wrapper.MFTrainOneStepCell):
+    class CPUStep(mindformers.wrapper.MFTrainOneStepCell):  # type: ignore[misc]
         """Without the overflow check, whose kernel only NPUs have."""
 
         def start_overflow_check(self, pre_cond: Any, compute_input: Any) -> Any:
@@ -295,7 +295,13 @@ def main(folder: str) -> None:
 
     MindFormerRegister.register_cls(CPUStep, MindFormerModuleType.WRAPPER)
     MindFormerRegister.register_cls(TinyDPO, MindFormerModuleType.MODELS)
-    mindformers.build_context(mindformers.MindFormerConfig(**llama_config()))
+    mindformers.build_context(mindformers.MindFormerConfig(**config))
+
+
+def main(folder: str) -> None:
+    os.chdir(folder)
+    json_lines(pathlib.Path("rows.jsonl"), pairs(ROWS))
+    prepare(llama_config())
     results: dict[str, Any] = {}
     for name in sys.argv[2:] or JOBS:
         try:

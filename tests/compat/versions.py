@@ -45,7 +45,7 @@ def environment(folder: pathlib.Path, mindspore: str, mindformers: str | None) -
 def result(python: pathlib.Path, tests: list[str]) -> str:
     """The last line of pytest, and the tests that fail."""
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-m", "not long", *tests],
+        [python, "-m", "pytest", "-m", "not long", *tests],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -58,6 +58,8 @@ def stand_in(error: Exception) -> StepError:
 def error_in(row: Sequence[Any]) -> Exception | None:
     """The exception whose row this is, or None for a batch."""
     first = row[0] if row else None
+    if str(getattr(first, "dtype", "")).lower() == "string":  # a Tensor of text, as MindSpore 2.7 hands it out
+        first = first.asnumpy()  # type: ignore[union-attr]
     if isinstance(first, np.ndarray) and first.dtype.kind in "US":
         return recovered(str(first))
     return None

@@ -23,7 +23,11 @@ ROWS = 90
 def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The phases that were compiled, in order, in graph mode."""
     import mindspore as ms
-    from mindspore.graph import api
+
+    try:
+        from mindspore.graph import api
+    except ImportError:  # before 2.9
+        from mindspore.common import api
 
     before = ms.get_context("mode")
     ms.set_context(mode=ms.GRAPH_MODE)

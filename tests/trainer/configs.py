@@ -97,6 +97,15 @@ def dpo_config(checkpoints: bool = False) -> dict[str, Any]:
     return made
 
 
+def ranks_config() -> dict[str, Any]:
+    """The same on two ranks, each with half of the batch."""
+    made = dpo_config()
+    made["use_parallel"] = True
+    made["parallel"] = {"parallel_mode": 0, "full_batch": False, "gradients_mean": True}  # 0: data parallel
+    made["runner_config"]["batch_size"] = BATCH // 2
+    return made
+
+
 def write_yaml(name: str, content: dict[str, Any]) -> str:
     """Without anchors: each section is written out."""
     dumper = yaml.SafeDumper

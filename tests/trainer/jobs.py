@@ -23,24 +23,13 @@ import ms_prefstream.adapters.mindformers
 from ms_prefstream.demo.losses import DPOLoss
 from ms_prefstream.demo.model import CausalLM, ModelOptions
 from tests.helpers import json_lines, pairs, rows_in
-from tests.trainer.configs import (
-    BATCH,
-    COLUMNS,
-    EPOCHS,
-    LEARNING_RATE,
-    ROWS,
-    SEED,
-    dpo_config,
-    llama_config,
-    loader,
-    task_config,
-    write_yaml,
-)
+from tests.trainer.configs import BATCH, EPOCHS, LEARNING_RATE, ROWS, SEED, dpo_config, llama_config, write_yaml
+from tests.trainer.sections import SECTIONS
 
-JOBS: dict[str, Callable[[], Any]] = {}
+JOBS: dict[str, Callable[..., Any]] = {}
 
 
-def job(function: Callable[[], Any]) -> Callable[[], Any]:
+def job(function: Callable[..., Any]) -> Callable[..., Any]:
     JOBS[function.__name__] = function
     return function
 
@@ -83,7 +72,7 @@ class Log(ms.train.Callback):
         self.steps.append({"rows": rows_in({"input_ids": ids}), "loss": float(loss.asnumpy())})
 
 
-def stream() -> mps.Stream:
+def stream(**options: Any) -> mps.Stream:
     """What the YAML files describe, written in Python."""
     return mps.stream(
         "rows.jsonl",
@@ -92,6 +81,7 @@ def stream() -> mps.Stream:
         batching=mps.Bucket(BATCH, boundaries=(96, 128)),
         window=2,
         seed=SEED,
+        **options,
     )
 
 
@@ -100,13 +90,13 @@ def weights_of(network: nn.Cell) -> list[Any]:
 
 
 @job
-def functional() -> Any:
+def functional(**options: Any) -> Any:
     """A loop on numpy batches."""
     network = TinyDPO()
     network.set_train()
     optimizer = nn.SGD(weights_of(network), LEARNING_RATE)
     step = ms.value_and_grad(network, None, weights_of(network))
-    steps, found = [], stream()
+    steps, found = [], stream(**options)
     for epoch in range(EPOCHS):
         for batch in found.batches(epoch):
             loss, gradients = step(*map(ms.Tensor, batch.values()))
@@ -124,7 +114,7 @@ def model_train() -> Any:
     return log.steps
 
 
-def _trained(config: dict[str, Any], *, place: int = 0, train: Any = None, **given: Any) -> Any:
+def trained(config: dict[str, Any], *, place: int = 0, train: Any = None, **given: Any) -> Any:
     from mindformers import Trainer
 
     log = Log(place)
@@ -136,18 +126,18 @@ def _trained(config: dict[str, Any], *, place: int = 0, train: Any = None, **giv
 @job
 def llama_from_yaml() -> Any:
     """MindFormers' own Llama, everything from the YAML file."""
-    return _trained(llama_config())
+    return trained(llama_config())
 
 
 @job
 def dpo_from_yaml() -> Any:
     """Our network; columns in another order than its arguments."""
-    return _trained(dpo_config(checkpoints=True), place=1)
+    return trained(dpo_config(checkpoints=True), place=1)
 
 
 def _resumed(checkpoint: str) -> Any:
     resume = {"resume_from_checkpoint": "output/checkpoint", "resume_training": checkpoint}
-    return _trained(dpo_config(), place=1, train=resume)
+    return trained(dpo_config(), place=1, train=resume)
 
 
 @job
@@ -165,7 +155,7 @@ def dpo_resumed_in_epoch_1() -> Any:
 @job
 def dpo_skipped() -> Any:
     """A new run that leaves out three steps."""
-    return _trained(dpo_config(), place=1, train={"data_skip_steps": 3})
+    return trained(dpo_config(), place=1, train={"data_skip_steps": 3})
 
 
 @job
@@ -174,114 +164,16 @@ def dpo_with_dataset() -> Any:
     config = dpo_config()
     del config["train_dataset"]["data_loader"]
     config["train_dataset"]["construct_args_key"] = stream().column_names
-    return _trained(config, train_dataset=stream().dataset())
+    return trained(config, train_dataset=stream().dataset())
 
 
-@job
-def shards() -> Any:
-    """The rows of epoch 0 on every one of four ranks, by parallel mode."""
-    from mindformers.dataset import base_dataset, build_dataset
-
-    modes: dict[str, dict[str, Any]] = {
-        "stand alone": {"parallel_mode": "stand_alone", "full_batch": False},
-        "data parallel": {"parallel_mode": "data_parallel", "full_batch": False},
-        "full batch": {"parallel_mode": "semi_auto_parallel", "full_batch": True},
-        "dataset strategy": {
-            "parallel_mode": "semi_auto_parallel", "full_batch": False, "dataset_strategy": ((2, 1),),
-        },
-    }  # fmt: skip
-    found: dict[str, Any] = {}
-    before = base_dataset.get_real_rank, base_dataset.get_real_group_size
-    try:
-        for mode, context in modes.items():
-            ms.reset_auto_parallel_context()
-            ms.set_auto_parallel_context(**context)
-            world = 1 if mode == "stand alone" else 4
-            base_dataset.get_real_group_size = lambda world=world: world
-            found[mode] = []
-            for rank in range(world):
-                base_dataset.get_real_rank = lambda rank=rank: rank
-                dataset = build_dataset(task_config(batch_size=2))
-                rows = [rows_in(batch) for batch in dataset.create_dict_iterator(output_numpy=True, num_epochs=1)]
-                found[mode].append(rows)
-    finally:
-        base_dataset.get_real_rank, base_dataset.get_real_group_size = before
-        ms.reset_auto_parallel_context()
-    return found
-
-
-@job
-def refusals() -> Any:
-    """What `build_dataset` says to sections that contradict themselves, by case."""
-    from mindformers.dataset import build_dataset
-
-    useless = {
-        "source": pairs(8),
-        "format": {"type": "cvalues", "types": [["a", "b"]]},
-        "batching": {"type": "Bucket", "max_shapes": 2},
-    }
-    cases: dict[str, dict[str, Any]] = {
-        "another batch size": task_config(batch_size=2, loader=loader(batching={"type": "Pad", "batch_size": 4})),
-        "keys without columns": task_config(batch_size=2, input_columns=None),
-        "fewer keys than columns": task_config(batch_size=2, input_columns=COLUMNS, construct_args_key=COLUMNS[:2]),
-        "unknown column": task_config(batch_size=2, input_columns=["tokens"]),
-        "eod_reset": task_config(batch_size=2, eod_reset=True),
-        "dynamic_batch": task_config(batch_size=2, dynamic_batch=True),
-        "repeat": task_config(batch_size=2, repeat=2),
-        "smaller last batch": task_config(batch_size=2, drop_remainder=False),
-        "stream option beside data_loader": task_config(batch_size=2, shuffle=False),
-        "no data_loader": {"type": "PrefStreamDataset", "dataset_config": {"batch_size": 2}},
-        "another loader": task_config(batch_size=2, loader={"type": "MindDataset", "dataset_dir": "x"}),
-        "no usable row": task_config(batch_size=2, loader=loader(**useless)),
-    }
-    sentences = {}
-    for case, section in cases.items():
-        try:
-            build_dataset(section)
-            sentences[case] = "no error"
-        except mps.PrefStreamError as error:
-            sentences[case] = str(error)
-    return sentences
-
-
-@job
-def batched_by_others() -> Any:
-    """MindFormers' own dataset class batches what the loader yields."""
-    from mindformers.dataset import build_dataset
-
-    columns = ["chosen_input_ids", "chosen_loss_mask", "rejected_input_ids"]
-    section = loader(task={"type": "DPO", "max_length": 128}, columns=columns, dataset_dir="")
-    section["batching"]["batch_size"] = 2
-    config = {"data_loader": section, "input_columns": columns, "batch_size": 2, "drop_remainder": True, "seed": 1}
-    dataset = build_dataset({"type": "CausalLanguageModelDataset", "dataset_config": config})
-    rows = [rows_in(batch) for batch in dataset.create_dict_iterator(output_numpy=True, num_epochs=1)]
-    skipped = build_dataset({"type": "CausalLanguageModelDataset", "dataset_config": config})
-    skipped.set_init_step(3)
-    rest = [rows_in(batch) for batch in skipped.create_dict_iterator(output_numpy=True, num_epochs=1)]
-    return {"rows": rows, "skipped": rest}
-
-
-@job
-def auto_registered() -> Any:
-    """As run_mindformer.py does it: a file with one import line, and its folder as register_path."""
-    from mindformers.dataset import build_dataset
-    from mindformers.tools.register import MindFormerRegister
-
-    pathlib.Path("prefstream.py").write_text("from ms_prefstream.adapters.mindformers import PrefStreamDataset\n")
-    os.environ["REGISTER_PATH"] = "."
-    del MindFormerRegister.registry["dataset"]["PrefStreamDataset"]
-    section = task_config(batch_size=2) | {"auto_register": "prefstream.PrefStreamDataset"}
-    return build_dataset(section).get_dataset_size()
-
-
-def main(folder: str) -> None:
-    os.chdir(folder)
-    json_lines(pathlib.Path("rows.jsonl"), pairs(ROWS))
+def prepare(config: dict[str, Any]) -> None:
+    """Loads MindFormers with its log in this folder, registers what only tests need and takes over the context."""
     os.environ["LOG_MF_PATH"] = str(pathlib.Path("log").absolute())
     import mindformers
     from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
-    class CPUStep(mindformers.wrapper.MFTrainOneStepCell):
+    class CPUStep(mindformers.wrapper.MFTrainOneStepCell):  # type: ignore[misc]
         """Without the overflow check, whose kernel only NPUs have."""
 
         def start_overflow_check(self, pre_cond: Any, compute_input: Any) -> Any:
@@ -295,11 +187,17 @@ def main(folder: str) -> None:
 
     MindFormerRegister.register_cls(CPUStep, MindFormerModuleType.WRAPPER)
     MindFormerRegister.register_cls(TinyDPO, MindFormerModuleType.MODELS)
-    mindformers.build_context(mindformers.MindFormerConfig(**llama_config()))
+    mindformers.build_context(mindformers.MindFormerConfig(**config))
+
+
+def main(folder: str) -> None:
+    os.chdir(folder)
+    json_lines(pathlib.Path("rows.jsonl"), pairs(ROWS))
+    prepare(llama_config())
     results: dict[str, Any] = {}
-    for name in sys.argv[2:] or JOBS:
+    for name in sys.argv[2:] or (JOBS | SECTIONS):
         try:
-            results[name] = JOBS[name]()
+            results[name] = (JOBS | SECTIONS)[name]()
         except Exception:
             results[name] = traceback.format_exc()[-3000:]
         pathlib.Path("results.json").write_text(json.dumps(results))

@@ -1,0 +1,62 @@
+"""The MindFormers trainer on two ranks under `msrun`, against one process with twice the batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import json_lines, pairs
+from tests.msrun.runs import MSRUN
+from tests.trainer.configs import BATCH, EPOCHS, ROWS, K
+
+ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = [pytest.mark.mindspore, pytest.mark.skipif(MSRUN is None, reason="needs msrun")]
+
+
+def run(folder: pathlib.Path) -> None:
+    """Both ranks to their end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [str(MSRUN), "--worker_num=2", "--local_worker_num=2", "--join=True", f"--master_port={port}",
+         f"--log_dir={folder / 'msrun'}", str(ROOT / "tests/trainer/ranks.py")],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "GLOG_v": "3",
+        },
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        code = process.wait(240)
+        said = "".join(path.read_text("utf-8", "replace")[-2000:] for path in folder.glob("msrun/worker*.log"))
+        assert code == 0, said
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_two_ranks_of_the_trainer_share_the_batches(tmp_path: pathlib.Path) -> None:
+    json_lines(tmp_path / "rows.jsonl", pairs(ROWS))
+    run(tmp_path)
+    found = [json.loads((tmp_path / f"rank{rank}" / "steps.json").read_text()) for rank in range(2)]
+    alone = found[0]["alone"]
+    assert len(alone) == EPOCHS * K
+    for one, other, whole in zip(found[0]["steps"], found[1]["steps"], alone, strict=True):
+        assert len(one["rows"]) == len(other["rows"]) == BATCH // 2
+        assert sorted(one["rows"] + other["rows"]) == sorted(whole["rows"])
+        # Only if gradients are averaged over the ranks do the weights stay those of one process.
+        assert (one["loss"] + other["loss"]) / 2 == pytest.approx(whole["loss"], rel=1e-4)

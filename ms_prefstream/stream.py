@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import numbers
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.adapters.columns import select_columns
+from ms_prefstream.adapters.communication import known_ranks
 from ms_prefstream.adapters.mindspore import to_dataset
 from ms_prefstream.batch import Bucket, Layout, Pack, PackedLayout, Pad, make_layout
 from ms_prefstream.cache.reading import caches_in, check_cache, encoding_of, has_reference, only_caches, tokenizer_of
-from ms_prefstream.encode.build import fingerprint_of, least_length, template_text
-from ms_prefstream.encode.encoder import ConversationEncoder
+from ms_prefstream.encode.build import fingerprint_of, template_text
+from ms_prefstream.encode.pad_id import choose_pad_id
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
-from ms_prefstream.errors import OptionError, SourceError, StateError, TokenizerError
+from ms_prefstream.errors import OptionError, SourceError, StateError
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.plan import BudgetOptions, Ranks
 from ms_prefstream.plan.check import whole_number
@@ -27,15 +26,19 @@ from ms_prefstream.plan.maxima import batch_maxima
 from ms_prefstream.plan.state import State, check_state, make_state
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
-from ms_prefstream.runtime.access import Order, Rows, Steps
+from ms_prefstream.runtime.counting import check_steps_per_epoch
 from ms_prefstream.runtime.material import Material
 from ms_prefstream.runtime.mixed import formats_of
 from ms_prefstream.runtime.onepass import OnePassSteps
+from ms_prefstream.runtime.opening import Opening, Order, Steps
+from ms_prefstream.runtime.probe import key_lengths
 from ms_prefstream.runtime.recipe import Recipe
+from ms_prefstream.runtime.rows import Rows
 from ms_prefstream.runtime.steps import Batch
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.tasks import Task
+from ms_prefstream.tasks.room import check_room
 from ms_prefstream.tasks.sample import Sample
 
 if TYPE_CHECKING:
@@ -128,8 +131,8 @@ def stream(
         special_tokens_in_content=special_tokens_in_content,
         ready=ready,
     )
-    ranks = Ranks.given(*_ranks(num_shards, shard_id), logical_shards)
-    report = Report(tokenizer="" if loaded is None else _describe(loaded))
+    ranks = Ranks.given(*known_ranks(num_shards, shard_id), logical_shards)
+    report = Report(tokenizer="" if loaded is None else loaded.description)
     fmts = formats_of(opened, format)
     encoding = {
         "task": repr(task),
@@ -152,17 +155,16 @@ def stream(
         report=report,
         raise_malformed=on_bad_row == "raise",
         quarantine=None if quarantine is None else Quarantine(quarantine, ranks.rank, ranks.world),
-        steps_per_epoch=steps_per_epoch,
         workers=workers,
         index=index,
-        packs=isinstance(batching, Pack),
     )
+    check_steps_per_epoch(steps_per_epoch, rows, isinstance(batching, Pack))
     if rows.encoder is not None:
-        _check_room(task, rows.encoder)
+        check_room(task, rows.encoder)
     order = Order(shuffle=shuffle, seed=seed, window=window, drop_remainder=drop_remainder, longest_first=longest_first)
     return Stream(
-        rows, task, batching, order, ranks, loaded, _pad_id(pad_token_id, loaded), report, encoding,
-        logical_shards is not None,
+        rows, task, batching, order, ranks, loaded, choose_pad_id(pad_token_id, loaded), report, encoding,
+        logical_shards is not None, steps_per_epoch,
     )  # fmt: skip
 
 
@@ -189,6 +191,7 @@ class Stream:
         report: Report,
         encoding: dict[str, Any],
         shards_given: bool,
+        steps_given: int | None,
     ) -> None:
         self.task, self.tokenizer, self.batching, self.report = task, tokenizer, batching, report
         self.layout: Layout | PackedLayout
@@ -203,7 +206,7 @@ class Stream:
                 max_prompt_length=task.prompt_columns,
             )
         self._rows, self._order, self._ranks, self._pad_id = rows, order, ranks, pad_id
-        self._encoding, self._shards_given = encoding, shards_given
+        self._encoding, self._shards_given, self._steps_given = encoding, shards_given, steps_given
         self._resumed: int | None = None
         self._begins = 0
         self._choose_widths()
@@ -212,7 +215,7 @@ class Stream:
     def _choose_widths(self) -> None:
         lengths = None
         if isinstance(self.batching, Bucket) and self.batching.max_shapes:
-            lengths, order = self._rows.key_lengths(self._order.seed), self._order
+            lengths, order = key_lengths(self._rows, self._order.seed), self._order
             if self.batching.batch_size is not None:  # a step by a token budget has rows of one width only
                 rows = self.batching.batch_size * self._ranks.world
                 lengths = batch_maxima(lengths, rows, order.window, order.seed, order.shuffle is not False)
@@ -225,14 +228,14 @@ class Stream:
         self.report.remainder_per_epoch = self._steps.plan.remainder_per_epoch
 
     def _opened(self, ranks: Ranks) -> Steps:
-        columns = self.layout.columns
+        opening = Opening(self._rows, self._order, ranks, self.layout.columns, self._steps_given)
         if isinstance(self.batching, Pack):
-            return self._rows.packed_steps(self._order, ranks, self.batching, self._collate_packs, columns)
+            return opening.packed(self.batching, self._collate_packs)
         if isinstance(self.batching, Bucket) and self.batching.max_tokens is not None:
-            return self._rows.budget_steps(self._order, ranks, self.batching, self._widths, self._collate, columns)
+            return opening.budget(self.batching, self._widths, self._collate)
         assert self.batching.batch_size is not None
         sort = isinstance(self.batching, Bucket) and len(self._widths) > 1
-        return self._rows.steps(self._order, sort, ranks, self.batching.batch_size, self._collate, columns)
+        return opening.fixed(self.batching.batch_size, sort, self._collate)
 
     def _collate(self, samples: list[Sample], longest: int) -> Batch:
         assert isinstance(self.layout, Layout)
@@ -478,55 +481,3 @@ def _check_made(name: str, given: Any, attribute: str, example: str) -> None:
     if isinstance(given, type) or not hasattr(given, attribute):
         shown = given.__name__ if isinstance(given, type) else repr(given)
         raise OptionError(f"{name} is {shown}; expected an object of options such as {example}.")
-
-
-def _check_room(task: Task, encoder: ConversationEncoder) -> None:
-    bare = least_length(encoder)
-    least = bare + (1 if task.layout == "reward_token" else 0)
-    if task.length < least:
-        raise OptionError(
-            f"{type(task).__name__}: {'seq_length' if task.name == 'rlhf' else 'max_length'} is {task.length}, but the "
-            f"template takes {least} tokens with a single one of response. Raise it to {least} or, better, to what "
-            "your rows need."
-        )
-    prompt = getattr(task, "max_prompt_length", None)
-    if prompt is not None and prompt < bare - 1:
-        raise OptionError(
-            f"{type(task).__name__}: max_prompt_length is {prompt}, but the template takes {bare - 1} for an empty one."
-            f" Raise it to {bare - 1} or, better, to what your rows need."
-        )
-
-
-def _pad_id(given: int | None, tokenizer: Tokenizer | None) -> int:
-    if given is not None:
-        top = None if tokenizer is None else tokenizer.vocab_size - 1
-        number = isinstance(given, numbers.Integral) and not isinstance(given, bool)
-        if not number or given < 0 or (top is not None and given > top):
-            known = "" if top is None or tokenizer is None else f"; tokenizer {tokenizer.name} has the ids 0 to {top}"
-            raise OptionError(f"pad_token_id is {given!r}; expected the id of a token{known}.")
-        return int(given)
-    if tokenizer is None:
-        raise OptionError(
-            "tokenizer=None is for rows that are already tokenized, and these need pad_token_id, the id that arrays "
-            "are filled up with. Pass pad_token_id=<id>, or tokenizer= for rows with text."
-        )
-    for candidate in (tokenizer.pad_id, tokenizer.reserved_id(), tokenizer.eos_id):
-        if candidate is not None:
-            return candidate
-    raise TokenizerError(
-        f"tokenizer {tokenizer.name} has no pad, reserved or end token to pad with. Pass pad_token_id=<id>."
-    )
-
-
-def _ranks(num_shards: int | None, shard_id: int | None) -> tuple[int | None, int | None]:
-    """The ranks as given, or as MindSpore's communication knows them if a program has initialised it."""
-    if num_shards is not None or shard_id is not None or "mindspore" not in sys.modules:
-        return num_shards, shard_id
-    from mindspore.communication import GlobalComm, get_group_size, get_rank
-
-    return (get_group_size(), get_rank()) if GlobalComm.INITED else (None, None)
-
-
-def _describe(tokenizer: Tokenizer) -> str:
-    notes = "".join(f"\n  {note}" for note in tokenizer.notes)
-    return f"{tokenizer.name}, backend {tokenizer.backend}: {tokenizer.reason}{notes}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ms_prefstream.errors import OptionError
+from ms_prefstream.formats.base import Format
 from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, joined, open_index
 from ms_prefstream.lengths.files import SUFFIX
 from ms_prefstream.lengths.measure import Loader, Measured, measuring
 from ms_prefstream.lengths.progress import Progress
+from ms_prefstream.runtime.mixed import MixedRecords, Records, fingerprint_of
 from ms_prefstream.sources.protect import INDEX_BEGINS, check_target
 
 
@@ -30,6 +33,28 @@ class Part:
     first: int
     rows: int
     fingerprint: Callable[[], Mapping[str, Any]]
+
+
+def index_parts(source: Any, records: Records, formats: Sequence[Format], encoding: Mapping[str, Any]) -> list[Part]:
+    """What each index file covers: everything, or a part of the mix.
+
+    Args:
+        source: A source, or a mix.
+        records: Its records.
+        formats: The format of each part.
+        encoding: What decides about tokens, by name.
+    """
+    found: list[Any] = [(source, records, 0)]
+    if isinstance(records, MixedRecords):
+        found = [(part.source, *rest) for part, rest in zip(source.parts, records.parts(), strict=True)]
+
+    def fingerprint(records: Any, fmt: Format) -> dict[str, Any]:
+        return {"data": fingerprint_of(records), **encoding, "format": repr(fmt)}
+
+    return [
+        Part(source=source, first=first, rows=len(records), fingerprint=functools.partial(fingerprint, records, fmt))
+        for (source, records, first), fmt in zip(found, formats, strict=True)
+    ]
 
 
 def find_index(parts: Sequence[Part], given: str | os.PathLike[str]) -> LengthIndex | None:

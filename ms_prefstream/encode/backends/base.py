@@ -54,6 +54,12 @@ class Tokenizer:
     reserved: int | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def description(self) -> str:
+        """Its name, what runs it and why, and what a person should know about it."""
+        notes = "".join(f"\n  {note}" for note in self.notes)
+        return f"{self.name}, backend {self.backend}: {self.reason}{notes}"
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids, control tokens as they are written in templates."""
         return self.encoder.decode(ids)

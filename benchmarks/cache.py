@@ -1,19 +1,24 @@
-"""Writing and reading caches: python benchmarks/cache.py --data rows.jsonl --tokenizer DIR [--workers 2]
+"""Writing and reading caches.
 
-(a) every layout: rows/s from text to files on disk, MB a thousand rows; (b) batches from the ragged cache against
-batches from the text; (c) rows in random order by MindSpore's own readers against this library's.
+    python benchmarks/cache.py --data rows.jsonl --tokenizer DIR [--workers 2] [--mindrlhf PATH]
+
+(a) every layout: rows/s from text to files on disk, MB a thousand rows; with a checkout of mindrlhf also its script for
+reward data (`cvalues_comparison.py`), on the same rows and padded to the same length; (b) batches from the ragged cache
+against batches from the text; (c) rows in random order by MindSpore's own readers against this library's.
 Without --data it takes the bundled pairs, which are too few to mean much.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import pathlib
 import tempfile
 import time
 from typing import Any
 
 import numpy as np
+from peers import mindrlhf
 
 import ms_prefstream as mps
 from ms_prefstream.demo import data_path
@@ -28,14 +33,21 @@ def seconds(work: Any) -> float:
     return time.perf_counter() - begin
 
 
+EPOCHS = itertools.count()  # every reading has an epoch of its own: a window that is held must not be measured
+
+
 def drain(stream: mps.Stream) -> None:
     """Read an epoch."""
-    for _ in stream.batches():
+    for _ in stream.batches(next(EPOCHS)):
         pass
 
 
-def writing(data: str, tokenizer: str, length: int, workers: int, folder: pathlib.Path) -> int:
-    """(a); the rows."""
+def writing(data: str, tokenizer: str, length: int, workers: int, folder: pathlib.Path, theirs: float | None) -> int:
+    """(a); the rows.
+
+    Args:
+        theirs: Rows/s of mindrlhf's script, or None.
+    """
     cases = [
         ("ragged", mps.DPO(length)),
         ("mindrlhf", mps.DPO(length)),
@@ -49,7 +61,11 @@ def writing(data: str, tokenizer: str, length: int, workers: int, folder: pathli
         spent = seconds(lambda: mps.write_cache(stream, out, layout=layout, workers=workers))  # noqa: B023
         size = sum(path.stat().st_size for path in out.iterdir())
         rows = len(stream.material().records)
-        print(f"  {layout:12} {task.name:7} {rows / spent:10,.0f} rows/s {size / rows / 1e3:10,.2f} MB a thousand rows")
+        than = "" if theirs is None else f"   {rows / spent / theirs:.1f} times mindrlhf's script"
+        shown = (
+            f"  {layout:12} {task.name:7} {rows / spent:10,.0f} rows/s {size / rows / 1e3:10,.2f} MB a thousand rows"
+        )
+        print(shown + than)
     return rows
 
 
@@ -110,13 +126,20 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="bytes")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--mindrlhf", help="a checkout of mindspore-lab/mindrlhf, whose script wants CValues rows")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         import mindspore.mindrecord  # noqa: F401  # its import is not what is measured
 
+        theirs = None
+        if given.mindrlhf:
+            found = mindrlhf(given.data, given.tokenizer, given.mindrlhf, given.length)
+            assert found is not None  # the checkout is named
+            theirs = sum(1 for _ in mps.read(given.data)) / seconds(found[1])
+            print(f"mindrlhf's script for reward data, length {given.length}: {theirs:,.0f} rows/s")
         print(f"writing, length {given.length}, {given.workers} workers")
-        rows = writing(given.data, given.tokenizer, given.length, given.workers, folder)
+        rows = writing(given.data, given.tokenizer, given.length, given.workers, folder, theirs)
         print("reading")
         reading(given.data, given.tokenizer, given.length, rows, folder)
         print("random order")

@@ -5,7 +5,8 @@
 Every figure is read from the batches of a stream, one value for each epoch. Of pairs two shares are given: of the
 longer sides alone, which is what the choice of widths decides, and of everything, where the shorter side is padded to
 the longer. The optimum is the share that the best k widths leave of these very batches: sorted windows, cut into steps
-of a fixed size. A step by a token budget holds rows of one width only, so it can fall below that.
+of a fixed size. A step by a token budget holds rows of one width only, so it can fall below that. Beside packs stands
+what no packing of these rows can be below: long rows cannot share a packed row, however they are put.
 """
 
 from __future__ import annotations
@@ -64,6 +65,18 @@ def optimum(batches: Padding, size: int, max_length: int, shapes: int) -> float:
     return float(100 * (1 - batches.filled / (size * widths[np.searchsorted(widths, batches.maxima)].mean())))
 
 
+def least_packing(sizes: NDArray[np.int64], capacity: int) -> float:
+    """Percent of padding that no packing can be below: the bound L2 of Martello and Toth (1990) on the bins needed."""
+    bins = 1
+    for least in range(capacity // 2 + 1):
+        alone = np.count_nonzero(sizes > capacity - least)
+        large = sizes[(sizes > capacity // 2) & (sizes <= capacity - least)]  # no two of these share a bin
+        small = sizes[(sizes >= least) & (sizes <= capacity // 2)]
+        over = int(small.sum()) - (large.size * capacity - int(large.sum()))
+        bins = max(bins, alone + large.size + max(0, -(-over // capacity)))
+    return float(100 * (1 - sizes.sum() / (bins * capacity)))
+
+
 def measure(data: str, tokenizer: Tokenizer, options: argparse.Namespace) -> None:
     name = pathlib.Path(data).stem
     length, size = options.max_length, options.batch_size
@@ -114,6 +127,7 @@ def measure(data: str, tokenizer: Tokenizer, options: argparse.Namespace) -> Non
             made = stream(mps.Pack(tokens), "paired", steps_per_epoch=1)
             made.build_index(own)
             say(f"% of padding, Pack({tokens})", [padding(made, epoch).all for epoch in epochs], "< 2")
+            say(f"% that no packing into {tokens} can be below", [least_packing(lengths.sum(axis=1), tokens)])
 
 
 def main() -> None:

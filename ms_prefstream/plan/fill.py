@@ -6,6 +6,8 @@ left over. So the end of a bin is planned. As soon as two rows can fill it to th
 pairs the one whose rows are most alike, so that the short rows stay for the bins that need them. That leaves 0.8 % at
 1024 tokens and 0.1 % at 4096. And since there are few different lengths, rows of one length are placed many at a
 time: a million rows cost little more than ten thousand. `benchmarks/packing.py` measures all of this.
+
+A few hundred rows offer few such pairs, and a bin more is felt. There best-fit decreasing, row by row, is tried too.
 """
 
 from __future__ import annotations
@@ -15,18 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.plan.best_fit import best_fit
 from ms_prefstream.plan.bins import Bins, grouped, runs
 
+_FEW = 2**12  # rows that are packed in both ways; the second one takes some ten milliseconds for them
 _SLACK = 64  # tokens that a closing pair may leave empty; looking further finds next to nothing
 
 
 def pack_rows(sizes: NDArray[np.integer[Any]], capacity: int, most: int) -> Bins:
-    """Puts rows into as few bins as a greedy rule finds, each row into exactly one.
+    """Puts rows into as few bins as greedy rules find, each row into exactly one.
 
         sizes 5 3 7 3 2     capacity 10, most 3      bins 0 1 4 | 2 3      (5 + 3 + 2, 7 + 3)
 
-    The result is a function of the sizes in their order and of nothing else. Rows of one size go into bins in order;
-    bins are in the order of their first rows.
+    The result is a function of the sizes in their order and of nothing else. Bins are in the order of their first
+    rows.
 
     Args:
         sizes: (n,) tokens of each row, 1 to `capacity`.
@@ -47,7 +51,11 @@ def pack_rows(sizes: NDArray[np.integer[Any]], capacity: int, most: int) -> Bins
     by_size = np.argsort(contents, kind="stable")
     owner = np.empty(sizes.size, np.int64)
     owner[np.argsort(sizes, kind="stable")] = runs(first[by_size], copies[by_size])
-    return grouped(owner, int(times.sum()))
+    bins = grouped(owner, int(times.sum()))
+    if sizes.size <= _FEW and bins.count > -(-int(sizes.sum()) // capacity):
+        other = best_fit(sizes, capacity, most)
+        return other if other.count < bins.count else bins
+    return bins
 
 
 class _Histogram:

@@ -31,6 +31,19 @@ def test_rows_of_one_size_go_into_bins_in_order():
     assert groups(pack_rows(np.array([6, 4, 4, 6, 6, 4]), 10, 8)) == [[0, 1], [2, 3], [4, 5]]
 
 
+@given(st.integers(1, 10**6), st.integers(250, 350))
+@settings(max_examples=60, deadline=None)
+def test_never_more_bins_than_best_fit_decreasing_finds(seed, count):
+    sizes = np.random.default_rng(seed).integers(200, 1400, count)  # two or three a bin: pairs seldom close one
+    rooms: list[int] = []
+    for size in sorted(sizes.tolist(), reverse=True):
+        fits = [room for room in rooms if room >= size]
+        if fits:
+            rooms.remove(min(fits))
+        rooms.append((min(fits) if fits else 2048) - size)
+    assert pack_rows(sizes, 2048, 999).count <= len(rooms)
+
+
 def test_a_row_may_fill_a_bin_alone():
     assert groups(pack_rows(np.array([8, 8]), 8, 5)) == [[0], [1]]
 

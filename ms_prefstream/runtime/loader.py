@@ -15,6 +15,7 @@ from ms_prefstream.encode.encoder import ConversationEncoder, Encoded
 from ms_prefstream.encode.fit import Flat
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
+from ms_prefstream.runtime.collector import collector_paused
 from ms_prefstream.runtime.records import Records
 from ms_prefstream.tasks.base import Sampler, Task
 from ms_prefstream.tasks.sample import Ids, Ready, Sample, Span
@@ -58,10 +59,15 @@ class SampleLoader:
     def load(self, rows: Sequence[int]) -> list[Loaded]:
         """The samples of these rows, in this order."""
         assert self._records is not None
-        return self.samples(self._records.read(rows))
+        with collector_paused():
+            return self.samples(self._records.read(rows))
 
     def samples(self, found: Sequence[Record | Ready | RowError]) -> list[Loaded]:
         """The samples of these records, in this order."""
+        with collector_paused():
+            return self._samples(found)
+
+    def _samples(self, found: Sequence[Record | Ready | RowError]) -> list[Loaded]:
         loaded: list[Loaded | None] = [None] * len(found)
         texts: list[tuple[int, Pair | Completion]] = []
         for index, record in enumerate(found):

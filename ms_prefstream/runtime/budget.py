@@ -22,7 +22,9 @@ def check_budget(bucket: Bucket, name: str, shuffle: object, *, mixed: bool, one
     """
     given = f"Bucket: max_tokens={bucket.max_tokens}"
     if mixed:
-        raise OptionError(f"{given} plans all rows by their lengths, which a mix does not offer. Give batch_size.")
+        raise OptionError(
+            f"{given} plans the same rows for every epoch, and a mix takes other ones in each. Give batch_size."
+        )
     if one_pass:
         raise OptionError(
             f"{given} needs a length index, but {name} can only be read from the front and has none. Give "

@@ -169,7 +169,7 @@ def test_changed_data_are_noticed(indexed: Callable[..., mps.Stream], path: path
 REFUSED: dict[str, tuple[Callable[[pathlib.Path], Any], dict[str, Any], str]] = {
     "no index": (lambda path: path, {"index": None}, "needs the lengths of all rows, and .*`ms-prefstream index`"),
     "one pass": (lambda path: lambda: iter(token_pairs(9)), {}, "can only be read from the front and has none"),
-    "mix": (lambda path: mps.mix([(token_pairs(9), 1)]), {}, "which a mix does not offer. Give batch_size"),
+    "mix": (lambda path: mps.mix([(token_pairs(9), 1)]), {}, "a mix takes other ones in each. Give batch_size"),
     "source order": (lambda path: path, {"shuffle": False}, "which shuffle=False rules out"),
     "windows": (lambda path: path, {"shuffle": "window"}, "which shuffle='window' rules out"),
     "too small": (lambda path: path, {"batching": mps.Bucket(max_tokens=63, multiple_of=8)}, "is 64 or more"),

@@ -21,6 +21,12 @@ class Use(enum.IntEnum):
     ROWS_OF_PART_WINDOW = 5
     WINDOWS_OF_PART = 6
     TURNS_OF_STEP = 7
+    PACKING = 100
+    MADE_TO_FIT = 101
+    LEFT_OUT = 102
+    ROWS_OF_WIDTH = 103
+    STEPS_BY_BUDGET = 104
+    DRAWN_FOR_SHAPES = 105
 
 
 def epoch_sequence(seed: int, epoch: int) -> np.random.SeedSequence:
@@ -28,17 +34,22 @@ def epoch_sequence(seed: int, epoch: int) -> np.random.SeedSequence:
     return np.random.SeedSequence([seed, epoch])
 
 
-def window_sequence(seed: int, epoch: int, window: int, use: Use) -> np.random.SeedSequence:
-    """The sequence behind one use of one window.
+def run_sequence(seed: int, use: Use) -> np.random.SeedSequence:
+    """The sequence behind one use of a whole run."""
+    return np.random.SeedSequence([seed], spawn_key=(int(use),))
+
+
+def window_sequence(seed: int, epoch: int, window: int, use: Use, *which: int) -> np.random.SeedSequence:
+    """The sequence behind one use of one window, or of a shard of it.
 
     `SeedSequence` fills up with zeros, so ``[seed, epoch, 0]`` alone would equal ``[seed, epoch]``: window 0 would
     repeat the epoch's own key. The use stands behind the fill (a spawn key) and keeps them apart.
     """
-    return np.random.SeedSequence([seed, epoch, window], spawn_key=(int(use),))
+    return np.random.SeedSequence([seed, epoch, window], spawn_key=(int(use), *which))
 
 
-def part_sequence(seed: int, epoch: int, use: Use, *which: int) -> np.random.SeedSequence:
-    """The sequence behind one use of a part of a mixture: the part, the pass over it, a window of it."""
+def use_sequence(seed: int, epoch: int, use: Use, *which: int) -> np.random.SeedSequence:
+    """The sequence behind one use of an epoch, or of what is named: a part of a mixture, a pass over it, a width."""
     return np.random.SeedSequence([seed, epoch], spawn_key=(int(use), *which))
 
 

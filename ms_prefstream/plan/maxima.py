@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.plan.keys import Use, use_sequence
 from ms_prefstream.plan.permutation import KeyedPermutation
 
 _ROWS = 2**18  # that are looked at, at most; enough for thousands of batches
 _DRAWS = 16  # of the same rows into other windows: widths that fit a few windows too well are worse in others
-_KEY = 105  # a spawn key, beside those of plans
 
 
 def batch_maxima(
@@ -42,7 +42,7 @@ def batch_maxima(
     windows = count // size  # a last one that is short sorts worse than the others, and is left out
     longest: list[NDArray[np.int64]] = []
     for draw in range(min(_DRAWS, max(1, _ROWS // count))):
-        order = KeyedPermutation(len(lengths), np.random.SeedSequence([seed, draw], spawn_key=(_KEY,)))
+        order = KeyedPermutation(len(lengths), use_sequence(seed, draw, Use.DRAWN_FOR_SHAPES))
         rows = lengths[order.row_of(np.arange(windows * size))].astype(np.int64).reshape(windows, size)
         if sort:
             rows.sort(axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.plan.keys import Use, part_sequence
+from ms_prefstream.plan.keys import Use, use_sequence
 from ms_prefstream.plan.mixture import Mixture
 from ms_prefstream.plan.permutation import KeyedPermutation
 
@@ -59,7 +59,7 @@ class MixedOrder:
 
     def _anywhere(self, epoch: int, part: int, turn: int, inside: NDArray[np.int64]) -> NDArray[np.int64]:
         """A permutation of the whole part."""
-        key = part_sequence(self._seed, epoch, Use.ROWS_OF_PART, part, turn)
+        key = use_sequence(self._seed, epoch, Use.ROWS_OF_PART, part, turn)
         return KeyedPermutation(self.mixture.sizes[part], key).row_of(inside)
 
     def _near(self, epoch: int, part: int, turn: int, inside: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -69,13 +69,13 @@ class MixedOrder:
         windows, rows = np.divmod(inside, share)
         full = size // share
         if full:
-            key = part_sequence(self._seed, epoch, Use.WINDOWS_OF_PART, part, turn)
+            key = use_sequence(self._seed, epoch, Use.WINDOWS_OF_PART, part, turn)
             movable = windows < full
             windows[movable] = KeyedPermutation(full, key).row_of(windows[movable])
         if share > 1:
             for window in np.unique(windows).tolist():
                 here = windows == window
-                key = part_sequence(self._seed, epoch, Use.ROWS_OF_PART_WINDOW, part, turn, window)
+                key = use_sequence(self._seed, epoch, Use.ROWS_OF_PART_WINDOW, part, turn, window)
                 rows[here] = KeyedPermutation(min(share, size - window * share), key).row_of(rows[here])
         found: NDArray[np.int64] = windows * share + rows
         return found
@@ -87,7 +87,7 @@ class MixedOrder:
         steps, inside = np.divmod(positions, self._batch)
         found, which = np.unique(steps, return_inverse=True)
         mixed = (found[:, None] * self._batch + np.arange(self._batch)).astype(np.uint64)  # (steps, G)
-        for key in part_sequence(self._seed, epoch, Use.TURNS_OF_STEP).generate_state(2, np.uint64):
+        for key in use_sequence(self._seed, epoch, Use.TURNS_OF_STEP).generate_state(2, np.uint64):
             mixed = (mixed ^ key) * _MULTIPLY_FIRST
             mixed = (mixed ^ (mixed >> np.uint64(32))) * _MULTIPLY_SECOND
             mixed ^= mixed >> np.uint64(29)

@@ -12,6 +12,7 @@ from ms_prefstream.errors import NoUsableRowsError, OptionError
 from ms_prefstream.plan.bins import Bins, exactly
 from ms_prefstream.plan.fill import pack_rows
 from ms_prefstream.plan.keep import Kept
+from ms_prefstream.plan.keys import Use, run_sequence, use_sequence
 from ms_prefstream.plan.options import PlanOptions
 from ms_prefstream.plan.permutation import KeyedPermutation
 from ms_prefstream.plan.ranks import Ranks
@@ -20,7 +21,6 @@ from ms_prefstream.plan.windows import Windows
 _BLOCK = 2**20  # rows that are packed together; bounds what packing needs for the moment
 _BLOCK_IN_PLACE = 2**14  # the same where rows are to stay near their place in the source
 _EPOCHS_HELD = 2  # of a mixture: the one in use, and the next one where workers load ahead
-_PACKING, _MADE_TO_FIT = 100, 101  # spawn keys, beside the uses that `keys` knows
 
 
 def row_sizes(
@@ -126,7 +126,7 @@ class PackedPlan:
         for held, packs in self._held:
             if held == epoch:
                 return packs
-        key = np.random.SeedSequence([self._seed, epoch], spawn_key=(_MADE_TO_FIT,))
+        key = use_sequence(self._seed, epoch, Use.MADE_TO_FIT)
         packs = exactly(self._pack(epoch, *self._source), self._count, key).bins
         # Replaced as a whole: a reader in another thread sees the old epochs or the new ones.
         self._held = ((epoch, packs), *self._held[: _EPOCHS_HELD - 1])
@@ -150,7 +150,7 @@ class PackedPlan:
         if self._mixed is not None:
             return self._mixed.rows_at(epoch, positions)
         if self._shuffle is True:
-            key = np.random.SeedSequence([self._seed], spawn_key=(_PACKING,))
+            key = run_sequence(self._seed, Use.PACKING)
             return KeyedPermutation(self._rows, key).row_of(positions)
         return positions
 

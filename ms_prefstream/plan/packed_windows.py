@@ -18,8 +18,6 @@ from ms_prefstream.plan.options import PlanOptions
 from ms_prefstream.plan.permutation import KeyedPermutation
 from ms_prefstream.plan.windows import Windows
 
-_LEFT_OUT = 102  # a spawn key, beside the uses that `keys` knows
-
 
 class WindowPacks(NamedTuple):
     """One logical shard's window, packed.
@@ -161,7 +159,7 @@ class PackedWindows:
         options = self.options
         packed = pack_rows(sizes, self.capacity, self.most)
         wanted = self.steps_in(window) * options.shard_batch
-        key = np.random.SeedSequence([options.seed, epoch, window], spawn_key=(_LEFT_OUT, shard))
+        key = window_sequence(options.seed, epoch, window, Use.LEFT_OUT, shard)
         fitted = exactly(packed, wanted, key)
         bins = fitted.bins
         if options.shuffle:

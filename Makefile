@@ -26,7 +26,7 @@ CODE := $(wildcard ms_prefstream tests examples benchmarks)
 help:
 	@echo "make demo       install, then train a small reward model and DPO on the bundled pairs (CPU, nothing to prepare)"
 	@echo "make test       install with the test tools, then ruff, mypy and the tests"
-	@echo "make test-long  all tests, the ones that take minutes included"
+	@echo "make test-long  all tests, the ones that take minutes included, with examples drawn anew"
 	@echo "make lint       ruff and mypy only"
 	@echo "make bench      throughput from JSON Lines text to padded batches (of the bundled pairs; DATA=... TOKENIZER=... for others, PARTS=abcdefgh for everything)"
 	@echo "make clean      remove caches and build leftovers (the environment in $(VENV) stays)"
@@ -38,7 +38,7 @@ test: lint
 	@$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS) || { code=$$?; $(NO_TESTS); exit $$code; }
 
 test-long: $(TEST_STAMP)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS) || { code=$$?; $(NO_TESTS); exit $$code; }
+	@HYPOTHESIS_PROFILE=exploring $(BIN)/python -m pytest $(PYTEST_ARGS) || { code=$$?; $(NO_TESTS); exit $$code; }
 
 lint: $(TEST_STAMP)
 	$(BIN)/python -m ruff check $(CODE)

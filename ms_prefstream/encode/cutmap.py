@@ -58,7 +58,7 @@ class _Units:
             return whole, whole
         if len(unit.pieces) == 1:
             return [0, len(ids)], [0, len(ids)]
-        if len(unit.pieces) == 2 and unit.border == 1 and unit.head is not None:
+        if len(unit.pieces) == 2 and unit.border == 1 and unit.head is not None and self._encoder.keeps_ends:
             before = [0, len(unit.head), len(ids)]
             if tuple(ids[: before[1]].tolist()) == unit.head:  # the usual header and content: no offsets needed
                 return before, before

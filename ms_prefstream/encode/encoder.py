@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from ms_prefstream.formats.record import Completion, Messages, Pair
 from ms_prefstream.tasks.sample import Ids, Span
 
 _NONE = np.empty(0, np.int32)
+_SPACES = " \n\t\u3000"  # what a normaliser may trim
 SYSTEM_CACHE = 4096  # distinct system prompts whose ids are kept
 
 
@@ -86,6 +87,7 @@ class ConversationEncoder:
         self._inference = boundary == "inference"
         self._refused = refused
         self._systems: dict[tuple[str, Place], Ids] = {}
+        self.keeps_ends = keeps_ends(encoder)
         self._starts = functools.lru_cache(maxsize=8)(encoder.starts)  # both sides of a pair ask for the prompt's
         self.decode = encoder.decode
 
@@ -182,7 +184,7 @@ class ConversationEncoder:
     def _finish(self, draft: _Draft, results: list[Ids]) -> Encoded:
         layout = draft.laid.layout
         arrays: list[Ids] = [results[it] if it.__class__ is int else it for it in draft.steps]  # type: ignore[misc]
-        if layout.answer is not None and draft.rests is None:
+        if layout.answer is not None and draft.rests is None and self.keeps_ends:
             at, head, trained, behind = layout.answer
             answer = arrays[at]
             if answer[: len(head)].tolist() == head:
@@ -229,11 +231,11 @@ class ConversationEncoder:
                 head = tuple(results[draft.heads[index]].tolist())
             border = len(head)
             ids = tuple(encoded.arrays[index][:border].tolist())
-            if ids != head:
-                encoded.differs = True
-                alike = next(at for at, pair in enumerate(zip_longest(ids, head)) if pair[0] != pair[1])
+            if ids != head or not self.keeps_ends:
+                alike = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(ids, head))))  # noqa: B905
                 starts = self.starts(unit, contents, joint=True)
                 border = tokens_before(starts, len(unit.text(contents, 0, unit.border)), alike)
+                encoded.differs = encoded.differs or ids != head or border != len(head)
             if draft.rests is not None and index in draft.rests:
                 border = len(head)
                 encoded.arrays[index] = np.concatenate([np.array(head, np.int32), results[draft.rests[index]]])
@@ -266,6 +268,16 @@ class ConversationEncoder:
         head, rest = unit.text(contents, 0, unit.border), unit.text(contents, unit.border)
         behind = self._starts(rest, Place.CONTINUATION)
         return np.concatenate([self._starts(head, unit.place)[:-1], np.where(behind < 0, behind, behind + len(head))])
+
+
+def keeps_ends(encoder: TextEncoder) -> bool:
+    """Whether white space at the end of a text has tokens.
+
+    SentencePiece trims it unless it was trained not to, and so do some normalisers. A header that ends in white space
+    then has fewer tokens by itself than in front of a content, and says nothing about where it ends there.
+    """
+    bare, *others = encoder.encode(["x", *(f"x{space}" for space in _SPACES)])
+    return all(len(ids) > len(bare) or ids.tolist() != bare.tolist() for ids in others)
 
 
 def _join(sides: Sequence[Encoded]) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 
 import pytest
 
+import ms_prefstream as mps
+from ms_prefstream.encode.backends.sp_proto import read_offsets
+from ms_prefstream.encode.text import Place
 from tests.encode.oracle import Oracle
 from tests.fixtures_tokenizers import CHATML
 from tests.traps.helpers import END, LOOKING, Tok, chatml, pair, rows_of, sides, stream_of, turn
@@ -139,3 +143,35 @@ def test_trap_28_against_transformers(shared: pathlib.Path) -> None:
     begin = text.index("首先")
     end = text.index(END, begin) + len(END)
     assert row.chosen.mask == [int(begin <= first and last <= end) for first, last in oracle.spans(text)]
+
+
+@pytest.mark.parametrize("prompt", ["hello ", "hello\n", "What is it? ", "你好 ", "hello"])
+@pytest.mark.parametrize("response", ["你好", "yes", "ok. ", " no"])
+def test_trap_01_a_tokenizer_that_trims(unigram_model: pathlib.Path, prompt: str, response: str) -> None:
+    """White space at the end of a prompt has no token when the prompt is encoded alone, and one in front of text."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(unigram_model))
+    pieces, begins, ends = read_offsets(processor.encode(prompt + response, out_type="serialized_proto"))  # in bytes
+    border = len(prompt.encode())
+    before = [at for at, (begin, end) in enumerate(zip(begins, ends, strict=True), 1) if begin < end <= border]
+    row = {"prompt": prompt, "chosen": response, "rejected": "bad"}
+    found = mps.encode(row, task=mps.DPO(99), tokenizer=str(unigram_model), template=None)
+    assert found.sample is not None
+    (ids, spans, _), _ = found.sample.sequences
+    assert ids.tolist() == [processor.bos_id(), *pieces, processor.eos_id()]
+    assert spans == ((1 + max(before), len(ids)),)
+
+
+def test_trap_03_inference_never_sets_a_prefix_in_front_of_the_response(tok_named: Callable[[str], Tok]) -> None:
+    """The response goes on from the prompt: behind no space there is none."""
+    tok = tok_named("SentencePiece")
+    row = {"prompt": "the value", "chosen": "the rest", "rejected": "no"}
+    found = mps.encode(row, task=mps.DPO(99), tokenizer=tok.loaded, template=None, boundary="inference")
+    assert found.sample is not None
+    (ids, spans, _), _ = found.sample.sequences
+    assert tok.decode(ids[spans[0][0] : spans[0][1] - 1].tolist()) == "the rest"
+    behind = tok.loaded.encoder.encode(["the rest"], Place.CONTINUATION)[0].tolist()
+    prefixed = tok.loaded.encoder.encode(["the rest"], Place.AFTER_SPECIAL)[0].tolist()
+    assert behind != prefixed  # or this test could not fail
+    assert ids[spans[0][0] : spans[0][1] - 1].tolist() == behind

@@ -7,6 +7,9 @@ Every error that a user can cause is a `PrefStreamError`. A row that cannot beco
 from __future__ import annotations
 
 import enum
+from typing import Any, TypeVar
+
+_Row = TypeVar("_Row", bound="RowError")
 
 
 class Reason(str, enum.Enum):
@@ -93,6 +96,9 @@ class RowError(PrefStreamError):
         problem: What was found and what was expected, e.g. ``"field 'chosen' is missing; found fields: prompt"``.
         remedy: What the person can do, as a sentence without its full stop; may be empty.
         origin: Where the row comes from, e.g. ``"data/train.jsonl:17"``.
+
+    Attributes:
+        trace: The traceback of an exception in the user's own function, as text: it survives a worker process.
     """
 
     def __init__(self, reason: Reason, problem: str, remedy: str = "", origin: str = "") -> None:
@@ -100,16 +106,32 @@ class RowError(PrefStreamError):
         self.problem = problem
         self.remedy = remedy
         self.origin = origin
+        self.trace = ""
         where = f"{origin}: " if origin else ""
         what_to_do = f" {remedy}." if remedy else ""
         super().__init__(f"{where}{problem} [{reason}].{what_to_do}")
 
     def at(self, origin: str) -> RowError:
         """The same error with its origin filled in (an origin that is already known is kept)."""
-        return self if self.origin else RowError(self.reason, self.problem, self.remedy, origin)
+        return self if self.origin else self._again(RowError(self.reason, self.problem, self.remedy, origin))
 
-    def __reduce__(self) -> tuple[type[RowError], tuple[Reason, str, str, str]]:
-        return RowError, (self.reason, self.problem, self.remedy, self.origin)
+    def cause(self) -> BaseException | None:
+        """What to raise it from, so that the line of the user's own function is shown."""
+        return self.__cause__ or (CarriedTraceback(self.trace) if self.trace else None)
+
+    def _again(self, other: _Row) -> _Row:
+        other.trace, other.__cause__ = self.trace, self.__cause__
+        return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowError, (self.reason, self.problem, self.remedy, self.origin), {"trace": self.trace}
+
+
+class CarriedTraceback(Exception):
+    """An exception of a user's function in a worker process: its traceback as text."""
+
+    def __str__(self) -> str:
+        return f"\n\n{self.args[0]}"
 
 
 class DroppedRowError(RowError):
@@ -117,7 +139,7 @@ class DroppedRowError(RowError):
 
     def at(self, origin: str) -> DroppedRowError:
         """The same error with its origin filled in (an origin that is already known is kept)."""
-        return self if self.origin else DroppedRowError(self.reason, self.problem, self.remedy, origin)
+        return self if self.origin else self._again(DroppedRowError(self.reason, self.problem, self.remedy, origin))
 
-    def __reduce__(self) -> tuple[type[RowError], tuple[Reason, str, str, str]]:
-        return DroppedRowError, (self.reason, self.problem, self.remedy, self.origin)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DroppedRowError, (self.reason, self.problem, self.remedy, self.origin), {"trace": self.trace}

@@ -10,6 +10,7 @@ from itertools import takewhile
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.encode.backends.limits import check_text
 from ms_prefstream.encode.layout import Unit, merged
 from ms_prefstream.encode.offsets import tokens_before, tokens_until
 from ms_prefstream.encode.pieces import ControlTokens
@@ -110,7 +111,7 @@ class ConversationEncoder:
             return found
         except RowError as error:  # a text that no tokenizer takes: find the record it belongs to
             if len(records) == 1:
-                return [error.at(records[0].origin)]
+                return [_blame(records[0], error).at(records[0].origin)]
             return [self.encode([record])[0] for record in records]
 
     def _draft_record(self, record: Pair | Completion, texts: Texts) -> tuple[_Draft, ...]:
@@ -268,6 +269,23 @@ class ConversationEncoder:
         head, rest = unit.text(contents, 0, unit.border), unit.text(contents, unit.border)
         behind = self._starts(rest, Place.CONTINUATION)
         return np.concatenate([self._starts(head, unit.place)[:-1], np.where(behind < 0, behind, behind + len(head))])
+
+
+def _blame(record: Pair | Completion, error: RowError) -> RowError:
+    """The error of the message whose text no tokenizer takes, counted in that text; `error` if none is to blame."""
+    sides = {"chosen": record.chosen, "rejected": record.rejected} if isinstance(record, Pair) else {}
+    if isinstance(record, Completion):
+        sides = {"response": record.response}
+    for side, messages in {"prompt": record.prompt, **sides}.items():
+        for message in messages:
+            try:
+                check_text(message.content)
+            except RowError as found:
+                where = (
+                    f"the {message.role} turn of the {side} side" if side != "prompt" else f"the {message.role} turn"
+                )
+                return RowError(found.reason, f"{where}: {found.problem}", found.remedy)
+    return error
 
 
 def keeps_ends(encoder: TextEncoder) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast, get_args
@@ -113,8 +114,10 @@ def guarded(function: Callable[[Any], Any], row: Any) -> Any:
         raise
     except Exception as error:
         fields = f" on a row with the fields {', '.join(sorted(map(str, row)))}" if isinstance(row, Mapping) else ""
-        raise RowError(
+        found = RowError(
             Reason.BAD_TYPE,
             f"the format function {name_of(function)} raised {type(error).__name__}: {error}{fields}",
             "Correct the function, or have it raise ms_prefstream.errors.RowError for rows that cannot be used",
-        ) from error
+        )
+        found.trace = "".join(traceback.format_exception(error)).rstrip()
+        raise found from error

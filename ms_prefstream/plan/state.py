@@ -62,4 +62,9 @@ def check_state(state: Any, settings: Mapping[str, Any], steps_per_epoch: int) -
     step = state["step"]
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
         raise StateError(f"the state's step is {step!r}; expected a whole number of finished steps, 0 or more.")
+    if state["epoch"] != step // steps_per_epoch:
+        raise StateError(
+            f"the state's epoch is {state['epoch']!r}, but step {step} with {steps_per_epoch} steps an epoch is in "
+            f"epoch {step // steps_per_epoch}: the state was changed. Use it as stream.state(step) returned it."
+        )
     return step

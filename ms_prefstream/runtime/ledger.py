@@ -55,7 +55,7 @@ class Ledger:
             samples.append(sample)
             decided = error is None or isinstance(error, DroppedRowError)
             if error is not None and error.reason.malformed and self._raise and not decided:
-                raise _with_remedy(error.at(self._origin(row)))
+                raise _with_remedy(error.at(self._origin(row))) from error.cause()
             if not self.report.first_time(self._first + row):
                 continue
             if self._part is not None:
@@ -87,8 +87,8 @@ class Ledger:
         dropped = self.report.dropped.most_common()
         why = "; ".join(f"{reason} {count:,}, first at {self.report.origins[reason][0]}" for reason, count in dropped)
         return NoUsableRowsError(
-            f"none of the {rows} rows of a window can be used ({why}); expected at least one good row in each window. "
-            f"{_REMEDIES.get(dropped[0][0], _CORRECT) if dropped else _CORRECT}, or use a larger window."
+            f"none of the {rows} rows of a window can be used (dropped so far: {why}); expected at least one good row "
+            f"in each window. {_REMEDIES.get(dropped[0][0], _CORRECT) if dropped else _CORRECT}, or use a larger window."
         )
 
 

@@ -37,7 +37,7 @@ def reparse(raw: bytes, origin: str) -> RawRow:
 def too_large(size: int, limit: int, origin: str) -> RowError:
     """The error for a row of `size` bytes where at most `limit` are allowed."""
     problem = f"the row has {size:,} bytes; at most {limit:,} are allowed"
-    return RowError(Reason.ROW_TOO_LARGE, problem, "Split or remove the row, or raise max_row_bytes", origin)
+    return RowError(Reason.ROW_TOO_LARGE, problem, "Split or remove the row", origin)
 
 
 def _explain(line: bytes, error: orjson.JSONDecodeError) -> RowError:

@@ -26,7 +26,9 @@ from ms_prefstream.plan.maxima import batch_maxima
 from ms_prefstream.plan.state import State, check_state, make_state
 from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
+from ms_prefstream.runtime.collate import Collate, CollatePacks
 from ms_prefstream.runtime.counting import check_steps_per_epoch
+from ms_prefstream.runtime.front import Position
 from ms_prefstream.runtime.material import Material
 from ms_prefstream.runtime.mixed import formats_of
 from ms_prefstream.runtime.onepass import OnePassSteps
@@ -39,7 +41,6 @@ from ms_prefstream.sources import open_source
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.tasks import Task
 from ms_prefstream.tasks.room import check_room
-from ms_prefstream.tasks.sample import Sample
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset
@@ -230,24 +231,16 @@ class Stream:
     def _opened(self, ranks: Ranks) -> Steps:
         opening = Opening(self._rows, self._order, ranks, self.layout.columns, self._steps_given)
         if isinstance(self.batching, Pack):
-            return opening.packed(self.batching, self._collate_packs)
+            assert isinstance(self.layout, PackedLayout)
+            packs = CollatePacks(self.layout, self.batching, self._pad_id, self.task, self.report)
+            return opening.packed(self.batching, packs)
+        assert isinstance(self.layout, Layout)
+        collate = Collate(self.layout, self.batching, self._widths, self._pad_id, self.task, self.report)
         if isinstance(self.batching, Bucket) and self.batching.max_tokens is not None:
-            return opening.budget(self.batching, self._widths, self._collate)
+            return opening.budget(self.batching, self._widths, collate)
         assert self.batching.batch_size is not None
         sort = isinstance(self.batching, Bucket) and len(self._widths) > 1
-        return opening.fixed(self.batching.batch_size, sort, self._collate)
-
-    def _collate(self, samples: list[Sample], longest: int) -> Batch:
-        assert isinstance(self.layout, Layout)
-        width = self.batching.width_for(longest, self._widths)
-        self.report.batch(samples, width)
-        return self.layout.build(samples, width, self._pad_id, self.task.shifted)
-
-    def _collate_packs(self, packs: list[list[Sample]]) -> Batch:
-        assert isinstance(self.layout, PackedLayout)
-        assert isinstance(self.batching, Pack)
-        self.report.packed_batch(packs, self.layout.tokens, self.batching.samples_per_row(self.task))
-        return self.layout.build(packs, self._pad_id, self.task.shifted)
+        return opening.fixed(self.batching.batch_size, sort, collate)
 
     @property
     def column_names(self) -> list[str]:
@@ -398,7 +391,10 @@ class Stream:
         """
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise OptionError(f"step is {step!r}; expected the number of finished steps, 0 or more.")
-        return make_state(self._settings(), step, self.steps_per_epoch)
+        state = make_state(self._settings(), step, self.steps_per_epoch)
+        if isinstance(self._steps, OnePassSteps) and (found := self._steps.source_state(step)) is not None:
+            state["source"] = found
+        return state
 
     def resume(self, state: Mapping[str, Any]) -> Stream:
         """Go on behind the last finished step of a saved state; the number of ranks may be another one.
@@ -424,6 +420,8 @@ class Stream:
                 self._open(before)  # a state that is refused leaves no trace
             raise
         self._resumed = self._begins = step
+        if isinstance(self._steps, OnePassSteps) and state.get("source") is not None:
+            self._steps.go_on(state["source"], Position)
         self._rows.go_on()
         return self
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.formats.code_hash import code_hash
 from ms_prefstream.formats.fields import short
 from ms_prefstream.formats.record import Record
 
@@ -51,7 +52,7 @@ class Mapped:
         )
 
     def __repr__(self) -> str:
-        return f"mapped({self.name})"
+        return f"mapped({self.name} {code_hash(self.function)})"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -93,7 +94,7 @@ class MappedMany:
         )
 
     def __repr__(self) -> str:
-        return f"mapped({self.name})"
+        return f"mapped({self.name} {code_hash(self.function)})"
 
 
 def name_of(function: Any) -> str:

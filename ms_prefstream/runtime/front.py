@@ -6,7 +6,7 @@ import functools
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,6 +26,18 @@ from ms_prefstream.sources.passes import skip_items
 _BLOCK = 1024  # positions whose parts are found together
 
 
+class Position(NamedTuple):
+    """Where a source with a state of its own stands.
+
+    Attributes:
+        first: The number of the next record.
+        state: What the source's `state_dict` returned.
+    """
+
+    first: int
+    state: Any
+
+
 class Front(Protocol):
     """Records that can only be read from the front."""
 
@@ -37,8 +49,16 @@ class Front(Protocol):
     def continues(self) -> bool:
         """Whether an epoch goes on where the one before ended, instead of beginning anew."""
 
-    def start(self, first: int) -> Iterator[Found]:
-        """The records from number `first` on; those before it are neither formatted nor, if possible, parsed."""
+    def start(self, first: int, known: Position | None = None) -> Iterator[Found]:
+        """The records from number `first` on; those before it are neither formatted nor, if possible, parsed.
+
+        Args:
+            first: Number of the first record.
+            known: What `position` said at or before it, to go on from there.
+        """
+
+    def position(self) -> Position | None:
+        """The source's own state behind the record given last; None where the source has none."""
 
     def count(self) -> int:
         """The records of an epoch, by reading all; known beforehand for sources that say so."""
@@ -78,13 +98,18 @@ class SingleFront:
         self.ends_by_time = getattr(source, "ends_by", "") == "timeout"
         self._source, self._format = source, fmt
 
-    def start(self, first: int) -> Iterator[Found]:
+    def start(self, first: int, known: Position | None = None) -> Iterator[Found]:
         """See `Front`.
 
         Raises:
             SourceError: There are not that many records, from the first `next`.
         """
-        skipped, records = self.begin(first)
+        before = 0
+        if known is not None:
+            self._source.load_state_dict(known.state)  # type: ignore[union-attr]  # it gave this state
+            before = known.first
+        skipped, records = self.begin(first - before)
+        skipped += before
         if skipped < first:
             why = "The data got shorter since the position was saved: restore it, or start a new run."
             if self.continues:
@@ -96,6 +121,13 @@ class SingleFront:
                 f"{self.name}: {first} rows were to be skipped, but there are only {skipped}{self.ended()}. {why}"
             )
         yield from records
+
+    def position(self) -> Position | None:
+        """See `Front`. A format that makes several records of a row gives none: a state stands between rows."""
+        if hasattr(self._format, "count") or not hasattr(self._source, "state_dict"):
+            return None
+        state = self._source.state_dict()
+        return Position(state["row"], state)
 
     def begin(self, skip: int) -> tuple[int, Iterator[Found]]:
         """How many of `skip` records there were to skip, and the records behind them."""
@@ -163,7 +195,11 @@ class MixedFront:
         self.ends_by_time = any(part.ends_by_time for part in self._parts)
         self._sizes: list[int] | None = None
 
-    def start(self, first: int) -> Iterator[Found]:
+    def position(self) -> Position | None:
+        """See `Front`. The rows of a mix are skipped: its parts stand at different places of their own."""
+        return None
+
+    def start(self, first: int, known: Position | None = None) -> Iterator[Found]:
         """See `Front`. With ``stop="first"`` it ends when a part has no row left for its turn, else never.
 
         Raises:

@@ -86,9 +86,10 @@ class Ledger:
         """The error for a window without a good row: what happened to its rows."""
         dropped = self.report.dropped.most_common()
         why = "; ".join(f"{reason} {count:,}, first at {self.report.origins[reason][0]}" for reason, count in dropped)
+        remedy = _REMEDIES.get(dropped[0][0], _CORRECT) if dropped else _CORRECT
         return NoUsableRowsError(
             f"none of the {rows} rows of a window can be used (dropped so far: {why}); expected at least one good row "
-            f"in each window. {_REMEDIES.get(dropped[0][0], _CORRECT) if dropped else _CORRECT}, or use a larger window."
+            f"in each window. {remedy}, or use a larger window."
         )
 
 

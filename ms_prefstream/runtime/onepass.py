@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from ms_prefstream.errors import RowError, SourceError
@@ -18,6 +20,8 @@ from ms_prefstream.runtime.steps import Batch, WindowedSteps
 from ms_prefstream.sources.passes import no_rows
 from ms_prefstream.tasks.sample import Ready
 
+_POSITIONS = 64  # windows that may be read ahead of the step that a state is taken for
+
 Found: TypeAlias = tuple[str, Any, Record | Ready | RowError]
 """(origin, raw row, record)."""
 
@@ -27,8 +31,11 @@ class Front(Protocol):
 
     name: str
 
-    def start(self, first: int) -> Iterator[Found]:
-        """The records from number `first` on."""
+    def start(self, first: int, known: Any = None) -> Iterator[Found]:
+        """The records from number `first` on, from a position that is known at or before it."""
+
+    def position(self) -> Any:
+        """The source's own state behind the record given last, or None."""
 
     def ended(self) -> str:
         """Why the last pass ended, as the end of a sentence; empty if there is nothing to say."""
@@ -43,15 +50,26 @@ class PassRecords:
             a window in one call, and only what stands before the first of them is gone.
         first: Position of the first record that will be asked for, a window's beginning.
         before: Records of earlier epochs, for sources whose epochs go on in the data.
+        known: A position of the source at or before the first record, or None.
+        passed: Told the source's position wherever a window begins, if it has a state of its own.
     """
 
-    def __init__(self, front: Front, window_rows: int, first: int, before: int = 0) -> None:
+    def __init__(
+        self,
+        front: Front,
+        window_rows: int,
+        first: int,
+        before: int = 0,
+        known: Any = None,
+        passed: Callable[[Any], None] = lambda position: None,
+    ) -> None:
         self._front = front
+        self._passed = passed
         self._window_rows = window_rows
         self._kept: dict[int, Found] = {}
-        self._next = first
+        self._first = self._next = first
         self.before = before
-        self._records = front.start(before + first)
+        self._records = front.start(before + first, known)
 
     def __len__(self) -> int:
         return self._next
@@ -66,10 +84,13 @@ class PassRecords:
         for position in [position for position in self._kept if position < begin]:
             del self._kept[position]
         last = max(rows)
-        for found in itertools.islice(self._records, max(0, last + 1 - self._next)):
-            if self._next >= begin:
-                self._kept[self._next] = found
-            self._next += 1
+        if self._next <= begin:
+            self._take(begin, begin)
+            # Before its first record the pass has not begun, and the source stands where another one left it.
+            stands = self._front.position() if self._next > self._first else None
+            if stands is not None and stands.first == self.before + begin:
+                self._passed(stands)
+        self._take(last + 1, begin)
         if self.before + self._next == 0:
             raise no_rows(self._front.name)
         if self._next <= last:
@@ -79,6 +100,13 @@ class PassRecords:
                 "larger than it allows; lower it."
             )
         return [self._kept[row][2] for row in rows]
+
+    def _take(self, until: int, begin: int) -> None:
+        """Go on to a position, and keep what lies in the window that begins at `begin`."""
+        for found in itertools.islice(self._records, max(0, until - self._next)):
+            if self._next >= begin:
+                self._kept[self._next] = found
+            self._next += 1
 
     def origin(self, row: int) -> str:
         return self._kept[row][0]
@@ -115,7 +143,8 @@ class OnePassSteps:
     Args:
         plan: Made with ``one_pass=True``, so that a window's rows stand together in the source.
         ranks: Whose share of it.
-        records: Opens a pass: (position in the epoch, records of earlier epochs) -> records.
+        records: Opens a pass: (position in the epoch, records of earlier epochs, known, passed) -> records; see
+            `PassRecords`.
         continues: Whether an epoch goes on in the data where the one before ended.
         loader: Makes the loader of a pass.
         ledger: Makes the ledger of a pass.
@@ -128,7 +157,7 @@ class OnePassSteps:
         self,
         plan: WindowedPlan | PackedWindows,
         ranks: Ranks,
-        records: Callable[[int, int], PassRecords],
+        records: Callable[..., PassRecords],
         continues: bool,
         loader: Callable[[PassRecords], Any],
         ledger: Callable[[PassRecords], Ledger],
@@ -146,14 +175,51 @@ class OnePassSteps:
         self._ledger = ledger
         self._collate = collate
         self._steps = steps
+        self._positions: deque[tuple[int, Any]] = deque(maxlen=_POSITIONS)  # (epoch, where its windows began)
+        self._resumed: tuple[int, Any] | None = None
 
     def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from a step on."""
         first = self.plan.window_start(self.plan.locate(step)[0])
-        before = epoch * self.steps_per_epoch * self.plan.options.global_batch if self._continues else 0
-        records = self._records(first, before)
+        before = self._before(epoch)
+        known = None
+        if self._resumed is not None and self._resumed[0] == epoch and self._resumed[1].first <= before + first:
+            known = self._resumed[1]
+        records = self._records(first, before, known, lambda position: self._positions.append((epoch, position)))
         steps = self._steps(
             self.plan, self._ranks, self._loader(records), self._ledger(records), self._collate, self.column_names
         )
         for index in range(step, self.steps_per_epoch):
             yield steps[epoch * self.steps_per_epoch + index]
+
+    def source_state(self, step: int) -> dict[str, Any] | None:
+        """The source's own state at the beginning of the window of an absolute step, or the last one known before it.
+
+        Plain values for JSON; None where the source has no state of its own, or one that JSON cannot hold: its rows
+        are skipped then.
+        """
+        epoch, inside = divmod(step, self.steps_per_epoch)
+        first = self._before(epoch) + self.plan.window_start(self.plan.locate(inside)[0])
+        known = [*self._positions] if self._resumed is None else [self._resumed, *self._positions]
+        usable = [position for at, position in known if at == epoch and position.first <= first]
+        if not usable:
+            return None
+        nearest = max(usable, key=lambda position: position.first)
+        found = {"epoch": epoch, "first": nearest.first, "state": nearest.state}
+        try:
+            return found if json.loads(json.dumps(found)) == found else None
+        except (TypeError, ValueError):
+            return None
+
+    def go_on(self, state: Mapping[str, Any], position: Callable[[int, Any], Any]) -> None:
+        """Begin the pass of an epoch where `source_state` was taken.
+
+        Args:
+            state: What `source_state` returned.
+            position: Makes a position of the number of the next record and the source's state.
+        """
+        self._resumed = state["epoch"], position(state["first"], state["state"])
+
+    def _before(self, epoch: int) -> int:
+        """Records of earlier epochs, for sources whose epochs go on in the data."""
+        return epoch * self.steps_per_epoch * self.plan.options.global_batch if self._continues else 0

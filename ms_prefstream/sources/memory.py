@@ -15,6 +15,7 @@ from ms_prefstream.sources.passes import no_rows
 from ms_prefstream.sources.row_ids import as_row_ids
 
 _SAMPLED_ROWS = 64
+_HASHED_ROWS = 2**14  # some ten milliseconds for rows of usual length
 _ADDRESS = re.compile(rb" at 0x[0-9A-Fa-f]+")
 
 
@@ -60,8 +61,8 @@ class MemoryRows:
         return f"row {row} of {self.name}"
 
     def fingerprint(self) -> str:
-        """A hash of type, length and up to 64 evenly spread rows: cheap, and blind to changes between them."""
-        return sampled_rows_hash(type(self._rows), len(self), self.read)
+        """A hash of type, length and all rows; beyond 16,384 rows of 64 evenly spread ones, blind to other changes."""
+        return sampled_rows_hash(type(self._rows), len(self), self.read, _HASHED_ROWS)
 
     def _row(self, row: int) -> RawRow:
         try:
@@ -74,10 +75,21 @@ class MemoryRows:
         return dict(found) if type(found) is dict else found
 
 
-def sampled_rows_hash(kind: type, count: int, read: Callable[[Sequence[int]], list[RawRow]]) -> str:
-    """A short hash of a type's name, a number of rows, and up to 64 evenly spread rows, first and last included."""
+def sampled_rows_hash(
+    kind: type, count: int, read: Callable[[Sequence[int]], list[RawRow]], whole: int = _SAMPLED_ROWS
+) -> str:
+    """A short hash of a type's name, a number of rows, and rows.
+
+    Args:
+        kind: The type.
+        count: The number.
+        read: Gives rows by number.
+        whole: All rows are hashed if they are so many or fewer, else 64 evenly spread ones, first and last included.
+    """
     last = count - 1
     sample = sorted({last * k // (_SAMPLED_ROWS - 1) for k in range(_SAMPLED_ROWS)})
+    if count <= whole:
+        sample = list(range(count))
     head = f"{kind.__module__}.{kind.__qualname__}:{count}".encode()
     return hash_of([head, *map(_row_bytes, read(sample))])
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import ms_prefstream as mps
 from ms_prefstream import PrefStreamError
 from ms_prefstream.runtime.pool import LoaderPool
 from tests.runtime.pools import SECONDS, gone, kill, pairs, plain, recipe, until
@@ -209,3 +210,22 @@ def test_workers_end_when_their_program_is_killed() -> None:
     kill(program.pid)
     program.communicate(timeout=SECONDS)
     assert gone(children)
+
+
+def test_workers_end_with_their_stream() -> None:
+    """No collector has to come by: nothing that a stream makes refers back to it."""
+    rows = [{"prompt": f"p {n}", "chosen": "good", "rejected": "bad"} for n in range(64)]
+    gc.collect()
+    gc.disable()
+    try:
+        stream = mps.stream(rows, task=mps.DPO(64), tokenizer="bytes", batching=mps.Bucket(2), window=2, workers=1)
+        batches = stream.batches()
+        next(batches)
+        pool = stream._rows._pool
+        assert pool is not None
+        found = pids(pool)
+        assert found
+        del stream, batches, pool
+        assert gone(found)
+    finally:
+        gc.enable()

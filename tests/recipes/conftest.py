@@ -1,14 +1,16 @@
-"""Small tokenizers of the families of the recipes, for where the real files are not at hand."""
+"""A folder as the recipes see it, and small tokenizers of their families for where the real files are not at hand."""
 
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 import pytest
 
 from ms_prefstream.encode.backends.sp_proto import read_model
 from tests.fixtures_tokenizers import train_byte_level, train_sentencepiece, write_directory
 
+ROOT = pathlib.Path(__file__).parents[2]
 THREES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -24,6 +26,16 @@ INTERNLM2_TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+@pytest.fixture
+def here(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A folder as the recipes see it: data/ with the bundled pairs and examples/recipes/."""
+    (tmp_path / "data").mkdir()
+    shutil.copy(ROOT / "ms_prefstream" / "demo" / "pairs.jsonl", tmp_path / "data" / "train-0.jsonl")
+    shutil.copytree(ROOT / "examples" / "recipes", tmp_path / "examples" / "recipes")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def byte_level(folder: pathlib.Path, special: list[str], config: dict[str, object], size: int = 700) -> pathlib.Path:

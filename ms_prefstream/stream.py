@@ -310,7 +310,7 @@ class Stream:
         return map(self._steps.__getitem__, range(first + step, first + self.steps_per_epoch))
 
     def dataset(self, start_epoch: int | None = None, *, columns: Sequence[str] | None = None) -> GeneratorDataset:
-        """A MindSpore dataset of ready batches: one dataset row is one training step.
+        """A MindSpore dataset of ready batches: one dataset row is one training step. Its `stream` is this stream.
 
         Args:
             start_epoch: The epoch that its iterators begin with, 0 if not given. MindSpore begins every new iterator
@@ -339,6 +339,7 @@ class Stream:
             init_step=step,
             resumed=self._resumed is not None,
             moved=functools.partial(self._moved, at * self.steps_per_epoch),
+            stream=self,
         )
 
     def _moved(self, first: int, step: int) -> None:
@@ -436,6 +437,11 @@ class Stream:
     def rank(self) -> int:
         """This rank, from 0."""
         return self._ranks.rank
+
+    @property
+    def world(self) -> int:
+        """Ranks that share the data."""
+        return self._ranks.world
 
     @property
     def start_step(self) -> int:

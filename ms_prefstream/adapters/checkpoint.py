@@ -57,7 +57,7 @@ class CheckpointWriter:
         content = orjson.dumps(self.stream.state(self.finished), option=orjson.OPT_INDENT_2)
         numbered = self.directory / f"stream_state-{self.finished}.json"
         for path in (numbered, self.directory / LATEST):
-            _replace(path, content)
+            replace_file(path, content)
         if numbered not in self._written:
             self._written.append(numbered)
         while len(self._written) > self.keep:
@@ -129,7 +129,7 @@ def _steps_done(run_context: Any) -> int:
     return int(run_context.original_args().cur_step_num)
 
 
-def _replace(path: pathlib.Path, content: bytes) -> None:
+def replace_file(path: pathlib.Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:

@@ -60,12 +60,17 @@ class EpochSampler(Sampler):  # type: ignore[misc]
 
 
 class _OneDoor:
-    """Refuses a second door to resuming, and tells the stream where the dataset begins.
+    """Refuses a second door to resuming, tells the stream where the dataset begins, and knows the stream.
 
     `Doors` lives on the source, which MindSpore shares between the copies of a dataset.
     """
 
     source: Any
+
+    @property
+    def stream(self) -> Any:
+        """The stream that makes the batches; its `report` says what was read and dropped."""
+        return self.source.doors.stream
 
     def set_init_step(self, init_step: int) -> None:
         """Start at a step counted from the dataset's first epoch; what MindFormers' resume calls."""

@@ -1,6 +1,6 @@
-"""At home in MindFormers: `PrefStreamDataset` and `PrefStreamDataLoader`, for its YAML files and `build_dataset`.
+"""At home in MindFormers: `PrefStreamDataset`, `PrefStreamDataLoader` and `PrefStreamReport`, for its YAML files.
 
-Importing this module registers both, at once if MindFormers is loaded, else as soon as it is; it does not load
+Importing this module registers them, at once if MindFormers is loaded, else as soon as it is; it does not load
 MindFormers itself, whose import takes seconds, prints and creates a folder. Where there is no script of one's own,
 as with MindFormers' run_mindformer.py, a file `prefstream.py` with the line ``from ms_prefstream.adapters.mindformers
 import PrefStreamDataset``, its folder as `register_path` and ``auto_register: prefstream.PrefStreamDataset`` in
@@ -85,7 +85,7 @@ class PrefStreamDataLoader:
         section = {name: value for name, value in keys.items() if name not in _IDLE or name == "tokenizer"}
         stream = _stream(section, size, None, None, *world)
         samples = Samples(stream, reference_free)
-        return to_dataset(samples if columns is None else select_columns(samples, columns))
+        return to_dataset(samples if columns is None else select_columns(samples, columns), stream=stream)
 
 
 class PrefStreamDataset:
@@ -120,6 +120,24 @@ class PrefStreamDataset:
         _check_rest(config)
         stream = _stream(loader, size, seed, tokenizer, *_shards())
         return stream.dataset(columns=columns)
+
+
+class PrefStreamReport:
+    """A callback for the YAML file, `callbacks: [{type: PrefStreamReport}]`: the stream's report at the end."""
+
+    def __new__(cls, path: str | None = None, every: int | None = None) -> Any:
+        """The callback.
+
+        Args:
+            path: A JSON file that gets the counts as well; of several ranks each writes its own.
+            every: Steps between two reports while training goes on; None for the end alone.
+
+        Raises:
+            OptionError: `every` is no number of steps, or there is no such folder.
+        """
+        from ms_prefstream.adapters.report_callback import ReportCallback
+
+        return ReportCallback(path, every)
 
 
 def _stream(loader: dict[str, Any], size: Any, seed: Any, tokenizer: Any, *shards: int) -> Any:
@@ -185,7 +203,8 @@ def _shards() -> tuple[int, int]:
 
 def _register() -> None:
     registry = sys.modules[_REGISTRY]
-    for made, kind in ((PrefStreamDataset, "DATASET"), (PrefStreamDataLoader, "DATASET_LOADER")):
+    kinds = ((PrefStreamDataset, "DATASET"), (PrefStreamDataLoader, "DATASET_LOADER"), (PrefStreamReport, "CALLBACK"))
+    for made, kind in kinds:
         registry.MindFormerRegister.register_cls(made, getattr(registry.MindFormerModuleType, kind))
 
 

@@ -43,10 +43,12 @@ class Doors:
     Attributes:
         moved: Told the step that `set_init_step` was given.
         resumed: Whether the dataset already begins where a stream was resumed.
+        stream: The stream behind the steps, for whoever holds the dataset alone.
     """
 
     moved: Callable[[int], None] = lambda step: None
     resumed: bool = False
+    stream: Any = None
 
 
 def to_dataset(
@@ -56,6 +58,7 @@ def to_dataset(
     init_step: int = 0,
     resumed: bool = False,
     moved: Callable[[int], None] = lambda step: None,
+    stream: Any = None,
 ) -> GeneratorDataset:
     """Wraps steps for `Model.train`, a functional loop or a MindFormers trainer; one dataset row is one step.
 
@@ -70,6 +73,7 @@ def to_dataset(
             `steps_per_epoch`.
         resumed: Whether `set_init_step` is refused from now on, since the stream was resumed already.
         moved: Told when a trainer calls `set_init_step`, with the step it gave.
+        stream: What the dataset hands out as `stream`.
 
     Returns:
         A `GeneratorDataset` with the columns of `steps`, in their order.
@@ -98,5 +102,5 @@ def to_dataset(
         dataset = OnePassDataset(steps, start_epoch, doors := Doors())
     if init_step:
         dataset.set_init_step(init_step)
-    doors.moved, doors.resumed = moved, resumed
+    doors.moved, doors.resumed, doors.stream = moved, resumed, stream
     return dataset

@@ -81,6 +81,11 @@ class Readable(Dataset):  # type: ignore[misc]
 
     _keeps_rows = True
 
+    @property
+    def stream(self) -> Any:
+        """The stream behind this dataset, through `batch`, `take` and the like; None if there is none."""
+        return next((child.stream for child in self.children if isinstance(child, Readable)), None)
+
     def create_tuple_iterator(self, *args: Any, **kwargs: Any) -> Any:
         """As MindSpore's, with errors that keep their type."""
         with _building(self):

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ms_prefstream.encode.backends.sp_proto import read_model
 from ms_prefstream.encode.text import Place
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, TokenizerError
-from tests.fixtures_tokenizers import CHATML, LLAMA2_TEMPLATE, write_directory
+from tests.fixtures_tokenizers import CHATML, LLAMA2_TEMPLATE, train_sentencepiece, write_directory
 from tests.fixtures_tokenizers import cached_tokenizer as load
 
 
@@ -106,6 +107,35 @@ class TestForms:
         assert size + 1 in ids
         assert not {size, 5} & set(ids)
         assert tokenizer.decode(ids) == "the <t>the<|end|><tool>"
+
+    @pytest.mark.parametrize("kind", ["user_defined", "normal"])
+    def test_sentencepiece_whose_configuration_names_pieces_kept_in_reserve(
+        self, kind: str, tmp_path: pathlib.Path
+    ) -> None:
+        """InternLM2's files: the vocabulary has [UNUSED_TOKEN_145], the configuration calls its id <|im_end|>."""
+        reserve = ["[UNUSED_TOKEN_0]", "[UNUSED_TOKEN_1]"]
+        options = {"user_defined_symbols": reserve} if kind == "user_defined" else {}
+        data = train_sentencepiece(
+            model_type="bpe", vocab_size=500, byte_fallback=True, remove_extra_whitespaces=False, **options
+        )
+        pieces = [piece for piece, _ in read_model(data).pieces]
+        ids = [pieces.index(name) for name in reserve] if options else [len(pieces) - 2, len(pieces) - 1]
+        names = ["<|im_start|>", "<tool>"]
+        added = {str(id_): {"content": name, "special": name != "<tool>"} for id_, name in zip(ids, names, strict=True)}
+        directory = write_directory(tmp_path, None, {"added_tokens_decoder": added, "add_bos_token": False})
+        (directory / "tokenizer.model").write_bytes(data)
+        tokenizer = load_tokenizer(directory)
+        assert tokenizer.vocab_size == len(pieces)
+        assert tokenizer.special["<|im_start|>"] == ids[0]
+        assert tokenizer.special_in_template["<tool>"] == ids[1]
+        assert tokenizer.decode(ids) == "<|im_start|><tool>"
+        text = f"the <tool> of <|im_start|> {pieces[ids[0]]} {pieces[ids[1]]}"
+        found = tokenizer.encoder.encode([text])[0].tolist()
+        assert found.count(ids[1]) == 1, "once by its name, never by the name in the vocabulary"
+        assert ids[0] not in found, "neither name of a control token is one in a text"
+        assert tokenizer.decode(found) == text
+        starts = tokenizer.encoder.starts(text)
+        assert (starts[0], starts[-1], len(starts)) == (0, len(text), len(found) + 1)
 
     def test_both_files_and_a_choice(
         self, llama2_dir: pathlib.Path, sentencepiece_model: pathlib.Path, tmp_path: pathlib.Path

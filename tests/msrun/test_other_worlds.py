@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import random
 import shutil
+import signal
+import time
 
 import pytest
 
+import ms_prefstream as mps
 from tests.helpers import flat
 from tests.msrun.runs import MSRUN, K, Steps, running
 
@@ -50,3 +55,24 @@ def test_a_run_goes_on_with_other_ranks(
     with running(source, tmp_path, "--resume") as run:
         run.wait()
         assert_same_training(run.all_steps(), [steps[0][SAVED:]])
+
+
+def test_two_killed_ranks_go_on_as_one(source: pathlib.Path, whole: Steps, tmp_path: pathlib.Path) -> None:
+    """From two ranks to one, which takes the batches of both: the rows and weights of the run that nobody killed."""
+    step = random.Random().randint(2, 2 * K - 3)
+    print(f"killed behind step {step}")
+    with running(source, tmp_path) as run:
+        run.wait_for(step)
+        os.kill(run.pid(0), signal.SIGKILL)
+        time.sleep(0.3)  # the other rank waits for the dead one
+        run.end()
+        for rank in range(2):
+            assert run.steps(rank) == whole[rank][: len(run.steps(rank))]
+        finished = mps.load_state(run.states)["step"]
+    assert step - 1 <= finished < 2 * K  # the log of a step is written before its state
+    run.put_away()
+    with running(source, tmp_path, "--resume", world=1) as run:
+        run.wait()
+        assert run.entries(0)[0]["world"] == 1
+        assert_same_training(run.all_steps(), [found[finished:] for found in whole])
+        assert mps.load_state(run.states)["step"] == 2 * K

@@ -9,7 +9,7 @@ import pathlib
 from mindspore.communication import get_rank
 
 from tests.trainer.configs import ranks_config
-from tests.trainer.jobs import functional, prepare, trained
+from tests.trainer.network import Log, TinyDPO, by_function, by_trainer, prepare, stream
 
 if __name__ == "__main__":
     config = ranks_config()
@@ -18,7 +18,9 @@ if __name__ == "__main__":
     folder.mkdir()
     os.chdir(folder)
     config["train_dataset"]["data_loader"]["source"] = "../rows.jsonl"
-    steps = trained(config, place=1)
+    steps = by_trainer(config, Log(1))
     os.chdir("..")
-    alone = functional(num_shards=1, shard_id=0, logical_shards=2)  # the whole batch, in this process by itself
+    alone = by_function(
+        TinyDPO(), stream(num_shards=1, shard_id=0, logical_shards=2)
+    )  # the whole batch, in this process by itself
     (folder / "steps.json").write_text(json.dumps({"steps": steps, "alone": alone}))

@@ -34,7 +34,7 @@ class SentencePieceEncoder:
         model: The same, read.
         control: Contents that are control tokens.
         prefixed: Where the dummy prefix is set, for models that have one.
-        extra: Added tokens beyond the model's own pieces.
+        extra: Added tokens beyond the model's own pieces, or at the ids of pieces that they take the place of.
     """
 
     backend = "sentencepiece"
@@ -50,7 +50,12 @@ class SentencePieceEncoder:
         self._model = model
         self._made_of = (data, model, control, prefixed, extra)
         self._added = AddedTokens(extra)
-        defined = [piece for piece, kind in model.pieces if kind is PieceType.USER_DEFINED and piece in control]
+        replaced = {token.id for token in extra}
+        defined = [
+            piece
+            for id_, (piece, kind) in enumerate(model.pieces)
+            if id_ in replaced or (kind is PieceType.USER_DEFINED and piece in control)
+        ]
         shown = as_control(data, frozenset(defined)) if defined else data
         self._as_is = sentencepiece.SentencePieceProcessor(model_proto=shown)
         self._bare = sentencepiece.SentencePieceProcessor(model_proto=without_prefix(shown))

@@ -16,6 +16,8 @@ from ms_prefstream.encode.backends.sp_proto import PieceType, SentencePieceModel
 from ms_prefstream.encode.backends.spm import SentencePieceEncoder
 from ms_prefstream.errors import TokenizerError
 
+_RENAMED = (PieceType.NORMAL, PieceType.USER_DEFINED, PieceType.UNUSED)
+
 
 def load_spm(path: pathlib.Path, files: TokenizerFiles, reason: str) -> Tokenizer:
     """The tokenizer of a SentencePiece model with the configuration beside it."""
@@ -37,7 +39,7 @@ def load_spm(path: pathlib.Path, files: TokenizerFiles, reason: str) -> Tokenize
     ]
     tokens = [_token(t.content, t.id, t.special or t.content in marked) for t in tokens]
     special = {t.content: t.id for t in tokens if t.special}
-    extra = [t for t in tokens if t.id >= len(model.pieces)]
+    extra = [t for t in tokens if t.id >= len(model.pieces) or model.pieces[t.id][0] != t.content]
     add_bos = files.config.get("add_bos_token")
     return Tokenizer(
         name=files.name,
@@ -77,7 +79,15 @@ def _added_tokens(model: SentencePieceModel, files: TokenizerFiles) -> list[Adde
     declared = {**{content: (id_, False) for content, id_ in files.legacy_added.items()}, **declared}
     found: list[AddedToken] = []
     inside = {piece: id_ for id_, (piece, _) in enumerate(model.pieces)}
+    # A piece kept in reserve goes by the name that the configuration gives to its id, as InternLM2's ChatML tokens do.
+    renamed = {
+        id_
+        for content, (id_, _) in declared.items()
+        if content not in inside and id_ < len(model.pieces) and model.pieces[id_][1] in _RENAMED
+    }
     for id_, (piece, kind) in enumerate(model.pieces):
+        if id_ in renamed:
+            continue
         if kind in (PieceType.CONTROL, PieceType.UNKNOWN):
             found.append(_token(piece, id_, True))
         elif kind is PieceType.USER_DEFINED:
@@ -86,7 +96,8 @@ def _added_tokens(model: SentencePieceModel, files: TokenizerFiles) -> list[Adde
             found.append(_token(piece, id_, declared[piece][1] if piece in declared else looks))
     listed = {token.content for token in found}
     for content, (id_, special) in sorted(declared.items(), key=lambda item: item[1]):
-        if content not in listed and (inside.get(content) == id_ or id_ >= len(model.pieces)):
+        known = inside.get(content) == id_ or (id_ in renamed and content not in inside)
+        if content not in listed and (known or id_ >= len(model.pieces)):
             found.append(_token(content, id_, special))
     return found
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-_MASK = re.compile("\ue002(\\d+)\ue003")
+_FIRST_SIGN, _SIGNS = 0xF0000, 0x10FFFE - 0xF0000  # the two planes for private use
+_NAMES = 0x110000  # no character has this number, or a larger one
 
 
 class Cut(NamedTuple):
@@ -30,9 +31,20 @@ class ControlTokens:
         self._pattern = re.compile("|".join(map(re.escape, self._names)) or "(?!)")
         first = {name[:1] for name in self._names}
         self._first = first.pop() if len(first) == 1 else None
-        # The sign that opens a mask is masked as well, so that `reveal` gives back whatever a content holds.
-        self._masked = {name: f"\ue002{at}\ue003" for at, name in enumerate([*self._names, "\ue002"])}
-        self._hidden = re.compile("|".join(map(re.escape, [*self._names, "\ue002"])))
+        # Each character of each name has a private-use character of its own: a template that measures or cuts a
+        # content finds it as long as it is, and half a name is half a name when it is revealed.
+        self._signs: dict[str, str] = {}
+        self._shown = "".join(self._names)[:_SIGNS]
+        begin = 0
+        for name in self._names:
+            if begin + len(name) <= _SIGNS:
+                self._signs[name] = "".join(map(chr, range(_FIRST_SIGN + begin, _FIRST_SIGN + begin + len(name))))
+            begin += len(name)
+        # Characters that mean something in hidden text: those of a content are written as a number, and so are names
+        # for which no signs are left.
+        signs = f"[{chr(_FIRST_SIGN)}-{chr(_FIRST_SIGN + max(1, len(self._shown)) - 1)}]"
+        self._hidden = re.compile("|".join([*map(re.escape, self._names), "\ue002", signs]))
+        self._signed = re.compile(f"\ue002([0-9]+)\ue003|{signs}")
 
     def find(self, text: str) -> str | None:
         """The first control string in a text, or None."""
@@ -54,7 +66,7 @@ class ControlTokens:
     def hide(self, value: Any) -> Any:
         """The value (a string, or a structure of them) with each control string replaced by a private-use mask."""
         if isinstance(value, str):
-            return self._hidden.sub(lambda match: self._masked[match.group()], value)
+            return self._hidden.sub(self._sign, value)
         if isinstance(value, Mapping):
             return {self.hide(key): self.hide(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -62,11 +74,21 @@ class ControlTokens:
         return value
 
     def reveal(self, text: str) -> str:
-        """The inverse of `hide` on text."""
-        if "\ue002" not in text:
-            return text
-        names = [*self._names, "\ue002"]
-        return _MASK.sub(lambda match: names[int(match.group(1))], text)
+        """The inverse of `hide` on text, or on a part of it."""
+        return self._signed.sub(self._meant, text)
+
+    def _sign(self, match: re.Match[str]) -> str:
+        found = match.group()
+        if found in self._signs:
+            return self._signs[found]
+        number = ord(found) if found not in self.ids else _NAMES + self._names.index(found)
+        return f"\ue002{number}\ue003"
+
+    def _meant(self, match: re.Match[str]) -> str:
+        if match.group(1) is None:
+            return self._shown[ord(match.group()) - _FIRST_SIGN] if self._shown else match.group()
+        number = int(match.group(1))
+        return chr(number) if number < _NAMES else self._names[number - _NAMES]
 
     def cut(self, text: str, begin: int = 0, end: int | None = None) -> Iterator[Cut]:
         """The control tokens between two offsets, and the stretches of text between them."""

@@ -69,6 +69,11 @@ def batches(dataset: Any, options: argparse.Namespace) -> Iterator[dict[str, Any
     return islice(passes(dataset, options.epochs), options.steps)
 
 
+def take(dataset: Any, steps: int) -> Iterator[dict[str, Any]]:
+    """So many batches, over as many epochs as that takes."""
+    return islice(passes(dataset, -(-steps // dataset.get_dataset_size())), steps)
+
+
 def check(options: argparse.Namespace, claim: str, holds: bool) -> None:
     """The last line of every example: whether the run did what it should; after `--steps` that is not asked."""
     if options.steps is not None:

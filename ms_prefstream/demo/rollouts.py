@@ -7,11 +7,11 @@ key-value cache.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
 from ms_prefstream.demo.model import CausalLM
@@ -51,6 +51,19 @@ def prompt_lengths(prompt_ids: NDArray[np.int32], pad_id: int) -> NDArray[np.int
     return lengths
 
 
+class _NextLogits(nn.Cell):  # type: ignore[misc]
+    """(R, L) ids and the place of each row's last token, (R,) -> logits of the token behind it, (R, vocab)."""
+
+    def __init__(self, policy: CausalLM) -> None:
+        super().__init__(auto_prefix=False)
+        self.policy = policy
+
+    def construct(self, ids: Tensor, last: Tensor) -> Tensor:
+        here = ops.one_hot(last, ids.shape[1], Tensor(1.0, ms.float32), Tensor(0.0, ms.float32))
+        states = ops.bmm(here.expand_dims(1), self.policy.backbone(ids)).squeeze(1)  # (R, 1, L) by (R, L, hidden)
+        return ops.matmul(states, self.policy.backbone.tokens.T)
+
+
 class Roller:
     """Draws responses from a model.
 
@@ -66,13 +79,8 @@ class Roller:
             raise OptionError(f"new_tokens is {new_tokens}; it must be at least 1.")
         self.new_tokens, self.end_id, self.pad_id = new_tokens, end_id, pad_id
 
-        def next_logits(ids: Tensor, last: Tensor) -> Tensor:
-            """(R, L) ids and the place of each row's last token -> (R, vocab)."""
-            here = ops.one_hot(last, ids.shape[1], Tensor(1.0, ms.float32), Tensor(0.0, ms.float32))
-            states = ops.bmm(here.expand_dims(1), policy.backbone(ids)).squeeze(1)  # (R, 1, L) by (R, L, hidden)
-            return ops.matmul(states, policy.backbone.tokens.T)
-
-        self._next_logits: Any = ms.jit(next_logits)
+        # Called as it is: compiled in graph mode, and unlike in a function of `ms.jit` new weights count (set_data).
+        self._next_logits = _NextLogits(policy)
 
     def draw(self, prompt_ids: NDArray[np.int32], random: np.random.Generator, *, each: int = 1) -> Rollouts:
         """Responses to prompts, at temperature 1.

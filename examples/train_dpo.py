@@ -1,98 +1,130 @@
 """DPO with `Model.train`: the dataset of a stream goes straight in, one dataset row is one step.
 
-    python examples/train_dpo.py
+    python examples/train_dpo.py                       # the reference model runs beside the policy
+    python examples/train_dpo.py --reference cache     # its log-probabilities are computed once and stored
     python examples/train_dpo.py --data "data/train-*.jsonl" --tokenizer path/to/Qwen2.5 --max-length 1024
 
-The network takes the eight columns of the `paired` layout by position, as mindrlhf's DPO models do.
+The network takes the columns of the `paired` layout by position, as mindrlhf's DPO models do: eight, and ten with
+reference log-probabilities. A cache with these is bound to its tokens and to the checkpoint that is named.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
+import pathlib
+import tempfile
 from typing import Any
 
 import mindspore as ms
-from common import parser, report, sources
+import numpy as np
+from common import Curves, begin, check, parser, sources
 from mindspore import Tensor, nn, ops
 
 import ms_prefstream as mps
-from ms_prefstream.demo.losses import DPOLoss
+from ms_prefstream.demo.losses import frozen_copy, pair_loss, sequence_log_probs
 from ms_prefstream.demo.model import CausalLM, ModelOptions
 
 
 class PairedDPO(nn.Cell):
-    """The DPO loss from paired columns: both sides are put one behind the other, chosen rows first."""
+    """The DPO loss from paired columns (Rafailov et al. 2023, equation 7); both sides are one batch, chosen first.
 
-    def __init__(self, policy: CausalLM, beta: float) -> None:
+    Args:
+        policy: What is trained.
+        beta: How strongly it is held to the reference.
+        reference: The frozen model, or None where the columns hold its log-probabilities.
+    """
+
+    def __init__(self, policy: CausalLM, beta: float, reference: nn.Cell | None) -> None:
         super().__init__(auto_prefix=False)
-        self.loss = DPOLoss(policy, beta)
+        self.policy, self.reference, self.beta = policy, reference, beta
         self.accuracy = ms.Parameter(Tensor(0.0, ms.float32), name="accuracy", requires_grad=False)
 
-    def construct(
-        self,
-        chosen_input_ids: Tensor,
-        chosen_labels: Tensor,
-        chosen_attention_mask: Tensor,
-        chosen_loss_mask: Tensor,
-        rejected_input_ids: Tensor,
-        rejected_labels: Tensor,
-        rejected_attention_mask: Tensor,
-        rejected_loss_mask: Tensor,
-    ) -> Tensor:
-        loss, accuracy = self.loss(
-            ops.cat((chosen_input_ids, rejected_input_ids)),
-            ops.cat((chosen_labels, rejected_labels)),
-            ops.cat((chosen_attention_mask, rejected_attention_mask)),
-            ops.cat((chosen_loss_mask, rejected_loss_mask)),
-        )
+    def construct(self, *columns: Tensor) -> Tensor:
+        each = len(columns) // 2  # input_ids, labels, attention_mask, loss_mask, and ref_logps if they are stored
+        ids, labels, _, mask = [ops.cat((columns[i], columns[each + i])) for i in range(4)]
+        if self.reference is None:
+            expected = ops.cat((columns[4], columns[each + 4])).reshape(-1)  # (2B,)
+        else:
+            expected = ops.stop_gradient(sequence_log_probs(self.reference(ids), labels, mask))
+        gains = sequence_log_probs(self.policy(ids), labels, mask) - expected
+        pairs = gains.shape[0] // 2
+        loss, accuracy = pair_loss((gains[:pairs] - gains[pairs:]) * self.beta)
         self.accuracy = accuracy
         return loss
 
 
 class Progress(ms.train.Callback):
-    """Prints and keeps the loss of every step; ends the run after `limit` steps."""
+    """Keeps the numbers of every step; ends the run after `--steps`."""
 
-    def __init__(self, network: PairedDPO, steps: int, limit: int | None) -> None:
+    def __init__(self, network: PairedDPO, curves: Curves) -> None:
         super().__init__()
-        self.network, self.steps, self.limit = network, steps, limit
-        self.losses: list[float] = []
+        self.network, self.curves = network, curves
 
     def on_train_step_end(self, run_context: Any) -> None:
-        step = run_context.original_args()
-        self.losses.append(float(step.net_outputs))
-        if len(self.losses) == 1 or len(self.losses) % 5 == 0:
-            report("dpo", len(self.losses), self.steps, self.losses[-1], float(self.network.accuracy.value()))
-        if self.limit is not None and len(self.losses) >= self.limit:
+        loss = float(run_context.original_args().net_outputs)
+        self.curves.add(loss=loss, pair_accuracy=float(self.network.accuracy.value()))
+        if len(self.curves) >= self.curves.steps:
             run_context.request_stop()
 
 
-def main() -> None:
-    options = parser(__doc__).parse_args()
-    ms.set_seed(options.seed)
-    ms.set_device(options.device)
-    ms.set_context(mode=ms.GRAPH_MODE if options.mode == "graph" else ms.PYNATIVE_MODE)
-
-    stream = mps.stream(
-        sources(options),
+def open_stream(source: Any, tokenizer: Any, options: argparse.Namespace) -> mps.Stream:
+    return mps.stream(
+        source,
         task=mps.DPO(max_length=options.max_length),
-        tokenizer=options.tokenizer,
+        tokenizer=tokenizer,
         batching=mps.Bucket(batch_size=options.batch_size, multiple_of=64),
         seed=options.seed,
+        index=None,  # so that text and cache have the same batches; a real run builds an index and leaves this out
     )
-    print(f"{stream.steps_per_epoch} steps an epoch, shapes {stream.shapes}")
-    policy = CausalLM(ModelOptions(vocab_size=stream.tokenizer.vocab_size, max_length=stream.shapes[-1][1]))
-    network = PairedDPO(policy, beta=0.1)
+
+
+def with_reference(stream: mps.Stream, policy: CausalLM, folder: str, options: argparse.Namespace) -> mps.Stream:
+    """A stream of a cache that holds the log-probabilities of the policy as it is now."""
+
+    def reference(batch: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
+        chosen, rejected = (
+            sequence_log_probs(policy(Tensor(ids)), Tensor(labels), Tensor(mask))
+            for ids, labels, mask in (
+                (batch[f"{side}_input_ids"], batch[f"{side}_labels"], batch[f"{side}_loss_mask"])
+                for side in ("chosen", "rejected")
+            )
+        )
+        return chosen, rejected
+
+    mps.write_cache(stream, folder, reference=reference, reference_id=f"untrained, seed {options.seed}")
+    return open_stream(folder, None, options)
+
+
+def train(stream: mps.Stream, policy: CausalLM, reference: nn.Cell | None, options: argparse.Namespace) -> Curves:
+    print(f"{stream.steps_per_epoch} steps an epoch, shapes {stream.shapes}, columns {len(stream.column_names)}")
+    network = PairedDPO(policy, 0.1, reference)
     optimizer = nn.AdamWeightDecay(policy.trainable_params(), learning_rate=options.learning_rate)
-
-    progress = Progress(network, options.epochs * stream.steps_per_epoch, options.steps)
+    curves = Curves("dpo", options.epochs * stream.steps_per_epoch, options)
     model = ms.train.Model(network, loss_fn=None, optimizer=optimizer)
-    model.train(options.epochs, stream.dataset(), callbacks=[progress], dataset_sink_mode=False)
-
+    # On Ascend dataset_sink_mode=True hands the batches over on the device; the callback then sees the last of a sink.
+    model.train(options.epochs, stream.dataset(), callbacks=[Progress(network, curves)], dataset_sink_mode=False)
+    curves.finish(loss=math.log(2), pair_accuracy=0.5)
     print(stream.report)
-    first, last = progress.losses[0], sum(progress.losses[-5:]) / len(progress.losses[-5:])
-    print(f"loss {first:.3f} -> {last:.3f}, where no preference is {math.log(2):.3f}")
-    if options.steps is None and last > 0.9 * math.log(2):
-        raise SystemExit("DPO did not learn: expected a loss clearly below ln 2 at the end.")
+    return curves
+
+
+def main() -> None:
+    cli = parser(__doc__)
+    cli.add_argument("--reference", default="model", choices=["model", "cache"])
+    options = begin(cli)
+    stream = open_stream(sources(options), options.tokenizer, options)
+    policy = CausalLM(ModelOptions(vocab_size=stream.tokenizer.vocab_size, max_length=stream.shapes[-1][1]))
+    if options.reference == "model":
+        curves = train(stream, policy, frozen_copy(policy), options)
+    else:
+        with tempfile.TemporaryDirectory() as folder:  # a real run keeps it
+            cached = with_reference(stream, policy, str(pathlib.Path(folder, "cache")), options)
+            curves = train(cached, policy, None, options)
+    last, expected = curves.mean("loss", 5), 0.9 * math.log(2)
+    check(
+        options, f"loss {last:.3f} at the end, below {expected:.3f} expected (no preference is ln 2)", last < expected
+    )
 
 
 if __name__ == "__main__":

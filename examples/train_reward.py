@@ -1,33 +1,37 @@
-"""A reward model in a functional loop: `value_and_grad` over the batches of a stream's dataset.
+"""A reward model (Bradley-Terry) in a functional loop: `value_and_grad` over the batches of a stream's dataset.
 
     python examples/train_reward.py
+    python examples/train_reward.py --layout reward_token
     python examples/train_reward.py --data cvalues.jsonl --tokenizer path/to/Qwen2.5 --max-length 512
 
-The columns are those of MindFormers' reward layout: input_ids, position_id, attention_mask, loss_mask, end_ind.
+With ``--layout mindformers`` the columns are those of MindFormers' reward model, and the score stands at the last token
+(`end_ind`). With ``--layout reward_token`` every side ends with a token of its own, where the labels say 0 or 1.
 """
 
 from __future__ import annotations
 
+import math
+
 import mindspore as ms
-from common import parser, report, sources
+from common import Curves, batches, begin, check, parser, sources
 from mindspore import nn
 
 import ms_prefstream as mps
-from ms_prefstream.demo.losses import RewardLoss
+from ms_prefstream.demo.losses import RewardLoss, RewardTokenLoss
 from ms_prefstream.demo.model import ModelOptions, RewardModel
 
 
 def main() -> None:
-    cli = parser(__doc__)
-    cli.set_defaults(epochs=6)
-    options = cli.parse_args()
-    ms.set_seed(options.seed)
-    ms.set_device(options.device)
-    ms.set_context(mode=ms.GRAPH_MODE if options.mode == "graph" else ms.PYNATIVE_MODE)
+    cli = parser(__doc__, epochs=6)
+    cli.add_argument("--layout", default="mindformers", choices=["mindformers", "reward_token"])
+    cli.add_argument("--reward-token", type=int, default=None, help="its id, where the vocabulary reserves none")
+    options = begin(cli)
+    if options.layout == "reward_token" and options.tokenizer == "bytes" and options.reward_token is None:
+        options.reward_token = 0  # a byte that no text has
 
     stream = mps.stream(
         sources(options),
-        task=mps.Reward(max_length=options.max_length),
+        task=mps.Reward(max_length=options.max_length, layout=options.layout, reward_token=options.reward_token),
         tokenizer=options.tokenizer,
         batching=mps.Bucket(batch_size=options.batch_size, multiple_of=64),
         seed=options.seed,
@@ -35,33 +39,25 @@ def main() -> None:
     )
     print(f"{stream.steps_per_epoch} steps an epoch, shapes {stream.shapes}")
     model = RewardModel(ModelOptions(vocab_size=stream.tokenizer.vocab_size, max_length=stream.shapes[-1][1]))
+    loss = (RewardLoss if options.layout == "mindformers" else RewardTokenLoss)(model)
     optimizer = nn.AdamWeightDecay(model.trainable_params(), learning_rate=options.learning_rate, beta2=0.98)
-    value_and_grad = ms.value_and_grad(RewardLoss(model), None, optimizer.parameters, has_aux=True)
+    value_and_grad = ms.value_and_grad(loss, None, optimizer.parameters, has_aux=True)
 
-    @ms.jit
+    @ms.jit  # compiled once for each of the shapes
     def train_step(*columns: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
-        (loss, accuracy), gradients = value_and_grad(*columns)
+        (value, accuracy), gradients = value_and_grad(*columns)
         optimizer(gradients)
-        return loss, accuracy
+        return value, accuracy
 
-    step, steps = 0, options.epochs * stream.steps_per_epoch
-    accuracies: list[float] = []
-    rows = stream.dataset().create_tuple_iterator(num_epochs=options.epochs)  # one iterator moves from epoch to epoch
-    for _ in range(options.epochs):
-        for columns in rows:
-            if options.steps is not None and step >= options.steps:
-                break
-            loss, accuracy = train_step(*columns)
-            step += 1
-            accuracies.append(float(accuracy))
-            if step == 1 or step % 5 == 0:
-                report("reward", step, steps, float(loss), accuracies[-1])
+    curves = Curves("reward", options.epochs * stream.steps_per_epoch, options)
+    for batch in batches(stream.dataset(), options):
+        value, accuracy = train_step(*batch.values())
+        curves.add(loss=float(value), pair_accuracy=float(accuracy))
+    curves.finish(loss=math.log(2), pair_accuracy=0.5)
 
     print(stream.report)
-    last = accuracies[-stream.steps_per_epoch :]
-    print(f"pair accuracy {100 * sum(last) / len(last):.0f} % in the last epoch")
-    if options.steps is None and sum(last) / len(last) < 0.75:
-        raise SystemExit("the reward model did not learn: expected a pair accuracy of at least 75 % at the end.")
+    hits = curves.mean("pair_accuracy", stream.steps_per_epoch)
+    check(options, f"pair accuracy {100 * hits:.0f} % in the last epoch, at least 75 % expected", hits >= 0.75)
 
 
 if __name__ == "__main__":

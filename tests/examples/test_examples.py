@@ -2,38 +2,115 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
+pytestmark = pytest.mark.mindspore
+
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+DEFAULTS = {
+    "train_reward.py": [],
+    "train_reward.py --layout reward_token": ["--layout", "reward_token"],
+    "train_dpo_packed.py": [],
+    "train_orpo.py": [],
+    "train_orpo.py --loss simpo": ["--loss", "simpo"],
+    "train_rlhf.py": [],
+    "train_online_dpo.py": [],
+}
+SCRIPTS = ["train_reward.py", "train_dpo.py", "train_dpo_packed.py", "train_orpo.py", "train_rlhf.py"]
+
+
+def start(script: str, *words: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *words], cwd=cwd, capture_output=True, text=True, timeout=500
+    )
 
 
 def run(script: str, *words: str, cwd: pathlib.Path) -> str:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / script), *words], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
+    done = start(script, *words, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-@pytest.mark.mindspore
-@pytest.mark.parametrize("script", ["train_dpo.py", "train_reward.py"])
-def test_it_learns_the_bundled_pairs(script: str, tmp_path: pathlib.Path) -> None:
-    said = run(script, cwd=tmp_path)
-    assert "pair accuracy" in said
-    assert "rows read 84 of 84" in said
+def assert_drawn(path: pathlib.Path) -> None:
+    drawn = path.read_bytes()
+    assert drawn.startswith(b"\x89PNG")
+    assert len(drawn) > 5_000
 
 
-@pytest.mark.mindspore
-@pytest.mark.parametrize("script", ["train_dpo.py", "train_reward.py"])
+def losses(path: pathlib.Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in path.read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("command", DEFAULTS)
+def test_it_learns_the_bundled_pairs(command: str, tmp_path: pathlib.Path) -> None:
+    script = command.split()[0]
+    said = run(script, *DEFAULTS[command], cwd=tmp_path)
+    assert said.splitlines()[-1].startswith("check passed: ")
+    assert "step 5/" in said
+    assert "rows read" in said
+    assert_drawn(tmp_path / f"{pathlib.Path(script).stem}.png")
+
+
+def test_dpo_has_the_same_losses_with_a_reference_model_and_with_stored_log_probabilities(
+    tmp_path: pathlib.Path,
+) -> None:
+    said = {
+        kind: run("train_dpo.py", "--reference", kind, "--log", f"{kind}.jsonl", "--plot", f"{kind}.png", cwd=tmp_path)
+        for kind in ("model", "cache")
+    }
+    for kind, columns in (("model", 8), ("cache", 10)):
+        assert f"columns {columns}\n" in said[kind]
+        assert said[kind].splitlines()[-1].startswith("check passed: ")
+        assert_drawn(tmp_path / f"{kind}.png")
+    model, cache = (losses(tmp_path / f"{kind}.jsonl") for kind in ("model", "cache"))
+    assert len(model) == 30
+    assert cache == pytest.approx(model, abs=1e-4)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_it_takes_real_files_and_a_real_tokenizer(script: str, tmp_path: pathlib.Path, shared: pathlib.Path) -> None:
     said = run(
         script,
         *("--data", str(shared / "data" / "dpo_zh_demo.json"), "--tokenizer", str(shared / "tokenizers" / "qwen2_5")),
-        *("--max-length", "128", "--batch-size", "2", "--steps", "2", "--mode", "pynative"),
+        *("--max-length", "128", "--batch-size", "2", "--steps", "2", "--mode", "pynative", "--plot", "none"),
+        *FEW.get(script, []),
         cwd=tmp_path,
     )
     assert "backend tiktoken" in said
+    assert "step 2/2" in said
+    assert "not checked after --steps" in said
+    assert list(tmp_path.glob("*.png")) == []
+
+
+FEW = {
+    "train_dpo_packed.py": ["--tokens", "256"],
+    "train_rlhf.py": ["--new-tokens", "4", "--rollouts", "2", "--reward-steps", "4", "--warm-up-steps", "1"],
+}
+
+
+@pytest.mark.parametrize("command", ["train_reward.py", "train_dpo.py", "train_orpo.py --loss simpo"])
+def test_its_check_fails_when_nothing_is_learned(command: str, tmp_path: pathlib.Path) -> None:
+    script, *words = command.split()
+    done = start(script, *words, "--learning-rate", "0", "--epochs", "1", "--plot", "none", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("check failed: ")
+
+
+def test_without_matplotlib_a_run_goes_on_unless_a_plot_was_asked_for(tmp_path: pathlib.Path) -> None:
+    hidden = "import importlib.util as u, sys; found = u.find_spec\n"
+    hidden += "u.find_spec = lambda name, *more: None if name == 'matplotlib' else found(name, *more)\n"
+    hidden += f"sys.path.insert(0, {str(EXAMPLES)!r}); import common\n"
+    hidden += "print(common.begin(common.parser('')).plot)"
+    for words, code, sentence in (
+        ([], 0, 'plots need matplotlib: pip install "ms-prefstream[examples]". This run draws none.\nnone'),
+        (["--plot", "none"], 0, "none"),
+        (["--plot", "a.png"], 2, 'plots need matplotlib: pip install "ms-prefstream[examples]", or pass --plot none.'),
+    ):
+        done = subprocess.run([sys.executable, "-c", hidden, *words], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert (done.stderr if code else done.stdout).rstrip().endswith(sentence)

@@ -1,0 +1,114 @@
+"""Responses sampled from a model: what RLHF and online DPO train on.
+
+This module imports MindSpore. Prompts and responses stand in arrays of one fixed width, so graph mode compiles once.
+The whole sequence is computed again for every token, which is right for a model this small; a large one wants a
+key-value cache.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from numpy.typing import NDArray
+
+from ms_prefstream.demo.model import CausalLM
+from ms_prefstream.errors import OptionError
+
+
+class Rollouts(NamedTuple):
+    """Prompts with sampled responses: R rows of P + N columns.
+
+    A prompt (5, 6) and a response (7, 9) in 3 + 2 columns, with a pad id of 0:
+
+        ids 5 6 7 9 0   mask 0 0 1 1 0   begins 2   ends 4
+
+    Attributes:
+        ids: (R, P + N) int32, padded on the right; a response stands directly behind its prompt.
+        mask: (R, P + N) int32, 1 on the response and its end token.
+        begins: (R,) int32, tokens of each prompt.
+        ends: (R,) int32, tokens of each row.
+    """
+
+    ids: NDArray[np.int32]
+    mask: NDArray[np.int32]
+    begins: NDArray[np.int32]
+    ends: NDArray[np.int32]
+
+    def responses(self) -> list[NDArray[np.int32]]:
+        """The ids of each response, end token included."""
+        return [row[begin:end] for row, begin, end in zip(self.ids, self.begins, self.ends, strict=True)]
+
+
+def prompt_lengths(prompt_ids: NDArray[np.int32], pad_id: int) -> NDArray[np.int32]:
+    """Tokens of each prompt, (R,): all but the pad ids at its end, since no prompt ends with one."""
+    filled = prompt_ids[:, ::-1] != pad_id
+    if not filled.any(axis=1).all():
+        raise OptionError("a prompt has no tokens; every row needs at least one.")
+    lengths: NDArray[np.int32] = (prompt_ids.shape[1] - filled.argmax(axis=1)).astype(np.int32)
+    return lengths
+
+
+class _NextLogits(nn.Cell):  # type: ignore[misc]
+    """(R, L) ids and the place of each row's last token, (R,) -> logits of the token behind it, (R, vocab)."""
+
+    def __init__(self, policy: CausalLM) -> None:
+        super().__init__(auto_prefix=False)
+        self.policy = policy
+
+    def construct(self, ids: Tensor, last: Tensor) -> Tensor:
+        here = ops.one_hot(last, ids.shape[1], Tensor(1.0, ms.float32), Tensor(0.0, ms.float32))
+        states = ops.bmm(here.expand_dims(1), self.policy.backbone(ids)).squeeze(1)  # (R, 1, L) by (R, L, hidden)
+        return ops.matmul(states, self.policy.backbone.tokens.T)
+
+
+class Roller:
+    """Draws responses from a model.
+
+    Args:
+        policy: The model; its weights are looked up anew at every draw.
+        new_tokens: Tokens of a response, at most.
+        end_id: Ends a response, and belongs to it.
+        pad_id: Fills rows; it is never drawn.
+    """
+
+    def __init__(self, policy: CausalLM, *, new_tokens: int, end_id: int, pad_id: int) -> None:
+        if new_tokens < 1:
+            raise OptionError(f"new_tokens is {new_tokens}; it must be at least 1.")
+        self.new_tokens, self.end_id, self.pad_id = new_tokens, end_id, pad_id
+
+        # Called as it is: compiled in graph mode, and unlike in a function of `ms.jit` new weights count (set_data).
+        self._next_logits = _NextLogits(policy)
+
+    def draw(self, prompt_ids: NDArray[np.int32], random: np.random.Generator, *, each: int = 1) -> Rollouts:
+        """Responses to prompts, at temperature 1.
+
+        Args:
+            prompt_ids: (B, P) int32, padded on the right: the column of `mps.RLHF`.
+            random: What chance is taken from.
+            each: Responses to each prompt; they stand one behind the other.
+
+        Returns:
+            B * each rows.
+        """
+        prompts = np.repeat(prompt_ids, each, axis=0)
+        rows, width = prompts.shape
+        ids = np.full((rows, width + self.new_tokens), self.pad_id, np.int32)
+        ids[:, :width] = prompts
+        begins = prompt_lengths(prompts, self.pad_id)
+        ends, going = begins.copy(), np.ones(rows, bool)
+        for _ in range(self.new_tokens):
+            logits = self._next_logits(Tensor(ids), Tensor(ends - 1)).asnumpy()
+            noise = random.gumbel(size=logits.shape)  # the largest of logits + noise is a draw from their softmax
+            logits[:, self.pad_id] = -np.inf
+            drawn = (logits + noise).argmax(axis=1)
+            ids[going, ends[going]] = drawn[going]
+            ends += going
+            going &= drawn != self.end_id
+            if not going.any():
+                break
+        columns = np.arange(ids.shape[1])
+        mask = (columns >= begins[:, None]) & (columns < ends[:, None])
+        return Rollouts(ids, mask.astype(np.int32), begins, ends)

@@ -19,6 +19,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
+from ms_prefstream.encode.formatted import braces, percent
 from ms_prefstream.encode.track import Tracked, joined, looks
 from ms_prefstream.errors import TemplateError
 
@@ -79,10 +80,24 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     code_generator_class = _Generator
     concat = staticmethod(joined)
     sought = staticmethod(_sought)
+    intercepted_binops = frozenset({"%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """``left % right``: plain conversions keep track, others look into what they get."""
+        if isinstance(left, str):
+            found = None if isinstance(left, Tracked) else percent(left, right)
+            if found is not None:
+                return found
+            looks([left, right])
+        return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, function: Any, /, *args: Any, **options: Any) -> Any:
-        """Call what a template calls; methods of ordinary strings (``join``, ``format``) look into what they get."""
-        if isinstance(getattr(function, "__self__", None), str) and not isinstance(function.__self__, Tracked):
+        """Call what a template calls; methods of ordinary strings look into what they get, but for plain ``format``."""
+        method = getattr(function, "__wrapped__", function)  # the sandbox wraps ``format``, in some versions
+        text = getattr(method, "__self__", None)
+        if isinstance(text, str) and not isinstance(text, Tracked):
+            if getattr(method, "__name__", "") == "format" and (found := braces(text, args, options)) is not None:
+                return found
             looks([*args, *options.values()])
         return super().call(context, function, *args, **options)
 

@@ -216,7 +216,7 @@ def test_internlm2_says_when_its_control_tokens_are_beyond_the_vocabulary(
 def test_the_readme_names_every_script_and_every_recipe() -> None:
     scripts = {path.name for path in (ROOT / "examples").glob("*.py")} - {"common.py"}
     table = set(re.findall(r"^\| `(\w+\.py)` \|.*\| `python examples/\1[^`]*` \|$", README, flags=re.MULTILINE))
-    assert scripts <= table
+    assert scripts == table
     files = {path.name for path in (ROOT / "examples" / "recipes").iterdir()}
     assert {f"{name}_dpo.yaml" for name in RECIPES} | {"baichuan2.jinja", "glm4.jinja"} == files
     assert files <= set(re.findall(r"\(recipes/([\w.]+)\)", README))

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -64,12 +64,12 @@ def sources(options: argparse.Namespace) -> str | list[str]:
     return paths[0] if len(paths) == 1 else paths
 
 
-def batches(dataset: Any, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def batches(dataset: Any, options: argparse.Namespace) -> Iterator[Mapping[str, Any]]:
     """The batches of all epochs as tensors by column name, or of the first `--steps`."""
     return islice(passes(dataset, options.epochs), options.steps)
 
 
-def take(dataset: Any, steps: int) -> Iterator[dict[str, Any]]:
+def take(dataset: Any, steps: int) -> Iterator[Mapping[str, Any]]:
     """So many batches, over as many epochs as that takes."""
     return islice(passes(dataset, -(-steps // dataset.get_dataset_size())), steps)
 

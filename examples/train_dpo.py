@@ -14,6 +14,7 @@ import argparse
 import math
 import pathlib
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import mindspore as ms
@@ -82,7 +83,7 @@ def open_stream(source: Any, tokenizer: Any, options: argparse.Namespace) -> mps
 def with_reference(stream: mps.Stream, policy: CausalLM, folder: str, options: argparse.Namespace) -> mps.Stream:
     """A stream of a cache that holds the log-probabilities of the policy as it is now."""
 
-    def reference(batch: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
+    def reference(batch: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor]:
         chosen, rejected = (
             sequence_log_probs(policy(Tensor(ids)), Tensor(labels), Tensor(mask))
             for ids, labels, mask in (

@@ -33,7 +33,7 @@ from mindspore import nn
 import ms_prefstream as mps
 from ms_prefstream.demo.losses import DPOLoss
 from ms_prefstream.demo.model import CausalLM, ModelOptions
-from ms_prefstream.demo.rollouts import Roller, Rollouts
+from ms_prefstream.demo.rollouts import Roller, Rollouts, end_of_turn
 from ms_prefstream.demo.train import train_step
 
 PAIRS = "pairs.jsonl"
@@ -83,7 +83,8 @@ def write(options: argparse.Namespace) -> None:
     """The second process: prompts -> sampled pairs, appended line by line."""
     prompts, folder = open_prompts(options), pathlib.Path(options.folder)
     policy = make_policy(prompts, options)
-    end_id, pad_id = prompts.tokenizer.eos_id, prompts.pad_token_id
+    first, pad_id = next(prompts.batches()), prompts.pad_token_id
+    end_id = end_of_turn(first["pretrain_ids"], first["loss_mask"])
     roller = Roller(policy, new_tokens=options.new_tokens, end_id=end_id, pad_id=pad_id)
     random, written = np.random.default_rng(options.seed), 0
     endless = itertools.chain.from_iterable(prompts.batches(epoch) for epoch in itertools.count())
@@ -147,7 +148,7 @@ def main() -> None:
     cli.add_argument("--max-prompt-length", type=int, default=64)
     cli.add_argument("--new-tokens", type=int, default=16, help="of a response, at most")
     cli.add_argument("--rollouts", type=int, default=4, help="of each prompt, 2 or more")
-    cli.add_argument("--pairs", type=int, default=320, help="how many are written")
+    cli.add_argument("--pairs", type=int, default=240, help="how many are written")
     cli.add_argument("--ahead", type=int, default=2, help="steps that the writer may be ahead of the trainer")
     cli.add_argument("--role", default="trainer", choices=["trainer", "writer"])
     cli.add_argument("--folder", default=None, help="where both processes meet; a temporary one otherwise")

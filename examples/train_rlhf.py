@@ -29,7 +29,7 @@ from mindspore import Tensor, nn
 import ms_prefstream as mps
 from ms_prefstream.demo.losses import end_scores, frozen_copy, sequence_log_probs
 from ms_prefstream.demo.model import CausalLM, ModelOptions, RewardModel
-from ms_prefstream.demo.rollouts import Roller, Rollouts
+from ms_prefstream.demo.rollouts import Roller, Rollouts, end_of_turn
 from ms_prefstream.demo.train import train_reward, train_step
 
 
@@ -111,16 +111,16 @@ def advantages(rewards: np.ndarray, each: int) -> np.ndarray:
 
 def main() -> None:
     data = pathlib.Path(__file__).with_name("requests.jsonl")
-    cli = parser(__doc__, data=[str(data)], max_length=56, epochs=3, learning_rate=1e-3)
+    cli = parser(__doc__, data=[str(data)], max_length=56, epochs=2, learning_rate=1e-3)
     cli.add_argument("--max-prompt-length", type=int, default=40)
     cli.add_argument("--new-tokens", type=int, default=18, help="of a rollout, at most")
     cli.add_argument("--rollouts", type=int, default=4, help="of each prompt, 2 or more")
     cli.add_argument("--reward-steps", type=int, default=24)
-    cli.add_argument("--warm-up-steps", type=int, default=96)
+    cli.add_argument("--warm-up-steps", type=int, default=64)
     cli.add_argument("--pretrain-weight", type=float, default=0.5)
     cli.add_argument("--kl-weight", type=float, default=0.05)
     options = begin(cli)
-    rows = mps.read(sources(options))[:]
+    rows = list(mps.read(sources(options)))
     rows, held = rows[: -options.batch_size], rows[-options.batch_size :]  # the last prompts are for the check
     task = mps.RLHF(max_prompt_length=options.max_prompt_length, seq_length=options.max_length)
     stream, held_batch = open_stream(rows, task, options), next(open_stream(held, task, options).batches())
@@ -129,7 +129,7 @@ def main() -> None:
     size = ModelOptions(vocab_size=stream.tokenizer.vocab_size, max_length=width)
     reward, policy = reward_model(rows, size, options), CausalLM(size)
     warm_up(policy, rows, options)
-    end_id = int(held_batch["pretrain_ids"][held_batch["loss_mask"] == 1][-1])  # what the template ends a turn with
+    end_id = end_of_turn(held_batch["pretrain_ids"], held_batch["loss_mask"])
     roller = Roller(policy, new_tokens=options.new_tokens, end_id=end_id, pad_id=stream.pad_token_id)
     judge, pretraining = Judge(policy, frozen_copy(policy), reward), TokenLoss(policy)
 

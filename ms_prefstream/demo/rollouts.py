@@ -51,6 +51,19 @@ def prompt_lengths(prompt_ids: NDArray[np.int32], pad_id: int) -> NDArray[np.int
     return lengths
 
 
+def end_of_turn(pretrain_ids: NDArray[np.int32], loss_mask: NDArray[np.int32]) -> int:
+    """What the template ends a response with: the last id under the mask in most rows, as some may have been cut.
+
+    Args:
+        pretrain_ids: (B, L) int32, a column of `mps.RLHF`.
+        loss_mask: (B, L) int32, 1 on responses; rows without one are left out.
+    """
+    lasts = [ids[mask == 1][-1] for ids, mask in zip(pretrain_ids, loss_mask, strict=True) if mask.any()]
+    if not lasts:
+        raise OptionError("no row has a response; at least one is needed to see what ends it.")
+    return int(np.bincount(lasts).argmax())
+
+
 class _NextLogits(nn.Cell):  # type: ignore[misc]
     """(R, L) ids and the place of each row's last token, (R,) -> logits of the token behind it, (R, vocab)."""
 

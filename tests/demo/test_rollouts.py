@@ -59,6 +59,16 @@ def test_prompts_end_where_only_pad_ids_follow() -> None:
         prompt_lengths(np.full((1, 3), PAD, np.int32), PAD)
 
 
+def test_the_end_of_a_turn_is_what_most_responses_end_with() -> None:
+    from ms_prefstream.demo.rollouts import end_of_turn
+
+    ids = np.array([[1, 2, END, 3], [1, END, PAD, PAD], [1, 7, 7, 7], [5, 5, 5, 5]], np.int32)
+    mask = np.array([[0, 1, 1, 0], [0, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]], np.int32)
+    assert end_of_turn(ids, mask) == END
+    with pytest.raises(OptionError, match="no row has a response"):
+        end_of_turn(ids, 0 * mask)
+
+
 def test_responses_stand_behind_their_prompts_and_follow_new_weights(policy: Any, roller: Any) -> None:
     always(policy, 7)
     found = roller.draw(PROMPTS, np.random.default_rng(0))

@@ -180,7 +180,9 @@ def test_what_cannot_be_sent_is_refused_by_name() -> None:
         with lock:
             return row
 
-    with pytest.raises(OptionError, match=r"workers=2 sends the format mapped\(.*locked\) to other processes.*lock"):
+    with pytest.raises(
+        OptionError, match=r"workers=2 sends the format mapped\(.*locked \w{8}\) to other processes.*lock"
+    ):
         LoaderPool(recipe(pairs(10), format=locked), 2)
 
 

@@ -32,7 +32,7 @@ class Manifest:
         rows: Samples in the files.
         source_rows: Rows of the source, good or bad.
         dropped: Reason -> rows, and where the first few come from.
-        notes: How many samples were cut, rewritten by the template, differ at the boundary.
+        notes: How many samples were cut, rewritten by the template, differ at the boundary, lost their question.
         files: Name -> size, SHA-256, rows.
         library: Version of this library.
         reference: Of reference log-probabilities: `reference_id` and the token hash they belong to, or None.

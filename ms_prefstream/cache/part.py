@@ -27,7 +27,7 @@ from ms_prefstream.tasks.sample import Ready, Sample
 _AT_ONCE = {"ragged": 512}  # rows that are loaded and written together; the grouping decides about bytes
 _AT_ONCE_FIXED = 128
 _PROVE_EVERY = 8  # padded rows are many bytes and all alike
-NOTES = (Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS)
+NOTES = (Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.QUESTION_CUT)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class PartDone(NamedTuple):
         keys: (n,) int32.
         verdict: (n,) uint8.
         places: (n,) of `PLACE`.
-        notes: How many rows were cut, rewritten, differ at the boundary.
+        notes: How many rows were cut, rewritten, differ at the boundary, lost their question.
         errors: (row id, error) of each bad row.
         origins: Reason -> where the first few rows of that reason come from; filled in by who knows origins.
     """

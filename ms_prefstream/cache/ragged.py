@@ -55,10 +55,10 @@ def ragged_rows(samples: Many[Sample], notes: Many[int], rows: Many[int], column
     for sample, noted, row in zip(samples, notes, rows, strict=True):
         marks = [noted]
         values: dict[str, Any] = {"row_id": np.array([row], np.int64)}
-        for name, (ids, spans, truncated) in zip(names, sample.sequences, strict=True):
-            values[name] = np.ascontiguousarray(ids, np.int32)
-            marks += (int(truncated), len(spans))
-            for span in spans:
+        for name, sequence in zip(names, sample.sequences, strict=True):
+            values[name] = np.ascontiguousarray(sequence.ids, np.int32)
+            marks += (sequence.lost, len(sequence.spans))
+            for span in sequence.spans:
                 marks += span
         if sample.prompt is not None:
             values["prompt_ids"] = np.ascontiguousarray(sample.prompt, np.int32)
@@ -111,11 +111,11 @@ class RaggedReader:
 def _sequences(sides: Many[NDArray[np.int32]], marks: list[int]) -> tuple[Sequence, ...]:
     at, sequences = 1, []
     for ids in sides:
-        truncated, spans = marks[at], marks[at + 1]
+        lost, spans = marks[at], marks[at + 1]
         ends = marks[at + 2 : at + 2 + 2 * spans]
         if len(ends) != 2 * spans:
             raise ValueError("the marks are too short")
-        sequences.append(Sequence(ids, tuple(zip(ends[::2], ends[1::2], strict=True)), bool(truncated)))
+        sequences.append(Sequence(ids, tuple(zip(ends[::2], ends[1::2], strict=True)), bool(lost & 1), bool(lost & 2)))
         at += 2 + 2 * spans
     if at != len(marks):
         raise ValueError("the marks are too long")

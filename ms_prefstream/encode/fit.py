@@ -191,4 +191,4 @@ def _apply(side: Flat, cut_map: CutMap, cut: Cut, budget: Budget) -> TokenSequen
         raise RowError(Reason.NO_RESPONSE_TOKENS, f"no token of the response fits into {budget.room} tokens")
     # Template text behind the end of turn is nobody's: a row that loses only that counts as whole.
     lost = prompt < side.prompt or bool(side.spans and side.spans[-1][1] > end)
-    return TokenSequence(ids, spans, lost)
+    return TokenSequence(ids, spans, lost, prompt < side.prompt and prompt <= cut_map.least)

@@ -24,6 +24,7 @@ _SHOWN = 160  # characters of a text that are printed
 
 _NOTES = {
     Note.TRUNCATED: "cut to fit",
+    Note.QUESTION_CUT: "the whole question was cut away",
     Note.REWRITTEN: "the chat template changed a content",
     Note.BOUNDARY_DIFFERS: "the prompt's ids differ at generation",
 }
@@ -215,7 +216,7 @@ def _explained(task: Task, tokenizer: Tokenizer | None, loaded: Loaded) -> Encod
 
 
 def _side(name: str, sequence: TokenSequence, decode: Callable[[Sequence[int]], str]) -> EncodedSide:
-    ids, spans, truncated = sequence
+    ids, spans = sequence.ids, sequence.spans
     borders = [border for span in spans for border in span]
     parts = _parts(ids.tolist(), [0, *borders, len(ids)] if spans else [0, len(ids), len(ids)], decode)
     under = sum(end - begin for begin, end in spans)
@@ -226,7 +227,7 @@ def _side(name: str, sequence: TokenSequence, decode: Callable[[Sequence[int]], 
         tuple(parts[1:-1:2]),
         parts[-1],
         (spans[0][0] if spans else len(ids), under, len(ids)),
-        truncated,
+        sequence.truncated,
     )
 
 

@@ -23,6 +23,7 @@ class Report:
         origins: The first few origins by reason.
         repeats: Slots that a stand-in filled, one for each time a bad row's slot came up.
         truncated: Rows that were cut to fit.
+        question_cut: Rows of these of which no text of the last prompt message is left.
         rewritten: Rows whose content the chat template changed.
         boundary_differs: Rows whose prompt ids at generation time are not a prefix of the joint encoding.
         filtered: Rows that a format's filter left out before planning.
@@ -49,6 +50,7 @@ class Report:
         self.origins: dict[str, list[str]] = {}
         self.repeats = 0
         self.truncated = 0
+        self.question_cut = 0
         self.rewritten = 0
         self.boundary_differs = 0
         self.repeats_per_epoch = 0
@@ -125,6 +127,7 @@ class Report:
             "repeats_per_epoch": self.repeats_per_epoch,
             "remainder_per_epoch": self.remainder_per_epoch,
             "truncated": self.truncated,
+            "question_cut": self.question_cut,
             "rewritten": self.rewritten,
             "boundary_differs": self.boundary_differs,
             "packs_made": self.packs_made,
@@ -154,6 +157,7 @@ class Report:
             ("rows left out an epoch, less than one step", self.remainder_per_epoch),
             ("rows left out, because the steps did not hold them", self.left_out),
             ("rows cut to fit", self.truncated),
+            ("rows whose whole question was cut away", self.question_cut),
             ("rows whose text the chat template changed", self.rewritten),
             ("rows whose prompt ids differ at generation", self.boundary_differs),
         ):

@@ -67,6 +67,7 @@ class Ledger:
                     self._quarantine.add(error, self._raw(row))
             elif notes:
                 self.report.truncated += bool(notes & Note.TRUNCATED)
+                self.report.question_cut += bool(notes & Note.QUESTION_CUT)
                 self.report.rewritten += bool(notes & Note.REWRITTEN)
                 self.report.boundary_differs += bool(notes & Note.BOUNDARY_DIFFERS)
         return samples

@@ -28,6 +28,7 @@ class Note(enum.IntFlag):
     TRUNCATED = 1
     REWRITTEN = 2
     BOUNDARY_DIFFERS = 4
+    QUESTION_CUT = 8
 
 
 class Loaded(NamedTuple):
@@ -131,6 +132,8 @@ class SampleLoader:
         for sequence in sample.sequences:
             if sequence.truncated:
                 notes |= Note.TRUNCATED
+            if sequence.question_cut:
+                notes |= Note.QUESTION_CUT
         return Loaded(sample, None, notes)
 
 

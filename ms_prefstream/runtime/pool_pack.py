@@ -24,8 +24,8 @@ def pack(loaded: Many[Loaded]) -> list[Any]:
 
         header | ids of all sequences and prompts, int32 | numbers, int32 | pickled errors, margins, ref_logps
 
-    The numbers of a good row: sequences, notes, prompt tokens (-1 for none), and for each sequence its tokens, whether
-    it was truncated, its number of spans and their ends; of a bad row: -1, notes.
+    The numbers of a good row: sequences, notes, prompt tokens (-1 for none), and for each sequence its tokens, what it
+    lost (`Sequence.lost`), its number of spans and their ends; of a bad row: -1, notes.
     """
     arrays: list[NDArray[np.int32]] = []
     numbers: list[int] = []
@@ -44,9 +44,10 @@ def pack(loaded: Many[Loaded]) -> list[Any]:
         numbers += (len(sequences), int(notes), _NO_PROMPT if prompt is None else len(prompt))
         if prompt is not None:
             arrays.append(prompt)
-        for ids, spans, truncated in sequences:
+        for sequence in sequences:
+            ids, spans = sequence.ids, sequence.spans
             arrays.append(ids)
-            numbers += (len(ids), truncated, len(spans))
+            numbers += (len(ids), sequence.lost, len(spans))
             for span in spans:
                 numbers += span
     ids = np.concatenate(arrays, casting="no", dtype=np.int32) if arrays else np.empty(0, np.int32)
@@ -85,12 +86,12 @@ def unpack(block: bytearray) -> list[Loaded]:
         at += 3
         sequences = []
         for _ in range(sides):
-            length, truncated, spans = numbers[at : at + 3]
+            length, lost, spans = numbers[at : at + 3]
             at += 3
             ends = numbers[at : at + 2 * spans]
             at += 2 * spans
             pairs = tuple(zip(ends[::2], ends[1::2], strict=True))
-            sequences.append(Sequence(flat[taken : taken + length], pairs, bool(truncated)))
+            sequences.append(Sequence(flat[taken : taken + length], pairs, bool(lost & 1), bool(lost & 2)))
             taken += length
         margin = None if margins is None else margins[good]
         sample = Sample(tuple(sequences), prompt, margin, None if logps is None else logps[good])

@@ -132,4 +132,4 @@ class Reward:
 def _append(side: Sequence, token: Ids) -> Sequence:
     """The side with the reward token behind it, the only token that has a label."""
     end = len(side.ids)
-    return Sequence(np.concatenate([side.ids, token]), ((end, end + 1),), side.truncated)
+    return Sequence(np.concatenate([side.ids, token]), ((end, end + 1),), side.truncated, side.question_cut)

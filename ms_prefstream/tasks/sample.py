@@ -19,11 +19,18 @@ class Sequence(NamedTuple):
         spans: Half-open token ranges [start, end) under the loss, in order, never overlapping; empty for a prompt
             without response.
         truncated: Whether anything of the prompt or of what is trained on was cut off.
+        question_cut: Whether so much was cut off that no text of the prompt's last message is left.
     """
 
     ids: Ids
     spans: tuple[Span, ...]
     truncated: bool = False
+    question_cut: bool = False
+
+    @property
+    def lost(self) -> int:
+        """`truncated` (1) and `question_cut` (2) as one number, for files and messages."""
+        return self.truncated + 2 * self.question_cut
 
 
 class Sample(NamedTuple):

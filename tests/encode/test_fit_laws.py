@@ -88,10 +88,13 @@ def check(flats: list[Flat], budget: Budget, floors: list[int]) -> list[Any] | N
         return None
     assert fits or budget.truncation != "drop"
     for flat, sequence, floor in zip(flats, sequences, floors, strict=True):
-        ids, spans, truncated = sequence
+        ids, spans, truncated, question_cut = sequence
         assert len(ids) <= budget.room
         prompt = spans[0][0]
         assert truncated == (prompt < flat.prompt or _tokens(spans) < _tokens(flat.spans))
+        assert question_cut <= truncated
+        if budget.truncation == "prompt_left":
+            assert question_cut == (floor == prompt < flat.prompt)
         assert prompt <= budget.prompt_room
         assert _tokens(spans) >= 1
         response = flat.ids[flat.prompt :]

@@ -69,7 +69,7 @@ def plain(loaded: Sequence[Loaded]) -> list[Any]:
         None
         if one.sample is None
         else (
-            [(s.ids.dtype.str, s.ids.tolist(), s.spans, s.truncated) for s in one.sample.sequences],
+            [(s.ids.dtype.str, s.ids.tolist(), s.spans, s.truncated, s.question_cut) for s in one.sample.sequences],
             None if one.sample.prompt is None else (one.sample.prompt.dtype.str, one.sample.prompt.tolist()),
             (type(one.sample.margin), one.sample.margin, one.sample.ref_logps),
         )

@@ -38,13 +38,13 @@ def test_every_task_passes(task: Any) -> None:
 def test_the_fields_of_a_sample_are_all_packed() -> None:
     # A field that is added to one of these must be added to pack and unpack too.
     assert Sample._fields == ("sequences", "prompt", "margin", "ref_logps")
-    assert Sequence._fields == ("ids", "spans", "truncated")
+    assert Sequence._fields == ("ids", "spans", "truncated", "question_cut")
     assert Loaded._fields == ("sample", "error", "notes")
 
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(lambda found: np.array(found, np.int32))
 spans = st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 2**20)), max_size=3).map(tuple)
-sequences = st.builds(Sequence, ids, spans, st.booleans())
+sequences = st.builds(Sequence, ids, spans, st.booleans(), st.booleans())
 samples = st.builds(
     Sample,
     st.lists(sequences, min_size=1, max_size=3).map(tuple),
@@ -52,7 +52,7 @@ samples = st.builds(
     st.none() | st.floats(allow_nan=False),
     st.none() | st.tuples(st.floats(allow_nan=False), st.floats(allow_nan=False)),
 )
-notes = st.integers(0, 7).map(Note)
+notes = st.integers(0, 15).map(Note)
 errors = st.builds(RowError, st.sampled_from(list(Reason)), st.text(), st.text(), st.text())
 rows = st.builds(Loaded, samples, st.none(), notes) | st.builds(Loaded, st.none(), errors, notes)
 

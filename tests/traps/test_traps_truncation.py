@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ms_prefstream as mps
+from tests.fixtures_tokenizers import CHATML
 from tests.traps.helpers import END, START, Tok, chatml, pair, rows_of, sides, stream_of, turn
 
 LONG = "How do I keep my bread fresh for a week? 今天的天气很好，我们去公园散步吧。 " * 4
@@ -38,6 +39,20 @@ def test_trap_11_the_generation_header_survives(tok: Tok) -> None:
     assert len(row.chosen.ids) <= room
     (row,) = rows_of([pair(prompt, LONG + LONG, "No.")], tok, mps.DPO(60))  # nothing of the turns fits
     assert tok.decode(row.chosen.prompt) == system + header
+
+
+def test_trap_11_rows_without_their_question_are_told_from_rows_that_were_cut(tok: Tok) -> None:
+    """An answer to nothing is what `prompt_left` leaves of a long response; the report says of how many rows."""
+    rows = [pair("Why?", ANSWER, "No."), pair(LONG + "Why?", ANSWER, "No."), pair(LONG + "Why?", LONG + LONG, "No.")]
+    task = mps.DPO(len(tok.ids(chatml(("user", "Why?"), ("assistant", ANSWER)))) + 8)
+    stream = stream_of(rows, tok, task)
+    kept = {tok.decode(side.prompt) for batch in stream.batches() for side in sides(batch)}
+    questions = sorted("Why?" in prompt for prompt in kept)
+    assert questions == [False, True, True]
+    assert (stream.report.truncated, stream.report.question_cut) == (2, 1)
+    assert "rows whose whole question was cut away: 1" in str(stream.report)
+    found = [mps.encode(row, task=task, tokenizer=tok.given, template=CHATML).notes for row in rows]
+    assert found == [(), ("cut to fit",), ("cut to fit", "the whole question was cut away")]
 
 
 def test_trap_12_a_response_that_was_cut_has_no_end_of_turn(tok: Tok) -> None:

@@ -140,7 +140,7 @@ class Curves:
             panel.plot(steps, values, color="tab:blue", alpha=0.35, label="step")
             panel.plot(steps, smooth, color="tab:blue", linewidth=2, label=f"mean of {SMOOTH} steps")
             if name in lines:
-                panel.axhline(lines[name], color="gray", linestyle="--", label=f"nothing learned: {lines[name]:.2f}")
+                panel.axhline(lines[name], color="gray", linestyle="--", label=f"at the start: {lines[name]:.2f}")
             panel.set_ylabel(name.replace("_", " "))
             panel.grid(alpha=0.3)
         panels[0, 0].set_title(self.name)

@@ -2,6 +2,7 @@
 
     python examples/train_dpo.py                       # the reference model runs beside the policy
     python examples/train_dpo.py --reference cache     # its log-probabilities are computed once and stored
+    python examples/train_dpo.py --dynamic             # one graph for all widths, which set_inputs leaves open
     python examples/train_dpo.py --data "data/train-*.jsonl" --tokenizer path/to/Qwen2.5 --max-length 1024
 
 The network takes the columns of the `paired` layout by position, as mindrlhf's DPO models do: eight, and ten with
@@ -97,9 +98,18 @@ def with_reference(stream: mps.Stream, policy: CausalLM, folder: str, options: a
     return open_stream(folder, None, options)
 
 
+def open_width(name: str, rows: int) -> Tensor:
+    """What `set_inputs` wants to know of a column: its shape without the width, and its dtype."""
+    if name.endswith("_ref_logps"):
+        return Tensor(shape=[rows, 1], dtype=ms.float32)
+    return Tensor(shape=[rows, None], dtype=ms.int32)
+
+
 def train(stream: mps.Stream, policy: CausalLM, reference: nn.Cell | None, options: argparse.Namespace) -> Curves:
     print(f"{stream.steps_per_epoch} steps an epoch, shapes {stream.shapes}, columns {len(stream.column_names)}")
     network = PairedDPO(policy, 0.1, reference)
+    if options.dynamic:
+        network.set_inputs(*[open_width(name, options.batch_size) for name in stream.column_names])
     optimizer = nn.AdamWeightDecay(policy.trainable_params(), learning_rate=options.learning_rate)
     curves = Curves("dpo", options.epochs * stream.steps_per_epoch, options)
     model = ms.train.Model(network, loss_fn=None, optimizer=optimizer)
@@ -113,6 +123,7 @@ def train(stream: mps.Stream, policy: CausalLM, reference: nn.Cell | None, optio
 def main() -> None:
     cli = parser(__doc__)
     cli.add_argument("--reference", default="model", choices=["model", "cache"])
+    cli.add_argument("--dynamic", action="store_true", help="compile one graph for all widths")
     options = begin(cli)
     stream = open_stream(sources(options), options.tokenizer, options)
     policy = CausalLM(ModelOptions(vocab_size=stream.tokenizer.vocab_size, max_length=stream.shapes[-1][1]))

@@ -72,6 +72,9 @@ def test_dpo_has_the_same_losses_with_a_reference_model_and_with_stored_log_prob
     model, cache = (losses(tmp_path / f"{kind}.jsonl") for kind in ("model", "cache"))
     assert len(model) == 30
     assert cache == pytest.approx(model, abs=1e-4)
+    words = ("--dynamic", "--steps", "8", "--log", "dynamic.jsonl", "--plot", "none")
+    run("train_dpo.py", "--reference", "cache", *words, cwd=tmp_path)
+    assert losses(tmp_path / "dynamic.jsonl") == pytest.approx(model[:8], abs=1e-4)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

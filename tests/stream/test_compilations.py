@@ -44,7 +44,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     ms.set_context(mode=before)
 
 
-def train(stream: mps.Stream, epochs: int) -> set[tuple[int, ...]]:
+def train(stream: mps.Stream, epochs: int, dynamic: bool = False) -> set[tuple[int, ...]]:
     """Trains a small network on all columns; the shapes of input_ids that it was given."""
     import mindspore as ms
     from mindspore import nn, ops
@@ -66,6 +66,8 @@ def train(stream: mps.Stream, epochs: int) -> set[tuple[int, ...]]:
 
     seen: set[tuple[int, ...]] = set()
     network = Network()
+    if dynamic:
+        network.set_inputs(*[ms.Tensor(shape=[4, None], dtype=ms.int32) for _ in stream.column_names])
     model = ms.train.Model(network, loss_fn=None, optimizer=nn.SGD(network.trainable_params(), 0.1))
     model.train(epochs, stream.dataset(), callbacks=[Shapes()], dataset_sink_mode=False)
     return seen
@@ -89,6 +91,12 @@ def test_four_shapes_compile_at_most_four_times(compiled: list[str]) -> None:
     assert 1 < len(seen) <= 4
     assert len(compiled) == len(seen)
     assert seen <= set(stream.shapes)
+
+
+def test_a_width_that_set_inputs_leaves_open_compiles_once(compiled: list[str]) -> None:
+    seen = train(make(mps.Bucket(2, multiple_of=4)), epochs=2, dynamic=True)
+    assert len(seen) > 8
+    assert len(compiled) == 1
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,8 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
         batching=Pad(1, length=length),
         workers=workers,
         index=None,
+        num_shards=1,
+        shard_id=0,
         steps_per_epoch=None if isinstance(found, RandomAccess) else 1,  # nothing is stepped through
         **make_encoding({**options, "layout": options["task_layout"]}),
         **{name: options[name] for name in _ROWS},
@@ -130,6 +132,8 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any], **fixed: Any) 
         PrefStreamError: As `ms_prefstream.stream` does.
     """
     given = make_encoding(options) | {name: options[name] for name in (*_ROWS, *_ORDER)} | fixed
+    if given["num_shards"] is None and given["shard_id"] is None:
+        given |= {"num_shards": 1, "shard_id": 0}  # whatever started this process: a command works for itself
     return stream(opened(source), batching=_batching(options), shuffle=_SHUFFLES[options["shuffle"]], **given)
 
 

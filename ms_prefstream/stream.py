@@ -95,7 +95,8 @@ def stream(
         backend: ``auto``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: What malformed rows do: ``raise`` or ``drop``. Unusable rows are always dropped and counted.
         quarantine: A JSON Lines file for dropped rows.
-        num_shards: Ranks that share the data; None asks MindSpore's communication if it is initialised.
+        num_shards: Ranks that share the data; None asks MindSpore's communication, which must be initialised where
+            several processes were started together.
         shard_id: This rank, with `num_shards`.
         logical_shards: Shards that are planned; ranks that divide them may share the run. None: `num_shards`.
         window: Steps whose rows are sorted by length together.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ms_prefstream.errors import OptionError, StateError
+from ms_prefstream.needed import needs
 from ms_prefstream.plan.state import State
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def StreamCheckpoint(  # noqa: N802 - a class to its users; MindSpore is only im
     Raises:
         OptionError: If `every` or `keep` is not a whole number from 1 on.
     """
-    from mindspore.train import Callback
+    with needs("mindspore", "StreamCheckpoint"):
+        from mindspore.train import Callback
 
     class _StreamCheckpoint(Callback):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -31,6 +31,7 @@ from ms_prefstream.adapters.plain_keys import stream_from
 from ms_prefstream.adapters.samples import Samples
 from ms_prefstream.adapters.when_imported import when_imported
 from ms_prefstream.errors import OptionError
+from ms_prefstream.needed import needs
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset
@@ -135,7 +136,8 @@ class PrefStreamReport:
         Raises:
             OptionError: `every` is no number of steps, or there is no such folder.
         """
-        from ms_prefstream.adapters.report_callback import ReportCallback
+        with needs("mindspore", "PrefStreamReport"):
+            from ms_prefstream.adapters.report_callback import ReportCallback
 
         return ReportCallback(path, every)
 
@@ -195,7 +197,8 @@ def _check_rest(config: dict[str, Any]) -> None:
 
 def _shards() -> tuple[int, int]:
     """(number, this one) of the shards that the parallel mode asks for, by MindFormers' own rule."""
-    from mindformers.dataset.base_dataset import BaseDataset
+    with needs("mindformers", "PrefStreamDataset"):
+        from mindformers.dataset.base_dataset import BaseDataset
 
     rank, world = BaseDataset._generate_shard_info()
     return (1, 0) if world is None else (int(world), int(rank))  # a full batch: every rank holds all of it

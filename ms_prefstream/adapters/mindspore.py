@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import OptionError
+from ms_prefstream.needed import needs
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset
@@ -93,7 +94,8 @@ def to_dataset(
             f"init_step is {init_step}, but an epoch has the steps 0 to {steps.steps_per_epoch - 1}. "
             "Name whole epochs with start_epoch."
         )
-    from ms_prefstream.adapters.generator import OnePassDataset, StepDataset
+    with needs("mindspore", "stream.dataset()"):
+        from ms_prefstream.adapters.generator import OnePassDataset, StepDataset
 
     dataset: GeneratorDataset
     if hasattr(steps, "__getitem__"):

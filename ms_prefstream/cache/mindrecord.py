@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ms_prefstream.cache.columns import Columns, row_bytes
 from ms_prefstream.cache.files import room_at, unwritable
 from ms_prefstream.errors import CacheError
+from ms_prefstream.needed import needs
 
 SIDECAR = ".db"
 _LEAST_HEADER, _LEAST_PAGE = 1 << 14, 1 << 15
@@ -145,6 +146,7 @@ def _power(value: int, least: int) -> int:
 
 def _mindrecord() -> Any:
     os.environ.setdefault("GLOG_v", "3")  # its warnings about rows go to the standard error stream of workers
-    import mindspore.mindrecord as module
+    with needs("mindspore", "write_cache"):
+        import mindspore.mindrecord as module
 
     return module

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import mindspore as ms
+import pytest
 from mindspore import nn
 from mindspore.communication import get_group_size, get_rank, init
 
@@ -67,6 +68,9 @@ def main() -> None:
     options = parser.parse_args()
     ms.set_context(mode=ms.PYNATIVE_MODE)
     ms.set_device("CPU")
+    if os.environ["MS_ROLE"] == "MS_WORKER" and int(os.environ["MS_WORKER_NUM"]) > 1:  # nobody knows the rank yet
+        with pytest.raises(mps.OptionError, match="one of 2 ranks"):
+            mps.stream(options.source, task=mps.DPO(128), tokenizer="bytes", batching=mps.Pad(1))
     init()
     ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True)
     stream = mps.stream(

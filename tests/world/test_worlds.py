@@ -189,3 +189,28 @@ def test_ranks_of_mindspore_are_asked_when_it_communicates(monkeypatch: pytest.M
     assert rows_of(found.batches()) == rows_of(given.batches())
     alone = mps.stream(token_pairs(N), **settings, num_shards=1, shard_id=0)  # what is given goes before
     assert alone.rank == 0
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2"},
+        {"RANK_TABLE_FILE": "ranks.json", "RANK_SIZE": "2"},
+        {"OMPI_COMM_WORLD_SIZE": "2"},
+    ],
+    ids=["msrun", "rank table", "mpirun"],
+)
+def test_one_of_several_processes_must_know_its_rank(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made before communication is initialised, the stream would give every rank the same rows."""
+    settings = {"task": mps.DPO(20), "tokenizer": None, "pad_token_id": 0, "batching": mps.Pad(2)}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(mps.OptionError, match=r"one of 2 ranks(.|\n)*init\(\) before mps.stream"):
+        mps.stream(token_pairs(N), **settings)
+    assert mps.stream(token_pairs(N), **settings, num_shards=2, shard_id=1).rank == 1
+    for name in environment:
+        if name != "RANK_TABLE_FILE":
+            monkeypatch.setenv(name, {"MS_ROLE": "MS_SCHED"}.get(name, "1"))
+    assert mps.stream(token_pairs(N), **settings).world == 1

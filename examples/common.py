@@ -11,7 +11,7 @@ import importlib.util
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -40,6 +40,17 @@ def parser(description: str | None, **defaults: object) -> argparse.ArgumentPars
     made.add_argument("--log", default=None, help="a JSON Lines file for the numbers of every step")
     made.set_defaults(**defaults)
     return made
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that must be so large."""
+
+    def number(given: str) -> int:
+        if not given.isdecimal() or int(given) < least:
+            raise argparse.ArgumentTypeError(f"it is {given}; expected a whole number, {least} or more")
+        return int(given)
+
+    return number
 
 
 def begin(made: argparse.ArgumentParser) -> argparse.Namespace:

@@ -27,7 +27,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from common import Curves, batches, begin, check, mean, parser, sources
+from common import Curves, at_least, batches, begin, check, mean, parser, sources
 from mindspore import nn
 
 import ms_prefstream as mps
@@ -147,7 +147,7 @@ def main() -> None:
     cli = parser(__doc__, epochs=1)
     cli.add_argument("--max-prompt-length", type=int, default=64)
     cli.add_argument("--new-tokens", type=int, default=16, help="of a response, at most")
-    cli.add_argument("--rollouts", type=int, default=4, help="of each prompt, 2 or more")
+    cli.add_argument("--rollouts", type=at_least(2), default=4, help="of each prompt, 2 or more")
     cli.add_argument("--pairs", type=int, default=240, help="how many are written")
     cli.add_argument("--ahead", type=int, default=2, help="steps that the writer may be ahead of the trainer")
     cli.add_argument("--role", default="trainer", choices=["trainer", "writer"])

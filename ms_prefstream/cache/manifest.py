@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,7 +17,6 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 LENGTHS = "lengths.mprefidx"
 PLACES = "places.npy"
-REFERENCE = "reference.npy"
 _FORMAT = "ms_prefstream cache"
 _NEEDED = ("about", "columns", "rows", "source_rows", "dropped", "notes", "files", "library", "reference")
 
@@ -35,7 +35,8 @@ class Manifest:
         notes: How many samples were cut, rewritten by the template, differ at the boundary, lost their question.
         files: Name -> size, SHA-256, rows.
         library: Version of this library.
-        reference: Of reference log-probabilities: `reference_id` and the token hash they belong to, or None.
+        reference: Of reference log-probabilities: `reference_id`, the hash of the `tokens` that they belong to, and
+            their `file`; or None.
     """
 
     about: Mapping[str, Any]
@@ -59,6 +60,13 @@ class Manifest:
         """Of the whole cache: the manifest holds the checksum of every file."""
         found: str = json.loads(self.text())["checksum"]
         return found
+
+
+def without_reference(manifest: Manifest) -> Manifest:
+    """The same cache as if it had no reference log-probabilities."""
+    file = None if manifest.reference is None else manifest.reference["file"]
+    files = {name: note for name, note in manifest.files.items() if name != file}
+    return dataclasses.replace(manifest, files=files, reference=None)
 
 
 def is_cache(folder: str) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import io
-import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.batch import Bucket, Pack, Pad, make_layout
-from ms_prefstream.cache.files import note_of, unwritable, write_whole
-from ms_prefstream.cache.manifest import MANIFEST, REFERENCE, Manifest
+from ms_prefstream.cache.files import note_of, write_whole
+from ms_prefstream.cache.manifest import MANIFEST, Manifest, read_manifest
+from ms_prefstream.cache.work_folder import WorkFolder
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.lengths.progress import Progress
 from ms_prefstream.sources.mindrecord import CachedRows, token_hash
@@ -25,7 +26,7 @@ from ms_prefstream.tasks.sample import Sample
 Reference: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], tuple[Any, Any]]
 """A batch of the layout `paired` -> log-probabilities of both sides, (B,) each, summed over the loss mask."""
 
-_PLAN = "plan.json"
+_BEGINS = "reference-"
 
 
 def check_reference(reference: Reference | None, reference_id: str | None, layout: str, task: Task) -> None:
@@ -59,24 +60,30 @@ class ReferencePass:
 
     Args:
         folder: The cache, whole.
+        work: A folder for what is computed, which is made and in the end removed.
         task: Its task.
         batching: Rows of a batch, and to which widths they are padded.
         reference: The model.
         reference_id: Names its checkpoint.
+
+    Attributes:
+        folder: The cache.
+        reference_id: The checkpoint.
     """
 
     def __init__(
-        self, folder: str, task: Task, batching: Pad | Bucket | Pack, reference: Reference, reference_id: str
+        self, folder: str, work: str, task: Task, batching: Pad | Bucket | Pack, reference: Reference, reference_id: str
     ) -> None:
-        self._rows = CachedRows(folder)
-        self._task, self._reference, self._id = task, reference, reference_id
+        self._rows, self._known = CachedRows(folder, reference=False), read_manifest(folder).reference
+        self.folder, self.reference_id = folder, reference_id
+        self._task, self._reference = task, reference
         self._batching = Pad(batching.batch_size) if isinstance(batching, Pack) else batching
         keys = self._rows.index.keys
         self._widths = self._batching.widths(task.length, keys[keys > 0])
         budget = getattr(self._batching, "max_tokens", None)  # as many pairs as it has room for at the largest width
         self._size = self._batching.batch_size or max(1, (budget or 0) // (2 * self._widths[-1]))
         self._layout = make_layout("paired")
-        self._work = os.path.abspath(folder) + ".reference"
+        self._work = work
 
     def known(self, overwrite: bool) -> bool:
         """Whether the cache has these log-probabilities already.
@@ -84,52 +91,55 @@ class ReferencePass:
         Raises:
             StateError: It has those of another checkpoint, and they may not be replaced.
         """
-        found = self._rows.manifest.reference
-        if found is None or (overwrite and found["reference_id"] != self._id):
+        if self._known is None or overwrite:
             return False
-        if found["reference_id"] != self._id:
+        if self._known["reference_id"] != self.reference_id:
             raise StateError(
-                f"the cache {self._rows.name} has log-probabilities of the reference {found['reference_id']!r}, and "
-                f"reference_id is {self._id!r} now. Pass overwrite=True to replace them."
+                f"the cache {self._rows.name} has log-probabilities of the reference {self._known['reference_id']!r}, "
+                f"and reference_id is {self.reference_id!r} now. Pass overwrite=True to replace them."
             )
         return True
 
     def run(self, shown: Progress) -> Manifest:
-        """Compute what is missing and add it to the cache."""
+        """Compute what is missing and add it to the cache, which is whole at any moment.
+
+        Raises:
+            StateError: Another process does so now.
+        """
         rows, size = self._rows, self._rows.manifest.about["rows_per_part"]
-        self._begin()
-        shown.begin(len(rows), 0)
-        try:
-            parts = [self._part(number, first, min(first + size, len(rows)), shown)
-                     for number, first in enumerate(range(0, len(rows), size))]  # fmt: skip
-        finally:
-            shown.end()
-        file = io.BytesIO()
-        np.save(file, np.concatenate(parts))
-        path = os.path.join(rows.name, REFERENCE)
-        write_whole(path, file.getvalue())
-        note = {"reference_id": self._id, "tokens": token_hash(rows.places)}
-        files = {**rows.manifest.files, REFERENCE: note_of(path, 0)}
-        manifest = dataclasses.replace(rows.manifest, files=files, reference=note)
-        write_whole(os.path.join(rows.name, MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
-        shutil.rmtree(self._work, ignore_errors=True)
+        tokens = token_hash(rows.places)
+        plan = {"reference_id": self.reference_id, "tokens": tokens, "batch": [self._size, *self._widths]}
+        work = WorkFolder(self._work, plan, rows.name)
+        with contextlib.closing(work):
+            if not work.goes_on:
+                work.clear()
+            shown.begin(len(rows), 0)
+            try:
+                parts = [self._part(number, first, min(first + size, len(rows)), shown)
+                         for number, first in enumerate(range(0, len(rows), size))]  # fmt: skip
+            finally:
+                shown.end()
+            manifest = self._add(np.concatenate(parts), tokens)
+            work.remove()
         return manifest
 
-    def _begin(self) -> None:
-        """Keep what an interrupted pass of the same kind has computed."""
-        plan = json.dumps([self._id, token_hash(self._rows.places), self._size, list(self._widths)])
-        path = os.path.join(self._work, _PLAN)
-        try:
-            os.makedirs(self._work, exist_ok=True)
-            if os.path.exists(path):
-                with open(path, encoding="utf-8") as file:
-                    if file.read() == plan:
-                        return
-            for name in os.listdir(self._work):
-                os.unlink(os.path.join(self._work, name))
-        except OSError as error:
-            raise unwritable(self._work, error) from error
-        write_whole(path, plan.encode())
+    def _add(self, logps: NDArray[np.float32], tokens: str) -> Manifest:
+        """A file named by its content, then the manifest that names it, and only then the former file goes."""
+        folder, file = self._rows.name, io.BytesIO()
+        np.save(file, logps)
+        name = f"{_BEGINS}{hashlib.sha256(file.getvalue()).hexdigest()[:12]}.npy"
+        write_whole(os.path.join(folder, name), file.getvalue())
+        manifest = dataclasses.replace(
+            self._rows.manifest,
+            files={**self._rows.manifest.files, name: note_of(os.path.join(folder, name), 0)},
+            reference={"reference_id": self.reference_id, "tokens": tokens, "file": name},
+        )
+        write_whole(os.path.join(folder, MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
+        for other in os.listdir(folder):
+            if other.startswith(_BEGINS) and other != name:
+                with contextlib.suppress(OSError):  # it is in nobody's way
+                    os.unlink(os.path.join(folder, other))
+        return manifest
 
     def _part(self, number: int, first: int, end: int, shown: Progress) -> NDArray[np.float32]:
         """(n, 2) float32 of some rows, NaN for dropped ones."""
@@ -158,7 +168,6 @@ class ReferencePass:
     def _logps(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, 2) float32 of one batch; its last rows are repeats if there are too few."""
         samples: list[Sample] = [one.sample for one in self._rows.read(rows.tolist())]  # type: ignore[union-attr]
-        samples = [sample._replace(ref_logps=None) for sample in samples]
         samples += [samples[-1]] * (self._size - len(samples))
         width = self._batching.width_for(max(sample.length for sample in samples), self._widths)
         batch = self._layout.build(samples, width, self._rows.pad_token_id, self._task.shifted)

@@ -4,13 +4,13 @@
     out.writing/part-00000.mindrecord     a finished part, with its sidecar
     out.writing/part-00000.done           what is known of it; a part without it is written again
     out.writing/tmp-…/                    parts that are being written
+    out.writing/replaced/                 for a moment, the cache whose place it takes
 
 When all parts are there, the tables and last the manifest follow, everything else goes, and the folder is renamed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import json
 import os
@@ -18,14 +18,16 @@ import pickle
 import shutil
 import zlib
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 from ms_prefstream.cache.files import sync_folder, unwritable, write_whole
 from ms_prefstream.cache.manifest import MANIFEST, Manifest, is_cache, read_manifest
+from ms_prefstream.cache.ours import PLAN, REPLACED, strangers
 from ms_prefstream.cache.part import PartDone
-from ms_prefstream.errors import OptionError, PrefStreamError, StateError
+from ms_prefstream.cache.same import differences
+from ms_prefstream.cache.work_folder import WorkFolder
+from ms_prefstream.errors import OptionError, PrefStreamError
 
-_PLAN = "plan.json"
 _DONE = ".done"
 
 
@@ -33,39 +35,41 @@ class Workplace:
     """Where a cache is being written.
 
     Args:
-        out: Where it will be.
+        out: Where it will be; a link stays one.
         about: What decides about its bytes, as plain values for JSON. What lies there of another plan is deleted.
         overwrite: Whether a cache that is at `out` may be replaced; it stays until the new one is whole.
         keep: Whether finished parts of an interrupted run may be used.
 
     Attributes:
+        out: Where it will be.
         folder: The folder.
-        finished: The manifest, if an interrupted run got as far as that.
+        finished: The manifest, once everything is in the folder; an interrupted run may have got as far as that.
 
     Raises:
-        OptionError: `out` exists and may not be replaced.
+        OptionError: `out` exists and may not be replaced, or the folder is somebody else's.
         StateError: Another process writes this cache.
         CacheError: The folder cannot be made.
     """
 
     def __init__(self, out: str, about: Mapping[str, Any], overwrite: bool, keep: bool = True) -> None:
-        self.out = os.path.abspath(out)
+        self.out = os.path.realpath(out)
         self.folder = self.out + ".writing"
-        self._former = self.out + ".old"
+        self._replaced = os.path.join(self.folder, REPLACED)
         self._about: dict[str, Any] = json.loads(json.dumps(about))
         self._shown, self._overwrite = out, overwrite
-        self._check_out()
+        if not os.path.isdir(self.folder):
+            self._check_out()
+        self._work = WorkFolder(self.folder, self._about, out)
         try:
-            os.makedirs(self.folder, exist_ok=True)
-            self._plan: BinaryIO = os.fdopen(os.open(os.path.join(self.folder, _PLAN), os.O_RDWR | os.O_CREAT), "r+b")
-            try:
-                self._lock()
-                self._begin(keep)
-            except BaseException:
-                self._plan.close()
-                raise
+            self._put_back()
+            self._check_out()
+            self._begin(keep)
         except OSError as error:
+            self.close()
             raise unwritable(self.folder, error) from error
+        except BaseException:
+            self.close()
+            raise
         self.finished = self._manifest()
 
     def temporary(self, number: int) -> str:
@@ -106,29 +110,40 @@ class Workplace:
         """A file of the cache while it is being written."""
         return os.path.join(self.folder, name)
 
-    def finish(self, manifest: Manifest) -> None:
-        """Write the manifest, remove what the cache does not need, and rename the folder.
+    def seal(self, manifest: Manifest) -> None:
+        """Write the manifest: everything is there.
 
         Raises:
-            CacheError: The folder cannot be renamed; what was at `out` is there again.
+            CacheError: It cannot be written.
         """
         write_whole(self.path(MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
         sync_folder(self.folder)
         self.finished = manifest
+
+    def publish(self) -> None:
+        """Remove what the cache does not need, and put it in its place.
+
+        Raises:
+            CacheError: The folder cannot be renamed; what was at `out` is there again.
+        """
         try:
             for path in glob.glob(glob.escape(self.folder) + "/tmp-*"):
                 shutil.rmtree(path)
             for path in glob.glob(glob.escape(self.folder) + "/*" + _DONE):
                 os.unlink(path)
-            os.unlink(self.path(_PLAN))
+            os.unlink(self.path(PLAN))
             self._check_out()
             self._rename()
         except OSError as error:
             raise unwritable(self.out, error) from error
 
+    def discard(self) -> None:
+        """Nothing of it will ever be needed."""
+        self._work.remove()
+
     def close(self) -> None:
         """Let other processes write here; what is finished stays for the next run."""
-        self._plan.close()
+        self._work.close()
 
     def __enter__(self) -> Workplace:
         return self
@@ -137,37 +152,36 @@ class Workplace:
         self.close()
 
     def _rename(self) -> None:
-        if os.path.isdir(self.out):
-            shutil.rmtree(self._former, ignore_errors=True)
-            os.rename(self.out, self._former)
+        """What was at `out` moves into the folder, the folder to `out`, and what was there to where the folder was."""
         try:
+            if os.path.isdir(self.out):
+                os.rename(self.out, self._replaced)
             os.rename(self.folder, self.out)
-        except OSError:
-            if os.path.isdir(self._former):
-                os.rename(self._former, self.out)
+        except BaseException:
+            self._put_back()
             raise
+        if os.path.isdir(former := os.path.join(self.out, REPLACED)):
+            if os.path.exists(manifest := os.path.join(former, MANIFEST)):
+                os.unlink(manifest)  # so that nobody takes what is left of it for a cache
+            os.rename(former, self.folder)
+            shutil.rmtree(self.folder, ignore_errors=True)
         sync_folder(os.path.dirname(self.out))
-        shutil.rmtree(self._former, ignore_errors=True)
+
+    def _put_back(self) -> None:
+        """What a run had moved aside that ended between two renames."""
+        if os.path.isdir(self._replaced) and not os.path.lexists(self.out):
+            os.rename(self._replaced, self.out)
+        former = os.path.join(self.out, REPLACED)
+        if os.path.isdir(former):
+            shutil.rmtree(former, ignore_errors=True)
 
     def _begin(self, keep: bool) -> None:
         """Keep what was finished of the same plan, delete everything else."""
-        text = json.dumps(self._about, sort_keys=True).encode()
-        if self._plan.read() == text and keep:
-            for path in glob.glob(glob.escape(self.folder) + "/tmp-*"):
-                shutil.rmtree(path, ignore_errors=True)
+        if not keep or not (self._work.goes_on or self._manifest() is not None):
+            self._work.clear()
             return
-        if keep and self._manifest() is not None:
-            return
-        for entry in list(os.scandir(self.folder)):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            elif entry.name != _PLAN:
-                os.unlink(entry.path)
-        self._plan.seek(0)
-        self._plan.truncate()
-        self._plan.write(text)
-        self._plan.flush()
-        os.fsync(self._plan.fileno())
+        for path in glob.glob(glob.escape(self.folder) + "/tmp-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _manifest(self) -> Manifest | None:
         """The manifest of the same plan, if it is there."""
@@ -178,33 +192,20 @@ class Workplace:
         return found if found.about == self._about else None
 
     def _check_out(self) -> None:
-        if not os.path.lexists(self.out):
-            if os.path.isdir(self._former) and is_cache(self._former):  # a run was killed between two renames
-                os.rename(self._former, self.out)
-            else:
-                return
-        if os.path.isdir(self.out) and not os.listdir(self.out):
+        if not os.path.lexists(self.out) or (os.path.isdir(self.out) and not os.listdir(self.out)):
             return
         if not os.path.isdir(self.out) or not is_cache(self.out):
             raise OptionError(f"{self._shown} exists and is no cache. Name a new folder; nothing was changed.")
         if not self._overwrite:
             raise OptionError(
-                f"{self._shown} exists. Pass overwrite=True (--overwrite) to replace it, or name another folder; "
-                "nothing was changed."
+                f"{self._shown} exists{differences(self.out, self._about)}. Pass overwrite=True (--overwrite) to "
+                "replace it, or name another folder; nothing was changed."
+            )
+        if strange := strangers(self.out):
+            raise OptionError(
+                f"{self._shown} is a cache that holds other files as well ({', '.join(strange[:3])}), which would be "
+                "lost with it. Move them away, or name another folder; nothing was changed."
             )
 
     def _done(self, number: int) -> str:
         return os.path.join(self.folder, f"part-{number:05d}{_DONE}")
-
-    def _lock(self) -> None:
-        """Held until the file is closed or the process ends."""
-        with contextlib.suppress(ImportError):  # not on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(self._plan, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StateError(
-                    f"another process is writing the cache {self._shown} at this moment. Wait for it; with several "
-                    "ranks, write the cache before they start."
-                ) from None

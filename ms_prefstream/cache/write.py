@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,13 +15,14 @@ from ms_prefstream.batch import Pad
 from ms_prefstream.cache.engines import Engine, check_engine, open_engine
 from ms_prefstream.cache.feed import Range, can_go_on, check_material, ranges
 from ms_prefstream.cache.job import ROWS_PER_PART, Job
-from ms_prefstream.cache.manifest import Manifest, read_manifest
+from ms_prefstream.cache.manifest import Manifest, without_reference
 from ms_prefstream.cache.part import PartDone, PartTask
 from ms_prefstream.cache.reading import carried
 from ms_prefstream.cache.reference import Reference, ReferencePass, check_reference
+from ms_prefstream.cache.same import has_samples
 from ms_prefstream.cache.tables import merged
 from ms_prefstream.cache.workplace import Workplace
-from ms_prefstream.errors import OptionError, PrefStreamError
+from ms_prefstream.errors import NoUsableRowsError, OptionError
 from ms_prefstream.lengths import progress_on
 from ms_prefstream.lengths.progress import Progress, Silent
 from ms_prefstream.lengths.verdict import GOOD
@@ -30,6 +30,7 @@ from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.runtime.ledger import Ledger
 from ms_prefstream.runtime.loader import Loaded
 from ms_prefstream.runtime.material import Material
+from ms_prefstream.sources.mindrecord import CachedRows
 from ms_prefstream.version import VERSION
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def write_cache(
         progress: Whether to show rows a second and the time left, on standard error.
         reference: For DPO: a function from a batch of the layout `paired` to the log-probabilities of both sides,
             (B,) each, summed over the loss mask. The cache holds them, and streams of it have the columns
-            `chosen_ref_logps` and `rejected_ref_logps`. A cache that is there already with the same samples gets them
-            without being written again.
+            `chosen_ref_logps` and `rejected_ref_logps`. A cache that is there already with the same samples, or that
+            the stream itself reads, gets them without being written again.
         reference_id: Names the checkpoint behind `reference`.
         engine: ``local``: this machine. ``ray``: a Ray cluster whose machines share the file system of `out`.
         ray_address: Of a running cluster; None starts one on this machine with `workers` processes.
@@ -85,6 +86,19 @@ def write_cache(
     check_material(material)
     check_engine(engine, ray_address)
     check_reference(reference, reference_id, layout, stream.task)
+    out = os.fspath(out)
+    shown = progress_on(sys.stderr, "reference") if progress else Silent()
+
+    def reference_pass(folder: str) -> ReferencePass:
+        assert reference is not None  # both were checked
+        assert reference_id is not None
+        work = os.path.realpath(out) + ".reference"
+        return ReferencePass(folder, work, stream.task, stream.batching, reference, reference_id)
+
+    if isinstance(material.source, CachedRows) and os.path.realpath(material.source.name) == os.path.realpath(out):
+        if reference is None:
+            raise OptionError(f"{out} is the cache that the stream reads. Name another folder; nothing was changed.")
+        return _added(reference_pass(out), overwrite, shown)
     width = stream.batching.length if isinstance(stream.batching, Pad) and stream.batching.length else None
     job = Job(
         layout=layout,
@@ -97,45 +111,53 @@ def write_cache(
     workers = material.workers if workers is None else workers
     if engine == "local" and material.records is not None and len(material.records) <= rows_per_part:
         workers = 0  # a process of its own for the only part would only cost
-    out, about = os.fspath(out), _about(job, material)
+    about = _about(job, material)
+    if reference is not None and has_samples(out, about):
+        return _added(reference_pass(out), overwrite, shown)
     opens = functools.partial(open_engine, engine, ray_address, material, workers)
-    if reference is None or reference_id is None:
-        return _write(material, job, about, out, overwrite, opens, progress)
-    if not _is_there(out, about):
-        _write(material, job, about, out, overwrite, opens, progress)
-    adding = ReferencePass(out, stream.task, stream.batching, reference, reference_id)
-    if adding.known(overwrite):
-        raise OptionError(f"{out} has the log-probabilities of the reference {reference_id!r} already.")
-    return adding.run(progress_on(sys.stderr, "reference") if progress else Silent())
+    with Workplace(out, about, overwrite, can_go_on(material)) as place:
+        if place.finished is None:
+            _write(material, job, about, place, opens, progress)
+        assert place.finished is not None  # it is whole now
+        if (place.finished.reference or {}).get("reference_id") != reference_id:  # an interrupted run may have some
+            place.seal(without_reference(place.finished))
+            if reference is not None:
+                place.finished = reference_pass(place.folder).run(shown)
+        place.publish()
+        return place.finished
+
+
+def _added(reference: ReferencePass, overwrite: bool, shown: Progress) -> Manifest:
+    """Add log-probabilities to a cache that is there.
+
+    Raises:
+        OptionError: It has them.
+    """
+    if reference.known(overwrite):
+        raise OptionError(
+            f"{reference.folder} has the log-probabilities of the reference {reference.reference_id!r} already. Pass "
+            "overwrite=True to compute them again."
+        )
+    return reference.run(shown)
 
 
 def _write(
     material: Material,
     job: Job,
     about: dict[str, Any],
-    out: str,
-    overwrite: bool,
+    place: Workplace,
     opens: Callable[[], Engine],
     progress: bool,
-) -> Manifest:
+) -> None:
+    """Write what is missing of all parts, the tables and the manifest."""
     shown = progress_on(sys.stderr, "cache") if progress else Silent()
-    with Workplace(out, about, overwrite, can_go_on(material)) as place:
-        if place.finished is None:
-            with contextlib.closing(opens()) as engine:
-                parts = _write_parts(material, job, place, engine.run, shown)
-            place.finish(merged(material, job, about, place, parts))
-        else:
-            place.finish(place.finished)
-        assert place.finished is not None  # it is whole now
-        return place.finished
-
-
-def _is_there(out: str, about: dict[str, Any]) -> bool:
-    """Whether a cache with these samples is there."""
+    with contextlib.closing(opens()) as engine:
+        parts = _write_parts(material, job, place, engine.run, shown)
     try:
-        return bool(read_manifest(out).about == json.loads(json.dumps(about)))
-    except PrefStreamError:
-        return False
+        place.seal(merged(material, job, about, place, parts))
+    except NoUsableRowsError:
+        place.discard()
+        raise
 
 
 def _write_parts(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.cache.files import note_of, part_name
-from ms_prefstream.cache.manifest import LENGTHS, PLACES, REFERENCE, Manifest, check_files, read_manifest
+from ms_prefstream.cache.manifest import LENGTHS, PLACES, Manifest, check_files, read_manifest, without_reference
 from ms_prefstream.cache.pages import PLACE
 from ms_prefstream.cache.ragged import RaggedReader
 from ms_prefstream.errors import CacheError, DroppedRowError, SourceError, StateError
@@ -42,6 +42,7 @@ class CachedRows:
 
     Args:
         folder: The cache.
+        reference: Whether its reference log-probabilities count, if it has some.
 
     Attributes:
         name: The folder.
@@ -56,9 +57,11 @@ class CachedRows:
 
     ready = True  # rows are samples
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, reference: bool = True) -> None:
         self.name = folder
         self.manifest: Manifest = read_manifest(folder)
+        if not reference:
+            self.manifest = without_reference(self.manifest)
         check_files(folder, self.manifest)
         about = self.manifest.about
         if about["layout"] != "ragged":
@@ -132,8 +135,8 @@ class CachedRows:
 
     @functools.cached_property
     def _tables(self) -> _Tables:
-        logps = None if self.manifest.reference is None else os.path.join(self.name, REFERENCE)
-        for name in (LENGTHS, PLACES, *([] if logps is None else [REFERENCE])):
+        reference = self.manifest.reference
+        for name in (LENGTHS, PLACES, *([] if reference is None else [reference["file"]])):
             path = os.path.join(self.name, name)
             if note_of(path, 0).sha256 != self.manifest.files[name].sha256:
                 raise CacheError(f"{path} is damaged: its SHA-256 is not that of the manifest. {_AGAIN}")
@@ -145,9 +148,10 @@ class CachedRows:
         places = np.load(os.path.join(self.name, PLACES), mmap_mode="r")
         if places.dtype != PLACE or len(places) != len(self) or len(verdict) != len(self):
             raise CacheError(f"{os.path.join(self.name, PLACES)} does not fit the manifest. {_AGAIN}")
-        if logps is None or self.manifest.reference is None:
+        if reference is None:
             return _Tables(np.asarray(places), index, None)
-        now, then = token_hash(np.asarray(places)), self.manifest.reference["tokens"]
+        logps = os.path.join(self.name, reference["file"])
+        now, then = token_hash(np.asarray(places)), reference["tokens"]
         if now != then:
             raise StateError(
                 f"{logps} belongs to other tokens: their hash was {then} and is {now} now. Add the reference "

@@ -144,6 +144,8 @@ def _missing(path: str) -> SourceError:
             " If it is a name on the Hugging Face hub: nothing is downloaded; load it with datasets.load_dataset and "
             "pass the data set."
         )
+    if os.path.isdir(f"{path}.writing"):
+        hub = " A cache of this name is being written, or its writing was interrupted: run that command again."
     return SourceError(
         f"{path}: no such file or folder{_neighbours(path)}; expected data (relative paths start at {os.getcwd()}). "
         f"Correct the path.{hub}"

@@ -110,7 +110,8 @@ def test_an_interruption_at_each_step_of_the_end(tmp_path: pathlib.Path, monkeyp
                 write(path, out, overwrite=True)
                 done = True
             except Interrupted:
-                assert not out.exists() or tree(out) in (former, tree(tmp_path / "whole"))
+                now = {name: found for name, found in tree(out).items() if not name.startswith("replaced/")}
+                assert not out.exists() or now in (former, tree(tmp_path / "whole"))
         if not done:
             write(path, out, overwrite=True)
             assert tree(out) == tree(tmp_path / "whole"), at

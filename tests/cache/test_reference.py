@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -32,6 +34,12 @@ def logps(batch: Batch) -> tuple[Any, Any]:
         for side in ("chosen", "rejected")
     ]
     return found[0].sum(axis=1), found[1].sum(axis=1)
+
+
+def file_of(out: pathlib.Path) -> str:
+    """The only file with log-probabilities in a cache."""
+    (path,) = out.glob("reference*.npy")
+    return path.name
 
 
 class Counting:
@@ -80,7 +88,7 @@ def test_it_is_added_without_writing_again(tmp_path: pathlib.Path) -> None:
     write(stream_of(path, TASK), out, model)
     after = tree(out)
     assert {entry.name: entry.stat().st_mtime_ns for entry in out.glob("part-*")} == times
-    assert {name for name in after if after[name] != before.get(name)} == {MANIFEST, "reference.npy"}
+    assert {name for name in after if after[name] != before.get(name)} == {MANIFEST, file_of(out)}
     with pytest.raises(OptionError, match="already"):
         write(stream_of(path, TASK), out)
     with pytest.raises(StateError, match="reference 'sft', and reference_id is 'other' now"):
@@ -96,7 +104,7 @@ def test_an_interrupted_pass_goes_on(tmp_path: pathlib.Path) -> None:
     write(stream_of(path, TASK, batching), tmp_path / "counted", whole)
     with pytest.raises(KeyboardInterrupt):
         write(stream_of(path, TASK, batching), tmp_path / "out", Counting(stop=9))
-    assert stream_of(str(tmp_path / "out"), TASK, batching).column_names == [n for n in COLUMNS if "ref" not in n]
+    assert not (tmp_path / "out").exists()
     rest = Counting()
     write(stream_of(path, TASK, batching), tmp_path / "out", rest)
     assert len(rest.shapes) < len(whole.shapes)
@@ -110,12 +118,12 @@ def test_it_is_bound_to_its_tokens(tmp_path: pathlib.Path) -> None:
     second = str(json_lines(tmp_path / "more.jsonl", pairs(50, 100)))
     write(stream_of(first, TASK), out)
     write(stream_of(second, TASK), tmp_path / "other")
-    shutil.copy(tmp_path / "other" / "reference.npy", out / "reference.npy")
-    with pytest.raises(CacheError, match=r"reference\.npy is damaged"):
+    shutil.copy(tmp_path / "other" / file_of(tmp_path / "other"), out / file_of(out))
+    with pytest.raises(CacheError, match=r"reference-\w+\.npy is damaged"):
         stream_of(str(out), TASK, tokenizer=None)
     ours, theirs = read_manifest(str(out)), read_manifest(str(tmp_path / "other"))
-    ours.files["reference.npy"] = theirs.files["reference.npy"]  # type: ignore[index]
-    object.__setattr__(ours, "reference", theirs.reference)
+    ours.files[file_of(out)] = theirs.files[file_of(tmp_path / "other")]  # type: ignore[index]
+    object.__setattr__(ours, "reference", {**theirs.reference, "file": file_of(out)})  # type: ignore[dict-item]
     (out / MANIFEST).write_text(ours.text(), "utf-8")
     with pytest.raises(StateError, match="belongs to other tokens"):
         stream_of(str(out), TASK, tokenizer=None)
@@ -123,9 +131,9 @@ def test_it_is_bound_to_its_tokens(tmp_path: pathlib.Path) -> None:
 
 def test_a_flipped_byte_is_found(tmp_path: pathlib.Path) -> None:
     write(stream_of(source(tmp_path), TASK), tmp_path / "out")
-    flip(tmp_path / "out" / "reference.npy", -3)
-    assert [one.name for one in verify(str(tmp_path / "out")) if one.problem] == ["reference.npy"]
-    with pytest.raises(CacheError, match=r"reference\.npy is damaged"):
+    flip(tmp_path / "out" / file_of(tmp_path / "out"), -3)
+    assert [one.name for one in verify(str(tmp_path / "out")) if one.problem] == [file_of(tmp_path / "out")]
+    with pytest.raises(CacheError, match=r"reference-\w+\.npy is damaged"):
         stream_of(str(tmp_path / "out"), TASK, tokenizer=None)
 
 
@@ -177,3 +185,95 @@ def test_it_is_never_left_out_unseen(tmp_path: pathlib.Path) -> None:
         stream_of(mps.mix([(out, 1), (path, 1)]), TASK)
     with pytest.raises(OptionError, match="Copy the folder"):
         mps.write_cache(stream_of(out, TASK, tokenizer=None), tmp_path / "second")
+
+
+def test_a_replaced_cache_stays_until_the_model_has_run(tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(stream_of(path, TASK), out)
+    before = tree(out)
+    (tmp_path / "more").mkdir()
+    more = source(tmp_path / "more", pairs(40))
+    with pytest.raises(ZeroDivisionError):
+        write(stream_of(more, TASK), out, lambda batch: 1 / 0, "other", overwrite=True)
+    assert tree(out) == before
+    model = Counting()
+    write(stream_of(more, TASK), out, model, "other", overwrite=True)
+    assert len(model.shapes) == 40
+    assert read_manifest(str(out)).reference["reference_id"] == "other"  # type: ignore[index]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["more", "out", "rows.jsonl"]
+
+
+def test_replacing_them_is_interrupted_at_each_step(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is whole at any moment, with the former ones or the new ones."""
+    path, out = source(tmp_path), tmp_path / "out"
+    write(stream_of(path, TASK), out)
+    for other in ("second", "third", "fourth", "fifth"):
+        write(stream_of(path, TASK), tmp_path / other, lambda batch: tuple(2 * side for side in logps(batch)), other)
+    whole = dict(zip(("second", "third", "fourth", "fifth"), range(4), strict=True))
+    replace = os.replace
+    for name, at in whole.items():
+        calls = 0
+
+        def stopped(old: Any, new: Any, at: int = at) -> None:
+            nonlocal calls
+            if "part-" not in str(new) and (calls := calls + 1) == at + 1:
+                raise KeyboardInterrupt
+            replace(old, new)
+
+        def model(batch: Batch) -> Any:
+            return tuple(2 * side for side in logps(batch))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", stopped)
+            with contextlib.suppress(KeyboardInterrupt):
+                write(stream_of(path, TASK), out, model, name, overwrite=True)
+        assert not any(one.problem for one in verify(str(out)))
+        assert stream_of(str(out), TASK, tokenizer=None).column_names == COLUMNS
+        write(stream_of(path, TASK), out, model, name, overwrite=True)
+        assert tree(out) == tree(tmp_path / name)
+
+
+def test_a_damaged_file_of_them_can_be_replaced(tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(stream_of(path, TASK), out)
+    before = tree(out)
+    flip(out / file_of(out), -3)
+    write(stream_of(path, TASK), out, overwrite=True)
+    assert tree(out) == before
+    (out / file_of(out)).unlink()
+    write(stream_of(path, TASK), out, overwrite=True)
+    assert tree(out) == before
+
+
+def test_they_are_added_to_whatever_holds_the_same_samples(tmp_path: pathlib.Path, monkeypatch: Any) -> None:
+    """Other files, another spelling of the source, or a stream of the cache itself, when the text is gone."""
+    path, whole = source(tmp_path), tmp_path / "whole"
+    write(stream_of(path, TASK), whole)
+    monkeypatch.chdir(tmp_path)
+    for number, stream in enumerate((stream_of("rows.jsonl", TASK), None)):
+        out = tmp_path / f"out{number}"
+        mps.write_cache(stream_of(path, TASK), out, rows_per_part=PART)
+        adding = stream or stream_of(str(out), TASK, tokenizer=None)
+        mps.write_cache(adding, out, reference=logps, reference_id="sft")
+        assert tree(out) == tree(whole)
+    again = stream_of(str(out), TASK, tokenizer=None)
+    with pytest.raises(OptionError, match="already"):
+        mps.write_cache(again, out, reference=logps, reference_id="sft")
+    mps.write_cache(again, out, reference=lambda batch: (logps(batch)[1],) * 2, reference_id="sft", overwrite=True)
+    assert tree(out) != tree(whole)
+    with pytest.raises(OptionError, match="is the cache that the stream reads"):
+        mps.write_cache(again, out, overwrite=True)
+    assert read_manifest(str(out)).about["source"] == path
+
+
+def test_two_passes_at_once(tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    mps.write_cache(stream_of(path, TASK), out, rows_per_part=PART)
+
+    def second(batch: Batch) -> Any:
+        with pytest.raises(StateError, match="another process is writing"):
+            write(stream_of(path, TASK), out)
+        return logps(batch)
+
+    write(stream_of(path, TASK), out, second)
+    assert not (tmp_path / "out.reference").exists()

@@ -1,0 +1,51 @@
+"""Whether a cache holds the samples that a stream would write, and if not, what differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ms_prefstream.cache.manifest import read_manifest
+from ms_prefstream.errors import PrefStreamError
+
+_SAMPLES = ("version", "layout", "task", "width", "pad_token_id", "fingerprint")
+_FILES = ("rows_per_part", "library")
+
+
+def has_samples(folder: str, about: Mapping[str, Any]) -> bool:
+    """Whether a cache is there with these samples, however they are divided into files and wherever they came from."""
+    try:
+        known = read_manifest(folder).about
+    except PrefStreamError:
+        return False
+    wanted = json.loads(json.dumps(about))
+    return all(known.get(name) == wanted[name] for name in _SAMPLES)
+
+
+def differences(folder: str, about: Mapping[str, Any]) -> str:
+    """How a cache differs from what would be written, as the continuation of a sentence."""
+    try:
+        known = read_manifest(folder).about
+    except PrefStreamError:
+        return ""
+    found = list(_differences(known, json.loads(json.dumps(about))))
+    return f" ({'; '.join(found)})" if found else " with the same samples"
+
+
+def _differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in (*_SAMPLES, *_FILES):
+        then: Any = known.get(name)
+        wanted: Any = now[name]
+        if name == "fingerprint":
+            for part in dict.fromkeys([*then, *wanted]):
+                if part != "task" and then.get(part) != wanted.get(part):
+                    yield f"{part} was another one: {then.get(part)!r}, and {wanted.get(part)!r} now"
+        elif name == "task" and then["name"] == wanted["name"]:
+            for option in dict.fromkeys([*then, *wanted]):
+                if then.get(option) != wanted.get(option):
+                    yield f"{option} was {then.get(option)!r} and is {wanted.get(option)!r} now"
+        elif name == "task":
+            yield f"task was {then['name']!r} and is {wanted['name']!r} now"
+        elif then != wanted:
+            yield f"{name} was {then!r} and is {wanted!r} now"

@@ -1,0 +1,141 @@
+"""Nothing that this library has not written is ever replaced or deleted, whatever its name."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import pytest
+
+import ms_prefstream as mps
+from ms_prefstream import OptionError, SourceError
+from ms_prefstream.cache import workplace
+from tests.cache.places import PART, rows_with_bad, source, stream_of, tree
+from tests.cache.test_reference import logps
+
+pytestmark = pytest.mark.mindspore
+TASK = mps.DPO(128)
+
+
+def write(path: Any, out: pathlib.Path, **options: Any) -> Any:
+    return mps.write_cache(stream_of(path, TASK), out, **{"rows_per_part": PART, **options})
+
+
+def mine(folder: pathlib.Path, name: str = "thesis.txt") -> pathlib.Path:
+    """A folder of the user's."""
+    folder.mkdir()
+    (folder / name).write_text("years of work")
+    return folder / name
+
+
+def test_a_copy_that_is_called_old_stays(tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, out)
+    os.rename(out, tmp_path / "out.old")
+    before = tree(tmp_path / "out.old")
+    write(path, out)
+    write(path, out, rows_per_part=PART + 1, overwrite=True)
+    assert tree(tmp_path / "out.old") == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "out.old", "rows.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["out.writing", "out.reference"])
+def test_a_folder_where_the_library_works_must_be_its_own(name: str, tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    file = mine(tmp_path / name)
+    with pytest.raises(OptionError, match=f"{name} is needed to write .* somebody else's files are there"):
+        write(path, out, reference=logps, reference_id="sft")
+    assert file.read_text() == "years of work"
+    os.rename(tmp_path / name, tmp_path / "elsewhere")
+    assert write(path, out, reference=logps, reference_id="sft").reference
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["elsewhere", "out", "rows.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "part-of-thesis.mindrecord"])
+def test_a_cache_with_files_of_others_is_not_replaced(name: str, tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, out)
+    (out / name).write_text("years of work")
+    with pytest.raises(OptionError, match=rf"holds other files as well \({name}\)"):
+        write(path, out, rows_per_part=PART + 1, overwrite=True)
+    assert (out / name).read_text() == "years of work"
+
+
+def test_a_folder_that_only_looks_like_a_cache_is_not_replaced(tmp_path: pathlib.Path) -> None:
+    file = mine(tmp_path / "out", "part-of-thesis.mindrecord")
+    with pytest.raises(OptionError, match=r"out .*part-of-thesis"):
+        write(source(tmp_path), tmp_path / "out", overwrite=True)
+    assert file.read_text() == "years of work"
+
+
+def test_a_link_stays_a_link(tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    (tmp_path / "disk").mkdir()
+    out.symlink_to(tmp_path / "disk" / "cache")
+    write(path, out)
+    write(path, out, rows_per_part=PART + 1, overwrite=True)
+    assert out.is_symlink()
+    assert [entry.name for entry in (tmp_path / "disk").iterdir()] == ["cache"]
+    assert len(list(stream_of(str(out), TASK, tokenizer=None).batches()))
+
+
+def test_between_the_renames_the_former_cache_is_put_back(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, out)
+    before, rename = tree(out), os.rename
+
+    def stopped(old: Any, new: Any) -> None:
+        if str(old).endswith(".writing"):
+            raise KeyboardInterrupt
+        rename(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workplace.os, "rename", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write(path, out, rows_per_part=PART + 1, overwrite=True)
+    assert tree(out) == before
+    write(path, out, rows_per_part=PART + 1, overwrite=True)
+    assert not (tmp_path / "out.writing").exists()
+
+
+def test_a_process_that_was_killed_there_is_explained_and_mended(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, out)
+    before = tree(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(workplace.Workplace, "_rename", lambda self: os.rename(self.out, self.path("replaced")))
+        write(path, out, rows_per_part=PART + 1, overwrite=True)
+    assert not out.exists()
+    with pytest.raises(SourceError, match="being written, or its writing was interrupted: run that command again"):
+        stream_of(str(out), TASK, tokenizer=None)
+    with pytest.raises(OptionError, match=r"exists .*rows_per_part was 16 and is 17 now"):
+        write(path, out, rows_per_part=PART + 1)
+    assert tree(out) == before
+    write(path, out, rows_per_part=PART + 1, overwrite=True)
+    assert tree(out) != before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "rows.jsonl"]
+
+
+def test_what_differs_is_named(tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, out)
+    with pytest.raises(OptionError, match="exists with the same samples"):
+        write(path, out)
+    with pytest.raises(OptionError, match=r"exists \(max_length was 128 and is 64 now\)"):
+        mps.write_cache(stream_of(path, mps.DPO(64)), out, rows_per_part=PART)
+    (tmp_path / "other").mkdir()
+    other = source(tmp_path / "other", rows_with_bad(20))
+    with pytest.raises(OptionError, match=r"exists \(data was another one: "):
+        write(other, out)
+
+
+def test_nothing_usable_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
+    path = source(tmp_path, [{"prompt": "p", "chosen": "a", "rejected": "a"}] * 3)
+    with pytest.raises(mps.NoUsableRowsError):
+        write(path, tmp_path / "out")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]

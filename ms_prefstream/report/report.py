@@ -68,10 +68,9 @@ class Report:
 
     def batch(self, samples: Sequence[Sample], width: int) -> None:
         """Count a batch: what it holds and what it was padded to."""
-        for sample in samples:
-            for sequence in sample.sequences:
-                self.tokens += len(sequence.ids)
-        self.cells += width * sum(len(sample.sequences) for sample in samples)
+        lengths = [len(sequence.ids) for sample in samples for sequence in sample.sequences]
+        self.tokens += sum(lengths)
+        self.cells += width * len(lengths)
         self.widths[width] += 1
 
     def packed_batch(self, packs: Sequence[Sequence[Sample]], tokens: int, most: int) -> None:

@@ -51,7 +51,10 @@ class Sample(NamedTuple):
     @property
     def length(self) -> int:
         """Tokens of the longer sequence: the key that windows are sorted by."""
-        return max([len(sequence.ids) for sequence in self.sequences])
+        if len(self.sequences) == 2:  # asked of every row, twice
+            chosen, rejected = self.sequences
+            return max(len(chosen.ids), len(rejected.ids))
+        return len(self.sequences[0].ids)
 
 
 class Ready(NamedTuple):

@@ -144,7 +144,7 @@ def stream(
         "special_tokens_in_content": special_tokens_in_content,
     }
     for cache in caches:
-        check_cache(cache, task, loaded, encoding, format if ready else "auto")
+        check_cache(cache, task, loaded, encoding, format if ready else "auto", template)
     if ready:
         encoding, report.tokenizer = encoding_of(caches[0], task), tokenizer_of(caches[0])
         pad_token_id = caches[0].pad_token_id if pad_token_id is None else pad_token_id

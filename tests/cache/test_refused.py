@@ -55,7 +55,7 @@ def test_the_same_template_however_it_is_given(out: str, tokenizer: Any, tmp_pat
     for template in ("auto", "chat", text, str(tmp_path / "same.jinja")):
         assert stream_of(out, TASK, tokenizer=tokenizer, template=template).steps_per_epoch
     (tmp_path / "same.jinja").write_text(text + " ", "utf-8")
-    with pytest.raises(StateError, match="template was '.*' and is '.*' now"):
+    with pytest.raises(StateError, match=r"template was '.*' and is '.*' now"):
         stream_of(out, TASK, tokenizer=tokenizer, template=str(tmp_path / "same.jinja"))
     with pytest.raises(OptionError, match="template is 'chatml'; expected"):
         stream_of(out, TASK, tokenizer=tokenizer, template="chatml")

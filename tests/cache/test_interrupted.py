@@ -7,7 +7,6 @@ import fcntl
 import gzip
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from ms_prefstream import CacheError, NoUsableRowsError, OptionError, PrefStream
 from ms_prefstream.cache import engines, part, workplace
 from ms_prefstream.cache.files import unwritable
 from tests.cache.places import PART, rows_with_bad, source, stream_of, tree
-from tests.helpers import json_lines, pairs
+from tests.helpers import json_lines
 
 pytestmark = pytest.mark.mindspore
 TASK = mps.DPO(128)
@@ -131,46 +130,6 @@ def test_other_settings_begin_anew(tmp_path: pathlib.Path, monkeypatch: pytest.M
     assert begun == [0, 1, 2, 3]
     write(path, tmp_path / "whole", task=mps.DPO(64))
     assert tree(out) == tree(tmp_path / "whole")
-
-
-def large_source(kind: str, path: pathlib.Path, answer: str) -> Any:
-    """A source whose fingerprint is that of samples, among which row 17 is not; it has this answer."""
-    rows = pairs(600)
-    rows[17] |= {"rejected": answer}
-    if kind == "list":
-        return rows
-    if kind == "parquet":
-        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-        table = pyarrow.Table.from_pylist(rows)
-        parquet.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
-        return path
-    if kind == "jsonl.gz":
-        path.write_bytes(gzip.compress(json_lines(path, rows).read_bytes(), 0, mtime=0))
-        return path
-    dataset = pytest.importorskip("datasets").Dataset.from_list(rows)
-    if kind == "dataset":
-        return dataset
-    shutil.rmtree(path, ignore_errors=True)
-    dataset.save_to_disk(path)
-    return path
-
-
-@pytest.mark.parametrize("kind", ["list", "dataset", "saved", "parquet", "jsonl.gz"])
-def test_no_part_of_a_source_that_changed_is_used(
-    kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ms_prefstream.sources.files._SAMPLE_BYTES", 1)  # as with files above 4 MB
-    monkeypatch.setattr("ms_prefstream.sources.memory._HASHED_ROWS", 64)  # as with more than 16,384
-    path, out, prints = tmp_path / f"rows.{kind}", tmp_path / "out", []
-    for answer, expected in (("no", [0, 1]), ("no", [1]), ("NO", [0, 1]), ("NO", [1])):
-        source = large_source(kind, path, answer)
-        prints.append(stream_of(source, TASK).material().fingerprint["data"])
-        with monkeypatch.context() as patch:
-            begun = fail_at(patch, 1, Interrupted())
-            with pytest.raises(Interrupted):
-                write(source, out, rows_per_part=300)
-        assert begun == expected
-    assert len(set(prints)) == 1
 
 
 def test_a_damaged_finished_part_is_written_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,13 +67,18 @@ def _cache(
 
 @click.argument("out", type=click.Path())
 def _verify(out: str) -> None:
-    """Read every byte of the cache OUT and say which files are damaged."""
+    """Read every byte of the cache OUT and say which files are damaged, and which do not belong there.
+
+    Foreign files that readers of MindRecord files would read are an error, others are only named.
+    """
     found = verify(out, progress_on(sys.stderr, "verify", "bytes"))
-    bad = [one for one in found if one.problem]
-    for one in bad:
-        click.echo(f"{os.path.join(out, one.name)}: {one.problem}")
-    click.echo(f"{len(found) - len(bad)} of {len(found)} files are whole")
-    if bad:
+    for one in found:
+        if one.problem or not one.belongs:
+            said = one.problem or "it does not belong to the cache; no reader heeds it"
+            click.echo(f"{os.path.join(out, one.name)}: {said}")
+    whole = [not one.problem for one in found if one.belongs]
+    click.echo(f"{sum(whole)} of {len(whole)} files are whole")
+    if any(one.problem for one in found):
         sys.exit(1)
 
 

@@ -50,7 +50,7 @@ def stream(
     source: Any,
     *,
     task: Task,
-    tokenizer: Any,
+    tokenizer: Any = ...,
     format: Any = "auto",
     batching: Pad | Bucket | Pack,
     shuffle: Any = True,
@@ -79,7 +79,7 @@ def stream(
             ``__getitem__``, an iterable of dicts, a function that returns one, or the folder of a cache.
         task: `DPO`, `Reward` or `RLHF`: what a row becomes.
         tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, or
-            None for rows that are already tokenized, caches among them.
+            None for rows that are already tokenized, caches among them. One of these must be given.
         format: A preset's name, a preset made by `ms_prefstream.formats`, or a function row -> row.
         batching: `Pad` or `Bucket`: how many samples a step has and how they are padded. `Pack`: several samples share
             a row.
@@ -114,6 +114,11 @@ def stream(
     """
     if on_bad_row not in ("raise", "drop"):
         raise OptionError(f"on_bad_row is {on_bad_row!r}; expected 'raise' or 'drop'.")
+    if tokenizer is ...:
+        raise OptionError(
+            "tokenizer is missing; expected a directory, a file or an object, or None for rows that are already "
+            "tokenized, as those of a cache are."
+        )
     _check_made("task", task, "sampler", "mps.DPO(max_length=1024)")
     _check_made("batching", batching, "batch_size", "mps.Bucket(batch_size=8)")
     if isinstance(batching, Pack):
@@ -145,7 +150,7 @@ def stream(
         "special_tokens_in_content": special_tokens_in_content,
     }
     for cache in caches:
-        check_cache(cache, task, loaded, encoding, format if ready else "auto")
+        check_cache(cache, task, loaded, encoding, format if ready else "auto", template)
     if ready:
         encoding, report.tokenizer = encoding_of(caches[0], task), tokenizer_of(caches[0])
         pad_token_id = caches[0].pad_token_id if pad_token_id is None else pad_token_id

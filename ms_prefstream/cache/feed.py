@@ -13,6 +13,7 @@ from ms_prefstream.errors import SourceError
 from ms_prefstream.runtime.material import Material
 from ms_prefstream.runtime.mixed import MixedRecords
 from ms_prefstream.sources.mix import Mix
+from ms_prefstream.sources.whole import whole_hash
 
 Found = tuple[str, Any, Any]
 """Origin, raw row and record of a row that was read from the front."""
@@ -59,8 +60,16 @@ def check_material(material: Material) -> None:
 
 
 def can_go_on(material: Material) -> bool:
-    """Whether the finished parts of an interrupted run hold the same rows, by what the fingerprint proves."""
+    """Whether the finished parts of an interrupted run hold the same rows, by what fingerprint and `contents` prove."""
     return material.records is not None or bool(getattr(material.source, "paths", ()))
+
+
+def contents(material: Material) -> str | None:
+    """A hash of all rows, where the fingerprint looks at samples: parts of one cache come from one state of them.
+
+    None if the fingerprint says as much, or if every run begins at the front.
+    """
+    return whole_hash(material.source) if can_go_on(material) else None
 
 
 def ranges(material: Material, rows_per_part: int, done: Callable[[int], PartDone | None]) -> Iterator[Range]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_prefstream.cache.files import FileNote
+from ms_prefstream.cache.strangers import is_read
 from ms_prefstream.errors import CacheError, StateError
 
 FORMAT_VERSION = 1
@@ -128,9 +129,7 @@ def check_files(folder: str, manifest: Manifest) -> None:
         found = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
     except OSError as error:
         raise CacheError(f"{folder} cannot be read: {error.strerror}. Check the permissions.") from error
-    strange = sorted(
-        name for name in found if name.endswith((".mindrecord", ".mindrecord.db")) and name not in manifest.files
-    )
+    strange = sorted(name for name in found if is_read(name) and name not in manifest.files)
     for name, note in manifest.files.items():
         path = os.path.join(folder, name)
         if name not in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -18,6 +19,10 @@ _LEAST_HEADER, _LEAST_PAGE = 1 << 14, 1 << 15
 _MOST_HEADER, _MOST_PAGE = 1 << 27, 1 << 28
 _UNIT = 4096
 _ROWS_A_PAGE = 4
+_LEAST_FREE = 10  # MB of the disk, measured with MindSpore 2.9
+_TAG = re.compile(r"(\[[\w ]*ERROR\]\s*)+")
+_HEADING = re.compile(r"Exception thrown from|[\w +()]+( Message| Developers\))?: *$|[^ ]*\.(cc|h)\(\d+\)")
+_PLACE_IN_CODE = re.compile(r"\s*(Line of code|\[?mindspore/ccsrc/)")
 _HEADER_BYTES_A_PAGE = 256  # what the header says of a page; MindSpore 2.9 takes about 170
 
 
@@ -128,16 +133,20 @@ class RecordFile:
         except OSError as error:
             raise unwritable(self.path, error) from error
         except Exception as error:
+            said = _said(error)
+            full = f", and MindSpore writes nothing below {_LEAST_FREE} MB" if "free disk" in said else ""
             raise CacheError(
-                f"{self.path}: MindSpore could not write the file ({_first_line(error)}){room_at(self.path)}. Make "
-                "room or correct what it names, and run again: what is finished is kept."
+                f"{self.path}: MindSpore could not write the file ({said}){room_at(self.path)}{full}. Make room or "
+                "correct what it names, and run again: what is finished is kept."
             ) from error
 
 
-def _first_line(error: Exception) -> str:
-    """What went wrong, without MindSpore's frames and its C++ call stack."""
+def _said(error: Exception) -> str:
+    """What went wrong, without MindSpore's headings and frames, its C++ call stack, files and numbers of lines."""
     lines = [line.strip(" -") for line in str(error).splitlines()]
-    return next((line for line in lines if line), type(error).__name__).rstrip(".")
+    lines = [line for line in lines if line and not _HEADING.match(line)]
+    said = next((line for line in lines if _TAG.match(line)), lines[0] if lines else type(error).__name__)
+    return _PLACE_IN_CODE.split(_TAG.sub("", said))[0].rstrip(" .:[")
 
 
 def _power(value: int, least: int) -> int:

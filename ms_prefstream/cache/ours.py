@@ -16,7 +16,7 @@ _OURS = re.compile(
 )
 
 
-def strangers(folder: str) -> list[str]:
+def not_ours(folder: str) -> list[str]:
     """The names in a cache's folder that this library has not given, in order."""
     return sorted(
         entry.name

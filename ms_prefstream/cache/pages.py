@@ -14,6 +14,7 @@ together.
 from __future__ import annotations
 
 import json
+import pathlib
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
@@ -50,7 +51,8 @@ def places_of(path: str) -> NDArray[np.int64]:
         head = json.loads(file.read(size))
     if head["version"] != _VERSION:
         raise ValueError(f"it is of MindRecord version {head['version']}, expected {_VERSION}")
-    connection = sqlite3.connect(f"file:{path}{SIDECAR}?mode=ro", uri=True)
+    # As a URI, or SQLite would make a sidecar that is missing; in one '#', '?' and '%41' have a meaning of their own.
+    connection = sqlite3.connect(f"{pathlib.Path(path + SIDECAR).absolute().as_uri()}?mode=ro", uri=True)
     try:
         rows = connection.execute(
             "SELECT ROW_ID, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES ORDER BY ROW_ID"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ms_prefstream.cache.part import PartDone, PartTask, write_part
+from ms_prefstream.cache.ray_address import check_ray_address
 from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.runtime.loader import SampleLoader
 from ms_prefstream.runtime.material import Material
@@ -47,16 +48,19 @@ class RayEngine:
         self._ray: Any = ray
         self._started = not ray.is_initialized()
         if self._started:
-            options: dict[str, Any] = {"address": address}
+            local = address is None or address == "local"
+            if address is not None:
+                check_ray_address(address)
+            options: dict[str, Any] = {"address": "local" if local else address}  # None would join any cluster
             env = dict(_ENVIRONMENT)
-            if address is None:
+            if local:
                 options["num_cpus"], options["include_dashboard"] = max(1, workers), False
                 env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # what is importable here is so there
             options["runtime_env"] = {"env_vars": env}
             try:
                 ray.init(log_to_driver=False, logging_level="ERROR", **options)
-            except (ConnectionError, ValueError) as error:
-                raise OptionError(f"ray_address is {address!r}, and no cluster answers there: {error}") from error
+            except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+                raise OptionError(_unreachable(None if local else address, error)) from error
         self._recipe = ray.put(material.recipe)
         self._task = ray.remote(max_retries=_RETRIES, num_cpus=1)(_write)
         self._most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -93,6 +97,16 @@ class RayEngine:
                 "of memory: give the cluster fewer workers a machine, or write smaller parts (rows_per_part)."
             ) from error
         return done
+
+
+def _unreachable(address: str | None, error: Exception) -> str:
+    if address is None:
+        return f'engine is "ray", and Ray cannot be started on this machine: {error}'
+    return (
+        f"ray_address is {address!r}, and Ray cannot join the cluster there ({error}). Start one with `ray start "
+        "--head` and name the address that it prints; one that asks for a token wants RAY_AUTH_MODE=token in the "
+        "environment."
+    )
 
 
 def _write(recipes: list[Any], task: PartTask) -> PartDone:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ms_prefstream.cache.job import described
+from ms_prefstream.encode.build import fingerprint_of, given_text
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.sources.mindrecord import CachedRows
@@ -35,7 +36,12 @@ def only_caches(source: Any) -> bool:
 
 
 def check_cache(
-    cache: CachedRows, task: Task, tokenizer: Tokenizer | None, encoding: Mapping[str, Any], format: Any
+    cache: CachedRows,
+    task: Task,
+    tokenizer: Tokenizer | None,
+    encoding: Mapping[str, Any],
+    format: Any,
+    template: str | None,
 ) -> None:
     """Refuse a cache that was written with other settings.
 
@@ -45,10 +51,12 @@ def check_cache(
         tokenizer: The stream's. If none was given, only options that are not left at their defaults are compared.
         encoding: What decides about tokens now, by name.
         format: The stream's option.
+        template: The stream's option. Without a tokenizer ``chat`` fits every cache that has a chat template.
 
     Raises:
         StateError: Names what differs, with its value then and now.
-        OptionError: A format was given.
+        OptionError: A format was given, or the template is none.
+        TemplateError: The template's file does not exist.
     """
     if format != "auto":
         raise OptionError(
@@ -64,8 +72,10 @@ def check_cache(
     ]
     if about["task"]["name"] != task.name:
         changes = [f"task was {about['task']['name']!r} and is {task.name!r} now"]
+    if tokenizer is None:
+        encoding = {**encoding, "template": _template(template, known["template"])}
     for name in ("tokenizer", "template", *_DEFAULTS):
-        given = tokenizer is not None or (name in _DEFAULTS and encoding[name] != _DEFAULTS[name])
+        given = name == "template" or tokenizer is not None or (name in _DEFAULTS and encoding[name] != _DEFAULTS[name])
         if given and known[name] != encoding[name]:
             then = _shown(name, known[name], about["tokenizer"])
             changes.append(
@@ -126,6 +136,13 @@ def has_reference(source: Any, task: Task, packs: bool) -> bool:
             "columns for them. Use that, or a cache without them."
         )
     return True
+
+
+def _template(option: str | None, known: str | None) -> str | None:
+    """What an option says of the template without a tokenizer; `known` where it says nothing else."""
+    if option == "auto" or (option == "chat" and known is not None):
+        return known
+    return option if option == "chat" else fingerprint_of(given_text(option))
 
 
 def _label(name: str, task: Mapping[str, Any]) -> str:

@@ -178,7 +178,13 @@ class ReferencePass:
             )
         sides = []
         for name, side in zip(("chosen", "rejected"), found, strict=True):
-            values = np.asarray(side.asnumpy() if hasattr(side, "asnumpy") else side, np.float32)
+            try:
+                values = np.asarray(side.asnumpy() if hasattr(side, "asnumpy") else side, np.float32)
+            except (TypeError, ValueError) as error:
+                raise OptionError(
+                    f"reference returned {name} log-probabilities that are no array of numbers ({error}); expected "
+                    "one finite number a row, the sum over its loss mask."
+                ) from error
             if values.size != len(samples) or not np.isfinite(values).all():
                 raise OptionError(
                     f"reference returned {name} log-probabilities of shape {values.shape} for a batch of "

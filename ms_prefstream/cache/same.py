@@ -9,7 +9,7 @@ from typing import Any
 from ms_prefstream.cache.manifest import read_manifest
 from ms_prefstream.errors import PrefStreamError
 
-_SAMPLES = ("version", "layout", "task", "width", "pad_token_id", "fingerprint")
+_SAMPLES = ("version", "layout", "task", "width", "pad_token_id", "fingerprint", "contents")
 _FILES = ("rows_per_part", "library")
 
 

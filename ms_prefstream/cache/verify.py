@@ -1,4 +1,4 @@
-"""`ms-prefstream verify`: every byte of a cache against its manifest."""
+"""`ms-prefstream verify`: every byte of a cache against its manifest, and what else lies in its folder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ms_prefstream.cache.files import FileNote, note_of
-from ms_prefstream.cache.manifest import Manifest, check_files, read_manifest
+from ms_prefstream.cache.manifest import MANIFEST, Manifest, read_manifest
 from ms_prefstream.cache.mindrecord import SIDECAR
 from ms_prefstream.cache.pages import places_of
+from ms_prefstream.cache.strangers import is_read, strangers
 from ms_prefstream.lengths.progress import Progress, Silent
 
 
@@ -19,11 +20,14 @@ class Checked:
 
     Attributes:
         name: The file.
-        problem: Why it is not what was written, as a sentence; empty if it is.
+        problem: Why the cache is not as it was written, as a sentence; empty if this file is no reason.
+        belongs: Whether the manifest names it. What does not belong is a problem only where readers of MindRecord
+            files would read it.
     """
 
     name: str
     problem: str
+    belongs: bool = True
 
 
 def verify(folder: str, progress: Progress | None = None) -> list[Checked]:
@@ -34,27 +38,59 @@ def verify(folder: str, progress: Progress | None = None) -> list[Checked]:
         progress: Is told how many bytes are done.
 
     Returns:
-        One entry a file, in order of their names, damaged or not.
+        One entry a file of the manifest, in order of their names, damaged or not; then one for everything else that
+        lies in the folder.
 
     Raises:
-        CacheError: The manifest is missing or damaged, or a file is there that does not belong to the cache.
+        CacheError: The manifest is missing or damaged.
         StateError: The cache is of another version.
     """
     manifest, shown = read_manifest(folder), progress or Silent()
     shown.begin(sum(note.bytes for note in manifest.files.values()), 0)
     try:
-        found = list(_check(folder, manifest, shown))
+        foreign = list(strangers(folder, {MANIFEST, *manifest.files}))
+        renamed = _renamed(folder, manifest, foreign)
+        found = list(_check(folder, manifest, renamed, shown))
     finally:
         shown.end()
-    if not any(one.problem for one in found):
-        check_files(folder, manifest)  # what does not belong here
+    return found + [Checked(name, _strange(name, renamed), belongs=False) for name in foreign]
+
+
+def _check(folder: str, manifest: Manifest, renamed: dict[str, str], shown: Progress) -> Iterator[Checked]:
+    for name, note in sorted(manifest.files.items()):
+        problem = _bytes_of(os.path.join(folder, name), note) or _rows_of(folder, name, manifest)
+        yield Checked(name, problem + (f", and {renamed[name]} has its bytes" if name in renamed else ""))
+        shown.advance(note.bytes)
+
+
+def _renamed(folder: str, manifest: Manifest, foreign: list[str]) -> dict[str, str]:
+    """Files of the manifest that are missing -> files that have their bytes."""
+    missing = {
+        (note.bytes, note.sha256): name
+        for name, note in manifest.files.items()
+        if not os.path.lexists(os.path.join(folder, name))
+    }
+    sizes = {size for size, _ in missing}
+    found: dict[str, str] = {}
+    for name in foreign:
+        path = os.path.join(folder, name)
+        try:
+            if os.path.isfile(path) and os.path.getsize(path) in sizes:
+                size, digest, _ = note_of(path, 0)
+                if (size, digest) in missing:
+                    found.setdefault(missing[size, digest], name)
+        except OSError:
+            continue
     return found
 
 
-def _check(folder: str, manifest: Manifest, shown: Progress) -> Iterator[Checked]:
-    for name, note in sorted(manifest.files.items()):
-        yield Checked(name, _bytes_of(os.path.join(folder, name), note) or _rows_of(folder, name, manifest))
-        shown.advance(note.bytes)
+def _strange(name: str, renamed: dict[str, str]) -> str:
+    for missing, other in renamed.items():
+        if other == name:
+            return f"it does not belong to the cache, by its manifest, but has the bytes of {missing}: rename it"
+    if is_read(name):
+        return "it does not belong to the cache, by its manifest, and who reads the folder would train on it: remove it"
+    return ""
 
 
 def _bytes_of(path: str, note: FileNote) -> str:

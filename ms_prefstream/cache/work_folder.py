@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from ms_prefstream.cache.files import unwritable
-from ms_prefstream.cache.ours import PLAN, strangers
+from ms_prefstream.cache.ours import PLAN, not_ours
 from ms_prefstream.errors import OptionError, StateError
 
 _FORMAT = "ms_prefstream plan"
@@ -100,4 +100,4 @@ def _is_work(path: str) -> bool:
     with contextlib.suppress(OSError), open(os.path.join(path, PLAN), "rb") as file:
         if f'"{_FORMAT}"'.encode() in file.read():
             return True
-    return not strangers(path)  # a cache on its way to its place, or to its end
+    return not not_ours(path)  # a cache on its way to its place, or to its end

@@ -22,7 +22,7 @@ from typing import Any
 
 from ms_prefstream.cache.files import sync_folder, unwritable, write_whole
 from ms_prefstream.cache.manifest import MANIFEST, Manifest, is_cache, read_manifest
-from ms_prefstream.cache.ours import PLAN, REPLACED, strangers
+from ms_prefstream.cache.ours import PLAN, REPLACED, not_ours
 from ms_prefstream.cache.part import PartDone
 from ms_prefstream.cache.same import differences
 from ms_prefstream.cache.work_folder import WorkFolder
@@ -201,7 +201,7 @@ class Workplace:
                 f"{self._shown} exists{differences(self.out, self._about)}. Pass overwrite=True (--overwrite) to "
                 "replace it, or name another folder; nothing was changed."
             )
-        if strange := strangers(self.out):
+        if strange := not_ours(self.out):
             raise OptionError(
                 f"{self._shown} is a cache that holds other files as well ({', '.join(strange[:3])}), which would be "
                 "lost with it. Move them away, or name another folder; nothing was changed."

@@ -13,7 +13,7 @@ import numpy as np
 
 from ms_prefstream.batch import Pad
 from ms_prefstream.cache.engines import Engine, check_engine, open_engine
-from ms_prefstream.cache.feed import Range, can_go_on, check_material, ranges
+from ms_prefstream.cache.feed import Range, can_go_on, check_material, contents, ranges
 from ms_prefstream.cache.job import ROWS_PER_PART, Job
 from ms_prefstream.cache.manifest import Manifest, without_reference
 from ms_prefstream.cache.part import PartDone, PartTask
@@ -230,6 +230,7 @@ def _about(job: Job, material: Material) -> dict[str, Any]:
         "source": material.source.name,
         "tokenizer": None if tokenizer is None else tokenizer.name,
         "fingerprint": dict(material.fingerprint),
+        "contents": contents(material),
         "on_bad_row": "raise" if material.raise_malformed else "drop",
         "library": VERSION,
         "reference_id": material.source.reference_id if job.reference else None,

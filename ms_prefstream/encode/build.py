@@ -27,8 +27,6 @@ def template_text(template: str | None, tokenizer: Tokenizer) -> str | None:
             Jinja source, the path of a ``.jinja`` file, or None.
         tokenizer: May have a chat template.
     """
-    if template is None:
-        return None
     if template == "auto":
         return tokenizer.chat_template
     if template == "chat":
@@ -38,6 +36,13 @@ def template_text(template: str | None, tokenizer: Tokenizer) -> str | None:
                 "Pass the Jinja text as template=, or template=None to join prompt and response as text."
             )
         return tokenizer.chat_template
+    return given_text(template)
+
+
+def given_text(template: str | None) -> str | None:
+    """The Jinja source of an option that names no tokenizer's: Jinja source, the path of a ``.jinja`` file, or None."""
+    if template is None:
+        return None
     if isinstance(template, str) and ("{{" in template or "{%" in template):
         return template
     if isinstance(template, str) and template.endswith(".jinja"):

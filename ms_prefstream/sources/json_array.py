@@ -45,7 +45,10 @@ class JsonArray:
 
     Attributes:
         name: The path.
+        exact: The fingerprint covers every byte.
     """
+
+    exact = True
 
     def __init__(self, path: str, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
         self.name = path

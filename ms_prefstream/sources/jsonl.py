@@ -35,7 +35,10 @@ class JsonLines:
     Attributes:
         name: What the rows come from, for people.
         paths: The files.
+        exact: The fingerprint covers every byte.
     """
+
+    exact = True
 
     def __init__(self, paths: Sequence[str], *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
         self.paths = tuple(paths)

@@ -91,10 +91,10 @@ def sampled_rows_hash(
     if count <= whole:
         sample = list(range(count))
     head = f"{kind.__module__}.{kind.__qualname__}:{count}".encode()
-    return hash_of([head, *map(_row_bytes, read(sample))])
+    return hash_of([head, *map(row_bytes, read(sample))])
 
 
-def _row_bytes(row: RawRow) -> bytes:
+def row_bytes(row: RawRow) -> bytes:
     """A row as bytes that are the same in every process: no addresses of objects, keys in order."""
     options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
     try:

@@ -48,6 +48,7 @@ class CachedRows:
         name: The folder.
         paths: Its files of samples.
         manifest: What the cache says of itself.
+        exact: The fingerprint covers every file.
 
     Raises:
         CacheError: It is damaged or incomplete, as far as sizes and small files tell; names the file.
@@ -56,6 +57,7 @@ class CachedRows:
     """
 
     ready = True  # rows are samples
+    exact = True
 
     def __init__(self, folder: str, reference: bool = True) -> None:
         self.name = folder

@@ -42,6 +42,15 @@ def test_it_writes_what_the_function_writes(
     capsys.readouterr()
     assert run(monkeypatch, "verify", out) == 0
     assert "4 of 4 files are whole" in capsys.readouterr().out
+    (out / "junk.txt").touch()
+    assert run(monkeypatch, "verify", out) == 0
+    said = capsys.readouterr().out
+    assert said == f"{out}/junk.txt: it does not belong to the cache; no reader heeds it\n4 of 4 files are whole\n"
+    (out / "more.mindrecord0").touch()
+    assert run(monkeypatch, "verify", out) == 1
+    said = capsys.readouterr().out
+    assert f"{out}/more.mindrecord0: it does not belong to the cache, by its manifest, and who reads" in said
+    (out / "more.mindrecord0").unlink()
     flip(out / "part-00000.mindrecord", 20_000)
     assert run(monkeypatch, "verify", out) == 1
     said = capsys.readouterr()

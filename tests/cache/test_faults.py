@@ -121,10 +121,52 @@ def test_exchanged_parts_are_found(out: pathlib.Path) -> None:
         read(out)
 
 
-def test_a_strange_part_is_found(out: pathlib.Path) -> None:
-    shutil.copy(out / PART_1, out / "part-00009.mindrecord")
-    with pytest.raises(CacheError, match="part-00009"):
-        verify(str(out))
+READ = ["part-00009.mindrecord", "other.mindrecord0", "x.mindrecord.db", "old/deep/part-00000.mindrecord", "a.tfrecord"]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_readers_would_train_on_is_a_problem(out: pathlib.Path, name: str) -> None:
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(out / PART_1, out / name)
+    found = [one for one in verify(str(out)) if one.problem]
+    assert [(one.name, one.belongs) for one in found] == [(name, False)]
+    assert found[0].problem.endswith("who reads the folder would train on it: remove it")
+    if "/" not in name:
+        with pytest.raises(CacheError, match=f"{name} does not belong"):
+            stream_of(str(out), TASK, tokenizer=None)
+
+
+def test_what_no_reader_heeds_is_only_named(out: pathlib.Path) -> None:
+    (out / "junk.txt").write_text("x")
+    (out / "empty" / "inner").mkdir(parents=True)
+    (out / "link").symlink_to(out / "empty")
+    (out / "notes").mkdir()
+    (out / "notes" / "mindrecord.txt").touch()
+    found = verify(str(out))
+    assert not any(one.problem for one in found)
+    assert [one.name for one in found if not one.belongs] == [
+        "link/",
+        "junk.txt",
+        "empty/inner/",
+        "notes/mindrecord.txt",
+    ]
+    read(out)
+
+
+def test_a_renamed_part_is_named(out: pathlib.Path) -> None:
+    (out / PART_1).rename(out / "x")
+    (out / "old").mkdir()
+    (out / (PART_1 + ".db")).rename(out / "old" / "y.mindrecord")
+    shutil.copy(out / "part-00000.mindrecord", out / "copy")  # what was copied is still there
+    found = {one.name: one.problem for one in verify(str(out)) if one.problem or not one.belongs}
+    assert found == {
+        PART_1: "it is missing, and x has its bytes",
+        PART_1 + ".db": "it is missing, and old/y.mindrecord has its bytes",
+        "copy": "",
+        "x": f"it does not belong to the cache, by its manifest, but has the bytes of {PART_1}: rename it",
+        "old/y.mindrecord": "it does not belong to the cache, by its manifest, but has the bytes of "
+        f"{PART_1}.db: rename it",
+    }
 
 
 def test_a_folder_may_move(out: pathlib.Path) -> None:

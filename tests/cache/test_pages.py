@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import sqlite3
 import tempfile
 from typing import Any
 
@@ -62,6 +64,21 @@ def test_values_come_back(rows: list[Any]) -> None:
                 assert ours.dtype == row[name].dtype
                 assert ours.tolist() == row[name].tolist() == theirs[name].tolist()
         reader.close()
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?mode=rwc", "a%41", "a b", "第", "/a"])
+def test_any_name_of_a_folder(tmp_path: pathlib.Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / name.lstrip("/")
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = f"/{tmp_path}/a/part-00000.mindrecord" if name == "/a" else f"{name}/part-00000.mindrecord"
+    written(path, [([1], [2], 0.0)] * 3)
+    assert len(places_of(path)) == 3
+    os.unlink(path + ".db")
+    with pytest.raises(sqlite3.Error):
+        places_of(path)
+    assert os.listdir(tmp_path) == [folder.name]
+    assert os.listdir(folder) == ["part-00000.mindrecord"]
 
 
 def test_many_pages(tmp_path: pathlib.Path) -> None:

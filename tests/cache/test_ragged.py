@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ms_prefstream as mps
+from ms_prefstream import StateError
 from tests.cache.places import PART, TASKS, rows_with_bad, source, stream_of
 from tests.helpers import assert_resumes_everywhere, assert_same_batches, json_lines, pairs
 
@@ -81,6 +82,14 @@ def test_a_state_holds_for_the_cache_whether_the_tokenizer_is_named_or_not(tmp_p
     out, task = cached(source(tmp_path), TASKS["dpo"], tmp_path / "out"), TASKS["dpo"]
     state = stream_of(out, task, mps.Bucket(4)).state(3)
     assert stream_of(out, task, mps.Bucket(4), tokenizer=None).resume(state).start_step == 3
+
+
+def test_a_state_of_the_text_is_none_of_the_cache(tmp_path: pathlib.Path) -> None:
+    path, task = source(tmp_path), TASKS["dpo"]
+    text, again = stream_of(path, task), stream_of(cached(path, task, tmp_path / "out"), task, index=None)
+    for state, other in ((text.state(3), again), (again.state(3), text)):
+        with pytest.raises(StateError, match="data"):
+            other.resume(state)
 
 
 def test_parts_of_a_mix_may_be_caches(tmp_path: pathlib.Path) -> None:

@@ -165,6 +165,10 @@ def test_ten_columns_for_mindrlhf(tmp_path: pathlib.Path) -> None:
         (TASK, {"reference": lambda batch: 1}, "expected a tuple"),
         (TASK, {"reference": lambda batch: ([1.0], [2.0, 3.0])}, "rejected log-probabilities of shape (2,)"),
         (TASK, {"reference": lambda batch: ([float("nan")], [2.0])}, "1 of them not finite"),
+        (TASK, {"reference": lambda batch: (["high"], ["low"])}, "chosen log-probabilities that are no array of num"),
+        (TASK, {"reference": lambda batch: ([1.0], [None])}, "rejected log-probabilities of shape (1,)"),
+        (TASK, {"reference": lambda batch: ([1.0], [{}])}, "rejected log-probabilities that are no array of numbers"),
+        (TASK, {"reference": lambda batch: ([1.0], [[1.0], []])}, "that are no array of numbers"),
     ],
 )
 def test_what_is_refused(task: Any, options: dict[str, Any], said: str, tmp_path: pathlib.Path) -> None:

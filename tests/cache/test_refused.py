@@ -11,6 +11,7 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream import CacheError, OptionError, SourceError, StateError
 from ms_prefstream.cache.manifest import MANIFEST, read_manifest
+from ms_prefstream.encode.tokenizer import load_tokenizer
 from tests.cache.places import PART, source, stream_of
 
 pytestmark = pytest.mark.mindspore
@@ -32,6 +33,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> str:
         (mps.DPO(128, margin=True), {}, "margin of the task dpo was False and is True now"),
         (mps.Reward(128), {}, "task was 'dpo' and is 'reward' now"),
         (TASK, {"template": None}, "template was '"),
+        (TASK, {"template": None, "tokenizer": None}, "and is None now"),
+        (TASK, {"template": "{{ messages }}", "tokenizer": None}, "template was '"),
         (TASK, {"boundary": "inference"}, "boundary was 'joint' and is 'inference' now"),
         (TASK, {"boundary": "inference", "tokenizer": None}, "boundary was 'joint' and is 'inference' now"),
         (TASK, {"special_tokens_in_content": "error"}, "special_tokens_in_content was 'escape' and is 'error' now"),
@@ -42,6 +45,29 @@ def test_other_settings(out: str, task: Any, options: dict[str, Any], said: str)
         stream_of(out, task, **options)
     assert said in str(caught.value)
     assert out in str(caught.value)
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", None])
+def test_the_same_template_however_it_is_given(out: str, tokenizer: Any, tmp_path: pathlib.Path) -> None:
+    text = load_tokenizer("bytes").chat_template
+    assert text is not None
+    (tmp_path / "same.jinja").write_text(text, "utf-8")
+    for template in ("auto", "chat", text, str(tmp_path / "same.jinja")):
+        assert stream_of(out, TASK, tokenizer=tokenizer, template=template).steps_per_epoch
+    (tmp_path / "same.jinja").write_text(text + " ", "utf-8")
+    with pytest.raises(StateError, match=r"template was '.*' and is '.*' now"):
+        stream_of(out, TASK, tokenizer=tokenizer, template=str(tmp_path / "same.jinja"))
+    with pytest.raises(OptionError, match="template is 'chatml'; expected"):
+        stream_of(out, TASK, tokenizer=tokenizer, template="chatml")
+
+
+def test_a_cache_without_a_chat_template(tmp_path: pathlib.Path) -> None:
+    mps.write_cache(stream_of(source(tmp_path), TASK, template=None), tmp_path / "out")
+    for template in ("auto", None):
+        assert stream_of(str(tmp_path / "out"), TASK, tokenizer=None, template=template).steps_per_epoch
+    for template in ("chat", "{{ messages }}"):
+        with pytest.raises(StateError, match="template was None and is '"):
+            stream_of(str(tmp_path / "out"), TASK, tokenizer=None, template=template)
 
 
 def test_another_tokenizer_is_named(out: str, chatml_dir: pathlib.Path) -> None:

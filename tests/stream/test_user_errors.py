@@ -185,6 +185,11 @@ def test_a_mistake_ends_in_a_sentence(mistake: str, run: Callable[..., Any]) -> 
     assert ". " in text or "; expected" in text or "; known" in text  # a remedy, or what is expected
 
 
+def test_a_missing_tokenizer_is_told_apart_from_none() -> None:
+    with pytest.raises(OptionError, match=r"tokenizer is missing; expected .* or None for rows that are"):
+        mps.stream("a folder", task=mps.DPO(16), batching=mps.Pad(1))
+
+
 def test_nothing_of_this_is_refused_without_cause(run: Callable[..., Any]) -> None:
     assert len(run()) == 8
     assert len(run(source=["good.jsonl", "plain.jsonl"], template="chat")) == 16

@@ -98,7 +98,24 @@ FEW = {
 }
 
 
-@pytest.mark.parametrize("command", ["train_reward.py", "train_dpo.py", "train_orpo.py --loss simpo"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train_reward.py",
+        "train_dpo.py",
+        "train_orpo.py --loss simpo",
+        *[
+            pytest.param(command, marks=pytest.mark.long)
+            for command in (
+                "train_reward.py --layout reward_token",
+                "train_dpo_packed.py",
+                "train_orpo.py",
+                "train_rlhf.py",
+                "train_online_dpo.py",
+            )
+        ],
+    ],
+)
 def test_its_check_fails_when_nothing_is_learned(command: str, tmp_path: pathlib.Path) -> None:
     script, *words = command.split()
     done = start(script, *words, "--learning-rate", "0", "--epochs", "1", "--plot", "none", cwd=tmp_path)

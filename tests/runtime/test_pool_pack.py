@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ms_prefstream import DPO, RLHF, Reward
 from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.runtime import pool_pack
 from ms_prefstream.runtime.loader import Loaded, Note
 from ms_prefstream.runtime.pool_pack import pack, unpack
 from ms_prefstream.tasks.sample import Sample, Sequence
@@ -33,6 +34,13 @@ def test_every_task_passes(task: Any) -> None:
     assert plain(found) == plain(loaded)
     good = next(one.sample for one in found if one.sample is not None)
     assert good.sequences[0].ids.flags.writeable
+
+
+def test_rows_that_are_all_plain_pairs_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = recipe(pairs(64, bad=False), DPO(60)).loader().load(range(64))
+    assert any(one.notes for one in loaded)
+    monkeypatch.setattr(pool_pack, "_any_rows", None)
+    assert plain(through(loaded)) == plain(loaded)
 
 
 def test_the_fields_of_a_sample_are_all_packed() -> None:

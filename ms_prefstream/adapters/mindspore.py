@@ -93,6 +93,7 @@ def to_dataset(
             f"init_step is {init_step}, but an epoch has the steps 0 to {steps.steps_per_epoch - 1}. "
             "Name whole epochs with start_epoch."
         )
+    from ms_prefstream.adapters import trainers  # noqa: F401 - MindFormers' trainers look at the dataset from now on
     from ms_prefstream.adapters.generator import OnePassDataset, StepDataset
 
     dataset: GeneratorDataset

@@ -3,7 +3,8 @@
     columns             input_ids   labels   loss_mask        ->   network(input_ids=..., labels=..., mask=...)
     construct_args_key  input_ids   labels   mask
 
-It stops at the end of the shorter list without a word, and asks no name of any column.
+It stops at the end of the shorter list without a word, and asks no name of any column. Nor does it ask a dataset for
+the rows of a step, but takes them from its own `runner_config`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def check_pairing(columns: Sequence[str], keys: Any) -> None:
     lists += f" (or input_columns, if it is not there) has [{', '.join(map(str, keys))}]"
     if len(keys) != len(columns):
         raise OptionError(
-            f"{lists}: {len(keys)} names for {len(columns)} columns, of which MindFormers would pair the first "
+            f"{lists}: of {len(columns)} columns and {len(keys)} names MindFormers would pair the first "
             f"{min(len(keys), len(columns))} and drop the rest. Name the argument of each column, in order; columns "
             "are chosen with input_columns, or with stream.dataset(columns=[...]) for train_dataset=."
         )
@@ -56,3 +57,29 @@ def check_pairing(columns: Sequence[str], keys: Any) -> None:
             f"in the order of the names: input_columns: [{', '.join(keys)}], or stream.dataset(columns={keys!r}) for "
             "train_dataset=."
         )
+
+
+def check_rows(stream: Any, runner: Any) -> None:
+    """Refuses a stream with another number of rows in a step than the trainer counts on.
+
+    MindFormers converts the steps of a checkpoint by that number when it changes, and scales learning rates, counts
+    throughput and cuts steps into micro batches with it.
+
+    Args:
+        stream: A stream whose finished batches are trained on.
+        runner: `runner_config` as the trainer has it by now: with the factors of the parallel mode.
+
+    Raises:
+        OptionError: The two numbers differ; a token budget has none.
+    """
+    rows, counted = stream.batching.batch_size, runner.get("batch_size")
+    if rows is None or counted is None or rows == counted:
+        return
+    factor = counted // (runner.get("mini_batch_size") or counted) or 1
+    says = f"Set runner_config.batch_size: {rows // factor}" if rows % factor == 0 else "Make the two equal"
+    times = f" times {factor}" if factor > 1 else ""
+    raise OptionError(
+        f"the stream makes batches of {rows} rows on a rank, but the trainer counts {counted} "
+        f"(runner_config.batch_size{times}; 1 if it is not set), by which it converts steps on resume, scales learning "
+        f"rates and cuts micro batches. {says}, or give the stream batching with batch_size={counted}."
+    )

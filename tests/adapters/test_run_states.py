@@ -76,9 +76,8 @@ def test_where_another_dataset_stands_before_the_stream_the_trainers_steps_count
     samples.set_init_step(5)
     assert saved(tmp_path / "x.ckpt", samples, before=5, done=2)["step"] == 7
     resumed(samples, tmp_path / "x.ckpt", step=7)
+    other = PrefStreamDataLoader(task={"type": "DPO", "max_length": 128}, **keys | {"source": pairs(18)}).batch(4)
     with pytest.raises(StateError, match="data was"):
-        keys = keys | {"source": pairs(18)}
-        other = PrefStreamDataLoader(task={"type": "DPO", "max_length": 128}, **keys).batch(4)
         resumed(other, tmp_path / "x.ckpt", step=7)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import ms_prefstream as mps
 from tests.helpers import json_lines, pairs
-from tests.trainer.configs import ROWS, dpo_config, loader
+from tests.trainer.configs import EPOCHS, ROWS, K, dpo_config, loader
 from tests.trainer.network import Log, by_trainer
 
 
@@ -73,7 +73,7 @@ def resumed_with_changes() -> Any:
 
 
 def _newer_form() -> dict[str, Any]:
-    """The same with checkpoints that are folders, one for each step; MindFormers 1.7 writes, but cannot load them here."""
+    """The same with checkpoints that are folders, one a step; MindFormers 1.7 cannot load them here."""
     if version("mindformers") < "1.8":
         return {}
     made = _config()
@@ -94,4 +94,13 @@ def resumed_behind_skipped_steps() -> Any:
     return {"silent": _resumed(_config(), **behind), "said": _resumed(_config(), **behind, data_skip_steps=5)}
 
 
-RESUMING = {made.__name__: made for made in (states_beside, resumed_with_changes, resumed_behind_skipped_steps)}
+def skipped_past_the_first_epoch() -> Any:
+    """The rows of a new run that leaves out an epoch and a step; what is said if it leaves out all there is."""
+    found = by_trainer(dpo_config(), Log(1), train={"data_skip_steps": K + 1})
+    return {"more": [step["rows"] for step in found], "all": _go_on(dpo_config(), {"data_skip_steps": EPOCHS * K})}
+
+
+RESUMING = {
+    made.__name__: made
+    for made in (states_beside, resumed_with_changes, resumed_behind_skipped_steps, skipped_past_the_first_epoch)
+}

@@ -65,3 +65,9 @@ def test_steps_that_were_skipped_before_are_counted(steps: Any) -> None:
     assert "finished step 5 of the data, but this one would go on behind step 2" in found["silent"]
     assert "Set data_skip_steps: 5." in found["silent"]
     assert found["said"] == planned()[5:]
+
+
+def test_steps_are_skipped_past_the_first_epoch_but_not_all(steps: Any) -> None:
+    found = steps("skipped_past_the_first_epoch")
+    assert found["more"] == planned()[K + 1 :]
+    assert f"{EPOCHS * K} steps are to be skipped, but {EPOCHS} times {K} steps are all there are" in found["all"]

@@ -118,10 +118,23 @@ def load_state(directory: str | os.PathLike[str], step: int | None = None) -> St
     folder = pathlib.Path(directory)
     path = folder / (LATEST if step is None else f"stream_state-{step}.json")
     try:
-        state: State = orjson.loads(path.read_bytes())
+        return read_state(path)
     except FileNotFoundError:
         found = sorted(file.name for file in folder.glob("stream_state*.json")) or ["none"]
         raise StateError(f"{path} does not exist; states in that directory: {', '.join(found)}.") from None
+
+
+def read_state(path: pathlib.Path) -> State:
+    """The state in a file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StateError: It cannot be read.
+    """
+    try:
+        state: State = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
     except (OSError, orjson.JSONDecodeError) as error:
         raise StateError(f"{path} cannot be read: {error}. Take another of the states in that directory.") from None
     return state

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from ms_prefstream.adapters.columns import select_columns
 from ms_prefstream.adapters.mindspore import to_dataset
+from ms_prefstream.adapters.pairing import check_pairing, listed
 from ms_prefstream.adapters.plain_keys import stream_from
 from ms_prefstream.adapters.samples import Samples
 from ms_prefstream.adapters.when_imported import when_imported
@@ -163,7 +164,7 @@ def _columns(config: dict[str, Any]) -> list[str] | None:
     """
     missing = "input_columns" in config and config["input_columns"] is None
     chosen, renamed, keys = (
-        config.pop(name, None) for name in ("input_columns", "output_columns", "construct_args_key")
+        listed(name, config.pop(name, None)) for name in ("input_columns", "output_columns", "construct_args_key")
     )
     if missing:
         raise OptionError(
@@ -171,12 +172,9 @@ def _columns(config: dict[str, Any]) -> list[str] | None:
             "construct_args_key (or of its own arguments); without a list MindFormers pairs the two blindly."
         )
     columns = renamed if renamed is not None else chosen
-    if columns is not None and keys is not None and len(keys) != len(columns):
-        raise OptionError(
-            f"construct_args_key has {len(keys)} names, but there are {len(columns)} columns "
-            f"({', '.join(columns)}). Give each column the name of its argument, in order."
-        )
-    return None if columns is None else list(columns)
+    if columns is not None:
+        check_pairing(columns, keys)
+    return columns
 
 
 def _check_rest(config: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ _TASKS: dict[str, Callable[..., Any]] = {"DPO": DPO, "Reward": Reward, "RLHF": R
 _BATCHINGS: dict[str, Callable[..., Any]] = {"Pad": Pad, "Bucket": Bucket, "Pack": Pack}
 _OPTIONS = tuple(inspect.signature(stream).parameters)
 _KEYS = ("source", "dataset_dir", *_OPTIONS[1:])
+_NO_OBJECT = (str, int, float, list)  # what YAML has besides sections
 
 
 def stream_from(
@@ -70,8 +71,10 @@ def stream_from(
             given[name] = value
     source = _source(given.pop("source", None), given.pop("dataset_dir", None), where)
     for name, example in (("task", "{type: DPO, max_length: 1024}"), ("batching", "{type: Bucket, multiple_of: 64}")):
-        if given.get(name) is None:
-            raise OptionError(f"{where}.{name} is missing; expected a section such as {name}: {example}.")
+        value = given.get(name)
+        if value is None or (isinstance(value, _NO_OBJECT) and not (name == "batching" and isinstance(value, str))):
+            found = "missing" if value is None else repr(value)
+            raise OptionError(f"{where}.{name} is {found}; expected a section such as {name}: {example}.")
     if "tokenizer" not in given:
         raise OptionError(
             f"{where}.tokenizer is missing; expected a directory, a tokenizer.json, a .model file or 'bytes', and null "
@@ -116,21 +119,34 @@ def _mixed(section: dict[str, Any], where: str) -> Any:
 
 
 def _batching(value: Any, batch_size: int | None, where: str) -> Any:
-    """The batching rule; its batch size is the trainer's, and saying another one is an error."""
+    """The batching rule; its batch size is the trainer's, and saying another one is an error.
+
+    A token budget has none, whatever the trainer says.
+    """
     value = {"type": value} if isinstance(value, str) else value
-    if not isinstance(value, dict):
-        found = getattr(value, "batch_size", None)
-    else:
-        found = value.get("batch_size")
-        if found is None and batch_size is not None:
+    if isinstance(value, dict):
+        found, budget = value.get("batch_size"), value.get("max_tokens")
+        if found is None and budget is None and batch_size is not None:
             value = {**value, "batch_size": batch_size}
-    if found is not None and batch_size is not None and found != batch_size:
-        raise OptionError(
-            f"{where}.batch_size is {found}, but the trainer makes steps of {batch_size} rows on a rank "
-            f"(runner_config.batch_size, times what the parallel mode multiplies it with). Leave {where}.batch_size "
-            "out, or make the two equal."
-        )
+    else:
+        found, budget = getattr(value, "batch_size", None), None
+    if found is not None and budget is None and batch_size is not None and found != batch_size:
+        raise OptionError(_sizes(where, found, batch_size))
     return _made(value, _BATCHINGS, where)
+
+
+def _sizes(where: str, found: int, batch_size: int) -> str:
+    if batch_size == 1:  # what MindFormers fills in
+        return (
+            f"{where}.batch_size is {found}, but the trainer makes steps of 1 row on a rank, as it does without "
+            f"runner_config.batch_size. Set runner_config.batch_size: {found} (over gradient_accumulation_steps and "
+            "the like)."
+        )
+    return (
+        f"{where}.batch_size is {found}, but the trainer makes steps of {batch_size} rows on a rank "
+        f"(runner_config.batch_size, times what the parallel mode multiplies it with). Leave {where}.batch_size "
+        "out, or make the two equal."
+    )
 
 
 def _format(value: Any, where: str) -> Any:

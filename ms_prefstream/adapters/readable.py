@@ -6,6 +6,7 @@ This module imports MindSpore; import it only where a dataset is made.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -16,20 +17,33 @@ from mindspore.dataset.engine.iterators import DictIterator, TupleIterator
 
 from ms_prefstream.adapters.carry import error_in, recovered
 from ms_prefstream.adapters.pipeline import PIPELINE, Pipeline
+from ms_prefstream.errors import OptionError
 
 _MINDSPORE_PREFETCH = 16  # MindSpore's default; another value was chosen by the user and is left alone
 _PREFETCH = 2  # whole batches: measured faster than 16, and 14 batches of memory less
 
 
 class _Translating:
-    """Iterator mix-in. An iterator that has failed goes on failing; MindSpore's would end silently or skip a row."""
+    """Iterator mix-in. An iterator that has failed goes on failing; MindSpore's would end silently or skip a row.
+
+    Where an init step leaves out whole passes, MindSpore has fewer of them than it was asked for, and fails when a
+    trainer that counts from the first epoch asks for them all. Here they are empty.
+    """
 
     _failure: Exception | None = None
+    _skipped: int = 0  # passes that are left out
+    _passes: int = 0  # passes that are there, if some are left out
 
     def __next__(self) -> Any:
+        if self._skipped and not self._passes:
+            self._skipped -= 1
+            raise StopIteration
         if self._failure is None:
             try:
                 row = super().__next__()  # type: ignore[misc]
+            except StopIteration:
+                self._passes -= 1
+                raise
             except RuntimeError as error:
                 self._failure = recovered(str(error)) or error
             else:
@@ -51,11 +65,9 @@ _TRANSLATING = {TupleIterator: StepTupleIterator, DictIterator: StepDictIterator
 
 
 @contextmanager
-def _building(dataset: Readable) -> Iterator[None]:
+def _building(pipeline: Pipeline) -> Iterator[None]:
     """Builds a pipeline with short queues; the global setting is read while the pipeline is built, then restored."""
-    init_step = dataset.get_init_step()
-    size = dataset.get_dataset_size() if init_step else 1  # not asked needlessly: a changed pipeline runs to find it
-    token = PIPELINE.set(Pipeline(dataset._keeps_rows, init_step, size))
+    token = PIPELINE.set(pipeline)
     before = config.get_prefetch_size()
     if before == _MINDSPORE_PREFETCH:
         config.set_prefetch_size(_PREFETCH)
@@ -64,6 +76,31 @@ def _building(dataset: Readable) -> Iterator[None]:
     finally:
         config.set_prefetch_size(before)
         PIPELINE.reset(token)
+
+
+def _iterator(dataset: Readable, create: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """An iterator as MindSpore makes it, with our methods.
+
+    Raises:
+        OptionError: The init step leaves nothing to iterate over.
+    """
+    init_step = dataset.get_init_step()
+    size = dataset.get_dataset_size() if init_step else 1  # not asked needlessly: a changed pipeline runs to find it
+    skipped = init_step // size
+    epochs = inspect.signature(create).bind(*args, **kwargs).arguments.get("num_epochs", -1) if skipped else -1
+    counted = skipped > 0 and isinstance(epochs, int) and epochs > 0
+    if counted and epochs <= skipped:
+        raise OptionError(
+            f"{init_step} steps are to be skipped, but {epochs} times {size} steps are all there are. Skip fewer "
+            "(data_skip_steps, set_init_step), or train more epochs."
+        )
+    with _building(Pipeline(dataset._keeps_rows, init_step, size)):
+        made = create(*args, **kwargs)
+    # Same layout, other methods: what MindSpore put into the iterator stays as it is.
+    made.__class__ = _TRANSLATING.get(type(made), type(made))
+    if counted:
+        made._skipped, made._passes = skipped, epochs - skipped
+    return made
 
 
 def _raise_original(error: RuntimeError) -> NoReturn:
@@ -88,13 +125,11 @@ class Readable(Dataset):  # type: ignore[misc]
 
     def create_tuple_iterator(self, *args: Any, **kwargs: Any) -> Any:
         """As MindSpore's, with errors that keep their type."""
-        with _building(self):
-            return _translating(super().create_tuple_iterator(*args, **kwargs))
+        return _iterator(self, super().create_tuple_iterator, args, kwargs)
 
     def create_dict_iterator(self, *args: Any, **kwargs: Any) -> Any:
         """As MindSpore's, with errors that keep their type."""
-        with _building(self):
-            return _translating(super().create_dict_iterator(*args, **kwargs))
+        return _iterator(self, super().create_dict_iterator, args, kwargs)
 
     def output_shapes(self, *args: Any, **kwargs: Any) -> Any:
         """As MindSpore's (it makes one step), with errors that keep their type."""
@@ -109,12 +144,6 @@ class Readable(Dataset):  # type: ignore[misc]
             return super().output_types()
         except RuntimeError as error:
             _raise_original(error)
-
-
-def _translating(iterator: Any) -> Any:
-    # Same layout, other methods: what MindSpore put into the iterator stays as it is.
-    iterator.__class__ = _TRANSLATING.get(type(iterator), type(iterator))
-    return iterator
 
 
 _KINDS: dict[type[Any], type[Any]] = {}

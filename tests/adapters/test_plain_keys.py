@@ -71,6 +71,19 @@ def test_the_batch_size_may_be_said_once_or_alike(path: pathlib.Path) -> None:
         read(section(path, batching=mps.Pad(4)), batch_size=8)
     with pytest.raises(OptionError, match=r"neither batch_size nor max_tokens is given"):
         read(section(path), batch_size=None)
+    with pytest.raises(OptionError, match=r"is 4, but .* 1 row on a rank.*Set runner_config\.batch_size: 4") as refused:
+        read(twice, batch_size=1)
+    assert "Leave" not in str(refused.value)  # that would make batches of 1
+
+
+def test_a_token_budget_needs_no_batch_size(path: pathlib.Path) -> None:
+    budget = {"type": "Bucket", "max_tokens": 1024, "boundaries": [96, 128]}
+    rule = mps.Bucket(max_tokens=1024, boundaries=(96, 128))
+    mps.stream(path, task=mps.DPO(128), tokenizer="bytes", batching=mps.Pad(4), seed=5).build_index()
+    keys = section(path, batching=budget, shuffle=True)
+    assert [read(keys, batch_size=size).batching for size in (4, 1, None)] == [rule] * 3
+    with pytest.raises(OptionError, match="batch_size is 2 and max_tokens is 1024"):
+        read(section(path, batching=budget | {"batch_size": 2}), batch_size=2)
 
 
 def test_the_source_may_be_called_dataset_dir(path: pathlib.Path) -> None:
@@ -137,6 +150,12 @@ def test_the_yaml_of_the_readme_makes_a_stream(readme: str, path: pathlib.Path) 
     [
         ({"tokeniser": "x"}, r"data_loader\.tokeniser is no option\. Did you mean tokenizer\?"),
         ({"task": None}, r"data_loader\.task is missing; expected a section such as task: {type: DPO"),
+        (
+            {"task": "DPO"},
+            r"data_loader\.task is 'DPO'; expected a section such as task: {type: DPO, max_length: 1024}",
+        ),
+        ({"task": ["DPO", 9]}, r"data_loader\.task is \['DPO', 9\]; expected a section such as task: {type: DPO"),
+        ({"batching": 8}, r"data_loader\.batching is 8; expected a section such as batching: {type: Bucket, multiple"),
         ({"task": {"max_length": 9}}, r"data_loader\.task\.type is missing; expected one of DPO, Reward, RLHF"),
         ({"task": {"type": "dpo"}}, r"data_loader\.task\.type is 'dpo'; expected one of DPO"),
         ({"task": {"type": "DPO"}}, r"data_loader\.task \(DPO\): max_length is missing"),

@@ -63,6 +63,36 @@ def test_set_init_step_with_train_and_initial_epoch(step: int) -> None:
     assert training.seen == whole(2)[step:]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [1, K, K + 2, 2 * K, 3 * K - 1])
+def test_passes_that_are_skipped_whole_are_empty_at_the_end(kind: str, step: int, tmp_path: pathlib.Path) -> None:
+    """MindSpore's own iterators raise there; a trainer that knows nothing of the skipped steps asks for all passes."""
+    dataset = make(source_of(kind, tmp_path, pairs(10))).dataset()
+    dataset.set_init_step(step)
+    iterator = dataset.create_tuple_iterator(num_epochs=3, output_numpy=True)
+    passes = [len(list(iterator)) for _ in range(3)]
+    assert passes == [K - step % K] + [K] * (2 - step // K) + [0] * (step // K)
+    with pytest.raises(RuntimeError, match="EOF buffer"):  # a fourth pass was not asked for in the first place
+        next(iterator)
+
+
+@pytest.mark.parametrize("step", [1, K, K + 2, 2 * K - 1])
+def test_set_init_step_with_train_from_the_first_epoch(step: int) -> None:
+    training, dataset = trainer(), make().dataset()
+    dataset.set_init_step(step)
+    training.model.train(2, dataset, callbacks=training.recorder, dataset_sink_mode=False)
+    assert training.seen == whole(2)[step:]
+
+
+@pytest.mark.parametrize(("step", "epochs"), [(K, 1), (2 * K, 2), (2 * K + 1, 2)])
+def test_skipping_everything_is_refused(step: int, epochs: int) -> None:
+    dataset = make().dataset()
+    dataset.set_init_step(step)
+    with pytest.raises(OptionError, match=rf"{step} steps are to be skipped, but {epochs} times {K} s") as refused:
+        dataset.create_dict_iterator(num_epochs=epochs)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("step", [0, 1, K, K + 2])
 def test_both_doors_at_once_are_refused(step: int) -> None:
     stream = make().resume(make().state(step))

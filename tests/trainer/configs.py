@@ -99,7 +99,7 @@ def dpo_config(checkpoints: bool = False) -> dict[str, Any]:
 
 def ranks_config() -> dict[str, Any]:
     """The same on two ranks, each with half of the batch."""
-    made = dpo_config()
+    made = dpo_config(checkpoints=True)
     made["use_parallel"] = True
     made["parallel"] = {"parallel_mode": 0, "full_batch": False, "gradients_mean": True}  # 0: data parallel
     made["runner_config"]["batch_size"] = BATCH // 2

@@ -23,7 +23,7 @@ class TinyDPO(nn.Cell):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__()
-        self.config = config  # MindFormers asks for it, and for the two methods below
+        self.config = config  # MindFormers asks for it, and for the three methods below
         policy = CausalLM(ModelOptions(vocab_size=300, max_length=128, hidden=16, layers=1, heads=2))
         numbers = np.random.default_rng(5)
         for weight in policy.get_parameters():
@@ -33,6 +33,9 @@ class TinyDPO(nn.Cell):
 
     def can_generate(self) -> bool:
         return False
+
+    def convert_name(self, name: str) -> str:
+        return name
 
     def get_model_parameters(self, only_trainable: bool = True) -> set[Any]:
         return set(self.trainable_params() if only_trainable else self.get_parameters())

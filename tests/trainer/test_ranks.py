@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,21 @@ def run(folder: pathlib.Path) -> None:
             process.wait()
 
 
-def test_two_ranks_of_the_trainer_share_the_batches(tmp_path: pathlib.Path) -> None:
+def go_on(folder: pathlib.Path) -> Any:
+    """What one process says and trains that goes on behind the two."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/trainer/ranks.py"), "alone"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "resumed.json").read_text())
+
+
+def test_two_ranks_of_the_trainer_share_the_batches_and_one_goes_on_with_them(tmp_path: pathlib.Path) -> None:
     json_lines(tmp_path / "rows.jsonl", pairs(ROWS))
     run(tmp_path)
     found = [json.loads((tmp_path / f"rank{rank}" / "steps.json").read_text()) for rank in range(2)]
@@ -60,3 +75,8 @@ def test_two_ranks_of_the_trainer_share_the_batches(tmp_path: pathlib.Path) -> N
         assert sorted(one["rows"] + other["rows"]) == sorted(whole["rows"])
         # Only if gradients are averaged over the ranks do the weights stay those of one process.
         assert (one["loss"] + other["loss"]) / 2 == pytest.approx(whole["loss"], rel=1e-4)
+    resumed = go_on(tmp_path)
+    assert "logical_shards was 2 and is 1 now" in resumed["as one rank is"]  # it would repeat a row, and leave one out
+    assert "logical_shards: 2 in data_loader" in resumed["as one rank is"]
+    rest = [sorted(whole["rows"]) for whole in alone[3:]]
+    assert [sorted(rows) for rows in resumed["with the shards of two"]] == rest

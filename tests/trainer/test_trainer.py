@@ -80,7 +80,11 @@ def test_a_yaml_file_registers_by_itself(steps: Any) -> None:
     [
         ("another batch size", "data_loader.batching.batch_size is 4, but the trainer makes steps of 2 rows"),
         ("keys without columns", "train_dataset.input_columns is missing"),
-        ("fewer keys than columns", "construct_args_key has 2 names, but there are 4 columns"),
+        ("fewer keys than columns", "of 4 columns and 2 names MindFormers would pair the first 2 and drop the rest"),
+        ("keys in another order", "[labels, attention_mask, input_ids, loss_mask]: the same names in another order"),
+        ("one column as a word", "input_columns is 'input_ids'; expected a list such as input_columns: [input_ids"),
+        ("one key as a word", "construct_args_key is 'input_ids'; expected a list such as construct_args_key: [in"),
+        ("no size but in batching", "Set runner_config.batch_size: 4"),
         ("unknown column", "column 'tokens' is none of this stream; its batches hold input_ids, labels"),
         ("eod_reset", "eod_reset is True"),
         ("dynamic_batch", "a small closed set"),

@@ -1,0 +1,122 @@
+"""The state of a stream beside each checkpoint of a MindFormers run, and what a resumed run may not change.
+
+    output/checkpoint/rank_0/llama_rank_0-1_3.ckpt                the checkpoint
+    output/checkpoint/rank_0/llama_rank_0-1_3.stream_state.json   what `stream.state` says there
+    output/checkpoint/iteration_00000003/stream_state.json        likewise, in the newer form of checkpoints
+
+A trainer resumes by a number of steps alone. Whether the same steps have the same rows now, only the state can tell.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import sys
+from typing import Any
+
+import orjson
+
+from ms_prefstream.adapters.checkpoint import LATEST, read_state, replace_file
+from ms_prefstream.adapters.generator import OnePassDataset, StepDataset
+from ms_prefstream.adapters.samples import Samples
+from ms_prefstream.errors import StateError
+from ms_prefstream.plan.state import State, check_state
+
+_SUFFIX = f".{LATEST}"
+
+
+def save_state(dataset: Any, monitor: Any, done: int) -> None:
+    """Writes the state beside the checkpoint that the monitor has just saved, atomically.
+
+    Args:
+        dataset: What is trained on.
+        monitor: MindFormers' CheckpointMonitor.
+        done: Steps of this call that are finished.
+    """
+    trained = int(getattr(monitor, "_append_step_num", 0)) + done  # as MindFormers counts, over all calls
+    step = dataset.stream.start_step + done if finished(dataset) else trained
+    content = orjson.dumps(dataset.stream.state(step), option=orjson.OPT_INDENT_2)
+    if getattr(monitor, "use_legacy_format", True):
+        checkpoint = pathlib.Path(monitor.latest_ckpt_file_name)
+        replace_file(checkpoint.with_suffix(_SUFFIX), content)
+        _clear(checkpoint)
+    elif dataset.stream.rank == 0 and (folder := _iteration(monitor, trained)) is not None:
+        replace_file(folder / LATEST, content)
+
+
+def check_resumed(dataset: Any, config: Any) -> None:
+    """Refuses to go on from a checkpoint whose steps had other rows, or behind another step of the data.
+
+    Without a state beside the checkpoint there is nothing to compare.
+
+    Raises:
+        StateError: Names the state and what differs, with the old and the new value.
+    """
+    runner = config["runner_config"]
+    if config.get("ignore_data_skip") or not (config.get("resume_training") or runner.get("initial_step")):
+        return
+    path = _state_beside(config)
+    if path is None:
+        return
+    saved, now = read_state(path), dataset.stream.state(0)
+    settings = {name: value for name, value in now.items() if name not in ("epoch", "step", "source")}
+    try:
+        step = check_state(saved, settings, dataset.stream.steps_per_epoch)
+    except StateError as error:
+        raise StateError(f"{path}: {error}{_remedies(saved, now)}") from None
+    begins, skipped = dataset.stream.start_step, int(runner.get("initial_step") or 0)
+    if finished(dataset) and not config.get("data_skip_steps") and step != begins:
+        raise StateError(
+            f"{path}: the run had finished step {step} of the data, but this one would go on behind step {begins}, "
+            f"since steps were skipped before. Set data_skip_steps: {step - begins + skipped}."
+        )
+
+
+def _remedies(saved: State, now: State) -> str:
+    shards = saved.get("logical_shards")
+    one = f" logical_shards: {shards} in data_loader has the former shards on this number of ranks."
+    known = shards not in (None, now["logical_shards"]) and saved.get("global_batch") == now["global_batch"]
+    return f"{one if known else ''} ignore_data_skip: True keeps the weights and begins with the first row."
+
+
+def finished(dataset: Any) -> bool:
+    """Whether its rows are the batches of the stream, which is then told where it begins."""
+    steps = dataset.source.steps if isinstance(dataset, (StepDataset, OnePassDataset)) else None
+    return steps is not None and not isinstance(getattr(steps, "steps", steps), Samples)
+
+
+def _clear(checkpoint: pathlib.Path) -> None:
+    """Removes the states of checkpoints that MindFormers has removed."""
+    for path in checkpoint.parent.glob(f"*{_SUFFIX}"):
+        if not (path.parent / (path.name.removesuffix(_SUFFIX) + checkpoint.suffix)).exists():
+            path.unlink(missing_ok=True)
+
+
+def _iteration(monitor: Any, step: int) -> pathlib.Path | None:
+    """The folder of a checkpoint in the newer form, as MindFormers names it."""
+    named = getattr(sys.modules.get("mindformers.checkpoint.utils"), "get_checkpoint_iter_dir", None)
+    root = getattr(monitor, "directory", None)  # not known to MindFormers 1.7
+    if root is None:
+        output = getattr(sys.modules.get("mindformers.tools.utils"), "get_output_subpath", None)
+        root = output and output("checkpoint", append_rank=False)
+    folder = pathlib.Path(named(str(root), step)) if named and root else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def _state_beside(config: Any) -> pathlib.Path | None:
+    """The state of the checkpoint that MindFormers goes on from, if there is one."""
+    section = config.get("checkpoint") or {}
+    place = section.get("load_path") or config.get("load_checkpoint")
+    if not place:
+        return None
+    path = pathlib.Path(place)
+    if path.is_file():
+        found = [path.with_suffix(_SUFFIX)]
+    elif (path / LATEST).exists():
+        found = [path / LATEST]
+    elif isinstance(name := config.get("resume_training"), str):  # each rank has its own copy
+        pattern = re.sub(r"rank_\d+", "rank_*", pathlib.Path(name).with_suffix("").name)
+        found = sorted(path.glob(f"rank_*/{pattern}{_SUFFIX}"))
+    else:
+        found = sorted(path.glob(f"rank_*/*{_SUFFIX}"), key=lambda state: state.stat().st_mtime)[-1:]
+    return next((state for state in found if state.exists()), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ms_prefstream.errors import CacheError
@@ -64,6 +65,22 @@ def sync_folder(folder: str) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+@contextlib.contextmanager
+def guarded(path: str) -> Iterator[None]:
+    """What the operating system refuses inside of it is said in a sentence.
+
+    Args:
+        path: What is being written or read back, where the system's error names nothing.
+
+    Raises:
+        CacheError: The operating system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(error.filename if isinstance(error.filename, str) else path, error) from error
 
 
 def unwritable(path: str, error: OSError) -> CacheError:

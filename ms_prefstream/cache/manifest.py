@@ -104,8 +104,8 @@ def read_manifest(folder: str) -> Manifest:
             raise ValueError("its checksum does not fit")
     except FileNotFoundError:
         raise CacheError(
-            f"{path} is missing: the folder is no cache, or was not copied whole. Copy it again, or write the cache "
-            "anew."
+            f"{path} is missing: the folder is no cache, was not copied whole, or its writing was interrupted. Copy it "
+            "again, or write the cache again."
         ) from None
     except OSError as error:
         raise CacheError(f"{path} cannot be read: {error.strerror}. Check the disk and the permissions.") from error

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.cache.files import FileNote, note_of, part_name
+from ms_prefstream.cache.files import FileNote, guarded, note_of, part_name
 from ms_prefstream.cache.fixed import fixed_rows, holds_pad
 from ms_prefstream.cache.job import Job
 from ms_prefstream.cache.mindrecord import SIDECAR, RecordFile
@@ -116,7 +116,8 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
         every = 1 if job.layout == "ragged" else _PROVE_EVERY
         places[np.array(expected) - task.first] = _proven(path, arrays, sums, every)
         for name in (path, path + SIDECAR):
-            files[os.path.basename(name)] = note_of(name, len(expected))
+            with guarded(name):
+                files[os.path.basename(name)] = note_of(name, len(expected))
     return PartDone(
         number=task.number,
         files=files,

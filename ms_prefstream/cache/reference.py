@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -14,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.batch import Bucket, Pack, Pad, make_layout
-from ms_prefstream.cache.files import note_of, write_whole
+from ms_prefstream.cache.files import guarded, note_of, write_whole
 from ms_prefstream.cache.manifest import MANIFEST, Manifest, read_manifest
-from ms_prefstream.cache.work_folder import WorkFolder
+from ms_prefstream.cache.ours import BEGINS, left_behind
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.lengths.progress import Progress
 from ms_prefstream.sources.mindrecord import CachedRows, token_hash
@@ -26,7 +28,7 @@ from ms_prefstream.tasks.sample import Sample
 Reference: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], tuple[Any, Any]]
 """A batch of the layout `paired` -> log-probabilities of both sides, (B,) each, summed over the loss mask."""
 
-_BEGINS = "reference-"
+_PLAN = "plan.json"
 
 
 def check_reference(reference: Reference | None, reference_id: str | None, layout: str, task: Task) -> None:
@@ -60,7 +62,7 @@ class ReferencePass:
 
     Args:
         folder: The cache, whole.
-        work: A folder for what is computed, which is made and in the end removed.
+        work: A folder for what is computed, which is made and left to the caller, who holds a lock on the cache.
         task: Its task.
         batching: Rows of a batch, and to which widths they are padded.
         reference: The model.
@@ -101,33 +103,36 @@ class ReferencePass:
         return True
 
     def run(self, shown: Progress) -> Manifest:
-        """Compute what is missing and add it to the cache, which is whole at any moment.
-
-        Raises:
-            StateError: Another process does so now.
-        """
+        """Compute what is missing and add it to the cache, which is whole at any moment."""
         rows, size = self._rows, self._rows.manifest.about["rows_per_part"]
-        tokens = token_hash(rows.places)
-        plan = {"reference_id": self.reference_id, "tokens": tokens, "batch": [self._size, *self._widths]}
-        work = WorkFolder(self._work, plan, rows.name)
-        with contextlib.closing(work):
-            if not work.goes_on:
-                work.clear()
-            shown.begin(len(rows), 0)
-            try:
-                parts = [self._part(number, first, min(first + size, len(rows)), shown)
-                         for number, first in enumerate(range(0, len(rows), size))]  # fmt: skip
-            finally:
-                shown.end()
-            manifest = self._add(np.concatenate(parts), tokens)
-            work.remove()
-        return manifest
+        with guarded(self.folder):
+            tokens = token_hash(rows.places)
+            self._begin({"reference_id": self.reference_id, "tokens": tokens, "batch": [self._size, *self._widths]})
+        shown.begin(len(rows), 0)
+        try:
+            parts = [self._part(number, first, min(first + size, len(rows)), shown)
+                     for number, first in enumerate(range(0, len(rows), size))]  # fmt: skip
+        finally:
+            shown.end()
+        with guarded(self.folder):
+            return self._add(np.concatenate(parts), tokens)
+
+    def _begin(self, plan: Mapping[str, Any]) -> None:
+        """Keep what an interrupted pass of the same kind has computed."""
+        text, path = json.dumps(plan).encode(), os.path.join(self._work, _PLAN)
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                if file.read() == text:
+                    return
+            shutil.rmtree(self._work)
+        os.makedirs(self._work, exist_ok=True)
+        write_whole(path, text)
 
     def _add(self, logps: NDArray[np.float32], tokens: str) -> Manifest:
         """A file named by its content, then the manifest that names it, and only then the former file goes."""
         folder, file = self._rows.name, io.BytesIO()
         np.save(file, logps)
-        name = f"{_BEGINS}{hashlib.sha256(file.getvalue()).hexdigest()[:12]}.npy"
+        name = f"{BEGINS}{hashlib.sha256(file.getvalue()).hexdigest()[:12]}.npy"
         write_whole(os.path.join(folder, name), file.getvalue())
         manifest = dataclasses.replace(
             self._rows.manifest,
@@ -135,10 +140,9 @@ class ReferencePass:
             reference={"reference_id": self.reference_id, "tokens": tokens, "file": name},
         )
         write_whole(os.path.join(folder, MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
-        for other in os.listdir(folder):
-            if other.startswith(_BEGINS) and other != name:
-                with contextlib.suppress(OSError):  # it is in nobody's way
-                    os.unlink(os.path.join(folder, other))
+        for other in left_behind(folder, {name}):
+            with contextlib.suppress(OSError):  # it is in nobody's way
+                os.unlink(os.path.join(folder, other))
         return manifest
 
     def _part(self, number: int, first: int, end: int, shown: Progress) -> NDArray[np.float32]:

@@ -6,17 +6,26 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ms_prefstream.cache.manifest import read_manifest
+from ms_prefstream.cache.manifest import check_files, read_manifest, without_reference
 from ms_prefstream.errors import PrefStreamError
 
 _SAMPLES = ("version", "layout", "task", "width", "pad_token_id", "fingerprint", "contents")
 _FILES = ("rows_per_part", "library")
 
 
-def has_samples(folder: str, about: Mapping[str, Any]) -> bool:
-    """Whether a cache is there with these samples, however they are divided into files and wherever they came from."""
+def has_samples(folder: str, about: Mapping[str, Any], whole: bool = False) -> bool:
+    """Whether a cache is there with these samples, however they are divided into files and wherever they came from.
+
+    Args:
+        folder: Where it would be.
+        about: What would be written.
+        whole: Whether one that lacks files does not count.
+    """
     try:
-        known = read_manifest(folder).about
+        manifest = read_manifest(folder)
+        if whole:
+            check_files(folder, without_reference(manifest))
+        known = manifest.about
     except PrefStreamError:
         return False
     wanted = json.loads(json.dumps(about))

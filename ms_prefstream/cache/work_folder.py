@@ -1,4 +1,12 @@
-"""A folder in which something is made beside a cache: known by its plan, locked, and never anybody else's."""
+"""The folder beside a cache in which everything is made: known by its plan, locked, and never anybody else's.
+
+    out.writing/plan.json                 what is being made; locked by the process that works here, and deleted last
+    out.writing/new/                      a cache that is being written
+    out.writing/reference/                log-probabilities that are being computed, for it or for the one at out
+    out.writing/former/                   for a moment, the cache whose place another one takes
+
+Whoever changes what is at `out` holds this folder.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +15,29 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
-from ms_prefstream.cache.files import unwritable
-from ms_prefstream.cache.ours import PLAN, not_ours
+from ms_prefstream.cache.files import guarded
 from ms_prefstream.errors import OptionError, StateError
 
+NEW = "new"
+REFERENCE = "reference"
+_PLAN = "plan.json"
+_FORMER = "former"
 _FORMAT = "ms_prefstream plan"
 
 
 class WorkFolder:
-    """A folder of this library, held by this process until it is closed or the process ends.
+    """The folder for one cache, held by this process until it is closed or the process ends.
+
+    Whoever changes what is at `out` holds it. What an earlier process had moved aside is put back when it is opened.
 
     Args:
-        path: The folder; made if it is not there.
-        plan: What is being made, as plain values for JSON.
-        shown: The cache it is made for, as the user named it.
+        out: The cache, as the user named it.
 
     Attributes:
+        out: Where the cache is or will be, links followed.
         path: The folder.
-        goes_on: Whether what lies there is of the same plan.
 
     Raises:
         OptionError: A folder of that name is there, and this library has not made it.
@@ -34,70 +45,151 @@ class WorkFolder:
         CacheError: It cannot be made.
     """
 
-    def __init__(self, path: str, plan: Mapping[str, Any], shown: str) -> None:
-        self.path = path
-        self._text = json.dumps({"format": _FORMAT, **plan}, sort_keys=True).encode()
-        if os.path.lexists(path) and not _is_work(path):
-            raise OptionError(
-                f"{path} is needed to write the cache {shown}, and somebody else's files are there. Move them away, or "
-                "write the cache under another name; nothing was changed."
-            )
-        try:
-            os.makedirs(path, exist_ok=True)
-            self._plan: BinaryIO = os.fdopen(os.open(os.path.join(path, PLAN), os.O_RDWR | os.O_CREAT), "r+b")
+    def __init__(self, out: str) -> None:
+        self.out = os.path.realpath(out)
+        self.path = self.out + ".writing"
+        with guarded(self.path):
+            _check_ours(self.path, out)
+            self._plan = self._locked(out)
             try:
-                self._lock(shown)
-                self.goes_on = self._plan.read() == self._text
+                self._recover()
             except BaseException:
-                self._plan.close()
+                self.close()
                 raise
-        except OSError as error:
-            raise unwritable(path, error) from error
 
-    def clear(self) -> None:
-        """Begin anew: everything that lies there goes."""
+    def inside(self, name: str) -> str:
+        """The path of something in the folder."""
+        return os.path.join(self.path, name)
+
+    def begin(self, plan: Mapping[str, Any], keep: bool) -> None:
+        """Keep what is there if it is of this plan, and if it may be kept; delete everything else.
+
+        Args:
+            plan: What is being made, as plain values for JSON.
+            keep: Whether anything may be kept.
+        """
+        text = json.dumps({"format": _FORMAT, **plan}, sort_keys=True).encode()
+        with guarded(self.path):
+            if keep and os.pread(self._plan, os.fstat(self._plan).st_size, 0) == text:
+                return
+            self._empty()
+            self._write(text)
+
+    def put(self, folder: str) -> None:
+        """A folder from in here takes the place of what is at `out`.
+
+        Raises:
+            OSError: It cannot; what was at `out` is there again.
+        """
+        former = self.inside(_FORMER)
         try:
-            for entry in list(os.scandir(self.path)):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-                elif entry.name != PLAN:
-                    os.unlink(entry.path)
-            self._plan.seek(0)
-            self._plan.truncate()
-            self._plan.write(self._text)
-            self._plan.flush()
-            os.fsync(self._plan.fileno())
-        except OSError as error:
-            raise unwritable(self.path, error) from error
-        self.goes_on = True
+            if os.path.lexists(self.out):
+                os.rename(self.out, former)
+            os.rename(folder, self.out)
+        except BaseException:
+            if os.path.isdir(former) and not os.path.lexists(self.out):
+                os.rename(former, self.out)
+            raise
 
     def remove(self) -> None:
-        """Nothing of it is needed any longer."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Nothing of it is needed any longer; what cannot be deleted stays, with the plan that tells whose it is."""
+        with contextlib.suppress(OSError):
+            self._empty()
+            os.unlink(self.inside(_PLAN))
+            os.rmdir(self.path)
         self.close()
 
     def close(self) -> None:
-        """Let other processes work here; what is finished stays."""
-        self._plan.close()
+        """Let other processes work here; what is finished stays, and a folder in which nothing is does not."""
+        if self._plan < 0:
+            return
+        with contextlib.suppress(OSError):
+            for entry in list(os.scandir(self.path)):
+                if entry.is_dir(follow_symlinks=False):
+                    os.rmdir(entry.path)  # unless something is in it
+        with contextlib.suppress(OSError):
+            if os.listdir(self.path) == [_PLAN]:
+                os.unlink(self.inside(_PLAN))
+                os.rmdir(self.path)
+        os.close(self._plan)
+        self._plan = -1
 
-    def _lock(self, shown: str) -> None:
-        with contextlib.suppress(ImportError):  # not on Windows
-            import fcntl
+    def __enter__(self) -> WorkFolder:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _recover(self) -> None:
+        """After a process that was killed while it put a cache in its place, or behind that."""
+        if os.path.isdir(former := self.inside(_FORMER)) and not os.path.lexists(self.out):
+            os.rename(former, self.out)
+        if not os.path.isdir(self.inside(NEW)):
+            self._empty(but=REFERENCE)
+
+    def _empty(self, but: str = "") -> None:
+        for entry in list(os.scandir(self.path)):
+            if entry.name == but:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            elif entry.name != _PLAN:
+                os.unlink(entry.path)
+
+    def _write(self, text: bytes) -> None:
+        os.ftruncate(self._plan, 0)
+        os.pwrite(self._plan, text, 0)
+        os.fsync(self._plan)
+
+    def _locked(self, out: str) -> int:
+        """The plan's descriptor with a lock on it, and surely that of the file that is there now."""
+        while True:
+            os.makedirs(self.path, exist_ok=True)
             try:
-                fcntl.flock(self._plan, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StateError(
-                    f"another process is writing the cache {shown} at this moment. Wait for it; with several ranks, "
-                    "write the cache before they start."
-                ) from None
+                plan = os.open(self.inside(_PLAN), os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:
+                continue  # another process has just removed the folder
+            try:
+                _lock(plan, out)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(plan), os.stat(self.inside(_PLAN))):
+                        if not os.fstat(plan).st_size:
+                            self._plan = plan
+                            self._write(json.dumps({"format": _FORMAT}).encode())
+                        return plan
+            except BaseException:
+                os.close(plan)
+                raise
+            os.close(plan)
 
 
-def _is_work(path: str) -> bool:
-    """Whether this library made the folder, or nobody has put anything into it."""
-    if not os.path.isdir(path):
-        return False
-    with contextlib.suppress(OSError), open(os.path.join(path, PLAN), "rb") as file:
-        if f'"{_FORMAT}"'.encode() in file.read():
-            return True
-    return not not_ours(path)  # a cache on its way to its place, or to its end
+def _lock(plan: int, out: str) -> None:
+    with contextlib.suppress(ImportError):  # not on Windows
+        import fcntl
+
+        try:
+            fcntl.flock(plan, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateError(
+                f"another process is writing the cache {out} at this moment. Wait for it; with several ranks, write "
+                "the cache before they start."
+            ) from None
+
+
+def _check_ours(path: str, out: str) -> None:
+    """Refuse a folder that this library has not made, whatever is in it."""
+    if not os.path.lexists(path):
+        return
+    if os.path.isdir(path) and not os.path.islink(path):
+        names = os.listdir(path)
+        with contextlib.suppress(FileNotFoundError):
+            with open(os.path.join(path, _PLAN), "rb") as file:
+                text = file.read()
+            if f'"{_FORMAT}"'.encode() in text or (not text and names == [_PLAN]):  # killed before it was written
+                return
+        if not names:
+            return
+    raise OptionError(
+        f"{path} is needed to write the cache {out}, and somebody else's files are there. Move them away, or write the "
+        "cache under another name; nothing was changed."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from ms_prefstream.cache.reading import carried
 from ms_prefstream.cache.reference import Reference, ReferencePass, check_reference
 from ms_prefstream.cache.same import has_samples
 from ms_prefstream.cache.tables import merged
+from ms_prefstream.cache.work_folder import REFERENCE, WorkFolder
 from ms_prefstream.cache.workplace import Workplace
 from ms_prefstream.errors import NoUsableRowsError, OptionError
 from ms_prefstream.lengths import progress_on
@@ -89,16 +91,27 @@ def write_cache(
     out = os.fspath(out)
     shown = progress_on(sys.stderr, "reference") if progress else Silent()
 
-    def reference_pass(folder: str) -> ReferencePass:
+    def reference_pass(folder: str, work: WorkFolder) -> ReferencePass:
         assert reference is not None  # both were checked
         assert reference_id is not None
-        work = os.path.realpath(out) + ".reference"
-        return ReferencePass(folder, work, stream.task, stream.batching, reference, reference_id)
+        return ReferencePass(folder, work.inside(REFERENCE), stream.task, stream.batching, reference, reference_id)
+
+    def added() -> Manifest:
+        adding = reference_pass(out, work)
+        if adding.known(overwrite):
+            raise OptionError(
+                f"{out} has the log-probabilities of the reference {reference_id!r} already. Pass overwrite=True to "
+                "compute them again."
+            )
+        manifest = adding.run(shown)
+        shutil.rmtree(work.inside(REFERENCE), ignore_errors=True)
+        return manifest
 
     if isinstance(material.source, CachedRows) and os.path.realpath(material.source.name) == os.path.realpath(out):
         if reference is None:
             raise OptionError(f"{out} is the cache that the stream reads. Name another folder; nothing was changed.")
-        return _added(reference_pass(out), overwrite, shown)
+        with WorkFolder(out) as work:
+            return added()
     width = stream.batching.length if isinstance(stream.batching, Pad) and stream.batching.length else None
     job = Job(
         layout=layout,
@@ -112,33 +125,21 @@ def write_cache(
     if engine == "local" and material.records is not None and len(material.records) <= rows_per_part:
         workers = 0  # a process of its own for the only part would only cost
     about = _about(job, material)
-    if reference is not None and has_samples(out, about):
-        return _added(reference_pass(out), overwrite, shown)
     opens = functools.partial(open_engine, engine, ray_address, material, workers)
-    with Workplace(out, about, overwrite, can_go_on(material)) as place:
+    goes_on = can_go_on(material)
+    with WorkFolder(out) as work:
+        if reference is not None and goes_on and has_samples(out, about, whole=overwrite):
+            return added()
+        place = Workplace(work, out, about, overwrite, goes_on)
         if place.finished is None:
             _write(material, job, about, place, opens, progress)
         assert place.finished is not None  # it is whole now
         if (place.finished.reference or {}).get("reference_id") != reference_id:  # an interrupted run may have some
             place.seal(without_reference(place.finished))
             if reference is not None:
-                place.finished = reference_pass(place.folder).run(shown)
+                place.finished = reference_pass(place.folder, work).run(shown)
         place.publish()
         return place.finished
-
-
-def _added(reference: ReferencePass, overwrite: bool, shown: Progress) -> Manifest:
-    """Add log-probabilities to a cache that is there.
-
-    Raises:
-        OptionError: It has them.
-    """
-    if reference.known(overwrite):
-        raise OptionError(
-            f"{reference.folder} has the log-probabilities of the reference {reference.reference_id!r} already. Pass "
-            "overwrite=True to compute them again."
-        )
-    return reference.run(shown)
 
 
 def _write(

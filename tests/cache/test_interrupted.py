@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import gzip
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,10 +85,23 @@ def test_only_what_is_missing_is_written_again(tmp_path: pathlib.Path, monkeypat
     assert not (tmp_path / "out.writing").exists()
 
 
-def test_an_interruption_at_each_step_of_the_end(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def halves(batch: Any) -> Any:
+    """A model for references."""
+    return tuple(batch[f"{side}_loss_mask"].sum(axis=1) / -2 for side in ("chosen", "rejected"))
+
+
+@pytest.mark.parametrize(
+    "error", [Interrupted, functools.partial(OSError, errno.EIO, "I/O error")], ids=["killed", "EIO"]
+)
+@pytest.mark.parametrize("options", [{}, {"reference": halves, "reference_id": "h"}], ids=["plain", "reference"])
+def test_an_interruption_at_each_step_of_the_end(
+    options: Any, error: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any call the former cache is there, or the new one, or neither for a moment; the next run mends everything."""
     path, out = source(tmp_path, rows_with_bad(PART + 4)), tmp_path / "out"
-    write(path, tmp_path / "whole")
+    write(path, tmp_path / "whole", **options)
     write(path, tmp_path / "other", task=mps.DPO(64))
+    whole, other = tree(tmp_path / "whole"), tree(tmp_path / "other")
     calls = 0
 
     def interrupting(real: Callable[..., Any], at: int) -> Callable[..., Any]:
@@ -94,31 +109,27 @@ def test_an_interruption_at_each_step_of_the_end(tmp_path: pathlib.Path, monkeyp
             nonlocal calls
             calls += 1
             if calls == at:
-                raise Interrupted
+                raise error()
             return real(*arguments, **options)
 
         return call
 
     at, done = 1, False
     while not done:
-        (tmp_path / "other").exists() and not out.exists() and os.rename(tmp_path / "other", out)
-        former, calls = tree(out), 0
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(tmp_path / "other", out)
+        calls = 0
         with monkeypatch.context() as patch:
-            for name in ("unlink", "rename", "replace", "mkdir"):
-                patch.setattr(workplace.os, name, interrupting(getattr(os, name), at))
+            for name in ("unlink", "rename", "replace", "mkdir", "rmdir"):
+                patch.setattr(os, name, interrupting(getattr(os, name), at))
             try:
-                write(path, out, overwrite=True)
-                done = True
-            except Interrupted:
-                now = {name: found for name, found in tree(out).items() if not name.startswith("replaced/")}
-                assert not out.exists() or now in (former, tree(tmp_path / "whole"))
-        if not done:
-            write(path, out, overwrite=True)
-            assert tree(out) == tree(tmp_path / "whole"), at
-            assert sorted(entry.name for entry in tmp_path.iterdir()) in (
-                ["other", "out", "rows.jsonl", "whole"],
-                ["out", "rows.jsonl", "whole"],
-            )
+                write(path, out, overwrite=True, **options)
+                done = calls < at
+            except (Interrupted, PrefStreamError):
+                assert not out.exists() or tree(out) in (other, whole)
+        write(path, out, overwrite=True, **options)
+        assert tree(out) == whole, at
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["other", "out", "rows.jsonl", "whole"], at
         at += 1
     assert at > 10
 
@@ -139,7 +150,7 @@ def test_a_damaged_finished_part_is_written_again(tmp_path: pathlib.Path, monkey
     interrupted(monkeypatch, 3, path, out)
     folder = tmp_path / "out.writing"
     (folder / "part-00000.done").write_bytes(b"cut")
-    os.truncate(folder / "part-00001.mindrecord", 100)
+    os.truncate(folder / "new" / "part-00001.mindrecord", 100)
     begun = fail_at(monkeypatch, 99, Interrupted())
     write(path, out)
     assert begun == [0, 1, 3]

@@ -109,7 +109,7 @@ def test_an_interrupted_pass_goes_on(tmp_path: pathlib.Path) -> None:
     write(stream_of(path, TASK, batching), tmp_path / "out", rest)
     assert len(rest.shapes) < len(whole.shapes)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
-    assert not (tmp_path / "out.reference").exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name.startswith("out")) == ["out"]
 
 
 def test_it_is_bound_to_its_tokens(tmp_path: pathlib.Path) -> None:
@@ -277,7 +277,34 @@ def test_two_passes_at_once(tmp_path: pathlib.Path) -> None:
     def second(batch: Batch) -> Any:
         with pytest.raises(StateError, match="another process is writing"):
             write(stream_of(path, TASK), out)
+        with pytest.raises(StateError, match="another process is writing"):
+            mps.write_cache(stream_of(path, mps.DPO(64)), out, overwrite=True)
         return logps(batch)
 
     write(stream_of(path, TASK), out, second)
-    assert not (tmp_path / "out.reference").exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name.startswith("out")) == ["out"]
+
+
+def test_rows_that_come_only_once_are_not_taken_for_those_of_a_cache(tmp_path: pathlib.Path) -> None:
+    def once(rows: Any) -> mps.Stream:
+        return stream_of((row for row in rows), TASK, steps_per_epoch=1)
+
+    first, second, out = pairs(20), pairs(40)[20:], tmp_path / "out"
+    mps.write_cache(once(first), out)
+    with pytest.raises(OptionError, match="exists"):
+        write(once(second), out)
+    write(once(second), out, overwrite=True)
+    write(once(second), tmp_path / "whole")
+    parts = [name for name in tree(out) if name.startswith("part")]
+    assert [tree(out)[name] for name in parts] == [tree(tmp_path / "whole")[name] for name in parts]
+
+
+def test_a_cache_that_lacks_a_file_is_written_anew_on_demand(tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(stream_of(path, TASK), out)
+    before = tree(out)
+    (out / "places.npy").unlink()
+    with pytest.raises(CacheError, match=r"places\.npy is missing"):
+        write(stream_of(path, TASK), out)
+    write(stream_of(path, TASK), out, overwrite=True)
+    assert tree(out) == before

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import ms_prefstream as mps
-from ms_prefstream import OptionError, SourceError
-from ms_prefstream.cache import workplace
+from ms_prefstream import OptionError, SourceError, StateError
+from ms_prefstream.cache import work_folder
 from tests.cache.places import PART, rows_with_bad, source, stream_of, tree
 from tests.cache.test_reference import logps
 
@@ -40,31 +40,51 @@ def test_a_copy_that_is_called_old_stays(tmp_path: pathlib.Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "out.old", "rows.jsonl"]
 
 
-@pytest.mark.parametrize("name", ["out.writing", "out.reference"])
-def test_a_folder_where_the_library_works_must_be_its_own(name: str, tmp_path: pathlib.Path) -> None:
-    path, out = source(tmp_path), tmp_path / "out"
-    file = mine(tmp_path / name)
-    with pytest.raises(OptionError, match=f"{name} is needed to write .* somebody else's files are there"):
-        write(path, out, reference=logps, reference_id="sft")
+@pytest.mark.parametrize("name", ["thesis.txt", "plan.json", "manifest.json", "part-00000.mindrecord"])
+def test_the_folder_where_the_library_works_must_be_its_own(name: str, tmp_path: pathlib.Path) -> None:
+    path, out, work = source(tmp_path), tmp_path / "out", tmp_path / "out.writing"
+    file = mine(work, name)
+    for options in ({}, {"reference": logps, "reference_id": "sft"}):
+        with pytest.raises(OptionError, match=r"out\.writing is needed to write .* somebody else's files are there"):
+            write(path, out, **options)
     assert file.read_text() == "years of work"
-    os.rename(tmp_path / name, tmp_path / "elsewhere")
+    os.rename(work, tmp_path / "elsewhere")
+    work.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OptionError, match="somebody else's files"):
+        write(path, out)
+    work.unlink()
     assert write(path, out, reference=logps, reference_id="sft").reference
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["elsewhere", "out", "rows.jsonl"]
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "part-of-thesis.mindrecord"])
+def test_a_cache_of_that_name_stays(tmp_path: pathlib.Path) -> None:
+    path = source(tmp_path)
+    write(path, tmp_path / "out.writing")
+    write(path, tmp_path / "out.reference")
+    before = tree(tmp_path / "out.writing")
+    with pytest.raises(OptionError, match="somebody else's files"):
+        write(path, tmp_path / "out")
+    os.rename(tmp_path / "out.writing", tmp_path / "moved")
+    write(path, tmp_path / "out", reference=logps, reference_id="sft")
+    assert tree(tmp_path / "moved") == tree(tmp_path / "out.reference") == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "part-of-thesis.mindrecord", "reference-01.npy", "former/thesis.txt"])
 def test_a_cache_with_files_of_others_is_not_replaced(name: str, tmp_path: pathlib.Path) -> None:
     path, out = source(tmp_path), tmp_path / "out"
     write(path, out)
+    (out / name).parent.mkdir(exist_ok=True)
     (out / name).write_text("years of work")
-    with pytest.raises(OptionError, match=rf"holds other files as well \({name}\)"):
+    if not name.endswith(".mindrecord"):  # which no reader may meet
+        write(path, out, reference=logps, reference_id="sft")
+    with pytest.raises(OptionError, match=rf"holds other files as well \({name.partition('/')[0]}\)"):
         write(path, out, rows_per_part=PART + 1, overwrite=True)
     assert (out / name).read_text() == "years of work"
 
 
 def test_a_folder_that_only_looks_like_a_cache_is_not_replaced(tmp_path: pathlib.Path) -> None:
-    file = mine(tmp_path / "out", "part-of-thesis.mindrecord")
-    with pytest.raises(OptionError, match=r"out .*part-of-thesis"):
+    file = mine(tmp_path / "out", "part-00000.mindrecord")
+    with pytest.raises(OptionError, match=r"out exists and is no cache"):
         write(source(tmp_path), tmp_path / "out", overwrite=True)
     assert file.read_text() == "years of work"
 
@@ -88,12 +108,12 @@ def test_between_the_renames_the_former_cache_is_put_back(
     before, rename = tree(out), os.rename
 
     def stopped(old: Any, new: Any) -> None:
-        if str(old).endswith(".writing"):
+        if str(old).endswith("new"):
             raise KeyboardInterrupt
         rename(old, new)
 
     with monkeypatch.context() as patch:
-        patch.setattr(workplace.os, "rename", stopped)
+        patch.setattr(os, "rename", stopped)
         with pytest.raises(KeyboardInterrupt):
             write(path, out, rows_per_part=PART + 1, overwrite=True)
     assert tree(out) == before
@@ -108,7 +128,8 @@ def test_a_process_that_was_killed_there_is_explained_and_mended(
     write(path, out)
     before = tree(out)
     with monkeypatch.context() as patch:
-        patch.setattr(workplace.Workplace, "_rename", lambda self: os.rename(self.out, self.path("replaced")))
+        patch.setattr(work_folder.WorkFolder, "put", lambda self, new: os.rename(self.out, self.inside("former")))
+        patch.setattr(work_folder.WorkFolder, "remove", work_folder.WorkFolder.close)
         write(path, out, rows_per_part=PART + 1, overwrite=True)
     assert not out.exists()
     with pytest.raises(SourceError, match="being written, or its writing was interrupted: run that command again"):
@@ -119,6 +140,37 @@ def test_a_process_that_was_killed_there_is_explained_and_mended(
     write(path, out, rows_per_part=PART + 1, overwrite=True)
     assert tree(out) != before
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "rows.jsonl"]
+
+
+def test_nobody_else_gets_in_while_a_cache_is_put_in_its_place(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, out)
+    put, rmtree = work_folder.WorkFolder.put, work_folder.shutil.rmtree
+    met = []
+
+    def another() -> None:
+        with pytest.raises(StateError, match="another process is writing"):
+            write(path, out, rows_per_part=PART + 2, overwrite=True)
+        met.append(True)
+
+    def slowly(self: Any, folder: str) -> None:
+        another()
+        put(self, folder)
+        another()
+
+    def removing(folder: Any, *args: Any, **options: Any) -> None:
+        another()
+        rmtree(folder, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work_folder.WorkFolder, "put", slowly)
+        patch.setattr(work_folder.shutil, "rmtree", removing)
+        write(path, out, rows_per_part=PART + 1, overwrite=True)
+    assert len(met) > 2
+    write(path, tmp_path / "other", rows_per_part=PART + 1)
+    assert tree(out) == tree(tmp_path / "other")
 
 
 def test_what_differs_is_named(tmp_path: pathlib.Path) -> None:

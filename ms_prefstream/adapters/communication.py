@@ -10,7 +10,7 @@ from ms_prefstream.errors import OptionError
 
 
 def known_ranks(num_shards: int | None, shard_id: int | None) -> tuple[int | None, int | None]:
-    """The number of ranks and this one, as given, or as MindSpore's communication knows them if it is initialised.
+    """The shards and this rank's, as given, or by MindSpore's communication and parallel mode if it is initialised.
 
     Args:
         num_shards: The option of `ms_prefstream.stream`.
@@ -25,7 +25,7 @@ def known_ranks(num_shards: int | None, shard_id: int | None) -> tuple[int | Non
         from mindspore.communication import GlobalComm, get_group_size, get_rank
 
         if GlobalComm.INITED:
-            return get_group_size(), get_rank()
+            return shared_by(get_group_size(), get_rank())
     started = started_ranks(os.environ)
     if started > 1:
         raise OptionError(
@@ -34,6 +34,28 @@ def known_ranks(num_shards: int | None, shard_id: int | None) -> tuple[int | Non
             "mps.stream, or give num_shards= and shard_id= (1 and 0 for all rows on every rank)."
         )
     return None, None
+
+
+def shared_by(world: int, rank: int) -> tuple[int, int]:
+    """(shards, this rank's shard) that MindSpore's parallel mode asks for, as far as it is set by now.
+
+    Stand-alone and data parallel: each rank its own. Semi-automatic and automatic: what `dataset_strategy` or
+    `full_batch` says within a pipeline stage; ranks that hold parts of one model need the same rows.
+
+    Args:
+        world: Ranks of the run.
+        rank: This one.
+    """
+    from mindspore.context import get_auto_parallel_context as context
+
+    if context("parallel_mode") not in ("semi_auto_parallel", "auto_parallel"):
+        return world, rank
+    strategy = context("dataset_strategy")
+    if context("full_batch") or strategy == "full_batch":
+        return 1, 0
+    stage = world // context("pipeline_stages")
+    shards = strategy[0][0] if isinstance(strategy, (tuple, list)) and strategy else stage
+    return shards, rank % stage // (stage // shards)
 
 
 def started_ranks(environment: Mapping[str, str]) -> int:

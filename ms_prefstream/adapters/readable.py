@@ -20,6 +20,7 @@ from ms_prefstream.adapters.pipeline import PIPELINE, Pipeline
 from ms_prefstream.errors import OptionError
 
 _MINDSPORE_PREFETCH = 16  # MindSpore's default; another value was chosen by the user and is left alone
+_ENDLESS = 2**31 - 1  # epochs; the most that MindSpore takes
 _PREFETCH = 2  # whole batches: measured faster than 16, and 14 batches of memory less
 
 
@@ -87,15 +88,18 @@ def _iterator(dataset: Readable, create: Callable[..., Any], args: Any, kwargs: 
     init_step = dataset.get_init_step()
     size = dataset.get_dataset_size() if init_step else 1  # not asked needlessly: a changed pipeline runs to find it
     skipped = init_step // size
-    epochs = inspect.signature(create).bind(*args, **kwargs).arguments.get("num_epochs", -1) if skipped else -1
+    call = inspect.signature(create).bind(*args, **kwargs)
+    epochs = call.arguments.get("num_epochs", -1)
+    if init_step and epochs == -1:  # MindSpore counts to where it begins, and cannot do so in endlessly many epochs
+        call.arguments["num_epochs"] = _ENDLESS
     counted = skipped > 0 and isinstance(epochs, int) and epochs > 0
     if counted and epochs <= skipped:
         raise OptionError(
             f"{init_step} steps are to be skipped, but {epochs} times {size} steps are all there are. Skip fewer "
-            "(data_skip_steps, set_init_step), or train more epochs."
+            "(data_skip_steps, set_init_step, the step of stream.resume), take more, or train more epochs."
         )
     with _building(Pipeline(dataset._keeps_rows, init_step, size)):
-        made = create(*args, **kwargs)
+        made = create(*call.args, **call.kwargs)
     # Same layout, other methods: what MindSpore put into the iterator stays as it is.
     made.__class__ = _TRANSLATING.get(type(made), type(made))
     if counted:

@@ -39,6 +39,19 @@ def test_resume_gives_a_short_first_pass_and_the_size_stays(step: int) -> None:
     assert flat(passes) == whole()[step:]
 
 
+@pytest.mark.parametrize("step", [1, K, K + 2])
+def test_an_endless_iterator_goes_on_as_well(step: int) -> None:
+    """The usual loop says nothing of epochs; MindSpore cannot count to a step in endlessly many."""
+    stream = make().resume(make().state(step))
+    endless = stream.dataset().create_dict_iterator(output_numpy=True)
+    passes = [rows_of(endless) for _ in range(3 - step // K)]
+    assert flat(passes) == whole()[step:]
+    fresh = make().dataset()
+    fresh.set_init_step(step)
+    first = next(fresh.create_tuple_iterator(output_numpy=True, num_epochs=-1))
+    assert rows_of([dict(zip(stream.column_names, first, strict=True))]) == whole()[step : step + 1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", range(2 * K))
 def test_set_init_step_on_a_fresh_stream(kind: str, step: int, tmp_path: pathlib.Path) -> None:

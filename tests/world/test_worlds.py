@@ -192,6 +192,38 @@ def test_ranks_of_mindspore_are_asked_when_it_communicates(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        ({}, (4, 3)),
+        ({"parallel_mode": "data_parallel"}, (4, 3)),
+        ({"parallel_mode": "semi_auto_parallel", "full_batch": True}, (1, 0)),
+        ({"parallel_mode": "auto_parallel", "dataset_strategy": "full_batch"}, (1, 0)),
+        ({"parallel_mode": "semi_auto_parallel", "dataset_strategy": "data_parallel"}, (4, 3)),
+        ({"parallel_mode": "semi_auto_parallel", "dataset_strategy": ((2, 1), (2, 1))}, (2, 1)),
+        ({"parallel_mode": "semi_auto_parallel", "dataset_strategy": "data_parallel", "pipeline_stages": 2}, (2, 1)),
+        ({"parallel_mode": "semi_auto_parallel", "dataset_strategy": ((1, 1),), "pipeline_stages": 2}, (1, 0)),
+    ],
+    ids=str,
+)
+def test_ranks_of_one_model_get_the_same_rows(
+    context: dict[str, Any], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mindspore import communication, reset_auto_parallel_context, set_auto_parallel_context
+    from mindspore.communication import GlobalComm
+
+    monkeypatch.setattr(GlobalComm, "INITED", True)
+    monkeypatch.setattr(communication, "get_group_size", lambda: 4)
+    monkeypatch.setattr(communication, "get_rank", lambda: 3)
+    reset_auto_parallel_context()
+    try:
+        set_auto_parallel_context(**context)
+        found = mps.stream(token_pairs(N), task=mps.DPO(20), tokenizer=None, pad_token_id=0, batching=mps.Pad(2))
+        assert (found.world, found.rank) == expected
+    finally:
+        reset_auto_parallel_context()
+
+
+@pytest.mark.parametrize(
     "environment",
     [
         {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2"},

@@ -11,6 +11,7 @@ Whoever changes what is at `out` holds this folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ REFERENCE = "reference"
 _PLAN = "plan.json"
 _FORMER = "former"
 _FORMAT = "ms_prefstream plan"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some file systems of clusters answer
 
 
 class WorkFolder:
@@ -174,6 +176,9 @@ def _lock(plan: int, out: str) -> None:
                 f"another process is writing the cache {out} at this moment. Wait for it; with several ranks, write "
                 "the cache before they start."
             ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
 
 
 def _check_ours(path: str, out: str) -> None:

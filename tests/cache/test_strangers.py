@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import pathlib
 from typing import Any
@@ -191,3 +193,11 @@ def test_nothing_usable_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     with pytest.raises(mps.NoUsableRowsError):
         write(path, tmp_path / "out")
     assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_file_system_without_locks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert write(source(tmp_path), tmp_path / "out").rows

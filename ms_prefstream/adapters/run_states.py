@@ -23,6 +23,8 @@ from ms_prefstream.errors import StateError
 from ms_prefstream.plan.state import State, check_state
 
 _SUFFIX = f".{LATEST}"
+_SEEN = "_prefstream_seen"  # on a monitor: the checkpoints with a state of its own, and whether they were there yet
+_FORMATS = (".ckpt", ".safetensors")
 
 
 def save_state(dataset: Any, monitor: Any, done: int) -> None:
@@ -39,7 +41,7 @@ def save_state(dataset: Any, monitor: Any, done: int) -> None:
     if getattr(monitor, "use_legacy_format", True):
         checkpoint = pathlib.Path(monitor.latest_ckpt_file_name)
         replace_file(checkpoint.with_suffix(_SUFFIX), content)
-        _clear(checkpoint)
+        _clear(monitor, checkpoint)
     elif dataset.stream.rank == 0 and (folder := _iteration(monitor, trained)) is not None:
         replace_file(folder / LATEST, content)
 
@@ -85,11 +87,20 @@ def finished(dataset: Any) -> bool:
     return steps is not None and not isinstance(getattr(steps, "steps", steps), Samples)
 
 
-def _clear(checkpoint: pathlib.Path) -> None:
-    """Removes the states of checkpoints that MindFormers has removed."""
-    for path in checkpoint.parent.glob(f"*{_SUFFIX}"):
-        if not (path.parent / (path.name.removesuffix(_SUFFIX) + checkpoint.suffix)).exists():
-            path.unlink(missing_ok=True)
+def _clear(monitor: Any, latest: pathlib.Path) -> None:
+    """Removes the states of this monitor whose checkpoints were there once and are gone: MindFormers keeps a few.
+
+    With `async_save` a checkpoint appears later than its state. States of other runs are none of its business.
+    """
+    seen: dict[pathlib.Path, bool] = getattr(monitor, _SEEN, {})
+    for checkpoint in list(seen):
+        if checkpoint.exists():
+            seen[checkpoint] = True
+        elif seen[checkpoint] and checkpoint != latest:
+            checkpoint.with_suffix(_SUFFIX).unlink(missing_ok=True)
+            del seen[checkpoint]
+    seen[latest] = latest.exists()
+    setattr(monitor, _SEEN, seen)
 
 
 def _iteration(monitor: Any, step: int) -> pathlib.Path | None:
@@ -118,5 +129,12 @@ def _state_beside(config: Any) -> pathlib.Path | None:
         pattern = re.sub(r"rank_\d+", "rank_*", pathlib.Path(name).with_suffix("").name)
         found = sorted(path.glob(f"rank_*/{pattern}{_SUFFIX}"))
     else:
-        found = sorted(path.glob(f"rank_*/*{_SUFFIX}"), key=lambda state: state.stat().st_mtime)[-1:]
+        found = [state for state in path.glob(f"rank_*/*{_SUFFIX}") if _saved(state)]
+        found = sorted(found, key=lambda state: state.stat().st_mtime)[-1:]
     return next((state for state in found if state.exists()), None)
+
+
+def _saved(state: pathlib.Path) -> bool:
+    """Whether the checkpoint of a state is there; with `async_save` the last one may never have been finished."""
+    stem = state.name.removesuffix(_SUFFIX)
+    return any((state.parent / (stem + suffix)).exists() for suffix in _FORMATS)

@@ -84,3 +84,39 @@ def test_where_another_dataset_stands_before_the_stream_the_trainers_steps_count
 def test_a_finished_batch_is_counted_from_where_its_dataset_begins(tmp_path: pathlib.Path) -> None:
     later = stream()
     assert saved(tmp_path / "x.ckpt", later.dataset(start_epoch=2), done=3)["step"] == 2 * later.steps_per_epoch + 3
+
+
+def _states(folder: pathlib.Path) -> list[str]:
+    return sorted(path.name.removesuffix(".stream_state.json") for path in folder.glob("*.stream_state.json"))
+
+
+def test_a_state_stays_until_its_checkpoint_was_there_and_is_gone(tmp_path: pathlib.Path) -> None:
+    from ms_prefstream.adapters.run_states import save_state
+
+    dataset, monitor = stream().dataset(), type("Monitor", (), {"_append_step_num": 0})()
+    for step in range(1, 5):  # as with async_save: each checkpoint appears behind the next state
+        monitor.latest_ckpt_file_name = str(tmp_path / f"x-1_{step}.ckpt")
+        save_state(dataset, monitor, step)
+        if step > 1:
+            (tmp_path / f"x-1_{step - 1}.ckpt").touch()
+    assert _states(tmp_path) == ["x-1_1", "x-1_2", "x-1_3", "x-1_4"]
+    (tmp_path / "x-1_1.ckpt").unlink()
+    (tmp_path / "x-1_3.ckpt").unlink()  # nobody has seen this one
+    monitor.latest_ckpt_file_name = str(tmp_path / "x-1_5.ckpt")
+    save_state(dataset, monitor, 5)
+    assert _states(tmp_path) == ["x-1_2", "x-1_3", "x-1_4", "x-1_5"]
+
+
+def test_the_states_of_another_run_in_the_folder_stay(tmp_path: pathlib.Path) -> None:
+    saved(tmp_path / "tiny-1_1.ckpt", stream().dataset())
+    saved(tmp_path / "other-1_1.safetensors", stream().dataset())
+    assert _states(tmp_path) == ["other-1_1", "tiny-1_1"]
+
+
+def test_a_state_whose_checkpoint_was_never_finished_is_not_the_last(tmp_path: pathlib.Path) -> None:
+    saved(tmp_path / "rank_0" / "x-1_1.safetensors", stream().dataset())
+    saved(tmp_path / "rank_0" / "x-1_2.safetensors", stream(seed=2).dataset())
+    (tmp_path / "rank_0" / "x-1_2.safetensors").unlink()
+    begun = stream().dataset()
+    begun.set_init_step(1)
+    resumed(begun, tmp_path)

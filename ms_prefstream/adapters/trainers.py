@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ms_prefstream.adapters.pairing import check_pairing, check_rows
+from ms_prefstream.adapters.parallel_mode import check_shards
 from ms_prefstream.adapters.readable import Readable
 from ms_prefstream.adapters.run_states import check_resumed, finished, save_state
 from ms_prefstream.adapters.when_imported import when_imported
@@ -31,6 +32,7 @@ def _of_stream(dataset: Any) -> bool:
 def _train_on(trainer: Any, dataset: Any) -> None:
     _evaluate_on(trainer, dataset)
     if _of_stream(dataset):
+        check_shards(dataset.stream)
         if finished(dataset):
             check_rows(dataset.stream, trainer.config.runner_config)
         check_resumed(dataset, trainer.config)

@@ -44,3 +44,20 @@ def test_a_token_budget_trains_from_yaml(steps: Any) -> None:
     found = steps("trainings_allowed")["a token budget"]
     assert [step["rows"] for step in found["trained"]] == found["planned"]
     assert {len(rows) for rows in found["planned"]} == {5}  # of 96 columns on both sides; runner_config says 4
+
+
+@pytest.mark.parametrize(
+    ("mode", "every", "whole"),
+    [
+        ("data", "", "num_shards=4, shard_id=3."),
+        ("full batch", "num_shards=1, shard_id=0.", ""),
+        ("two by two", "num_shards=2, shard_id=1.", "num_shards=2, shard_id=1."),
+        ("a word", "", "num_shards=4, shard_id=3."),
+        ("a word, two stages", "num_shards=2, shard_id=1.", "num_shards=2, shard_id=1."),
+    ],
+)
+def test_a_stream_for_other_shards_than_the_parallel_mode_is_refused(
+    mode: str, every: str, whole: str, steps: Any
+) -> None:
+    for said, wanted in zip(steps("streams_on_several_ranks")[mode], (every, whole), strict=True):
+        assert bool(said) == bool(wanted) and said.endswith(wanted), said

@@ -14,12 +14,10 @@ def shards() -> tuple[int, int]:
         from mindformers.dataset.base_dataset import BaseDataset, get_real_group_size, get_real_rank
     from mindspore import get_auto_parallel_context
 
-    if BaseDataset._is_semi() and not BaseDataset._is_full_batch():
-        if isinstance(
-            get_auto_parallel_context("dataset_strategy"), str
-        ):  # "data_parallel", which its rule cannot read
-            world = get_real_group_size() // get_auto_parallel_context("pipeline_stages")
-            return world, get_real_rank() % world
+    by_word = isinstance(get_auto_parallel_context("dataset_strategy"), str)  # "data_parallel": its rule reads tuples
+    if by_word and BaseDataset._is_semi() and not BaseDataset._is_full_batch():
+        world = get_real_group_size() // get_auto_parallel_context("pipeline_stages")
+        return world, get_real_rank() % world
     rank, world = BaseDataset._generate_shard_info()
     return (1, 0) if world is None else (int(world), int(rank))  # a full batch: every rank holds all of it
 

@@ -21,6 +21,7 @@ SWAPPED = "the same names in another order, while MindFormers pairs the two by p
         ("a dataset without keys", [SWAPPED, "stream.dataset(columns=['loss_mask', 'input_ids', 'attention_mask'"]),
         ("a dataset with more rows", ["batches of 4 rows", "counts 16", "Set runner_config.batch_size: 4,"]),
         ("an evaluation", [SWAPPED]),
+        ("an evaluation in between", ["eval_dataset under do_eval", SWAPPED]),
     ],
 )
 def test_what_mindformers_would_mistake_is_refused(case: str, parts: list[str], steps: Any) -> None:
@@ -35,6 +36,7 @@ def test_what_fits_together_trains(steps: Any) -> None:
         "a dataset with its columns chosen",
         "a dataset without a size",
         "evaluated on other columns before",
+        "evaluated in between",
     ):
         assert [step["rows"] for step in found[case]] == rows
         assert [step["loss"] for step in found[case]] == pytest.approx([step["loss"] for step in expected], rel=1e-5)
@@ -60,4 +62,5 @@ def test_a_stream_for_other_shards_than_the_parallel_mode_is_refused(
     mode: str, every: str, whole: str, steps: Any
 ) -> None:
     for said, wanted in zip(steps("streams_on_several_ranks")[mode], (every, whole), strict=True):
-        assert bool(said) == bool(wanted) and said.endswith(wanted), said
+        assert said.endswith(wanted), said
+        assert bool(said) == bool(wanted), said

@@ -15,6 +15,14 @@ import sys
 from typing import Any
 
 import orjson
+from mindspore.dataset.engine.datasets import (
+    BatchDataset,
+    MapDataset,
+    PaddedBatchDataset,
+    ProjectDataset,
+    RenameDataset,
+    RepeatDataset,
+)
 
 from ms_prefstream.adapters.checkpoint import LATEST, read_state, replace_file
 from ms_prefstream.adapters.generator import OnePassDataset, StepDataset
@@ -30,11 +38,15 @@ _FORMATS = (".ckpt", ".safetensors")
 def save_state(dataset: Any, monitor: Any, done: int) -> None:
     """Writes the state beside the checkpoint that the monitor has just saved, atomically.
 
+    Where the steps of the training are no steps of the stream, as behind `take`, there is none to write.
+
     Args:
         dataset: What is trained on.
         monitor: MindFormers' CheckpointMonitor.
         done: Steps of this call that are finished.
     """
+    if not (finished(dataset) or _batches_samples(dataset)):
+        return
     trained = int(getattr(monitor, "_append_step_num", 0)) + done  # as MindFormers counts, over all calls
     step = dataset.stream.start_step + done if finished(dataset) else trained
     content = orjson.dumps(dataset.stream.state(step), option=orjson.OPT_INDENT_2)
@@ -65,7 +77,7 @@ def check_resumed(dataset: Any, config: Any) -> None:
     try:
         step = check_state(saved, settings, dataset.stream.steps_per_epoch)
     except StateError as error:
-        raise StateError(f"{path}: {error}{_remedies(saved, now)}") from None
+        raise StateError(f"{path}: {error}{_remedies(saved, now, config)}") from None
     begins, skipped = dataset.stream.start_step, int(runner.get("initial_step") or 0)
     if finished(dataset) and not config.get("data_skip_steps") and step != begins:
         raise StateError(
@@ -74,17 +86,31 @@ def check_resumed(dataset: Any, config: Any) -> None:
         )
 
 
-def _remedies(saved: State, now: State) -> str:
+def _remedies(saved: State, now: State, config: Any) -> str:
+    anew = " ignore_data_skip: True keeps the weights and begins with the first row."
+    if saved.get("index") is None and now["index"] is not None:
+        return f" A length index was built since: remove the index file (or set index: null), or start anew.{anew}"
     shards = saved.get("logical_shards")
-    one = f" logical_shards: {shards} in data_loader has the former shards on this number of ranks."
-    known = shards not in (None, now["logical_shards"]) and saved.get("global_batch") == now["global_batch"]
-    return f"{one if known else ''} ignore_data_skip: True keeps the weights and begins with the first row."
+    if shards in (None, now["logical_shards"]) or saved.get("global_batch") != now["global_batch"]:
+        return anew
+    section = "data_loader" in (config.get("train_dataset") or {})
+    where = f"logical_shards: {shards} in data_loader" if section else f"mps.stream(..., logical_shards={shards})"
+    return f" {where} has the former shards on this number of ranks.{anew}"
 
 
 def finished(dataset: Any) -> bool:
     """Whether its rows are the batches of the stream, which is then told where it begins."""
     steps = dataset.source.steps if isinstance(dataset, (StepDataset, OnePassDataset)) else None
     return steps is not None and not isinstance(getattr(steps, "steps", steps), Samples)
+
+
+def _batches_samples(dataset: Any) -> bool:
+    """Whether single samples are batched again, and nothing else: MindFormers' datasets with our loader."""
+    same = (BatchDataset, MapDataset, PaddedBatchDataset, ProjectDataset, RenameDataset)  # one row for each, in order
+    while isinstance(dataset, same) or (isinstance(dataset, RepeatDataset) and dataset.count == 1):
+        dataset = dataset.children[0]
+    steps = dataset.source.steps if isinstance(dataset, (StepDataset, OnePassDataset)) else None
+    return isinstance(getattr(steps, "steps", steps), Samples)
 
 
 def _clear(monitor: Any, latest: pathlib.Path) -> None:

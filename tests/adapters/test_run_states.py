@@ -10,7 +10,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.errors import StateError
-from tests.helpers import pairs
+from tests.helpers import json_lines, pairs
 
 pytestmark = pytest.mark.mindspore
 
@@ -120,3 +120,35 @@ def test_a_state_whose_checkpoint_was_never_finished_is_not_the_last(tmp_path: p
     begun = stream().dataset()
     begun.set_init_step(1)
     resumed(begun, tmp_path)
+
+
+def test_where_steps_are_left_out_behind_the_stream_no_state_is_written(tmp_path: pathlib.Path) -> None:
+    from ms_prefstream.adapters.mindformers import PrefStreamDataLoader
+    from ms_prefstream.adapters.run_states import save_state
+
+    keys = {"source": pairs(17), "tokenizer": "bytes", "batching": {"type": "Pad", "batch_size": 4}, "seed": 1}
+    loader = PrefStreamDataLoader(task={"type": "DPO", "max_length": 128}, **keys)
+    monitor = type("Monitor", (), {"_append_step_num": 0, "latest_ckpt_file_name": str(tmp_path / "x-1_4.ckpt")})()
+    for dataset in (stream().dataset().take(3), stream().dataset().repeat(2), loader.take(8).batch(4)):
+        save_state(dataset, monitor, 4)
+        assert _states(tmp_path) == []
+    save_state(loader.batch(4).repeat(1), monitor, 4)
+    assert _states(tmp_path) == ["x-1_4"]
+
+
+def test_the_remedy_for_other_shards_is_said_where_they_are_set(tmp_path: pathlib.Path) -> None:
+    saved(tmp_path / "x.ckpt", stream(logical_shards=2).dataset())
+    with pytest.raises(StateError, match=r"mps\.stream\(\.\.\., logical_shards=2\) has the former shards"):
+        resumed(stream().dataset(), tmp_path / "x.ckpt", train_dataset={"input_columns": []})
+    with pytest.raises(StateError, match=r"logical_shards: 2 in data_loader has the former shards"):
+        resumed(stream().dataset(), tmp_path / "x.ckpt", train_dataset={"data_loader": {}})
+
+
+def test_the_remedy_for_a_new_index_is_not_another_number_of_shards(tmp_path: pathlib.Path) -> None:
+    file = json_lines(tmp_path / "rows.jsonl", pairs(17))
+    options: dict[str, Any] = {"task": mps.DPO(128), "tokenizer": "bytes", "batching": mps.Pad(4), "seed": 1}
+    saved(tmp_path / "x.ckpt", mps.stream(file, **options).dataset())
+    mps.stream(file, **options).build_index()
+    with pytest.raises(StateError, match=r"remove the index file .* or start anew") as refused:
+        resumed(mps.stream(file, **options).dataset(), tmp_path / "x.ckpt")
+    assert "has the former shards" not in str(refused.value)

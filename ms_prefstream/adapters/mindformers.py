@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from ms_prefstream.adapters.columns import select_columns
 from ms_prefstream.adapters.mindspore import to_dataset
 from ms_prefstream.adapters.pairing import check_pairing, listed
+from ms_prefstream.adapters.parallel_mode import shards
 from ms_prefstream.adapters.plain_keys import stream_from
 from ms_prefstream.adapters.samples import Samples
 from ms_prefstream.adapters.when_imported import when_imported
@@ -120,7 +121,7 @@ class PrefStreamDataset:
             )
         size, seed, tokenizer = (config.pop(name, None) for name in ("batch_size", "seed", "tokenizer"))
         _check_rest(config)
-        stream = _stream(loader, size, seed, tokenizer, *_shards())
+        stream = _stream(loader, size, seed, tokenizer, *shards())
         return stream.dataset(columns=columns)
 
 
@@ -191,15 +192,6 @@ def _check_rest(config: dict[str, Any]) -> None:
                 f"{name} is no option of PrefStreamDataset. The options of the stream belong under data_loader; beside "
                 "it stand input_columns, construct_args_key, batch_size, drop_remainder and seed."
             )
-
-
-def _shards() -> tuple[int, int]:
-    """(number, this one) of the shards that the parallel mode asks for, by MindFormers' own rule."""
-    with needs("mindformers", "PrefStreamDataset"):
-        from mindformers.dataset.base_dataset import BaseDataset
-
-    rank, world = BaseDataset._generate_shard_info()
-    return (1, 0) if world is None else (int(world), int(rank))  # a full batch: every rank holds all of it
 
 
 def _register() -> None:

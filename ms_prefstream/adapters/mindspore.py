@@ -95,7 +95,7 @@ def to_dataset(
             "Name whole epochs with start_epoch."
         )
     with needs("mindspore", "stream.dataset()"):
-        from ms_prefstream.adapters import trainers  # noqa: F401 - MindFormers' trainers look at datasets from now on
+        from ms_prefstream.adapters import pynative, trainers  # noqa: F401 - MindFormers' trainers look from now on
         from ms_prefstream.adapters.generator import OnePassDataset, StepDataset
 
     dataset: GeneratorDataset

@@ -60,6 +60,20 @@ def check_pairing(columns: Sequence[str], keys: Any) -> None:
         )
 
 
+def check_evaluated(columns: Sequence[str], names: Any) -> None:
+    """Refuses an evaluation during training whose columns do not fit the names of the training.
+
+    MindFormers evaluates with the training's network, and asks no `construct_args_key` of the evaluation.
+
+    Raises:
+        OptionError: As `check_pairing` does.
+    """
+    try:
+        check_pairing(columns, names)
+    except OptionError as error:
+        raise OptionError(f"eval_dataset under do_eval, which takes the names of train_dataset: {error}") from None
+
+
 def check_rows(stream: Any, runner: Any) -> None:
     """Refuses a stream with another number of rows in a step than the trainer counts on, and warns of a forgotten one.
 

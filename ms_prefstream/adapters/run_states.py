@@ -15,6 +15,14 @@ import sys
 from typing import Any
 
 import orjson
+from mindspore.dataset.engine.datasets import (
+    BatchDataset,
+    MapDataset,
+    PaddedBatchDataset,
+    ProjectDataset,
+    RenameDataset,
+    RepeatDataset,
+)
 
 from ms_prefstream.adapters.checkpoint import LATEST, read_state, replace_file
 from ms_prefstream.adapters.generator import OnePassDataset, StepDataset
@@ -23,23 +31,29 @@ from ms_prefstream.errors import StateError
 from ms_prefstream.plan.state import State, check_state
 
 _SUFFIX = f".{LATEST}"
+_SEEN = "_prefstream_seen"  # on a monitor: the checkpoints with a state of its own, and whether they were there yet
+_FORMATS = (".ckpt", ".safetensors")
 
 
 def save_state(dataset: Any, monitor: Any, done: int) -> None:
     """Writes the state beside the checkpoint that the monitor has just saved, atomically.
+
+    Where the steps of the training are no steps of the stream, as behind `take`, there is none to write.
 
     Args:
         dataset: What is trained on.
         monitor: MindFormers' CheckpointMonitor.
         done: Steps of this call that are finished.
     """
+    if not (finished(dataset) or _batches_samples(dataset)):
+        return
     trained = int(getattr(monitor, "_append_step_num", 0)) + done  # as MindFormers counts, over all calls
     step = dataset.stream.start_step + done if finished(dataset) else trained
     content = orjson.dumps(dataset.stream.state(step), option=orjson.OPT_INDENT_2)
     if getattr(monitor, "use_legacy_format", True):
         checkpoint = pathlib.Path(monitor.latest_ckpt_file_name)
         replace_file(checkpoint.with_suffix(_SUFFIX), content)
-        _clear(checkpoint)
+        _clear(monitor, checkpoint)
     elif dataset.stream.rank == 0 and (folder := _iteration(monitor, trained)) is not None:
         replace_file(folder / LATEST, content)
 
@@ -63,7 +77,7 @@ def check_resumed(dataset: Any, config: Any) -> None:
     try:
         step = check_state(saved, settings, dataset.stream.steps_per_epoch)
     except StateError as error:
-        raise StateError(f"{path}: {error}{_remedies(saved, now)}") from None
+        raise StateError(f"{path}: {error}{_remedies(saved, now, config)}") from None
     begins, skipped = dataset.stream.start_step, int(runner.get("initial_step") or 0)
     if finished(dataset) and not config.get("data_skip_steps") and step != begins:
         raise StateError(
@@ -72,11 +86,16 @@ def check_resumed(dataset: Any, config: Any) -> None:
         )
 
 
-def _remedies(saved: State, now: State) -> str:
+def _remedies(saved: State, now: State, config: Any) -> str:
+    anew = " ignore_data_skip: True keeps the weights and begins with the first row."
+    if saved.get("index") is None and now["index"] is not None:
+        return f" A length index was built since: remove the index file (or set index: null), or start anew.{anew}"
     shards = saved.get("logical_shards")
-    one = f" logical_shards: {shards} in data_loader has the former shards on this number of ranks."
-    known = shards not in (None, now["logical_shards"]) and saved.get("global_batch") == now["global_batch"]
-    return f"{one if known else ''} ignore_data_skip: True keeps the weights and begins with the first row."
+    if shards in (None, now["logical_shards"]) or saved.get("global_batch") != now["global_batch"]:
+        return anew
+    section = "data_loader" in (config.get("train_dataset") or {})
+    where = f"logical_shards: {shards} in data_loader" if section else f"mps.stream(..., logical_shards={shards})"
+    return f" {where} has the former shards on this number of ranks.{anew}"
 
 
 def finished(dataset: Any) -> bool:
@@ -85,11 +104,29 @@ def finished(dataset: Any) -> bool:
     return steps is not None and not isinstance(getattr(steps, "steps", steps), Samples)
 
 
-def _clear(checkpoint: pathlib.Path) -> None:
-    """Removes the states of checkpoints that MindFormers has removed."""
-    for path in checkpoint.parent.glob(f"*{_SUFFIX}"):
-        if not (path.parent / (path.name.removesuffix(_SUFFIX) + checkpoint.suffix)).exists():
-            path.unlink(missing_ok=True)
+def _batches_samples(dataset: Any) -> bool:
+    """Whether single samples are batched again, and nothing else: MindFormers' datasets with our loader."""
+    same = (BatchDataset, MapDataset, PaddedBatchDataset, ProjectDataset, RenameDataset)  # one row for each, in order
+    while isinstance(dataset, same) or (isinstance(dataset, RepeatDataset) and dataset.count == 1):
+        dataset = dataset.children[0]
+    steps = dataset.source.steps if isinstance(dataset, (StepDataset, OnePassDataset)) else None
+    return isinstance(getattr(steps, "steps", steps), Samples)
+
+
+def _clear(monitor: Any, latest: pathlib.Path) -> None:
+    """Removes the states of this monitor whose checkpoints were there once and are gone: MindFormers keeps a few.
+
+    With `async_save` a checkpoint appears later than its state. States of other runs are none of its business.
+    """
+    seen: dict[pathlib.Path, bool] = getattr(monitor, _SEEN, {})
+    for checkpoint in list(seen):
+        if checkpoint.exists():
+            seen[checkpoint] = True
+        elif seen[checkpoint] and checkpoint != latest:
+            checkpoint.with_suffix(_SUFFIX).unlink(missing_ok=True)
+            del seen[checkpoint]
+    seen[latest] = latest.exists()
+    setattr(monitor, _SEEN, seen)
 
 
 def _iteration(monitor: Any, step: int) -> pathlib.Path | None:
@@ -118,5 +155,12 @@ def _state_beside(config: Any) -> pathlib.Path | None:
         pattern = re.sub(r"rank_\d+", "rank_*", pathlib.Path(name).with_suffix("").name)
         found = sorted(path.glob(f"rank_*/{pattern}{_SUFFIX}"))
     else:
-        found = sorted(path.glob(f"rank_*/*{_SUFFIX}"), key=lambda state: state.stat().st_mtime)[-1:]
+        found = [state for state in path.glob(f"rank_*/*{_SUFFIX}") if _saved(state)]
+        found = sorted(found, key=lambda state: state.stat().st_mtime)[-1:]
     return next((state for state in found if state.exists()), None)
+
+
+def _saved(state: pathlib.Path) -> bool:
+    """Whether the checkpoint of a state is there; with `async_save` the last one may never have been finished."""
+    stem = state.name.removesuffix(_SUFFIX)
+    return any((state.parent / (stem + suffix)).exists() for suffix in _FORMATS)

@@ -3,8 +3,9 @@
 A trainer makes its dataset first and pairs columns with arguments, counts rows and resumes later, out of the sight of
 the dataset. So its class is given a look at these moments, where a version has them; other datasets pass untouched:
 
-    set_train_dataset, set_eval_dataset    rows of a step (`runner_config.batch_size`), a resumed run's state
+    set_train_dataset, set_eval_dataset    shards, rows of a step (`runner_config.batch_size`), a resumed run's state
     warp_data_order_with_tool_cells        `construct_args_key` against the columns
+    create_eval_dataset                    the columns of `do_eval`, by the names of the training
     CheckpointMonitor's save methods       the stream's state beside each checkpoint
 """
 
@@ -15,13 +16,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ms_prefstream.adapters.pairing import check_pairing, check_rows
+from ms_prefstream.adapters.pairing import check_evaluated, check_pairing, check_rows
+from ms_prefstream.adapters.parallel_mode import check_shards
 from ms_prefstream.adapters.readable import Readable
 from ms_prefstream.adapters.run_states import check_resumed, finished, save_state
 from ms_prefstream.adapters.when_imported import when_imported
 
 _MODULE = "mindformers.trainer.base_trainer"
 _COLUMNS = "_prefstream_columns"  # on a trainer: those of the stream that it is about to pair, if it is one
+
+_NAMES = "_prefstream_names"  # on a trainer that makes a training: what its columns are paired with
 
 
 def _of_stream(dataset: Any) -> bool:
@@ -30,7 +34,9 @@ def _of_stream(dataset: Any) -> bool:
 
 def _train_on(trainer: Any, dataset: Any) -> None:
     _evaluate_on(trainer, dataset)
+    vars(trainer)[_NAMES] = vars(trainer)[_COLUMNS]  # by place, unless they are paired by name
     if _of_stream(dataset):
+        check_shards(dataset.stream)
         if finished(dataset):
             check_rows(dataset.stream, trainer.config.runner_config)
         check_resumed(dataset, trainer.config)
@@ -38,6 +44,14 @@ def _train_on(trainer: Any, dataset: Any) -> None:
 
 def _evaluate_on(trainer: Any, dataset: Any) -> None:
     vars(trainer)[_COLUMNS] = dataset.get_col_names() if _of_stream(dataset) else None
+    vars(trainer).pop(_NAMES, None)
+
+
+def _evaluate_between(trainer: Any, dataset: Any) -> None:
+    """An evaluation in the course of a training, by the training's own network."""
+    names = vars(trainer).pop(_NAMES, None)
+    if names is not None and _of_stream(dataset) and trainer.config.do_eval:
+        check_evaluated(dataset.get_col_names(), names)
 
 
 def _saved(monitor: Any, cb_params: Any) -> None:
@@ -59,11 +73,13 @@ class _Pairing:
         columns = vars(trainer).pop(_COLUMNS, None)
         if columns is not None:
             check_pairing(columns, construct_args_key)
+        if _NAMES in vars(trainer):
+            vars(trainer)[_NAMES] = construct_args_key
         return self.pair(network, construct_args_key)
 
 
-def _behind(kind: Any, name: str, act: Callable[..., None]) -> None:
-    """Has the method call `act` with its own arguments when it is done, if the class has such a method."""
+def _behind(kind: Any, name: str, act: Callable[..., None], *, made: bool = False) -> None:
+    """Has the method call `act` with its own arguments (or what it made) when it is done, if there is such a method."""
     method = getattr(kind, name, None)
     if method is None:
         return
@@ -71,7 +87,10 @@ def _behind(kind: Any, name: str, act: Callable[..., None]) -> None:
     @functools.wraps(method)
     def both(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = method(self, *args, **kwargs)
-        act(self, *args, **kwargs)
+        if made:
+            act(self, result)
+        else:
+            act(self, *args, **kwargs)
         return result
 
     setattr(kind, name, both)
@@ -82,6 +101,7 @@ def _watch() -> None:
     trainer, monitor = getattr(module, "BaseTrainer", None), getattr(module, "CheckpointMonitor", None)
     _behind(trainer, "set_train_dataset", _train_on)
     _behind(trainer, "set_eval_dataset", _evaluate_on)
+    _behind(trainer, "create_eval_dataset", _evaluate_between, made=True)
     pair = getattr(trainer, "warp_data_order_with_tool_cells", None)
     if pair is not None:
         trainer.warp_data_order_with_tool_cells = _Pairing(pair)  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.errors import StateError
-from tests.helpers import pairs
+from tests.helpers import json_lines, pairs
 
 pytestmark = pytest.mark.mindspore
 
@@ -84,3 +84,71 @@ def test_where_another_dataset_stands_before_the_stream_the_trainers_steps_count
 def test_a_finished_batch_is_counted_from_where_its_dataset_begins(tmp_path: pathlib.Path) -> None:
     later = stream()
     assert saved(tmp_path / "x.ckpt", later.dataset(start_epoch=2), done=3)["step"] == 2 * later.steps_per_epoch + 3
+
+
+def _states(folder: pathlib.Path) -> list[str]:
+    return sorted(path.name.removesuffix(".stream_state.json") for path in folder.glob("*.stream_state.json"))
+
+
+def test_a_state_stays_until_its_checkpoint_was_there_and_is_gone(tmp_path: pathlib.Path) -> None:
+    from ms_prefstream.adapters.run_states import save_state
+
+    dataset, monitor = stream().dataset(), type("Monitor", (), {"_append_step_num": 0})()
+    for step in range(1, 5):  # as with async_save: each checkpoint appears behind the next state
+        monitor.latest_ckpt_file_name = str(tmp_path / f"x-1_{step}.ckpt")
+        save_state(dataset, monitor, step)
+        if step > 1:
+            (tmp_path / f"x-1_{step - 1}.ckpt").touch()
+    assert _states(tmp_path) == ["x-1_1", "x-1_2", "x-1_3", "x-1_4"]
+    (tmp_path / "x-1_1.ckpt").unlink()
+    (tmp_path / "x-1_3.ckpt").unlink()  # nobody has seen this one
+    monitor.latest_ckpt_file_name = str(tmp_path / "x-1_5.ckpt")
+    save_state(dataset, monitor, 5)
+    assert _states(tmp_path) == ["x-1_2", "x-1_3", "x-1_4", "x-1_5"]
+
+
+def test_the_states_of_another_run_in_the_folder_stay(tmp_path: pathlib.Path) -> None:
+    saved(tmp_path / "tiny-1_1.ckpt", stream().dataset())
+    saved(tmp_path / "other-1_1.safetensors", stream().dataset())
+    assert _states(tmp_path) == ["other-1_1", "tiny-1_1"]
+
+
+def test_a_state_whose_checkpoint_was_never_finished_is_not_the_last(tmp_path: pathlib.Path) -> None:
+    saved(tmp_path / "rank_0" / "x-1_1.safetensors", stream().dataset())
+    saved(tmp_path / "rank_0" / "x-1_2.safetensors", stream(seed=2).dataset())
+    (tmp_path / "rank_0" / "x-1_2.safetensors").unlink()
+    begun = stream().dataset()
+    begun.set_init_step(1)
+    resumed(begun, tmp_path)
+
+
+def test_where_steps_are_left_out_behind_the_stream_no_state_is_written(tmp_path: pathlib.Path) -> None:
+    from ms_prefstream.adapters.mindformers import PrefStreamDataLoader
+    from ms_prefstream.adapters.run_states import save_state
+
+    keys = {"source": pairs(17), "tokenizer": "bytes", "batching": {"type": "Pad", "batch_size": 4}, "seed": 1}
+    loader = PrefStreamDataLoader(task={"type": "DPO", "max_length": 128}, **keys)
+    monitor = type("Monitor", (), {"_append_step_num": 0, "latest_ckpt_file_name": str(tmp_path / "x-1_4.ckpt")})()
+    for dataset in (stream().dataset().take(3), stream().dataset().repeat(2), loader.take(8).batch(4)):
+        save_state(dataset, monitor, 4)
+        assert _states(tmp_path) == []
+    save_state(loader.batch(4).repeat(1), monitor, 4)
+    assert _states(tmp_path) == ["x-1_4"]
+
+
+def test_the_remedy_for_other_shards_is_said_where_they_are_set(tmp_path: pathlib.Path) -> None:
+    saved(tmp_path / "x.ckpt", stream(logical_shards=2).dataset())
+    with pytest.raises(StateError, match=r"mps\.stream\(\.\.\., logical_shards=2\) has the former shards"):
+        resumed(stream().dataset(), tmp_path / "x.ckpt", train_dataset={"input_columns": []})
+    with pytest.raises(StateError, match=r"logical_shards: 2 in data_loader has the former shards"):
+        resumed(stream().dataset(), tmp_path / "x.ckpt", train_dataset={"data_loader": {}})
+
+
+def test_the_remedy_for_a_new_index_is_not_another_number_of_shards(tmp_path: pathlib.Path) -> None:
+    file = json_lines(tmp_path / "rows.jsonl", pairs(17))
+    options: dict[str, Any] = {"task": mps.DPO(128), "tokenizer": "bytes", "batching": mps.Pad(4), "seed": 1}
+    saved(tmp_path / "x.ckpt", mps.stream(file, **options).dataset())
+    mps.stream(file, **options).build_index()
+    with pytest.raises(StateError, match=r"remove the index file .* or start anew") as refused:
+        resumed(mps.stream(file, **options).dataset(), tmp_path / "x.ckpt")
+    assert "has the former shards" not in str(refused.value)

@@ -19,6 +19,7 @@ from tests.trainer.configs import ROWS, dpo_config, llama_config
 from tests.trainer.in_order import IN_ORDER
 from tests.trainer.network import Log, TinyDPO, by_function, by_model, by_trainer, prepare, stream
 from tests.trainer.pairings import PAIRINGS
+from tests.trainer.pynative import PYNATIVE
 from tests.trainer.reports import REPORTS
 from tests.trainer.resuming import RESUMING
 from tests.trainer.sections import SECTIONS
@@ -92,7 +93,7 @@ def main(folder: str) -> None:
     json_lines(pathlib.Path("rows.jsonl"), pairs(ROWS))
     prepare(llama_config())
     results: dict[str, Any] = {}
-    jobs = JOBS | IN_ORDER | PAIRINGS | REPORTS | RESUMING | SECTIONS
+    jobs = JOBS | IN_ORDER | PAIRINGS | PYNATIVE | REPORTS | RESUMING | SECTIONS
     for name in sys.argv[2:] or jobs:
         try:
             results[name] = jobs[name]()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from typing import Any
+from unittest import mock
 
 import ms_prefstream as mps
 from tests.helpers import rows_of
-from tests.trainer.configs import COLUMNS, EPOCHS, SEED, dpo_config, llama_config, loader
+from tests.trainer.configs import COLUMNS, EPOCHS, SEED, K, dpo_config, llama_config, loader
 from tests.trainer.network import Log, by_trainer, stream
 
 NATURAL = ["input_ids", "labels", "attention_mask", "loss_mask"]
@@ -63,6 +64,70 @@ def _budget() -> Any:
     return {"trained": found, "planned": [rows for epoch in range(EPOCHS) for rows in rows_of(planned.batches(epoch))]}
 
 
+def _evaluated_between(columns: list[str]) -> Any:
+    """A training that evaluates itself once, on these columns."""
+    import mindspore
+    from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+
+    class AnyMetric(mindspore.train.Metric):  # type: ignore[misc]
+        def clear(self) -> None: ...
+
+        def update(self, *outputs: Any) -> None: ...
+
+        def eval(self) -> dict[str, int]:
+            return {"any": 1}
+
+    MindFormerRegister.register_cls(AnyMetric, MindFormerModuleType.METRIC)
+    section = {"data_loader": loader(), "input_columns": columns}
+    made = _with(dpo_config(), construct_args_key=COLUMNS) | {
+        "do_eval": True,
+        "eval_step_interval": K,
+        "metric": {"type": "AnyMetric"},
+        "eval_dataset": section,
+        "eval_dataset_task": {"type": "PrefStreamDataset", "dataset_config": section},
+    }
+    return by_trainer(made, Log(1))
+
+
+def _on_rank_3_of_4(parallel: dict[str, Any], **options: Any) -> str:
+    """What is said when a trainer gets a stream on one of several ranks; "" if nothing."""
+    import mindspore
+    from mindformers.dataset import base_dataset
+    from mindformers.tools import MindFormerConfig
+    from mindformers.trainer.base_trainer import BaseTrainer
+    from mindspore.communication import GlobalComm
+
+    trainer: Any = object.__new__(BaseTrainer)
+    trainer.config = MindFormerConfig(runner_config={"batch_size": 4})
+    mindspore.set_auto_parallel_context(**parallel)
+    with (
+        mock.patch.multiple(base_dataset, get_real_rank=lambda: 3, get_real_group_size=lambda: 4),
+        mock.patch.object(GlobalComm, "INITED", True),
+        mock.patch("mindspore.communication.get_group_size", return_value=4),
+    ):
+        try:
+            trainer.set_train_dataset(stream(**options).dataset())
+        except mps.PrefStreamError as error:
+            return str(error)
+        finally:
+            mindspore.reset_auto_parallel_context()
+    return ""
+
+
+def streams_on_several_ranks() -> Any:
+    """Streams for all ranks and for one, in several parallel modes."""
+    semi = {"parallel_mode": "semi_auto_parallel"}
+    modes = {
+        "data": {"parallel_mode": "data_parallel"},
+        "full batch": {**semi, "full_batch": True},
+        "two by two": {**semi, "dataset_strategy": ((2, 1), (2, 1))},
+        "a word": {**semi, "dataset_strategy": "data_parallel"},
+        "a word, two stages": {**semi, "dataset_strategy": "data_parallel", "pipeline_stages": 2},
+    }
+    every, whole = {"num_shards": 4, "shard_id": 3}, {"num_shards": 1, "shard_id": 0}
+    return {name: [_on_rank_3_of_4(mode, **options) for options in (every, whole)] for name, mode in modes.items()}
+
+
 def trainings_refused() -> Any:
     """The sentence that each training ends with, or how many steps it made."""
     cases: dict[str, Any] = {
@@ -78,6 +143,7 @@ def trainings_refused() -> Any:
             _sized(_given(dpo_config(), input_columns=NATURAL), 16), Log(), train_dataset=stream().dataset()
         ),
         "an evaluation": lambda: _paired_for_evaluation(NATURAL),
+        "an evaluation in between": lambda: _evaluated_between(NATURAL),
     }  # fmt: skip
     found: dict[str, Any] = {}
     for case, train in cases.items():
@@ -93,6 +159,7 @@ def trainings_allowed() -> Any:
     return {
         "a token budget": _budget(),
         "evaluated on other columns before": _evaluated_before(),
+        "evaluated in between": _evaluated_between(COLUMNS),
         "a dataset without a size": by_trainer(
             _sized(_given(dpo_config(), input_columns=NATURAL), None), Log(), train_dataset=stream().dataset()
         ),
@@ -102,4 +169,4 @@ def trainings_allowed() -> Any:
     }
 
 
-PAIRINGS = {made.__name__: made for made in (trainings_refused, trainings_allowed)}
+PAIRINGS = {made.__name__: made for made in (trainings_refused, trainings_allowed, streams_on_several_ranks)}

@@ -158,7 +158,7 @@ def test_trap_01_a_tokenizer_that_trims(unigram_model: pathlib.Path, prompt: str
     row = {"prompt": prompt, "chosen": response, "rejected": "bad"}
     found = mps.encode(row, task=mps.DPO(99), tokenizer=str(unigram_model), template=None)
     assert found.sample is not None
-    (ids, spans, _), _ = found.sample.sequences
+    (ids, spans, *_), _ = found.sample.sequences
     assert ids.tolist() == [processor.bos_id(), *pieces, processor.eos_id()]
     assert spans == ((1 + max(before), len(ids)),)
 
@@ -169,7 +169,7 @@ def test_trap_03_inference_never_sets_a_prefix_in_front_of_the_response(tok_name
     row = {"prompt": "the value", "chosen": "the rest", "rejected": "no"}
     found = mps.encode(row, task=mps.DPO(99), tokenizer=tok.loaded, template=None, boundary="inference")
     assert found.sample is not None
-    (ids, spans, _), _ = found.sample.sequences
+    (ids, spans, *_), _ = found.sample.sequences
     assert tok.decode(ids[spans[0][0] : spans[0][1] - 1].tolist()) == "the rest"
     behind = tok.loaded.encoder.encode(["the rest"], Place.CONTINUATION)[0].tolist()
     prefixed = tok.loaded.encoder.encode(["the rest"], Place.AFTER_SPECIAL)[0].tolist()

@@ -56,10 +56,13 @@ def test_trap_26_reference_log_probabilities_of_another_model_or_tokenisation(to
     with pytest.raises(mps.StateError, match="'sft, step 900', and reference_id is 'sft, step 1000' now"):
         write("ours", "Gladly!", "sft, step 1000")
     # The files of one cache in the other, and a manifest that was made to fit.
-    shutil.copy(tmp_path / "theirs" / "reference.npy", tmp_path / "ours" / "reference.npy")
     ours, theirs = (read_manifest(str(tmp_path / name)) for name in ("ours", "theirs"))
-    ours.files["reference.npy"] = theirs.files["reference.npy"]  # type: ignore[index]
-    object.__setattr__(ours, "reference", theirs.reference)
+    assert ours.reference is not None
+    assert theirs.reference is not None
+    one, other = ours.reference["file"], theirs.reference["file"]
+    shutil.copy(tmp_path / "theirs" / other, tmp_path / "ours" / one)
+    ours.files[one] = theirs.files[other]  # type: ignore[index]
+    object.__setattr__(ours, "reference", {**theirs.reference, "file": one})
     (tmp_path / "ours" / MANIFEST).write_text(ours.text(), "utf-8")
     with pytest.raises(mps.StateError, match="belongs to other tokens"):
         next(stream_of(str(tmp_path / "ours"), None).batches())

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from ms_prefstream.adapters.communication import shared_by
 from ms_prefstream.errors import OptionError
 from ms_prefstream.needed import needs
 
 
 def shards() -> tuple[int, int]:
-    """(number, this one) of the shards that the parallel mode asks for, by MindFormers' own rule."""
+    """(number, this one) of the shards that the parallel mode asks for, over the ranks that MindFormers counts."""
     with needs("mindformers", "PrefStreamDataset"):
-        from mindformers.dataset.base_dataset import BaseDataset, get_real_group_size, get_real_rank
-    from mindspore import get_auto_parallel_context
-
-    by_word = isinstance(get_auto_parallel_context("dataset_strategy"), str)  # "data_parallel": its rule reads tuples
-    if by_word and BaseDataset._is_semi() and not BaseDataset._is_full_batch():
-        world = get_real_group_size() // get_auto_parallel_context("pipeline_stages")
-        return world, get_real_rank() % world
-    rank, world = BaseDataset._generate_shard_info()
-    return (1, 0) if world is None else (int(world), int(rank))  # a full batch: every rank holds all of it
+        from mindformers.dataset.base_dataset import get_real_group_size, get_real_rank
+    return shared_by(int(get_real_group_size()), int(get_real_rank()))
 
 
 def check_shards(stream: Any) -> None:

@@ -28,7 +28,6 @@ from ms_prefstream.report.quarantine import Quarantine
 from ms_prefstream.report.report import Report
 from ms_prefstream.runtime.collate import Collate, CollatePacks
 from ms_prefstream.runtime.counting import check_steps_per_epoch
-from ms_prefstream.runtime.front import Position
 from ms_prefstream.runtime.material import Material
 from ms_prefstream.runtime.mixed import formats_of
 from ms_prefstream.runtime.onepass import OnePassSteps
@@ -428,7 +427,7 @@ class Stream:
             raise
         self._resumed = self._begins = step
         if isinstance(self._steps, OnePassSteps) and state.get("source") is not None:
-            self._steps.go_on(state["source"], Position)
+            self._steps.go_on(state["source"])
         self._rows.go_on()
         return self
 

@@ -6,7 +6,7 @@ import functools
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ms_prefstream.plan.mixture import Mixture
 from ms_prefstream.plan.schedule import Schedule, whole_weights
 from ms_prefstream.report.part import PartReport
 from ms_prefstream.runtime.mixed import part_reports
-from ms_prefstream.runtime.onepass import Found, records_of
+from ms_prefstream.runtime.onepass import Found, Position, records_of
 from ms_prefstream.sources.base import RandomAccess, Source
 from ms_prefstream.sources.concat import JoinedPass
 from ms_prefstream.sources.files import hash_of
@@ -24,18 +24,6 @@ from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.passes import skip_items
 
 _BLOCK = 1024  # positions whose parts are found together
-
-
-class Position(NamedTuple):
-    """Where a source with a state of its own stands.
-
-    Attributes:
-        first: The number of the next record.
-        state: What the source's `state_dict` returned.
-    """
-
-    first: int
-    state: Any
 
 
 class Front(Protocol):

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ms_prefstream.errors import RowError, SourceError
 from ms_prefstream.formats.base import Format
@@ -26,15 +26,27 @@ Found: TypeAlias = tuple[str, Any, Record | Ready | RowError]
 """(origin, raw row, record)."""
 
 
+class Position(NamedTuple):
+    """Where a source with a state of its own stands.
+
+    Attributes:
+        first: The number of the next record.
+        state: What the source's `state_dict` returned.
+    """
+
+    first: int
+    state: Any
+
+
 class Front(Protocol):
     """Records that can only be read from the front; see `ms_prefstream.runtime.front`."""
 
     name: str
 
-    def start(self, first: int, known: Any = None) -> Iterator[Found]:
+    def start(self, first: int, known: Position | None = None) -> Iterator[Found]:
         """The records from number `first` on, from a position that is known at or before it."""
 
-    def position(self) -> Any:
+    def position(self) -> Position | None:
         """The source's own state behind the record given last, or None."""
 
     def ended(self) -> str:
@@ -60,8 +72,8 @@ class PassRecords:
         window_rows: int,
         first: int,
         before: int = 0,
-        known: Any = None,
-        passed: Callable[[Any], None] = lambda position: None,
+        known: Position | None = None,
+        passed: Callable[[Position], None] = lambda position: None,
     ) -> None:
         self._front = front
         self._passed = passed
@@ -175,8 +187,8 @@ class OnePassSteps:
         self._ledger = ledger
         self._collate = collate
         self._steps = steps
-        self._positions: deque[tuple[int, Any]] = deque(maxlen=_POSITIONS)  # (epoch, where its windows began)
-        self._resumed: tuple[int, Any] | None = None
+        self._positions: deque[tuple[int, Position]] = deque(maxlen=_POSITIONS)  # (epoch, where its windows began)
+        self._resumed: tuple[int, Position] | None = None
 
     def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from a step on."""
@@ -211,14 +223,9 @@ class OnePassSteps:
         except (TypeError, ValueError):
             return None
 
-    def go_on(self, state: Mapping[str, Any], position: Callable[[int, Any], Any]) -> None:
-        """Begin the pass of an epoch where `source_state` was taken.
-
-        Args:
-            state: What `source_state` returned.
-            position: Makes a position of the number of the next record and the source's state.
-        """
-        self._resumed = state["epoch"], position(state["first"], state["state"])
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Begin the pass of an epoch where `source_state`, which returned this, was taken."""
+        self._resumed = state["epoch"], Position(state["first"], state["state"])
 
     def _before(self, epoch: int) -> int:
         """Records of earlier epochs, for sources whose epochs go on in the data."""

@@ -55,10 +55,10 @@ class CheckpointWriter:
         """Write the state behind the last finished step, atomically. One rank writes for all: states are equal."""
         if self.stream.rank != 0:
             return
-        content = orjson.dumps(self.stream.state(self.finished), option=orjson.OPT_INDENT_2)
+        state = self.stream.state(self.finished)
         numbered = self.directory / f"stream_state-{self.finished}.json"
         for path in (numbered, self.directory / LATEST):
-            replace_file(path, content)
+            write_state(path, state)
         if numbered not in self._written:
             self._written.append(numbered)
         while len(self._written) > self.keep:
@@ -138,6 +138,11 @@ def read_state(path: pathlib.Path) -> State:
     except (OSError, orjson.JSONDecodeError) as error:
         raise StateError(f"{path} cannot be read: {error}. Take another of the states in that directory.") from None
     return state
+
+
+def write_state(path: pathlib.Path, state: State) -> None:
+    """Write a state for `read_state`, atomically."""
+    replace_file(path, orjson.dumps(state, option=orjson.OPT_INDENT_2))
 
 
 def _steps_done(run_context: Any) -> int:

@@ -14,7 +14,6 @@ import re
 import sys
 from typing import Any
 
-import orjson
 from mindspore.dataset.engine.datasets import (
     BatchDataset,
     MapDataset,
@@ -24,7 +23,7 @@ from mindspore.dataset.engine.datasets import (
     RepeatDataset,
 )
 
-from ms_prefstream.adapters.checkpoint import LATEST, read_state, replace_file
+from ms_prefstream.adapters.checkpoint import LATEST, read_state, write_state
 from ms_prefstream.adapters.generator import OnePassDataset, StepDataset
 from ms_prefstream.adapters.samples import Samples
 from ms_prefstream.errors import StateError
@@ -49,13 +48,13 @@ def save_state(dataset: Any, monitor: Any, done: int) -> None:
         return
     trained = int(getattr(monitor, "_append_step_num", 0)) + done  # as MindFormers counts, over all calls
     step = dataset.stream.start_step + done if finished(dataset) else trained
-    content = orjson.dumps(dataset.stream.state(step), option=orjson.OPT_INDENT_2)
+    state = dataset.stream.state(step)
     if getattr(monitor, "use_legacy_format", True):
         checkpoint = pathlib.Path(monitor.latest_ckpt_file_name)
-        replace_file(checkpoint.with_suffix(_SUFFIX), content)
+        write_state(checkpoint.with_suffix(_SUFFIX), state)
         _clear(monitor, checkpoint)
     elif dataset.stream.rank == 0 and (folder := _iteration(monitor, trained)) is not None:
-        replace_file(folder / LATEST, content)
+        write_state(folder / LATEST, state)
 
 
 def check_resumed(dataset: Any, config: Any) -> None:

@@ -143,18 +143,22 @@ def train_sentencepiece(**options: Any) -> bytes:
     return model.getvalue()
 
 
-@pytest.fixture(scope="session")
-def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A SentencePiece BPE model as in Llama 2: dummy prefix, byte fallback, text left as it is, two control symbols."""
-    data = train_sentencepiece(
+def train_byte_fallback(**options: Any) -> bytes:
+    """A SentencePiece BPE model as in most families: byte fallback, text left as it is."""
+    return train_sentencepiece(
         model_type="bpe",
         vocab_size=700,
         byte_fallback=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
-        control_symbols=["<|im_start|>", "<|im_end|>"],
-        user_defined_symbols=["<tool>"],
+        **options,
     )
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A SentencePiece BPE model as in Llama 2: dummy prefix, byte fallback, text left as it is, two control symbols."""
+    data = train_byte_fallback(control_symbols=["<|im_start|>", "<|im_end|>"], user_defined_symbols=["<tool>"])
     path = tmp_path_factory.mktemp("spm") / "tokenizer.model"
     path.write_bytes(data)
     return path

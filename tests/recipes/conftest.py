@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from ms_prefstream.encode.backends.sp_proto import read_model
-from tests.fixtures_tokenizers import train_byte_level, train_sentencepiece, write_directory
+from tests.fixtures_tokenizers import train_byte_fallback, train_byte_level, write_directory
 
 ROOT = pathlib.Path(__file__).parents[2]
 THREES = (
@@ -69,14 +69,7 @@ def glm4_like(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def baichuan2_like(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A SentencePiece model with control symbols for the roles and nothing beside it."""
-    data = train_sentencepiece(
-        model_type="bpe",
-        vocab_size=700,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        control_symbols=["<reserved_106>", "<reserved_107>"],
-    )
+    data = train_byte_fallback(control_symbols=["<reserved_106>", "<reserved_107>"])
     path = tmp_path_factory.mktemp("baichuan2") / "tokenizer.model"
     path.write_bytes(data)
     return path
@@ -86,15 +79,7 @@ def baichuan2_like(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def internlm2_like(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A SentencePiece model without a dummy prefix, whose configuration names pieces that it keeps in reserve."""
     reserve = {"[UNUSED_TOKEN_0]": "<|im_start|>", "[UNUSED_TOKEN_1]": "<|im_end|>"}
-    data = train_sentencepiece(
-        model_type="bpe",
-        vocab_size=700,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        add_dummy_prefix=False,
-        user_defined_symbols=list(reserve),
-    )
+    data = train_byte_fallback(add_dummy_prefix=False, user_defined_symbols=list(reserve))
     pieces = [piece for piece, _ in read_model(data).pieces]
     added = {str(pieces.index(piece)): {"content": name, "special": True} for piece, name in reserve.items()}
     config = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>",

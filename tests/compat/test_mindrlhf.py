@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
 import ms_prefstream as mps
 from tests.helpers import pairs, rows_of
+from tests.processes import run_python
 
-ROOT = pathlib.Path(__file__).parents[2]
 CHECKOUT = os.environ.get("MINDRLHF_CHECKOUT", "")
 FILE = pathlib.Path(CHECKOUT, "mindrlhf", "utils", "dpo_dataset.py")
 pytestmark = [
@@ -58,13 +56,7 @@ print(json.dumps({"rows": found, "kept": list(batches[0]), "shapes": shapes[-1],
 
 
 def test_the_loader_feeds_the_dpo_dataset_of_mindrlhf(tmp_path: pathlib.Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3", "LOG_MF_PATH": str(tmp_path / "log")}
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, str(FILE.absolute())],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(run_python("-c", CODE, FILE.absolute(), folder=tmp_path).splitlines()[-1])
     stream = mps.stream(
         pairs(17),
         task=mps.DPO(128),

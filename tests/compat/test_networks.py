@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.compat.test_readers import checkout
+from tests.processes import run_python
 
 ROOT = pathlib.Path(__file__).parents[2]
 LENGTH = 128  # columns of the batches in networks.py
@@ -29,16 +27,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the networks do with both kinds of labels."""
     reader = pathlib.Path(checkout("MS_PREFSTREAM_MINDRLHF", "mindrlhf/models/qwen2_5/qwen_dpo.py"))
     folder = tmp_path_factory.mktemp("networks")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.compat.networks", str(reader.absolute().parents[3])],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "LOG_MF_PATH": str(folder / "log"), "GLOG_v": "3"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    said = run_python("-m", "tests.compat.networks", reader.absolute().parents[3], folder=folder)
+    told: dict[str, Any] = json.loads(said.splitlines()[-1])
     return told
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,8 @@ from tests.cache.places import PAD, source, stream_of
 from tests.cache.test_reference import logps
 from tests.compat.readers import BATCH, DPO_OUT, REWARD_OUT
 from tests.helpers import Batch
+from tests.processes import run_python
 
-ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.mindspore
 
 
@@ -37,10 +35,9 @@ def checkout(variable: str, file: str) -> str:
 
 
 def read_by(kind: str, path: str, cache: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
-    env = {**os.environ, "LOG_MF_PATH": str(folder / "log"), "PYTHONPATH": str(ROOT)}
-    words = ["-m", "tests.compat.readers", kind, path, str(cache), str(PAD), str(folder / "batches.npz")]
-    subprocess.run([sys.executable, *words], cwd=folder, env=env, check=True, timeout=300)
-    return dict(np.load(folder / "batches.npz"))
+    batches = folder / "batches.npz"
+    run_python("-m", "tests.compat.readers", kind, path, cache, str(PAD), batches, folder=folder)
+    return dict(np.load(batches))
 
 
 def batches_of(path: str, task: Any) -> list[Batch]:

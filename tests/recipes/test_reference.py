@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import pathlib
 import re
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -16,27 +13,15 @@ import yaml
 
 import ms_prefstream as mps
 from tests.helpers import pairs
+from tests.processes import run_python
 from tests.trainer.configs import llama_config
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "reference_mindformers.py"
 pytestmark = pytest.mark.mindspore
 
 
-def run(folder: pathlib.Path, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "LOG_MF_PATH": str(folder / "log"), "GLOG_v": "3"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
-
-
 def test_a_cache_gets_the_log_probabilities_of_a_llama(tmp_path: pathlib.Path) -> None:
-    said = run(tmp_path, "--out", "cache", "--check-rows", "12")
+    said = run_python(SCRIPT, "--out", "cache", "--check-rows", "12", folder=tmp_path)
     assert "cache: 10 columns, among them chosen_ref_logps, rejected_ref_logps" in said
     assert re.search(r"check passed: 16 rows computed again agree to 1e-3", said)
     stream = mps.stream(str(tmp_path / "cache"), task=mps.DPO(192), tokenizer=None, batching=mps.Pad(8))
@@ -57,10 +42,10 @@ def test_a_model_of_a_yaml_file_with_a_checkpoint(tmp_path: pathlib.Path) -> Non
         "config = dict(MindFormerConfig('model.yaml').model.model_config)\nconfig.pop('type')\n"
         "ms.save_checkpoint(LlamaForCausalLM(LlamaConfig(**config)), 'sft.ckpt')\n"
     )
-    env = {**os.environ, "LOG_MF_PATH": str(tmp_path / "log"), "GLOG_v": "3"}
-    subprocess.run([sys.executable, "save.py"], cwd=tmp_path, env=env, check=True, capture_output=True, timeout=200)
+    run_python("save.py", folder=tmp_path)
     assert ms.load_checkpoint(str(tmp_path / "sft.ckpt"))
-    said = run(tmp_path, "--model", "model.yaml", "--checkpoint", "sft.ckpt", "--max-length", "128", "--out", "cache")
+    options = ["--model", "model.yaml", "--checkpoint", "sft.ckpt", "--max-length", "128", "--out", "cache"]
+    said = run_python(SCRIPT, *options, folder=tmp_path)
     assert "check passed" in said
     assert '"reference_id": "sft.ckpt"' in (tmp_path / "cache" / "manifest.json").read_text()
 

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.processes import run_python
 
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every training, done once in a process of its own."""
     folder = tmp_path_factory.mktemp("trainings")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.trainer.jobs", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_python("-m", "tests.trainer.jobs", folder, folder=folder, timeout=500)
     found: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return found
 

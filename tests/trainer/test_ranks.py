@@ -15,6 +15,7 @@ import pytest
 
 from tests.helpers import json_lines, pairs
 from tests.msrun.runs import MSRUN
+from tests.processes import run_python
 from tests.trainer.configs import BATCH, EPOCHS, ROWS, K
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -52,15 +53,7 @@ def run(folder: pathlib.Path) -> None:
 
 def go_on(folder: pathlib.Path) -> Any:
     """What one process says and trains that goes on behind the two."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/trainer/ranks.py"), "alone"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "3"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_python(ROOT / "tests/trainer/ranks.py", "alone", folder=folder)
     return json.loads((folder / "resumed.json").read_text())
 
 

@@ -6,18 +6,14 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
-# Beside this interpreter, or on PATH.
-MSRUN = shutil.which("msrun", path=f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.processes import start_msrun
+
+TRAIN = pathlib.Path(__file__).with_name("train.py")
 N, K, G = 35, 8, 4  # 8 steps of 4 rows over all ranks, two epochs
 Steps = list[list[dict[str, Any]]]  # of each rank
 PATIENCE = 180  # seconds; a slow machine takes half a minute for a run
@@ -30,22 +26,8 @@ class Run:
         self.world = world
         self.states, self.logs = folder / "states", folder / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
-        path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-        binaries = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [str(MSRUN), f"--worker_num={world}", f"--local_worker_num={world}", "--join=True"]
-        command += [f"--master_port={port}", f"--log_dir={folder / 'msrun'}"]
-        command += [str(ROOT / "tests/msrun/train.py"), str(source), str(self.states), str(self.logs)]
-        self.process = subprocess.Popen(
-            [*command, f"--batch-size={G // world}", *options],
-            env={**os.environ, "PYTHONPATH": path, "PATH": binaries, "GLOG_v": "3"},
-            cwd=folder,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        words = [TRAIN, source, self.states, self.logs]
+        self.process = start_msrun(*words, f"--batch-size={G // world}", *options, folder=folder, world=world)
         self.output = folder / "msrun"
 
     def entries(self, rank: int) -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ import pytest
 
 import ms_prefstream as mps
 from tests.helpers import rows_of
-from tests.msrun.runs import MSRUN, K, Steps, running
+from tests.msrun.runs import K, Steps, running
+from tests.processes import MSRUN
 
 pytestmark = [pytest.mark.mindspore, pytest.mark.skipif(MSRUN is None, reason="needs msrun")]
 

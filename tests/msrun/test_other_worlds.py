@@ -13,7 +13,8 @@ import pytest
 
 import ms_prefstream as mps
 from tests.helpers import flat
-from tests.msrun.runs import MSRUN, K, Steps, running
+from tests.msrun.runs import K, Steps, running
+from tests.processes import MSRUN
 
 pytestmark = [pytest.mark.mindspore, pytest.mark.skipif(MSRUN is None, reason="needs msrun")]
 SAVED = 2 * K - 4  # a step whose state is among the last five

@@ -6,41 +6,21 @@ import json
 import os
 import pathlib
 import signal
-import socket
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from tests.helpers import json_lines, pairs
-from tests.msrun.runs import MSRUN
-from tests.processes import run_python
+from tests.processes import MSRUN, run_python, start_msrun
 from tests.trainer.configs import BATCH, EPOCHS, ROWS, K
 
-ROOT = pathlib.Path(__file__).parents[2]
+RANKS = pathlib.Path(__file__).with_name("ranks.py")
 pytestmark = [pytest.mark.mindspore, pytest.mark.skipif(MSRUN is None, reason="needs msrun")]
 
 
 def run(folder: pathlib.Path) -> None:
     """Both ranks to their end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [str(MSRUN), "--worker_num=2", "--local_worker_num=2", "--join=True", f"--master_port={port}",
-         f"--log_dir={folder / 'msrun'}", str(ROOT / "tests/trainer/ranks.py")],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            "GLOG_v": "3",
-        },
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = start_msrun(RANKS, folder=folder)
     try:
         code = process.wait(240)
         said = "".join(path.read_text("utf-8", "replace")[-2000:] for path in folder.glob("msrun/worker*.log"))
@@ -53,7 +33,7 @@ def run(folder: pathlib.Path) -> None:
 
 def go_on(folder: pathlib.Path) -> Any:
     """What one process says and trains that goes on behind the two."""
-    run_python(ROOT / "tests/trainer/ranks.py", "alone", folder=folder)
+    run_python(RANKS, "alone", folder=folder)
     return json.loads((folder / "resumed.json").read_text())
 
 

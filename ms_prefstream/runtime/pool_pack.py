@@ -86,7 +86,7 @@ _PAIR_FORM = np.array([2, _NO_PROMPT, 1, 1])
 
 
 def _plain_pairs(flat: NDArray[np.int32], table: NDArray[np.int32], margins: Many[float | None]) -> list[Loaded]:
-    """(n, 13) numbers of rows that are all of this form; several times as fast as `_any_rows`."""
+    """(n, 13) numbers of rows that are all of this form; more than twice as fast as `_any_rows`."""
     ends = np.cumsum(table[:, [3, 8]].ravel()).tolist()
     bounds = iter([flat[begin:end] for begin, end in itertools.pairwise([0, *ends])])
     new, loaded = tuple.__new__, []  # what the constructors of named tuples call in the end

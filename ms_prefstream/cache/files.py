@@ -83,11 +83,12 @@ def guarded(path: str) -> Iterator[None]:
         raise unwritable(error.filename if isinstance(error.filename, str) else path, error) from error
 
 
-def unwritable(path: str, error: OSError) -> CacheError:
-    """The sentence for an operating system's refusal to write."""
+def unwritable(path: str, error: Exception) -> CacheError:
+    """The sentence for a refusal to write, of the operating system or of SQLite."""
+    said = getattr(error, "strerror", None) or error
     return CacheError(
-        f"{path} cannot be written: {error.strerror or error}{room_at(path)}. Choose a folder that exists, can be "
-        "written to and has room; run again and what is finished is kept."
+        f"{path} cannot be written: {said}{room_at(path)}. Choose a folder that exists, can be written to and has "
+        "room; run again and what is finished is kept."
     )
 
 

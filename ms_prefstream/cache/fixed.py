@@ -64,8 +64,8 @@ def fixed_columns(task: Task, width: int, reference: bool) -> dict[str, Column]:
     }
 
 
-def fixed_rows(samples: Many[Sample], task: Task, width: int, pad_id: int, reference: bool) -> list[dict[str, Any]]:
-    """Samples as rows of a file.
+def fixed_values(samples: Many[Sample], task: Task, width: int, pad_id: int, reference: bool) -> dict[str, Any]:
+    """Samples as columns of a file: an (n, length) array or n numbers each.
 
     Args:
         samples: The samples.
@@ -89,8 +89,7 @@ def fixed_rows(samples: Many[Sample], task: Task, width: int, pad_id: int, refer
             "loss_mask": batch["loss_mask"].astype(np.int32),
             "end_ind": ends.astype(np.int64).tolist(),
         }
-    names = list(batch)
-    return [dict(zip(names, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    return batch
 
 
 def holds_pad(sample: Sample, pad_id: int) -> bool:

@@ -1,107 +1,134 @@
-"""One MindRecord file: written with small pages, whole or not at all, and always with the same bytes."""
+"""One MindRecord file: written with small pages, whole or not at all, and always with the same bytes.
+
+Its bytes are those that MindSpore's own FileWriter makes of the same rows, given one by one, and so is the table in
+its sidecar; tests compare both. A page holds either arrays ("blob") or what MindSpore can search for, the columns of
+numbers ("raw"). Rows whose arrays share a page are a group, and the numbers of a group share a page, too. The header
+has an entry for every page.
+"""
 
 from __future__ import annotations
 
-import math
+import contextlib
+import json
 import os
-import re
-from collections.abc import Callable
+import zlib
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from ms_prefstream.cache.columns import Columns, row_bytes
-from ms_prefstream.cache.files import room_at, unwritable
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.cache.columns import Columns
+from ms_prefstream.cache.encoding import Arrays, encode, encode_numbers
+from ms_prefstream.cache.files import guarded
+from ms_prefstream.cache.pages import PLACE, VERSION
+from ms_prefstream.cache.sidecar import SIDECAR, Entry, write_sidecar
+from ms_prefstream.cache.sizes import sizes_for
 from ms_prefstream.errors import CacheError
-from ms_prefstream.needed import needs
 
-SIDECAR = ".db"
-_LEAST_HEADER, _LEAST_PAGE = 1 << 14, 1 << 15
-_MOST_HEADER, _MOST_PAGE = 1 << 27, 1 << 28
-_UNIT = 4096
-_ROWS_A_PAGE = 4
-_LEAST_FREE = 10  # MB of the disk, measured with MindSpore 2.9
-_TAG = re.compile(r"(\[[\w ]*ERROR\]\s*)+")
-_HEADING = re.compile(r"Exception thrown from|[\w +()]+( Message| Developers\))?: *$|[^ ]*\.(cc|h)\(\d+\)")
-_PLACE_IN_CODE = re.compile(r"\s*(Line of code|\[?mindspore/ccsrc/)")
-_HEADER_BYTES_A_PAGE = 256  # what the header says of a page; MindSpore 2.9 takes about 170
+_BUFFER = 1 << 20
 
 
-def sizes_for(columns: Columns, rows: int) -> tuple[int, int]:
-    """Header and page size in bytes for a file of at most so many rows.
+class _Row(NamedTuple):
+    """A row: its group, its numbers, and where it lies, in its page of arrays and among the numbers of its group."""
 
-    MindSpore's own sizes make 50 MB of three rows. A page must hold the largest row, and the header a line about every
-    page, or the file cannot be written.
-    """
-    largest = row_bytes(columns)
-    # Both are lost space: a page's empty end, and a line of the header for each page. Their sum is least at the root.
-    page = _power(max(_ROWS_A_PAGE * largest, math.isqrt(2 * _HEADER_BYTES_A_PAGE * rows * largest)), _LEAST_PAGE)
-    if page > _MOST_PAGE:
-        page = _power(largest, _LEAST_PAGE)
-    if page > _MOST_PAGE:
-        raise CacheError(
-            f"a row can take {largest:,} bytes in a MindRecord file, and {_MOST_PAGE:,} is the most that fits into one "
-            "of its pages. Lower the task's length."
-        )
-    pages = rows * largest // (page - largest + 1) + rows * 16 // page + 8
-    header = -(-(_LEAST_HEADER // 2 + pages * _HEADER_BYTES_A_PAGE) // _UNIT) * _UNIT
-    return min(max(header, _LEAST_HEADER), _MOST_HEADER), page
+    group: int
+    numbers: tuple[int, ...]
+    raw: tuple[int, int]
+    blob: tuple[int, int]
 
 
-class _Header(NamedTuple):
-    """What MindSpore's writer of rows asks of a file's header."""
+class _Group(NamedTuple):
+    """A finished group of rows: its page of arrays, its page of numbers and the first byte there."""
 
-    schema: Any
-    blob_fields: Any
+    blob_page: int
+    raw_page: int
+    raw_begin: int
 
 
 class RecordFile:
-    """A MindRecord file that is being written. The order and the grouping of `write` calls decide about its bytes.
+    """A MindRecord file that is being written; without a row there will be none. Order decides about its bytes.
 
     Args:
         path: The file; its sidecar is `path` + ``.db``. Neither may exist.
-        columns: Its columns.
+        columns: Its columns, of which two or more are arrays; numbers are whole ones from 0 on.
         rows: The most rows that this file, or one that is read together with it, may have.
 
-    Attributes:
-        rows: Rows written so far.
+    Raises:
+        CacheError: A row may be too large for any page.
     """
 
     def __init__(self, path: str, columns: Columns, rows: int) -> None:
-        self.path, self.rows = path, 0
-        writer = _mindrecord().FileWriter(path, 1)
-        header, page = sizes_for(columns, rows)
-        self._writer = writer
-        self._guarded(writer.set_header_size, header)
-        self._guarded(writer.set_page_size, page)
-        schema = {name: column.schema() for name, column in columns.items()}
-        self._guarded(writer.add_schema, schema, "ms_prefstream")
-        self._write: Callable[[list[dict[str, Any]]], Any] = self._write_first
+        self.path = path
+        self._columns = columns
+        self._arrays = sorted(name for name, column in columns.items() if column.shape)
+        self._numbers = sorted(name for name, column in columns.items() if not column.shape)
+        self._header_size, self._page_size = sizes_for(columns, rows)
+        self._pages: list[dict[str, Any]] = []  # the header's entries; the place in the list is the page's number
+        self._raw: dict[int, bytearray] = {}  # page -> the numbers in it
+        self._rows: list[_Row] = []
+        self._groups: list[_Group] = []
+        self._open = bytearray()  # the numbers of the group that is not finished
+        self._blob: dict[str, Any] = {}  # the entry of its page of arrays
+        self._spared = 0  # bytes that arrays have in memory and not in the file
+        self._crcs: list[int] = []
+        self._file: IO[bytes] | None = None
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
+    def write(self, values: Mapping[str, Arrays | Sequence[int]]) -> None:
         """Append rows.
+
+        Args:
+            values: For each column the value of each row, one or more: arrays of its dtype, or numbers.
+
+        Raises:
+            CacheError: They cannot be written.
+            TypeError: Arrays have another dtype than their column.
+        """
+        arrays: list[Any] = [values[name] for name in self._arrays]
+        for name, column in zip(self._arrays, arrays, strict=True):
+            expected, given = self._columns[name].dtype, [column] if isinstance(column, np.ndarray) else column
+            if found := {array.dtype for array in given} - {np.dtype(expected)}:
+                raise TypeError(
+                    f"{self.path}: column {name} is given {', '.join(map(str, found))}; expected {expected}."
+                )
+            self._spared += sum(array.nbytes for array in given)
+        numbers = list(zip(*(values[name] for name in self._numbers), strict=True)) or [()] * len(arrays[0])
+        with guarded(self.path):
+            if self._file is None:
+                self._file = open(self.path, "xb", buffering=_BUFFER)  # noqa: SIM115  # close() closes it
+            for block, row in zip(encode(arrays), numbers, strict=True):
+                self._append(self._file, block, row)
+
+    def close(self) -> None:
+        """Finish the file and its sidecar and put both on the disk.
 
         Raises:
             CacheError: They cannot be written.
         """
-        if rows:
-            self._guarded(self._write, rows)
-            self.rows += len(rows)
-
-    def close(self) -> None:
-        """Finish the file and put it on the disk.
-
-        Raises:
-            CacheError: It cannot be written, or holds another number of rows than it was given.
-        """
-        self._guarded(self._writer.commit)
-        try:
-            mode = os.stat(os.path.dirname(self.path)).st_mode & 0o666  # MindSpore lets nobody else read
+        if self._file is None:
+            return
+        with guarded(self.path):
+            with self._file as file:
+                self._end_group()
+                for page, numbers in self._raw.items():
+                    file.seek(self._begin(page))
+                    file.write(numbers)
+                file.seek(0)
+                file.write(self._fitting("the header", self._header(), self._header_size))
+            write_sidecar(self.path, self._numbers, map(self._entry, range(len(self._rows)), self._rows))
             for path in (self.path, self.path + SIDECAR):
                 with open(path, "rb") as file:
-                    os.fchmod(file.fileno(), mode)
                     os.fsync(file.fileno())
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+
+    def places(self) -> NDArray[Any]:
+        """Where each row lies in the finished file, (n,) of `PLACE`."""
+        places = np.zeros(len(self._rows), PLACE)
+        pages = np.array([self._groups[row.group].blob_page for row in self._rows], np.int64)
+        spans = np.array([row.blob for row in self._rows], np.int64).reshape(-1, 2)
+        places["begin"] = self._begin(0) + pages * self._page_size + spans[:, 0]
+        places["size"], places["crc"] = spans[:, 1] - spans[:, 0], self._crcs
+        return places
 
     def __enter__(self) -> RecordFile:
         return self
@@ -111,51 +138,84 @@ class RecordFile:
     ) -> None:
         if kind is None:
             self.close()
+        elif self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
 
-    def _write_first(self, rows: list[dict[str, Any]]) -> None:
-        """Open the file through MindSpore's own checks, which cost more than the writing; later rows are like these.
+    def _append(self, file: IO[bytes], block: bytes, numbers: tuple[int, ...]) -> None:
+        """Give a row its place, in a new group if the present one has no room, and write its arrays there."""
+        raw = encode_numbers(self._numbers, numbers)
+        full = self._blob.get("page_size", self._page_size) + len(block) > self._page_size
+        if full or len(self._open) + len(raw) > self._page_size:
+            self._end_group()
+            self._blob = self._new_page("BLOB_DATA", len(self._groups))
+            file.seek(self._begin(self._blob["page_id"]))
+        raw_begin, blob_begin = len(self._open), self._blob["page_size"]
+        self._open += raw
+        file.write(self._fitting(f"row {len(self._rows)}", block, self._page_size))
+        self._blob["page_size"] += len(block)
+        self._crcs.append(zlib.crc32(block))
+        spans = (raw_begin, len(self._open)), (blob_begin, self._blob["page_size"])
+        self._rows.append(_Row(len(self._groups), numbers, *spans))
+        self._blob["end_row_id"] = len(self._rows)
+        self._spared -= len(block) - 8 * (1 + len(self._arrays))
 
-        What they check is proven otherwise: the values have the columns' types, and the finished file is read back.
-        """
-        self._writer.write_raw_data(rows)
-        inner: Any = getattr(self._writer, "_writer", None)
-        header: Any = getattr(inner, "_header", None)
-        if hasattr(inner, "write_raw_data") and hasattr(header, "schema") and hasattr(header, "blob_fields"):
-            inner._header = _Header(header.schema, header.blob_fields)  # theirs is parsed anew for every value
-            self._write = inner.write_raw_data
-        else:
-            self._write = self._writer.write_raw_data
+    def _end_group(self) -> None:
+        """Put the numbers of the open group into the last page of numbers, or a new one if they do not fit."""
+        if not self._blob:
+            return
+        page = next(reversed(self._raw), -1)
+        if page < 0 or len(self._raw[page]) + len(self._open) > self._page_size:
+            page = self._new_page("RAW_DATA", page + 1)["page_id"]  # MindSpore numbers them so
+            self._raw[page] = bytearray()
+        entry, begin = self._pages[page], len(self._raw[page])
+        self._raw[page] += self._open
+        entry["page_size"] = len(self._raw[page])
+        entry["row_group_ids"].append({"id": len(self._groups), "offset": begin})
+        self._groups.append(_Group(self._blob["page_id"], page, begin))
+        self._open.clear()
 
-    def _guarded(self, function: Any, *arguments: Any) -> None:
-        """Call MindSpore; its errors are RuntimeErrors with many lines."""
-        try:
-            function(*arguments)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
-        except Exception as error:
-            said = _said(error)
-            full = f", and MindSpore writes nothing below {_LEAST_FREE} MB" if "free disk" in said else ""
-            raise CacheError(
-                f"{self.path}: MindSpore could not write the file ({said}){room_at(self.path)}{full}. Make room or "
-                "correct what it names, and run again: what is finished is kept."
-            ) from error
+    def _new_page(self, kind: str, number: int) -> dict[str, Any]:
+        blob = kind == "BLOB_DATA"
+        entry: dict[str, Any] = {
+            "end_row_id": 0,
+            "page_id": len(self._pages),
+            "page_size": 0,
+            "page_type": kind,
+            "page_type_id": number,
+            "row_group_ids": [{"id": 0, "offset": 0}] if blob else [],
+            "shard_id": 0,
+            "start_row_id": len(self._rows) if blob else 0,
+        }
+        self._pages.append(entry)
+        return entry
 
+    def _fitting(self, what: str, data: bytes, room: int) -> bytes:
+        if len(data) > room:
+            raise CacheError(f"{self.path}: {what} takes {len(data):,} bytes, and {room:,} are set apart for it.")
+        return data
 
-def _said(error: Exception) -> str:
-    """What went wrong, without MindSpore's headings and frames, its C++ call stack, files and numbers of lines."""
-    lines = [line.strip(" -") for line in str(error).splitlines()]
-    lines = [line for line in lines if line and not _HEADING.match(line)]
-    said = next((line for line in lines if _TAG.match(line)), lines[0] if lines else type(error).__name__)
-    return _PLACE_IN_CODE.split(_TAG.sub("", said))[0].rstrip(" .:[")
+    def _begin(self, page: int) -> int:
+        return self._header_size + page * self._page_size
 
+    def _entry(self, number: int, row: _Row) -> tuple[Entry, tuple[int, ...]]:
+        group = self._groups[row.group]
+        begin, end = (group.raw_begin + at for at in row.raw)
+        return Entry(number, group.raw_page, begin, end, row.group, group.blob_page, *row.blob), row.numbers
 
-def _power(value: int, least: int) -> int:
-    return max(least, 1 << (value - 1).bit_length())
-
-
-def _mindrecord() -> Any:
-    os.environ.setdefault("GLOG_v", "3")  # its warnings about rows go to the standard error stream of workers
-    with needs("mindspore", "write_cache"):
-        import mindspore.mindrecord as module
-
-    return module
+    def _header(self) -> bytes:
+        schema = {name: dict(sorted(column.schema().items())) for name, column in sorted(self._columns.items())}
+        header = {
+            "header_size": self._header_size,
+            "index_fields": [{"index_field": name, "schema_id": 0} for name in self._numbers] or None,
+            "page": self._pages,
+            "page_size": self._page_size,
+            "compression_size": max(self._spared, 0),
+            "schema": [{"blob_fields": self._arrays, "desc": "ms_prefstream", "schema": schema}],
+            "shard_addresses": [os.path.basename(self.path)],
+            "shard_id": 0,
+            "statistics": None,
+            "version": VERSION,
+        }
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        return len(text).to_bytes(8, "little") + text

@@ -14,20 +14,18 @@ together.
 from __future__ import annotations
 
 import json
-import pathlib
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.cache.mindrecord import SIDECAR
+from ms_prefstream.cache.sidecar import read_sidecar
 
+VERSION = "3.0"
 PLACE = np.dtype([("begin", "<u8"), ("size", "<u4"), ("crc", "<u4")])
 """A row of a file: its first byte, its bytes, and their CRC-32. Size 0: the row was dropped."""
 
-_VERSION = "3.0"
 _INTS: dict[str, np.dtype[Any]] = {"int32": np.dtype(np.int32), "int64": np.dtype(np.int64)}
 _FOUR, _BIG_ENDIAN = np.arange(4), np.array([1 << 24, 1 << 16, 1 << 8, 1])
 _BYTES, _SHIFTS = np.array([1, 2, 4, 8]), np.array([6, 4, 2, 0], np.uint8)
@@ -49,21 +47,11 @@ def places_of(path: str) -> NDArray[np.int64]:
         if size > 1 << 27:
             raise ValueError("it has no MindRecord header")
         head = json.loads(file.read(size))
-    if head["version"] != _VERSION:
-        raise ValueError(f"it is of MindRecord version {head['version']}, expected {_VERSION}")
-    # As a URI, or SQLite would make a sidecar that is missing; in one '#', '?' and '%41' have a meaning of their own.
-    connection = sqlite3.connect(f"{pathlib.Path(path + SIDECAR).absolute().as_uri()}?mode=ro", uri=True)
-    try:
-        rows = connection.execute(
-            "SELECT ROW_ID, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES ORDER BY ROW_ID"
-        ).fetchall()
-    finally:
-        connection.close()
-    found = np.array(rows, np.int64).reshape(-1, 4)
-    if (found[:, 0] != np.arange(len(found))).any():
-        raise ValueError("its sidecar does not number the rows")
-    first = found[:, 1] * head["page_size"] + head["header_size"]
-    return np.stack([first + found[:, 2], first + found[:, 3]], axis=1)
+    if head["version"] != VERSION:
+        raise ValueError(f"it is of MindRecord version {head['version']}, expected {VERSION}")
+    page, begin, end = read_sidecar(path).T
+    first = page * head["page_size"] + head["header_size"]
+    return np.stack([first + begin, first + end], axis=1)
 
 
 def decode(blocks: Sequence[bytes], dtypes: Sequence[str]) -> list[list[NDArray[Any]]]:

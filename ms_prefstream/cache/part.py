@@ -13,20 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.cache.files import FileNote, guarded, note_of, part_name
-from ms_prefstream.cache.fixed import fixed_rows, holds_pad
+from ms_prefstream.cache.fixed import fixed_values, holds_pad
 from ms_prefstream.cache.job import Job
-from ms_prefstream.cache.mindrecord import SIDECAR, RecordFile
+from ms_prefstream.cache.mindrecord import RecordFile
 from ms_prefstream.cache.pages import PLACE, decode, places_of
-from ms_prefstream.cache.ragged import ragged_rows
+from ms_prefstream.cache.ragged import ragged_values
+from ms_prefstream.cache.sidecar import SIDECAR
 from ms_prefstream.errors import CacheError, OptionError, RowError
 from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths.measure import Measured, measure
 from ms_prefstream.runtime.loader import Loaded, Note, SampleLoader
 from ms_prefstream.tasks.sample import Ready, Sample
 
-_AT_ONCE = {"ragged": 512}  # rows that are loaded and written together; the grouping decides about bytes
-_AT_ONCE_FIXED = 128
-_PROVE_EVERY = 8  # padded rows are many bytes and all alike
+_AT_ONCE = {"ragged": 512, "mindrlhf": 128, "mindformers": 128}  # rows that are loaded and written together
 NOTES = (Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.QUESTION_CUT)
 
 
@@ -96,25 +95,26 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
     columns = job.columns
     arrays = {name: columns[name].dtype for name in sorted(columns) if columns[name].shape}
     # MindSpore reads files together only if their pages have one size; a part that comes first and is short is alone.
-    file = RecordFile(path, columns, task.count if task.number == 0 else job.rows_per_part)
-    step = _AT_ONCE.get(job.layout, _AT_ONCE_FIXED)
-    for begin in range(0, task.count, step):
-        found = _load(loader, task, begin, min(begin + step, task.count))
-        rows, samples, noted = _good(loader, task, found, task.first + begin)
-        values = _file_rows(job, rows, samples, noted)
-        file.write(values)
-        expected += rows
-        sums += [_checksum(row[name] for name in arrays) for row in values]
-        measured.append(measure(found))
-        errors += [(task.first + begin + position, error) for position, error in measured[-1].errors]
-        for note in NOTES:
-            notes[note] += sum(bool(number & note) for number in noted)
+    with RecordFile(path, columns, task.count if task.number == 0 else job.rows_per_part) as file:
+        step = _AT_ONCE[job.layout]
+        for begin in range(0, task.count, step):
+            found = _load(loader, task, begin, min(begin + step, task.count))
+            rows, samples, noted = _good(loader, task, found, task.first + begin)
+            if rows:
+                values = _values(job, rows, samples, noted)
+                file.write(values)
+                sums = sums or [_checksum(row) for row in zip(*(values[name] for name in arrays), strict=True)]
+            expected += rows
+            measured.append(measure(found))
+            errors += [(task.first + begin + position, error) for position, error in measured[-1].errors]
+            for note in NOTES:
+                notes[note] += sum(bool(number & note) for number in noted)
     places = np.zeros(task.count, PLACE)
     files: dict[str, FileNote] = {}
     if expected:
-        file.close()
-        every = 1 if job.layout == "ragged" else _PROVE_EVERY
-        places[np.array(expected) - task.first] = _proven(path, arrays, sums, every)
+        found_places = file.places()
+        _prove(path, arrays, found_places, len(expected), sums)
+        places[np.array(expected) - task.first] = found_places
         for name in (path, path + SIDECAR):
             with guarded(name):
                 files[os.path.basename(name)] = note_of(name, len(expected))
@@ -157,12 +157,10 @@ def _good(
     return rows, samples, notes
 
 
-def _file_rows(job: Job, rows: list[int], samples: list[Sample], notes: list[int]) -> list[dict[str, Any]]:
-    if not rows:
-        return []
+def _values(job: Job, rows: list[int], samples: list[Sample], notes: list[int]) -> dict[str, Any]:
     if job.layout == "ragged":
-        return ragged_rows(samples, notes, rows, job.columns)
-    return fixed_rows(samples, job.task, job.width, job.pad_id, job.reference)
+        return ragged_values(samples, notes, rows, job.columns)
+    return fixed_values(samples, job.task, job.width, job.pad_id, job.reference)
 
 
 def _checksum(arrays: Iterable[NDArray[Any]]) -> int:
@@ -172,33 +170,27 @@ def _checksum(arrays: Iterable[NDArray[Any]]) -> int:
     return found
 
 
-def _proven(path: str, arrays: Mapping[str, str], sums: Sequence[int], every: int) -> NDArray[Any]:
-    """Where the rows of a file lie, once it was found to hold them: MindSpore leaves out rows with a mere warning.
+def _prove(path: str, arrays: Mapping[str, str], places: NDArray[Any], rows: int, sums: Sequence[int]) -> None:
+    """Read a file back: its rows lie where they are said to, and the first ones are decoded and compared.
 
     Args:
         path: The file.
         arrays: Name -> dtype of the columns of arrays, by name.
-        sums: The checksum of each row's arrays.
-        every: One group of rows of so many is decoded and compared; places and numbers of rows always are.
+        places: Where its rows lie.
+        rows: How many it must hold.
+        sums: The checksums of the arrays of the first of them.
     """
     try:
         bounds = places_of(path)
-        if len(bounds) != len(sums):
-            raise ValueError(f"{len(sums)} rows were written and {len(bounds)} are there")
-        places = np.zeros(len(sums), PLACE)
-        places["begin"], places["size"] = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
-        for begin in range(0, len(sums), _AT_ONCE_FIXED):
-            span = slice(begin, begin + _AT_ONCE_FIXED)
-            blocks = list(_blocks(path, bounds[span]))
-            places["crc"][span] = [zlib.crc32(block) for block in blocks]
-            if begin // _AT_ONCE_FIXED % every:
-                continue
-            found = decode(blocks, list(arrays.values()))
-            if [_checksum(row) for row in zip(*found, strict=True)] != sums[span]:
-                raise ValueError("it holds other values than were written")
+        if len(bounds) != rows:
+            raise ValueError(f"{rows} rows were written and {len(bounds)} are there")
+        if (bounds[:, 0] != places["begin"]).any() or (bounds[:, 1] - bounds[:, 0] != places["size"]).any():
+            raise ValueError("its sidecar gives its rows other places")
+        found = decode(list(_blocks(path, bounds[: len(sums)])), list(arrays.values()))
+        if [_checksum(row) for row in zip(*found, strict=True)] != sums:
+            raise ValueError("it holds other values than were written")
     except (OSError, ValueError, KeyError, sqlite3.Error) as error:
         raise CacheError(f"{path} cannot be read back after it was written: {error}. Check the disk.") from error
-    return places
 
 
 def _blocks(path: str, bounds: NDArray[np.int64]) -> Iterator[bytes]:

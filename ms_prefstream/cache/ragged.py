@@ -41,8 +41,10 @@ def ragged_columns(task: Task) -> dict[str, Column]:
     return columns
 
 
-def ragged_rows(samples: Many[Sample], notes: Many[int], rows: Many[int], columns: Columns) -> list[dict[str, Any]]:
-    """Samples as rows of a file.
+def ragged_values(
+    samples: Many[Sample], notes: Many[int], rows: Many[int], columns: Columns
+) -> dict[str, list[NDArray[Any]]]:
+    """Samples as columns of a file, n arrays each.
 
     Args:
         samples: The samples.
@@ -51,22 +53,21 @@ def ragged_rows(samples: Many[Sample], notes: Many[int], rows: Many[int], column
         columns: The layout's.
     """
     names = [name for name in (*_PAIR, *_ONE) if name in columns]
-    found = []
+    values: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
     for sample, noted, row in zip(samples, notes, rows, strict=True):
         marks = [noted]
-        values: dict[str, Any] = {"row_id": np.array([row], np.int64)}
+        values["row_id"].append(np.array([row], np.int64))
         for name, sequence in zip(names, sample.sequences, strict=True):
-            values[name] = np.ascontiguousarray(sequence.ids, np.int32)
+            values[name].append(np.ascontiguousarray(sequence.ids, np.int32))
             marks += (sequence.lost, len(sequence.spans))
             for span in sequence.spans:
                 marks += span
         if sample.prompt is not None:
-            values["prompt_ids"] = np.ascontiguousarray(sample.prompt, np.int32)
+            values["prompt_ids"].append(np.ascontiguousarray(sample.prompt, np.int32))
         if "margin" in columns:
-            values["margin"] = np.array([sample.margin], np.float32)
-        values["marks"] = np.array(marks, np.int32)
-        found.append(values)
-    return found
+            values["margin"].append(np.array([sample.margin], np.float32))
+        values["marks"].append(np.array(marks, np.int32))
+    return values
 
 
 class RaggedReader:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ms_prefstream.cache.files import FileNote, note_of
 from ms_prefstream.cache.manifest import MANIFEST, Manifest, read_manifest
-from ms_prefstream.cache.mindrecord import SIDECAR
 from ms_prefstream.cache.pages import places_of
+from ms_prefstream.cache.sidecar import SIDECAR
 from ms_prefstream.cache.strangers import is_read, strangers
 from ms_prefstream.lengths.progress import Progress, Silent
 

@@ -291,8 +291,8 @@ def test_rows_that_come_only_once_are_never_taken_from_an_earlier_run(
 def test_a_part_that_does_not_hold_its_rows_is_found(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = part.RecordFile.write
 
-    def losing(self: Any, rows: list[Any]) -> None:
-        real(self, rows[1:])
+    def losing(self: Any, values: dict[str, Any]) -> None:
+        real(self, {name: column[1:] for name, column in values.items()})
 
     monkeypatch.setattr(part.RecordFile, "write", losing)
     with pytest.raises(CacheError, match="rows were written and"):
@@ -303,8 +303,8 @@ def test_a_part_that_does_not_hold_its_rows_is_found(tmp_path: pathlib.Path, mon
 def test_a_part_that_holds_other_values_is_found(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = part.RecordFile.write
 
-    def changing(self: Any, rows: list[Any]) -> None:
-        real(self, [{**row, "row_id": row["row_id"] + 1} for row in rows])
+    def changing(self: Any, values: dict[str, Any]) -> None:
+        real(self, {**values, "row_id": [row + 1 for row in values["row_id"]]})
 
     monkeypatch.setattr(part.RecordFile, "write", changing)
     with pytest.raises(CacheError, match="other values than were written"):

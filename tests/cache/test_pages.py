@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.cache.columns import Column
-from ms_prefstream.cache.mindrecord import RecordFile, sizes_for
+from ms_prefstream.cache.mindrecord import RecordFile
 from ms_prefstream.cache.pages import decode, places_of
+from ms_prefstream.cache.sizes import sizes_for
 
 pytestmark = pytest.mark.mindspore
 
@@ -45,7 +46,7 @@ def written(path: str, rows: list[Any]) -> list[dict[str, Any]]:
     ]
     with RecordFile(path, COLUMNS, len(made)) as file:
         for begin in range(0, len(made), 3):
-            file.write(made[begin : begin + 3])
+            file.write({name: [row[name] for row in made[begin : begin + 3]] for name in COLUMNS})
     return made
 
 

@@ -40,6 +40,7 @@ class Board:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._next = 0
+        self._idle = 0  # workers that wait for a task
         self._waiting: deque[int] = deque()
         self._tasks: dict[int, Task] = {}  # of every ticket that is neither answered nor forgotten
         self._results: dict[int, bytearray | Exception] = {}
@@ -61,15 +62,26 @@ class Board:
             self._changed.notify_all()
             return ticket
 
-    def take(self, wait: bool) -> tuple[int, Task] | None:
-        """The oldest task for a worker; None when there is none and `wait` is False, or when the pool is closed."""
+    def take(self, busy: bool) -> tuple[int, Task] | None:
+        """The oldest task for a worker.
+
+        Args:
+            busy: Whether the worker has one in work. If so, and no task is to spare, there is None: those that have
+                nothing to do come first, and a call, which may take minutes, waits for the first of them.
+        """
         with self._changed:
-            while wait and not self._waiting and not self.closed:
+            while not busy and not self._waiting and not self.closed:
+                self._idle += 1
                 self._changed.wait()
+                self._idle -= 1
             if self.closed or not self._waiting:
                 return None
-            ticket = self._waiting.popleft()
-            return ticket, self._tasks[ticket]
+            ticket = self._waiting[0]
+            task = self._tasks[ticket]
+            if busy and (len(self._waiting) <= self._idle or task.kind is Kind.CALL):
+                return None
+            self._waiting.popleft()
+            return ticket, task
 
     def claim(self, ticket: int) -> Task | None:
         """The task itself, taken off the board, if no worker has begun it and none can work yet."""

@@ -108,7 +108,7 @@ class Driver(threading.Thread):
     def _hand_out(self) -> bool:
         """Send tasks until the worker has enough; whether it has any."""
         while len(self._flying) < _IN_FLIGHT:
-            taken = self._board.take(wait=not self._flying)
+            taken = self._board.take(busy=bool(self._flying))
             if taken is None:
                 break
             self._flying.append(taken)

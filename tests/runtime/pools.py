@@ -115,3 +115,13 @@ def as_json(value: Any) -> Any:
 def shuffled(count: int, seed: int = 1) -> list[int]:
     rows: list[int] = np.random.default_rng(seed).permutation(count).tolist()
     return rows
+
+
+def together(_: Any, argument: tuple[str, int, int]) -> int:
+    """How many calls are in work at a time: each waits for the others, but not for ever."""
+    folder, number, of = argument
+    pathlib.Path(folder, str(number)).touch()
+    end = time.monotonic() + 20
+    while len(os.listdir(folder)) < of and time.monotonic() < end:
+        time.sleep(0.01)
+    return len(os.listdir(folder))

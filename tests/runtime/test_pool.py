@@ -22,7 +22,7 @@ from ms_prefstream.lengths.measure import measure
 from ms_prefstream.runtime.pool import CHUNK, LoaderPool
 from ms_prefstream.runtime.pool_recipe import AskedRows, pack_recipe, stays
 from ms_prefstream.sources import open_source
-from tests.runtime.pools import gone, pairs, plain, recipe, shuffled, until, write
+from tests.runtime.pools import gone, pairs, plain, recipe, shuffled, together, until, write
 
 ROOT = pathlib.Path(__file__).parents[2]
 COUNT = 300
@@ -328,3 +328,9 @@ def test_a_stream_with_workers_gives_the_batches_of_one_without(source: str, dat
                 for name in expected:
                     np.testing.assert_array_equal(found[name], expected[name], strict=True)
         assert shared.report.dropped == alone.report.dropped
+
+
+def test_a_worker_leaves_calls_to_others_that_have_nothing_to_do(data: str, tmp_path: pathlib.Path) -> None:
+    """Or one writes both parts of a cache while the other looks on."""
+    with LoaderPool(recipe(data), 2) as pool:
+        assert list(pool.calls(together, [(str(tmp_path), number, 2) for number in range(2)])) == [2, 2]

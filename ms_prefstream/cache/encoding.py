@@ -7,14 +7,46 @@ Here numpy takes whole batches, and what fills a row up to its length is not loo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Arrays = NDArray[Any] | Sequence[NDArray[Any]]
-"""One array a row: (n, length), or n arrays of any length."""
+
+@dataclass(frozen=True)
+class Filled:
+    """Rows of numbers that end with one number, many times.
+
+    Attributes:
+        block: (n, width), where each row begins. Width is a multiple of four, or the length itself.
+        length: How many numbers a row has; the last one in the block stands in all places behind it.
+    """
+
+    block: NDArray[Any]
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        rest = self.length - self.block.shape[1]
+        return (np.concatenate([row, np.repeat(row[-1:], rest)]) for row in self.block)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers."""
+        return self.block.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Of all rows, written out."""
+        return len(self) * self.length * self.block.itemsize
+
+
+Arrays = NDArray[Any] | Filled | Sequence[NDArray[Any]]
+"""One array a row: (n, length), the same in short, or n arrays of any length."""
 
 _KEPT = {  # size of a number -> width -> for each of its bytes whether it is stored, in one word
     4: np.array([0x1, 0x101, 0x1010101], "<u4"),
@@ -54,12 +86,12 @@ def _number(number: int) -> bytes:
 
 def _column(arrays: Arrays) -> list[bytes]:
     """A column's part of each row."""
-    if not len(arrays):
-        return []
-    if arrays[0].dtype.kind == "f":
+    if isinstance(arrays, Filled):
+        fields = _filled(arrays.block, arrays.length)
+    elif arrays[0].dtype.kind == "f":
         fields = [array.tobytes() for array in arrays]
     elif isinstance(arrays, np.ndarray):
-        fields = _filled(arrays)
+        fields = _filled(arrays, arrays.shape[1])
     else:
         counts = np.array([len(array) for array in arrays])
         fields = [
@@ -69,15 +101,10 @@ def _column(arrays: Arrays) -> list[bytes]:
     return [len(field).to_bytes(8, "big") + field for field in fields]
 
 
-def _filled(block: NDArray[Any]) -> list[bytes]:
-    """Rows of whole numbers that end with one number, mostly many times: what stands before it, and how often it does.
-
-    Args:
-        block: (n, length).
-    """
-    rows, length = block.shape
-    if rows > 1 and (block == block[0]).all():
-        return _filled(block[:1]) * rows
+def _filled(block: NDArray[Any], length: int) -> list[bytes]:
+    """What stands before the number that a row ends with, and how often that does; see `Filled`."""
+    if len(block) > 1 and block.strides[0] == 0:  # one row, broadcast
+        return _filled(block[:1], length) * len(block)
     differs = block != block[:, -1:]
     # Four widths share a byte: what fills begins with a byte of its own, so that it is the same in every row.
     bodies = np.minimum(-(-_ends(differs) // 4) * 4, length)

@@ -9,18 +9,22 @@ The values are those of the stream's own batches; see `ms_prefstream.batch`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ms_prefstream.batch import Layout, make_layout
 from ms_prefstream.cache.columns import Column
+from ms_prefstream.cache.encoding import Filled
 from ms_prefstream.errors import OptionError
 from ms_prefstream.tasks.base import Task
 from ms_prefstream.tasks.sample import Sample
 
 _REF = "_ref_logps"
+_UNIT = 16
 
 
 def check_fixed(layout: str, task: Task) -> None:
@@ -65,7 +69,7 @@ def fixed_columns(task: Task, width: int, reference: bool) -> dict[str, Column]:
 
 
 def fixed_values(samples: Many[Sample], task: Task, width: int, pad_id: int, reference: bool) -> dict[str, Any]:
-    """Samples as columns of a file: an (n, length) array or n numbers each.
+    """Samples as columns of a file.
 
     Args:
         samples: The samples.
@@ -74,22 +78,32 @@ def fixed_values(samples: Many[Sample], task: Task, width: int, pad_id: int, ref
         pad_id: What ids are filled up with.
         reference: Whether DPO rows carry reference log-probabilities.
     """
-    batch: dict[str, Any] = _layout(task, reference).build(samples, width, pad_id, task.shifted)
+    # What stands behind the longest sample stands in all columns behind it, so there is no need to build them.
+    most = max(len(sequence.ids) for sample in samples for sequence in sample.sequences)
+    built = min(-(-(most + 1) // _UNIT) * _UNIT, width)
+    batch: dict[str, Any] = _layout(task, reference).build(samples, built, pad_id, task.shifted)
     if task.name == "rlhf":
         batch = {name: array.astype(np.int64) for name, array in batch.items()}
-    elif task.name == "reward":
-        count, mask = len(samples), batch["attention_mask"].astype(np.int32)
-        ends = batch["end_ind"].reshape(2, count).max(axis=0)  # the file has one end: that of the longer side
-        batch = {
-            "chosen_input_ids": batch["input_ids"][:count],
-            "chosen_attention_mask": mask[:count],
-            "rejected_input_ids": batch["input_ids"][count:],
-            "rejected_attention_mask": mask[count:],
-            "position_id": batch["position_id"][:count],
-            "loss_mask": batch["loss_mask"].astype(np.int32),
-            "end_ind": ends.astype(np.int64).tolist(),
-        }
-    return batch
+        return {"prompt_ids": batch.pop("prompt_ids"), **_filled(batch, width)}
+    if task.name == "dpo":
+        references = {name: batch[name] for name in batch if name.endswith(_REF)}
+        return _filled({name: batch[name] for name in batch if name not in references}, width) | references
+    count, mask = len(samples), batch["attention_mask"].astype(np.int32)
+    sides = {
+        "chosen_input_ids": batch["input_ids"][:count],
+        "chosen_attention_mask": mask[:count],
+        "rejected_input_ids": batch["input_ids"][count:],
+        "rejected_attention_mask": mask[count:],
+        "loss_mask": batch["loss_mask"].astype(np.int32),
+    }
+    # The file has one position_id and one end: that of the longer side.
+    positions = np.broadcast_to(np.arange(width, dtype=np.int32), (count, width))
+    ends = batch["end_ind"].reshape(2, count).max(axis=0).tolist()
+    return {**_filled(sides, width), "position_id": positions, "end_ind": ends}
+
+
+def _filled(columns: Mapping[str, NDArray[Any]], width: int) -> dict[str, Filled]:
+    return {name: Filled(array, width) for name, array in columns.items()}
 
 
 def holds_pad(sample: Sample, pad_id: int) -> bool:

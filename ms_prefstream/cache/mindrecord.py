@@ -87,7 +87,7 @@ class RecordFile:
         """
         arrays: list[Any] = [values[name] for name in self._arrays]
         for name, column in zip(self._arrays, arrays, strict=True):
-            expected, given = self._columns[name].dtype, [column] if isinstance(column, np.ndarray) else column
+            expected, given = self._columns[name].dtype, [column] if hasattr(column, "dtype") else column
             if found := {array.dtype for array in given} - {np.dtype(expected)}:
                 raise TypeError(
                     f"{self.path}: column {name} is given {', '.join(map(str, found))}; expected {expected}."

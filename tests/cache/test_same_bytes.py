@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ms_prefstream import CacheError
 from ms_prefstream.cache.columns import Column
+from ms_prefstream.cache.encoding import Filled
 from ms_prefstream.cache.mindrecord import RecordFile
 from ms_prefstream.cache.sizes import sizes_for
 
@@ -122,6 +123,24 @@ def test_many_pages_of_padded_rows(numbers: tuple[str, ...]) -> None:
     for name in numbers:
         columns[name], values[name] = Column(dtype="int64", most=1, shape=()), list(range(rows))
     assert check(columns, values, [128, 256]) > 4
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+@pytest.mark.parametrize(("width", "length"), [(4, 4), (8, 9), (16, 100), (16, 1023), (5, 5)])
+def test_rows_in_short_are_the_rows_written_out(dtype: str, width: int, length: int) -> None:
+    block = np.random.default_rng(length).integers(-200, 200, (6, width)).astype(dtype)
+    block[:, -1] = [0, 151643, 151643, -1, 40_000, 0]
+    block[0] = 0
+    short = {"a": Filled(block, length), "b": np.broadcast_to(np.arange(length, dtype=dtype), (6, length))}
+    columns = {name: Column(dtype=dtype, most=length, shape=(length,)) for name in short}
+    whole = {name: np.stack(list(column)) for name, column in short.items()}
+    assert short["a"].nbytes == whole["a"].nbytes
+    check(columns, whole, [])
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        ours(one, columns, whole, [])
+        with RecordFile(f"{other}/{NAME}", columns, 6) as file:
+            file.write(short)
+        assert pathlib.Path(one, NAME).read_bytes() == pathlib.Path(other, NAME).read_bytes()
 
 
 def test_pages_that_are_full_to_the_last_byte() -> None:

@@ -48,20 +48,22 @@ class Filled:
 Arrays = NDArray[Any] | Filled | Sequence[NDArray[Any]]
 """One array a row: (n, length), the same in short, or n arrays of any length."""
 
+_Pieces = tuple[bytes | memoryview, ...]
 _KEPT = {  # size of a number -> width -> for each of its bytes whether it is stored, in one word
     4: np.array([0x1, 0x101, 0x1010101], "<u4"),
     8: np.array([0x1, 0x101, 0x1010101, 0x101010101010101], "<u8"),
 }
 
 
-def encode(columns: Sequence[Arrays]) -> list[bytes]:
-    """The bytes of some rows.
+def encode(columns: Sequence[Arrays]) -> Iterator[bytes]:
+    """The bytes of some rows, one row after the other.
 
     Args:
         columns: int32, int64 or float32 arrays for two columns or more, in the order of the columns' names.
     """
-    rows = zip(*map(_column, columns), strict=True)
-    return [len(row).to_bytes(8, "little") + row for row in map(b"".join, rows)]
+    for fields in zip(*map(_column, columns), strict=True):
+        pieces = list(itertools.chain.from_iterable(fields))  # joined once: a padded row is long
+        yield b"".join((sum(map(len, pieces)).to_bytes(8, "little"), *pieces))
 
 
 def encode_numbers(names: Sequence[str], numbers: Sequence[int]) -> bytes:
@@ -84,40 +86,43 @@ def _number(number: int) -> bytes:
     return bytes([0xCC + power]) + number.to_bytes(1 << power, "big")
 
 
-def _column(arrays: Arrays) -> list[bytes]:
+def _column(arrays: Arrays) -> list[_Pieces]:
     """A column's part of each row."""
+    fields: list[_Pieces]
     if isinstance(arrays, Filled):
         fields = _filled(arrays.block, arrays.length)
     elif arrays[0].dtype.kind == "f":
-        fields = [array.tobytes() for array in arrays]
+        fields = [(array.tobytes(),) for array in arrays]
     elif isinstance(arrays, np.ndarray):
         fields = _filled(arrays, arrays.shape[1])
     else:
         counts = np.array([len(array) for array in arrays])
         fields = [
-            len(array).to_bytes(4, "big") + widths + stored
+            (len(array).to_bytes(4, "big"), widths, stored)
             for array, widths, stored in zip(arrays, *_numbers(np.concatenate(arrays), counts), strict=True)
         ]
-    return [len(field).to_bytes(8, "big") + field for field in fields]
+    return [(sum(map(len, field)).to_bytes(8, "big"), *field) for field in fields]
 
 
-def _filled(block: NDArray[Any], length: int) -> list[bytes]:
+def _filled(block: NDArray[Any], length: int) -> list[_Pieces]:
     """What stands before the number that a row ends with, and how often that does; see `Filled`."""
     if len(block) > 1 and block.strides[0] == 0:  # one row, broadcast
         return _filled(block[:1], length) * len(block)
-    differs = block != block[:, -1:]
     # Four widths share a byte: what fills begins with a byte of its own, so that it is the same in every row.
-    bodies = np.minimum(-(-_ends(differs) // 4) * 4, length)
+    bodies = np.minimum(-(-_ends(block != block[:, -1:]) // 4) * 4, length)
     body = np.concatenate([row[:end] for row, end in zip(block, bodies.tolist(), strict=True)])
     last = np.ascontiguousarray(block[:, -1])
     values, widths_of_last, count = last.tobytes(), _widths(last).tolist(), length.to_bytes(4, "big")
-    fields = []
-    for row, (end, width, widths, stored) in enumerate(
-        zip(bodies.tolist(), widths_of_last, *_numbers(body, bodies), strict=True)
+    fillings: dict[bytes, memoryview] = {}
+    fields: list[_Pieces] = []
+    for begin, end, width, widths, stored in zip(
+        range(0, len(values), last.itemsize), bodies.tolist(), widths_of_last, *_numbers(body, bodies), strict=True
     ):
-        begin = row * last.itemsize
-        filling = values[begin : begin + (1 << width)] * (length - end)
-        fields.append(b"".join((count, widths, _same_widths(width, length - end), stored, filling)))
+        value, rest = values[begin : begin + (1 << width)], length - end
+        if value not in fillings:
+            fillings[value] = memoryview(value * length)
+        filling = fillings[value][: rest << width]
+        fields.append((count, widths, _same_widths(width, rest), stored, filling))
     return fields
 
 

@@ -27,7 +27,7 @@ from ms_prefstream.cache.sidecar import SIDECAR, Entry, write_sidecar
 from ms_prefstream.cache.sizes import sizes_for
 from ms_prefstream.errors import CacheError
 
-_BUFFER = 1 << 20
+_BUFFER = 1 << 15  # larger than unpadded rows; padded ones pass it by
 
 
 class _Row(NamedTuple):

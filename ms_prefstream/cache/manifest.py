@@ -74,14 +74,21 @@ def is_cache(folder: str) -> bool:
     """Whether a folder is a cache, whole or not."""
     try:
         names = os.listdir(folder)
+        return any(name.startswith("part-") and name.endswith(".mindrecord") for name in names) or has_manifest(folder)
     except OSError:
         return False
-    if any(name.startswith("part-") and name.endswith(".mindrecord") for name in names):
-        return True
+
+
+def has_manifest(folder: str) -> bool:
+    """Whether a manifest of this library is there, whole or damaged.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     try:
         with open(os.path.join(folder, MANIFEST), "rb") as file:
             return f'"{_FORMAT}"'.encode() in file.read(200)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_prefstream.cache.files import guarded, sync_folder, unwritable, write_whole
-from ms_prefstream.cache.manifest import MANIFEST, Manifest, read_manifest
-from ms_prefstream.cache.ours import check_replaceable, has_manifest
+from ms_prefstream.cache.manifest import MANIFEST, Manifest, has_manifest, read_manifest
+from ms_prefstream.cache.ours import check_replaceable
 from ms_prefstream.cache.part import PartDone
 from ms_prefstream.cache.same import differences
 from ms_prefstream.cache.work_folder import NEW, WorkFolder

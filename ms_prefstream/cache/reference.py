@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.batch import Bucket, Pack, Pad, make_layout
 from ms_prefstream.cache.files import guarded, note_of, write_whole
-from ms_prefstream.cache.manifest import MANIFEST, Manifest, read_manifest
+from ms_prefstream.cache.manifest import Manifest, read_manifest, write_manifest
 from ms_prefstream.cache.ours import BEGINS, left_behind
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.lengths.progress import Progress
@@ -139,7 +139,7 @@ class ReferencePass:
             files={**self._rows.manifest.files, name: note_of(os.path.join(folder, name), 0)},
             reference={"reference_id": self.reference_id, "tokens": tokens, "file": name},
         )
-        write_whole(os.path.join(folder, MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
+        write_manifest(folder, manifest)
         for other in left_behind(folder, {name}):
             with contextlib.suppress(OSError):  # it is in nobody's way
                 os.unlink(os.path.join(folder, other))

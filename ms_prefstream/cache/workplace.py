@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_prefstream.cache.files import guarded, sync_folder, unwritable, write_whole
-from ms_prefstream.cache.manifest import MANIFEST, Manifest, has_manifest, read_manifest
+from ms_prefstream.cache.manifest import Manifest, has_manifest, read_manifest, write_manifest
 from ms_prefstream.cache.ours import check_replaceable
 from ms_prefstream.cache.part import PartDone
 from ms_prefstream.cache.same import differences
@@ -106,7 +106,7 @@ class Workplace:
         Raises:
             CacheError: It cannot be written.
         """
-        write_whole(self.path(MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
+        write_manifest(self.folder, manifest)
         sync_folder(self.folder)
         self.finished = manifest
 

@@ -130,10 +130,9 @@ class ReferencePass:
 
     def _add(self, logps: NDArray[np.float32], tokens: str) -> Manifest:
         """A file named by its content, then the manifest that names it, and only then the former file goes."""
-        folder, file = self._rows.name, io.BytesIO()
-        np.save(file, logps)
-        name = f"{BEGINS}{hashlib.sha256(file.getvalue()).hexdigest()[:12]}.npy"
-        write_whole(os.path.join(folder, name), file.getvalue())
+        folder, data = self._rows.name, _saved(logps)
+        name = f"{BEGINS}{hashlib.sha256(data).hexdigest()[:12]}.npy"
+        write_whole(os.path.join(folder, name), data)
         manifest = dataclasses.replace(
             self._rows.manifest,
             files={**self._rows.manifest.files, name: note_of(os.path.join(folder, name), 0)},
@@ -157,9 +156,7 @@ class ReferencePass:
             logps[rows - first] = self._logps(rows)
             shown.advance(len(rows))
         shown.advance(int(np.isnan(logps[:, 0]).sum()))
-        file = io.BytesIO()
-        np.save(file, logps)
-        write_whole(path, file.getvalue())
+        write_whole(path, _saved(logps))
         return logps
 
     def _batches(self, first: int, end: int) -> Iterator[NDArray[np.int64]]:
@@ -198,3 +195,10 @@ class ReferencePass:
             sides.append(values.reshape(-1))
         logps: NDArray[np.float32] = np.stack(sides, axis=1)[: len(rows)]
         return logps
+
+
+def _saved(values: NDArray[Any]) -> bytes:
+    """An array as a file of NumPy's."""
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()

@@ -12,7 +12,6 @@ When all parts are there, the tables and last the manifest follow, and ``new`` i
 from __future__ import annotations
 
 import glob
-import json
 import os
 import pickle
 import shutil
@@ -53,9 +52,8 @@ class Workplace:
     def __init__(
         self, work: WorkFolder, out: str, about: Mapping[str, Any], overwrite: bool, keep: bool = True
     ) -> None:
-        self._work, self._shown, self._overwrite = work, out, overwrite
+        self._work, self._shown, self._about, self._overwrite = work, out, about, overwrite
         self.folder = work.inside(NEW)
-        self._about: dict[str, Any] = json.loads(json.dumps(about))
         with guarded(self.folder):
             self._check_out()
             work.begin({"about": self._about}, keep)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ms_prefstream.cache.files import FileNote
+from ms_prefstream.cache.files import FileNote, write_whole
 from ms_prefstream.cache.strangers import is_read
 from ms_prefstream.errors import CacheError, StateError
 
@@ -74,14 +74,21 @@ def is_cache(folder: str) -> bool:
     """Whether a folder is a cache, whole or not."""
     try:
         names = os.listdir(folder)
+        return any(name.startswith("part-") and name.endswith(".mindrecord") for name in names) or has_manifest(folder)
     except OSError:
         return False
-    if any(name.startswith("part-") and name.endswith(".mindrecord") for name in names):
-        return True
+
+
+def has_manifest(folder: str) -> bool:
+    """Whether a manifest of this library is there, whole or damaged.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     try:
         with open(os.path.join(folder, MANIFEST), "rb") as file:
             return f'"{_FORMAT}"'.encode() in file.read(200)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -117,6 +124,15 @@ def read_manifest(folder: str) -> Manifest:
         )
     files = {name: FileNote(**note) for name, note in values["files"].items()}
     return Manifest(**{name: values[name] for name in _NEEDED} | {"files": files})
+
+
+def write_manifest(folder: str, manifest: Manifest) -> None:
+    """Put the manifest into its folder, whole or not at all.
+
+    Raises:
+        CacheError: It cannot be written.
+    """
+    write_whole(os.path.join(folder, MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
 
 
 def check_files(folder: str, manifest: Manifest) -> None:

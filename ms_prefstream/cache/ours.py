@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from ms_prefstream.cache.manifest import MANIFEST, read_manifest
+from ms_prefstream.cache.manifest import MANIFEST, has_manifest, read_manifest
 from ms_prefstream.errors import OptionError, PrefStreamError
 
 BEGINS = "reference-"
@@ -41,15 +41,6 @@ def check_replaceable(out: str, shown: str) -> None:
             f"{shown} is a cache that holds other files as well ({', '.join(strange[:3])}), which would be lost with "
             "it. Move them away, or name another folder; nothing was changed."
         )
-
-
-def has_manifest(folder: str) -> bool:
-    """Whether a manifest of this library is there, whole or damaged."""
-    try:
-        with open(os.path.join(folder, MANIFEST), "rb") as file:
-            return b'"ms_prefstream cache"' in file.read(200)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
 
 
 def left_behind(folder: str, known: set[str]) -> list[str]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.batch import Bucket, Pack, Pad, make_layout
 from ms_prefstream.cache.files import guarded, note_of, write_whole
-from ms_prefstream.cache.manifest import MANIFEST, Manifest, read_manifest
+from ms_prefstream.cache.manifest import Manifest, read_manifest, write_manifest
 from ms_prefstream.cache.ours import BEGINS, left_behind
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.lengths.progress import Progress
@@ -130,16 +130,15 @@ class ReferencePass:
 
     def _add(self, logps: NDArray[np.float32], tokens: str) -> Manifest:
         """A file named by its content, then the manifest that names it, and only then the former file goes."""
-        folder, file = self._rows.name, io.BytesIO()
-        np.save(file, logps)
-        name = f"{BEGINS}{hashlib.sha256(file.getvalue()).hexdigest()[:12]}.npy"
-        write_whole(os.path.join(folder, name), file.getvalue())
+        folder, data = self._rows.name, _saved(logps)
+        name = f"{BEGINS}{hashlib.sha256(data).hexdigest()[:12]}.npy"
+        write_whole(os.path.join(folder, name), data)
         manifest = dataclasses.replace(
             self._rows.manifest,
             files={**self._rows.manifest.files, name: note_of(os.path.join(folder, name), 0)},
             reference={"reference_id": self.reference_id, "tokens": tokens, "file": name},
         )
-        write_whole(os.path.join(folder, MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
+        write_manifest(folder, manifest)
         for other in left_behind(folder, {name}):
             with contextlib.suppress(OSError):  # it is in nobody's way
                 os.unlink(os.path.join(folder, other))
@@ -157,9 +156,7 @@ class ReferencePass:
             logps[rows - first] = self._logps(rows)
             shown.advance(len(rows))
         shown.advance(int(np.isnan(logps[:, 0]).sum()))
-        file = io.BytesIO()
-        np.save(file, logps)
-        write_whole(path, file.getvalue())
+        write_whole(path, _saved(logps))
         return logps
 
     def _batches(self, first: int, end: int) -> Iterator[NDArray[np.int64]]:
@@ -198,3 +195,10 @@ class ReferencePass:
             sides.append(values.reshape(-1))
         logps: NDArray[np.float32] = np.stack(sides, axis=1)[: len(rows)]
         return logps
+
+
+def _saved(values: NDArray[Any]) -> bytes:
+    """An array as a file of NumPy's."""
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()

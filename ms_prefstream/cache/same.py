@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ def has_samples(folder: str, about: Mapping[str, Any], whole: bool = False) -> b
 
     Args:
         folder: Where it would be.
-        about: What would be written.
+        about: What would be written, as plain values for JSON.
         whole: Whether one that lacks files does not count.
     """
     try:
@@ -28,17 +27,16 @@ def has_samples(folder: str, about: Mapping[str, Any], whole: bool = False) -> b
         known = manifest.about
     except PrefStreamError:
         return False
-    wanted = json.loads(json.dumps(about))
-    return all(known.get(name) == wanted[name] for name in _SAMPLES)
+    return all(known.get(name) == about[name] for name in _SAMPLES)
 
 
 def differences(folder: str, about: Mapping[str, Any]) -> str:
-    """How a cache differs from what would be written, as the continuation of a sentence."""
+    """How a cache differs from what would be written (plain values for JSON), as the continuation of a sentence."""
     try:
         known = read_manifest(folder).about
     except PrefStreamError:
         return ""
-    found = list(_differences(known, json.loads(json.dumps(about))))
+    found = list(_differences(known, about))
     return f" ({'; '.join(found)})" if found else " with the same samples"
 
 

@@ -12,7 +12,6 @@ When all parts are there, the tables and last the manifest follow, and ``new`` i
 from __future__ import annotations
 
 import glob
-import json
 import os
 import pickle
 import shutil
@@ -21,8 +20,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_prefstream.cache.files import guarded, sync_folder, unwritable, write_whole
-from ms_prefstream.cache.manifest import MANIFEST, Manifest, read_manifest
-from ms_prefstream.cache.ours import check_replaceable, has_manifest
+from ms_prefstream.cache.manifest import Manifest, has_manifest, read_manifest, write_manifest
+from ms_prefstream.cache.ours import check_replaceable
 from ms_prefstream.cache.part import PartDone
 from ms_prefstream.cache.same import differences
 from ms_prefstream.cache.work_folder import NEW, WorkFolder
@@ -53,9 +52,8 @@ class Workplace:
     def __init__(
         self, work: WorkFolder, out: str, about: Mapping[str, Any], overwrite: bool, keep: bool = True
     ) -> None:
-        self._work, self._shown, self._overwrite = work, out, overwrite
+        self._work, self._shown, self._about, self._overwrite = work, out, about, overwrite
         self.folder = work.inside(NEW)
-        self._about: dict[str, Any] = json.loads(json.dumps(about))
         with guarded(self.folder):
             self._check_out()
             work.begin({"about": self._about}, keep)
@@ -106,7 +104,7 @@ class Workplace:
         Raises:
             CacheError: It cannot be written.
         """
-        write_whole(self.path(MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
+        write_manifest(self.folder, manifest)
         sync_folder(self.folder)
         self.finished = manifest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import shutil
 import sys
@@ -225,8 +226,9 @@ def _settle_again(material: Material, known: PartDone, job: Job) -> None:
 
 
 def _about(job: Job, material: Material) -> dict[str, Any]:
+    """What decides about the bytes, as plain values for JSON, so that it compares with what a manifest says."""
     tokenizer = material.recipe.tokenizer
-    return {
+    values = {
         **job.about(),
         "source": material.source.name,
         "tokenizer": None if tokenizer is None else tokenizer.name,
@@ -236,3 +238,5 @@ def _about(job: Job, material: Material) -> dict[str, Any]:
         "library": VERSION,
         "reference_id": material.source.reference_id if job.reference else None,
     }
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain

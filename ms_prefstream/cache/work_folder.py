@@ -97,8 +97,7 @@ class WorkFolder:
         """Nothing of it is needed any longer; what cannot be deleted stays, with the plan that tells whose it is."""
         with contextlib.suppress(OSError):
             self._empty()
-            os.unlink(self.inside(_PLAN))
-            os.rmdir(self.path)
+            self._vanish()
         self.close()
 
     def close(self) -> None:
@@ -111,16 +110,26 @@ class WorkFolder:
                     os.rmdir(entry.path)  # unless something is in it
         with contextlib.suppress(OSError):
             if os.listdir(self.path) == [_PLAN]:
-                os.unlink(self.inside(_PLAN))
-                os.rmdir(self.path)
-        os.close(self._plan)
-        self._plan = -1
+                self._vanish()
+        self._release()
 
     def __enter__(self) -> WorkFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _vanish(self) -> None:
+        """Delete plan and folder. Without the plan the lock means nothing: what is there then may be another's."""
+        os.unlink(self.inside(_PLAN))
+        with contextlib.suppress(OSError):
+            os.rmdir(self.path)
+        self._release()
+
+    def _release(self) -> None:
+        if self._plan >= 0:
+            os.close(self._plan)
+            self._plan = -1
 
     def _recover(self) -> None:
         """After a process that was killed while it put a cache in its place, or behind that."""

@@ -175,6 +175,25 @@ def test_nobody_else_gets_in_while_a_cache_is_put_in_its_place(
     assert tree(out) == tree(tmp_path / "other")
 
 
+def test_who_takes_the_work_folder_when_it_is_just_gone_keeps_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, real, others = work_folder.WorkFolder(str(tmp_path / "out")), os.rmdir, []
+
+    def rmdir(path: Any, **options: Any) -> None:
+        real(path, **options)
+        if not others:
+            others.append(work_folder.WorkFolder(str(tmp_path / "out")))
+            os.mkdir(others[0].inside("new"))
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    first.remove()
+    (other,) = others
+    assert sorted(os.listdir(other.path)) == ["new", "plan.json"]
+    other.remove()
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_differs_is_named(tmp_path: pathlib.Path) -> None:
     path, out = source(tmp_path), tmp_path / "out"
     write(path, out)

@@ -25,6 +25,10 @@ class Windows:
     def __init__(self, options: PlanOptions) -> None:
         self.options = options
         self._window_rows = options.window * options.global_batch
+        self._order: tuple[tuple[int, int], NDArray[np.int64]] = (
+            (-1, -1),
+            np.empty(0, np.int64),
+        )  # the last one asked for
         self._mixed = None
         if options.mixture is not None:
             self._mixed = MixedOrder(
@@ -73,8 +77,15 @@ class Windows:
         """Which batch of a window each of its steps takes, (steps_in(window),) int64; one order for all ranks.
 
         Without it neighbouring steps would grow in length together. In the first window of all, `longest_first` brings
-        the last batch of the sorted window, the longest, to the front.
+        the last batch of the sorted window, the longest, to the front. The array is kept, and cannot be written to.
         """
+        if self._order[0] != (epoch, window):
+            order = self._new_order(epoch, window)
+            order.flags.writeable = False
+            self._order = (epoch, window), order
+        return self._order[1]
+
+    def _new_order(self, epoch: int, window: int) -> NDArray[np.int64]:
         steps = self.steps_in(window)
         epoch = _checked(epoch)
         if self.options.shuffle is False:

@@ -96,7 +96,8 @@ class WindowedSteps:
             return np.concatenate(parts)
 
     def _samples(self, epoch: int, step: int) -> list[Sample]:
-        planned = self.plan.rows(epoch, step, self._ranks.rank, self._ranks.world)
+        known = not self.plan.options.sorts
+        planned = self.plan.rows(epoch, step, self._ranks.rank, self._ranks.world) if known else None
         if planned is not None and (epoch, self.plan.locate(step)[0]) not in self._windows:
             if self._hint is not None:
                 self._hint(itertools.count(epoch * self.steps_per_epoch + step), self._step_rows)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import pathlib
 import tempfile
 import time
@@ -58,6 +59,7 @@ def writing(data: str, tokenizer: str, length: int, workers: int, folder: pathli
     for layout, task in cases:
         stream = mps.stream(data, task=task, tokenizer=tokenizer, batching=mps.Pad(1), index=None)
         out = folder / f"{layout}-{task.name}"
+        os.sync()  # the disk need not finish what was written before
         spent = seconds(lambda: mps.write_cache(stream, out, layout=layout, workers=workers))  # noqa: B023
         size = sum(path.stat().st_size for path in out.iterdir())
         rows = len(stream.material().records)

@@ -30,11 +30,11 @@ def note_of(path: str, rows: int) -> FileNote:
     Raises:
         OSError: It cannot be read.
     """
-    digest, size = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-            size += len(block)
+    digest, size, block = hashlib.sha256(), 0, memoryview(bytearray(1 << 18))
+    with open(path, "rb", buffering=0) as file:
+        while read := file.readinto(block):
+            digest.update(block[:read])
+            size += read
     return FileNote(size, digest.hexdigest(), rows)
 
 

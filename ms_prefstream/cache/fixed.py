@@ -106,9 +106,10 @@ def _filled(columns: Mapping[str, NDArray[Any]], width: int) -> dict[str, Filled
     return {name: Filled(array, width) for name, array in columns.items()}
 
 
-def holds_pad(sample: Sample, pad_id: int) -> bool:
-    """Whether the pad id stands in a text: a reader that counts what is not pad would take the row for shorter."""
-    return any(bool((sequence.ids == pad_id).any()) for sequence in sample.sequences)
+def holds_pad(samples: Many[Sample], pad_id: int) -> bool:
+    """Whether the pad id stands in a text: a reader that counts what is not pad would take that row for shorter."""
+    ids = [sequence.ids for sample in samples for sequence in sample.sequences]
+    return bool(ids) and bool((np.concatenate(ids) == pad_id).any())
 
 
 def _layout(task: Task, reference: bool) -> Layout:

@@ -144,13 +144,15 @@ def _good(
     loader: SampleLoader, task: PartTask, found: Sequence[Loaded], first: int
 ) -> tuple[list[int], list[Sample], list[int]]:
     rows, samples, notes = [], [], []
+    pad_id, refuses = task.job.pad_id, task.job.refuses_pad
+    some = refuses and holds_pad([one.sample for one in found if one.sample is not None], pad_id)
     for row, one in enumerate(found, first):
         if one.sample is None:
             continue
-        if task.job.refuses_pad and holds_pad(one.sample, task.job.pad_id):
+        if some and holds_pad([one.sample], pad_id):
             raise OptionError(
                 f"{loader.origin(row) if task.records is None else f'row {row}'}: its text holds the id "
-                f"{task.job.pad_id}, which arrays are padded with. The reader of layout {task.job.layout!r} counts the "
+                f"{pad_id}, which arrays are padded with. The reader of layout {task.job.layout!r} counts the "
                 "ids that are not padding, and would take the row for shorter. Pass pad_token_id= (--pad-token-id) an "
                 "id that no text has, such as a reserved token's."
             )

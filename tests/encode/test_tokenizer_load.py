@@ -182,6 +182,16 @@ class TestForms:
                 )
                 np.testing.assert_array_equal(before, after)
 
+    def test_what_takes_over_from_tiktoken_is_sent_along(self, chatml_dir: pathlib.Path) -> None:
+        tokenizer = load(chatml_dir)
+        assert tokenizer.backend == "tiktoken"
+        text = "a" + " \u3000" * 600_000 + "b"  # tiktoken's regular expressions give up
+        expected = tokenizer.encoder.encode([text])[0]
+        copy = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(tokenizer))))
+        assert isinstance(copy.encoder._kept, bytes)
+        np.testing.assert_array_equal(copy.encoder.encode([text])[0], expected)
+        assert not isinstance(copy.encoder._kept, bytes)
+
 
 class TestControl:
     def test_named_tokens_are_control_whatever_their_flags(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import tiktoken
 from numpy.typing import NDArray
@@ -46,9 +48,20 @@ class TiktokenEncoder:
             special_tokens={_NEVER: max(ranks.values()) + 1},
         )
         self._nfc = plan.nfc
-        self._reference = reference
+        self._kept: TokenizersEncoder | bytes = reference
         self._spelling = spelling
         self._added = reference.added
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a journey to another process: to make the reference takes long there, and it is hardly ever needed."""
+        return {**self.__dict__, "_kept": cloudpickle.dumps(self._reference, protocol=5)}
+
+    @property
+    def _reference(self) -> TokenizersEncoder:
+        kept = self._kept
+        if isinstance(kept, bytes):
+            self._kept = kept = pickle.loads(kept)
+        return kept
 
     def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[NDArray[np.int32]]:
         """Ids of each text; see `TextEncoder`. The place of a text makes no difference here."""

@@ -117,8 +117,10 @@ class RecordFile:
                 file.seek(0)
                 file.write(self._fitting("the header", self._header(), self._header_size))
             write_sidecar(self.path, self._numbers, map(self._entry, range(len(self._rows)), self._rows))
+            self._file, mode = None, os.stat(self.path).st_mode & 0o777
             for path in (self.path, self.path + SIDECAR):
                 with open(path, "rb") as file:
+                    os.fchmod(file.fileno(), mode)  # SQLite gives its files no more than 0644
                     os.fsync(file.fileno())
 
     def places(self) -> NDArray[Any]:

@@ -19,7 +19,8 @@ from ms_prefstream.runtime.material import Material
 from ms_prefstream.runtime.recipe import Recipe
 
 _RETRIES = 5  # of a part whose worker was lost
-# MindSpore's generated code needs this implementation, and Ray, which comes first in its workers, would take another.
+# Of Ray's workers. Should a format function import MindSpore: its generated code needs this implementation, and Ray,
+# which comes first there, would take another.
 _ENVIRONMENT = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python", "TOKENIZERS_PARALLELISM": "false"}
 _loaders: dict[bytes, SampleLoader] = {}  # in a worker of Ray: of the recipe that it works on
 

@@ -11,7 +11,7 @@ _LEAST_HEADER, _LEAST_PAGE = 1 << 14, 1 << 15
 _MOST_HEADER, _MOST_PAGE = 1 << 27, 1 << 28
 _UNIT = 4096
 _ROWS_A_PAGE = 4
-_HEADER_BYTES_A_PAGE = 256  # an entry takes about 170
+_HEADER_BYTES_A_PAGE = 256  # an entry and what it says of its groups take about 195
 
 
 def sizes_for(columns: Columns, rows: int) -> tuple[int, int]:
@@ -28,7 +28,7 @@ def sizes_for(columns: Columns, rows: int) -> tuple[int, int]:
     if page > _MOST_PAGE:
         raise CacheError(
             f"a row can take {largest:,} bytes in a MindRecord file, and {_MOST_PAGE:,} is the most that fits into one "
-            "of its pages. Lower the task's length."
+            "of its pages. Lower the task's length, or that of Pad."
         )
     pages = rows * largest // (page - largest + 1) + rows * 16 // page + 8
     header = -(-(_LEAST_HEADER // 2 + pages * _HEADER_BYTES_A_PAGE) // _UNIT) * _UNIT

@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ REFERENCE = "reference"
 _PLAN = "plan.json"
 _FORMER = "former"
 _FORMAT = "ms_prefstream plan"
+_LOOKS = 1000
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some file systems of clusters answer
 
 
@@ -155,10 +157,12 @@ class WorkFolder:
     def _locked(self, out: str) -> int:
         """The plan's descriptor with a lock on it, and surely that of the file that is there now."""
         while True:
-            os.makedirs(self.path, exist_ok=True)
             try:
+                os.makedirs(self.path, exist_ok=True)
                 plan = os.open(self.inside(_PLAN), os.O_RDWR | os.O_CREAT, 0o666)
-            except FileNotFoundError:
+            except (FileExistsError, FileNotFoundError):
+                if os.path.lexists(self.path) and not os.path.isdir(self.path):
+                    raise
                 continue  # another process has just removed the folder
             try:
                 _lock(plan, out)
@@ -192,18 +196,30 @@ def _lock(plan: int, out: str) -> None:
 
 def _check_ours(path: str, out: str) -> None:
     """Refuse a folder that this library has not made, whatever is in it."""
-    if not os.path.lexists(path):
-        return
-    if os.path.isdir(path) and not os.path.islink(path):
-        names = os.listdir(path)
-        with contextlib.suppress(FileNotFoundError):
-            with open(os.path.join(path, _PLAN), "rb") as file:
-                text = file.read()
-            if f'"{_FORMAT}"'.encode() in text or (not text and names == [_PLAN]):  # killed before it was written
+    for _ in range(_LOOKS):
+        with contextlib.suppress(FileNotFoundError):  # who worked there has just deleted it, or a part of it
+            if _is_free(path):
                 return
-        if not names:
-            return
+            break
     raise OptionError(
         f"{path} is needed to write the cache {out}, and somebody else's files are there. Move them away, or write the "
         "cache under another name; nothing was changed."
     )
+
+
+def _is_free(path: str) -> bool:
+    """Whether nothing is at a path, or an empty folder, or one of this library.
+
+    Raises:
+        FileNotFoundError: Something went away between two looks at it.
+    """
+    if not os.path.lexists(path):
+        return True
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        return False
+    names = os.listdir(path)
+    if _PLAN not in names:
+        return not names
+    with open(os.path.join(path, _PLAN), "rb") as file:
+        text = file.read()
+    return f'"{_FORMAT}"'.encode() in text or (not text and names == [_PLAN])  # killed before it was written

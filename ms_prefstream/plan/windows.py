@@ -25,10 +25,8 @@ class Windows:
     def __init__(self, options: PlanOptions) -> None:
         self.options = options
         self._window_rows = options.window * options.global_batch
-        self._order: tuple[tuple[int, int], NDArray[np.int64]] = (
-            (-1, -1),
-            np.empty(0, np.int64),
-        )  # the last one asked for
+        # The one asked for last: a batch at every step, and a window has many.
+        self._order: tuple[tuple[int, int], NDArray[np.int64]] = (-1, -1), np.empty(0, np.int64)
         self._mixed = None
         if options.mixture is not None:
             self._mixed = MixedOrder(
@@ -77,17 +75,17 @@ class Windows:
         """Which batch of a window each of its steps takes, (steps_in(window),) int64; one order for all ranks.
 
         Without it neighbouring steps would grow in length together. In the first window of all, `longest_first` brings
-        the last batch of the sorted window, the longest, to the front. The array is kept, and cannot be written to.
+        the last batch of the sorted window, the longest, to the front. The array is kept: it is not to be changed.
         """
-        if self._order[0] != (epoch, window):
-            order = self._new_order(epoch, window)
-            order.flags.writeable = False
-            self._order = (epoch, window), order
-        return self._order[1]
+        steps, epoch = self.steps_in(window), _checked(epoch)
+        kept = self._order  # one look at it: other threads may replace it
+        if kept[0] != (epoch, window):
+            kept = (epoch, window), self._new_order(epoch, window, steps)
+            kept[1].flags.writeable = False
+            self._order = kept
+        return kept[1]
 
-    def _new_order(self, epoch: int, window: int) -> NDArray[np.int64]:
-        steps = self.steps_in(window)
-        epoch = _checked(epoch)
+    def _new_order(self, epoch: int, window: int, steps: int) -> NDArray[np.int64]:
         if self.options.shuffle is False:
             return np.arange(steps)
         order = keyed_order(steps, window_sequence(self.options.seed, epoch, window, Use.BATCH_ORDER))

@@ -109,7 +109,7 @@ def test_fifty_moments(workers: int, tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("room", [3_000, 20_000, 40_000])
 def test_a_file_that_may_not_grow(room: int, tmp_path: pathlib.Path) -> None:
-    """What a full disk does to MindSpore's writer: the system refuses in the middle of a file."""
+    """What a full disk does to a write: the system refuses in the middle of a file."""
     path, out = source(tmp_path), tmp_path / "out"
     mps.write_cache(stream_of(path, TASK), tmp_path / "whole", rows_per_part=PART)
     stream, before = stream_of(path, TASK), resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""The reader of pages finds what MindSpore wrote, bit for bit, and MindSpore finds the same."""
+"""The reader of pages finds what was written, bit for bit, and MindSpore finds the same."""
 
 from __future__ import annotations
 

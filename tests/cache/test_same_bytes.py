@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pathlib
 import sqlite3
 import tempfile
@@ -22,6 +23,7 @@ from ms_prefstream.cache.sizes import sizes_for
 
 pytestmark = pytest.mark.mindspore
 NAME = "part-00000.mindrecord"
+ONE = np.ones(1, np.int32)
 WIDTHS = st.sampled_from([2**7, 2**15, 2**31, 2**63])
 EDGES = st.sampled_from([0, 1, -1, 2**7 - 1, 2**7, -(2**7), -(2**7) - 1, 2**15 - 1, 2**15, -(2**15) - 1, 151643])
 
@@ -193,3 +195,13 @@ def test_no_rows_no_file(tmp_path: pathlib.Path) -> None:
     with RecordFile(str(tmp_path / NAME), {name: Column(dtype="int32", most=3) for name in "ab"}, 2):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o022, 0o077])
+def test_both_files_have_the_mode_that_was_asked_for(tmp_path: pathlib.Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        ours(str(tmp_path), {name: Column(dtype="int32", most=1) for name in "ab"}, {key: [ONE] for key in "ab"}, [])
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~mask}

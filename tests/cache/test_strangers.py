@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import sys
 from typing import Any
 
 import pytest
@@ -192,6 +193,26 @@ def test_who_takes_the_work_folder_when_it_is_just_gone_keeps_it(
     assert sorted(os.listdir(other.path)) == ["new", "plan.json"]
     other.remove()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("module", "name"), [("os", "lstat"), ("os", "listdir"), ("builtins", "open")])
+def test_a_work_folder_that_goes_away_while_one_looks_at_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    first = [work_folder.WorkFolder(str(tmp_path / "out"))]
+    real = getattr(sys.modules[module], name)
+
+    def gone(path: Any, *args: Any, **options: Any) -> Any:
+        if first and str(path).startswith(str(tmp_path / "out.writing")):
+            first.pop().remove()
+        return real(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[module], name, gone)
+        other = work_folder.WorkFolder(str(tmp_path / "out"))
+    assert not first
+    assert os.listdir(other.path) == ["plan.json"]
+    other.remove()
 
 
 def test_what_differs_is_named(tmp_path: pathlib.Path) -> None:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 import sys
 
-import mindspore.mindrecord  # noqa: F401  # a child must not spend its time on it
-
 import ms_prefstream as mps
 
 TASK = mps.DPO(128)

@@ -24,7 +24,7 @@ def stream_of(source: object, tokenizer: object, **more: object) -> mps.Stream:
 
 
 def test_trap_24_the_last_rows_and_the_last_file(tmp_path: pathlib.Path) -> None:
-    """1,003 rows in files of 504, in groups of 128 as MindSpore's writer gets them: nothing at any end is lost."""
+    """1,003 rows in files of 504, in groups of 128: nothing at any end is lost."""
     from mindspore.dataset import MindDataset
 
     rows = [{"prompt_ids": [1, 2], "chosen_ids": [3, 4 + n], "rejected_ids": [5]} for n in range(ROWS)]

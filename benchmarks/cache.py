@@ -3,8 +3,8 @@
     python benchmarks/cache.py --data rows.jsonl --tokenizer DIR [--workers 2] [--mindrlhf PATH]
 
 (a) every layout: rows/s from text to files on disk, MB a thousand rows; with a checkout of mindrlhf also its script for
-reward data (`cvalues_comparison.py`), on the same rows and padded to the same length; (b) batches from the ragged cache
-against batches from the text; (c) rows in random order by MindSpore's own readers against this library's.
+reward data (`cvalues_comparison.py`), on the first of the same rows, padded to the same length; (b) batches from the
+ragged cache against batches from the text; (c) rows in random order by MindSpore's own readers against this library's.
 Without --data it takes the bundled pairs, which are too few to mean much.
 """
 
@@ -14,6 +14,7 @@ import argparse
 import itertools
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 from typing import Any
@@ -63,6 +64,8 @@ def writing(data: str, tokenizer: str, length: int, workers: int, folder: pathli
         spent = seconds(lambda: mps.write_cache(stream, out, layout=layout, workers=workers))  # noqa: B023
         size = sum(path.stat().st_size for path in out.iterdir())
         rows = len(stream.material().records)
+        if layout != "ragged":  # which is read below
+            shutil.rmtree(out)
         than = "" if theirs is None else f"   {rows / spent / theirs:.1f} times mindrlhf's script"
         shown = (
             f"  {layout:12} {task.name:7} {rows / spent:10,.0f} rows/s {size / rows / 1e3:10,.2f} MB a thousand rows"
@@ -129,6 +132,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--mindrlhf", help="a checkout of mindspore-lab/mindrlhf, whose script wants CValues rows")
+    parser.add_argument("--mindrlhf-rows", type=int, default=8000, help="rows that its script gets")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
@@ -136,9 +140,12 @@ def main() -> None:
 
         theirs = None
         if given.mindrlhf:
-            found = mindrlhf(given.data, given.tokenizer, given.mindrlhf, given.length)
+            some = folder / "some.jsonl"  # every row takes it as long as any other
+            with open(given.data, "rb") as lines:
+                some.write_bytes(b"".join(itertools.islice(lines, given.mindrlhf_rows)))
+            found = mindrlhf(str(some), given.tokenizer, given.mindrlhf, given.length)
             assert found is not None  # the checkout is named
-            theirs = sum(1 for _ in mps.read(given.data)) / seconds(found[1])
+            theirs = sum(1 for _ in mps.read(str(some))) / seconds(found[1])
             print(f"mindrlhf's script for reward data, length {given.length}: {theirs:,.0f} rows/s")
         print(f"writing, length {given.length}, {given.workers} workers")
         rows = writing(given.data, given.tokenizer, given.length, given.workers, folder, theirs)

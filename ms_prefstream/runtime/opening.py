@@ -80,7 +80,7 @@ class Opening:
         rows, options = self.rows, self._options(sort, batch_size, packs=False)
 
         def collate_alone(samples: list[Sample]) -> Batch:
-            return collate(samples, max(sample.length for sample in samples))
+            return collate(samples, max([len(sequence.ids) for sample in samples for sequence in sample.sequences]))
 
         if rows.records is None:
             held = self.order.window * options.global_batch

@@ -31,12 +31,13 @@ _BUFFER = 1 << 15  # larger than unpadded rows; padded ones pass it by
 
 
 class _Row(NamedTuple):
-    """A row: its group, its numbers, and where it lies, in its page of arrays and among the numbers of its group."""
+    """A row: its group, its numbers, where it lies among those of its group and in its page of arrays, its CRC-32."""
 
     group: int
     numbers: tuple[int, ...]
     raw: tuple[int, int]
     blob: tuple[int, int]
+    crc: int
 
 
 class _Group(NamedTuple):
@@ -72,7 +73,6 @@ class RecordFile:
         self._open = bytearray()  # the numbers of the group that is not finished
         self._blob: dict[str, Any] = {}  # the entry of its page of arrays
         self._spared = 0  # bytes that arrays have in memory and not in the file
-        self._crcs: list[int] = []
         self._file: IO[bytes] | None = None
 
     def write(self, values: Mapping[str, Arrays | Sequence[int]]) -> None:
@@ -129,7 +129,7 @@ class RecordFile:
         pages = np.array([self._groups[row.group].blob_page for row in self._rows], np.int64)
         spans = np.array([row.blob for row in self._rows], np.int64).reshape(-1, 2)
         places["begin"] = self._begin(0) + pages * self._page_size + spans[:, 0]
-        places["size"], places["crc"] = spans[:, 1] - spans[:, 0], self._crcs
+        places["size"], places["crc"] = spans[:, 1] - spans[:, 0], [row.crc for row in self._rows]
         return places
 
     def __enter__(self) -> RecordFile:
@@ -156,9 +156,8 @@ class RecordFile:
         self._open += raw
         file.write(self._fitting(f"row {len(self._rows)}", block, self._page_size))
         self._blob["page_size"] += len(block)
-        self._crcs.append(zlib.crc32(block))
         spans = (raw_begin, len(self._open)), (blob_begin, self._blob["page_size"])
-        self._rows.append(_Row(len(self._groups), numbers, *spans))
+        self._rows.append(_Row(len(self._groups), numbers, *spans, zlib.crc32(block)))
         self._blob["end_row_id"] = len(self._rows)
         self._spared -= len(block) - 8 * (1 + len(self._arrays))
 

@@ -2,9 +2,10 @@
 
     python benchmarks/workers.py --data ../shared/data/cvalues_like_2k.jsonl --tokenizer ../shared/tokenizers/qwen2_5
 
-Everything is compared with no workers on one core, in turns. An epoch is read before the clock starts, so that workers
-are at work; with them, batches are taken as fast as they come. Two cores of a shared machine are often two threads of
-one: what the machine can give at all is measured by the bare tokenizer, in two processes against one.
+Everything is compared with no workers on one core, measured before it and behind it, for the speed of a shared machine
+changes within seconds. With workers, batches are taken as fast as they come, in the midst of a run: the epoch before
+the measured one has just been read. Two cores of a shared machine are often two threads of one: what the machine can
+give at all is measured by the bare tokenizer, in two processes against one, in the same turns.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def one_pass(data: str, tokenizer: Tokenizer, workers: int, options: argparse.Na
         workers=workers,
         index=None,
     )
-    for _ in stream.batches(epoch + 100) if workers else ():
+    for _ in stream.batches(epoch) if workers else ():
         pass
-    batches = stream.batches(epoch)
+    batches = stream.batches(epoch + 1)
     begin, cpu = time.perf_counter(), time.process_time()
     rows = sum(options.batch_size for _ in batches)
     return Pass(rows / (time.perf_counter() - begin), (time.process_time() - cpu) / rows)
@@ -62,17 +63,25 @@ def bare(tokenizer: str, data: str, told: Connection) -> None:
         told.send(True)
 
 
-def ceiling(options: argparse.Namespace) -> list[float]:
-    """What two processes encode against one."""
-    context = multiprocessing.get_context("spawn")
-    pipes = [context.Pipe() for _ in range(2)]
-    for _, theirs in pipes:
-        context.Process(target=bare, args=(options.tokenizer, options.data, theirs), daemon=True).start()
-    ours = [pipe for pipe, _ in pipes]
-    for pipe in ours:
-        pipe.recv()
+class Bare:
+    """Two processes with nothing but the tokenizer."""
 
-    def seconds(some: list[Connection]) -> float:
+    def __init__(self, tokenizer: str, data: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(2)]
+        for _, theirs in pipes:
+            context.Process(target=bare, args=(tokenizer, data, theirs), daemon=True).start()
+        self._ours = [pipe for pipe, _ in pipes]
+        for pipe in self._ours:
+            pipe.recv()
+
+    def ratio(self) -> float:
+        """What both encode in a time against one."""
+        one = self._seconds(self._ours[:1])
+        both = self._seconds(self._ours)
+        return (one + self._seconds(self._ours[1:])) / both
+
+    def _seconds(self, some: list[Connection]) -> float:
         begin = time.perf_counter()
         for pipe in some:
             pipe.send(True)
@@ -80,44 +89,58 @@ def ceiling(options: argparse.Namespace) -> list[float]:
             pipe.recv()
         return time.perf_counter() - begin
 
-    ratios = [2 * seconds(ours[:1]) / seconds(ours) for _ in range(3 * options.repeats)]
-    for pipe in ours:
-        pipe.send(False)
-    return ratios
+    def close(self) -> None:
+        for pipe in self._ours:
+            pipe.send(False)
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.set_defaults(repeats=3)
-    parser.add_argument("--rows", type=int, default=16_000)
+    parser.set_defaults(repeats=9)
+    parser.add_argument("--rows", type=int, default=8_000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--window", type=int, default=16, help="short windows, so that the pass has many of them")
     options = parser.parse_args()
     tokenizer = load_tokenizer(options.tokenizer)
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
-    settings = {"0 on one core": 0, "0": 0, "1": 1, "2": 2}
-    found: dict[str, list[Pass]] = {name: [] for name in settings}
+    count = len(cores) or os.cpu_count()
+    alone: list[float] = []
+    rates: dict[int, list[float]] = {0: [], 1: [], 2: []}  # against no workers on one core, as the next
+    own: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    ceiling: list[float] = []
+    bare_pair = Bare(options.tokenizer, options.data)
     with tempfile.TemporaryDirectory() as folder:
         data = str(repeated_rows(options.data, options.rows, pathlib.Path(folder, "rows.jsonl")))
+
+        def on_one_core(epoch: int) -> Pass:
+            if cores:
+                os.sched_setaffinity(0, {min(cores)})
+            found = one_pass(data, tokenizer, 0, options, epoch)
+            if cores:
+                os.sched_setaffinity(0, cores)
+            return found
+
+        on_one_core(0)  # the first pass is slower
         for repeat in range(options.repeats):
-            for name, workers in settings.items():
-                if cores:
-                    os.sched_setaffinity(0, {min(cores)} if "one core" in name else cores)
-                found[name].append(one_pass(data, tokenizer, workers, options, repeat))
-    alone = found["0 on one core"]
-    rates = [one.rate for one in alone]
-    show(Figure(part="g", what="workers=0 on one core, rows/s", values=rates, form=",.0f"), options.json)
-    what = f"the bare tokenizer in two processes against one ({len(cores) or os.cpu_count()} cores): the most there is"
-    show(Figure(part="g", what=what, values=ceiling(options)), options.json)
-    for name in ("0", "1", "2"):
-        ratios = [one.rate / base.rate for one, base in zip(found[name], alone, strict=True)]
-        what = f"workers={name}, rows/s against that ({len(cores) or os.cpu_count()} cores)"
-        target = ">= 1.7, where two cores are two" if name == "2" else ""
-        show(Figure(part="g", what=what, values=ratios, target=target), options.json)
-        if name != "0":
-            own = [100 * one.own / base.own for one, base in zip(found[name], alone, strict=True)]
-            what = f"workers={name}, % of the work that the training process still does"
-            show(Figure(part="g", what=what, values=own, form=".0f"), options.json)
+            for workers in rates:
+                before = on_one_core(repeat)
+                found = one_pass(data, tokenizer, workers, options, repeat)
+                behind = on_one_core(repeat)
+                alone += [before.rate, behind.rate]
+                rates[workers].append(found.rate * (1 / before.rate + 1 / behind.rate) / 2)
+                own[workers].append(200 * found.own / (before.own + behind.own))
+            ceiling.append(bare_pair.ratio())
+    bare_pair.close()
+    show(Figure(part="g", what="workers=0 on one core, rows/s", values=alone, form=",.0f"), options.json)
+    what = f"the bare tokenizer in two processes against one ({count} cores): the most there is"
+    show(Figure(part="g", what=what, values=ceiling), options.json)
+    for workers, values in rates.items():
+        what = f"workers={workers}, rows/s against that ({count} cores)"
+        target = ">= 1.7, where two cores are two" if workers == 2 else ""
+        show(Figure(part="g", what=what, values=values, target=target), options.json)
+        if workers:
+            what = f"workers={workers}, % of the work that the training process still does"
+            show(Figure(part="g", what=what, values=own[workers], form=".0f"), options.json)
 
 
 if __name__ == "__main__":

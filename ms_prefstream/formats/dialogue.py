@@ -11,6 +11,11 @@ _MARKER = re.compile(r"\n\n(Human|Assistant):")  # a literal prefix, which re fi
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
+def marked(text: str) -> bool:
+    r"""Whether a text is a dialogue: it begins with ``\n\nHuman:`` or ``\n\nAssistant:``."""
+    return text.startswith(("\n\nHuman:", "\n\nAssistant:"))
+
+
 def dialogue(text: str, field: str) -> Messages:
     r"""The turns of a marked dialogue.
 
@@ -30,7 +35,7 @@ def dialogue(text: str, field: str) -> Messages:
             field,
             text,
             r"a dialogue that begins with '\n\nHuman:' or '\n\nAssistant:'",
-            "If these are plain responses, give the prompt in a field 'prompt'",
+            "If these are plain texts, use format='strings', with the prompt in a field 'prompt'",
         )
     named = zip(pieces[1::2], pieces[2::2], strict=True)
     return tuple([Message(_ROLES[name], turn.removeprefix(" ")) for name, turn in named])

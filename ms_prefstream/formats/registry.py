@@ -60,7 +60,11 @@ PRESETS: Mapping[str, Preset] = {
             alone(prompt=TURNS),
         ),
     ),
-    "strings": Preset(strings, (needs(prompt=TEXT, **_STRINGS), needs(prompt=TEXT, response=TEXT), alone(prompt=TEXT))),
+    "strings": Preset(
+        strings,
+        (needs(prompt=TEXT, **_STRINGS), needs(prompt=TEXT, response=TEXT), alone(prompt=TEXT)),
+        {"dialogues": False},
+    ),
     "cvalues": Preset(cvalues, (needs(prompt=TEXT, pos_resp=TEXT, neg_resp=TEXT),)),
     "sharegpt": Preset(sharegpt, (needs(conversations=LIST, **_PAIR), alone(conversations=LIST))),
     "tokenized": Preset(

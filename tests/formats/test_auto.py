@@ -129,6 +129,15 @@ def test_rows_of_two_presets_are_an_error_that_names_them(row: dict[str, Any], p
     assert f"format={presets.split(',')[0]!r}" in said
 
 
+@pytest.mark.parametrize("name", ["prompt", "chosen", "rejected", "response"])
+def test_plain_strings_with_role_markers_are_an_error_too(name: str) -> None:
+    row = {"prompt": "Hi", **({"response": "Hello"} if name == "response" else SIDES)}
+    said = refusal(Reason.AMBIGUOUS_FORMAT, auto(), {**row, name: f"\n\nHuman: {row[name]}"})
+    assert f"field {name!r} is a dialogue" in said
+    assert "format='hh_rlhf'" in said
+    auto()({**row, name: f"Say\n\nHuman: {row[name]}"})  # only at the very beginning
+
+
 def test_a_misspelt_side_is_not_taken_for_a_prompt_alone() -> None:
     said = refusal(Reason.MISSING_FIELD, auto(), {"prompt": "Hi", "chosen": "a", "rejectd": "b"})
     assert "chosen, prompt, rejectd" in said

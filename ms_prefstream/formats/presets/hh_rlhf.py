@@ -1,4 +1,4 @@
-"""Anthropic hh-rlhf: two whole dialogues, each one string with role markers."""
+"""Anthropic hh-rlhf: dialogues as strings with role markers, whole or with the prompt in a field of its own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_prefstream.formats.base import OneRecord
-from ms_prefstream.formats.dialogue import dialogue
-from ms_prefstream.formats.divide import History, check_history, divide
-from ms_prefstream.formats.fields import margin_of, text
-from ms_prefstream.formats.record import Pair
+from ms_prefstream.formats.dialogue import dialogue, marked
+from ms_prefstream.formats.divide import History, check_history, complete, divide, split_response
+from ms_prefstream.formats.fields import margin_of, text, wrong_type
+from ms_prefstream.formats.record import Completion, Message, Messages, Pair
 
 
 def hh_rlhf(history: History = "strict") -> OneRecord:
@@ -17,6 +17,10 @@ def hh_rlhf(history: History = "strict") -> OneRecord:
 
     ``{chosen: "\n\nHuman: Hi\n\nAssistant: Hello", rejected: "\n\nHuman: Hi\n\nAssistant: What"}`` ->
     ``Pair(prompt=(user Hi), chosen=(assistant Hello), rejected=(assistant What))``
+
+    The same pair from ``{prompt: "\n\nHuman: Hi\n\nAssistant:", chosen: " Hello", rejected: " What"}``, as
+    Dahoas/full-hh-rlhf has it; whole dialogues beside a prompt must repeat it to the letter. ``{prompt, response}`` or
+    ``{prompt}`` is a prompt with its response, for RLHF.
 
     The prompt ends at a role marker, never inside a turn. One space behind a marker belongs to the marker; the rest
     of a turn, white space at its end included, stays as it is. Optional: `margin` (a float).
@@ -28,8 +32,42 @@ def hh_rlhf(history: History = "strict") -> OneRecord:
     return OneRecord("hh_rlhf", read_hh_rlhf, {"history": history})
 
 
-def read_hh_rlhf(row: Mapping[str, Any], history: History = "strict") -> Pair:
-    """One row as a pair."""
-    chosen = dialogue(text(row, "chosen"), "chosen")
-    rejected = dialogue(text(row, "rejected"), "rejected")
-    return Pair(*divide((), chosen, rejected, history), margin_of(row))
+def read_hh_rlhf(row: Mapping[str, Any], history: History = "strict") -> Pair | Completion:
+    """One row as a pair when it has `chosen` or `rejected`, as a completion otherwise."""
+    given = row.get("prompt") is not None
+    if given and row.get("chosen") is None and row.get("rejected") is None:
+        return _completion(row)
+    prompt = _prompt(row) if given else ()
+    chosen, rejected = (_side(row, name, given) for name in ("chosen", "rejected"))
+    return Pair(*divide(prompt, chosen, rejected, history), margin_of(row))
+
+
+def _completion(row: Mapping[str, Any]) -> Completion:
+    if row.get("response") is None:
+        return Completion(*split_response(_turns(row)))
+    whole, start = complete(_prompt(row), _side(row, "response", True), "response")
+    return Completion(whole[:start], whole[start:])
+
+
+def _turns(row: Mapping[str, Any]) -> Messages:
+    """The turns of the prompt, without one that is only opened: ``...\n\nAssistant:``."""
+    found = dialogue(text(row, "prompt"), "prompt")
+    return found[:-1] if found[-1] == Message("assistant", "") else found
+
+
+def _prompt(row: Mapping[str, Any]) -> Messages:
+    found = _turns(row)
+    if found and found[-1].role == "assistant":
+        raise wrong_type(
+            "the end of field 'prompt'",
+            found[-1].content,
+            r"the marker '\n\nAssistant:' or a turn behind '\n\nHuman:'",
+            "Move what the assistant has begun to say into the responses",
+        )
+    return found
+
+
+def _side(row: Mapping[str, Any], name: str, responds: bool) -> Messages:
+    """A whole dialogue, or the response to a prompt, whose first turn needs no marker."""
+    found = text(row, name)
+    return dialogue(f"\n\nAssistant:{found}" if responds and not marked(found) else found, name)

@@ -5,26 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.base import OneRecord
-from ms_prefstream.formats.fields import margin_of, text
+from ms_prefstream.formats.dialogue import marked
+from ms_prefstream.formats.fields import margin_of, short, text
 from ms_prefstream.formats.record import Completion, Message, Pair
 from ms_prefstream.formats.turns import lead_with_system
 
 
-def strings() -> OneRecord:
-    """Plain strings; `chosen` is the better response, `rejected` the worse one.
+def strings(dialogues: bool = True) -> OneRecord:
+    r"""Plain strings; `chosen` is the better response, `rejected` the worse one.
 
     ``{prompt: "Hi", chosen: "Hello", rejected: "What"}`` ->
     ``Pair(prompt=(user Hi), chosen=(assistant Hello), rejected=(assistant What))``
 
     ``{prompt, response}`` or ``{prompt}`` instead is a prompt with its response, for RLHF. Optional: `system` (a
     string), `margin` (a float). With ``template=None`` the texts are joined as they are.
+
+    Args:
+        dialogues: Whether texts may be dialogues with the markers of hh-rlhf (``\n\nHuman:``), which are then the text
+            of one turn. ``format="auto"`` refuses such rows: they may be meant for `hh_rlhf`.
     """
-    return OneRecord("strings", read_strings)
+    return OneRecord("strings", read_strings, {} if dialogues else {"dialogues": False})
 
 
-def read_strings(row: Mapping[str, Any]) -> Pair | Completion:
+def read_strings(row: Mapping[str, Any], dialogues: bool = True) -> Pair | Completion:
     """One row as a pair when it has `chosen` or `rejected`, as a completion otherwise."""
+    if not dialogues:
+        _refuse_dialogues(row)
     prompt = lead_with_system(row, (Message("user", text(row, "prompt")),))
     if row.get("chosen") is not None or row.get("rejected") is not None:
         chosen, rejected = text(row, "chosen"), text(row, "rejected")
@@ -32,3 +40,15 @@ def read_strings(row: Mapping[str, Any]) -> Pair | Completion:
     if row.get("response") is None:
         return Completion(prompt)
     return Completion(prompt, (Message("assistant", text(row, "response")),))
+
+
+def _refuse_dialogues(row: Mapping[str, Any]) -> None:
+    for name in ("prompt", "chosen", "rejected", "response"):
+        value = row.get(name)
+        if isinstance(value, str) and marked(value):
+            raise RowError(
+                Reason.AMBIGUOUS_FORMAT,
+                f"field {name!r} is a dialogue with role markers ({short(value)}), which format 'hh_rlhf' reads as "
+                "turns and 'strings' as the text of one turn",
+                "Name the one that is meant, for example format='hh_rlhf'",
+            )

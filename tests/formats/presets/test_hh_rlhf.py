@@ -4,7 +4,7 @@ import pytest
 
 from ms_prefstream.errors import OptionError, Reason
 from ms_prefstream.formats import hh_rlhf
-from ms_prefstream.formats.record import Pair
+from ms_prefstream.formats.record import Completion, Pair
 
 from ..conversations import assistant, refusal, user
 
@@ -56,3 +56,36 @@ def test_what_is_refused() -> None:
     refusal(Reason.MISSING_FIELD, hh_rlhf(), {"chosen": HISTORY})
     with pytest.raises(OptionError):
         hh_rlhf(history="x")  # type: ignore[arg-type]
+
+
+OPENED = HISTORY + "\n\nAssistant:"
+PROMPT = (user("Hi"), assistant("Hello"), user("More"))
+
+
+@pytest.mark.parametrize("prompt", [HISTORY, OPENED])
+@pytest.mark.parametrize("begin", ["", " ", "\n\nAssistant:", "\n\nAssistant: ", OPENED, OPENED + " "])
+def test_a_prompt_of_its_own(prompt: str, begin: str) -> None:
+    """Responses with and without a marker, and whole dialogues, beside a prompt whose last turn may be opened."""
+    row = {"prompt": prompt, "chosen": begin + "Yes", "rejected": begin + "No"}
+    assert hh_rlhf()({**row, "margin": 1}) == Pair(PROMPT, (assistant("Yes"),), (assistant("No"),), 1.0)
+    assert hh_rlhf()({"prompt": prompt, "response": begin + "Yes"}) == Completion(PROMPT, (assistant("Yes"),))
+    assert hh_rlhf()({"prompt": prompt}) == Completion(PROMPT)
+
+
+def test_the_white_space_of_responses_stays() -> None:
+    found = hh_rlhf()({"prompt": OPENED, "chosen": "  Yes \n", "rejected": "\nNo"})
+    assert isinstance(found, Pair)
+    assert (found.chosen, found.rejected) == ((assistant(" Yes \n"),), (assistant("\nNo"),))
+    assert hh_rlhf()({"prompt": OPENED + " Yes"}) == Completion(PROMPT, (assistant("Yes"),))
+
+
+def test_prompts_that_are_refused() -> None:
+    sides = {"chosen": " Yes", "rejected": " No"}
+    said = refusal(Reason.BAD_TYPE, hh_rlhf(), {"prompt": OPENED + " Sure,", **sides})
+    assert "'Sure,'" in said
+    assert "into the responses" in said
+    said = refusal(Reason.BAD_TYPE, hh_rlhf(), {"prompt": "Hi", **sides})
+    assert "format='strings'" in said
+    whole = {"chosen": OPENED + " Yes", "rejected": OPENED + " No"}
+    refusal(Reason.HISTORY_DIFFERS, hh_rlhf(), {"prompt": "\n\nHuman: Another", **whole})
+    refusal(Reason.MISSING_FIELD, hh_rlhf(), {"prompt": OPENED, "chosen": " Yes"})

@@ -26,3 +26,12 @@ def test_what_is_refused() -> None:
     refusal(Reason.MISSING_FIELD, strings(), {"chosen": "x", "rejected": "y"})
     refusal(Reason.BAD_TYPE, strings(), {**ROW, "chosen": ["x"]})
     refusal(Reason.BAD_TYPE, strings(), {**ROW, "margin": "high"})
+
+
+def test_dialogues_are_text_unless_refused() -> None:
+    row = {**ROW, "prompt": "\n\nHuman: Hi\n\nAssistant:"}
+    found = strings()(row)
+    assert isinstance(found, Pair)
+    assert found.prompt == (user(row["prompt"]),)
+    refusal(Reason.AMBIGUOUS_FORMAT, strings(dialogues=False), row)
+    assert (repr(strings()), repr(strings(dialogues=False))) == ("strings()", "strings(dialogues=False)")

@@ -41,9 +41,9 @@ class CheckpointWriter:
         self._written: list[pathlib.Path] = []
         self.directory.mkdir(parents=True, exist_ok=True)
 
-    def begin(self) -> None:
-        """A training call begins where its dataset does; MindSpore counts the steps of each call from 1."""
-        self._base = self.finished = self.stream.start_step
+    def begin(self, step: int) -> None:
+        """A training call begins with this absolute step; MindSpore counts the steps of each call from 1."""
+        self._base = self.finished = step
 
     def step_end(self, step: int) -> None:
         """The trainer has finished the step that it numbers `step` (from 1) in this call."""
@@ -82,10 +82,13 @@ def StreamCheckpoint(  # noqa: N802 - a class to its users; MindSpore is only im
         keep: How many numbered states to keep.
 
     Raises:
-        OptionError: If `every` or `keep` is not a whole number from 1 on.
+        OptionError: If `every` or `keep` is not a whole number from 1 on; when training begins, if the rows of the
+            dataset are not the steps of the stream, as behind ``.batch(2)``.
     """
     with needs("mindspore", "StreamCheckpoint"):
         from mindspore.train import Callback
+
+        from ms_prefstream.adapters.one_for_one import first_step
 
     class _StreamCheckpoint(Callback):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -93,8 +96,9 @@ def StreamCheckpoint(  # noqa: N802 - a class to its users; MindSpore is only im
             self.writer = CheckpointWriter(stream, directory, every, keep)
 
         def on_train_begin(self, run_context: Any) -> None:
+            dataset = run_context.original_args().train_dataset
             self._before = _steps_done(run_context)
-            self.writer.begin()
+            self.writer.begin(first_step(dataset, stream))
 
         def on_train_step_end(self, run_context: Any) -> None:
             self.writer.step_end(_steps_done(run_context) - self._before)

@@ -45,11 +45,13 @@ class Doors:
         moved: Told the step that `set_init_step` was given.
         resumed: Whether the dataset already begins where a stream was resumed.
         stream: The stream behind the steps, for whoever holds the dataset alone.
+        first: The absolute step that init steps count from.
     """
 
     moved: Callable[[int], None] = lambda step: None
     resumed: bool = False
     stream: Any = None
+    first: int = 0
 
 
 def to_dataset(
@@ -99,10 +101,11 @@ def to_dataset(
         from ms_prefstream.adapters.generator import OnePassDataset, StepDataset
 
     dataset: GeneratorDataset
+    doors = Doors(first=start_epoch * steps.steps_per_epoch)
     if hasattr(steps, "__getitem__"):
-        dataset = StepDataset(cast(Steps, steps), start_epoch, doors := Doors())
+        dataset = StepDataset(cast(Steps, steps), start_epoch, doors)
     else:
-        dataset = OnePassDataset(steps, start_epoch, doors := Doors())
+        dataset = OnePassDataset(steps, start_epoch, doors)
     if init_step:
         dataset.set_init_step(init_step)
     doors.moved, doors.resumed, doors.stream = moved, resumed, stream

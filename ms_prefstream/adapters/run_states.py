@@ -25,6 +25,7 @@ from mindspore.dataset.engine.datasets import (
 
 from ms_prefstream.adapters.checkpoint import LATEST, read_state, write_state
 from ms_prefstream.adapters.generator import OnePassDataset, StepDataset
+from ms_prefstream.adapters.one_for_one import first_step, gives_steps
 from ms_prefstream.adapters.samples import Samples
 from ms_prefstream.errors import StateError
 from ms_prefstream.plan.state import State, check_state
@@ -44,10 +45,11 @@ def save_state(dataset: Any, monitor: Any, done: int) -> None:
         monitor: MindFormers' CheckpointMonitor.
         done: Steps of this call that are finished.
     """
-    if not (finished(dataset) or _batches_samples(dataset)):
+    finished = gives_steps(dataset)
+    if not (finished or _batches_samples(dataset)):
         return
     trained = int(getattr(monitor, "_append_step_num", 0)) + done  # as MindFormers counts, over all calls
-    step = dataset.stream.start_step + done if finished(dataset) else trained
+    step = first_step(dataset, dataset.stream) + done if finished else trained
     state = dataset.stream.state(step)
     if getattr(monitor, "use_legacy_format", True):
         checkpoint = pathlib.Path(monitor.latest_ckpt_file_name)
@@ -77,8 +79,10 @@ def check_resumed(dataset: Any, config: Any) -> None:
         step = check_state(saved, settings, dataset.stream.steps_per_epoch)
     except StateError as error:
         raise StateError(f"{path}: {error}{_remedies(saved, now, config)}") from None
-    begins, skipped = dataset.stream.start_step, int(runner.get("initial_step") or 0)
-    if finished(dataset) and not config.get("data_skip_steps") and step != begins:
+    if config.get("data_skip_steps") or not gives_steps(dataset):
+        return
+    begins, skipped = first_step(dataset, dataset.stream), int(runner.get("initial_step") or 0)
+    if step != begins:
         raise StateError(
             f"{path}: the run had finished step {step} of the data, but this one would go on behind step {begins}, "
             f"since steps were skipped before. Set data_skip_steps: {step - begins + skipped}."
@@ -95,12 +99,6 @@ def _remedies(saved: State, now: State, config: Any) -> str:
     section = "data_loader" in (config.get("train_dataset") or {})
     where = f"logical_shards: {shards} in data_loader" if section else f"mps.stream(..., logical_shards={shards})"
     return f" {where} has the former shards on this number of ranks.{anew}"
-
-
-def finished(dataset: Any) -> bool:
-    """Whether its rows are the batches of the stream, which is then told where it begins."""
-    steps = dataset.source.steps if isinstance(dataset, (StepDataset, OnePassDataset)) else None
-    return steps is not None and not isinstance(getattr(steps, "steps", steps), Samples)
 
 
 def _batches_samples(dataset: Any) -> bool:

@@ -16,10 +16,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ms_prefstream.adapters.one_for_one import gives_steps
 from ms_prefstream.adapters.pairing import check_evaluated, check_pairing, check_rows
 from ms_prefstream.adapters.parallel_mode import check_shards
 from ms_prefstream.adapters.readable import Readable
-from ms_prefstream.adapters.run_states import check_resumed, finished, save_state
+from ms_prefstream.adapters.run_states import check_resumed, save_state
 from ms_prefstream.adapters.when_imported import when_imported
 
 _MODULE = "mindformers.trainer.base_trainer"
@@ -37,7 +38,7 @@ def _train_on(trainer: Any, dataset: Any) -> None:
     vars(trainer)[_NAMES] = vars(trainer)[_COLUMNS]  # by place, unless they are paired by name
     if _of_stream(dataset):
         check_shards(dataset.stream)
-        if finished(dataset):
+        if gives_steps(dataset):
             check_rows(dataset.stream, trainer.config.runner_config)
         check_resumed(dataset, trainer.config)
 

@@ -129,6 +129,76 @@ def test_a_resumed_run_of_several_calls(tmp_path: pathlib.Path) -> None:
     assert seen + training.seen == whole()
 
 
+def test_each_dataset_of_a_stream_has_its_own_beginning(tmp_path: pathlib.Path) -> None:
+    stream, training = make(), trainer()
+    datasets = [stream.dataset(start_epoch=epoch) for epoch in range(3)]
+    steps = []
+    for epoch in (1, 0, 2):
+        callbacks = [training.recorder, mps.StreamCheckpoint(stream, tmp_path)]
+        training.model.train(1, datasets[epoch], callbacks=callbacks, dataset_sink_mode=False)
+        steps.append(mps.load_state(tmp_path)["step"])
+    assert steps == [2 * K, K, 3 * K]
+    assert [training.seen[at : at + K] for at in (K, 0, 2 * K)] == [whole()[at : at + K] for at in (0, K, 2 * K)]
+
+
+SAME: dict[str, Any] = {
+    "map": lambda dataset: dataset.map(lambda ids: ids, "chosen_labels", python_multiprocessing=False),
+    "rename": lambda dataset: dataset.rename("chosen_labels", "labels"),
+    "project": lambda dataset: dataset.project(dataset.get_col_names()),
+    "repeat": lambda dataset: dataset.repeat(2),
+}
+
+
+@pytest.mark.parametrize("kind", ["list", "generator function"])
+@pytest.mark.parametrize("step", [0, 3])
+@pytest.mark.parametrize("view", SAME.values(), ids=SAME)
+def test_behind_what_changes_no_order_the_step_is_the_streams(
+    view: Any, step: int, kind: str, tmp_path: pathlib.Path
+) -> None:
+    stream, training = make(source_of(kind, tmp_path, pairs(10))), trainer()
+    dataset = view(stream.dataset())
+    if step:
+        dataset.set_init_step(step)
+    callbacks = [training.recorder, mps.StreamCheckpoint(stream, tmp_path), killer(2)]
+    with pytest.raises(Killed):
+        training.model.train(1, dataset, callbacks=callbacks, dataset_sink_mode=False)
+    assert mps.load_state(tmp_path)["step"] == step + 2
+    if kind == "list":
+        assert training.seen == whole()[step : step + 2]
+
+
+OTHER: dict[str, Any] = {
+    "batch": (lambda stream: stream.dataset().batch(2), "behind BatchDataset"),
+    "skip": (lambda stream: stream.dataset().skip(2), "behind SkipDataset"),
+    "shuffle and batch": (lambda stream: stream.dataset().shuffle(4).batch(2), "ShuffleDataset and BatchDataset"),
+    "another stream": (lambda stream: make(seed=1).dataset(), "comes from another stream"),
+    "no stream": (lambda stream: ms_dataset(), "GeneratorDataset, does not come from the stream"),
+    "sampler": (lambda stream: sampled(stream.dataset()), "with another sampler"),
+}
+
+
+def ms_dataset() -> Any:
+    import mindspore as ms
+
+    return ms.dataset.GeneratorDataset([(1,)] * 4, ["a"])
+
+
+def sampled(dataset: Any) -> Any:
+    import mindspore as ms
+
+    dataset.use_sampler(ms.dataset.SequentialSampler(start_index=2))
+    return dataset
+
+
+@pytest.mark.parametrize(("change", "said"), OTHER.values(), ids=OTHER)
+def test_a_dataset_that_gives_other_steps_is_refused(change: Any, said: str, tmp_path: pathlib.Path) -> None:
+    """A state would be written for a step that was never finished, and a resumed run would leave rows out."""
+    stream = make()
+    arguments = types.SimpleNamespace(cur_step_num=0, train_dataset=change(stream))
+    with pytest.raises(OptionError, match=f"StreamCheckpoint: .*{said}.* Train on stream.dataset"):
+        mps.StreamCheckpoint(stream, tmp_path).on_train_begin(types.SimpleNamespace(original_args=lambda: arguments))
+
+
 @pytest.mark.parametrize("step", [2, K, K + 3])
 def test_after_set_init_step_the_absolute_step_is_saved(step: int, tmp_path: pathlib.Path) -> None:
     stream, training = make(), trainer()
@@ -146,9 +216,8 @@ def test_after_set_init_step_the_absolute_step_is_saved(step: int, tmp_path: pat
 def test_a_trainer_may_number_its_steps_from_anywhere(tmp_path: pathlib.Path) -> None:
     stream = make().resume(make().state(3))
     callback = mps.StreamCheckpoint(stream, tmp_path)
-    arguments = types.SimpleNamespace(cur_step_num=40)
+    arguments = types.SimpleNamespace(cur_step_num=40, train_dataset=stream.dataset())
     context = types.SimpleNamespace(original_args=lambda: arguments)
-    stream.dataset()
     callback.on_train_begin(context)
     for finished in (4, 5):
         arguments.cur_step_num += 1
@@ -185,7 +254,7 @@ def test_a_crash_while_writing_leaves_the_old_state(tmp_path: pathlib.Path, monk
     from ms_prefstream.adapters.checkpoint import CheckpointWriter
 
     writer = CheckpointWriter(make(), tmp_path)
-    writer.begin()
+    writer.begin(0)
     writer.step_end(1)
     for step, name in enumerate(("fsync", "replace"), 2):
         with monkeypatch.context() as patch:

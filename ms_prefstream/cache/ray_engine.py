@@ -16,6 +16,7 @@ from ms_prefstream.cache.ray_address import check_ray_address
 from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.runtime.loader import SampleLoader
 from ms_prefstream.runtime.material import Material
+from ms_prefstream.runtime.pool_modules import users_modules_by_value
 from ms_prefstream.runtime.recipe import Recipe
 
 _RETRIES = 5  # of a part whose worker was lost
@@ -62,7 +63,8 @@ class RayEngine:
                 ray.init(log_to_driver=False, logging_level="ERROR", **options)
             except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
                 raise OptionError(_unreachable(None if local else address, error)) from error
-        self._recipe = ray.put(material.recipe)
+        with users_modules_by_value(ray.cloudpickle):
+            self._recipe = ray.put(material.recipe)
         self._task = ray.remote(max_retries=_RETRIES, num_cpus=1)(_write)
         self._most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
 

@@ -209,7 +209,13 @@ class LoaderPool:
     def _here(self, task: Task) -> list[Loaded]:
         if self._local is None:
             self._local = self._recipe.loader()
-        return self._local.samples(task.rows) if task.kind is Kind.SAMPLES else self._local.load(task.rows)
+        try:
+            return self._local.samples(task.rows) if task.kind is Kind.SAMPLES else self._local.load(task.rows)
+        except SystemExit as error:  # as in a worker, where it would not end the program either
+            raise PrefStreamError(
+                f"loading rows failed with SystemExit: {error}. With workers a format function cannot end the program: "
+                "raise another exception, or use workers=0."
+            ) from error
 
 
 def _end(process: int, board: Board, drivers: list[Driver]) -> None:

@@ -17,6 +17,7 @@ from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.runtime.pool_board import Board, Task
 from ms_prefstream.runtime.pool_recipe import PackedRecipe
 from ms_prefstream.runtime.pool_wire import Channel, Kind
+from ms_prefstream.sources.turns import TURNS
 
 _IN_FLIGHT = 2  # one in work, one waiting in the pipe, so that a worker never waits for this process
 _DIED_SECONDS = 5.0
@@ -26,8 +27,6 @@ _CODE = (
     "from ms_prefstream.runtime.pool_worker import main; main(parent, shared)"
 )
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
-
-_asking = threading.Lock()  # sources in memory need not be safe for threads
 
 
 class Driver(threading.Thread):
@@ -129,7 +128,7 @@ class Driver(threading.Thread):
         """Read rows of a source in memory for the worker; what goes wrong goes to whoever waits for the task."""
         try:
             source = self._asked[number]
-            with _asking:
+            with TURNS.lock:
                 found = source.read(rows)
                 origins = [source.origin(row) for row in rows]
             payload = _sendable((found, origins), source.name)

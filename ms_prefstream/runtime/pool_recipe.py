@@ -7,16 +7,19 @@ import mmap
 import os
 import pickle
 import tempfile
+import types
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cloudpickle
 
 from ms_prefstream.errors import OptionError
+from ms_prefstream.runtime.pool_modules import not_found, users_modules_by_value
 from ms_prefstream.runtime.recipe import Recipe
 from ms_prefstream.sources.base import RandomAccess, RawRow
 from ms_prefstream.sources.huggingface import HuggingFaceRows
 from ms_prefstream.sources.memory import MemoryRows
+from ms_prefstream.sources.turns import OwnRows
 
 _SHARE_FROM = 1 << 16  # bytes; smaller arrays travel with the recipe
 _ALIGN = 64
@@ -73,13 +76,9 @@ class AskedRows:
 def stays(source: Any) -> bool:
     """Whether a source stays in the parent process: it lives in memory, or is of a class of the user."""
     kind = type(source)
-    if kind is MemoryRows:
+    if kind in (MemoryRows, OwnRows):
         return True
-    if kind is HuggingFaceRows:
-        return not source._paths  # those of files are opened again; the others may hold their table in memory
-    if str(kind.__module__).partition(".")[0] == __name__.partition(".")[0]:
-        return False
-    return all(hasattr(kind, name) for name in ("__len__", "read", "origin", "fingerprint"))
+    return kind is HuggingFaceRows and not source._paths  # of files: opened again; others may hold a table in memory
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # the package has no types
@@ -88,7 +87,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # the package has no
     def __init__(self, file: io.BytesIO, buffers: list[pickle.PickleBuffer]) -> None:
         super().__init__(file, protocol=5, buffer_callback=lambda buffer: _keep(buffer, buffers))
         self.asked: list[RandomAccess] = []
+        self.named: set[str] = set()  # modules whose functions and classes go by name
         self._stays: dict[type, bool] = {}  # by class, except for the one class whose instances differ
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = super().reducer_override(obj)
+        if reduced is NotImplemented and isinstance(obj, (type, types.FunctionType)):
+            self.named.add(str(obj.__module__))
+        return reduced
 
     def persistent_id(self, obj: Any) -> Any:
         kind = type(obj)
@@ -154,9 +160,19 @@ def unpack_recipe(text: bytes, sizes: Sequence[int], shared: int, ask: Ask) -> R
 
 
 def _dumps(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer], list[RandomAccess]]:
+    try:
+        with users_modules_by_value(cloudpickle):
+            return _pickled(obj)
+    except Exception:  # a module may hold what cannot be sent, and its functions go by name in spite of it
+        return _pickled(obj)
+
+
+def _pickled(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer], list[RandomAccess]]:
     file, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
     pickler = _Pickler(file, buffers)
     pickler.dump(obj)
+    if missing := not_found(pickler.named):
+        raise ModuleNotFoundError(f"another process would not find the module {', '.join(missing)} on sys.path")
     return file.getvalue(), buffers, pickler.asked
 
 

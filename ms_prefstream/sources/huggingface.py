@@ -14,6 +14,7 @@ from ms_prefstream.sources.iterable import StatefulRows
 from ms_prefstream.sources.memory import sampled_rows_hash
 from ms_prefstream.sources.passes import no_rows
 from ms_prefstream.sources.row_ids import as_row_ids
+from ms_prefstream.sources.turns import TURNS
 
 _SAVED = "state.json"
 _SAVED_SPLITS = "dataset_dict.json"
@@ -43,7 +44,8 @@ class HuggingFaceRows:
     def read(self, rows: Sequence[int]) -> list[RawRow]:
         """The rows with these ids, in this order, as dicts."""
         ids = as_row_ids(rows, len(self), self.name).tolist()
-        columns = self._dataset[ids] if ids else {}
+        with TURNS.lock:  # for a transform of the user
+            columns = self._dataset[ids] if ids else {}
         found = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         if len(found) != len(ids):
             raise SourceError(

@@ -13,6 +13,7 @@ from ms_prefstream.sources.base import RawRow
 from ms_prefstream.sources.files import hash_of
 from ms_prefstream.sources.passes import no_rows
 from ms_prefstream.sources.row_ids import as_row_ids
+from ms_prefstream.sources.turns import TURNS
 
 _SAMPLED_ROWS = 64
 _HASHED_ROWS = 2**14  # some ten milliseconds for rows of usual length
@@ -54,7 +55,8 @@ class MemoryRows:
         Raises:
             SourceError: An id does not exist, or the object raised an error; that error is the cause.
         """
-        return [self._row(row) for row in as_row_ids(rows, len(self), self.name).tolist()]
+        with TURNS.lock:
+            return [self._row(row) for row in as_row_ids(rows, len(self), self.name).tolist()]
 
     def origin(self, row: int) -> str:
         """Where a row comes from: ``"row 17 of list"``, the object's own index, counted from 0."""

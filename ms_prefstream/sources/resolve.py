@@ -24,6 +24,7 @@ from ms_prefstream.sources.memory import MemoryRows
 from ms_prefstream.sources.parquet import ParquetRows
 from ms_prefstream.sources.passes import no_rows
 from ms_prefstream.sources.paths import Kind, expand, folder_files, kind_of
+from ms_prefstream.sources.turns import OwnRows, is_own
 
 _EXPECTED = (
     "expected a path, a glob, a list of them, a list of dicts, an object with __len__ and __getitem__, an iterable of "
@@ -66,7 +67,7 @@ def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> S
     """
     check_max_row_bytes(max_row_bytes)
     if not isinstance(source, type) and isinstance(source, (RandomAccess, OnePass)):
-        return source
+        return OwnRows(source) if isinstance(source, RandomAccess) and is_own(source) else source
     if _is_stdin(source):
         return StandardInput(max_row_bytes=max_row_bytes)
     if isinstance(source, (str, os.PathLike)):

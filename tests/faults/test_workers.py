@@ -112,17 +112,35 @@ def test_a_worker_is_killed_and_a_process_that_it_started_lives_on(tmp_path: pat
         kill(int(file.read_text()))
 
 
-def test_a_worker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = type(sys)("only_here")
-    exec("def read(row): return row", module.__dict__)
-    module.__dict__["read"].__module__ = "only_here"
-    monkeypatch.setitem(sys.modules, "only_here", module)
-    expected = r"worker process 1 of 1 could not start: .*No module named 'only_here'"
+class OnlyHere:
+    """Can be sent, but not received."""
+
+    def __call__(self, row: Any) -> Any:
+        return row
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_a_worker_that_cannot_start_says_why() -> None:
+    expected = r"worker process 1 of 1 could not start: .*invalid literal for int\(\) with base 10: 'no number'"
     with (
-        LoaderPool(recipe(pairs(5), format=module.__dict__["read"]), 1) as pool,
+        LoaderPool(recipe(pairs(5), format=OnlyHere()), 1) as pool,
         pytest.raises(PrefStreamError, match=expected),
     ):
         pool.wait()
+
+
+def leave_at_once(row: Any) -> Any:
+    sys.exit("enough")
+
+
+def test_a_format_function_cannot_end_the_program_here_or_in_a_worker() -> None:
+    """Which of the two loads a row depends on how soon the worker is ready."""
+    with LoaderPool(recipe(pairs(5), format=leave_at_once), 1) as pool:
+        assert "failed with SystemExit: enough" in failure(pool)  # no worker is ready
+    with pool_of(1, leave_at_once) as pool:
+        assert "failed with SystemExit: enough" in failure(pool, pool.submit([0]))
 
 
 def test_workers_that_the_system_refuses_to_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

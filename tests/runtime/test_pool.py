@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -146,6 +147,50 @@ def test_rows_in_memory_are_read_here_and_any_callable_travels(data: str) -> Non
         assert plain(pool.load(wanted[:100])) == plain(expected[:100])  # the pool goes on
 
 
+class Exclusive:
+    """Rows that take a while to read, and must not be read by two threads at once."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.name, self.rows = "exclusive", rows
+        self.readers = self.most = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Any:
+        self.readers += 1
+        self.most = max(self.most, self.readers)
+        time.sleep(0.002)
+        self.readers -= 1
+        return self.rows[row]
+
+
+class ExclusiveSource(Exclusive):
+    """The same as a source of a class of its own."""
+
+    def read(self, rows: Sequence[int]) -> list[Any]:
+        return [self[row] for row in rows]
+
+    def origin(self, row: int) -> str:
+        return f"row {row}"
+
+    def fingerprint(self) -> str:
+        return "exclusive"
+
+
+@pytest.mark.parametrize("kind", [Exclusive, ExclusiveSource])
+def test_what_is_in_memory_is_read_by_one_thread_at_a_time(kind: type[Exclusive]) -> None:
+    """While workers start, the thread that waits loads rows itself; those that are ready ask for theirs."""
+    rows = kind(pairs(200, bad=False))
+    made = recipe(rows)
+    with LoaderPool(made, 2) as pool:
+        pool.wait()
+        tickets = pool.spread(range(200))
+        here = made.loader().load(range(200))
+        assert plain(pool.collect(tickets)) == plain(here)
+    assert rows.most == 1
+
+
 def test_lambdas_and_closures_travel_and_may_print(capfd: pytest.CaptureFixture[str]) -> None:
     ending = "?"
 
@@ -246,7 +291,7 @@ def test_what_stays_in_the_parent(data: str) -> None:
         __len__ = read = origin = fingerprint = lambda self: 0
 
     assert stays(open_source(pairs(3)))
-    assert stays(Own())
+    assert stays(open_source(Own()))
     assert not stays(open_source(data))
     assert not stays(AskedRows(lambda number, rows: ([], []), 0, "", 1))
 

@@ -112,9 +112,9 @@ class DPOLoss(nn.Cell):  # type: ignore[misc]
         self, input_ids: Tensor, labels: Tensor, attention_mask: Tensor, loss_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The first step's loss is ln 2 exactly: policy and reference are still the same."""
-        policy = sequence_log_probs(self.policy(input_ids), labels, loss_mask)
-        reference = sequence_log_probs(self.reference(input_ids), labels, loss_mask)
-        gains = policy - ops.stop_gradient(reference)  # (2B,)
+        policy = token_log_probs(self.policy(input_ids), labels, loss_mask)
+        reference = token_log_probs(self.reference(input_ids), labels, loss_mask)
+        gains = (policy - ops.stop_gradient(reference)).sum(axis=-1)  # (2B,); sums of each would lose digits
         pairs = gains.shape[0] // 2
         return pair_loss((gains[:pairs] - gains[pairs:]) * self.beta)
 

@@ -115,6 +115,40 @@ def test_sequence_log_probs_follow_the_definition() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_the_dpo_loss_of_long_responses_far_from_the_reference_is_exact() -> None:
+    """Sums of a thousand log-probabilities are in the thousands; what the loss needs is their small difference."""
+    import mindspore as ms
+
+    from ms_prefstream.demo.losses import DPOLoss
+    from ms_prefstream.demo.model import CausalLM, ModelOptions
+
+    random = np.random.default_rng(4)
+    vocab, length = 50, 1200
+    ids = random.integers(0, vocab, (2, length)).astype(np.int32)
+    mask = np.ones_like(ids)
+    mask[:, :2] = 0
+    logits = random.normal(0, 2, (2, 2, length, vocab)).astype(np.float32)  # of the policy, of the reference
+    logits[1] = logits[0] + random.normal(0, 0.02, logits[0].shape)
+
+    class Given(ms.nn.Cell):  # type: ignore[misc]
+        def __init__(self, values: Any) -> None:
+            super().__init__()
+            self.values = ms.Tensor(values)
+
+        def construct(self, _: Any) -> Any:
+            return self.values
+
+    loss = DPOLoss(CausalLM(ModelOptions(vocab_size=vocab, max_length=8, hidden=8, layers=1, heads=1)), 0.1)
+    loss.policy, loss.reference = Given(logits[0]), Given(logits[1])
+    exact = logits[:, :, :-1].astype(np.float64)
+    picked = np.take_along_axis(exact, ids[None, :, 1:, None], 3)[..., 0] - np.log(np.exp(exact).sum(-1))
+    policy, reference = (picked * mask[:, 1:]).sum(-1)
+    assert np.abs(policy).min() > 2000
+    margin = 0.1 * ((policy - reference)[0] - (policy - reference)[1])
+    found, _ = loss(*map(ms.Tensor, (ids, np.where(mask, ids, -100).astype(np.int32), mask, mask)))
+    assert float(found) == pytest.approx(math.log1p(math.exp(-margin)), abs=1e-5)
+
+
 def test_the_reward_model_learns_its_pairs(options: Any) -> None:
     import mindspore as ms
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ from ms_prefstream.tasks.room import check_room
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset
+
+_log = logging.getLogger(__name__)
 
 
 def stream(
@@ -226,6 +229,9 @@ class Stream:
                 rows = self.batching.batch_size * self._ranks.world
                 lengths = batch_maxima(lengths, rows, order.window, order.seed, order.shuffle is not False)
         self._widths = self.batching.widths(self.task.length, lengths)
+        if lengths is not None:
+            self.report.chosen_widths = self._widths
+            _log.info("widths chosen for the data: %s", ", ".join(map(str, self._widths)))
 
     def _open(self, ranks: Ranks) -> None:
         self._ranks = ranks

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.fields import short
-from ms_prefstream.formats.record import Record
+from ms_prefstream.formats.record import Completion, Pair, Record
+from ms_prefstream.formats.tools import tools_of
+from ms_prefstream.formats.turns import lead_with_system
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -43,6 +45,25 @@ def check_row(row: Any) -> None:
         )
 
 
+def with_system_and_tools(row: Row, record: Record, keep_empty_system: bool = False) -> Record:
+    """The record with what may stand beside any row of texts: `system` leads the prompt, `tools` go to the template.
+
+    Args:
+        row: The raw row.
+        record: What a preset made of its own fields.
+        keep_empty_system: Whether ``system: ""`` is a system message.
+
+    Raises:
+        RowError: bad_type, or ambiguous_format when the conversation has another system message of its own.
+    """
+    if not isinstance(record, (Pair, Completion)):
+        return record
+    prompt, tools = lead_with_system(row, record.prompt, keep_empty_system), tools_of(row)
+    if prompt is record.prompt and tools is None:
+        return record
+    return replace(record, prompt=prompt, tools=tools)
+
+
 def _describe(name: str, options: Mapping[str, Any]) -> str:
     shown = [f"{key}={getattr(value, '__name__', None) or repr(value)}" for key, value in options.items()]
     return f"{name}({', '.join(shown)})"
@@ -66,7 +87,10 @@ class OneRecord:
         """The record of `row`."""
         if type(row) is not dict:
             check_row(row)
-        return self.read(row, **self.options)
+        record = self.read(row, **self.options)
+        if "system" not in row and "tools" not in row:
+            return record
+        return with_system_and_tools(row, record, self.options.get("keep_empty_system", False))
 
     def __repr__(self) -> str:
         return _describe(self.name, self.options)
@@ -92,7 +116,10 @@ class ManyRecords:
         """The records of `row`."""
         if type(row) is not dict:
             check_row(row)
-        return self.read(row, **self.options)
+        records = self.read(row, **self.options)
+        if "system" not in row and "tools" not in row:
+            return records
+        return tuple([with_system_and_tools(row, record) for record in records])
 
     def count(self, row: Any) -> int:
         """How many records `row` gives; 0 when it is filtered out."""

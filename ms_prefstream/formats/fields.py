@@ -79,10 +79,20 @@ def optional_text(row: Mapping[str, Any], name: str) -> str:
     return "" if row.get(name) is None else text(row, name)
 
 
+def two_strings(value: Any, where: str, expected: str) -> tuple[str, str]:
+    """`value` as two strings, if it is a list of them."""
+    if isinstance(value, (list, tuple, np.ndarray)) and len(value) == 2 and all(isinstance(v, str) for v in value):
+        return str(value[0]), str(value[1])
+    raise wrong_type(where, value, expected)
+
+
 def as_number(value: Any, where: str) -> float:
     """`value` as a finite float; booleans and strings are not numbers."""
     if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
         if math.isfinite(number):
             return number
     raise wrong_type(where, value, "a finite number")

@@ -40,13 +40,31 @@ def tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
         value: JSON text of one call or of a list of calls, each with `name` and `arguments`.
         where: What errors call the turn.
     """
-    expected = "JSON text of a call with 'name' and 'arguments', or of a list of calls"
+    expected = "JSON text of a call {'name', 'arguments'}, or of a list of calls"
     try:
         calls = json.loads(value)
     except (TypeError, ValueError):
         raise wrong_type(where, value, expected) from None
     if isinstance(calls, dict):
         calls = [calls]
-    if not isinstance(calls, list) or not calls or not all(isinstance(c, dict) and "name" in c for c in calls):
+    if not isinstance(calls, list) or not calls or not all(map(_is_call, calls)):
         raise wrong_type(where, value, expected)
     return [{"type": "function", "function": call} for call in calls]
+
+
+def check_tool_calls(value: Any, where: str) -> None:
+    """Refuse a field `tool_calls` that is not of OpenAI's form, or of the shorter one without `function`.
+
+    Raises:
+        RowError: bad_type; templates leave out what they do not find, without a word.
+    """
+    calls = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
+    for call in calls:
+        if not (isinstance(call, Mapping) and _is_call(call.get("function", call))):
+            raise wrong_type(
+                f"a call in the tool_calls of {where}", call, "{'type': 'function', 'function': {'name', 'arguments'}}"
+            )
+
+
+def _is_call(call: Any) -> bool:
+    return isinstance(call, Mapping) and isinstance(call.get("name"), str)

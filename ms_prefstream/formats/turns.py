@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.formats.fields import missing, nearest, short, wrong_type
+from ms_prefstream.formats.fields import missing, nearest, short, two_strings, wrong_type
 from ms_prefstream.formats.record import Message, Messages
-from ms_prefstream.formats.tools import tool_calls
+from ms_prefstream.formats.tools import check_tool_calls, tool_calls
 
 ROLES: Mapping[str, str] = {
     "system": "system",
@@ -86,6 +86,20 @@ def lead_with_system(row: Mapping[str, Any], prompt: Messages, keep_empty_system
     )
 
 
+def earlier_turns(row: Mapping[str, Any]) -> Messages:
+    """The turns of the row's optional field `history`: pairs of question and answer that go before the prompt."""
+    history = row.get("history")
+    if history is None:
+        return ()
+    if not isinstance(history, (list, tuple, np.ndarray)):
+        raise wrong_type("history", history, "a list of [question, answer] pairs")
+    found: list[Message] = []
+    for index, exchange in enumerate(history, 1):
+        question, answer = two_strings(exchange, f"item {index} of field 'history'", "[question, answer]")
+        found += [Message("user", question), Message("assistant", answer)]
+    return tuple(found)
+
+
 def message(raw: Any, field: str, index: int = 0) -> Message:
     """One raw turn as a message; `index` counts from 1, and 0 stands for a turn that is not in a list."""
     if type(raw) is not dict and not isinstance(raw, Mapping):
@@ -115,6 +129,8 @@ def _careful_message(raw: Mapping[str, Any], name: Any, content: Any, place: str
     role = ROLES.get(name)
     if role is None:
         raise _unknown_role(name, place)
+    if extra.get("tool_calls"):
+        check_tool_calls(extra["tool_calls"], place)
     return Message(role, _text(raw, content, place, bool(extra.get("tool_calls"))), extra or None)
 
 

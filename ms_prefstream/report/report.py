@@ -35,6 +35,7 @@ class Report:
         tokens: Tokens of the samples in all batches made so far.
         cells: Columns times sequences of these batches: what a model computes on.
         widths: Batches made, by their number of columns.
+        chosen_widths: The widths that ``max_shapes`` chose for the data, empty without it.
         tokenizer: Name of the tokenizer, its backend and why that backend.
         repeats_per_epoch: Rows the plan repeats to fill the last step (``drop_remainder=False``).
         remainder_per_epoch: Rows the plan leaves out of each epoch (``drop_remainder=True``).
@@ -64,6 +65,7 @@ class Report:
         self.tokens = 0
         self.cells = 0
         self.widths: Counter[int] = Counter()
+        self.chosen_widths: tuple[int, ...] = ()
         self._seen = bytearray()
 
     def batch(self, samples: Sequence[Sample], width: int) -> None:
@@ -137,6 +139,7 @@ class Report:
             "tokens": self.tokens,
             "cells": self.cells,
             "widths": dict(self.widths),
+            "chosen_widths": list(self.chosen_widths),
             "tokenizer": self.tokenizer,
             "parts": {name: part.as_dict() for name, part in self.parts.items()},
         }
@@ -172,8 +175,13 @@ class Report:
                 f"warning: max_segments closed {closed:.1f} % of the packed rows although there was room for one more "
                 "sample; raise it, or give fewer tokens"
             )
+        if self.chosen_widths:
+            lines.append(f"widths chosen for the data: {', '.join(map(str, self.chosen_widths))}")
         if self.cells:
             lines.append(f"tokens in batches: {self.tokens:,}, padding {100 * self.padding:.1f} % of the cells")
         if self.tokenizer:
             lines.append(f"tokenizer: {self.tokenizer}")
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)

@@ -20,6 +20,8 @@ from ms_prefstream.runtime.records import Records
 from ms_prefstream.tasks.base import Sampler, Task
 from ms_prefstream.tasks.sample import Ids, Ready, Sample, Span
 
+_LARGEST_MARGIN = float(np.finfo(np.float32).max)  # in batches and caches a margin is float32
+
 
 class Note(enum.IntFlag):
     """What a report counts about a good row."""
@@ -127,6 +129,12 @@ class SampleLoader:
                 Reason.MISSING_FIELD,
                 "the row has no margin; expected a number, since the task asks for a margin column",
                 "Add the field, or leave margin out of the task's options",
+            )
+        if margin is not None and abs(margin) > _LARGEST_MARGIN:
+            raise RowError(
+                Reason.BAD_TYPE,
+                f"the row's margin is {margin}; expected a number that float32 can hold, up to {_LARGEST_MARGIN:.1e}",
+                "Scale the margins or scores",
             )
         sample = self.sampler(sides, margin)
         for sequence in sample.sequences:

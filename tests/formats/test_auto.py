@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,6 +91,17 @@ def test_the_preset_of_each_row(name: str, row: dict[str, Any]) -> None:
         assert (found.prompt, found.response) in {((U,), (A,)), ((U,), ())}
     else:
         assert isinstance(found, (TokenPair, TokenCompletion))
+
+
+@pytest.mark.parametrize(("name", "row"), [(name, row) for name, row in ROWS if name != "tokenized"])
+def test_system_and_tools_are_read_beside_every_row_of_texts(name: str, row: dict[str, Any]) -> None:
+    """A prompt would be another one, without a word, if one way to write the sides read them and another did not."""
+    found, bare = auto()({**row, "system": "Be brief.", "tools": '[{"name": "add"}]'}), auto()({**row, "system": None})
+    assert isinstance(found, (Pair, Completion))
+    assert isinstance(bare, (Pair, Completion))
+    assert found == replace(bare, prompt=(system("Be brief."), *bare.prompt), tools=({"name": "add"},))
+    refusal(Reason.BAD_TYPE, auto(), {**row, "tools": "no JSON"})
+    refusal(Reason.BAD_TYPE, auto(), {**row, "system": 3})
 
 
 @given(st.data())

@@ -45,6 +45,12 @@ def test_what_is_not_a_finite_number_is_refused(value: object) -> None:
     refusal(Reason.BAD_TYPE, fields.margin_of, {"margin": value})
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_whole_numbers_beyond_every_float_are_refused(value: int) -> None:
+    with pytest.raises(RowError, match="expected a finite number"):
+        fields.as_number(value, "score")
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     assert fields.number({"score": np.float32(1.5)}, "score") == 1.5
     assert fields.margin_of({"margin": np.int64(2)}) == 2.0

@@ -93,6 +93,15 @@ def test_further_keys_are_kept_and_null_ones_are_absent() -> None:
     assert read([{"role": "user", "content": "x", "name": None}])[0].extra is None
 
 
+@pytest.mark.parametrize(
+    "calls", ["zz", [None], [{}], [{"function": {}}], [{"function": {"name": None}}], [{"name": "a"}, 3]]
+)
+def test_tool_calls_that_a_template_would_leave_out_are_named(calls: Any) -> None:
+    said = refusal(Reason.BAD_TYPE, read, [{"role": "assistant", "content": "", "tool_calls": calls}])
+    assert "a call in the tool_calls of turn 1 of field" in said
+    assert "expected {'type': 'function', 'function': {'name', 'arguments'}}" in said
+
+
 def test_a_function_call_turn_becomes_tool_calls() -> None:
     (found,) = read([{"from": "function_call", "value": '{"name": "add", "arguments": {"a": 1}}'}])
     assert found.role == "assistant"

@@ -83,9 +83,14 @@ def test_batches_have_the_columns_types_and_shapes_that_are_promised(task: str, 
     assert set(stream.report.widths) == used
 
 
-def test_the_widths_of_max_shapes_are_few_and_chosen_from_the_rows() -> None:
-    stream = make(mps.DPO(128), mps.Bucket(B, max_shapes=3, round_to=8))
+def test_the_widths_of_max_shapes_are_few_and_chosen_from_the_rows(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "ms_prefstream"):
+        stream = make(mps.DPO(128), mps.Bucket(B, max_shapes=3, round_to=8))
     widths = [width for _, width in stream.shapes]
+    said = f"widths chosen for the data: {', '.join(map(str, widths))}"
+    assert said in caplog.messages
+    assert said in str(stream.report)
+    assert "widths chosen" not in str(make(mps.DPO(128), mps.Bucket(B, multiple_of=64)).report)
     assert len(widths) == 3
     assert widths[-1] == 128
     assert all(width % 8 == 0 for width in widths)
@@ -163,3 +168,18 @@ def test_the_report_counts_tokens_and_padding() -> None:
 def test_a_batch_size_that_is_no_number_of_rows(kind: Any, batch_size: Any) -> None:
     with pytest.raises(OptionError, match=rf"{kind.__name__}: batch_size is {batch_size!r}"):
         kind(batch_size)
+
+
+@pytest.mark.parametrize(
+    "scores", [{"margin": 1e39}, {"margin": -3.5e38}, {"score_chosen": 2e38, "score_rejected": -2e38}]
+)
+def test_a_margin_that_its_column_cannot_hold_is_a_bad_row(scores: dict[str, float]) -> None:
+    """It would be infinite in the batch."""
+    row = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    rows = [{**row, **scores}, {**row, "margin": 3.4e38}]
+    options: dict[str, Any] = {"task": mps.DPO(64, margin=True), "tokenizer": "bytes", "batching": mps.Pad(1)}
+    with pytest.raises(mps.RowError, match=r"row 0 of list: .*margin is .*; expected a number that float32 can hold"):
+        list(mps.stream(rows, shuffle=False, **options).batches())
+    stream = mps.stream(rows, on_bad_row="drop", **options)
+    assert {float(batch["margin"][0]) for batch in stream.batches()} == {float(np.float32(3.4e38))}
+    assert stream.report.dropped == {"bad_type": 1}

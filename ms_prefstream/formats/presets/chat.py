@@ -10,8 +10,7 @@ from ms_prefstream.formats.base import OneRecord
 from ms_prefstream.formats.divide import History, check_history, complete, divide, require_assistant, split_response
 from ms_prefstream.formats.fields import margin_of, missing, present
 from ms_prefstream.formats.record import Completion, Messages, Pair
-from ms_prefstream.formats.tools import tools_of
-from ms_prefstream.formats.turns import lead_with_system, turns
+from ms_prefstream.formats.turns import turns
 
 
 def messages(history: History = "strict", keep_empty_system: bool = False) -> OneRecord:
@@ -67,11 +66,10 @@ def read_pair(
     )
     own_margin = margin_of(row)
     return Pair(
-        lead_with_system(row, shared, keep_empty_system),
+        shared,
         chosen,
         rejected,
         margin if own_margin is None else own_margin,
-        tools_of(row),
     )
 
 
@@ -87,7 +85,7 @@ def _completion(row: Mapping[str, Any], keep_empty_system: bool) -> Completion:
         response = ()
     if not prompt:
         raise missing(row, "chosen" if {"chosen", "rejected"} & row.keys() else "prompt")
-    return Completion(lead_with_system(row, prompt, keep_empty_system), response, tools_of(row))
+    return Completion(prompt, response)
 
 
 def _with_response(row: Mapping[str, Any], prompt: Messages, keep_empty_system: bool) -> tuple[Messages, Messages]:

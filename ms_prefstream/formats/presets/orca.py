@@ -8,7 +8,6 @@ from typing import Any
 from ms_prefstream.formats.base import OneRecord
 from ms_prefstream.formats.fields import margin_of, text
 from ms_prefstream.formats.record import Message, Pair
-from ms_prefstream.formats.turns import lead_with_system
 
 
 def orca(keep_empty_system: bool = False) -> OneRecord:
@@ -17,7 +16,7 @@ def orca(keep_empty_system: bool = False) -> OneRecord:
     ``{system: "Be brief.", question: "Hi", chosen: "Hello", rejected: "What"}`` ->
     ``Pair(prompt=(system Be brief., user Hi), chosen=(assistant Hello), rejected=(assistant What))``
 
-    Optional: `margin` (a float).
+    Optional: `system`, `tools` (schemas), `margin` (a float).
 
     Args:
         keep_empty_system: Whether ``system: ""`` is a system message; by default it is absent.
@@ -25,10 +24,10 @@ def orca(keep_empty_system: bool = False) -> OneRecord:
     return OneRecord("orca", read_orca, {"keep_empty_system": keep_empty_system})
 
 
-def read_orca(row: Mapping[str, Any], keep_empty_system: bool = False) -> Pair:
-    """One row as a pair."""
+def read_orca(row: Mapping[str, Any], **_: bool) -> Pair:
+    """One row as a pair; `keep_empty_system` is for `with_system_and_tools`, which reads the field `system`."""
     return Pair(
-        lead_with_system(row, (Message("user", text(row, "question")),), keep_empty_system),
+        (Message("user", text(row, "question")),),
         (Message("assistant", text(row, "chosen")),),
         (Message("assistant", text(row, "rejected")),),
         margin_of(row),

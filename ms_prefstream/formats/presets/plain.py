@@ -10,7 +10,7 @@ from ms_prefstream.formats.base import OneRecord
 from ms_prefstream.formats.dialogue import marked
 from ms_prefstream.formats.fields import margin_of, short, text
 from ms_prefstream.formats.record import Completion, Message, Pair
-from ms_prefstream.formats.turns import lead_with_system
+from ms_prefstream.formats.turns import earlier_turns
 
 
 def strings(dialogues: bool = True) -> OneRecord:
@@ -20,7 +20,8 @@ def strings(dialogues: bool = True) -> OneRecord:
     ``Pair(prompt=(user Hi), chosen=(assistant Hello), rejected=(assistant What))``
 
     ``{prompt, response}`` or ``{prompt}`` instead is a prompt with its response, for RLHF. Optional: `system` (a
-    string), `margin` (a float). With ``template=None`` the texts are joined as they are.
+    string), `tools` (schemas), `history` (pairs of question and answer that go before), `margin` (a float). With
+    ``template=None`` the texts are joined as they are.
 
     Args:
         dialogues: Whether texts may be dialogues with the markers of hh-rlhf (``\n\nHuman:``), which are then the text
@@ -33,7 +34,7 @@ def read_strings(row: Mapping[str, Any], dialogues: bool = True) -> Pair | Compl
     """One row as a pair when it has `chosen` or `rejected`, as a completion otherwise."""
     if not dialogues:
         _refuse_dialogues(row)
-    prompt = lead_with_system(row, (Message("user", text(row, "prompt")),))
+    prompt = (*earlier_turns(row), Message("user", text(row, "prompt")))
     if row.get("chosen") is not None or row.get("rejected") is not None:
         chosen, rejected = text(row, "chosen"), text(row, "rejected")
         return Pair(prompt, (Message("assistant", chosen),), (Message("assistant", rejected),), margin_of(row))

@@ -13,8 +13,7 @@ from ms_prefstream.formats.divide import complete, require_assistant
 from ms_prefstream.formats.fields import as_number, missing, present, wrong_type
 from ms_prefstream.formats.ranking import Pairing, Policy, ranked_format
 from ms_prefstream.formats.record import Messages, Ranked
-from ms_prefstream.formats.tools import tools_of
-from ms_prefstream.formats.turns import lead_with_system, turns
+from ms_prefstream.formats.turns import turns
 
 _TEXT_KEYS = ("content", "text", "response", "answer")
 
@@ -56,7 +55,7 @@ def read_ranked(row: Mapping[str, Any]) -> Ranked:
         (_response(item if beside else _content(item, field, index), prompt, f"item {index} of field {field!r}"), score)
         for index, (item, score) in enumerate(zip(items, scores, strict=True), 1)
     )
-    return Ranked(lead_with_system(row, prompt), responses, tools_of(row))
+    return Ranked(prompt, responses)
 
 
 def read_scores(row: Mapping[str, Any]) -> list[float]:

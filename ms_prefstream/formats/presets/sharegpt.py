@@ -10,8 +10,7 @@ from ms_prefstream.formats.divide import History, check_history, split_response
 from ms_prefstream.formats.fields import missing, present
 from ms_prefstream.formats.presets.chat import read_pair
 from ms_prefstream.formats.record import Completion, Pair
-from ms_prefstream.formats.tools import tools_of
-from ms_prefstream.formats.turns import lead_with_system, turns
+from ms_prefstream.formats.turns import turns
 
 
 def sharegpt(history: History = "strict", keep_empty_system: bool = False) -> OneRecord:
@@ -44,4 +43,4 @@ def read_sharegpt(
     if not conversation:
         raise missing(row, "chosen")
     prompt, response = split_response(conversation)
-    return Completion(lead_with_system(row, prompt, keep_empty_system), response, tools_of(row))
+    return Completion(prompt, response)

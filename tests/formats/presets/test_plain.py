@@ -21,6 +21,16 @@ def test_completions() -> None:
     assert strings()({"prompt": "Hi"}) == Completion((user("Hi"),))
 
 
+def test_earlier_turns_tools_and_system() -> None:
+    row = {**ROW, "history": [["a", "b"], ("c", "d")], "tools": [{"name": "add"}], "system": "s"}
+    found = strings()(row)
+    assert isinstance(found, Pair)
+    assert found.prompt == (system("s"), user("a"), assistant("b"), user("c"), assistant("d"), user("Hi "))
+    assert found.tools == ({"name": "add"},)
+    refusal(Reason.BAD_TYPE, strings(), {**ROW, "history": "a b"})
+    assert strings()({**ROW, "history": [], "tools": None, "system": ""}) == strings()(ROW)
+
+
 def test_what_is_refused() -> None:
     refusal(Reason.MISSING_FIELD, strings(), {"prompt": "Hi", "chosen": "x"})
     refusal(Reason.MISSING_FIELD, strings(), {"chosen": "x", "rejected": "y"})

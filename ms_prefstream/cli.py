@@ -30,7 +30,14 @@ def demo(seed: int) -> None:
 def _with_stream_options() -> None:
     """Commands that make a stream; their options import the library, which `--help` of the group need not wait for."""
     from ms_prefstream.cli_cache import add_cache_commands
-    from ms_prefstream.cli_options import encoding_options, make_encoding, make_stream, opened, stream_options
+    from ms_prefstream.cli_options import (
+        encoding_options,
+        make_encoding,
+        make_measured,
+        make_stream,
+        opened,
+        stream_options,
+    )
 
     @commands.command()
     @click.argument("source", nargs=-1, required=True)
@@ -62,12 +69,9 @@ def _with_stream_options() -> None:
     @stream_options
     def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
         """Measure every row of SOURCE once and write its length index."""
-        fixed = {"steps_per_epoch": 1} if options["pack"] is not None else {}  # of packs until the index tells them
-        options["max_tokens"] = None  # lengths do not depend on batches, and a budget needs the index first
-        stream = make_stream(source, options, index=None, **fixed)
-        found = stream.build_index(out, progress=True)
+        found = make_measured(source, options).build_index(out, progress=True)
         click.echo(f"{found.usable:,} of {found.rows:,} rows can be used; written to {found.path}")
-        click.echo(stream.report)
+        click.echo(found)
 
 
 _with_stream_options()

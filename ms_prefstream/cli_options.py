@@ -137,6 +137,14 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any], **fixed: Any) 
     return stream(opened(source), batching=_batching(options), shuffle=_SHUFFLES[options["shuffle"]], **given)
 
 
+def make_measured(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
+    """The stream of a command line whose rows are measured: lengths do not depend on order, batches and ranks."""
+    _batching(options)  # options that contradict each other are refused all the same
+    given = make_encoding(options) | {name: options[name] for name in _ROWS}
+    found = opened(source)
+    return stream(found, batching=Pad(1), workers=options["workers"], index=None, num_shards=1, shard_id=0, **given)
+
+
 def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `mps.encode` that a command line describes."""
     return {
@@ -192,8 +200,12 @@ def _batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
     if options["max_segments"] is not None:
         raise OptionError("--max-segments is an option of packs: give --pack TOKENS as well, or leave it out.")
     if options["pad"] or options["length"] is not None:
-        if options["max_tokens"] is not None:
-            raise OptionError("--max-tokens goes with buckets, not with --pad or --length. Give --batch-size.")
+        for name in ("max_tokens", "multiple_of", "boundaries", "max_shapes", "round_to", "extra"):
+            if options[name]:
+                raise OptionError(
+                    f"--{name.replace('_', '-')} goes with buckets, and --pad and --length make one length of all "
+                    "rows. Give only one of them."
+                )
         return Pad(size, length=options["length"])
     boundaries = options["boundaries"]
     try:

@@ -22,7 +22,7 @@ from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, SourceError, StateError
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.plan import BudgetOptions, Ranks
-from ms_prefstream.plan.check import whole_number
+from ms_prefstream.plan.check import check_made, whole_number
 from ms_prefstream.plan.maxima import batch_maxima
 from ms_prefstream.plan.state import State, check_state, make_state
 from ms_prefstream.report.quarantine import Quarantine
@@ -121,8 +121,8 @@ def stream(
             "tokenizer is missing; expected a directory, a file or an object, or None for rows that are already "
             "tokenized, as those of a cache are."
         )
-    _check_made("task", task, "sampler", "mps.DPO(max_length=1024)")
-    _check_made("batching", batching, "batch_size", "mps.Bucket(batch_size=8)")
+    check_made("task", task, "sampler", "mps.DPO(max_length=1024)")
+    check_made("batching", batching, "batch_size", "mps.Bucket(batch_size=8)")
     if isinstance(batching, Pack):
         batching.check(task)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
@@ -400,9 +400,11 @@ class Stream:
 
         Args:
             step: Absolute: epoch * steps_per_epoch + steps finished in that epoch.
+
+        Raises:
+            OptionError: It is no whole number from 0 on.
         """
-        if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise OptionError(f"step is {step!r}; expected the number of finished steps, 0 or more.")
+        step = whole_number("step", step, 0)
         state = make_state(self._settings(), step, self.steps_per_epoch)
         if isinstance(self._steps, OnePassSteps) and (found := self._steps.source_state(step)) is not None:
             state["source"] = found
@@ -489,10 +491,3 @@ class Stream:
             f"Stream(task={self.task}, batching={self.batching}, steps_per_epoch={self.steps_per_epoch}, "
             f"rank {self._ranks.rank} of {self._ranks.world})"
         )
-
-
-def _check_made(name: str, given: Any, attribute: str, example: str) -> None:
-    """Refuse a name, a number or a class where an object of options is expected."""
-    if isinstance(given, type) or not hasattr(given, attribute):
-        shown = given.__name__ if isinstance(given, type) else repr(given)
-        raise OptionError(f"{name} is {shown}; expected an object of options such as {example}.")

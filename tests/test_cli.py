@@ -6,6 +6,7 @@ import gzip
 import inspect
 import pathlib
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -34,6 +35,11 @@ def test_help_names_every_command() -> None:
     assert all(name in shown.output for name in cli.commands.commands)
 
 
+def test_the_module_is_the_command() -> None:
+    words = [sys.executable, "-m", "ms_prefstream", "--version"]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.startswith("ms-prefstream")
+
+
 def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "bench", str(data_path()), *DPO, "--repeats", "1") == 0
     printed = capsys.readouterr().out
@@ -55,6 +61,14 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
         (["bench", "x", *DPO, "--pack", "640", "--boundaries", "9,10"], "--pack does not go with --boundaries"),
         (["bench", "x", *DPO, "--pack", "640", "--max-tokens", "9"], "--pack does not go with --max-tokens"),
         (["bench", "x", *DPO, "--pad", "--max-tokens", "9"], "--max-tokens goes with buckets"),
+        (["bench", "x", *DPO, "--pad", "--extra", "1"], "--extra goes with buckets"),
+        (["bench", "x", *DPO, "--length", "300", "--boundaries", "64,256"], "--boundaries goes with buckets"),
+        (["index", "x", *DPO, "--length", "300", "--max-shapes", "3"], "--max-shapes goes with buckets"),
+        (
+            ["inspect", str(data_path()), *DPO, "--row", "500"],
+            "row=500 is out of bounds; expected a whole number in 0.",
+        ),
+        (["inspect", str(data_path()), *DPO, "--row", "-1"], "row=-1 is out of bounds"),
         (["bench", "x", *DPO, "--batch-size", "8", "--max-tokens", "9"], "batch_size is 8 and max_tokens is 9"),
         (["bench", str(data_path()), *DPO, "--max-tokens", "9999"], "ms-prefstream index"),
         (["bench", "x", *DPO, "--max-segments", "9"], "give --pack TOKENS"),
@@ -85,6 +99,18 @@ def test_index_is_written_beside_the_file_and_used(
     stream = mps.stream(str(path), task=task, tokenizer="bytes", batching=mps.Bucket(2))
     assert stream.report.dropped["too_long"] == 84 - stream.state(0)["rows"] > 0
     assert run(monkeypatch, "index", str(path), *words, "--max-shapes", "0") == 1
+
+
+def test_a_file_shorter_than_a_batch_is_measured_too(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_bytes(b"".join(pathlib.Path(data_path()).read_bytes().splitlines(keepends=True)[:3]))
+    assert run(monkeypatch, "index", str(few), *DPO, "--batch-size", "8", "--num-shards", "4", "--shard-id", "1") == 0
+    printed = capsys.readouterr().out
+    assert "3 of 3 rows can be used; written to" in printed
+    assert "rows in the length index 3, dropped 0" in printed
+    assert mps.stream(str(few), task=mps.DPO(320), tokenizer="bytes", batching=mps.Pad(3), index="auto")._rows.index
 
 
 def test_packs_take_their_steps_from_the_option_or_the_index(

@@ -11,6 +11,7 @@ import orjson
 
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.needed import needs
+from ms_prefstream.plan.check import check_made
 from ms_prefstream.plan.state import State
 
 if TYPE_CHECKING:
@@ -33,13 +34,17 @@ class CheckpointWriter:
         for name, value in (("every", every), ("keep", keep)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"StreamCheckpoint: {name} is {value!r}; expected a whole number, 1 or more.")
+        check_made("StreamCheckpoint: stream", stream, "start_step", "mps.stream(...)")
         self.stream = stream
-        self.directory = pathlib.Path(directory)
+        self.directory = _folder(directory)
         self.every, self.keep = every, keep
         self.finished = stream.start_step
         self._base = self.finished
         self._written: list[pathlib.Path] = []
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OptionError(f"StreamCheckpoint: {directory} cannot be made a folder: {error}.") from error
 
     def begin(self, step: int) -> None:
         """A training call begins with this absolute step; MindSpore counts the steps of each call from 1."""
@@ -117,9 +122,10 @@ def load_state(directory: str | os.PathLike[str], step: int | None = None) -> St
         step: The finished steps of the checkpoint that training goes on from; None takes the latest state.
 
     Raises:
+        OptionError: `directory` is no path.
         StateError: If there is none, or it cannot be read.
     """
-    folder = pathlib.Path(directory)
+    folder = _folder(directory)
     path = folder / (LATEST if step is None else f"stream_state-{step}.json")
     try:
         return read_state(path)
@@ -147,6 +153,12 @@ def read_state(path: pathlib.Path) -> State:
 def write_state(path: pathlib.Path, state: State) -> None:
     """Write a state for `read_state`, atomically."""
     replace_file(path, orjson.dumps(state, option=orjson.OPT_INDENT_2))
+
+
+def _folder(directory: Any) -> pathlib.Path:
+    if not isinstance(directory, (str, os.PathLike)):
+        raise OptionError(f"directory is {directory!r}; expected the path of the folder that the states are in.")
+    return pathlib.Path(directory)
 
 
 def _steps_done(run_context: Any) -> int:

@@ -35,9 +35,10 @@ def causal_mask(batch: Mapping[str, Any] | Any, *, visible: int = 0, heads: bool
         raise OptionError(f"causal_mask: visible is {visible!r}; expected 0 (masked is 1) or 1 (masked is 0).")
     if isinstance(batch, Mapping):
         if "segment_ids" not in batch:
+            found = ", ".join(map(str, batch)) or "none"
             raise OptionError(
-                f"causal_mask: the batch has no segment_ids, only {', '.join(map(str, batch))}. Only batches of "
-                "mps.Pack have them; padded batches bring an attention mask or loss mask of their own."
+                f"causal_mask: the batch has no segment_ids; found columns: {found}. Only batches of mps.Pack have "
+                "them; padded batches bring an attention mask or loss mask of their own."
             )
         batch = batch["segment_ids"]
     segments = np.asarray(batch.asnumpy() if hasattr(batch, "asnumpy") else batch)

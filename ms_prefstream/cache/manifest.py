@@ -114,6 +114,8 @@ def read_manifest(folder: str) -> Manifest:
             f"{path} is missing: the folder is no cache, was not copied whole, or its writing was interrupted. Copy it "
             "again, or write the cache again."
         ) from None
+    except NotADirectoryError:
+        raise CacheError(f"{folder} is a file; expected the folder of a cache. Name the folder.") from None
     except OSError as error:
         raise CacheError(f"{path} cannot be read: {error.strerror}. Check the disk and the permissions.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

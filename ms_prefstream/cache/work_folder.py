@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -156,12 +157,12 @@ class WorkFolder:
 
     def _locked(self, out: str) -> int:
         """The plan's descriptor with a lock on it, and surely that of the file that is there now."""
-        while True:
+        for look in itertools.count(1):
             try:
                 os.makedirs(self.path, exist_ok=True)
                 plan = os.open(self.inside(_PLAN), os.O_RDWR | os.O_CREAT, 0o666)
             except (FileExistsError, FileNotFoundError):
-                if os.path.lexists(self.path) and not os.path.isdir(self.path):
+                if look == _LOOKS or (os.path.lexists(self.path) and not os.path.isdir(self.path)):
                     raise
                 continue  # another process has just removed the folder
             try:
@@ -176,6 +177,7 @@ class WorkFolder:
                 os.close(plan)
                 raise
             os.close(plan)
+        raise AssertionError("there is no last look")
 
 
 def _lock(plan: int, out: str) -> None:

@@ -29,6 +29,7 @@ from ms_prefstream.errors import NoUsableRowsError, OptionError
 from ms_prefstream.lengths import progress_on
 from ms_prefstream.lengths.progress import Progress, Silent
 from ms_prefstream.lengths.verdict import GOOD
+from ms_prefstream.plan.check import check_made
 from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.runtime.ledger import Ledger
 from ms_prefstream.runtime.loader import Loaded
@@ -85,6 +86,9 @@ def write_cache(
         OptionError: `out` exists, or the layout does not fit the task.
         RowError: The first malformed row, if these are errors.
     """
+    check_made("stream", stream, "material", "mps.stream(...)")
+    if not isinstance(out, (str, os.PathLike)) or not os.fspath(out):
+        raise OptionError(f"out is {out!r}; expected the path of the folder that is to be written.")
     material = stream.material()
     check_material(material)
     check_engine(engine, ray_address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import reprlib
 
 from ms_prefstream.errors import OptionError
 
@@ -32,6 +33,23 @@ def whole_number(name: str, value: object, minimum: int, maximum: int | None = N
     if number < minimum or (maximum is not None and number > maximum):
         raise OptionError(f"{name}={number} is out of bounds; expected {allowed}.")
     return number
+
+
+def check_made(name: str, given: object, attribute: str, example: str) -> None:
+    """Refuse a name, a number or a class where an object is expected that this library makes.
+
+    Args:
+        name: The option, as the user typed it.
+        given: What was given.
+        attribute: What every such object has.
+        example: How one is made.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    if isinstance(given, type) or not hasattr(given, attribute):
+        shown = given.__name__ if isinstance(given, type) else reprlib.repr(given)
+        raise OptionError(f"{name} is {shown}; expected an object such as {example}.")
 
 
 def divisors_near(number: int, wanted: int) -> str:

@@ -9,17 +9,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ms_prefstream.cache.reading import caches_in, check_cache
 from ms_prefstream.encode.build import build_encoder
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats import resolve_format
+from ms_prefstream.plan.check import check_made, whole_number
 from ms_prefstream.runtime.loader import Loaded, Note, SampleLoader
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.sources.resolve import open_source
 from ms_prefstream.tasks.base import Task
-from ms_prefstream.tasks.sample import Sample
+from ms_prefstream.tasks.sample import Ready, Sample
 from ms_prefstream.tasks.sample import Sequence as TokenSequence
 
+_AS_WRITTEN = {"template": None, "boundary": "joint", "special_tokens_in_content": "escape"}  # nothing given anew
 _SHOWN = 160  # characters of a text that are printed
 
 _NOTES = {
@@ -135,6 +138,7 @@ def encode(
     Raises:
         PrefStreamError: An option that cannot be used. What is wrong with the row itself is told by the result.
     """
+    check_made("task", task, "sampler", "mps.DPO(max_length=1024)")
     loaded = None if tokenizer is None else _loaded(tokenizer, backend)
     encoder = None
     if loaded is not None:
@@ -150,10 +154,10 @@ def encode(
     try:
         if isinstance(row, RowError):  # a line that could not be parsed
             raise row
-        found = read(row)
+        found = row if isinstance(row, Ready) else read(row)
     except RowError as error:
         return _dropped(task, error)
-    records = found if isinstance(found, tuple) else (found,)
+    records: Sequence[Any] = found if type(found) is tuple else (found,)
     if not records:
         return EncodedRow(task.name, None, problem="the format leaves this row out")
     first, *others = [_explained(task, loaded, one) for one in loader.samples(records)]
@@ -172,7 +176,12 @@ def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) 
         PrefStreamError: The source cannot be opened, or an option cannot be used.
     """
     found = open_source(source)
+    for cache in caches_in(found):
+        check_cache(cache, options["task"], None, _AS_WRITTEN, options.get("format", "auto"), "auto")
     if isinstance(found, RandomAccess):
+        if not isinstance(rows, int):
+            for row in rows:
+                whole_number("row", row, 0, len(found) - 1)
         numbers = range(min(rows, len(found))) if isinstance(rows, int) else rows
         shown = ((found.origin(row), found.read([row])[0]) for row in numbers)
     else:

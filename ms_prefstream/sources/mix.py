@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import reprlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,7 +152,19 @@ def _as_part(number: int, entry: Any) -> Part:
             return Part(*entry)
         except OptionError as error:
             raise OptionError(f"Item {number} of the mix: {error}") from error
+    if isinstance(entry, tuple) and any(isinstance(item, numbers.Real) or _is_number(item) for item in entry):
+        raise OptionError(
+            f"Item {number} of the mix is {reprlib.repr(entry)}; expected (source, weight), with a positive number as "
+            "the weight."
+        )
     return Part(entry)
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and float(text) >= 0
+    except ValueError:
+        return False
 
 
 def _checked_weights(parts: Sequence[Part], temperature: float | None) -> list[float | Fraction]:

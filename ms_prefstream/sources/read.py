@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
-from ms_prefstream.errors import RowError
+from ms_prefstream.errors import RowError, SourceError
 from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow
 from ms_prefstream.sources.resolve import open_source
 
@@ -23,9 +23,16 @@ def read(source: Any) -> Rows | PassedRows:
         Parquet, Arrow, lists, data sets); else `PassedRows`, which can only be gone through.
 
     Raises:
-        SourceError: It cannot be opened, holds no rows, or is of no known kind.
+        SourceError: It cannot be opened, holds no rows or samples instead of rows, or is of no known kind.
     """
+    from ms_prefstream.cache.reading import caches_in  # it needs the library's samples, which need sources
+
     opened = open_source(source)
+    if caches := caches_in(opened):
+        raise SourceError(
+            f"{caches[0].name} is a cache, which holds samples and no raw rows. mps.stream reads it, and ms-prefstream "
+            "inspect shows its samples; for raw rows name the source that it was written from."
+        )
     return Rows(opened) if isinstance(opened, RandomAccess) else PassedRows(opened)
 
 
@@ -50,7 +57,10 @@ class Rows(Sequence[RawRow]):
     def __getitem__(self, row: slice) -> list[RawRow]: ...
     def __getitem__(self, row: int | slice) -> RawRow:
         """The row of this number, counted from the end if negative; a list of rows for a slice."""
-        ids = range(len(self))[row]  # negative numbers, steps, and IndexError as for a list
+        try:
+            ids = range(len(self))[row]  # negative numbers and steps as for a list
+        except IndexError:
+            raise IndexError(f"row {row} of {self._source.name}, which has the rows 0 to {len(self) - 1}") from None
         if isinstance(ids, range):
             return [_good(found) for found in self._source.read(ids)]
         return _good(self._source.read([ids])[0])

@@ -65,7 +65,7 @@ def test_a_token_sees_what_stands_before_it_in_its_own_segment(rows, visible):
 @pytest.mark.parametrize(
     ("batch", "options", "words"),
     [
-        ({"input_ids": SEGMENTS}, {}, "no segment_ids, only input_ids"),
+        ({"input_ids": SEGMENTS}, {}, "no segment_ids; found columns: input_ids"),
         (SEGMENTS[0], {}, r"\(5,\) int32; expected whole numbers"),
         (SEGMENTS.astype(float), {}, "float64; expected whole numbers"),
         (SEGMENTS, {"visible": 2}, "visible is 2; expected 0"),

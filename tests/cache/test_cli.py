@@ -9,6 +9,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream import cli
+from ms_prefstream.errors import SourceError
 from tests.cache.places import flip, rows_with_bad, source, stream_of, tree
 from tests.helpers import json_lines
 
@@ -63,6 +64,28 @@ def test_verify_of_what_is_no_cache(
 ) -> None:
     assert run(monkeypatch, "verify", tmp_path) == 1
     assert "manifest.json is missing" in capsys.readouterr().err
+    assert run(monkeypatch, "verify", source(tmp_path)) == 1
+    assert "is a file; expected the folder of a cache" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tokenizer", ["none", "bytes"])
+def test_inspect_shows_the_samples_of_a_cache(
+    tokenizer: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    assert run(monkeypatch, "cache", path, out, *DPO) == 0
+    capsys.readouterr()
+    words = ["inspect", out, "--row", 1, "--task", "dpo", "--max-length"]
+    assert run(monkeypatch, *words, 128, "--tokenizer", tokenizer) == 0
+    said = capsys.readouterr().out
+    assert "kept (dpo)" in said
+    sample = stream_of(str(out), mps.DPO(128), tokenizer=None)._rows.source.read([1])[0].sample
+    assert f"chosen: {len(sample.sequences[0].ids)} tokens" in said
+    assert ("<|im_start|>user" if tokenizer == "bytes" else "<257>") in said
+    assert run(monkeypatch, *words, 129, "--tokenizer", tokenizer) == 1
+    assert "max_length of the task dpo was 128 and is 129 now" in capsys.readouterr().err
+    with pytest.raises(SourceError, match=r"out is a cache, which holds samples and no raw rows\. mps.stream reads it"):
+        mps.read(out)
 
 
 def test_several_sources_and_tasks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,6 +224,19 @@ def test_a_place_below_a_file(tmp_path: pathlib.Path) -> None:
         write(source(tmp_path), tmp_path / "rows.jsonl" / "out")
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system in which nothing can be made")
+def test_a_place_where_no_folder_can_be_made(tmp_path: pathlib.Path) -> None:
+    """It looks as if another process had just removed the folder, again and again."""
+    with pytest.raises(CacheError, match=r"/proc/x.writing cannot be written: No such file or directory"):
+        mps.write_cache(stream_of(source(tmp_path), mps.DPO(128)), "/proc/x")
+
+
+@pytest.mark.parametrize(("stream", "out", "said"), [("rows", "o", "stream is 'rows"), (None, None, "out is None")])
+def test_what_is_no_stream_and_no_path(stream: Any, out: Any, said: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(OptionError, match=said):
+        mps.write_cache(stream or stream_of(source(tmp_path), mps.DPO(128)), out)
+
+
 def test_a_malformed_row_stops_it_and_a_corrected_file_begins_anew(tmp_path: pathlib.Path) -> None:
     rows = rows_with_bad(40)
     path, out = source(tmp_path, [*rows[:20], "{broken", *rows[20:]]), tmp_path / "out"

@@ -119,6 +119,8 @@ def test_many_records_and_none() -> None:
 def test_options_are_errors() -> None:
     with pytest.raises(OptionError, match="boundary is 'x'"):
         explain(ROW, boundary="x")
+    with pytest.raises(OptionError, match=r"task is 'dpo'; expected an object such as mps.DPO"):
+        explain(ROW, "dpo")
 
 
 def test_long_texts_are_shortened() -> None:

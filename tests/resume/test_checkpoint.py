@@ -235,6 +235,17 @@ def test_every_and_keep(tmp_path: pathlib.Path) -> None:
         mps.load_state(tmp_path, step=6)
 
 
+def test_what_is_no_stream_and_no_folder(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match=r"StreamCheckpoint: stream is <.*>; expected an object such as mps.stream"):
+        mps.StreamCheckpoint(make().dataset(), tmp_path)
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OptionError, match=r"StreamCheckpoint: .*file.* cannot be made a folder"):
+            mps.StreamCheckpoint(make(), place)
+    with pytest.raises(OptionError, match="directory is None; expected the path of the folder"):
+        mps.load_state(None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["every", "keep"])
 @pytest.mark.parametrize("value", [0, 1.5, True, "2"])
 def test_every_and_keep_are_whole_numbers(name: str, value: Any, tmp_path: pathlib.Path) -> None:

@@ -24,7 +24,7 @@ def test_rows_by_number_slice_and_in_order(tmp_path: pathlib.Path) -> None:
     assert rows.origin(-2) == f"{path}:4"  # type: ignore[union-attr]
     assert repr(rows) == f"4 rows of {path}"
     for beyond in (4, -5):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError, match=rf"row {beyond} of .*rows.jsonl, which has the rows 0 to 3"):
             rows[beyond]  # type: ignore[index]
 
 

@@ -261,8 +261,7 @@ class Stream:
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """Every (rows, columns) that the token arrays of a batch can have; a closed set."""
-        packed = isinstance(self.batching, Pack)
-        sides = 2 if not packed and self.task.pairs and self.task.layout != "paired" else 1
+        sides = self.layout.sides if isinstance(self.layout, Layout) else 1
         return [(sides * self._batch_size(width), width) for width in self._widths]
 
     def _batch_size(self, width: int) -> int:

@@ -29,7 +29,7 @@ from ms_prefstream.tasks.sample import Sample
 
 def concat() -> Layout:
     """The layout `concat`: (2B, L) int32 columns; labels are -100 wherever the loss mask is 0."""
-    return Layout("concat", ("input_ids", "labels", "attention_mask", "loss_mask"), _build)
+    return Layout("concat", ("input_ids", "labels", "attention_mask", "loss_mask"), _build, sides=2)
 
 
 def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False) -> Batch:

@@ -36,11 +36,13 @@ class Layout:
         name: What the user calls it (``layout="concat"``).
         columns: The names of the arrays that `build` returns, in order, known before any batch is made.
         build: Samples to arrays.
+        sides: Rows of the token arrays for each sample: 2 where both sides of a pair are rows of one array.
     """
 
     name: str
     columns: tuple[str, ...]
     build: Build
+    sides: int = 1
 
 
 def refuse_shifted(layout: str, shifted: bool) -> None:

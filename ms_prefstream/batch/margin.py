@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,7 @@ from ms_prefstream.tasks.sample import Sample
 
 def add_margin(layout: Layout) -> Layout:
     """The same layout with a last column `margin`, (B,) float32. Every sample must have one."""
-    return Layout(layout.name, (*layout.columns, "margin"), partial(_build, build=layout.build))
+    return replace(layout, columns=(*layout.columns, "margin"), build=partial(_build, build=layout.build))
 
 
 def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False, *, build: Build) -> Batch:

@@ -27,7 +27,7 @@ def mindformers() -> Layout:
     row, so its last token is at end_ind - 1.
     """
     columns = ("input_ids", "position_id", "attention_mask", "loss_mask", "end_ind")
-    return Layout("mindformers", columns, _build)
+    return Layout("mindformers", columns, _build, sides=2)
 
 
 def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False) -> Batch:

@@ -21,7 +21,7 @@ def reward_token() -> Layout:
 
     Labels are 0 on a chosen and 1 on a rejected row at its last token, -100 elsewhere.
     """
-    return Layout("reward_token", ("input_ids", "attention_mask", "labels"), _build)
+    return Layout("reward_token", ("input_ids", "attention_mask", "labels"), _build, sides=2)
 
 
 def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False) -> Batch:

@@ -15,6 +15,7 @@ from ms_prefstream.tasks.base import Task
 
 _LAYOUTS = {"dpo": "paired", "reward": "reward_token", "rlhf": "rlhf"}
 """The layout that a task must have: where a task has a choice of padded layouts, its default, or the one that packs."""
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Pack:
     def __post_init__(self) -> None:
         for option, minimum in (("tokens", 2), ("max_segments", 2), ("batch_size", 1)):
             object.__setattr__(self, option, whole_number("Pack", option, getattr(self, option), minimum))
+        if self.tokens * self.batch_size > _MOST:
+            raise OptionError(
+                f"Pack: tokens is {self.tokens} and batch_size is {self.batch_size}, {self.tokens * self.batch_size} "
+                f"columns in all; positions are int32, which counts to {_MOST}. Give fewer of them."
+            )
 
     def check(self, task: Task) -> None:
         """Whether the samples of a task can be packed like this.

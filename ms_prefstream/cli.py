@@ -84,6 +84,9 @@ def main() -> None:
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.Abort:
+        goes_on = {"cache", "index"} & set(sys.argv[1:2])
+        more = "; give the same command again, and it goes on with what is finished" if goes_on else ""
+        click.echo(f"ms-prefstream: interrupted{more}.", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()

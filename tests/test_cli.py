@@ -85,6 +85,25 @@ def test_an_error_is_one_sentence_and_exit_code_1(
     assert "Traceback" not in shown
 
 
+@pytest.mark.parametrize(
+    ("command", "said"), [("index", "interrupted; give the same command again"), ("bench", "interrupted.")]
+)
+def test_an_interrupt_is_one_sentence_and_exit_code_130(
+    command: str, said: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mps.Stream, "build_index", interrupt)
+    monkeypatch.setattr(mps.Stream, "batches", interrupt)
+    path = tmp_path / "pairs.jsonl"
+    shutil.copy(data_path(), path)
+    assert run(monkeypatch, command, str(path), *DPO) == 130
+    shown = capsys.readouterr().err
+    assert f"ms-prefstream: {said}" in shown
+    assert "Traceback" not in shown
+
+
 def test_index_is_written_beside_the_file_and_used(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

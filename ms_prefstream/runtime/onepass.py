@@ -104,7 +104,7 @@ class PassRecords:
                 self._passed(stands)
         self._take(last + 1, begin)
         if self.before + self._next == 0:
-            raise no_rows(self._front.name)
+            raise no_rows(self._front.name, self._front.ended())
         if self._next <= last:
             raise SourceError(
                 f"{self._front.name} ended after {self.before + self._next} rows{self._front.ended()}, but the plan "

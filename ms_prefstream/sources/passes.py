@@ -33,7 +33,7 @@ def start_pass(source: Beginner, name: str, skip: int) -> Iterator[tuple[str, Ra
             f"{name}: {skip} rows were to be skipped, but there are only {skipped}. The data got shorter since the "
             "position was saved: restore it, or start a new run."
         )
-    return rows if skip else _some(rows, name)
+    return rows if skip else _some(rows, name, source)
 
 
 def skip_items(items: Iterator[Any], count: int) -> int:
@@ -43,14 +43,16 @@ def skip_items(items: Iterator[Any], count: int) -> int:
     return next(counter)
 
 
-def no_rows(name: str) -> SourceError:
-    """The error for a source without a single row."""
-    return SourceError(f"{name}: found no rows, expected at least one. Check that the data was written to the end.")
+def no_rows(name: str, ended: str = "") -> SourceError:
+    """The error for a source without a single row; `ended` says why its pass ended, in brackets."""
+    return SourceError(
+        f"{name}: found no rows{ended}, expected at least one. Check that the data was written to the end."
+    )
 
 
-def _some(rows: Iterator[_T], name: str) -> Iterator[_T]:
+def _some(rows: Iterator[_T], name: str, source: object) -> Iterator[_T]:
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
         yield row
     if count == 0:
-        raise no_rows(name)
+        raise no_rows(name, getattr(source, "ended", ""))

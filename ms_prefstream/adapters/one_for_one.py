@@ -48,7 +48,7 @@ def first_step(dataset: Any, stream: Any) -> int:
     if not kinds and gives_steps(found) and found.stream is stream:
         return int(found.source.doors.first + dataset.get_init_step())
     if not isinstance(found, _OURS):
-        problem = f"the dataset of this training, {type(dataset).__name__}, does not come from the stream"
+        problem = f"the dataset of this training, {type(dataset).__name__}, is not the stream's own"
     elif found.stream is not stream:
         problem = "the dataset of this training comes from another stream than the one given"
     else:

@@ -16,7 +16,7 @@ from ms_prefstream.cache.ray_address import check_ray_address
 from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.runtime.loader import SampleLoader
 from ms_prefstream.runtime.material import Material
-from ms_prefstream.runtime.pool_modules import users_modules_by_value
+from ms_prefstream.runtime.pool_modules import Constants, constants, set_constants
 from ms_prefstream.runtime.recipe import Recipe
 
 _RETRIES = 5  # of a part whose worker was lost
@@ -63,8 +63,7 @@ class RayEngine:
                 ray.init(log_to_driver=False, logging_level="ERROR", **options)
             except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
                 raise OptionError(_unreachable(None if local else address, error)) from error
-        with users_modules_by_value(ray.cloudpickle):
-            self._recipe = ray.put(material.recipe)
+        self._recipe = ray.put((material.recipe, constants()))
         self._task = ray.remote(max_retries=_RETRIES, num_cpus=1)(_write)
         self._most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
 
@@ -119,7 +118,10 @@ def _write(recipes: list[Any], task: PartTask) -> PartDone:
     key = recipes[0].binary()
     if key not in _loaders:
         _loaders.clear()
-        recipe: Recipe = ray.get(recipes[0])
+        recipe: Recipe
+        values: Constants
+        recipe, values = ray.get(recipes[0])
+        set_constants(values)
         _loaders[key] = recipe.loader()
     folder = os.path.join(task.folder, uuid.uuid4().hex)
     os.mkdir(folder)

@@ -7,7 +7,8 @@
 3. If patterns of two presets remain, they would read the row differently: ambiguous_format, naming them.
 4. Patterns for rows without anything to compare (a prompt or a conversation alone) come last, and only when the row
    has no further field of any preset, such as a `chosen` without `rejected`; a few harmless names are excepted.
-5. Plain strings that begin with a role marker of hh-rlhf are ambiguous_format too: the only look at contents.
+5. Rows for `strings` whose prompt or response begins with a role marker of hh-rlhf are ambiguous_format too: the only
+   look at contents.
 
 Neither the order of a row's fields nor the rows before it have any influence.
 """

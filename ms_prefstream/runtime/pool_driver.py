@@ -128,7 +128,7 @@ class Driver(threading.Thread):
         """Read rows of a source in memory for the worker; what goes wrong goes to whoever waits for the task."""
         try:
             source = self._asked[number]
-            with TURNS.lock:
+            with TURNS.of(source):
                 found = source.read(rows)
                 origins = [source.origin(row) for row in rows]
             payload = _sendable((found, origins), source.name)

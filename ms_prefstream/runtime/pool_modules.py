@@ -1,65 +1,101 @@
-"""Functions of the user's modules on their way to other processes: by value, as they are now.
-
-A function that is sent by name is imported anew there, and does not see what was set in its module after the import::
+"""The user's modules in other processes, which import them anew: by name, with their constants as they are here.
 
     import settings                     # SUFFIX = ""
     settings.SUFFIX = " Be brief."      # as a program does that reads its options
     mps.stream(..., format=settings.with_suffix, workers=2)
 
-Modules of the standard library, of installed packages and of this one go by name.
+A constant is a plain value under a name in capitals. Other state of a module is made anew by the import, as its author
+meant it. A module that another process would not find, since a program has loaded it from a path, goes by value.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.machinery
 import os
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+Constants: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Module -> name -> value."""
 
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 _STANDARD = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))
+_PLAIN = (str, bytes, int, float, complex, bool, type(None))
+_MOST_ITEMS = 1000
+
+
+def users_modules() -> list[types.ModuleType]:
+    """The imported modules that are the user's own; `__main__`, which always goes by value, is none of them."""
+    return [module for name, module in list(sys.modules.items()) if _is_users(name, module)]
+
+
+def constants() -> Constants:
+    """The constants of the user's modules, as they are now."""
+    found = {
+        module.__name__: {name: value for name, value in vars(module).items() if name.isupper() and _is_plain(value)}
+        for module in users_modules()
+    }
+    return {name: values for name, values in found.items() if values}
+
+
+def set_constants(found: Constants) -> None:
+    """Give the modules that were imported here the constants of another process, where they differ."""
+    for name, values in found.items():
+        module = sys.modules.get(name)
+        for key, value in values.items() if module is not None else ():
+            if key not in vars(module) or vars(module)[key] != value:
+                setattr(module, key, value)
+
+
+def not_found(names: Iterable[str]) -> list[types.ModuleType]:
+    """The user's modules, among those of these names and beside them, that another process would not find."""
+    tops = {name.partition(".")[0] for name in names}
+    own = [module for module in users_modules() if module.__name__.partition(".")[0] in tops]
+    lost = {top for top in {module.__name__.partition(".")[0] for module in own} if not _is_found(top)}
+    return [module for module in own if module.__name__.partition(".")[0] in lost]
 
 
 @contextlib.contextmanager
-def users_modules_by_value(pickler: Any) -> Iterator[None]:
-    """Let a module like `cloudpickle` send what the user's modules define by value.
-
-    Args:
-        pickler: `cloudpickle`, or a copy of it such as `ray.cloudpickle`.
-    """
+def by_value(pickler: Any, modules: Iterable[types.ModuleType]) -> Iterator[None]:
+    """Let a module like `cloudpickle` send what these modules define by value."""
     known = pickler.list_registry_pickle_by_value()
-    added = [module for name, module in users_modules() if name not in known]
-    for module in added:
-        pickler.register_pickle_by_value(module)
-    try:
+    with contextlib.ExitStack() as stack:
+        for module in modules:
+            if module.__name__ not in known:
+                pickler.register_pickle_by_value(module)
+                stack.callback(pickler.unregister_pickle_by_value, module)
         yield
-    finally:
-        for module in added:
-            pickler.unregister_pickle_by_value(module)
-
-
-def users_modules() -> list[tuple[str, Any]]:
-    """The imported modules that are the user's own, with their names; `__main__` always goes by value."""
-    return [(name, module) for name, module in list(sys.modules.items()) if _is_users(name, module)]
-
-
-def not_found(names: Iterable[str]) -> list[str]:
-    """Those of these modules of the user that another process, with the same path, would not find."""
-    own = {name for name, _ in users_modules()}
-    tops = {name.partition(".")[0] for name in names if name in own}
-    return sorted(top for top in tops if importlib.machinery.PathFinder.find_spec(top) is None)
 
 
 def _is_users(name: str, module: Any) -> bool:
-    if name in ("__main__", "__mp_main__") or name.partition(".")[0] == __name__.partition(".")[0]:
+    if not isinstance(module, types.ModuleType) or module.__name__ != name:
         return False
-    if getattr(module, "__name__", None) != name:
+    if name in ("__main__", "__mp_main__") or name.partition(".")[0] == __name__.partition(".")[0]:
         return False
     file = getattr(module, "__file__", None)
     if not isinstance(file, str):  # of the interpreter, or made by a program
-        return isinstance(module, types.ModuleType) and getattr(module, "__spec__", None) is None
+        return getattr(module, "__spec__", None) is None
     return not any(part in file for part in _INSTALLED) and not file.startswith(_STANDARD)
+
+
+def _is_found(name: str) -> bool:
+    """Whether an import would find a module that is imported already; editable installs have finders of their own."""
+    for finder in sys.meta_path:
+        with contextlib.suppress(Exception):
+            if finder.find_spec(name, None) is not None:
+                return True
+    return False
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value consists of plain values alone, and of few."""
+    if type(value) in _PLAIN:
+        return True
+    if type(value) is dict:
+        value = [*value, *value.values()] if len(value) <= _MOST_ITEMS else None
+    elif type(value) not in (tuple, list, set, frozenset):
+        return False
+    return value is not None and len(value) <= 2 * _MOST_ITEMS and all(map(_is_plain, value))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from ms_prefstream.errors import OptionError
-from ms_prefstream.runtime.pool_modules import not_found, users_modules_by_value
+from ms_prefstream.runtime.pool_modules import by_value, constants, not_found, set_constants
 from ms_prefstream.runtime.recipe import Recipe
 from ms_prefstream.sources.base import RandomAccess, RawRow
 from ms_prefstream.sources.huggingface import HuggingFaceRows
@@ -87,13 +87,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # the package has no
     def __init__(self, file: io.BytesIO, buffers: list[pickle.PickleBuffer]) -> None:
         super().__init__(file, protocol=5, buffer_callback=lambda buffer: _keep(buffer, buffers))
         self.asked: list[RandomAccess] = []
-        self.named: set[str] = set()  # modules whose functions and classes go by name
+        self.named: set[str] = set()  # modules that go by name, or whose functions and classes do
         self._stays: dict[type, bool] = {}  # by class, except for the one class whose instances differ
 
     def reducer_override(self, obj: Any) -> Any:
         reduced = super().reducer_override(obj)
-        if reduced is NotImplemented and isinstance(obj, (type, types.FunctionType)):
-            self.named.add(str(obj.__module__))
+        if reduced is NotImplemented and isinstance(obj, (type, types.FunctionType, types.ModuleType)):
+            self.named.add(str(obj.__name__ if isinstance(obj, types.ModuleType) else obj.__module__))
         return reduced
 
     def persistent_id(self, obj: Any) -> Any:
@@ -128,7 +128,7 @@ def pack_recipe(recipe: Recipe, workers: int) -> PackedRecipe:
     if recipe.records is not None:
         len(recipe.records)  # sources find out about their rows now, not in every worker again
     try:
-        text, buffers, asked = _dumps(recipe)
+        text, buffers, asked = _dumps((recipe, constants()))
     except Exception as error:
         what = _culprit(recipe)
         raise OptionError(
@@ -155,24 +155,27 @@ def unpack_recipe(text: bytes, sizes: Sequence[int], shared: int, ask: Ask) -> R
         for size in sizes:
             buffers.append(mapped[begin : begin + size])
             begin += -(-size // _ALIGN) * _ALIGN
-    found: Recipe = _Unpickler(text, buffers, ask).load()
+    found: Recipe
+    found, values = _Unpickler(text, buffers, ask).load()
+    set_constants(values)
     return found
 
 
 def _dumps(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer], list[RandomAccess]]:
-    try:
-        with users_modules_by_value(cloudpickle):
-            return _pickled(obj)
-    except Exception:  # a module may hold what cannot be sent, and its functions go by name in spite of it
-        return _pickled(obj)
-
-
-def _pickled(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer], list[RandomAccess]]:
     file, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
     pickler = _Pickler(file, buffers)
     pickler.dump(obj)
-    if missing := not_found(pickler.named):
-        raise ModuleNotFoundError(f"another process would not find the module {', '.join(missing)} on sys.path")
+    if lost := not_found(pickler.named):
+        try:
+            with by_value(cloudpickle, lost):
+                file, buffers = io.BytesIO(), []
+                pickler = _Pickler(file, buffers)
+                pickler.dump(obj)
+        except Exception as error:
+            names = ", ".join(module.__name__ for module in lost)
+            raise ModuleNotFoundError(
+                f"another process would not find the module {names} on sys.path, and it cannot be sent: {error}"
+            ) from error
     return file.getvalue(), buffers, pickler.asked
 
 

@@ -44,7 +44,7 @@ class HuggingFaceRows:
     def read(self, rows: Sequence[int]) -> list[RawRow]:
         """The rows with these ids, in this order, as dicts."""
         ids = as_row_ids(rows, len(self), self.name).tolist()
-        with TURNS.lock:  # for a transform of the user
+        with TURNS.of(self._dataset):  # for a transform of the user
             columns = self._dataset[ids] if ids else {}
         found = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         if len(found) != len(ids):

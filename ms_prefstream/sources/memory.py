@@ -55,7 +55,7 @@ class MemoryRows:
         Raises:
             SourceError: An id does not exist, or the object raised an error; that error is the cause.
         """
-        with TURNS.lock:
+        with TURNS.of(self._rows):
             return [self._row(row) for row in as_row_ids(rows, len(self), self.name).tolist()]
 
     def origin(self, row: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
@@ -161,8 +162,9 @@ def _as_part(number: int, entry: Any) -> Part:
 
 
 def _is_number(text: Any) -> bool:
+    """Whether a text is a number, and not a file or folder of that name."""
     try:
-        return isinstance(text, str) and float(text) >= 0
+        return isinstance(text, str) and float(text) >= 0 and not os.path.lexists(text)
     except ValueError:
         return False
 

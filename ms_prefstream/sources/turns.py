@@ -7,28 +7,39 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 from ms_prefstream.sources.base import RandomAccess, RawRow
 
 
 class _Turns:
-    """One lock for all such sources, since several may share an object; a fork has a lock of its own."""
+    """A lock for each object that is being read, as long as it is; a fork has locks of its own."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # a source may be made of others
+        self._renew()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._renew)
 
+    def of(self, thing: object) -> threading.RLock:
+        """The lock of an object, which must live as long as the lock is held."""
+        with self._guard:
+            lock = self._locks.get(id(thing))
+            if lock is None:
+                lock = self._locks[id(thing)] = threading.RLock()
+            return lock
+
     def _renew(self) -> None:
-        self.lock = threading.RLock()
+        self._guard = threading.Lock()
+        self._locks: weakref.WeakValueDictionary[int, threading.RLock] = weakref.WeakValueDictionary()
 
 
 TURNS = _Turns()
 
 
 class OwnRows:
-    """A source of a class of the user.
+    """A source of a class of the user, with everything else that it has.
 
     Args:
         source: It.
@@ -37,8 +48,9 @@ class OwnRows:
         name: Its name.
     """
 
+    name: str
+
     def __init__(self, source: RandomAccess) -> None:
-        self.name = source.name
         self._source = source
 
     def __len__(self) -> int:
@@ -46,18 +58,23 @@ class OwnRows:
 
     def read(self, rows: Sequence[int]) -> list[RawRow]:
         """The rows with these ids, in this order."""
-        with TURNS.lock:
+        with TURNS.of(self._source):
             return self._source.read(rows)
 
     def origin(self, row: int) -> str:
         """Where a row comes from."""
-        with TURNS.lock:
+        with TURNS.of(self._source):
             return self._source.origin(row)
 
     def fingerprint(self) -> str:
         """What the source says about its data."""
-        with TURNS.lock:
+        with TURNS.of(self._source):
             return self._source.fingerprint()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_source":  # while it is being unpickled
+            raise AttributeError(name)
+        return getattr(self._source, name)
 
 
 def is_own(source: object) -> bool:

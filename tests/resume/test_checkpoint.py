@@ -172,7 +172,7 @@ OTHER: dict[str, Any] = {
     "skip": (lambda stream: stream.dataset().skip(2), "behind SkipDataset"),
     "shuffle and batch": (lambda stream: stream.dataset().shuffle(4).batch(2), "ShuffleDataset and BatchDataset"),
     "another stream": (lambda stream: make(seed=1).dataset(), "comes from another stream"),
-    "no stream": (lambda stream: ms_dataset(), "GeneratorDataset, does not come from the stream"),
+    "no stream": (lambda stream: ms_dataset(), "GeneratorDataset, is not the stream's own"),
     "sampler": (lambda stream: sampled(stream.dataset()), "with another sampler"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import itertools
 import os
@@ -189,6 +190,30 @@ def test_what_is_in_memory_is_read_by_one_thread_at_a_time(kind: type[Exclusive]
         here = made.loader().load(range(200))
         assert plain(pool.collect(tickets)) == plain(here)
     assert rows.most == 1
+
+
+class Threaded(ExclusiveSource):
+    """A source that reads another one with threads of its own."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        super().__init__(rows)
+        self.inner = open_source(rows)
+        self.extra = "more"
+
+    def read(self, rows: Sequence[int]) -> list[Any]:
+        with concurrent.futures.ThreadPoolExecutor(3) as threads:
+            return [row for (row,) in threads.map(lambda row: self.inner.read([row]), rows)]
+
+
+def test_a_source_may_read_others_with_threads_of_its_own() -> None:
+    rows = pairs(40, bad=False)
+    source = open_source(own := Threaded(rows))
+    own.name = "changed"
+    assert (source.name, source.extra) == ("changed", "more")  # type: ignore[union-attr]
+    made = recipe(own)
+    with LoaderPool(made, 2) as pool:
+        pool.wait()
+        assert plain(pool.load(range(40))) == plain(recipe(rows).loader().load(range(40)))
 
 
 def test_lambdas_and_closures_travel_and_may_print(capfd: pytest.CaptureFixture[str]) -> None:

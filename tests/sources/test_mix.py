@@ -14,6 +14,7 @@ from ms_prefstream.formats import Pair
 from ms_prefstream.plan.schedule import Schedule, whole_weights
 from ms_prefstream.runtime.front import MixedFront, SingleFront, open_front
 from ms_prefstream.runtime.mixed import MixedRecords, fingerprint_of, formats_of, open_records
+from ms_prefstream.sources.jsonl import write_jsonl
 from ms_prefstream.sources.mix import Mix, Part, mix
 from ms_prefstream.sources.resolve import open_source
 
@@ -157,6 +158,16 @@ A = rows("a", 1)
 def test_options_check_themselves(parts: Any, options: dict[str, Any], found: str) -> None:
     with pytest.raises(OptionError, match=found):
         mix(parts, **options)
+
+
+def test_a_tuple_of_folders_with_numbers_as_names_is_a_source(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("2023", "2024"):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "rows.jsonl", rows(name, 2))
+    assert len(mix([("2023", "2024")]).parts) == 1
 
 
 def test_a_part_that_cannot_be_opened_is_named(tmp_path: pathlib.Path) -> None:

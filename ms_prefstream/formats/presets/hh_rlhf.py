@@ -19,7 +19,8 @@ def hh_rlhf(history: History = "strict") -> OneRecord:
     ``Pair(prompt=(user Hi), chosen=(assistant Hello), rejected=(assistant What))``
 
     The same pair from ``{prompt: "\n\nHuman: Hi\n\nAssistant:", chosen: " Hello", rejected: " What"}``, as
-    Dahoas/full-hh-rlhf has it; whole dialogues beside a prompt must repeat it to the letter. ``{prompt, response}`` or
+    Dahoas/full-hh-rlhf has it; whole dialogues beside a prompt must repeat it to the letter, and it may then be the
+    text of the last turn alone. ``{prompt, response}`` or
     ``{prompt}`` is a prompt with its response, for RLHF.
 
     The prompt ends at a role marker, never inside a turn. One space behind a marker belongs to the marker; the rest
@@ -37,7 +38,10 @@ def read_hh_rlhf(row: Mapping[str, Any], history: History = "strict") -> Pair | 
     given = row.get("prompt") is not None
     if given and row.get("chosen") is None and row.get("rejected") is None:
         return _completion(row)
-    prompt = _prompt(row) if given else ()
+    if given and all(marked(text(row, name)) for name in ("chosen", "rejected")) and not marked(text(row, "prompt")):
+        given, prompt = False, tuple(Message("user", found) for found in [text(row, "prompt")] if found)
+    else:
+        prompt = _prompt(row) if given else ()
     chosen, rejected = (_side(row, name, given) for name in ("chosen", "rejected"))
     return Pair(*divide(prompt, chosen, rejected, history), margin_of(row))
 
@@ -51,8 +55,11 @@ def _completion(row: Mapping[str, Any]) -> Completion:
 
 def _turns(row: Mapping[str, Any]) -> Messages:
     """The turns of the prompt, without one that is only opened: ``...\n\nAssistant:``."""
-    found = dialogue(text(row, "prompt"), "prompt")
-    return found[:-1] if found[-1] == Message("assistant", "") else found
+    whole = dialogue(text(row, "prompt"), "prompt")
+    found = whole[:-1] if whole[-1] == Message("assistant", "") else whole
+    if not found:
+        raise wrong_type("prompt", row["prompt"], "a dialogue with a turn of the human")
+    return found
 
 
 def _prompt(row: Mapping[str, Any]) -> Messages:

@@ -79,6 +79,12 @@ def test_the_white_space_of_responses_stays() -> None:
     assert hh_rlhf()({"prompt": OPENED + " Yes"}) == Completion(PROMPT, (assistant("Yes"),))
 
 
+@pytest.mark.parametrize("prompt", ["More", "", None, HISTORY])
+def test_whole_dialogues_beside_the_last_question_or_nothing(prompt: str | None) -> None:
+    row = {"prompt": prompt, "chosen": OPENED + " Yes", "rejected": OPENED + " No"}
+    assert hh_rlhf()(row) == Pair(PROMPT, (assistant("Yes"),), (assistant("No"),))
+
+
 def test_prompts_that_are_refused() -> None:
     sides = {"chosen": " Yes", "rejected": " No"}
     said = refusal(Reason.BAD_TYPE, hh_rlhf(), {"prompt": OPENED + " Sure,", **sides})
@@ -88,4 +94,6 @@ def test_prompts_that_are_refused() -> None:
     assert "format='strings'" in said
     whole = {"chosen": OPENED + " Yes", "rejected": OPENED + " No"}
     refusal(Reason.HISTORY_DIFFERS, hh_rlhf(), {"prompt": "\n\nHuman: Another", **whole})
+    refusal(Reason.HISTORY_DIFFERS, hh_rlhf(), {"prompt": "Another", **whole})
     refusal(Reason.MISSING_FIELD, hh_rlhf(), {"prompt": OPENED, "chosen": " Yes"})
+    refusal(Reason.BAD_TYPE, hh_rlhf(), {"prompt": "\n\nAssistant:"})

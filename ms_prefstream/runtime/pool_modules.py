@@ -46,7 +46,8 @@ def set_constants(found: Constants) -> None:
     for name, values in found.items():
         module = sys.modules.get(name)
         for key, value in values.items() if module is not None else ():
-            if key not in vars(module) or vars(module)[key] != value:
+            here = vars(module).get(key, ...)
+            if type(here) is not type(value) or not _is_plain(here) or here != value:
                 setattr(module, key, value)
 
 

@@ -9,6 +9,7 @@ import types
 from typing import Any
 
 import cloudpickle
+import numpy as np
 import pytest
 
 from ms_prefstream.errors import OptionError
@@ -138,9 +139,11 @@ def test_what_is_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     found = constants()["made_by_a_test"]
     assert found == values
     kept = module.C  # type: ignore[attr-defined]
-    module.A = 5  # type: ignore[attr-defined]
+    module.A = True  # type: ignore[attr-defined]
+    module.B = np.zeros(3)  # type: ignore[attr-defined]
     set_constants({"made_by_a_test": found, "not_imported": {"A": 1}})
-    assert module.A == 1  # type: ignore[attr-defined]
+    assert type(module.A) is int  # type: ignore[attr-defined]
+    assert module.B == values["B"]  # type: ignore[attr-defined]
     assert module.C is kept  # type: ignore[attr-defined]  # what is equal is left alone
 
 

@@ -143,7 +143,7 @@ def test_what_is_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     module.B = np.zeros(3)  # type: ignore[attr-defined]
     set_constants({"made_by_a_test": found, "not_imported": {"A": 1}})
     assert type(module.A) is int  # type: ignore[attr-defined]
-    assert module.B == values["B"]  # type: ignore[attr-defined]
+    assert values["B"] == module.B  # type: ignore[attr-defined]
     assert module.C is kept  # type: ignore[attr-defined]  # what is equal is left alone
 
 

@@ -51,6 +51,7 @@ def _cache(
     """
     if workers is None:
         workers = _cores()
+    options["layout"] = options["task_layout"]  # --layout is that of the files
     manifest = write_cache(
         make_rows(source, options, length, workers if engine == "local" else 0),
         out,

@@ -107,7 +107,7 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
 
     Args:
         source: Paths.
-        options: Those of `row_options`.
+        options: Those of an encoding and of rows.
         length: What fixed layouts are padded to; None is the task's length.
         workers: Processes.
     """
@@ -120,7 +120,7 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
         num_shards=1,
         shard_id=0,
         steps_per_epoch=None if isinstance(found, RandomAccess) else 1,  # nothing is stepped through
-        **make_encoding({**options, "layout": options["task_layout"]}),
+        **make_encoding(options),
         **{name: options[name] for name in _ROWS},
     )
 
@@ -140,9 +140,7 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any], **fixed: Any) 
 def make_measured(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
     """The stream of a command line whose rows are measured: lengths do not depend on order, batches and ranks."""
     _batching(options)  # options that contradict each other are refused all the same
-    given = make_encoding(options) | {name: options[name] for name in _ROWS}
-    found = opened(source)
-    return stream(found, batching=Pad(1), workers=options["workers"], index=None, num_shards=1, shard_id=0, **given)
+    return make_rows(source, options, None, options["workers"])
 
 
 def make_encoding(options: dict[str, Any]) -> dict[str, Any]:

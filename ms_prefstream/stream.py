@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -348,12 +347,12 @@ class Stream:
             start_epoch=at,
             init_step=step,
             resumed=self._resumed is not None,
-            moved=functools.partial(self._moved, at * self.steps_per_epoch),
+            moved=self._moved,
             stream=self,
         )
 
-    def _moved(self, first: int, step: int) -> None:
-        self._begins = first + step
+    def _moved(self, step: int) -> None:
+        self._begins = step
         self._rows.go_on()
 
     def build_index(self, path: str | os.PathLike[str] | None = None, *, progress: bool = False) -> LengthIndex:

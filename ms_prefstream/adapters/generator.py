@@ -81,7 +81,7 @@ class _OneDoor:
                 "Resume the stream (stream.resume) or the trainer (set_init_step, resume_training), not both."
             )
         super().set_init_step(init_step)  # type: ignore[misc]
-        doors.moved(init_step)
+        doors.moved(doors.first + init_step)
 
 
 class StepDataset(_OneDoor, Readable, GeneratorDataset):  # type: ignore[misc]

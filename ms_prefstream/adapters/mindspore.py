@@ -42,7 +42,7 @@ class Doors:
     """Through which door a run was resumed, shared by all copies of a dataset.
 
     Attributes:
-        moved: Told the step that `set_init_step` was given.
+        moved: Told the absolute step that `set_init_step` moved the beginning to.
         resumed: Whether the dataset already begins where a stream was resumed.
         stream: The stream behind the steps, for whoever holds the dataset alone.
         first: The absolute step that init steps count from.
@@ -75,7 +75,7 @@ def to_dataset(
         init_step: The step of that epoch to start at: the first pass is short, `get_dataset_size()` stays
             `steps_per_epoch`.
         resumed: Whether `set_init_step` is refused from now on, since the stream was resumed already.
-        moved: Told when a trainer calls `set_init_step`, with the step it gave.
+        moved: Told when a trainer calls `set_init_step`, with the absolute step that is then the first.
         stream: What the dataset hands out as `stream`.
 
     Returns:

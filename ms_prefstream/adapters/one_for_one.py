@@ -17,16 +17,20 @@ from ms_prefstream.adapters.samples import Samples
 from ms_prefstream.errors import OptionError
 
 _OURS = (StepDataset, OnePassDataset)
-
 _SAME = (MapDataset, ProjectDataset, RenameDataset, RepeatDataset)
 
 
 def gives_steps(dataset: Any) -> bool:
     """Whether a dataset is one of a stream whose rows are its batches, in the order of its plan."""
-    if not isinstance(dataset, _OURS) or isinstance(dataset.sampler, EpochSampler) != isinstance(dataset, StepDataset):
+    if isinstance(dataset, StepDataset) and not isinstance(dataset.sampler, EpochSampler):
         return False
-    steps = dataset.source.steps
-    return not isinstance(getattr(steps, "steps", steps), Samples)
+    return isinstance(dataset, _OURS) and not gives_samples(dataset)
+
+
+def gives_samples(dataset: Any) -> bool:
+    """Whether a dataset is one of a stream whose rows are single samples."""
+    steps = dataset.source.steps if isinstance(dataset, _OURS) else None
+    return isinstance(getattr(steps, "steps", steps), Samples)  # behind chosen columns too
 
 
 def first_step(dataset: Any, stream: Any) -> int:

@@ -24,9 +24,7 @@ from mindspore.dataset.engine.datasets import (
 )
 
 from ms_prefstream.adapters.checkpoint import LATEST, read_state, write_state
-from ms_prefstream.adapters.generator import OnePassDataset, StepDataset
-from ms_prefstream.adapters.one_for_one import first_step, gives_steps
-from ms_prefstream.adapters.samples import Samples
+from ms_prefstream.adapters.one_for_one import first_step, gives_samples, gives_steps
 from ms_prefstream.errors import StateError
 from ms_prefstream.plan.state import State, check_state
 
@@ -106,8 +104,7 @@ def _batches_samples(dataset: Any) -> bool:
     same = (BatchDataset, MapDataset, PaddedBatchDataset, ProjectDataset, RenameDataset)  # one row for each, in order
     while isinstance(dataset, same) or (isinstance(dataset, RepeatDataset) and dataset.count == 1):
         dataset = dataset.children[0]
-    steps = dataset.source.steps if isinstance(dataset, (StepDataset, OnePassDataset)) else None
-    return isinstance(getattr(steps, "steps", steps), Samples)
+    return gives_samples(dataset)
 
 
 def _clear(monitor: Any, latest: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ from ms_prefstream.sources.mindrecord import CachedRows
 from ms_prefstream.tasks.base import Task
 
 _DEFAULTS = {"boundary": "joint", "special_tokens_in_content": "escape"}
+_NOTHING_GIVEN: Mapping[str, Any] = {"template": None, **_DEFAULTS}
 
 
 def sources_in(source: Any) -> Iterator[Any]:
@@ -38,10 +39,10 @@ def only_caches(source: Any) -> bool:
 def check_cache(
     cache: CachedRows,
     task: Task,
-    tokenizer: Tokenizer | None,
-    encoding: Mapping[str, Any],
-    format: Any,
-    template: str | None,
+    tokenizer: Tokenizer | None = None,
+    encoding: Mapping[str, Any] = _NOTHING_GIVEN,
+    format: Any = "auto",
+    template: str | None = "auto",
 ) -> None:
     """Refuse a cache that was written with other settings.
 

@@ -22,7 +22,6 @@ from ms_prefstream.tasks.base import Task
 from ms_prefstream.tasks.sample import Ready, Sample
 from ms_prefstream.tasks.sample import Sequence as TokenSequence
 
-_AS_WRITTEN = {"template": None, "boundary": "joint", "special_tokens_in_content": "escape"}  # nothing given anew
 _SHOWN = 160  # characters of a text that are printed
 
 _NOTES = {
@@ -177,7 +176,7 @@ def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) 
     """
     found = open_source(source)
     for cache in caches_in(found):
-        check_cache(cache, options["task"], None, _AS_WRITTEN, options.get("format", "auto"), "auto")
+        check_cache(cache, options["task"], format=options.get("format", "auto"))
     if isinstance(found, RandomAccess):
         if not isinstance(rows, int):
             for row in rows:

@@ -17,7 +17,6 @@ from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.runtime.pool_board import Board, Task
 from ms_prefstream.runtime.pool_recipe import PackedRecipe
 from ms_prefstream.runtime.pool_wire import Channel, Kind
-from ms_prefstream.sources.turns import TURNS
 
 _IN_FLIGHT = 2  # one in work, one waiting in the pipe, so that a worker never waits for this process
 _DIED_SECONDS = 5.0
@@ -128,9 +127,8 @@ class Driver(threading.Thread):
         """Read rows of a source in memory for the worker; what goes wrong goes to whoever waits for the task."""
         try:
             source = self._asked[number]
-            with TURNS.of(source):
-                found = source.read(rows)
-                origins = [source.origin(row) for row in rows]
+            found = source.read(rows)
+            origins = [source.origin(row) for row in rows]
             payload = _sendable((found, origins), source.name)
         except Exception as error:
             self._board.put(self._flying.popleft()[0], error)

@@ -24,7 +24,7 @@ Constants: TypeAlias = Mapping[str, Mapping[str, Any]]
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 _STANDARD = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
-_MOST_ITEMS = 1000
+_MOST_ITEMS = 2000
 
 
 def users_modules() -> list[types.ModuleType]:
@@ -96,7 +96,5 @@ def _is_plain(value: Any) -> bool:
     if type(value) in _PLAIN:
         return True
     if type(value) is dict:
-        value = [*value, *value.values()] if len(value) <= _MOST_ITEMS else None
-    elif type(value) not in (tuple, list, set, frozenset):
-        return False
-    return value is not None and len(value) <= 2 * _MOST_ITEMS and all(map(_is_plain, value))
+        return 2 * len(value) <= _MOST_ITEMS and _is_plain([*value, *value.values()])
+    return type(value) in (tuple, list, set, frozenset) and len(value) <= _MOST_ITEMS and all(map(_is_plain, value))

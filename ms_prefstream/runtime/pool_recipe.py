@@ -162,21 +162,24 @@ def unpack_recipe(text: bytes, sizes: Sequence[int], shared: int, ask: Ask) -> R
 
 
 def _dumps(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer], list[RandomAccess]]:
-    file, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
-    pickler = _Pickler(file, buffers)
-    pickler.dump(obj)
+    text, buffers, pickler = _pickled(obj)
     if lost := not_found(pickler.named):
         try:
             with by_value(cloudpickle, lost):
-                file, buffers = io.BytesIO(), []
-                pickler = _Pickler(file, buffers)
-                pickler.dump(obj)
+                text, buffers, pickler = _pickled(obj)
         except Exception as error:
             names = ", ".join(module.__name__ for module in lost)
             raise ModuleNotFoundError(
                 f"another process would not find the module {names} on sys.path, and it cannot be sent: {error}"
             ) from error
-    return file.getvalue(), buffers, pickler.asked
+    return text, buffers, pickler.asked
+
+
+def _pickled(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer], _Pickler]:
+    file, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
+    pickler = _Pickler(file, buffers)
+    pickler.dump(obj)
+    return file.getvalue(), buffers, pickler
 
 
 def _keep(buffer: pickle.PickleBuffer, buffers: list[pickle.PickleBuffer]) -> bool:

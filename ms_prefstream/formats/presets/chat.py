@@ -65,12 +65,7 @@ def read_pair(
         history,
     )
     own_margin = margin_of(row)
-    return Pair(
-        shared,
-        chosen,
-        rejected,
-        margin if own_margin is None else own_margin,
-    )
+    return Pair(shared, chosen, rejected, margin if own_margin is None else own_margin)
 
 
 def _completion(row: Mapping[str, Any], keep_empty_system: bool) -> Completion:

@@ -20,8 +20,7 @@ def hh_rlhf(history: History = "strict") -> OneRecord:
 
     The same pair from ``{prompt: "\n\nHuman: Hi\n\nAssistant:", chosen: " Hello", rejected: " What"}``, as
     Dahoas/full-hh-rlhf has it; whole dialogues beside a prompt must repeat it to the letter, and it may then be the
-    text of the last turn alone. ``{prompt, response}`` or
-    ``{prompt}`` is a prompt with its response, for RLHF.
+    text of the last turn alone. ``{prompt, response}`` or ``{prompt}`` is a prompt with its response, for RLHF.
 
     The prompt ends at a role marker, never inside a turn. One space behind a marker belongs to the marker; the rest
     of a turn, white space at its end included, stays as it is. Optional: `margin` (a float).
@@ -38,12 +37,16 @@ def read_hh_rlhf(row: Mapping[str, Any], history: History = "strict") -> Pair | 
     given = row.get("prompt") is not None
     if given and row.get("chosen") is None and row.get("rejected") is None:
         return _completion(row)
-    if given and all(marked(text(row, name)) for name in ("chosen", "rejected")) and not marked(text(row, "prompt")):
-        given, prompt = False, tuple(Message("user", found) for found in [text(row, "prompt")] if found)
-    else:
-        prompt = _prompt(row) if given else ()
     chosen, rejected = (_side(row, name, given) for name in ("chosen", "rejected"))
-    return Pair(*divide(prompt, chosen, rejected, history), margin_of(row))
+    return Pair(*divide(_shared(row) if given else (), chosen, rejected, history), margin_of(row))
+
+
+def _shared(row: Mapping[str, Any]) -> Messages:
+    """The turns of the prompt of a pair, which beside whole dialogues may be plain text, or empty."""
+    prompt = text(row, "prompt")
+    if marked(prompt) or not (marked(row["chosen"]) and marked(row["rejected"])):
+        return _prompt(row)
+    return (Message("user", prompt),) if prompt else ()
 
 
 def _completion(row: Mapping[str, Any]) -> Completion:
@@ -64,7 +67,7 @@ def _turns(row: Mapping[str, Any]) -> Messages:
 
 def _prompt(row: Mapping[str, Any]) -> Messages:
     found = _turns(row)
-    if found and found[-1].role == "assistant":
+    if found[-1].role == "assistant":
         raise wrong_type(
             "the end of field 'prompt'",
             found[-1].content,

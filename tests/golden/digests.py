@@ -31,7 +31,7 @@ LENGTH = 192  # some bundled pairs are longer, so that truncation is covered
 TURNS = "{% for m in messages %}{{ '<|im_start|>' + m.role + ': ' + m.content + '<|im_end|>' }}{% endfor %}"
 JINJA = TURNS + "{% if add_generation_prompt %}{{ '<|im_start|>assistant: ' }}{% endif %}"
 
-TASKS = {
+TASKS: dict[str, Any] = {
     "dpo": mps.DPO(LENGTH),
     "dpo shifted": mps.DPO(LENGTH, labels="shifted"),
     "dpo concat": mps.DPO(LENGTH, layout="concat"),
@@ -41,7 +41,7 @@ TASKS = {
     "rlhf": mps.RLHF(64, LENGTH),
 }
 PACKABLE = ("dpo", "dpo shifted", "reward token", "rlhf")
-RULES = {
+RULES: dict[str, Any] = {
     "pad": mps.Pad(4),
     "pad to 200": mps.Pad(4, length=200),
     "multiple_of": mps.Bucket(4, multiple_of=32),
@@ -166,13 +166,14 @@ for _kind, (_batching, _indexed) in _KINDS.items():
     planned(f"{_kind}, two ranks of four shards", "dpo", _batching, _indexed, ranks=2, logical_shards=4)
     planned(f"{_kind}, workers", "dpo", _batching, _indexed, workers=2)
 
-for _name, _options in {
+TEXTS: dict[str, dict[str, Any]] = {
     "no template": {"template": None, "on_bad_row": "drop"},
     "jinja template": {"template": JINJA},
     "inference boundary": {"boundary": "inference"},
     "no template, inference boundary": {"template": None, "boundary": "inference", "on_bad_row": "drop"},
     "pad id": {"pad_token_id": 0},
-}.items():
+}
+for _name, _options in TEXTS.items():
     for _task in ("dpo", "reward token", "rlhf"):
         planned(f"{_task}, {_name}", _task, RULES["multiple_of"], indexed=False, **_options)
 
@@ -233,8 +234,9 @@ def _parts(folder: pathlib.Path, one_pass: bool) -> list[mps.Part]:
 
 @case("mix")
 def _mix(folder: pathlib.Path) -> Iterator[Any]:
-    for stop in ("first", "all"):
-        stream = make(mps.mix(_parts(folder, False), stop=stop))  # type: ignore[arg-type]
+    stops: tuple[Any, ...] = ("first", "all")
+    for stop in stops:
+        stream = make(mps.mix(_parts(folder, False), stop=stop))
         yield from epochs(stream)
         yield [part["read"] for part in stream.report.as_dict()["parts"].values()]
 
@@ -338,7 +340,7 @@ def _cache_files(out: pathlib.Path) -> Iterator[Any]:
             yield path.read_bytes()
 
 
-def _logps(batch: dict[str, Any]) -> tuple[Any, Any]:
+def _logps(batch: Any) -> tuple[Any, Any]:
     """Whole numbers, so that no sum depends on the order of its terms."""
     chosen, rejected = ((batch[f"{side}_input_ids"] * batch[f"{side}_loss_mask"]).sum(1) for side in SIDES)
     return -chosen.astype(np.float64), -rejected.astype(np.float64)

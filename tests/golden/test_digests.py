@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def test_digest(name: str, tmp_path: pathlib.Path) -> None:
 
 def test_a_digest_sees_names_order_dtype_shape_and_content() -> None:
     ids, mask = np.arange(6, dtype=np.int32).reshape(2, 3), np.ones((2, 3), np.int32)
-    others = [
+    others: list[list[Any]] = [
         [{"ids": ids, "mask": mask}],
         [{"mask": mask, "ids": ids}],
         [{"ids": ids, "other": mask}],

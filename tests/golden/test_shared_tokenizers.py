@@ -22,12 +22,15 @@ from tests.golden.digests import digest
 STORED = pathlib.Path(__file__).with_name("shared_tokenizers.json")
 DIGESTS: dict[str, str] = json.loads(STORED.read_text("utf-8")) if STORED.exists() else {}
 TOKENIZERS = ("internlm2", "qwen2_5", "qwen3")
-TASKS = {
+TASKS: dict[str, Any] = {
     "dpo": mps.DPO(512),
     "reward": mps.Reward(512),
     "rlhf": mps.RLHF(256, 512),
 }
-TEMPLATES = {"chat": {"template": "chat"}, "text": {"template": None, "boundary": "inference"}}
+TEMPLATES: dict[str, dict[str, Any]] = {
+    "chat": {"template": "chat"},
+    "text": {"template": None, "boundary": "inference"},
+}
 
 
 def real_rows(shared: pathlib.Path) -> list[dict[str, Any]]:

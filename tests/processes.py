@@ -14,12 +14,17 @@ PATH = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH'
 MSRUN = shutil.which("msrun", path=PATH)  # beside this interpreter, or on PATH
 
 
+def environment(folder: pathlib.Path) -> dict[str, str]:
+    """For a program that finds this checkout first and keeps MindFormers' log in this folder."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "LOG_MF_PATH": str(folder / "log"), "GLOG_v": "3"}
+
+
 def run_python(*words: str | pathlib.Path, folder: pathlib.Path, timeout: float = 300) -> str:
     """What a program that must succeed prints; it runs in this folder, and MindFormers' log goes there too."""
     done = subprocess.run(
         [sys.executable, *words],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "LOG_MF_PATH": str(folder / "log"), "GLOG_v": "3"},
+        env=environment(folder),
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -1,7 +1,8 @@
-"""Trainings that need MindFormers, all in one process of their own: importing it takes seconds and changes MindSpore.
+"""Trainings that need MindFormers, in one process of their own: importing it takes seconds and changes MindSpore.
 
-``python -m tests.trainer.jobs FOLDER`` runs them in an empty folder and writes ``FOLDER/results.json``: for every job
-the rows and the loss of each finished step, or the traceback of what went wrong.
+``python -m tests.trainer.jobs FOLDER`` works in an empty folder. It reads names of jobs from standard input, one a
+line, runs each job once, after those that it needs, and writes ``FOLDER/results/NAME.json``: the rows and the loss of
+each finished step, or the traceback of what went wrong.
 """
 
 from __future__ import annotations
@@ -88,18 +89,35 @@ def dpo_with_dataset() -> Any:
     return by_trainer(config, Log(), train_dataset=stream().dataset())
 
 
+ALL = JOBS | IN_ORDER | PAIRINGS | PYNATIVE | REPORTS | RESUMING | SECTIONS
+NEEDS = dict.fromkeys(
+    ("dpo_resumed_in_epoch_0", "dpo_resumed_in_epoch_1", "resumed_with_changes"), "dpo_from_yaml"
+)  # the job whose checkpoints they resume from
+
+
+def run(name: str, results: pathlib.Path) -> None:
+    """Runs a job that has no result yet, after the job that it needs."""
+    path = results / f"{name}.json"
+    if path.exists():
+        return
+    if name in NEEDS:
+        run(NEEDS[name], results)
+    try:
+        found = ALL[name]()
+    except Exception:
+        found = traceback.format_exc()[-3000:]
+    path.with_suffix(".tmp").write_text(json.dumps(found))
+    path.with_suffix(".tmp").rename(path)
+
+
 def main(folder: str) -> None:
     os.chdir(folder)
+    results = pathlib.Path("results").absolute()
+    results.mkdir()
     json_lines(pathlib.Path("rows.jsonl"), pairs(ROWS))
     prepare(llama_config())
-    results: dict[str, Any] = {}
-    jobs = JOBS | IN_ORDER | PAIRINGS | PYNATIVE | REPORTS | RESUMING | SECTIONS
-    for name in sys.argv[2:] or jobs:
-        try:
-            results[name] = jobs[name]()
-        except Exception:
-            results[name] = traceback.format_exc()[-3000:]
-        pathlib.Path("results.json").write_text(json.dumps(results))
+    for line in sys.stdin:
+        run(line.strip(), results)
 
 
 if __name__ == "__main__":

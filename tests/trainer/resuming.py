@@ -79,8 +79,9 @@ def _newer_form() -> dict[str, Any]:
     made = _config()
     made["use_legacy_format"] = False
     made["load_ckpt_format"] = made["callbacks"][0]["checkpoint_format"] = "safetensors"
+    made["callbacks"][0]["directory"] = "newer"
     by_trainer(copy.deepcopy(made), Log(1))
-    made["load_checkpoint"], made["resume_training"] = "output/checkpoint/iteration_00000003", True
+    made["load_checkpoint"], made["resume_training"] = "newer/iteration_00000003", True
     found = {"nothing, newer form": _go_on(copy.deepcopy(made))}
     made["train_dataset"]["data_loader"]["seed"] = 8
     return found | {"seed, newer form": _go_on(made)}

@@ -14,7 +14,7 @@ from typing import Any
 from ms_prefstream.adapters.readable import Readable
 from ms_prefstream.adapters.when_imported import when_imported
 
-_MODULE = "mindformers.pynative.trainer.trainer"
+_PYNATIVE = "mindformers.pynative.trainer.trainer"
 
 
 def _in_order(rows: Any, epochs: int) -> Iterator[Any]:
@@ -23,8 +23,8 @@ def _in_order(rows: Any, epochs: int) -> Iterator[Any]:
         yield from rows
 
 
-def _watch() -> None:
-    trainer = getattr(sys.modules[_MODULE], "Trainer", None)
+def _watch_pynative() -> None:
+    trainer = getattr(sys.modules[_PYNATIVE], "Trainer", None)
     create = getattr(trainer, "_create_dataset_iterator", None)
     if create is None:
         return
@@ -39,4 +39,4 @@ def _watch() -> None:
     trainer._create_dataset_iterator = iterator  # type: ignore[union-attr]
 
 
-when_imported(_MODULE, _watch)
+when_imported(_PYNATIVE, _watch_pynative)

@@ -9,10 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ms_prefstream.batch.checks import whole_number
 from ms_prefstream.batch.shapes import best_widths, round_up
 from ms_prefstream.batch.widths import smallest_width
 from ms_prefstream.errors import OptionError
+from ms_prefstream.plan.check import whole_number
 
 _DEFAULT_MULTIPLE = 64
 _DEFAULT_ROUND_TO = 16
@@ -88,7 +88,7 @@ class Bucket:
             self._set("multiple_of", 1)
 
     def _set(self, option: str, minimum: int) -> None:
-        object.__setattr__(self, option, whole_number("Bucket", option, getattr(self, option), minimum))
+        object.__setattr__(self, option, whole_number(f"Bucket: {option}", getattr(self, option), minimum))
 
     def widths(self, max_length: int, lengths: NDArray[Any] | None = None) -> tuple[int, ...]:
         """Every width that a batch can have: a closed set, known before the first batch.
@@ -138,7 +138,7 @@ def _checked_boundaries(given: object) -> tuple[int, ...]:
             f"Bucket: boundaries is {given!r} ({type(given).__name__}); it must be whole numbers in ascending order, "
             "such as (128, 256, 1024)."
         )
-    boundaries = tuple(whole_number("Bucket", f"boundaries[{at}]", value) for at, value in enumerate(given))
+    boundaries = tuple(whole_number(f"Bucket: boundaries[{at}]", value, 1) for at, value in enumerate(given))
     if not boundaries:
         raise OptionError("Bucket: boundaries is empty; give at least one length, such as (128, 256, 1024).")
     for left, right in pairwise(boundaries):

@@ -7,10 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ms_prefstream.batch.checks import whole_number
 from ms_prefstream.batch.packed import PackedLayout
 from ms_prefstream.batch.widths import smallest_width
 from ms_prefstream.errors import OptionError
+from ms_prefstream.plan.check import whole_number
 from ms_prefstream.tasks.base import Task
 
 _LAYOUTS = {"dpo": "paired", "reward": "reward_token", "rlhf": "rlhf"}
@@ -39,7 +39,7 @@ class Pack:
 
     def __post_init__(self) -> None:
         for option, minimum in (("tokens", 2), ("max_segments", 2), ("batch_size", 1)):
-            object.__setattr__(self, option, whole_number("Pack", option, getattr(self, option), minimum))
+            object.__setattr__(self, option, whole_number(f"Pack: {option}", getattr(self, option), minimum))
         if self.tokens * self.batch_size > _MOST:
             raise OptionError(
                 f"Pack: tokens is {self.tokens} and batch_size is {self.batch_size}, {self.tokens * self.batch_size} "

@@ -7,9 +7,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ms_prefstream.batch.checks import whole_number
 from ms_prefstream.batch.widths import smallest_width
 from ms_prefstream.errors import OptionError
+from ms_prefstream.plan.check import whole_number
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Pad:
     length: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "batch_size", whole_number("Pad", "batch_size", self.batch_size))
+        object.__setattr__(self, "batch_size", whole_number("Pad: batch_size", self.batch_size, 1))
         if self.length is not None:
-            object.__setattr__(self, "length", whole_number("Pad", "length", self.length))
+            object.__setattr__(self, "length", whole_number("Pad: length", self.length, 1))
 
     def widths(self, max_length: int, lengths: NDArray[Any] | None = None) -> tuple[int, ...]:
         """The only width that batches have.

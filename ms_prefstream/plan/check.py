@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 import reprlib
 
+import numpy as np
+
 from ms_prefstream.errors import OptionError
 
 WORD = 2**32 - 1
@@ -25,13 +27,13 @@ def whole_number(name: str, value: object, minimum: int, maximum: int | None = N
     """
     allowed = f"a whole number of at least {minimum}" if maximum is None else f"a whole number in {minimum}..{maximum}"
     try:
-        if isinstance(value, bool):
+        if isinstance(value, (bool, np.bool_)):
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise OptionError(f"{name}={value!r} is a {type(value).__name__}; expected {allowed}.") from None
+        raise OptionError(f"{name} is {value!r} ({type(value).__name__}); expected {allowed}.") from None
     if number < minimum or (maximum is not None and number > maximum):
-        raise OptionError(f"{name}={number} is out of bounds; expected {allowed}.")
+        raise OptionError(f"{name} is {number}; expected {allowed}.")
     return number
 
 

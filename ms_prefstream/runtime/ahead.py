@@ -11,7 +11,7 @@ from ms_prefstream.errors import RowError
 from ms_prefstream.formats.record import Record
 from ms_prefstream.runtime.loader import Loaded
 from ms_prefstream.runtime.pool import CHUNK, LoaderPool
-from ms_prefstream.runtime.records import Records
+from ms_prefstream.runtime.records import RecordAccess
 from ms_prefstream.tasks.sample import Ready
 
 Unit = TypeVar("Unit", bound=Hashable)
@@ -43,7 +43,7 @@ class Ahead:
             not to be hinted at.
     """
 
-    def __init__(self, pool: LoaderPool, records: Records | None = None) -> None:
+    def __init__(self, pool: LoaderPool, records: RecordAccess | None = None) -> None:
         self._pool = pool
         self._records = records
         self._enough = _CHUNKS_AHEAD * CHUNK * pool.workers  # rows

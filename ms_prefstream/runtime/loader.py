@@ -16,7 +16,7 @@ from ms_prefstream.encode.fit import Flat
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
 from ms_prefstream.runtime.collector import collector_paused
-from ms_prefstream.runtime.records import Records
+from ms_prefstream.runtime.records import RecordAccess
 from ms_prefstream.tasks.base import Sampler, Task
 from ms_prefstream.tasks.sample import Ids, Ready, Sample, Span
 
@@ -52,7 +52,7 @@ class SampleLoader:
     """
 
     def __init__(
-        self, records: Records | None, task: Task, sampler: Sampler, encoder: ConversationEncoder | None
+        self, records: RecordAccess | None, task: Task, sampler: Sampler, encoder: ConversationEncoder | None
     ) -> None:
         self._records = records
         self._task = task

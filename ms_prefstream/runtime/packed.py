@@ -33,7 +33,7 @@ class PackLedger(Protocol):
         rows that were left out and those that came again."""
 
 
-class _ShardWindow(NamedTuple):
+class _PackedShardWindow(NamedTuple):
     """One logical shard's window, packed.
 
     Attributes:
@@ -79,7 +79,7 @@ class PackedSteps:
         self._hint = None if plan.options.one_pass else getattr(loader, "hint", None)
         self._ledger = ledger
         self._collate = collate
-        self._windows: OrderedDict[tuple[int, int], list[_ShardWindow]] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int], list[_PackedShardWindow]] = OrderedDict()
         self._lock = threading.RLock()
 
     def __getitem__(self, step: int) -> Batch:
@@ -104,7 +104,7 @@ class PackedSteps:
         with self._lock:
             return [shard.rows[places] for shard, places in self._places(epoch, step)]
 
-    def _places(self, epoch: int, step: int) -> list[tuple[_ShardWindow, NDArray[np.int64]]]:
+    def _places(self, epoch: int, step: int) -> list[tuple[_PackedShardWindow, NDArray[np.int64]]]:
         """For each packed row of the step: its shard's window, and the places of its samples there."""
         window, inside = self.plan.locate(step)
         share = self.plan.options.shard_batch
@@ -124,7 +124,7 @@ class PackedSteps:
             packs = shard.packs
             self._ledger.packed(packs.made, steps * self.plan.options.shard_batch, packs.left_out, packs.repeats)
 
-    def _window(self, epoch: int, window: int) -> list[_ShardWindow]:
+    def _window(self, epoch: int, window: int) -> list[_PackedShardWindow]:
         key = (epoch, window)
         if key not in self._windows:
             while len(self._windows) >= WINDOWS_KEPT:
@@ -133,7 +133,7 @@ class PackedSteps:
         self._windows.move_to_end(key)
         return self._windows[key]
 
-    def _load(self, epoch: int, window: int) -> list[_ShardWindow]:
+    def _load(self, epoch: int, window: int) -> list[_PackedShardWindow]:
         number = epoch * self.plan.windows_per_epoch + window
         if self._hint is not None:
             self._hint(itertools.count(number), self._window_rows)
@@ -150,7 +150,7 @@ class PackedSteps:
                 raise self._ledger.nothing_left(len(rows))
             kept = [sample for sample in mine if sample is not None]
             sizes = np.array([sample_tokens(sample) for sample in kept], np.int64)
-            packed.append(_ShardWindow(rows[good], kept, self.plan.pack(sizes, epoch, window, shard)))
+            packed.append(_PackedShardWindow(rows[good], kept, self.plan.pack(sizes, epoch, window, shard)))
         return packed
 
     def _window_rows(self, window: int) -> list[int]:

@@ -9,7 +9,7 @@ from ms_prefstream.encode.build import build_encoder
 from ms_prefstream.encode.fit import Flat
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.runtime.loader import SampleLoader
-from ms_prefstream.runtime.records import Records
+from ms_prefstream.runtime.records import RecordAccess
 from ms_prefstream.tasks import Task
 from ms_prefstream.tasks.sample import Sample
 
@@ -28,7 +28,7 @@ class Recipe:
         ready: Whether the records are samples already, so that there is nothing to make.
     """
 
-    records: Records | None
+    records: RecordAccess | None
     task: Task
     tokenizer: Tokenizer | None
     template: str | None = "auto"

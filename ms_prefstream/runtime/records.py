@@ -12,8 +12,8 @@ from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.tasks.sample import Ready
 
 
-class Records(Protocol):
-    """Records by row id."""
+class RecordAccess(Protocol):
+    """RecordAccess by row id."""
 
     def __len__(self) -> int: ...
 

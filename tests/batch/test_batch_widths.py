@@ -96,11 +96,11 @@ def test_widths_are_closed_and_sufficient_and_never_one_too_wide(max_length, len
 
 
 WRONG = [
-    (Pad, {"batch_size": 0}, "Pad: batch_size is 0; it must be a whole number of at least 1"),
-    (Pad, {"batch_size": -3}, "Pad: batch_size is -3; it must be"),
-    (Pad, {"batch_size": True}, "Pad: batch_size is True; .* not a truth value"),
-    (Pad, {"batch_size": np.bool_(True)}, "not a truth value"),
-    (Pad, {"batch_size": 8.0}, r"Pad: batch_size is 8.0 \(float\); it must be a whole number"),
+    (Pad, {"batch_size": 0}, "Pad: batch_size is 0; expected a whole number of at least 1"),
+    (Pad, {"batch_size": -3}, "Pad: batch_size is -3; expected"),
+    (Pad, {"batch_size": True}, "Pad: batch_size is True \\(bool\\); expected"),
+    (Pad, {"batch_size": np.bool_(True)}, "expected a whole number"),
+    (Pad, {"batch_size": 8.0}, r"Pad: batch_size is 8.0 \(float\); expected a whole number"),
     (Pad, {"batch_size": "8"}, r"Pad: batch_size is '8' \(str\)"),
     (Pad, {"batch_size": None}, r"Pad: batch_size is None"),
     (Pad, {"batch_size": 8, "length": 0}, "Pad: length is 0"),
@@ -109,7 +109,7 @@ WRONG = [
     (Bucket, {"batch_size": True}, "Bucket: batch_size is True"),
     (Bucket, {"batch_size": 8, "multiple_of": 0}, "Bucket: multiple_of is 0"),
     (Bucket, {"batch_size": 8, "multiple_of": True}, "Bucket: multiple_of is True"),
-    (Bucket, {"batch_size": 8, "extra": -1}, "Bucket: extra is -1; it must be a whole number of at least 0"),
+    (Bucket, {"batch_size": 8, "extra": -1}, "Bucket: extra is -1; expected a whole number of at least 0"),
     (Bucket, {"batch_size": 8, "extra": False}, "Bucket: extra is False"),
     (Bucket, {"batch_size": 8, "max_shapes": 0}, "Bucket: max_shapes is 0"),
     (Bucket, {"batch_size": 8, "max_shapes": 2, "round_to": 0}, "Bucket: round_to is 0"),

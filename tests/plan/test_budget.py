@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_said() -> None:
     plan = BudgetPlan(OPTIONS, lengths_of(1000))
     with pytest.raises(OptionError, match=r"num_shards=2 does not divide logical_shards=1"):
         plan.rows(0, 0, 0, 2)
-    with pytest.raises(OptionError, match=r"step=\d+ .* 0\.\."):
+    with pytest.raises(OptionError, match=r"step is \d+.* 0\.\."):
         plan.rows(0, plan.steps_per_epoch, 0, 1)
 
 

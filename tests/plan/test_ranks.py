@@ -31,7 +31,7 @@ def test_one_shard_for_each_rank_unless_said() -> None:
         ({"num_shards": 0, "shard_id": 0}, r"num_shards=0 .* at least 1"),
         ({"num_shards": 2, "shard_id": 2}, r"shard_id=2 .* 0\.\.1"),
         ({"num_shards": 2, "shard_id": -1}, r"shard_id=-1 .* 0\.\.1"),
-        ({"num_shards": 2, "shard_id": 0.5}, r"shard_id=0.5 is a float"),
+        ({"num_shards": 2, "shard_id": 0.5}, r"shard_id is 0.5"),
         ({"logical_shards": 0}, r"logical_shards=0 .* at least 1"),
         ({"num_shards": 3, "shard_id": 0, "logical_shards": 8}, r"num_shards=3 .*logical_shards=8.*2 or 4 ranks.*=9\."),
         ({"num_shards": 16, "shard_id": 0, "logical_shards": 8}, r"Run on 8 ranks.*logical_shards=16"),

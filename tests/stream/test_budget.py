@@ -189,7 +189,7 @@ def test_what_cannot_be_planned_is_refused(case: str, path: pathlib.Path) -> Non
     [
         ({}, "neither batch_size nor max_tokens is given"),
         ({"batch_size": 8, "max_tokens": 800}, "batch_size is 8 and max_tokens is 800; each of them decides"),
-        ({"max_tokens": 0}, "max_tokens is 0; it must be a whole number of at least 1"),
+        ({"max_tokens": 0}, "max_tokens is 0; expected a whole number of at least 1"),
         ({"max_tokens": True}, "max_tokens is True"),
         ({"max_tokens": 1e4}, "max_tokens is 10000.0"),
     ],

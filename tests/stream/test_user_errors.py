@@ -113,12 +113,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
     "large batch": ({"batching": mps.Pad(9)}, OptionError, r"rows=8 is less than one global batch .* at most 8 rows"),
     # Order, ranks and the rest
     "shuffle": ({"shuffle": "x"}, OptionError, r"shuffle='x' is not allowed; expected True, False or 'window'"),
-    "seed": ({"seed": -1}, OptionError, r"seed=-1 is out of bounds; expected"),
-    "window": ({"window": 0}, OptionError, r"window=0 is out of bounds; expected a whole number of at least 1"),
+    "seed": ({"seed": -1}, OptionError, r"seed is -1; expected"),
+    "window": ({"window": 0}, OptionError, r"window is 0; expected a whole number of at least 1"),
     "drop_remainder": ({"drop_remainder": 1}, OptionError, r"drop_remainder=1 is not allowed; expected True or False"),
     "longest_first": ({"longest_first": "x"}, OptionError, r"longest_first='x' is not allowed; expected True or False"),
     "num_shards alone": ({"num_shards": 2}, OptionError, r"num_shards is given without shard_id\. Give both"),
-    "shard_id": ({"num_shards": 2, "shard_id": 2}, OptionError, r"shard_id=2 is out of bounds; expected .* 0\.\.1"),
+    "shard_id": ({"num_shards": 2, "shard_id": 2}, OptionError, r"shard_id is 2; expected .* 0\.\.1"),
     "logical_shards": ({"logical_shards": 3}, OptionError, r"not a multiple of logical_shards=3\. Use a batch_size"),
     "world": (
         {"num_shards": 3, "shard_id": 0, "logical_shards": 4},

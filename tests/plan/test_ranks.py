@@ -28,11 +28,11 @@ def test_one_shard_for_each_rank_unless_said() -> None:
     [
         ({"num_shards": 2}, r"num_shards is given without shard_id"),
         ({"shard_id": 0}, r"shard_id is given without num_shards"),
-        ({"num_shards": 0, "shard_id": 0}, r"num_shards=0 .* at least 1"),
-        ({"num_shards": 2, "shard_id": 2}, r"shard_id=2 .* 0\.\.1"),
-        ({"num_shards": 2, "shard_id": -1}, r"shard_id=-1 .* 0\.\.1"),
+        ({"num_shards": 0, "shard_id": 0}, r"num_shards is 0.* at least 1"),
+        ({"num_shards": 2, "shard_id": 2}, r"shard_id is 2.* 0\.\.1"),
+        ({"num_shards": 2, "shard_id": -1}, r"shard_id is -1.* 0\.\.1"),
         ({"num_shards": 2, "shard_id": 0.5}, r"shard_id is 0.5"),
-        ({"logical_shards": 0}, r"logical_shards=0 .* at least 1"),
+        ({"logical_shards": 0}, r"logical_shards is 0.* at least 1"),
         ({"num_shards": 3, "shard_id": 0, "logical_shards": 8}, r"num_shards=3 .*logical_shards=8.*2 or 4 ranks.*=9\."),
         ({"num_shards": 16, "shard_id": 0, "logical_shards": 8}, r"Run on 8 ranks.*logical_shards=16"),
     ],
@@ -49,5 +49,5 @@ def test_global_batch_and_back() -> None:
         Ranks(4, 0, 8).global_batch(3)
     with pytest.raises(OptionError, match=r"num_shards=4 does not divide global_batch=30.*3 or 5 ranks"):
         Ranks(4, 0, 8).batch_size(30)
-    with pytest.raises(OptionError, match="batch_size=0"):
+    with pytest.raises(OptionError, match="batch_size is 0"):
         Ranks().global_batch(0)

@@ -217,8 +217,8 @@ def test_a_step_of_a_large_mixture_costs_milliseconds() -> None:
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        ({"sizes": (3, 0), "weights": (1, 1)}, "size of a part=0"),
-        ({"sizes": (3, 2), "weights": (1, 0)}, "weight=0"),
+        ({"sizes": (3, 0), "weights": (1, 1)}, "size of a part is 0"),
+        ({"sizes": (3, 2), "weights": (1, 0)}, "weight is 0"),
         ({"sizes": (3, 2), "weights": (1,)}, "1 weights for 2 parts"),
         ({"sizes": (), "weights": ()}, "0 weights for 0 parts"),
         ({"sizes": (3, 2), "weights": (1, 1), "stop": "last"}, "stop='last'"),

@@ -236,7 +236,7 @@ def test_what_is_not_there_is_said() -> None:
         plan.rows(0, 10, 0, 1)
     with pytest.raises(OptionError, match=r"step is -1.* 0\.\.9"):
         plan.locate(-1)
-    with pytest.raises(OptionError, match=r"epoch=-1"):
+    with pytest.raises(OptionError, match=r"epoch is -1"):
         plan.rows(-1, 0, 0, 1)
     with pytest.raises(OptionError, match=r"window is 3.* 0\.\.2"):
         plan.steps_in(3)

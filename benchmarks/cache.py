@@ -119,7 +119,7 @@ def random_access(rows: int, folder: pathlib.Path) -> None:
 
 def stream_length(out: pathlib.Path) -> int:
     """The task's length that a cache was written with."""
-    from ms_prefstream.cache.manifest import read_manifest
+    from ms_prefstream.mindrecord.manifest import read_manifest
 
     return int(read_manifest(str(out)).about["task"]["max_length"])
 

@@ -18,12 +18,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.batch.packed import PackedLayout
+from ms_prefstream.batch.layouts.packed import PackedLayout
 from ms_prefstream.plan import PlanOptions
-from ms_prefstream.plan.fill import pack_rows
-from ms_prefstream.plan.packed import PackedPlan
-from ms_prefstream.plan.packed_windows import PackedWindows, steps_for
-from ms_prefstream.tasks.sample import Sample, Sequence
+from ms_prefstream.plan.bin_packing import pack_rows
+from ms_prefstream.plan.packed import PackedPlan, PackedWindows, steps_for
+from ms_prefstream.sample import Sample, Sequence
 
 Sizes = NDArray[np.int32]
 MOST = 63  # pairs in a row with max_segments=128

@@ -21,7 +21,7 @@ from common import Figure, arguments, show
 from numpy.typing import NDArray
 
 import ms_prefstream as mps
-from ms_prefstream.batch.shapes import best_widths
+from ms_prefstream.batch.best_widths import best_widths
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 
 ROUND_TO = 16

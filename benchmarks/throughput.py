@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 from common import Figure, arguments, repeated_rows, show
 
 import ms_prefstream as mps
-from ms_prefstream.adapters.mindspore import Batch, to_dataset
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.formats import resolve_format
 from ms_prefstream.formats.record import Pair
+from ms_prefstream.mindspore.dataset import to_dataset
+from ms_prefstream.sample import Batch
 from ms_prefstream.sources import open_source
 
 if TYPE_CHECKING:

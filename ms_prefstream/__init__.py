@@ -1,7 +1,5 @@
 """Streaming preference data for MindSpore: reward, DPO and RLHF batches without an offline conversion step."""
 
-from ms_prefstream import formats
-from ms_prefstream.adapters.checkpoint import StreamCheckpoint, load_state
 from ms_prefstream.batch import Bucket, Pack, Pad, causal_mask
 from ms_prefstream.cache.write import write_cache
 from ms_prefstream.errors import (
@@ -16,7 +14,8 @@ from ms_prefstream.errors import (
     TemplateError,
     TokenizerError,
 )
-from ms_prefstream.report.inspect import encode  # the function; the folder of that name is imported by its modules
+from ms_prefstream.inspection import encode  # the function; the folder of that name is imported by its modules
+from ms_prefstream.mindspore.checkpoint import StreamCheckpoint, load_state
 from ms_prefstream.sources.follow import follow
 from ms_prefstream.sources.mix import Part, mix
 from ms_prefstream.sources.read import read

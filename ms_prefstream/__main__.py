@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ms_prefstream.cli import main
+from ms_prefstream.cli.main import main
 
 main()

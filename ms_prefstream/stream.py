@@ -10,36 +10,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.adapters.columns import select_columns
-from ms_prefstream.adapters.communication import known_ranks
-from ms_prefstream.adapters.mindspore import to_dataset
 from ms_prefstream.batch import Bucket, Layout, Pack, PackedLayout, Pad, make_layout
-from ms_prefstream.cache.reading import caches_in, check_cache, encoding_of, has_reference, only_caches, tokenizer_of
+from ms_prefstream.batch.best_widths import batch_maxima
+from ms_prefstream.cache.compatibility import check_cache, encoding_of, has_reference, tokenizer_of
+from ms_prefstream.checks import check_made, whole_number
 from ms_prefstream.encode.build import fingerprint_of, template_text
-from ms_prefstream.encode.pad_id import choose_pad_id
-from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
+from ms_prefstream.encode.tokenizer import Tokenizer, choose_pad_id, load_tokenizer
 from ms_prefstream.errors import OptionError, SourceError, StateError
 from ms_prefstream.lengths import LengthIndex
+from ms_prefstream.load.loader import Recipe
+from ms_prefstream.load.records import formats_of
+from ms_prefstream.mindspore.dataset import to_dataset
+from ms_prefstream.mindspore.ranks import known_ranks
 from ms_prefstream.plan import BudgetOptions, Ranks
-from ms_prefstream.plan.check import check_made, whole_number
-from ms_prefstream.plan.maxima import batch_maxima
 from ms_prefstream.plan.state import State, check_state, make_state
-from ms_prefstream.report.quarantine import Quarantine
+from ms_prefstream.report.bad_rows import Quarantine
 from ms_prefstream.report.report import Report
-from ms_prefstream.runtime.collate import Collate, CollatePacks
-from ms_prefstream.runtime.counting import check_steps_per_epoch
-from ms_prefstream.runtime.material import Material
-from ms_prefstream.runtime.mixed import formats_of
-from ms_prefstream.runtime.onepass import OnePassSteps
-from ms_prefstream.runtime.opening import Opening, Order, Steps
-from ms_prefstream.runtime.probe import key_lengths
-from ms_prefstream.runtime.recipe import Recipe
-from ms_prefstream.runtime.rows import Rows
-from ms_prefstream.runtime.steps import Batch
+from ms_prefstream.sample import Batch
 from ms_prefstream.sources import open_source
+from ms_prefstream.sources.cached import caches_in, only_caches
 from ms_prefstream.sources.mix import Mix
+from ms_prefstream.steps.collate import Collate, CollatePacks, select_columns
+from ms_prefstream.steps.data import Material, Rows
+from ms_prefstream.steps.one_pass import OnePassSteps
+from ms_prefstream.steps.open import Opening, Order, Steps, check_steps_per_epoch, key_lengths
 from ms_prefstream.tasks import Task
-from ms_prefstream.tasks.room import check_room
+from ms_prefstream.tasks.base import check_room
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import ms_prefstream as mps
-from ms_prefstream import cli
+from ms_prefstream.cli import main
 from ms_prefstream.demo import data_path
 
 DPO = ["--task", "dpo", "--max-length", "320", "--tokenizer", "bytes"]
@@ -22,17 +22,17 @@ DPO = ["--task", "dpo", "--max-length", "320", "--tokenizer", "bytes"]
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["ms-prefstream", *words])
     try:
-        cli.main()
+        main.main()
     except SystemExit as leave:
         return int(leave.code or 0)
     return 0
 
 
 def test_help_names_every_command() -> None:
-    shown = CliRunner().invoke(cli.commands, ["--help"])
+    shown = CliRunner().invoke(main.commands, ["--help"])
     assert shown.exit_code == 0
-    assert {"demo", "bench", "index"} <= set(cli.commands.commands)
-    assert all(name in shown.output for name in cli.commands.commands)
+    assert {"demo", "bench", "index"} <= set(main.commands.commands)
+    assert all(name in shown.output for name in main.commands.commands)
 
 
 def test_the_module_is_the_command() -> None:
@@ -163,7 +163,7 @@ def test_cvalues_types_filter_rows(
 
 
 def test_options_are_the_python_names_with_dashes() -> None:
-    offered = {option.name for option in cli.commands.commands["bench"].params} | {"format"}  # --format is format_
+    offered = {option.name for option in main.commands.commands["bench"].params} | {"format"}  # --format is format_
     python = set(inspect.signature(mps.stream).parameters)
     of_objects = {"batching"}  # mps.Pad and the like: options of their own
     of_commands = {"index"}  # a command of that name writes it; one that lies beside the data is used
@@ -176,9 +176,9 @@ def test_options_are_the_python_names_with_dashes() -> None:
 
 @pytest.mark.parametrize(("words", "first"), [([], False), (["--no-shuffle"], True), (["--shuffle", "window"], False)])
 def test_shuffle_has_three_values(words: list[str], first: bool) -> None:
-    from ms_prefstream.cli_options import make_stream
+    from ms_prefstream.cli.options import make_stream
 
-    context = cli.commands.commands["bench"].make_context("bench", [str(data_path()), *DPO, "--pad", *words])
+    context = main.commands.commands["bench"].make_context("bench", [str(data_path()), *DPO, "--pad", *words])
     options = {name: value for name, value in context.params.items() if name not in ("source", "repeats")}
     rows = make_stream(context.params["source"], options).rows(0, 0).tolist()
     assert (rows == list(range(8))) is first

@@ -25,15 +25,13 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ms_prefstream.adapters.columns import select_columns
-from ms_prefstream.adapters.mindspore import to_dataset
-from ms_prefstream.adapters.pairing import check_pairing, listed
-from ms_prefstream.adapters.parallel_mode import shards
-from ms_prefstream.adapters.plain_keys import stream_from
-from ms_prefstream.adapters.samples import Samples
-from ms_prefstream.adapters.when_imported import when_imported
-from ms_prefstream.errors import OptionError
-from ms_prefstream.needed import needs
+from ms_prefstream.adapters.yaml_keys import stream_from
+from ms_prefstream.errors import OptionError, needs
+from ms_prefstream.mindspore.dataset import to_dataset
+from ms_prefstream.mindspore.samples import Samples
+from ms_prefstream.mindspore.trainer_checks import check_pairing, listed, shards
+from ms_prefstream.mindspore.trainer_hooks import when_imported
+from ms_prefstream.steps.collate import select_columns
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset

@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 from mindspore.train import Callback
 
-from ms_prefstream.adapters.checkpoint import replace_file
 from ms_prefstream.errors import OptionError
+from ms_prefstream.mindspore.checkpoint import replace_file
 
 
 class ReportCallback(Callback):  # type: ignore[misc]

@@ -5,13 +5,11 @@ registry in `layouts.py`. To add a batching rule: one file with a frozen datacla
 `width_for` (see `bucket.py`).
 """
 
-from ms_prefstream.batch.arrays import Batch
-from ms_prefstream.batch.bucket import Bucket
-from ms_prefstream.batch.causal import causal_mask
-from ms_prefstream.batch.layout import Layout
-from ms_prefstream.batch.layouts import LAYOUT_NAMES, make_layout
+from ms_prefstream.batch.layouts.base import Layout
+from ms_prefstream.batch.layouts.packed import PackedLayout, causal_mask
+from ms_prefstream.batch.layouts.registry import LAYOUT_NAMES, make_layout
 from ms_prefstream.batch.pack import Pack
-from ms_prefstream.batch.packed import PackedLayout
-from ms_prefstream.batch.pad import Pad
+from ms_prefstream.batch.padding import Bucket, Pad
+from ms_prefstream.sample import Batch
 
 __all__ = ["LAYOUT_NAMES", "Batch", "Bucket", "Layout", "Pack", "PackedLayout", "Pad", "causal_mask", "make_layout"]

@@ -7,10 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ms_prefstream.batch.packed import PackedLayout
-from ms_prefstream.batch.widths import smallest_width
+from ms_prefstream.batch.layouts.packed import PackedLayout
+from ms_prefstream.batch.padding import smallest_width
+from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import OptionError
-from ms_prefstream.plan.check import whole_number
 from ms_prefstream.tasks.base import Task
 
 _LAYOUTS = {"dpo": "paired", "reward": "reward_token", "rlhf": "rlhf"}

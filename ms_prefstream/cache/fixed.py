@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.batch import Layout, make_layout
-from ms_prefstream.cache.columns import Column
-from ms_prefstream.cache.encoding import Filled
 from ms_prefstream.errors import OptionError
+from ms_prefstream.mindrecord.schema import Column
+from ms_prefstream.mindrecord.writer import Filled
+from ms_prefstream.sample import Sample
 from ms_prefstream.tasks.base import Task
-from ms_prefstream.tasks.sample import Sample
 
 _REF = "_ref_logps"
 _UNIT = 16

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.batch import Bucket, Pack, Pad, make_layout
-from ms_prefstream.cache.files import guarded, note_of, write_whole
-from ms_prefstream.cache.manifest import Manifest, read_manifest, write_manifest
-from ms_prefstream.cache.ours import BEGINS, left_behind
+from ms_prefstream.cache.folder import BEGINS, left_behind
 from ms_prefstream.errors import OptionError, StateError
-from ms_prefstream.lengths.progress import Progress
-from ms_prefstream.sources.mindrecord import CachedRows, token_hash
+from ms_prefstream.mindrecord.files import guarded, note_of, write_whole
+from ms_prefstream.mindrecord.manifest import Manifest, read_manifest, write_manifest
+from ms_prefstream.progress import Progress
+from ms_prefstream.sample import Sample
+from ms_prefstream.sources.cached import CachedRows, token_hash
 from ms_prefstream.tasks.base import Task
-from ms_prefstream.tasks.sample import Sample
 
 Reference: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], tuple[Any, Any]]
 """A batch of the layout `paired` -> log-probabilities of both sides, (B,) each, summed over the loss mask."""

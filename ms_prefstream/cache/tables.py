@@ -9,19 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ms_prefstream.cache.columns import described
-from ms_prefstream.cache.files import FileNote, note_of, unwritable, write_whole
-from ms_prefstream.cache.job import Job
-from ms_prefstream.cache.manifest import LENGTHS, PLACES, Manifest
-from ms_prefstream.cache.pages import PLACE
-from ms_prefstream.cache.part import NOTES, PartDone
-from ms_prefstream.cache.workplace import Workplace
+from ms_prefstream.cache.folder import Workplace
+from ms_prefstream.cache.parts import NOTES, Job, PartDone
 from ms_prefstream.errors import NoUsableRowsError
-from ms_prefstream.lengths.layout import write_contents
-from ms_prefstream.lengths.measure import Measured
-from ms_prefstream.lengths.verdict import GOOD, REASONS
+from ms_prefstream.lengths.index import GOOD, REASONS, Measured
+from ms_prefstream.lengths.index_file import write_contents
+from ms_prefstream.mindrecord.files import FileNote, note_of, unwritable, write_whole
+from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest
+from ms_prefstream.mindrecord.reader import PLACE
+from ms_prefstream.mindrecord.schema import described
 from ms_prefstream.report.report import ORIGINS_KEPT
-from ms_prefstream.runtime.material import Material
+from ms_prefstream.steps.data import Material
 from ms_prefstream.version import VERSION
 
 

@@ -6,12 +6,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ms_prefstream.cache.files import FileNote, note_of
-from ms_prefstream.cache.manifest import MANIFEST, Manifest, read_manifest
-from ms_prefstream.cache.pages import places_of
-from ms_prefstream.cache.sidecar import SIDECAR
-from ms_prefstream.cache.strangers import is_read, strangers
-from ms_prefstream.lengths.progress import Progress, Silent
+from ms_prefstream.mindrecord.files import FileNote, is_read, note_of, strangers
+from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, read_manifest
+from ms_prefstream.mindrecord.reader import SIDECAR, places_of
+from ms_prefstream.progress import Progress, Silent
 
 
 @dataclass(frozen=True)

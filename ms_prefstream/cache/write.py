@@ -4,45 +4,196 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from ms_prefstream.batch import Pad
-from ms_prefstream.cache.engines import Engine, check_engine, open_engine
-from ms_prefstream.cache.feed import Range, can_go_on, check_material, contents, ranges
-from ms_prefstream.cache.job import ROWS_PER_PART, Job
-from ms_prefstream.cache.manifest import Manifest, without_reference
-from ms_prefstream.cache.part import PartDone, PartTask
-from ms_prefstream.cache.reading import carried
+from ms_prefstream.cache.compatibility import carried, has_samples
+from ms_prefstream.cache.folder import REFERENCE, WorkFolder, Workplace
+from ms_prefstream.cache.parts import ROWS_PER_PART, Job, PartDone, PartTask, write_part
+from ms_prefstream.cache.ray import RayEngine
 from ms_prefstream.cache.reference import Reference, ReferencePass, check_reference
-from ms_prefstream.cache.same import has_samples
 from ms_prefstream.cache.tables import merged
-from ms_prefstream.cache.work_folder import REFERENCE, WorkFolder
-from ms_prefstream.cache.workplace import Workplace
-from ms_prefstream.errors import NoUsableRowsError, OptionError
+from ms_prefstream.checks import check_made
+from ms_prefstream.errors import NoUsableRowsError, OptionError, SourceError
 from ms_prefstream.lengths import progress_on
-from ms_prefstream.lengths.progress import Progress, Silent
-from ms_prefstream.lengths.verdict import GOOD
-from ms_prefstream.plan.check import check_made
+from ms_prefstream.lengths.index import GOOD
+from ms_prefstream.load.records import MixedRecords
+from ms_prefstream.load.workers.pool import LoaderPool
+from ms_prefstream.mindrecord.manifest import Manifest, without_reference
+from ms_prefstream.progress import Progress, Silent
+from ms_prefstream.report.bad_rows import Ledger
 from ms_prefstream.report.report import ORIGINS_KEPT
-from ms_prefstream.runtime.ledger import Ledger
-from ms_prefstream.runtime.loader import Loaded
-from ms_prefstream.runtime.material import Material
-from ms_prefstream.sources.mindrecord import CachedRows
+from ms_prefstream.sample import Loaded
+from ms_prefstream.sources.cached import CachedRows
+from ms_prefstream.sources.content_hash import whole_hash
+from ms_prefstream.sources.mix import Mix
+from ms_prefstream.steps.data import Material
+from ms_prefstream.tasks import Task
 from ms_prefstream.version import VERSION
 
-if TYPE_CHECKING:
-    from ms_prefstream.stream import Stream
+
+class CacheableStream(Protocol):
+    """A stream, as far as writing its samples needs it."""
+
+    task: Task
+    batching: Any
+
+    @property
+    def pad_token_id(self) -> int: ...
+
+    def material(self) -> Material: ...
+
+
+Found = tuple[str, Any, Any]
+"""Origin, raw row and record of a row that was read from the front."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The rows of one part.
+
+    Attributes:
+        number: Which part.
+        first: Its first row id.
+        count: Its rows.
+        found: The rows themselves where they are read from the front.
+    """
+
+    number: int
+    first: int
+    count: int
+    found: list[Found] | None = None
+
+    def task(self, job: Job, folder: str) -> PartTask:
+        """What a worker is told."""
+        records = None if self.found is None else [record for _, _, record in self.found]
+        return PartTask(job, self.number, self.first, self.count, folder, records)
+
+
+def check_material(material: Material) -> None:
+    """Refuse sources that have no fixed rows.
+
+    Raises:
+        SourceError: A mix, or a source whose rows go on.
+    """
+    if isinstance(material.source, Mix) or isinstance(material.records, MixedRecords):
+        raise SourceError(
+            "a mix has other rows in each epoch, so it cannot be written to a cache. Write each part to a cache of its "
+            "own and mix these: mps.mix([(cache_a, 2), (cache_b, 1)])."
+        )
+    if material.front is not None and material.front.continues:
+        raise SourceError(
+            f"{material.front.name} is still being written, so a cache of it would never be whole. Write the cache "
+            "when the file is finished."
+        )
+
+
+def can_go_on(material: Material) -> bool:
+    """Whether the finished parts of an interrupted run hold the same rows, by what fingerprint and `contents` prove."""
+    return material.records is not None or bool(getattr(material.source, "paths", ()))
+
+
+def contents(material: Material) -> str | None:
+    """A hash of all rows, where the fingerprint looks at samples: parts of one cache come from one state of them.
+
+    None if the fingerprint says as much, or if every run begins at the front.
+    """
+    return whole_hash(material.source) if can_go_on(material) else None
+
+
+def ranges(material: Material, rows_per_part: int, done: Callable[[int], PartDone | None]) -> Iterator[Range]:
+    """The parts that must be written, in order; of those that are finished nothing is read if that is possible.
+
+    Args:
+        material: The source.
+        rows_per_part: Rows of a part; the last one has the rest.
+        done: What is known of a part that is finished.
+    """
+    if material.records is not None:
+        total = len(material.records)
+        for number, first in enumerate(range(0, total, rows_per_part)):
+            if done(number) is None:
+                yield Range(number, first, min(rows_per_part, total - first))
+        return
+    assert material.front is not None  # one of the two
+    number = 0
+    while (known := done(number)) is not None:
+        if len(known.verdict) < rows_per_part:
+            return  # a short part is the last one
+        number += 1
+    rows = material.front.start(number * rows_per_part)
+    while found := list(itertools.islice(rows, rows_per_part)):
+        known = done(number)
+        if known is None or len(known.verdict) != len(found):
+            yield Range(number, number * rows_per_part, len(found), found)
+        number += 1
+
+
+ENGINES = ("local", "ray")
+
+
+class Engine(Protocol):
+    """Writes parts."""
+
+    def run(self, tasks: Iterable[PartTask]) -> Iterator[PartDone]:
+        """The parts, in order."""
+
+    def close(self) -> None:
+        """End the processes."""
+
+
+class LocalEngine:
+    """Parts written one after the other in this process, or by worker processes.
+
+    Args:
+        material: The source and what its rows become.
+        workers: Processes; 0 for none.
+    """
+
+    def __init__(self, material: Material, workers: int) -> None:
+        self._loader = material.loader
+        self._pool = LoaderPool(material.recipe, workers, material.loader) if workers != 0 else None
+
+    def run(self, tasks: Iterable[PartTask]) -> Iterator[PartDone]:
+        """See `Engine`."""
+        if self._pool is None:
+            return (write_part(self._loader, task) for task in tasks)
+        return self._pool.calls(write_part, tasks)
+
+    def close(self) -> None:
+        """See `Engine`."""
+        if self._pool is not None:
+            self._pool.close()
+
+
+def check_engine(name: str, address: str | None) -> None:
+    """Refuse an unknown engine, or an address without its engine.
+
+    Raises:
+        OptionError: Names what is allowed.
+    """
+    if name not in ENGINES:
+        raise OptionError(f"engine is {name!r}; expected one of {', '.join(map(repr, ENGINES))}.")
+    if address is not None and name != "ray":
+        raise OptionError(f"ray_address is {address!r}, but engine is {name!r}. Pass engine='ray', or leave it out.")
+
+
+def open_engine(name: str, address: str | None, material: Material, workers: int) -> Engine:
+    """The engine with that name."""
+    return RayEngine(material, workers, address) if name == "ray" else LocalEngine(material, workers)
 
 
 def write_cache(
-    stream: Stream,
+    stream: CacheableStream,
     out: str | os.PathLike[str],
     *,
     layout: str = "ragged",

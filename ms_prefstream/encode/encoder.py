@@ -10,16 +10,66 @@ from itertools import takewhile
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.encode.backends.limits import check_text
+from ms_prefstream.encode.backends.base import Place, TextEncoder
+from ms_prefstream.encode.backends.unicode import check_text
 from ms_prefstream.encode.layout import Unit, merged
-from ms_prefstream.encode.offsets import tokens_before, tokens_until
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.template import LaidOut, Template
-from ms_prefstream.encode.text import Place, TextEncoder
-from ms_prefstream.encode.texts import Texts
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair
-from ms_prefstream.tasks.sample import Ids, Span
+from ms_prefstream.sample import Ids, Span
+
+
+class Texts:
+    """A batch of texts; a ticket is an index into what `encode` returns."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._by_place: dict[Place, dict[str, int]] = {}  # text -> ticket
+        self._place: Place | None = None  # the place of the last text, and what waits there
+        self._known: dict[str, int] = {}
+
+    def add(self, text: str, place: Place) -> int:
+        """The ticket of a text at a place."""
+        if place is not self._place:
+            self._place = place
+            self._known = self._by_place.setdefault(place, {})
+        ticket = self._known.setdefault(text, self._size)
+        if ticket == self._size:
+            self._size += 1
+        return ticket
+
+    def encode(self, encoder: TextEncoder) -> list[Ids]:
+        """The ids of every ticket."""
+        if len(self._by_place) == 1:
+            return encoder.encode(list(self._known), self._place or Place.START)
+        results: list[Ids] = [np.empty(0, np.int32)] * self._size
+        for place, tickets in self._by_place.items():
+            for ticket, ids in zip(tickets.values(), encoder.encode(list(tickets), place), strict=True):
+                results[ticket] = ids
+        return results
+
+
+def tokens_before(starts: NDArray[np.int64], border: int, at_least: int = 0) -> int:
+    """How many tokens end at or before a character offset.
+
+    Args:
+        starts: (n + 1,) where tokens begin, -1 inside a character.
+        border: The offset.
+        at_least: A number of tokens that are known to lie before it. It decides where the border falls into
+            characters that are split over several tokens, about which the offsets say nothing.
+    """
+    behind = tokens_until(starts, border)
+    if starts[behind] == border:
+        return behind
+    first = int(np.flatnonzero((starts >= 0) & (starts < border))[-1])  # the last token known to begin before it
+    return max(first, min(at_least, behind - 1))
+
+
+def tokens_until(starts: NDArray[np.int64], border: int) -> int:
+    """How many tokens begin before a character offset."""
+    return int(np.flatnonzero(starts >= border)[0])
+
 
 _NONE = np.empty(0, np.int32)
 _SPACES = " \n\t\u3000"  # what a normaliser may trim

@@ -19,8 +19,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from ms_prefstream.encode.formatted import braces, percent
-from ms_prefstream.encode.track import Tracked, joined, looks
+from ms_prefstream.encode.tracked_text import Tracked, braces, joined, looks, percent
 from ms_prefstream.errors import TemplateError
 
 

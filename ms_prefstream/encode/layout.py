@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ms_prefstream.encode.text import Place, TextEncoder
-from ms_prefstream.encode.track import Edits
-from ms_prefstream.tasks.sample import Ids, Span
+from ms_prefstream.encode.backends.base import Place, TextEncoder
+from ms_prefstream.encode.tracked_text import Edits
+from ms_prefstream.sample import Ids, Span
 
 
 class Kind(enum.IntEnum):

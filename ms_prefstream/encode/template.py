@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from ms_prefstream.encode.anatomy import Anatomy
-from ms_prefstream.encode.dissect import Dissector, placeholders
+from ms_prefstream.encode.dissect import Anatomy, Dissector, placeholders
 from ms_prefstream.encode.jinja import TemplateRefusal, renderer
 from ms_prefstream.encode.layout import Kind, Layout, Piece, build_layout
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.encode.track import Run, Sight, Tracked, edited, plain
+from ms_prefstream.encode.tracked_text import Run, Sight, Tracked, edited, plain
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Message, Messages
 

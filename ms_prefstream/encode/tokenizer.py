@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import pathlib
 from typing import Any
 
 from ms_prefstream.encode.backends.base import Tokenizer
-from ms_prefstream.encode.backends.files import ACCEPTED, find_files, read_bytes
+from ms_prefstream.encode.backends.tokenizer_files import ACCEPTED, find_files, read_bytes
 from ms_prefstream.errors import OptionError, TokenizerError
 
 __all__ = ["BACKENDS", "Tokenizer", "load_tokenizer"]
@@ -42,7 +43,7 @@ def load_tokenizer(tokenizer: Any, backend: str = "auto") -> Tokenizer:
         if tokenizer == "bytes":
             return _bytes(backend)
         return _from_path(os.fspath(tokenizer), backend)
-    from ms_prefstream.encode.backends.objects import load_object, looks_like_tokenizer
+    from ms_prefstream.encode.backends.object_backend import load_object, looks_like_tokenizer
 
     if not looks_like_tokenizer(tokenizer):
         raise TokenizerError(f"a {type(tokenizer).__name__} is not a tokenizer. {ACCEPTED}.")
@@ -50,7 +51,7 @@ def load_tokenizer(tokenizer: Any, backend: str = "auto") -> Tokenizer:
 
 
 def _bytes(backend: str) -> Tokenizer:
-    from ms_prefstream.encode.backends.byte_level import byte_tokenizer
+    from ms_prefstream.encode.backends.bytes_backend import byte_tokenizer
 
     if backend != "auto":
         raise TokenizerError(f"backend={backend!r} cannot be used for the tokenizer 'bytes'. Use backend='auto'.")
@@ -65,7 +66,7 @@ def _from_path(name: str, backend: str) -> Tokenizer:
         path = _named_in_yaml(path)
     files = find_files(path)
     if files.json_path is not None and backend != "sentencepiece":
-        from ms_prefstream.encode.backends.hf_load import load_hf
+        from ms_prefstream.encode.backends.load_hf import load_hf
 
         return load_hf(files.json_path, files, backend)
     if files.model_path is None:
@@ -77,7 +78,7 @@ def _from_path(name: str, backend: str) -> Tokenizer:
             f"backend={backend!r} needs a tokenizer.json, and {path} has none. Use backend='auto', or pass a directory "
             "with tokenizer.json."
         )
-    from ms_prefstream.encode.backends.spm_load import load_spm
+    from ms_prefstream.encode.backends.sentencepiece_backend import load_spm
 
     reason = "it was asked for" if backend == "sentencepiece" else "the tokenizer is a SentencePiece model"
     return load_spm(files.model_path, files, reason)
@@ -109,3 +110,34 @@ def _named_in_yaml(path: pathlib.Path) -> pathlib.Path:
                 if candidate.is_file():
                     return candidate
     return path.parent
+
+
+def choose_pad_id(given: int | None, tokenizer: Tokenizer | None) -> int:
+    """The id that is given, else the tokenizer's pad token, else a reserved one, else its end token.
+
+    Args:
+        given: The option `pad_token_id`.
+        tokenizer: None for rows that are already tokenized.
+
+    Raises:
+        OptionError: The id is none of the tokenizer's, or is missing for rows that are already tokenized.
+        TokenizerError: The tokenizer has none of these tokens.
+    """
+    if given is not None:
+        top = None if tokenizer is None else tokenizer.vocab_size - 1
+        number = isinstance(given, numbers.Integral) and not isinstance(given, bool)
+        if not number or given < 0 or (top is not None and given > top):
+            known = "" if top is None or tokenizer is None else f"; tokenizer {tokenizer.name} has the ids 0 to {top}"
+            raise OptionError(f"pad_token_id is {given!r}; expected the id of a token{known}.")
+        return int(given)
+    if tokenizer is None:
+        raise OptionError(
+            "tokenizer=None is for rows that are already tokenized, and these need pad_token_id, the id that arrays "
+            "are filled up with. Pass pad_token_id=<id>, or tokenizer= for rows with text."
+        )
+    for candidate in (tokenizer.pad_id, tokenizer.reserved_id(), tokenizer.eos_id):
+        if candidate is not None:
+            return candidate
+    raise TokenizerError(
+        f"tokenizer {tokenizer.name} has no pad, reserved or end token to pad with. Pass pad_token_id=<id>."
+    )

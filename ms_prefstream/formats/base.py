@@ -8,9 +8,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.fields import short
+from ms_prefstream.formats.messages import lead_with_system, tools_of
 from ms_prefstream.formats.record import Completion, Pair, Record
-from ms_prefstream.formats.tools import tools_of
-from ms_prefstream.formats.turns import lead_with_system
 
 Row: TypeAlias = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.formats.code_hash import code_hash
+from ms_prefstream.fingerprint import code_hash
 from ms_prefstream.formats.fields import short
 from ms_prefstream.formats.record import Record
 

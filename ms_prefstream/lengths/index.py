@@ -3,16 +3,158 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.lengths.summary import VerdictCount, count_verdicts, summary_text
-from ms_prefstream.lengths.verdict import GOOD, first_malformed
-from ms_prefstream.sources.files import hash_of
+from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.sample import Loaded
+
+GOOD = 0
+
+# Written into files: a number is never given to another reason, and a new reason gets a new number.
+CODES: dict[Reason, int] = {
+    Reason.BAD_JSON: 1,
+    Reason.MISSING_FIELD: 2,
+    Reason.BAD_TYPE: 3,
+    Reason.UNKNOWN_ROLE: 4,
+    Reason.SPECIAL_TOKEN: 5,
+    Reason.HISTORY_DIFFERS: 6,
+    Reason.AMBIGUOUS_FORMAT: 7,
+    Reason.ROW_TOO_LARGE: 8,
+    Reason.TEMPLATE_REFUSED: 9,
+    Reason.IDENTICAL: 64,
+    Reason.TIE: 65,
+    Reason.EMPTY_RESPONSE: 66,
+    Reason.NO_RESPONSE_TOKENS: 67,
+    Reason.IDENTICAL_AFTER_TRUNCATION: 68,
+    Reason.TOO_LONG: 69,
+}
+REASONS = {code: reason for reason, code in CODES.items()}
+
+_MALFORMED = np.array([code in REASONS and REASONS[code].malformed for code in range(256)])
+
+
+def first_malformed(verdict: NDArray[np.uint8]) -> int | None:
+    """The first row whose verdict is one that `on_bad_row` decides about; None if there is none.
+
+    Args:
+        verdict: (N,) uint8.
+    """
+    rows = np.flatnonzero(_MALFORMED[verdict])
+    return int(rows[0]) if rows.size else None
+
+
+FIRST_ROWS = 5  # per reason, as in `stream.report`
+
+
+class VerdictCount(NamedTuple):
+    """Bad rows of one reason.
+
+    Attributes:
+        reason: Why they do not become samples.
+        rows: How many there are.
+        share: Their share of all rows, 0 to 1.
+        first: The ids of the first few.
+    """
+
+    reason: Reason
+    rows: int
+    share: float
+    first: tuple[int, ...]
+
+
+def count_verdicts(verdict: NDArray[np.uint8]) -> tuple[VerdictCount, ...]:
+    """The bad rows by reason, most frequent first, then by the reasons' numbers.
+
+    Args:
+        verdict: (N,) uint8.
+    """
+    counts = np.bincount(verdict, minlength=256)
+    found = [
+        VerdictCount(
+            reason,
+            int(counts[code]),
+            int(counts[code]) / len(verdict),
+            tuple(np.flatnonzero(verdict == code)[:FIRST_ROWS].tolist()),
+        )
+        for code, reason in sorted(REASONS.items())
+        if counts[code]
+    ]
+    return tuple(sorted(found, key=lambda one: -one.rows))
+
+
+def summary_text(counts: Sequence[VerdictCount], rows: int, origin: Callable[[int], str] = "row {}".format) -> str:
+    """The counts as lines of text: ``too_long: 12 (0.60 %), first at train.jsonl:7, train.jsonl:31``."""
+    dropped = sum(one.rows for one in counts)
+    lines = [f"rows in the length index {rows:,}, dropped {dropped:,} ({100 * dropped / max(1, rows):.2f} %)"]
+    for one in counts:
+        lines.append(
+            f"  {one.reason}: {one.rows:,} ({100 * one.share:.2f} %), first at {', '.join(map(origin, one.first))}"
+        )
+    return "\n".join(lines)
+
+
+NO_KEY = -1
+
+
+class Measured(NamedTuple):
+    """Some rows, measured.
+
+    Attributes:
+        lengths: (n, 2) int32 tokens: of chosen and rejected; for RLHF of prompt and whole sequence. 0 for bad rows.
+        keys: (n,) int32, the length that rows are sorted by; -1 for bad rows.
+        verdict: (n,) uint8, 0 or the number of the reason.
+        errors: (position, error) of each bad row, without origins.
+    """
+
+    lengths: NDArray[np.int32]
+    keys: NDArray[np.int32]
+    verdict: NDArray[np.uint8]
+    errors: list[tuple[int, RowError]]
+
+
+class Loader(Protocol):
+    """Rows to samples, in order."""
+
+    def load(self, rows: Sequence[int]) -> list[Loaded]: ...
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A loader that can measure many chunks on its own, several at once."""
+
+    def measured(self, chunks: Iterable[range]) -> Iterator[Measured]:
+        """Each chunk of rows, measured, in order."""
+
+
+def measure(loaded: Sequence[Loaded]) -> Measured:
+    """The lengths and verdicts of loaded rows."""
+    lengths = np.zeros((len(loaded), 2), np.int32)
+    keys = np.full(len(loaded), NO_KEY, np.int32)
+    verdict = np.full(len(loaded), GOOD, np.uint8)
+    errors: list[tuple[int, RowError]] = []
+    for position, (sample, error, _) in enumerate(loaded):
+        if sample is None:
+            assert error is not None  # a row without sample says why
+            verdict[position] = CODES[error.reason]
+            errors.append((position, error))
+            continue
+        first = len(sample.sequences[0].ids if sample.prompt is None else sample.prompt)
+        lengths[position] = first, len(sample.sequences[-1].ids)
+        keys[position] = sample.length
+    return Measured(lengths, keys, verdict, errors)
+
+
+def measuring(loader: Loader) -> Callable[[Iterable[range]], Iterator[Measured]]:
+    """How a loader measures chunks of rows: by itself if it can, otherwise one after the other."""
+    if isinstance(loader, Measures):
+        return loader.measured
+    return lambda chunks: (measure(loader.load(chunk)) for chunk in chunks)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

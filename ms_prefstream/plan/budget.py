@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.checks import WORD, whole_number
 from ms_prefstream.errors import NoUsableRowsError, OptionError
-from ms_prefstream.plan.budget_options import BudgetOptions
-from ms_prefstream.plan.check import WORD, whole_number
-from ms_prefstream.plan.keys import Use, use_sequence
-from ms_prefstream.plan.permutation import KeyedPermutation
+from ms_prefstream.plan.options import BudgetOptions
 from ms_prefstream.plan.ranks import Ranks
+from ms_prefstream.plan.shuffle import KeyedPermutation, Use, use_sequence
 
 _BLOCK = 2**20  # rows that are looked at together
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ms_prefstream.checks import divisors_near, whole_number
 from ms_prefstream.errors import OptionError
-from ms_prefstream.plan.check import divisors_near, whole_number
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_prefstream.errors import StateError
-from ms_prefstream.plan.base import PLAN_VERSION
+from ms_prefstream.plan.options import PLAN_VERSION
 
 STATE_VERSION = 1
 

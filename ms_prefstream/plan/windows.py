@@ -2,14 +2,78 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.plan.check import WORD, whole_number
-from ms_prefstream.plan.keys import Use, epoch_sequence, keyed_order, window_sequence
-from ms_prefstream.plan.mixed import MixedOrder
+from ms_prefstream.checks import WORD, whole_number
+from ms_prefstream.errors import NoUsableRowsError
+from ms_prefstream.plan.mixture import MixedOrder
 from ms_prefstream.plan.options import PlanOptions
-from ms_prefstream.plan.permutation import KeyedPermutation
+from ms_prefstream.plan.ranks import Ranks
+from ms_prefstream.plan.shuffle import KeyedPermutation, Use, epoch_sequence, keyed_order, window_sequence
+
+
+class Arrangement(NamedTuple):
+    """How the slots of a shard's window become batches.
+
+    Attributes:
+        batches: (s, b) int64, the slots of each batch; every slot stands in exactly one.
+        filled_by: (s * b,) int64, the slot whose row each slot delivers: itself, or its stand-in.
+    """
+
+    batches: NDArray[np.int64]
+    filled_by: NDArray[np.int64]
+
+
+def arrange(
+    lengths: NDArray[np.integer[Any]], rows: NDArray[np.int64], batch_rows: int, *, sort: bool = True
+) -> Arrangement:
+    """Fills the slots of bad rows, sorts by length and cuts into batches.
+
+    The i-th bad slot, in window order, is filled by the i-th good slot in key order (length, then row id, ascending),
+    beginning again when there are more bad slots than good ones. Slots are then sorted by (length of the row that
+    fills them, planned row id).
+
+        lengths    9 -1  4  7     rows  30 10 20 40     batch_rows 2
+        filled_by  0  2  2  3     (slot 1 takes row 20, the shortest)
+        batches    [1 2] [3 0]    (lengths 4 4, 7 9)
+
+    Args:
+        lengths: (s * b,) key length of each slot's planned row, in window order; -1 where the row is bad.
+        rows: (s * b,) int64, the planned row ids.
+        batch_rows: b, the rows of a batch.
+        sort: Whether to sort; without it, batches are cut in window order.
+
+    Raises:
+        NoUsableRowsError: No slot has a good row.
+    """
+    if lengths.shape != rows.shape or rows.ndim != 1 or rows.size % batch_rows:
+        raise ValueError(f"{lengths.shape} lengths and {rows.shape} rows do not fill batches of {batch_rows}")
+    slots = np.arange(rows.size)
+    bad = lengths < 0
+    filled_by = slots.copy()
+    if bad.any():
+        filled_by[bad] = _stand_ins(lengths, rows, slots[~bad], int(bad.sum()))
+    order = np.lexsort((rows, lengths[filled_by])) if sort else slots
+    return Arrangement(batches=order.reshape(-1, batch_rows), filled_by=filled_by)
+
+
+def _stand_ins(
+    lengths: NDArray[np.integer[Any]], rows: NDArray[np.int64], good: NDArray[np.int64], wanted: int
+) -> NDArray[np.int64]:
+    """The first `wanted` good slots in key order, cyclically: (wanted,) int64."""
+    if not good.size:
+        shown = ", ".join(str(row) for row in rows[:5].tolist()) + (", …" if rows.size > 5 else "")
+        raise NoUsableRowsError(
+            f"All {rows.size} rows of one window of a logical shard were dropped (row ids {shown}), so no row is left "
+            "to stand in for them. Look at the reasons in stream.report; a larger window, fewer logical shards or a "
+            "length index (stream.build_index()) lets the run go on without these rows."
+        )
+    by_key = np.lexsort((rows[good], lengths[good]))
+    chosen: NDArray[np.int64] = good[by_key[np.arange(wanted) % good.size]]
+    return chosen
 
 
 class Windows:
@@ -151,3 +215,53 @@ class Windows:
 
 def _checked(epoch: int) -> int:
     return whole_number("epoch", epoch, 0, WORD)
+
+
+class WindowedPlan(Windows):
+    """Windows dealt out to logical shards; each shard's window is sorted on its own by the rank that owns it.
+
+    Position p of a window belongs to logical shard p % C, so every shard has the same number of rows in each window,
+    and a global step holds the same rows whatever the number of ranks. The path of a step:
+
+        window, inside = plan.locate(step)
+        batch = plan.batch_order(epoch, window)[inside]
+        for shard in Ranks(world, rank, C).shards:
+            rows = plan.shard_rows(epoch, window, shard)                # (s * b,)
+            batches, filled_by = plan.arrange(lengths_of(rows), rows)   # tokenises one window
+            rows[filled_by[batches[batch]]]                             # (b,) what this shard adds to the step
+
+    Args:
+        options: What to plan.
+    """
+
+    def shard_rows(self, epoch: int, window: int, shard: int) -> NDArray[np.int64]:
+        """The planned row ids of one logical shard in one window, (steps_in(window) * b,) int64, in window order."""
+        shards = self.options.logical_shards
+        shard = whole_number("shard", shard, 0, shards - 1)
+        count = self.steps_in(window) * self.options.shard_batch
+        return self.rows_at(epoch, self.window_start(window) + shard + shards * np.arange(count))
+
+    def arrange(self, lengths: NDArray[np.integer[Any]], rows: NDArray[np.int64]) -> Arrangement:
+        """The batches of one logical shard's window, bad rows replaced; see `arrangement.arrange`.
+
+        Args:
+            lengths: (s * b,) key lengths in window order; -1 where the row is bad.
+            rows: (s * b,) int64, what `shard_rows` gave.
+        """
+        return arrange(lengths, rows, self.options.shard_batch, sort=self.options.sorts)
+
+    def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64] | None:
+        """The planned row ids of a rank's step, (G / world,) int64; None when they depend on lengths.
+
+        Raises:
+            OptionError: There is no such step, or no such rank, or `world` does not divide the logical shards.
+        """
+        ranks = Ranks(world, rank, self.options.logical_shards)
+        window, inside = self.locate(step)
+        if self.options.sorts:
+            return None
+        batch = self.batch_order(epoch, window)[inside]
+        slots = batch * self.options.shard_batch + np.arange(self.options.shard_batch)
+        shards = np.array(ranks.shards)[:, None]  # (C / world, 1)
+        positions = self.window_start(window) + shards + self.options.logical_shards * slots
+        return self.rows_at(epoch, positions.reshape(-1))

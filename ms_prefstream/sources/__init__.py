@@ -6,6 +6,6 @@ line in `resolve._opener`.
 
 from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow, Source
 from ms_prefstream.sources.jsonl import write_jsonl
-from ms_prefstream.sources.resolve import open_source
+from ms_prefstream.sources.open import open_source
 
 __all__ = ["OnePass", "RandomAccess", "RawRow", "Source", "open_source", "write_jsonl"]

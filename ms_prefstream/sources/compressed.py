@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 from ms_prefstream.errors import SourceError
-from ms_prefstream.sources.base import RawRow
-from ms_prefstream.sources.blocks import open_blocks, without_bom
-from ms_prefstream.sources.files import hash_of, name_of, sampled_hash
-from ms_prefstream.sources.json_line import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes
-from ms_prefstream.sources.line_stream import LineStream
-from ms_prefstream.sources.passes import start_pass
+from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.sources.base import RawRow, start_pass
+from ms_prefstream.sources.files import name_of, sampled_hash
+from ms_prefstream.sources.lines import DEFAULT_MAX_ROW_BYTES, LineStream, check_max_row_bytes, open_blocks, without_bom
 
 _PIPE_BLOCK = 1 << 16
 

@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow, Source
-from ms_prefstream.sources.files import hash_of
-from ms_prefstream.sources.passes import Beginner, skip_items, start_pass
-from ms_prefstream.sources.row_ids import as_row_ids, by_part
+from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.sources.base import (
+    Beginner,
+    OnePass,
+    RandomAccess,
+    RawRow,
+    Source,
+    as_row_ids,
+    by_part,
+    skip_items,
+    start_pass,
+)
 
 
 def concat(parts: Sequence[Source]) -> Source:

@@ -7,18 +7,141 @@ import math
 import numbers
 import operator
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from ms_prefstream.errors import OptionError, SourceError
-from ms_prefstream.sources.base import RawRow
-from ms_prefstream.sources.files import hash_of, unreadable
-from ms_prefstream.sources.follow_end import Ending
-from ms_prefstream.sources.follow_files import FollowedFiles, Place
-from ms_prefstream.sources.follow_tail import GrowingFile, grow
-from ms_prefstream.sources.json_line import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes
-from ms_prefstream.sources.line_stream import LineStream
-from ms_prefstream.sources.passes import start_pass
+from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.sources.base import RawRow, start_pass
+from ms_prefstream.sources.files import Handle, unreadable
+from ms_prefstream.sources.followed_files import FollowedFiles, Place
+from ms_prefstream.sources.lines import (
+    DEFAULT_MAX_ROW_BYTES,
+    LineStream,
+    check_max_row_bytes,
+    refuse_foreign,
+    without_bom,
+)
+
+
+class Ending:
+    """Decides whether a pass over followed files is over, and waits.
+
+    Only time spent waiting here counts towards the timeout, not the time in which the reader is busy elsewhere.
+
+    Args:
+        sentinel: A file whose existence means that everything has been written; None for none.
+        timeout: Seconds without data; None for ever.
+        poll: Seconds between two looks.
+    """
+
+    def __init__(self, sentinel: str | None, timeout: float | None, poll: float) -> None:
+        self._sentinel, self._timeout, self._poll = sentinel, timeout, poll
+        self._idle_since: float | None = None
+        self.reason = ""
+
+    def over(self) -> bool:
+        """Whether nothing more is going to come. What is there by then must still be read."""
+        if self._sentinel is not None and os.path.exists(self._sentinel):
+            self.reason = f" (the sentinel file {self._sentinel} was there)"
+            return True
+        idle = 0.0 if self._idle_since is None else time.monotonic() - self._idle_since
+        if self._timeout is not None and idle >= self._timeout:
+            self.reason = f" (nothing was written for timeout={self._timeout:g} seconds)"
+            return True
+        return False
+
+    def data(self) -> None:
+        """Something new was there."""
+        self._idle_since = None
+
+    def wait(self) -> None:
+        """Sleep until the next look; short, so that an interrupt is heard."""
+        now = time.monotonic()
+        if self._idle_since is None:
+            self._idle_since = now
+        left = self._poll if self._timeout is None else self._idle_since + self._timeout - now
+        time.sleep(max(0.0, min(self._poll, left)))
+
+
+_BLOCK = 1 << 18  # stays in the processor's cache while its newlines are looked for
+_OVERLAP = 32  # bytes read again with each new block, which must still be what they were
+
+
+class GrowingFile:
+    """A file that is only ever appended to; it is read without a lock.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        read: Bytes read so far.
+
+    Raises:
+        SourceError: It cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.read = 0
+        self._path = path
+        self._handle = Handle(path)  # stays open when the file is renamed, closes itself
+        self._last = b""
+
+    def block(self) -> bytes:
+        """The next bytes; empty if there are none yet.
+
+        Raises:
+            SourceError: The file was cut off or written anew.
+        """
+        try:
+            size = os.fstat(self._handle.fd).st_size
+            more = size > self.read
+            seen = os.pread(self._handle.fd, len(self._last), self.read - len(self._last)) if more else self._last
+            block = os.pread(self._handle.fd, _BLOCK, self.read) if more else b""
+        except OSError as error:
+            raise unreadable(self._path, error) from error
+        if size < self.read or seen != self._last:
+            found = f"has {size} bytes now" if size < self.read else "has other contents there now"
+            raise SourceError(
+                f"{self._path}: {self.read} bytes of the file were read, but it {found}: it was cut off or written "
+                "anew. A file that is followed may only be appended to. Rotate it by renaming it and creating a new "
+                "one (logrotate: create, not copytruncate)."
+            )
+        if self.read == 0 and block:
+            refuse_foreign(self._path, block[:4])
+        self._last = (self._last + block[-_OVERLAP:])[-_OVERLAP:]
+        self.read += len(block)
+        return block
+
+
+def grow(file: GrowingFile, ending: Ending, complete: Callable[[], bool]) -> Iterator[bytes]:
+    """The contents of a growing file, as they are written, up to its end.
+
+    Args:
+        file: The file, unread.
+        ending: Ends the waiting.
+        complete: Whether nothing more is going to be written to this file; asked when there is no more data.
+    """
+    return without_bom(_blocks(file, ending, complete))
+
+
+def _blocks(file: GrowingFile, ending: Ending, complete: Callable[[], bool]) -> Iterator[bytes]:
+    over = False
+    while True:
+        nothing = True
+        while block := file.block():
+            nothing = False
+            ending.data()
+            yield block
+        if not nothing:
+            over = False
+        elif over:  # declared before this last reading: what was written by then was read to the last byte
+            return
+        else:
+            over = ending.over() or complete()
+            if not over:
+                ending.wait()
 
 
 def follow(

@@ -8,13 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ms_prefstream.errors import SourceError
-from ms_prefstream.sources.base import RawRow, Source
+from ms_prefstream.sources.base import RawRow, Source, as_row_ids, no_rows
 from ms_prefstream.sources.files import sampled_hash
 from ms_prefstream.sources.iterable import StatefulRows
-from ms_prefstream.sources.memory import sampled_rows_hash
-from ms_prefstream.sources.passes import no_rows
-from ms_prefstream.sources.row_ids import as_row_ids
-from ms_prefstream.sources.turns import TURNS
+from ms_prefstream.sources.memory import TURNS, sampled_rows_hash
 
 _SAVED = "state.json"
 _SAVED_SPLITS = "dataset_dict.json"

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ms_prefstream.errors import SourceError
-from ms_prefstream.sources.base import RawRow
-from ms_prefstream.sources.files import hash_of
-from ms_prefstream.sources.passes import skip_items, start_pass
+from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.sources.base import RawRow, skip_items, start_pass
 
 _ONCE = (
     "Pass what can be read again: a list, the path of a file, or a function without arguments that returns a new "

@@ -10,12 +10,10 @@ import orjson
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import SourceError
-from ms_prefstream.sources.base import RawRow
-from ms_prefstream.sources.files import Handle, check_unchanged, hash_of, read_at, stamp
-from ms_prefstream.sources.json_line import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, too_large
-from ms_prefstream.sources.line_index import BOM, refuse_foreign
-from ms_prefstream.sources.passes import no_rows
-from ms_prefstream.sources.row_ids import as_row_ids
+from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.sources.base import RawRow, as_row_ids, no_rows
+from ms_prefstream.sources.files import Handle, check_unchanged, read_at, stamp
+from ms_prefstream.sources.lines import BOM, DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, refuse_foreign, too_large
 
 MAX_ARRAY_BYTES = 1 << 30
 """The largest `.json` array that is read: it is parsed whole, which takes several times its size in memory."""

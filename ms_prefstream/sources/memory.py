@@ -2,18 +2,87 @@
 
 from __future__ import annotations
 
+import os
 import re
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import orjson
 
 from ms_prefstream.errors import SourceError
-from ms_prefstream.sources.base import RawRow
-from ms_prefstream.sources.files import hash_of
-from ms_prefstream.sources.passes import no_rows
-from ms_prefstream.sources.row_ids import as_row_ids
-from ms_prefstream.sources.turns import TURNS
+from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.sources.base import RandomAccess, RawRow, as_row_ids, no_rows
+
+
+class _Turns:
+    """A lock for each object that is being read, as long as it is; a fork has locks of its own."""
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def of(self, thing: object) -> threading.RLock:
+        """The lock of an object, which must live as long as the lock is held."""
+        with self._guard:
+            lock = self._locks.get(id(thing))
+            if lock is None:
+                lock = self._locks[id(thing)] = threading.RLock()
+            return lock
+
+    def _renew(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: weakref.WeakValueDictionary[int, threading.RLock] = weakref.WeakValueDictionary()
+
+
+TURNS = _Turns()
+
+
+class OwnRows:
+    """A source of a class of the user, with everything else that it has.
+
+    Args:
+        source: It.
+
+    Attributes:
+        name: Its name.
+    """
+
+    name: str
+
+    def __init__(self, source: RandomAccess) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, rows: Sequence[int]) -> list[RawRow]:
+        """The rows with these ids, in this order."""
+        with TURNS.of(self._source):
+            return self._source.read(rows)
+
+    def origin(self, row: int) -> str:
+        """Where a row comes from."""
+        with TURNS.of(self._source):
+            return self._source.origin(row)
+
+    def fingerprint(self) -> str:
+        """What the source says about its data."""
+        with TURNS.of(self._source):
+            return self._source.fingerprint()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_source":  # while it is being unpickled
+            raise AttributeError(name)
+        return getattr(self._source, name)
+
+
+def is_own(source: object) -> bool:
+    """Whether a source is of a class that is not ours."""
+    return not isinstance(source, type) and str(type(source).__module__).partition(".")[0] != "ms_prefstream"
+
 
 _SAMPLED_ROWS = 64
 _HASHED_ROWS = 2**14  # some ten milliseconds for rows of usual length

@@ -13,9 +13,9 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from ms_prefstream.errors import OptionError, SourceError
+from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RandomAccess, Source
-from ms_prefstream.sources.files import hash_of
-from ms_prefstream.sources.resolve import open_source
+from ms_prefstream.sources.open import open_source
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import SourceError
-from ms_prefstream.sources.base import RawRow
+from ms_prefstream.sources.base import RawRow, as_row_ids, by_part, no_rows
 from ms_prefstream.sources.files import FileStamp, check_unchanged, name_of, sampled_hash, stamp, unreadable
-from ms_prefstream.sources.passes import no_rows
-from ms_prefstream.sources.row_ids import as_row_ids, by_part
 
 _KEPT_GROUPS = 4
 

@@ -7,7 +7,7 @@ from typing import Any, overload
 
 from ms_prefstream.errors import RowError, SourceError
 from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow
-from ms_prefstream.sources.resolve import open_source
+from ms_prefstream.sources.open import open_source
 
 _AT_ONCE = 256  # rows that a pass reads together
 
@@ -25,7 +25,7 @@ def read(source: Any) -> Rows | PassedRows:
     Raises:
         SourceError: It cannot be opened, holds no rows or samples instead of rows, or is of no known kind.
     """
-    from ms_prefstream.cache.reading import caches_in  # it needs the library's samples, which need sources
+    from ms_prefstream.sources.cached import caches_in  # it needs the library's samples, which need sources
 
     opened = open_source(source)
     if caches := caches_in(opened):

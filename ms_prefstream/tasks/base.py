@@ -7,10 +7,33 @@ from collections.abc import Callable
 from collections.abc import Sequence as Many
 from typing import Protocol, TypeAlias
 
-from ms_prefstream.encode.fit import TRUNCATIONS, Budget, Flat
+from ms_prefstream.encode.build import least_length
+from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.errors import OptionError
-from ms_prefstream.tasks.sample import Sample
+from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Flat, fit
+from ms_prefstream.errors import OptionError, Reason, RowError
+from ms_prefstream.sample import Sample, Sequence
+
+
+def fit_pair(sides: Many[Flat], limits: Budget) -> tuple[Sequence, ...]:
+    """Both sides within their budget.
+
+    Raises:
+        RowError: If a side has nothing to train on, or the sides no longer differ.
+    """
+    for name, side in zip(("chosen", "rejected"), sides, strict=True):
+        if not side.spans:
+            raise RowError(Reason.NO_RESPONSE_TOKENS, f"the {name} side has no response token")
+    sequences = fit(sides, limits)
+    chosen, rejected = sequences
+    if len(chosen.ids) == len(rejected.ids) and (chosen.ids == rejected.ids).all():
+        if chosen.truncated or rejected.truncated:
+            raise RowError(
+                Reason.IDENTICAL_AFTER_TRUNCATION, f"both sides are the same within {limits.max_length} tokens"
+            )
+        raise RowError(Reason.IDENTICAL, "chosen and rejected become the same tokens")
+    return sequences
+
 
 Sampler: TypeAlias = Callable[[Many[Flat], float | None], Sample]
 """(sides of one row, margin) -> sample; raises `RowError` when nothing can be learned from the row."""
@@ -82,3 +105,25 @@ def budget(task: str, max_length: int, max_prompt_length: int | None, truncation
             )
     check_choice(task, "truncation", truncation, TRUNCATIONS)
     return Budget(max_length=max_length, max_prompt_length=max_prompt_length, truncation=truncation, reserve=reserve)
+
+
+def check_room(task: Task, encoder: ConversationEncoder) -> None:
+    """Refuse lengths in which no row could keep a token of its response.
+
+    Raises:
+        OptionError: Names the least length that is of any use.
+    """
+    bare = least_length(encoder)
+    least = bare + (1 if task.layout == "reward_token" else 0)
+    if task.length < least:
+        raise OptionError(
+            f"{type(task).__name__}: {'seq_length' if task.name == 'rlhf' else 'max_length'} is {task.length}, but the "
+            f"template takes {least} tokens with a single one of response. Raise it to {least} or, better, to what "
+            "your rows need."
+        )
+    prompt = getattr(task, "max_prompt_length", None)
+    if prompt is not None and prompt < bare - 1:
+        raise OptionError(
+            f"{type(task).__name__}: max_prompt_length is {prompt}, but the template takes {bare - 1} for an empty one."
+            f" Raise it to {bare - 1} or, better, to what your rows need."
+        )

@@ -6,12 +6,11 @@ from collections.abc import Sequence as Many
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-from ms_prefstream.encode.fit import Flat
 from ms_prefstream.encode.tokenizer import Tokenizer
+from ms_prefstream.encode.truncate import Flat
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.tasks.base import Sampler, budget, check_choice
-from ms_prefstream.tasks.pairs import fit_pair
-from ms_prefstream.tasks.sample import Sample, Sequence
+from ms_prefstream.sample import Sample, Sequence
+from ms_prefstream.tasks.base import Sampler, budget, check_choice, fit_pair
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class DPO:
     Attributes:
         max_length: Tokens of one side, prompt and response together.
         max_prompt_length: Tokens of the prompt alone, generation header included; None for no limit of its own.
-        truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.fit`).
+        truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.truncate`).
         layout: ``paired``: eight columns, (B, L) each, chosen first. ``concat``: four columns, (2B, L), chosen rows
             first.
         labels: ``unshifted``: the model shifts (mindrlhf's Qwen). ``shifted``: labels[t] is input_ids[t + 1]

@@ -8,12 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from ms_prefstream.encode.fit import Flat
 from ms_prefstream.encode.tokenizer import Tokenizer
+from ms_prefstream.encode.truncate import Flat
 from ms_prefstream.errors import OptionError, Reason, RowError, TokenizerError
-from ms_prefstream.tasks.base import Sampler, budget, check_choice
-from ms_prefstream.tasks.pairs import fit_pair
-from ms_prefstream.tasks.sample import Ids, Sample, Sequence
+from ms_prefstream.sample import Ids, Sample, Sequence
+from ms_prefstream.tasks.base import Sampler, budget, check_choice, fit_pair
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Reward:
             (XTuner's convention).
         reward_token: Its text or id. None takes a reserved token of the vocabulary; ``reward_token`` layout only.
         max_prompt_length: Tokens of the prompt alone, generation header included; None for no limit of its own.
-        truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.fit`).
+        truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.truncate`).
         margin: Whether to add a margin column, (B,) float32, from the data.
     """
 

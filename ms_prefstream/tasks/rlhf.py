@@ -6,11 +6,11 @@ from collections.abc import Sequence as Many
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-from ms_prefstream.encode.fit import Budget, Flat, fit
 from ms_prefstream.encode.tokenizer import Tokenizer
+from ms_prefstream.encode.truncate import Budget, Flat, fit
 from ms_prefstream.errors import OptionError, Reason, RowError
+from ms_prefstream.sample import Sample
 from ms_prefstream.tasks.base import Sampler, budget, check_choice, check_length
-from ms_prefstream.tasks.sample import Sample
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RLHF:
         max_prompt_length: Columns of prompt_ids; longer prompts are cut on the left.
         seq_length: Tokens of prompt and response together. It is the array length: a PPO model of length S, which
             slices one column off, wants S + 1.
-        truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.fit`).
+        truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.truncate`).
     """
 
     max_prompt_length: int

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.batch.layouts import LAYOUT_NAMES, make_layout
+from ms_prefstream.batch.layouts.registry import LAYOUT_NAMES, make_layout
 from ms_prefstream.errors import OptionError
-from ms_prefstream.tasks.sample import Sample, Sequence
+from ms_prefstream.sample import Sample, Sequence
 
 DPO = ("paired", "concat")
 PAIRS = ("paired", "concat", "mindformers", "reward_token")

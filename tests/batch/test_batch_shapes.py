@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.batch.shapes import best_widths, cheapest_ends, round_up
+from ms_prefstream.batch.best_widths import best_widths, cheapest_ends, round_up
 
 
 def padded_tokens(lengths, widths):

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.batch.bucket import Bucket
-from ms_prefstream.batch.pad import Pad
+from ms_prefstream.batch.padding import Bucket, Pad
 from ms_prefstream.errors import OptionError
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ms_prefstream.batch.packed import PackedLayout
-from ms_prefstream.tasks.sample import Sample, Sequence
+from ms_prefstream.batch.layouts.packed import PackedLayout
+from ms_prefstream.sample import Sample, Sequence
 
 
 def seq(ids, *spans):

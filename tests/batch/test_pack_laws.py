@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.batch.packed import PackedLayout
-from ms_prefstream.tasks.sample import Sample, Sequence
+from ms_prefstream.batch.layouts.packed import PackedLayout
+from ms_prefstream.sample import Sample, Sequence
 
 TOKENS, SEGMENTS = 48, 9
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.batch.causal import causal_mask
+from ms_prefstream.batch.layouts.packed import causal_mask
 from ms_prefstream.errors import OptionError
 
 SEGMENTS = np.array([[1, 1, 2, 0, 0]], np.int32)

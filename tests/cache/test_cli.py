@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import ms_prefstream as mps
-from ms_prefstream import cli
+from ms_prefstream.cli import main
 from ms_prefstream.errors import SourceError
 from tests.cache.places import flip, rows_with_bad, source, stream_of, tree
 from tests.helpers import json_lines
@@ -20,7 +20,7 @@ DPO = ["--task", "dpo", "--max-length", "128", "--tokenizer", "bytes", "--worker
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     monkeypatch.setattr(sys, "argv", ["ms-prefstream", *map(str, words)])
     try:
-        cli.main()
+        main.main()
     except SystemExit as leave:
         return int(leave.code or 0)
     return 0

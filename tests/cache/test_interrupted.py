@@ -16,8 +16,10 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream import CacheError, NoUsableRowsError, OptionError, PrefStreamError, RowError, StateError
-from ms_prefstream.cache import engines, part, workplace
-from ms_prefstream.cache.files import unwritable
+from ms_prefstream.cache import folder as folder_module
+from ms_prefstream.cache import parts
+from ms_prefstream.cache import write as write_module
+from ms_prefstream.mindrecord.files import unwritable
 from tests.cache.places import PART, rows_with_bad, source, stream_of, tree
 from tests.helpers import json_lines
 
@@ -40,7 +42,7 @@ def write(path: Any, out: pathlib.Path, **options: Any) -> Any:
 def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> list[int]:
     """Let the writing of a part fail; the parts that were begun."""
     begun: list[int] = []
-    real = part.write_part
+    real = parts.write_part
 
     def failing(loader: Any, task: Any) -> Any:
         begun.append(task.number)
@@ -48,7 +50,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) 
             raise error
         return real(loader, task)
 
-    monkeypatch.setattr(engines, "write_part", failing)
+    monkeypatch.setattr(write_module, "write_part", failing)
     return begun
 
 
@@ -207,7 +209,7 @@ def test_the_operating_system_refuses(
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(workplace.os, call, refused)
+        patch.setattr(folder_module.os, call, refused)
         with pytest.raises(CacheError) as caught:
             mps.write_cache(stream, out, rows_per_part=PART)
     assert os.strerror(code) in str(caught.value)
@@ -302,24 +304,24 @@ def test_rows_that_come_only_once_are_never_taken_from_an_earlier_run(
 
 
 def test_a_part_that_does_not_hold_its_rows_is_found(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = part.RecordFile.write
+    real = parts.RecordFile.write
 
     def losing(self: Any, values: dict[str, Any]) -> None:
         real(self, {name: column[1:] for name, column in values.items()})
 
-    monkeypatch.setattr(part.RecordFile, "write", losing)
+    monkeypatch.setattr(parts.RecordFile, "write", losing)
     with pytest.raises(CacheError, match="rows were written and"):
         write(source(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_part_that_holds_other_values_is_found(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = part.RecordFile.write
+    real = parts.RecordFile.write
 
     def changing(self: Any, values: dict[str, Any]) -> None:
         real(self, {**values, "row_id": [row + 1 for row in values["row_id"]]})
 
-    monkeypatch.setattr(part.RecordFile, "write", changing)
+    monkeypatch.setattr(parts.RecordFile, "write", changing)
     with pytest.raises(CacheError, match="other values than were written"):
         write(source(tmp_path), tmp_path / "out")
 

@@ -13,8 +13,8 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream import OptionError
-from ms_prefstream.cache import ray_address
-from ms_prefstream.cache.ray_address import check_ray_address
+from ms_prefstream.cache import ray
+from ms_prefstream.cache.ray import check_ray_address
 from tests.cache.places import source, stream_of
 from tests.cache.test_ray import needs_ray
 
@@ -63,7 +63,7 @@ def test_nothing_answers(form: str) -> None:
 
 
 def test_something_else_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_address, "_SECONDS", 0.2)
+    monkeypatch.setattr(ray, "_SECONDS", 0.2)
     for answer in (b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0"):
         with server(answer) as address, pytest.raises(OptionError, match=r"no Ray .*dashboard"):
             check_ray_address(address)

@@ -14,8 +14,8 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream import CacheError, OptionError, StateError
-from ms_prefstream.cache.manifest import MANIFEST, read_manifest
 from ms_prefstream.cache.verify import verify
+from ms_prefstream.mindrecord.manifest import MANIFEST, read_manifest
 from tests.cache.places import PART, flip, source, stream_of, tree
 from tests.helpers import Batch, assert_same_batches, json_lines, pairs
 

@@ -10,8 +10,8 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream import CacheError, OptionError, SourceError, StateError
-from ms_prefstream.cache.manifest import MANIFEST, read_manifest
 from ms_prefstream.encode.tokenizer import load_tokenizer
+from ms_prefstream.mindrecord.manifest import MANIFEST, read_manifest
 from tests.cache.places import PART, source, stream_of
 
 pytestmark = pytest.mark.mindspore

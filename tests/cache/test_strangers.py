@@ -13,7 +13,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream import OptionError, SourceError, StateError
-from ms_prefstream.cache import work_folder
+from ms_prefstream.cache import folder as folder_module
 from tests.cache.places import PART, rows_with_bad, source, stream_of, tree
 from tests.cache.test_reference import logps
 
@@ -131,8 +131,8 @@ def test_a_process_that_was_killed_there_is_explained_and_mended(
     write(path, out)
     before = tree(out)
     with monkeypatch.context() as patch:
-        patch.setattr(work_folder.WorkFolder, "put", lambda self, new: os.rename(self.out, self.inside("former")))
-        patch.setattr(work_folder.WorkFolder, "remove", work_folder.WorkFolder.close)
+        patch.setattr(folder_module.WorkFolder, "put", lambda self, new: os.rename(self.out, self.inside("former")))
+        patch.setattr(folder_module.WorkFolder, "remove", folder_module.WorkFolder.close)
         write(path, out, rows_per_part=PART + 1, overwrite=True)
     assert not out.exists()
     with pytest.raises(SourceError, match="being written, or its writing was interrupted: run that command again"):
@@ -150,7 +150,7 @@ def test_nobody_else_gets_in_while_a_cache_is_put_in_its_place(
 ) -> None:
     path, out = source(tmp_path), tmp_path / "out"
     write(path, out)
-    put, rmtree = work_folder.WorkFolder.put, work_folder.shutil.rmtree
+    put, rmtree = folder_module.WorkFolder.put, folder_module.shutil.rmtree
     met = []
 
     def another() -> None:
@@ -168,8 +168,8 @@ def test_nobody_else_gets_in_while_a_cache_is_put_in_its_place(
         rmtree(folder, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(work_folder.WorkFolder, "put", slowly)
-        patch.setattr(work_folder.shutil, "rmtree", removing)
+        patch.setattr(folder_module.WorkFolder, "put", slowly)
+        patch.setattr(folder_module.shutil, "rmtree", removing)
         write(path, out, rows_per_part=PART + 1, overwrite=True)
     assert len(met) > 2
     write(path, tmp_path / "other", rows_per_part=PART + 1)
@@ -179,12 +179,12 @@ def test_nobody_else_gets_in_while_a_cache_is_put_in_its_place(
 def test_who_takes_the_work_folder_when_it_is_just_gone_keeps_it(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, real, others = work_folder.WorkFolder(str(tmp_path / "out")), os.rmdir, []
+    first, real, others = folder_module.WorkFolder(str(tmp_path / "out")), os.rmdir, []
 
     def rmdir(path: Any, **options: Any) -> None:
         real(path, **options)
         if not others:
-            others.append(work_folder.WorkFolder(str(tmp_path / "out")))
+            others.append(folder_module.WorkFolder(str(tmp_path / "out")))
             os.mkdir(others[0].inside("new"))
 
     monkeypatch.setattr(os, "rmdir", rmdir)
@@ -199,7 +199,7 @@ def test_who_takes_the_work_folder_when_it_is_just_gone_keeps_it(
 def test_a_work_folder_that_goes_away_while_one_looks_at_it(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
 ) -> None:
-    first = [work_folder.WorkFolder(str(tmp_path / "out"))]
+    first = [folder_module.WorkFolder(str(tmp_path / "out"))]
     real = getattr(sys.modules[module], name)
 
     def gone(path: Any, *args: Any, **options: Any) -> Any:
@@ -209,7 +209,7 @@ def test_a_work_folder_that_goes_away_while_one_looks_at_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules[module], name, gone)
-        other = work_folder.WorkFolder(str(tmp_path / "out"))
+        other = folder_module.WorkFolder(str(tmp_path / "out"))
     assert not first
     assert os.listdir(other.path) == ["plan.json"]
     other.remove()

@@ -18,8 +18,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from texts import any_text
 
-from ms_prefstream.encode.backends.split_stages import single_pattern
-from ms_prefstream.encode.text import Place
+from ms_prefstream.encode.backends.base import Place
+from ms_prefstream.encode.backends.tiktoken_proof import single_pattern
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import TokenizerError
 from tests.fixtures_tokenizers import cached_tokenizer as load

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ms_prefstream.encode.backends.limits import MAX_CHARS, check_text
-from ms_prefstream.encode.text import Place
+from ms_prefstream.encode.backends.base import Place
+from ms_prefstream.encode.backends.unicode import MAX_CHARS, check_text
 from ms_prefstream.errors import Reason, RowError
 from tests.fixtures_tokenizers import cached_tokenizer as load
 

@@ -17,8 +17,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from texts import any_text
 
-from ms_prefstream.encode.backends.nfc import nfc, nfc_all
-from ms_prefstream.encode.text import Place
+from ms_prefstream.encode.backends.base import Place
+from ms_prefstream.encode.backends.unicode import nfc, nfc_all
 from ms_prefstream.encode.tokenizer import Tokenizer
 from tests.fixtures_tokenizers import cached_tokenizer as load
 
@@ -133,7 +133,7 @@ class TestNormalised:
 
     def test_what_is_inert_is_inert(self) -> None:
         """Every character that is passed over unseen: never changed, never reordered, never joined to one before."""
-        from ms_prefstream.encode.backends import nfc as module
+        from ms_prefstream.encode.backends import unicode as module
 
         seconds = set()
         for code in range(sys.maxunicode + 1):

@@ -7,9 +7,9 @@ import pathlib
 
 import pytest
 
-from ms_prefstream.encode.cutmap import cut_map
+from ms_prefstream.encode.cut_points import cut_map
 from ms_prefstream.encode.encoder import Encoded
-from ms_prefstream.encode.fit import Budget, Flat, fit
+from ms_prefstream.encode.truncate import Budget, Flat, fit
 from ms_prefstream.formats.record import Messages
 from tests.encode.chat_templates import FAMILIES
 from tests.encode.field import encode_response, encoder_of

@@ -11,11 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 import ms_prefstream as mps
-from ms_prefstream.encode.backends.byte_level import byte_tokenizer
+from ms_prefstream.encode.backends.base import Place, TextEncoder
+from ms_prefstream.encode.backends.bytes_backend import byte_tokenizer
 from ms_prefstream.encode.build import build_encoder, least_length
-from ms_prefstream.encode.encoder import ConversationEncoder
-from ms_prefstream.encode.offsets import tokens_before
-from ms_prefstream.encode.text import Place, TextEncoder
+from ms_prefstream.encode.encoder import ConversationEncoder, tokens_before
 from ms_prefstream.errors import OptionError, Reason, RowError, TemplateError
 from ms_prefstream.formats.record import Completion, Messages, Pair
 from tests.encode.chat_templates import CHATML
@@ -97,7 +96,7 @@ class TestEachTextOnce:
         assert len(texts) == len(set(texts))
 
     def test_a_cut_needs_offsets_of_the_cut_turn_only(self, field: pathlib.Path) -> None:
-        from ms_prefstream.encode.cutmap import cut_map
+        from ms_prefstream.encode.cut_points import cut_map
 
         counter, encoder = counting(field / "qwen2.5")
         turns = [turn for n in range(20) for turn in (user(f"Question {n}?"), assistant(f"Answer {n}."))]

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.encode.cutmap import cut_map
-from ms_prefstream.encode.cuts import token_cut_map
-from ms_prefstream.encode.fit import Budget, Flat, fit
+from ms_prefstream.encode.cut_points import cut_map
+from ms_prefstream.encode.truncate import Budget, Flat, fit, token_cut_map
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Messages, Pair
 from tests.encode.field import encode_pair, encoder_of

@@ -9,7 +9,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.encode.jinja import renderer
-from ms_prefstream.encode.track import Run, Sight, Tracked
+from ms_prefstream.encode.tracked_text import Run, Sight, Tracked
 
 PLAIN = [
     "{{ '<%s>%s%%' % (role, content) }}",

@@ -8,15 +8,15 @@ import threading
 import numpy as np
 import pytest
 
-from ms_prefstream.encode.backends import threads
-from ms_prefstream.encode.backends.threads import LEAST_TEXTS, in_threads
+from ms_prefstream.encode.backends import tiktoken_backend
+from ms_prefstream.encode.backends.tiktoken_backend import LEAST_TEXTS, in_threads
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import RowError
-from ms_prefstream.runtime.pool import CHUNK
+from ms_prefstream.load.workers.pool import CHUNK
 
 
 def test_results_stay_in_order_and_threads_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "cores", lambda: 3)
+    monkeypatch.setattr(tiktoken_backend, "cores", lambda: 3)
     names = set()
     meet = threading.Barrier(3, timeout=10)  # three parts are under way at once
 
@@ -40,9 +40,9 @@ def test_few_texts_or_one_core_need_no_threads(monkeypatch: pytest.MonkeyPatch) 
         return texts
 
     texts = ["a"] * (2 * LEAST_TEXTS)
-    monkeypatch.setattr(threads, "cores", lambda: 1)
+    monkeypatch.setattr(tiktoken_backend, "cores", lambda: 1)
     assert in_threads(work, texts) == texts
-    monkeypatch.setattr(threads, "cores", lambda: 8)
+    monkeypatch.setattr(tiktoken_backend, "cores", lambda: 8)
     assert in_threads(work, texts[1:]) == texts[1:]
     assert used == [threading.main_thread()] * 2
     assert 3 * CHUNK < 2 * LEAST_TEXTS  # a worker's chunk, three texts a row: workers do not multiply
@@ -53,9 +53,9 @@ def test_a_window_has_the_same_ids_and_errors(chatml_dir: pathlib.Path, monkeypa
     assert encoder.backend == "tiktoken"
     texts = [f"line {number}: <|im_end|> é 你好 {'x' * (number % 50)}" for number in range(3 * LEAST_TEXTS)]
     texts[::7] = ["plain"] * len(texts[::7])
-    monkeypatch.setattr(threads, "cores", lambda: 1)
+    monkeypatch.setattr(tiktoken_backend, "cores", lambda: 1)
     alone = encoder.encode(texts)
-    monkeypatch.setattr(threads, "cores", lambda: 3)
+    monkeypatch.setattr(tiktoken_backend, "cores", lambda: 3)
     together = encoder.encode(texts)
     assert len(alone) == len(together)
     for one, other in zip(alone, together, strict=True):
@@ -63,6 +63,6 @@ def test_a_window_has_the_same_ids_and_errors(chatml_dir: pathlib.Path, monkeypa
     texts[1000] = "half \ud800"
     with pytest.raises((RowError, UnicodeEncodeError)) as caught:
         encoder.encode(texts)
-    monkeypatch.setattr(threads, "cores", lambda: 1)
+    monkeypatch.setattr(tiktoken_backend, "cores", lambda: 1)
     with pytest.raises(type(caught.value)):
         encoder.encode(texts)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ms_prefstream.encode.backends.sp_proto import read_model
-from ms_prefstream.encode.text import Place
+from ms_prefstream.encode.backends.base import Place
+from ms_prefstream.encode.backends.sentencepiece_proto import read_model
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, TokenizerError
 from tests.fixtures_tokenizers import CHATML, LLAMA2_TEMPLATE, train_sentencepiece, write_directory

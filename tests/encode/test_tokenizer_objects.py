@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ms_prefstream.encode.backends.base import Place
 from ms_prefstream.encode.backends.self_check import corpus
-from ms_prefstream.encode.text import Place
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import RowError, TokenizerError
 from tests.fixtures_tokenizers import cached_tokenizer as load

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.encode.jinja import renderer
-from ms_prefstream.encode.track import Run, Sight, Tracked, edited, joined, plain
+from ms_prefstream.encode.tracked_text import Run, Sight, Tracked, edited, joined, plain
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True)
 

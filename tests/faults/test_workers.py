@@ -16,8 +16,8 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream import PrefStreamError
-from ms_prefstream.runtime.pool import LoaderPool
-from tests.runtime.pools import SECONDS, gone, kill, pairs, plain, recipe, until
+from ms_prefstream.load.workers.pool import LoaderPool
+from tests.pools import SECONDS, gone, kill, pairs, plain, recipe, until
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHM = pathlib.Path("/dev/shm")
@@ -186,7 +186,7 @@ def test_a_fork_of_this_process_neither_uses_nor_ends_the_workers() -> None:
 PROGRAM = """
 import sys, time
 from ms_prefstream.runtime.pool import LoaderPool
-from tests.runtime.pools import pairs, recipe
+from tests.pools import pairs, recipe
 def slow(row):
     time.sleep(0.2)
     return row

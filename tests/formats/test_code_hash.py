@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import ms_prefstream as mps
-from ms_prefstream.formats.code_hash import code_hash
+from ms_prefstream.fingerprint import code_hash
 
 ROWS = [{"prompt": "p", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(8)]
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_prefstream.errors import Reason
-from ms_prefstream.formats.dialogue import dialogue
+from ms_prefstream.formats.messages import dialogue
 from ms_prefstream.formats.record import Message
 
 from .conversations import assistant, refusal, user

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ms_prefstream.errors import Reason
-from ms_prefstream.formats.tools import tools_of
+from ms_prefstream.formats.messages import tools_of
 
 from .conversations import refusal
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ms_prefstream.errors import Reason
+from ms_prefstream.formats.messages import ROLES, lead_with_system, turns
 from ms_prefstream.formats.record import Message
-from ms_prefstream.formats.turns import ROLES, lead_with_system, turns
 
 from .conversations import assistant, refusal, system, tool, user
 

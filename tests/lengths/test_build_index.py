@@ -16,11 +16,12 @@ import pytest
 from ms_prefstream import DPO, RLHF
 from ms_prefstream.errors import RowError, StateError
 from ms_prefstream.lengths import build, build_index, progress_on, raise_malformed_of
-from ms_prefstream.lengths.journal import Journal
-from ms_prefstream.lengths.progress import Bar, Lines
-from ms_prefstream.runtime.loader import Loaded, SampleLoader
-from ms_prefstream.runtime.pool import LoaderPool
-from tests.runtime.pools import kill, pairs, recipe, until, write
+from ms_prefstream.lengths.build import Journal
+from ms_prefstream.load.loader import SampleLoader
+from ms_prefstream.load.workers.pool import LoaderPool
+from ms_prefstream.progress import Bar, Lines
+from ms_prefstream.sample import Loaded
+from tests.pools import kill, pairs, recipe, until, write
 
 ROOT = pathlib.Path(__file__).parents[2]
 FINGERPRINT = {"data": "d1", "task": "DPO"}
@@ -116,7 +117,7 @@ def test_a_partial_pass_over_other_data_is_begun_anew(tmp_path: pathlib.Path, lo
 PROGRAM = """
 import sys, time
 from ms_prefstream.lengths import build, build_index
-from tests.runtime.pools import pairs, recipe
+from tests.pools import pairs, recipe
 build.CHUNK = 32
 class Slow:
     def __init__(self, loader): self.loader = loader
@@ -204,7 +205,7 @@ def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(
     assert isinstance(progress_on(terminal), Bar)
     with pytest.raises(Interrupted):
         built(Fails(loader, 200), tmp_path / "x", progress=progress_on(lines))
-    monkeypatch.setattr("ms_prefstream.lengths.progress._LINE_SECONDS", 0.0)
+    monkeypatch.setattr("ms_prefstream.progress._LINE_SECONDS", 0.0)
     built(loader, tmp_path / "x", progress=progress_on(lines))
     built(loader, tmp_path / "x", progress=progress_on(terminal))
     written = lines.getvalue().splitlines()

@@ -10,11 +10,10 @@ import pytest
 
 from ms_prefstream.errors import OptionError, Reason, SourceError, StateError
 from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, open_index, valid_index
-from ms_prefstream.lengths.summary import summary_text
-from ms_prefstream.lengths.verdict import CODES, REASONS
+from ms_prefstream.lengths.index import CODES, REASONS, summary_text
 from ms_prefstream.plan import IndexedPlan, PlanOptions
 from ms_prefstream.sources import open_source
-from tests.runtime.pools import pairs, recipe, write
+from tests.pools import pairs, recipe, write
 
 FINGERPRINT: dict[str, Any] = {
     "data": "d1",
@@ -117,7 +116,7 @@ def test_every_flipped_byte_and_every_truncation_is_noticed(index: LengthIndex, 
 
 def test_another_version_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("ms_prefstream.lengths.layout.VERSION", 2)
+        patched.setattr("ms_prefstream.lengths.index_file.VERSION", 2)
         build_index(3, recipe(pairs(3)).loader(), path, FINGERPRINT, origin=str)
     with pytest.raises(StateError, match=r"length index of version 2; expected version 1"):
         open_index(path, FINGERPRINT, 3)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.errors import NoUsableRowsError
-from ms_prefstream.plan.arrangement import arrange
+from ms_prefstream.plan.windows import arrange
 
 
 def test_stand_ins_by_hand() -> None:

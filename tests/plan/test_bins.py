@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.plan.bins import Bins, exactly, grouped, runs
+from ms_prefstream.plan.bin_packing import Bins, exactly, grouped, runs
 
 KEY = np.random.SeedSequence([1, 2, 3])
 

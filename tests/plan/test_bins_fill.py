@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.plan.fill import _Histogram, pack_rows
+from ms_prefstream.plan.bin_packing import _Histogram, pack_rows
 
 
 def groups(bins):

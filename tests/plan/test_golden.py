@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ms_prefstream.plan import PLAN_VERSION, IndexedPlan, KeyedPermutation, PlanOptions, WindowedPlan
-from ms_prefstream.plan.keys import epoch_sequence
+from ms_prefstream.plan.shuffle import epoch_sequence
 
 from .laws import planned
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ms_prefstream.plan.keep import Kept
+from ms_prefstream.plan.indexed import Kept
 
 
 @given(hnp.arrays(np.bool_, st.integers(1, 60)))

@@ -4,9 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.batch.shapes import best_widths
+from ms_prefstream.batch.best_widths import batch_maxima, best_widths
 from ms_prefstream.plan import IndexedPlan, PlanOptions
-from ms_prefstream.plan.maxima import batch_maxima
 
 
 def lognormal(rows: int, seed: int) -> np.ndarray:

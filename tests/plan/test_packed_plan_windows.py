@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ms_prefstream.errors import OptionError
 from ms_prefstream.plan import PlanOptions
 from ms_prefstream.plan.mixture import Mixture
-from ms_prefstream.plan.packed_windows import PackedWindows, steps_for
+from ms_prefstream.plan.packed import PackedWindows, steps_for
 
 
 def plan_of(rows, steps, *, capacity=64, most=5, **options):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.plan import KeyedPermutation
-from ms_prefstream.plan.keys import Use, epoch_sequence, keyed_order, window_sequence
+from ms_prefstream.plan.shuffle import Use, epoch_sequence, keyed_order, window_sequence
 
 
 def permutation(n: int, seed: int = 0, epoch: int = 0) -> KeyedPermutation:

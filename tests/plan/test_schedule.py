@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.plan.schedule import LARGEST_TOTAL, Schedule, whole_weights
+from ms_prefstream.plan.mixture import LARGEST_TOTAL, Schedule, whole_weights
 
 WEIGHTS = st.lists(st.one_of(st.integers(1, 12), st.integers(1, 2000), st.integers(1, 10**8)), min_size=1, max_size=9)
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from ms_prefstream.encode.backends.sp_proto import read_model
+from ms_prefstream.encode.backends.sentencepiece_proto import read_model
 from tests.fixtures_tokenizers import train_byte_fallback, train_byte_level, write_directory
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 import ms_prefstream as mps
-from ms_prefstream.adapters.columns import select_columns
-from ms_prefstream.adapters.plain_keys import stream_from
+from ms_prefstream.adapters.yaml_keys import stream_from
+from ms_prefstream.steps.collate import select_columns
 from tests.helpers import Batch, assert_same_batches
 
 ROOT = pathlib.Path(__file__).parents[2]

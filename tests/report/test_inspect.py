@@ -9,7 +9,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.errors import OptionError, Reason
-from ms_prefstream.report.inspect import EncodedRow
+from ms_prefstream.inspection import EncodedRow
 
 ROW = {"prompt": "Q?", "chosen": "A!", "rejected": "B", "margin": 0.5}
 

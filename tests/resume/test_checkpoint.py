@@ -262,7 +262,7 @@ def test_only_rank_0_writes_and_every_rank_has_the_same_state(tmp_path: pathlib.
 
 
 def test_a_crash_while_writing_leaves_the_old_state(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ms_prefstream.adapters.checkpoint import CheckpointWriter
+    from ms_prefstream.mindspore.checkpoint import CheckpointWriter
 
     writer = CheckpointWriter(make(), tmp_path)
     writer.begin(0)

@@ -11,8 +11,8 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.encode.encoder import ConversationEncoder
-from ms_prefstream.runtime.loader import SampleLoader
-from ms_prefstream.sources import line_stream
+from ms_prefstream.load.loader import SampleLoader
+from ms_prefstream.sources import lines
 from tests.helpers import pairs, rows_in, token_pairs
 from tests.kinds import source_of
 
@@ -116,15 +116,15 @@ def test_skipped_lines_are_not_parsed(monkeypatch: pytest.MonkeyPatch, tmp_path:
     parsed = []
 
     class Counting:
-        JSONDecodeError = line_stream.orjson.JSONDecodeError
+        JSONDecodeError = lines.orjson.JSONDecodeError
 
         @staticmethod
         def loads(line: Any) -> Any:
             parsed.append(line)
             return real(line)
 
-    real = line_stream.orjson.loads
-    monkeypatch.setattr(line_stream, "orjson", Counting)
+    real = lines.orjson.loads
+    monkeypatch.setattr(lines, "orjson", Counting)
     stream = make(source, steps_per_epoch=30).resume(state)
     next(stream.batches())
     assert len(parsed) == W * B

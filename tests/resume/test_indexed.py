@@ -87,7 +87,7 @@ def test_rows_known_to_be_bad_are_gone_and_nothing_stands_in(indexed: Callable[.
 
 
 def test_only_the_rows_of_the_step_are_read(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ms_prefstream.runtime.loader import SampleLoader
+    from ms_prefstream.load.loader import SampleLoader
 
     make(path).build_index()
     state = make(path).state(8)

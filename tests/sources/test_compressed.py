@@ -16,13 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.errors import Reason, RowError, SourceError
-from ms_prefstream.sources import line_stream
+from ms_prefstream.sources import lines as line_reading
 from ms_prefstream.sources.base import OnePass
-from ms_prefstream.sources.blocks import without_bom
 from ms_prefstream.sources.compressed import StandardInput, StreamedJsonLines
 from ms_prefstream.sources.jsonl import JsonLines
-from ms_prefstream.sources.line_stream import LineStream
-from ms_prefstream.sources.resolve import open_source
+from ms_prefstream.sources.lines import LineStream, without_bom
+from ms_prefstream.sources.open import open_source
 
 TEXT = b'\xef\xbb\xbf{"n":0}\n\n \t\r\n{"n":1}\r\n{"n":2\n\n' + '{"n":3,"文":"日本語"}'.encode() + b'\n{"n":4}'
 ORIGINS = [1, 4, 5, 7, 8]
@@ -104,7 +103,7 @@ def test_skipped_rows_are_not_parsed(tmp_path: pathlib.Path, monkeypatch: pytest
     path = tmp_path / "x.jsonl.gz"
     path.write_bytes(gzip.compress(b"".join(b'{"n":%d}\n' % n for n in range(1000))))
     parsed: list[str] = []
-    monkeypatch.setattr(line_stream.orjson, "loads", lambda text: parsed.append(text))
+    monkeypatch.setattr(line_reading.orjson, "loads", lambda text: parsed.append(text))
     assert len(list(open_source(path).start(990))) == 10
     assert len(parsed) == 10
 

@@ -15,8 +15,7 @@ import pytest
 from ms_prefstream.errors import OptionError, Reason, RowError, SourceError
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import OnePass
-from ms_prefstream.sources.follow import Followed, follow
-from ms_prefstream.sources.follow_end import Ending
+from ms_prefstream.sources.follow import Ending, Followed, follow
 
 POLL = 0.01
 

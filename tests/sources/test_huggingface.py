@@ -15,7 +15,7 @@ import pytest
 from ms_prefstream.errors import SourceError
 from ms_prefstream.sources.base import OnePass, RandomAccess
 from ms_prefstream.sources.huggingface import HuggingFaceRows
-from ms_prefstream.sources.resolve import open_source
+from ms_prefstream.sources.open import open_source
 
 datasets = pytest.importorskip("datasets")
 

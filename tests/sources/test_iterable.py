@@ -11,7 +11,7 @@ import pytest
 from ms_prefstream.errors import SourceError
 from ms_prefstream.sources.base import OnePass
 from ms_prefstream.sources.iterable import IterableRows, StatefulRows
-from ms_prefstream.sources.resolve import open_source
+from ms_prefstream.sources.open import open_source
 
 
 def numbers(count: int = 5) -> Iterator[dict[str, int]]:

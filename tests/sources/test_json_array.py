@@ -14,7 +14,7 @@ from ms_prefstream.sources import json_array
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.sources.json_array import JsonArray, holds_array
 from ms_prefstream.sources.jsonl import JsonLines
-from ms_prefstream.sources.resolve import open_source
+from ms_prefstream.sources.open import open_source
 
 ROWS = [{"n": 0, "文": "日本語"}, {"n": 1}, None, {"n": [1.5, {"x": None}]}]
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.errors import OptionError, Reason, RowError, SourceError
-from ms_prefstream.sources import files, line_index
+from ms_prefstream.sources import files, jsonl
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.sources.jsonl import JsonLines, write_jsonl
 
@@ -273,7 +273,7 @@ def test_pickle_takes_the_index_and_no_descriptor(make: Callable[..., JsonLines]
     source = make(b'{"n": 0}\n\n{"n": 1}\n')
     assert source.read([1]) == [{"n": 1}]
     copy = pickle.loads(pickle.dumps(source))
-    monkeypatch.setattr(line_index, "_scan", lambda *args: pytest.fail("indexed twice"))
+    monkeypatch.setattr(jsonl, "_scan", lambda *args: pytest.fail("indexed twice"))
     assert copy.read([1, 0]) == [{"n": 1}, {"n": 0}]
     assert copy.origin(1) == source.origin(1)
     assert copy.fingerprint() == source.fingerprint()

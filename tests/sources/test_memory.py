@@ -11,7 +11,7 @@ import pytest
 from ms_prefstream.errors import SourceError
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.sources.memory import MemoryRows
-from ms_prefstream.sources.resolve import open_source
+from ms_prefstream.sources.open import open_source
 
 
 class MapStyle:

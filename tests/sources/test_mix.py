@@ -11,12 +11,12 @@ import pytest
 
 from ms_prefstream.errors import OptionError, Reason, RowError, SourceError
 from ms_prefstream.formats import Pair
-from ms_prefstream.plan.schedule import Schedule, whole_weights
-from ms_prefstream.runtime.front import MixedFront, SingleFront, open_front
-from ms_prefstream.runtime.mixed import MixedRecords, fingerprint_of, formats_of, open_records
+from ms_prefstream.load.one_pass import MixedFront, SingleFront, open_front
+from ms_prefstream.load.records import MixedRecords, fingerprint_of, formats_of, open_records
+from ms_prefstream.plan.mixture import Schedule, whole_weights
 from ms_prefstream.sources.jsonl import write_jsonl
 from ms_prefstream.sources.mix import Mix, Part, mix
-from ms_prefstream.sources.resolve import open_source
+from ms_prefstream.sources.open import open_source
 
 
 def rows(name: str, count: int) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ import pytest
 
 from ms_prefstream.errors import SourceError
 from ms_prefstream.sources.base import RandomAccess
+from ms_prefstream.sources.open import open_source
 from ms_prefstream.sources.parquet import ParquetRows
-from ms_prefstream.sources.resolve import open_source
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -19,7 +19,7 @@ from ms_prefstream.errors import OptionError, Reason, RowError, SourceError
 from ms_prefstream.sources.base import OnePass, RandomAccess
 from ms_prefstream.sources.concat import JoinedPass, JoinedRows
 from ms_prefstream.sources.jsonl import JsonLines
-from ms_prefstream.sources.resolve import open_source
+from ms_prefstream.sources.open import open_source
 
 
 @pytest.fixture

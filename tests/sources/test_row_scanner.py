@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_prefstream.sources.row_scanner import RowScanner
+from ms_prefstream.sources.lines import RowScanner
 
 PIECES = st.sampled_from([b"\n", b"\r\n", b" ", b"\t\x0b\x0c", b" " * 70, b"{}", b'{"a": "\xe4\xb8\xad"}', b"x" * 9])
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ms_prefstream.errors import SourceError
-from ms_prefstream.sources.resolve import open_source
-from ms_prefstream.sources.whole import whole_hash
+from ms_prefstream.sources.content_hash import whole_hash
+from ms_prefstream.sources.open import open_source
 from tests.helpers import json_lines
 
 ROWS = [{"n": n, "text": "x" * (n % 9)} for n in range(700)]

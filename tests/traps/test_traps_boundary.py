@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 import ms_prefstream as mps
-from ms_prefstream.encode.backends.sp_proto import read_offsets
-from ms_prefstream.encode.text import Place
+from ms_prefstream.encode.backends.base import Place
+from ms_prefstream.encode.backends.sentencepiece_proto import read_offsets
 from tests.encode.oracle import Oracle
 from tests.fixtures_tokenizers import CHATML
 from tests.traps.helpers import END, LOOKING, Tok, chatml, pair, rows_of, sides, stream_of, turn

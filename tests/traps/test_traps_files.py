@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ms_prefstream as mps
-from ms_prefstream.cache.manifest import MANIFEST, read_manifest
+from ms_prefstream.mindrecord.manifest import MANIFEST, read_manifest
 from tests.helpers import Batch
 from tests.traps.helpers import Tok, pair
 

@@ -1,6 +1,7 @@
-"""The ways from text to ids, one file each, and what proves them equal.
+"""Tokenizer backends: one file each, all keeping the `TextEncoder` contract of `base.py`.
 
-``hf`` is the reference (the `tokenizers` package), ``fast_bpe`` the fast way for byte-level BPE (`tiktoken`), ``spm``
-SentencePiece models, ``byte_level`` the embedded tokenizer, ``objects`` tokenizers that only exist as Python objects.
-To add one: a class that keeps `ms_prefstream.encode.text.TextEncoder`, and a line in `ms_prefstream.encode.tokenizer`.
+`tokenizers_backend` is the reference, `tiktoken_backend` the fast path for byte-level BPE, `sentencepiece_backend`
+reads SentencePiece models, `bytes_backend` is the embedded tokenizer, and `object_backend` wraps tokenizers that exist
+only as Python objects. To add one, write a class that keeps `TextEncoder` and add a line to
+`ms_prefstream/encode/tokenizer.py`.
 """

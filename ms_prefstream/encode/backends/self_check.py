@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ms_prefstream.encode.text import Place, TextEncoder
+from ms_prefstream.encode.backends.base import Place, TextEncoder
 
 _WORDS = (
     "hello",

@@ -7,8 +7,8 @@ from typing import Any
 
 from ms_prefstream.formats.base import OneRecord
 from ms_prefstream.formats.fields import margin_of, optional_text, text, two_strings
+from ms_prefstream.formats.messages import earlier_turns
 from ms_prefstream.formats.record import Completion, Message, Messages, Pair
-from ms_prefstream.formats.turns import earlier_turns
 
 
 def alpaca() -> OneRecord:

@@ -9,8 +9,8 @@ from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.base import OneRecord
 from ms_prefstream.formats.divide import History, check_history, complete, divide, require_assistant, split_response
 from ms_prefstream.formats.fields import margin_of, missing, present
+from ms_prefstream.formats.messages import turns
 from ms_prefstream.formats.record import Completion, Messages, Pair
-from ms_prefstream.formats.turns import turns
 
 
 def messages(history: History = "strict", keep_empty_system: bool = False) -> OneRecord:

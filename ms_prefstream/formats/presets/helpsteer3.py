@@ -8,8 +8,8 @@ from typing import Any
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.base import OneRecord
 from ms_prefstream.formats.fields import margin_of, missing, one_of, present, text
+from ms_prefstream.formats.messages import turns
 from ms_prefstream.formats.record import Message, Pair
-from ms_prefstream.formats.turns import turns
 
 
 def helpsteer3() -> OneRecord:

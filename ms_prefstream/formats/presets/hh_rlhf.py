@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_prefstream.formats.base import OneRecord
-from ms_prefstream.formats.dialogue import dialogue, marked
 from ms_prefstream.formats.divide import History, check_history, complete, divide, split_response
 from ms_prefstream.formats.fields import margin_of, text, wrong_type
+from ms_prefstream.formats.messages import dialogue, marked
 from ms_prefstream.formats.record import Completion, Message, Messages, Pair
 
 

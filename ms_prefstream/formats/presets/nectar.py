@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_prefstream.formats.base import ManyRecords, OneRecord
-from ms_prefstream.formats.dialogue import dialogue
 from ms_prefstream.formats.fields import as_number, present, text, wrong_type
+from ms_prefstream.formats.messages import dialogue
 from ms_prefstream.formats.presets.ranked import as_list
 from ms_prefstream.formats.ranking import Pairing, Policy, ranked_format
 from ms_prefstream.formats.record import Message, Messages, Ranked

@@ -7,10 +7,9 @@ from typing import Any
 
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.base import OneRecord
-from ms_prefstream.formats.dialogue import marked
 from ms_prefstream.formats.fields import margin_of, short, text
+from ms_prefstream.formats.messages import earlier_turns, marked
 from ms_prefstream.formats.record import Completion, Message, Pair
-from ms_prefstream.formats.turns import earlier_turns
 
 
 def strings(dialogues: bool = True) -> OneRecord:

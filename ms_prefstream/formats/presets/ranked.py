@@ -11,9 +11,9 @@ from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.base import ManyRecords, OneRecord
 from ms_prefstream.formats.divide import complete, require_assistant
 from ms_prefstream.formats.fields import as_number, missing, present, wrong_type
+from ms_prefstream.formats.messages import turns
 from ms_prefstream.formats.ranking import Pairing, Policy, ranked_format
 from ms_prefstream.formats.record import Messages, Ranked
-from ms_prefstream.formats.turns import turns
 
 _TEXT_KEYS = ("content", "text", "response", "answer")
 

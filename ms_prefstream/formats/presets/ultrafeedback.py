@@ -8,9 +8,9 @@ from typing import Any
 from ms_prefstream.formats.base import OneRecord
 from ms_prefstream.formats.divide import History, check_history
 from ms_prefstream.formats.fields import present, scored_margin
+from ms_prefstream.formats.messages import turns
 from ms_prefstream.formats.presets.chat import read_pair
 from ms_prefstream.formats.record import Pair
-from ms_prefstream.formats.turns import turns
 
 
 def ultrafeedback(history: History = "strict") -> OneRecord:

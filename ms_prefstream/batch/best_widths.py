@@ -1,0 +1,150 @@
+"""The best k widths for given lengths: an exact dynamic program.
+
+A sequence costs the width it is padded to, so with the counts c of the rounded-up lengths w_1 < ... < w_n the widths
+split 1..n into at most k runs and a run (p, i] costs w_i * (N_i - N_p), N being the cumulative counts. Batches cut from
+rows sorted by length pay the same, apart from the few batches that straddle a border.
+
+The run cost satisfies the quadrangle inequality, hence the best p never falls as i rises (Knuth, Yao). Each layer is
+therefore filled in about log2(n) sweeps of O(n), every sweep one set of numpy calls; no n x n table is held.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.batch.layouts.arrays import internal_error
+from ms_prefstream.plan.shuffle import KeyedPermutation, Use, use_sequence
+
+_ROWS = 2**18  # that are looked at, at most; enough for thousands of batches
+_DRAWS = 16  # of the same rows into other windows: widths that fit a few windows too well are worse in others
+
+
+def batch_maxima(
+    lengths: NDArray[np.integer[Any]], global_batch: int, window: int, seed: int, sort: bool
+) -> NDArray[np.int64]:
+    """The longest row of each batch, in windows cut from these lengths in a random order.
+
+        lengths 3 9 4 7 8 1 6 2     global_batch 2, window 2     windows 3 9 4 7 | 8 1 6 2     longest 4 9 | 2 8
+
+    A batch is as wide as its longest row needs. Widths that are best for single rows are too narrow at the upper end of
+    each batch, which then takes the next one: on CValues-like rows that costs about a point of padding.
+
+    Args:
+        lengths: (n,) key lengths of some rows, or of all, in any order.
+        global_batch: Rows of a step, all ranks together.
+        window: Steps that are sorted together.
+        seed: Of the stream.
+        sort: Whether windows are sorted.
+
+    Returns:
+        (m,) int64, one for each whole batch, for few rows several times over; the lengths where they fill no batch.
+    """
+    count = min(len(lengths), _ROWS)
+    batches = count // global_batch
+    if not batches:
+        return lengths.astype(np.int64)
+    size = min(window, batches) * global_batch
+    windows = count // size  # a last one that is short sorts worse than the others, and is left out
+    longest: list[NDArray[np.int64]] = []
+    for draw in range(min(_DRAWS, max(1, _ROWS // count))):
+        order = KeyedPermutation(len(lengths), use_sequence(seed, draw, Use.DRAWN_FOR_SHAPES))
+        rows = lengths[order.row_of(np.arange(windows * size))].astype(np.int64).reshape(windows, size)
+        if sort:
+            rows.sort(axis=1)
+        longest.append(rows.reshape(-1, global_batch).max(axis=1))
+    return np.concatenate(longest)
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The smallest multiple that is not below `length`; a length that is a multiple already stays as it is."""
+    return -(-length // multiple) * multiple
+
+
+def best_widths(lengths: NDArray[Any], longest: int, max_shapes: int, round_to: int) -> tuple[int, ...]:
+    """The at most `max_shapes` widths that pad these lengths least, among the multiples of `round_to`.
+
+    Args:
+        lengths: (n,) whole numbers, tokens of each row's longest sequence.
+        longest: Tokens of the longest sequence that can come; no length may exceed it.
+        max_shapes: How many widths there may be.
+        round_to: Widths are multiples of this.
+
+    Returns:
+        Ascending widths; the last is `longest` rounded up, whether or not a length needs it. Fewer than `max_shapes`
+        when the lengths have fewer distinct values after rounding.
+    """
+    keys = np.asarray(lengths, dtype=np.int64).ravel()
+    if keys.min() < 1 or keys.max() > longest:
+        raise internal_error(
+            f"lengths run from {keys.min()} to {keys.max()} tokens, but the task gives 1 to {longest} tokens"
+        )
+    blocks, counts = np.unique(-(-keys // round_to), return_counts=True)  # (n,) ascending
+    last = round_up(longest, round_to) // round_to
+    if blocks[-1] != last:
+        blocks, counts = np.append(blocks, last), np.append(counts, 0)
+    ends = cheapest_ends(blocks, counts, max_shapes)
+    return tuple(int(block) * round_to for block in blocks[ends])
+
+
+def cheapest_ends(sizes: NDArray[np.int64], counts: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
+    """Cuts ascending sizes into at most `groups` runs so that padding each run to its last size costs least.
+
+    Args:
+        sizes: (n,) int64, ascending.
+        counts: (n,) int64, how often each size occurs.
+        groups: The most runs allowed.
+
+    Returns:
+        (min(groups, n),) int64 positions in `sizes` at which the runs end; the last is n - 1.
+    """
+    n = len(sizes)
+    before = np.concatenate(([0], np.cumsum(counts)))  # (n + 1,) rows among the first i sizes
+    width = np.concatenate(([0], sizes))  # (n + 1,) the run that ends with the i-th size is padded to width[i]
+    cost = width * before  # (n + 1,) the first i sizes in one run
+    choices = []  # one (n + 1,) array a further run: where the run before it ends
+    for runs in range(2, min(groups, n) + 1):
+        cost, choice = _add_run(cost, width, before, runs)
+        choices.append(choice)
+    ends = [n]
+    for choice in reversed(choices):
+        ends.append(int(choice[ends[-1]]))
+    return np.array(ends[::-1], dtype=np.int64) - 1
+
+
+def _add_run(
+    cost: NDArray[np.int64], width: NDArray[np.int64], before: NDArray[np.int64], runs: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One layer: the least cost of the first i sizes in exactly `runs` runs, and where the run before the last ends.
+
+    Args:
+        cost: (n + 1,) the layer of `runs` - 1 runs, valid from i = runs - 1.
+        width: (n + 1,) ascending.
+        before: (n + 1,) cumulative counts.
+        runs: At least 2.
+
+    Returns:
+        Two (n + 1,) int64 arrays, valid from i = runs.
+    """
+    n = len(width) - 1
+    best = np.zeros(n + 1, np.int64)
+    choice = np.full(n + 2, n, np.int64)  # the slot behind the last bounds what has no neighbour on its right
+    choice[runs - 1] = runs - 1  # and this one what has none on its left
+    step = 1 << (n - runs + 1).bit_length()
+    while step > 1:
+        half = step // 2
+        i = np.arange(runs - 1 + half, n + 1, step)  # halfway between the places that are known
+        low = choice[i - half]
+        high = np.minimum(choice[np.minimum(i + half, n + 1)], i - 1)
+        sizes = high - low + 1
+        starts = np.cumsum(sizes) - sizes
+        p = np.arange(sizes.sum()) + np.repeat(low - starts, sizes)  # every candidate of every i, one after another
+        value = cost[p] - np.repeat(width[i], sizes) * before[p]
+        least = np.minimum.reduceat(value, starts)
+        hits = np.flatnonzero(value == np.repeat(least, sizes))
+        choice[i] = p[hits[np.searchsorted(hits, starts)]]  # the leftmost, which keeps the choices ascending
+        best[i] = least + width[i] * before[i]
+        step = half
+    return best, choice[: n + 1]

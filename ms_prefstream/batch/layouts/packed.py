@@ -1,0 +1,233 @@
+"""The layout of packed rows: several sequences one behind the other, with everything a model needs to keep them apart.
+
+Two pairs, (5 6 7) and (5 6 8 9), (4 7) and (4 8), in rows of 12 tokens with max_segments 6 and a pad id of 0; the
+response is what follows 5 6 or 4:
+
+    input_ids        5    6    7    5    6    8    9    4    7    4    8    0
+    labels        -100 -100    7 -100 -100    8    9 -100    7 -100    8 -100
+    loss_mask        0    0    1    0    0    1    1    0    1    0    1    0
+    position_ids     0    1    2    0    1    2    3    0    1    0    1    0
+    segment_ids      1    1    1    2    2    2    2    3    3    4    4    0
+    pair_ids         1    1    1    1    1    1    1    2    2    2    2    0
+    actual_seq_len   3    7    9   11   12   12
+
+Shifted, labels and loss_mask stand one column to the left within each sequence. A row of a step other than the first
+has the tokens of the rows before it added to its actual_seq_len: the batch is then one line of tokens, as packed
+attention reads it. The padding behind the last sequence is a segment of its own there, so it never belongs to the next
+row. What has one sequence a sample (RLHF) has pair_ids equal to segment_ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.batch.layouts.arrays import IGNORE, internal_error, only_where, shift_left
+from ms_prefstream.batch.layouts.base import refuse_shifted
+from ms_prefstream.errors import OptionError
+from ms_prefstream.sample import Batch, Sample, Sequence
+
+
+def causal_mask(batch: Mapping[str, Any] | Any, *, visible: int = 0, heads: bool = True) -> NDArray[np.uint8]:
+    """The attention mask of packed rows: block-diagonal, and causal within each block.
+
+        segment_ids 1 1 2 0      0 1 1 1      a token sees itself and what stands before it in its own sequence;
+                                 0 0 1 1      the padding is a block of its own, so that no line is masked as a whole
+                                 1 1 0 1      (its softmax would not be a number)
+                                 1 1 1 0
+
+    Args:
+        batch: A packed batch, or its `segment_ids` alone, (B, L): an array or a tensor.
+        visible: The value of a column that a token attends to: 0 (masked columns are 1, as MindFormers has it) or 1.
+        heads: Whether there is an axis of size 1 for the attention heads.
+
+    Returns:
+        (B, 1, L, L) uint8, or (B, L, L) without `heads`: B * L * L bytes.
+
+    Raises:
+        OptionError: The batch is not packed, or an option is not allowed.
+    """
+    if isinstance(visible, bool) or visible not in (0, 1):
+        raise OptionError(f"causal_mask: visible is {visible!r}; expected 0 (masked is 1) or 1 (masked is 0).")
+    if isinstance(batch, Mapping):
+        if "segment_ids" not in batch:
+            found = ", ".join(map(str, batch)) or "none"
+            raise OptionError(
+                f"causal_mask: the batch has no segment_ids; found columns: {found}. Only batches of mps.Pack have "
+                "them; padded batches bring an attention mask or loss mask of their own."
+            )
+        batch = batch["segment_ids"]
+    segments = np.asarray(batch.asnumpy() if hasattr(batch, "asnumpy") else batch)
+    if segments.ndim != 2 or segments.dtype.kind not in "iu" or not segments.size:
+        raise OptionError(
+            f"causal_mask: segment_ids are {segments.shape} {segments.dtype}; expected whole numbers, (rows, columns)."
+        )
+    return _blocks(segments, np.uint8(visible), heads)
+
+
+def _blocks(segments: NDArray[Any], visible: np.uint8, heads: bool) -> NDArray[np.uint8]:
+    rows, width = segments.shape
+    mask = np.full((rows, width, width), 1 - visible, np.uint8)
+    changes = segments[:, 1:] != segments[:, :-1]
+    longest = np.tri(width, dtype=np.bool_)
+    for target, change in zip(mask, changes, strict=True):
+        borders = [0, *(np.flatnonzero(change) + 1).tolist(), width]
+        for begin, end in pairwise(borders):
+            np.copyto(target[begin:end, begin:end], visible, where=longest[: end - begin, : end - begin])
+    return mask[:, None] if heads else mask
+
+
+Ints = NDArray[np.int32]
+
+
+class _Segments(NamedTuple):
+    """All sequences of a batch and the padding behind each row, as one line of B * T tokens; n of them.
+
+    Attributes:
+        ids: The token ids of each, padding included.
+        lengths: (n,) tokens of each; a full row ends with a padding of none.
+        numbers: (n,) the sequence's number in its row from 1 on; 0 for padding.
+        pairs: (n,) the sample's number in its row from 1 on; 0 for padding.
+        sides: (n,) which sequence of its sample it is, from 0 on; 0 for padding.
+        sequences: (n,) the sequence, None for padding.
+    """
+
+    ids: list[Ints]
+    lengths: Ints
+    numbers: list[int]
+    pairs: list[int]
+    sides: list[int]
+    sequences: list[Sequence | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedLayout:
+    """The columns of packed rows, all int32.
+
+    Attributes:
+        tokens: Columns of a row (T).
+        max_segments: Columns of actual_seq_len (S).
+        scores: Whether labels are 0 (chosen) or 1 (rejected) at each sequence's last token, which the task appended to
+            be scored, instead of the token ids of the responses.
+    """
+
+    tokens: int
+    max_segments: int
+    scores: bool = False
+
+    name: ClassVar[str] = "packed"
+    columns: ClassVar[tuple[str, ...]] = (
+        "input_ids",
+        "labels",
+        "loss_mask",
+        "position_ids",
+        "segment_ids",
+        "pair_ids",
+        "actual_seq_len",
+    )
+
+    def build(self, packs: Many[Many[Sample]], pad_id: int, shifted: bool = False) -> Batch:
+        """The batch of some packs.
+
+        Args:
+            packs: B packs, the samples of each in order.
+            pad_id: What input_ids are filled up with.
+            shifted: Whether labels and loss mask stand one column to the left (not with `scores`).
+
+        Returns:
+            Column name -> array: (B, T), and actual_seq_len (B, S); C-contiguous, memory of its own.
+        """
+        if self.scores:
+            refuse_shifted("reward_token", shifted)
+        shape = (len(packs), self.tokens)
+        line = self._segments(packs, pad_id)
+        ends = np.cumsum(line.lengths, dtype=np.int32)
+        ids = np.concatenate(line.ids, out=np.empty(shape[0] * shape[1], np.int32)).reshape(shape)
+        segments = _spread(line.numbers, line.lengths).reshape(shape)
+        positions = np.arange(ids.size, dtype=np.int32) - np.repeat(ends - line.lengths, line.lengths)
+        if self.scores:
+            labels, mask = _scores(line, ends, shape)
+        else:
+            mask = _loss_mask(line, ends - line.lengths, shape, shifted)
+            labels = only_where(mask, shift_left(ids, IGNORE) if shifted else ids)
+        return {
+            "input_ids": ids,
+            "labels": labels,
+            "loss_mask": mask.astype(np.int32),
+            "position_ids": np.where(segments, positions.reshape(shape), np.int32(0)),
+            "segment_ids": segments,
+            "pair_ids": _spread(line.pairs, line.lengths).reshape(shape),
+            "actual_seq_len": self._ends(line.numbers, ends, len(packs)),
+        }
+
+    def _segments(self, packs: Many[Many[Sample]], pad_id: int) -> _Segments:
+        padding = np.full(self.tokens, pad_id, np.int32)
+        line = _Segments([], np.empty(0, np.int32), [], [], [], [])
+        for pack in packs:
+            if not pack or any(sample.ref_logps is not None for sample in pack):
+                raise internal_error(
+                    "a pack has no samples, or some with reference log-probabilities it has no room for"
+                )
+            sequences = list(chain.from_iterable(sample.sequences for sample in pack))
+            ids = [sequence.ids for sequence in sequences]
+            room = self.tokens - sum(map(len, ids))
+            if room < 0 or len(ids) >= self.max_segments or not all(map(len, ids)):
+                raise internal_error(
+                    f"a pack has {len(ids)} sequences of {self.tokens - room} tokens, but a row holds 1 to "
+                    f"{self.max_segments - 1} sequences, none of them empty, of {self.tokens} tokens"
+                )
+            line.ids.extend([*ids, padding[:room]])
+            line.numbers.extend([*range(1, len(ids) + 1), 0])
+            line.pairs.extend([number for number, sample in enumerate(pack, 1) for _ in sample.sequences] + [0])
+            line.sides.extend([side for sample in pack for side in range(len(sample.sequences))] + [0])
+            line.sequences.extend([*sequences, None])
+        return line._replace(lengths=np.fromiter(map(len, line.ids), np.int32, len(line.ids)))
+
+    def _ends(self, numbers: list[int], ends: Ints, rows: int) -> Ints:
+        """(B, S): where each sequence ends in the line of all rows, and behind them the row's end again and again."""
+        last = np.arange(1, rows + 1, dtype=np.int32) * np.int32(self.tokens)
+        table = np.repeat(last, self.max_segments).reshape(rows, self.max_segments)
+        column = np.array(numbers)
+        real = column > 0
+        row: NDArray[np.int64] = np.cumsum(~real) - ~real  # a row's padding closes it
+        table[row[real], column[real] - 1] = ends[real]
+        return table
+
+
+def _spread(values: list[int], lengths: Ints) -> Ints:
+    """(B * T,) int32: the value of the segment that each token belongs to."""
+    return np.repeat(np.array(values, np.int32), lengths)
+
+
+def _loss_mask(line: _Segments, starts: Ints, shape: tuple[int, int], shifted: bool) -> NDArray[np.bool_]:
+    """(B, T) bool: True on the spans, one column to the left if shifted, but never for a sequence's first token.
+
+    Nothing stands before that token in its own sequence to predict it, and what stands before it in the row belongs to
+    another one.
+    """
+    spans = [() if sequence is None else sequence.spans for sequence in line.sequences]
+    counts = np.fromiter(map(len, spans), np.int32, len(spans))
+    limits = np.array(list(chain.from_iterable(spans)), np.int32).reshape(-1, 2)
+    if (limits[:, 1] > np.repeat(line.lengths, counts)).any():
+        raise internal_error(f"a span ends behind its sequence; the spans of the batch are {spans}")
+    limits = np.maximum(limits, 1) + np.repeat(starts, counts)[:, None] - np.int32(shifted)
+    edges = np.concatenate([[0], limits.reshape(-1), [shape[0] * shape[1]]])
+    inside = np.arange(len(edges) - 1) % 2 == 1  # outside, inside, outside, ...
+    return np.repeat(inside, np.diff(edges)).reshape(shape)
+
+
+def _scores(line: _Segments, ends: Ints, shape: tuple[int, int]) -> tuple[Ints, NDArray[np.bool_]]:
+    """(B, T) each: 0 or 1 at each sequence's last token and -100 elsewhere; True at these tokens."""
+    real = np.array(line.numbers) > 0
+    at = ends[real] - 1
+    labels = np.full(shape, IGNORE, np.int32)
+    labels.reshape(-1)[at] = np.array(line.sides, np.int32)[real]
+    mask = np.zeros(shape, np.bool_)
+    mask.reshape(-1)[at] = True
+    return labels, mask

@@ -1,0 +1,61 @@
+"""Every layout by its name. A new layout is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ms_prefstream.batch.layouts.base import Layout, add_margin
+from ms_prefstream.batch.layouts.concat import concat
+from ms_prefstream.batch.layouts.mindformers import mindformers
+from ms_prefstream.batch.layouts.paired import paired
+from ms_prefstream.batch.layouts.reward_token import reward_token
+from ms_prefstream.batch.layouts.rlhf import rlhf
+from ms_prefstream.errors import OptionError
+
+
+class _Entry(NamedTuple):
+    make: Callable[..., Layout]
+    accepts: frozenset[str]  # which further options of `make_layout` the layout has columns for
+
+
+_REGISTRY = {
+    "paired": _Entry(paired, frozenset({"with_margin", "with_ref_logps"})),
+    "concat": _Entry(concat, frozenset({"with_margin"})),
+    "mindformers": _Entry(mindformers, frozenset({"with_margin"})),
+    "reward_token": _Entry(reward_token, frozenset({"with_margin"})),
+    "rlhf": _Entry(rlhf, frozenset({"max_prompt_length"})),
+}
+
+LAYOUT_NAMES = tuple(_REGISTRY)
+
+
+def make_layout(
+    name: str, *, with_margin: bool = False, with_ref_logps: bool = False, max_prompt_length: int | None = None
+) -> Layout:
+    """The layout with that name and with the optional columns that were asked for.
+
+    Args:
+        name: One of `LAYOUT_NAMES`.
+        with_margin: Append the column `margin`, (B,) float32 (pair layouts).
+        with_ref_logps: Add the reference log-probabilities, (B, 1) float32 a side (`paired`).
+        max_prompt_length: Columns of prompt_ids (`rlhf`, which needs it).
+
+    Returns:
+        The layout; `columns` names exactly what `build` returns.
+
+    Raises:
+        OptionError: If there is no such layout, or it has no place for what was asked.
+    """
+    entry = _REGISTRY.get(name)
+    if entry is None:
+        raise OptionError(f"layout is {name!r}; it must be one of {', '.join(LAYOUT_NAMES)}.")
+    asked = {"with_margin": with_margin, "with_ref_logps": with_ref_logps, "max_prompt_length": max_prompt_length}
+    wanted = {option: value for option, value in asked.items() if value is not None and value is not False}
+    for option in [option for option in wanted if option not in entry.accepts]:
+        able = ", ".join(other for other, its in _REGISTRY.items() if option in its.accepts)
+        raise OptionError(f"layout {name!r} has no place for {option}={wanted[option]!r}; these have: {able}.")
+    if "max_prompt_length" in entry.accepts and max_prompt_length is None:
+        raise OptionError(f"layout {name!r} needs max_prompt_length, the number of columns of prompt_ids.")
+    layout = entry.make(**{option: value for option, value in wanted.items() if option != "with_margin"})
+    return add_margin(layout) if with_margin else layout

@@ -1,0 +1,43 @@
+"""The RLHF layout: prompts to roll out from, and prompt + response as pretraining text.
+
+A prompt (5, 6) with response (7, 8), a pad id of 0, max_prompt_length 3 and width 5:
+
+    prompt_ids 5 6 0   pretrain_ids 5 6 7 8 0   loss_mask 0 0 1 1 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from functools import partial
+
+import numpy as np
+
+from ms_prefstream.batch.layouts.arrays import internal_error, lengths_of, pad_ids, side, span_mask
+from ms_prefstream.batch.layouts.base import Layout, refuse_shifted
+from ms_prefstream.sample import Batch, Sample
+
+
+def rlhf(max_prompt_length: int) -> Layout:
+    """The layout `rlhf`, all int32: prompt_ids (B, max_prompt_length), pretrain_ids and loss_mask (B, L).
+
+    Args:
+        max_prompt_length: Columns of prompt_ids in every batch; the width of a batch acts on the other two.
+    """
+    columns = ("prompt_ids", "pretrain_ids", "loss_mask")
+    return Layout("rlhf", columns, partial(_build, max_prompt_length=max_prompt_length))
+
+
+def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False, *, max_prompt_length: int) -> Batch:
+    refuse_shifted("rlhf", shifted)
+    prompts = [sample.prompt for sample in samples if sample.prompt is not None]
+    if len(prompts) != len(samples):
+        raise internal_error(f"{len(samples) - len(prompts)} of {len(samples)} samples have no prompt")
+    lengths_of(prompts, max_prompt_length)
+    sequences = side(samples, 0)
+    rows = [sequence.ids for sequence in sequences]
+    lengths = lengths_of(rows, width)
+    return {
+        "prompt_ids": pad_ids(prompts, max_prompt_length, pad_id),
+        "pretrain_ids": pad_ids(rows, width, pad_id),
+        "loss_mask": span_mask(sequences, lengths, width, shifted=False).astype(np.int32),
+    }

@@ -1,0 +1,211 @@
+"""What lies in a tokenizer's directory."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from ms_prefstream.errors import TokenizerError
+
+_OTHERS = ("sep_token", "cls_token", "mask_token")
+_RESERVED = re.compile(r"[<\[]\|?(reserved|extra|unused|placeholder|control|dummy)\w*\|?[>\]]", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """Named tokens, as written in a configuration.
+
+    Attributes:
+        bos: The token at the beginning of a sequence, or None.
+        eos: The token at the end.
+        pad: The token that fills rows.
+        unk: The token for what the vocabulary lacks.
+        others: Further control tokens.
+    """
+
+    bos: str | None = None
+    eos: str | None = None
+    pad: str | None = None
+    unk: str | None = None
+    others: tuple[str, ...] = field(default=())
+
+    @property
+    def control(self) -> list[str]:
+        """All of them once, in the order in which transformers adds them."""
+        return list(dict.fromkeys(name for name in (self.bos, self.eos, self.unk, self.pad, *self.others) if name))
+
+
+def text_of(token: Any) -> str | None:
+    """The content of a token written as a string, as a dictionary or as an AddedToken object."""
+    if isinstance(token, Mapping):
+        token = token.get("content")
+    content = token if isinstance(token, str) else getattr(token, "content", None)
+    return content if isinstance(content, str) and content else None
+
+
+def read_names(config: Mapping[str, Any], fallback: Mapping[str, Any] | None = None) -> Names:
+    """The names in a tokenizer_config.json; what it does not mention at all is taken from special_tokens_map.json."""
+    merged = {**(fallback or {}), **config}
+    extra = merged.get("additional_special_tokens") or []
+    found = [text_of(merged.get(key)) for key in _OTHERS] + [text_of(token) for token in extra]
+    return Names(
+        bos=text_of(merged.get("bos_token")),
+        eos=text_of(merged.get("eos_token")),
+        pad=text_of(merged.get("pad_token")),
+        unk=text_of(merged.get("unk_token")),
+        others=tuple(name for name in found if name),
+    )
+
+
+def names_of_object(obj: Any) -> Names:
+    """The names that a tokenizer object of transformers or mindformers carries."""
+    keys = ("bos_token", "eos_token", "pad_token", "unk_token", *_OTHERS)
+    # The attribute without underscore logs an error where the token is not set.
+    values: dict[str, Any] = dict(getattr(obj, "special_tokens_map", None) or {})
+    return read_names({**{key: None for key in keys}, **values})
+
+
+def find_reserved(candidates: Iterable[tuple[str, int]], taken: Iterable[str | None]) -> int | None:
+    """The lowest id among tokens that are named as reserved or unused, e.g. ``<|reserved_special_token_0|>``."""
+    used = set(taken)
+    found = [id_ for name, id_ in candidates if name not in used and _RESERVED.fullmatch(name)]
+    return min(found, default=None)
+
+
+def chat_template_of(config: Mapping[str, Any]) -> str | None:
+    """The chat template of a configuration: a string, or the one called ``default`` (or the only one) of several."""
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        template = {t.get("name"): t.get("template") for t in template if isinstance(t, Mapping)}
+    if isinstance(template, Mapping):
+        template = template.get("default", next(iter(template.values())) if len(template) == 1 else None)
+    return template if isinstance(template, str) and template else None
+
+
+ACCEPTED = (
+    "Pass a directory with tokenizer.json or tokenizer.model, a path to such a file, a tokenizer object of "
+    'transformers or mindformers, or "bytes"'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFiles:
+    """The files of one tokenizer.
+
+    Attributes:
+        name: What reports call it: the path as the user gave it.
+        json_path: The tokenizer.json, if there is one.
+        model_path: The SentencePiece model, if there is one.
+        config: tokenizer_config.json, parsed; empty without one.
+        names: bos, eos and the other named tokens.
+        chat_template: The chat template, if there is one.
+        legacy_added: added_tokens.json, parsed.
+        has_config: Whether there is a tokenizer_config.json.
+    """
+
+    name: str
+    json_path: pathlib.Path | None
+    model_path: pathlib.Path | None
+    config: Mapping[str, Any]
+    names: Names
+    chat_template: str | None
+    legacy_added: Mapping[str, int]
+    has_config: bool
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Mapping[str, Any]]:
+        """Added tokens by id, as tokenizer_config.json lists them."""
+        listed = self.config.get("added_tokens_decoder") or {}
+        return {int(id_): token for id_, token in listed.items()}
+
+
+def find_files(path: pathlib.Path) -> TokenizerFiles:
+    """Look at a directory, a tokenizer.json or a ``.model`` file and at the configuration beside it.
+
+    Raises:
+        TokenizerError: Nothing there is a tokenizer, or a file cannot be parsed.
+    """
+    directory = path if path.is_dir() else path.parent
+    json_path: pathlib.Path | None = None
+    model_path: pathlib.Path | None = None
+    if path.is_dir():
+        json_path = _existing(directory / "tokenizer.json")
+        models = sorted(directory.glob("*.model"))
+        model_path = _existing(directory / "tokenizer.model") or (models[0] if len(models) == 1 else None)
+        if json_path is None and model_path is None:
+            raise _nothing_found(directory, models)
+    elif path.suffix == ".json":
+        json_path = path
+    else:
+        model_path = path
+    config = read_json(directory / "tokenizer_config.json")
+    jinja = directory / "chat_template.jinja"
+    return TokenizerFiles(
+        name=str(path),
+        json_path=json_path,
+        model_path=model_path,
+        config=config,
+        names=read_names(config, read_json(directory / "special_tokens_map.json")),
+        chat_template=_read_text(jinja) if jinja.is_file() else chat_template_of(config),
+        legacy_added=read_json(directory / "added_tokens.json"),
+        has_config=(directory / "tokenizer_config.json").is_file(),
+    )
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object from a file; empty if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        parsed = orjson.loads(read_bytes(path))
+    except orjson.JSONDecodeError as error:
+        raise TokenizerError(
+            f"{path} is not valid JSON ({error}). Copy or download it again; it was perhaps cut off."
+        ) from None
+    if not isinstance(parsed, dict):
+        raise TokenizerError(f"{path} holds a JSON {type(parsed).__name__}, expected an object. {ACCEPTED}.")
+    return parsed
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+    """A file's content, or a `TokenizerError` that says why it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from None
+
+
+def _read_text(path: pathlib.Path) -> str:
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from None
+
+
+def _existing(path: pathlib.Path) -> pathlib.Path | None:
+    return path if path.is_file() else None
+
+
+def _nothing_found(directory: pathlib.Path, models: list[pathlib.Path]) -> TokenizerError:
+    if models:
+        listed = ", ".join(model.name for model in models)
+        return TokenizerError(
+            f"{directory} holds several SentencePiece models ({listed}) and none is called tokenizer.model. "
+            "Pass the path of the one to use."
+        )
+    present = sorted(entry.name for entry in directory.iterdir())
+    shown = ", ".join(present[:8]) + (", ..." if len(present) > 8 else "") if present else "nothing"
+    remedy = f"{ACCEPTED}."
+    if "vocab.json" in present and "merges.txt" in present:
+        remedy = (
+            "vocab.json and merges.txt do not say how text is split: load the tokenizer with transformers, call "
+            "save_pretrained(directory), and pass that directory, or pass the loaded object."
+        )
+    return TokenizerError(
+        f"{directory} holds no tokenizer: expected tokenizer.json or tokenizer.model, found {shown}. {remedy}"
+    )

@@ -1,0 +1,324 @@
+"""A tokenizer.json as data: its vocabulary, its added tokens, what its configuration adds, and what identifies it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from tokenizers import AddedToken as RustAddedToken
+from tokenizers import Tokenizer as RustTokenizer
+
+from ms_prefstream.encode.backends.added import AddedToken
+from ms_prefstream.encode.backends.base import Place
+from ms_prefstream.encode.backends.spelling import META, Prefix
+
+Spec = dict[str, Any]  # a tokenizer.json, parsed
+_EVERYWHERE = frozenset({Place.START, Place.AFTER_SPECIAL})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """The steps before the model, as far as they are understood.
+
+    Attributes:
+        kind: ``bytes`` or ``metaspace`` when the tokens spell the normalised text in that alphabet, else None.
+        nfc: Whether the text is normalised to NFC first (and nothing else happens to it).
+        prefix: The space set before texts, if any.
+        varies: Whether the place of a text matters.
+    """
+
+    kind: str | None
+    nfc: bool
+    prefix: Prefix | None
+    varies: bool
+
+
+def steps(node: Any, key: str) -> list[dict[str, Any]]:
+    """The steps of a normaliser or pre-tokeniser, sequences unrolled; ``key`` is what a sequence calls its members."""
+    if not isinstance(node, dict):
+        return []
+    if node.get("type") == "Sequence":
+        return [step for member in node.get(key, []) for step in steps(member, key)]
+    return [node]
+
+
+def normalizers_of(spec: Spec) -> list[dict[str, Any]]:
+    """The normalisers of a tokenizer.json in their order."""
+    return steps(spec.get("normalizer"), "normalizers")
+
+
+def pretokenizers_of(spec: Spec) -> list[dict[str, Any]]:
+    """The pre-tokenisers of a tokenizer.json in their order."""
+    return steps(spec.get("pre_tokenizer"), "pretokenizers")
+
+
+def read_pipeline(spec: Spec) -> Pipeline:
+    """What is known about a tokenizer's steps; `kind` is None where tokens cannot be told to spell the text."""
+    norms, pres = normalizers_of(spec), pretokenizers_of(spec)
+    varies = at_place(spec, Place.CONTINUATION) != (spec.get("normalizer"), spec.get("pre_tokenizer"))
+    kinds = [step.get("type") for step in norms]
+    if pres and pres[-1].get("type") == "ByteLevel" and kinds in ([], ["NFC"]):
+        prefixed = bool(pres[-1].get("add_prefix_space"))
+        prefix = Prefix(mark=" ", places=_EVERYWHERE, unless_present=True) if prefixed else None
+        if not prefixed or len(pres) == 1:
+            return Pipeline(kind="bytes", nfc=bool(kinds), prefix=prefix, varies=varies)
+    if all(map(_spaces_only, norms)) and len(pres) <= 1 and all(step.get("type") == "Metaspace" for step in pres):
+        replaced = any(step.get("type") == "Replace" for step in norms) or bool(pres)
+        prepends = [step for step in norms if step.get("type") == "Prepend"]
+        places = _metaspace_places(pres[0]) if pres else frozenset()
+        if replaced and not (prepends and places) and len(prepends) <= 1:
+            chosen = _EVERYWHERE if prepends else places
+            prefix = Prefix(mark=META, places=chosen, unless_present=not prepends) if chosen else None
+            return Pipeline(kind="metaspace", nfc=False, prefix=prefix, varies=varies)
+    return Pipeline(kind=None, nfc=False, prefix=None, varies=varies)
+
+
+def at_place(spec: Spec, place: Place) -> tuple[Any, Any]:
+    """(normalizer, pre_tokenizer) of a tokenizer.json for a text at `place`.
+
+    The start of a sequence is what the file describes. Behind a special token nothing is prefixed by a Metaspace of
+    scheme ``first``; a text that continues another gets no prefix of any kind.
+    """
+    norm, pre = copy.deepcopy(spec.get("normalizer")), copy.deepcopy(spec.get("pre_tokenizer"))
+    if place is Place.START:
+        return norm, pre
+    for step in steps(pre, "pretokenizers"):
+        if step.get("type") == "Metaspace":
+            if place is Place.CONTINUATION or _scheme(step) == "first":
+                step["prepend_scheme"] = "never"
+                step.pop("add_prefix_space", None)
+        elif step.get("type") == "ByteLevel" and place is Place.CONTINUATION and step.get("add_prefix_space"):
+            step["add_prefix_space"] = False
+    if place is Place.CONTINUATION:
+        norm = _without_prepend(norm)
+    return norm, pre
+
+
+def _without_prepend(node: Any) -> Any:
+    if not isinstance(node, dict) or node.get("type") == "Prepend":
+        return None
+    if node.get("type") == "Sequence":
+        kept = [_without_prepend(member) for member in node["normalizers"]]
+        return {**node, "normalizers": [member for member in kept if member is not None]}
+    return node
+
+
+def _spaces_only(step: Mapping[str, Any]) -> bool:
+    if step.get("type") == "Prepend":
+        return bool(step.get("prepend") == META)
+    return step.get("type") == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == META
+
+
+def _scheme(step: Mapping[str, Any]) -> str:
+    scheme = step.get("prepend_scheme")
+    return str(scheme) if scheme else ("always" if step.get("add_prefix_space", True) else "never")
+
+
+def _metaspace_places(step: Mapping[str, Any]) -> frozenset[Place]:
+    if step.get("replacement", META) != META:
+        return frozenset()
+    return {"always": _EVERYWHERE, "first": frozenset({Place.START})}.get(_scheme(step), frozenset())
+
+
+def drop_leaking_merges(spec: Spec, control: Iterable[str]) -> bool:
+    """Take the merges that make a control token out of a BPE model; whether there were any."""
+    model = spec["model"]
+    merges = model.get("merges")
+    if not merges:
+        return False
+    names = frozenset(control)
+    made = merged_tokens(merges)
+    if names.isdisjoint(made):
+        return False
+    model["merges"] = [merge for merge, token in zip(merges, made, strict=True) if token not in names]
+    return True
+
+
+def merged_tokens(merges: Sequence[str] | Sequence[Sequence[str]]) -> list[str]:
+    """The tokens that merges make, from either way of writing them (``"a b"`` or ``["a", "b"]``)."""
+    if not merges or not isinstance(merges[0], str):
+        return list(map("".join, merges))
+    made = "\n".join(merges).replace(" ", "").split("\n")  # type: ignore[arg-type]
+    if len(made) == len(merges):
+        return made
+    return [str(merge).replace(" ", "", 1) for merge in merges]  # some token holds a line break
+
+
+class Leaks:
+    """Spells leaked control ids in smaller pieces.
+
+    Args:
+        control: Control tokens, content to id.
+        encode: Ids of a text, control tokens in it taken as text.
+        pieces: Ids that the model alone gives for a string.
+    """
+
+    def __init__(
+        self,
+        control: Mapping[str, int],
+        encode: Callable[[str], NDArray[np.int32]],
+        pieces: Callable[[str], list[int]],
+    ) -> None:
+        names = {id_: content for content, id_ in control.items()}
+        leaked = {int(i) for content in control if content for i in encode(content) if int(i) in names}
+        self._smaller: dict[int, list[int]] = {}
+        for id_ in leaked:
+            content = names[id_]
+            cuts = [pieces(content[:at]) + pieces(content[at:]) for at in range(1, len(content))]
+            safe = [cut for cut in cuts if not any(i in names for i in cut)]
+            self._smaller[id_] = min(safe, key=len) if safe else []
+
+    def __bool__(self) -> bool:
+        return bool(self._smaller)
+
+    @property
+    def helpless(self) -> list[int]:
+        """Control ids for which no smaller pieces exist: their text cannot be written at all."""
+        return [id_ for id_, pieces in self._smaller.items() if not pieces]
+
+    def mend(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The ids with every leaked control id spelled out."""
+        return ids if not self._touches(ids) else np.array([i for id_ in ids for i in self._spelled(id_)], np.int32)
+
+    def mend_starts(self, ids: NDArray[np.int32], starts: list[int]) -> list[int]:
+        """The starts, (n,), of `mend(ids)` from those of `ids`."""
+        if not self._touches(ids):
+            return starts
+        return [
+            s for id_, start in zip(ids, starts, strict=True) for s in [start, *[-1] * (len(self._spelled(id_)) - 1)]
+        ]
+
+    def _touches(self, ids: NDArray[np.int32]) -> bool:
+        return any((ids == id_).any() for id_ in self._smaller)
+
+    def _spelled(self, id_: int) -> list[int]:
+        return self._smaller.get(int(id_), [int(id_)])
+
+
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+def vocabulary(spec: Spec) -> dict[str, int]:
+    """Pieces to ids, from the dictionary of BPE models or the list of Unigram ones."""
+    vocab = spec["model"]["vocab"]
+    return vocab if isinstance(vocab, dict) else {entry[0]: at for at, entry in enumerate(vocab)}
+
+
+def added_tokens(spec: Spec) -> list[AddedToken]:
+    """The added tokens of a tokenizer.json."""
+    return [
+        AddedToken(
+            content=entry["content"],
+            id=entry["id"],
+            special=bool(entry.get("special")),
+            normalized=bool(entry.get("normalized")),
+            stretches=any(entry.get(flag) for flag in ("single_word", "lstrip", "rstrip")),
+        )
+        for entry in spec.get("added_tokens") or []
+    ]
+
+
+def special_tokens(spec: Spec) -> dict[str, int]:
+    """The control tokens: added tokens that are marked special."""
+    return {token.content: token.id for token in added_tokens(spec) if token.special}
+
+
+def merge_added_tokens(
+    spec: Spec, decoder: Mapping[int, Mapping[str, Any]], control: list[str], others: list[str]
+) -> bool:
+    """Put the added tokens of a configuration into a tokenizer.json, in the order in which transformers adds them.
+
+    New tokens come behind those of the file, first those with an id in the configuration, by that id; a token that
+    both describe takes the configuration's flags. A control token is special whatever its flags say.
+
+    Args:
+        spec: The parsed tokenizer.json, changed in place.
+        decoder: ``added_tokens_decoder`` of tokenizer_config.json, by id.
+        control: bos, eos, pad and the other named tokens.
+        others: Contents of added_tokens.json, in the order of their ids.
+
+    Returns:
+        Whether anything changed.
+    """
+    entries: list[dict[str, Any]] = spec.setdefault("added_tokens", []) or []
+    spec["added_tokens"] = entries
+    before = [dict(entry) for entry in entries]
+    by_content = {entry["content"]: entry for entry in entries}
+
+    def put(content: str, flags: Mapping[str, Any]) -> None:
+        entry = by_content.get(content)
+        if entry is None:
+            entry = {"id": 0, "content": content, **dict.fromkeys(_FLAGS, False)}
+            entry["normalized"] = not flags.get("special", False)
+            by_content[content] = entry
+            entries.append(entry)
+        entry.update({flag: bool(flags[flag]) for flag in _FLAGS if flag in flags})
+
+    for _, token in sorted(decoder.items()):
+        put(str(token["content"]), token)
+    for content in control + others:
+        if content not in by_content:
+            put(content, {"special": content in control})
+    for content in control:
+        by_content[content]["special"] = True
+    return before != entries
+
+
+def number_added_tokens(spec: Spec, rust: RustTokenizer) -> None:
+    """Replace the added tokens of a tokenizer.json by those that the package made of them, with their real ids."""
+    known: dict[int, RustAddedToken] = rust.get_added_tokens_decoder()
+    spec["added_tokens"] = [
+        {"id": id_, "content": token.content, **{flag: getattr(token, flag) for flag in _FLAGS}}
+        for id_, token in sorted(known.items())
+    ]
+
+
+def fingerprint(spec: Spec, chat_template: str | None) -> str:
+    """A hash of all that decides about ids: vocabulary, merges, added tokens, normaliser, pre-tokeniser, template.
+
+    Ways of writing the same (defaults left out, merges as pairs or joined by a space) give the same hash.
+    """
+    model = dict(spec["model"])
+    vocab, merges = model.pop("vocab", None), model.pop("merges", None) or []
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(orjson.dumps(vocab, option=orjson.OPT_SORT_KEYS))
+    digest.update("\n".join(merges if merges and isinstance(merges[0], str) else map(" ".join, merges)).encode())
+    rest = [_essence(part) for part in (model, *_canonical_steps(spec))]
+    tokens = [_essence(entry) for entry in spec.get("added_tokens") or []]
+    digest.update(orjson.dumps([rest, tokens, chat_template], option=orjson.OPT_SORT_KEYS))
+    return digest.hexdigest()
+
+
+def bare(norm: Any, pre: Any) -> RustTokenizer:
+    """A tokenizer with these steps before an empty model."""
+    empty = {"type": "BPE", "vocab": {}, "merges": []}
+    parts: dict[str, Any] = {
+        "version": "1.0",
+        "added_tokens": [],
+        "post_processor": None,
+        "decoder": None,
+        "model": empty,
+    }
+    return RustTokenizer.from_str(orjson.dumps({**parts, "normalizer": norm, "pre_tokenizer": pre}).decode())
+
+
+def _canonical_steps(spec: Spec) -> tuple[Any, Any]:
+    """(normalizer, pre_tokenizer) as the package itself writes them, whatever version wrote the file."""
+    told = orjson.loads(bare(spec.get("normalizer"), spec.get("pre_tokenizer")).to_str())
+    return told["normalizer"], told["pre_tokenizer"]
+
+
+def _essence(node: Any) -> Any:
+    """The node without the members that say nothing (null, false, empty)."""
+    if isinstance(node, Mapping):
+        told = {key: _essence(value) for key, value in node.items()}
+        return {key: value for key, value in told.items() if value is not None and value is not False and value != ""}
+    if isinstance(node, list):
+        return [_essence(value) for value in node]
+    return node

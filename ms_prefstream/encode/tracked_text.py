@@ -1,0 +1,286 @@
+"""Text that remembers which characters came from which message while a chat template writes it down.
+
+A template gets contents as `Tracked` strings. Joining, printing and stripping keep track of them, so the rendered text
+itself says where every content stands: nothing is ever searched for. `Sight` notes what the template found out about
+the contents on the way: if it only wrote them down, what it wrote around them holds for all contents.
+
+    render([{"role": "user", "content": Hi}])  ->  "<|im_start|>user\\nHi<|im_end|>\\n", Run(begin=17, end=19, owner=0)
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, SupportsIndex, TypeAlias
+
+Edits: TypeAlias = tuple[tuple[str, "str | None"], ...]
+"""Strips in the order in which they were made: (``strip``, ``lstrip`` or ``rstrip``, characters or None)."""
+
+
+def edited(content: str, edits: Edits) -> str:
+    """The content after these strips."""
+    for name, characters in edits:
+        content = getattr(str, name)(content, characters)
+    return content
+
+
+class Run(NamedTuple):
+    """Characters of one content inside a longer text.
+
+    Attributes:
+        begin: Where they begin.
+        end: Where they end.
+        owner: The message whose content it is.
+        edits: How the content was stripped before.
+        whole: Whether the run is all that these strips left of the content.
+    """
+
+    begin: int
+    end: int
+    owner: int
+    edits: Edits = ()
+    whole: bool = True
+
+
+class Sight:
+    """What a template found out about the contents of one rendering.
+
+    Attributes:
+        looked: Whether it looked into one (compared, searched, measured, cut it): its text may depend on the contents.
+        needed: (owner, edits) of contents that it only asked to be anything but empty.
+    """
+
+    def __init__(self) -> None:
+        self.looked = False
+        self.needed: set[tuple[int, Edits]] = set()
+
+
+class Tracked(str):
+    """A string with the runs of contents in it, in order."""
+
+    runs: tuple[Run, ...]
+    sight: Sight
+
+    def __new__(cls, text: str, runs: tuple[Run, ...], sight: Sight) -> Tracked:
+        self = super().__new__(cls, text)
+        self.runs = runs
+        self.sight = sight
+        return self
+
+    def clip(self, begin: int, end: int) -> Tracked:
+        """The characters [begin, end) without having looked at them."""
+        runs = []
+        for run in self.runs:
+            first, last = max(run.begin, begin), min(run.end, end)
+            if first < last or (first == last and run.begin == run.end):
+                whole = run.whole and (first, last) == (run.begin, run.end)
+                runs.append(run._replace(begin=first - begin, end=last - begin, whole=whole))
+        return Tracked(str.__getitem__(self, slice(begin, end)), tuple(runs), self.sight)
+
+    @property
+    def _alone(self) -> Run | None:
+        """The run, if the string is one whole content and nothing else."""
+        if len(self.runs) != 1:
+            return None
+        run = self.runs[0]
+        return run if run.whole and run.begin == 0 and run.end == str.__len__(self) else None
+
+    def __str__(self) -> str:
+        return self
+
+    def __add__(self, other: str) -> str:
+        return joined((self, other)) if isinstance(other, str) else NotImplemented
+
+    def __radd__(self, other: str) -> str:
+        return joined((other, self)) if isinstance(other, str) else NotImplemented
+
+    def __bool__(self) -> bool:
+        size, alone = str.__len__(self), self._alone
+        if alone is not None:
+            self.sight.needed.add((alone.owner, alone.edits))
+        elif size == sum(run.end - run.begin for run in self.runs):
+            self.sight.looked = True  # otherwise some of it is the template's own and it is true whatever the contents
+        return size > 0
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, str):
+            return False
+        if not str.__len__(other) and self._alone is not None:
+            return not self
+        self.sight.looked = True
+        return str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        self.sight.looked = True  # a look-up with the content as its key
+        return str.__hash__(self)
+
+    def strip(self, characters: str | None = None, /) -> Tracked:
+        return self._strip("strip", characters)
+
+    def lstrip(self, characters: str | None = None, /) -> Tracked:
+        return self._strip("lstrip", characters)
+
+    def rstrip(self, characters: str | None = None, /) -> Tracked:
+        return self._strip("rstrip", characters)
+
+    def _strip(self, name: str, characters: str | None) -> Tracked:
+        text = getattr(str, name)(self, characters)
+        alone = self._alone
+        if alone is not None:
+            run = Run(0, len(text), alone.owner, (*alone.edits, (name, characters)))
+            return Tracked(text, (run,), self.sight)
+        self.sight.looked = True
+        begin = 0 if name == "rstrip" else str.__len__(self) - len(str.lstrip(self, characters))
+        return self.clip(begin, begin + len(text))
+
+    def __getitem__(self, key: SupportsIndex | slice, /) -> str:
+        self.sight.looked = True
+        if isinstance(key, slice):
+            begin, end, step = key.indices(str.__len__(self))
+            return self.clip(begin, max(begin, end)) if step == 1 else str.__getitem__(self, key)
+        begin = range(str.__len__(self))[key]
+        return self.clip(begin, begin + 1)
+
+    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        self.sight.looked = True
+        return self._located(str.split(self, sep, maxsplit), len(sep or ""))
+
+    def splitlines(self, keepends: bool = False) -> list[str]:
+        self.sight.looked = True
+        return self._located(str.splitlines(self, keepends), 0)
+
+    def partition(self, sep: str, /) -> tuple[str, str, str]:
+        self.sight.looked = True
+        before, found, behind = self._located(list(str.partition(self, sep)), 0)
+        return before, found, behind
+
+    def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
+        self.sight.looked = True
+        if not old:
+            return str.replace(self, old, new, count)
+        return joined(
+            part for at, piece in enumerate(self.split(old, count)) for part in ((new, piece) if at else (piece,))
+        )
+
+    def _located(self, parts: list[str], gap: int) -> list[str]:
+        """Parts of this string, in order, with what is known about their characters.
+
+        Args:
+            parts: Substrings that follow each other.
+            gap: How many characters lie between them; 0 where that may differ.
+        """
+        found: list[str] = []
+        position = 0
+        for part in parts:
+            position = position if gap else str.find(self, part, position)
+            found.append(self.clip(position, position + len(part)))
+            position += len(part) + gap
+        return found
+
+
+def joined(parts: Iterable[str]) -> str:
+    """``"".join(parts)`` that keeps track of contents."""
+    texts = list(parts)
+    sight = next((text.sight for text in texts if isinstance(text, Tracked)), None)
+    if sight is None:
+        return "".join(texts)
+    runs: list[Run] = []
+    position = 0
+    for text in texts:
+        if isinstance(text, Tracked):
+            runs += [run._replace(begin=run.begin + position, end=run.end + position) for run in text.runs]
+        position += str.__len__(text)
+    return Tracked("".join(texts), tuple(runs), sight)
+
+
+def plain(text: str) -> str:
+    """The text as an ordinary string."""
+    return str.__getitem__(text, slice(None))
+
+
+def looks(value: Any) -> None:
+    """Note that the contents in a value were looked into, however deep they lie in it."""
+    if isinstance(value, Tracked):
+        value.sight.looked = True
+    elif isinstance(value, dict):
+        for item in value.values():
+            looks(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            looks(item)
+
+
+def _looking(name: str) -> Any:
+    original = getattr(str, name)
+
+    def method(self: Tracked, *args: Any, **options: Any) -> Any:
+        self.sight.looked = True
+        return original(self, *args, **options)
+
+    return method
+
+
+# Every other way to learn something about a string: what it returns is no longer tracked.
+_NO_LOOK = frozenset(dir(object)) - {"__lt__", "__le__", "__gt__", "__ge__", "__repr__", "__format__"}
+for _name in set(dir(str)) - _NO_LOOK - set(vars(Tracked)):
+    if callable(getattr(str, _name)) and _name not in ("__getnewargs__", "maketrans"):
+        setattr(Tracked, _name, _looking(_name))
+for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__repr__", "__format__"):
+    setattr(Tracked, _name, _looking(_name))
+
+
+_PERCENT = re.compile("%(.?)", re.DOTALL)
+
+
+def percent(text: str, values: Any) -> str | None:
+    """``text % values`` where every conversion is a plain ``%s``; None where another way is needed.
+
+    Args:
+        text: The template's own text.
+        values: One value, or a tuple of them.
+    """
+    given = list(values) if isinstance(values, tuple) else [values]
+    kinds = _PERCENT.findall(text)
+    if set(kinds) - {"s", "%"} or kinds.count("s") != len(given) or not any(map(_is_tracked, given)):
+        return None
+    parts: list[str] = []
+    end = 0
+    for match in _PERCENT.finditer(text):
+        parts.append(text[end : match.start()])
+        parts.append("%" if match.group(1) == "%" else str(given.pop(0)))
+        end = match.end()
+    return joined([*parts, text[end:]])
+
+
+def braces(text: str, values: Sequence[Any], named: Mapping[str, Any]) -> str | None:
+    """``text.format(*values, **named)`` where every field is plain: ``{}``, ``{0}`` or ``{name}``; None otherwise."""
+    if not any(map(_is_tracked, (*values, *named.values()))):
+        return None
+    parts: list[str] = []
+    try:
+        fields = list(string.Formatter().parse(text))
+    except ValueError:
+        return None  # Jinja says what is wrong with it
+    for number, (before, name, form, conversion) in enumerate(fields):
+        parts.append(before)
+        if name is None:
+            continue
+        if form or conversion:
+            return None
+        if name == "" and all(other in ("", None) for _, other, _, _ in fields):
+            place: Any = sum(other is not None for _, other, _, _ in fields[:number])
+        else:
+            place = int(name) if name.isdigit() else name
+        found = named.get(place) if isinstance(place, str) else values[place] if place < len(values) else None
+        if found is None:
+            return None
+        parts.append(str(found))
+    return joined(parts)
+
+
+def _is_tracked(value: Any) -> bool:
+    return isinstance(value, Tracked)

@@ -1,0 +1,1 @@
+"""Row ids to samples on demand: in this process or in workers."""

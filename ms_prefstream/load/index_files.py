@@ -1,0 +1,158 @@
+"""The length index of a source: one file, or for a mix one for each part, taken together."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ms_prefstream.errors import OptionError
+from ms_prefstream.formats.base import Format
+from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, joined, open_index
+from ms_prefstream.lengths.index import Loader, Measured, measuring
+from ms_prefstream.lengths.index_file import SUFFIX
+from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of
+from ms_prefstream.progress import Progress
+from ms_prefstream.sources.files import INDEX_BEGINS, check_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one index file covers.
+
+    Attributes:
+        source: Where its rows are read.
+        first: The row id of its first row among all rows.
+        rows: How many rows there are.
+        fingerprint: Gives what decides about their lengths and verdicts, by name; reads some of the rows.
+    """
+
+    source: Any
+    first: int
+    rows: int
+    fingerprint: Callable[[], Mapping[str, Any]]
+
+
+def index_parts(source: Any, records: Records, formats: Sequence[Format], encoding: Mapping[str, Any]) -> list[Part]:
+    """What each index file covers: everything, or a part of the mix.
+
+    Args:
+        source: A source, or a mix.
+        records: Its records.
+        formats: The format of each part.
+        encoding: What decides about tokens, by name.
+    """
+    found: list[Any] = [(source, records, 0)]
+    if isinstance(records, MixedRecords):
+        found = [(part.source, *rest) for part, rest in zip(source.parts, records.parts(), strict=True)]
+
+    def fingerprint(records: Any, fmt: Format) -> dict[str, Any]:
+        return {"data": fingerprint_of(records), **encoding, "format": repr(fmt)}
+
+    return [
+        Part(source=source, first=first, rows=len(records), fingerprint=functools.partial(fingerprint, records, fmt))
+        for (source, records, first), fmt in zip(found, formats, strict=True)
+    ]
+
+
+def find_index(parts: Sequence[Part], given: str | os.PathLike[str]) -> LengthIndex | None:
+    """The index of all parts.
+
+    Args:
+        parts: One, or those of a mix.
+        given: A path, for a mix a folder; or ``auto``: None unless every part has an index beside its file.
+
+    Raises:
+        StateError: An index is missing, damaged or stale.
+    """
+    if given == "auto":
+        paths = [beside(part.source) for part in parts]
+        for path, part in zip(paths, parts, strict=True):
+            if not _is_cache(part) and (path is None or not os.path.exists(path)):
+                return None
+    else:
+        paths = [*_in_folder(parts, given)] if len(parts) > 1 else [os.fspath(given)]
+    return joined([
+        part.source.index if _is_cache(part) else open_index(path or "", part.fingerprint(), part.rows)
+        for path, part in zip(paths, parts, strict=True)
+    ])  # fmt: skip
+
+
+def build_indexes(
+    parts: Sequence[Part],
+    loader: Loader,
+    given: str | os.PathLike[str] | None,
+    *,
+    origin: Callable[[int], str],
+    raise_malformed: bool,
+    progress: Progress | None,
+) -> LengthIndex:
+    """Measure every row of all parts and write their indexes.
+
+    A part of a mix gets the very file that it would get by itself, so a mix of files that are indexed already, with
+    the same task and tokenizer, needs no pass.
+
+    Args:
+        parts: One, or those of a mix.
+        loader: Rows to samples, by the row ids of all parts together.
+        given: A path, for a mix a folder; None puts each index beside its file.
+        origin: Row id to origin.
+        raise_malformed: See `ms_prefstream.lengths.build_index`, as for what follows.
+        progress: Shown for one part after the other.
+
+    Raises:
+        OptionError: There is no place for an index.
+        RowError: The first malformed row, if such rows are errors.
+    """
+    if given is not None and len(parts) > 1:
+        paths = _in_folder(parts, given)
+        os.makedirs(given, exist_ok=True)
+    else:
+        paths = ["" if _is_cache(part) else index_path(part.source, given) for part in parts]
+    for path, part in zip(paths, parts, strict=True):
+        if not _is_cache(part):
+            check_target("index", path, part.source, INDEX_BEGINS)
+    return joined([
+        part.source.index
+        if _is_cache(part)
+        else build_index(
+            part.rows,
+            _Moved(loader, part.first) if part.first else loader,
+            path,
+            part.fingerprint(),
+            origin=lambda row, first=part.first: origin(first + row),  # type: ignore[misc]  # a default is a constant
+            raise_malformed=raise_malformed,
+            progress=progress,
+        )
+        for path, part in zip(paths, parts, strict=True)
+    ])  # fmt: skip
+
+
+def _is_cache(part: Part) -> bool:
+    """Whether the rows are samples already, which come with an index of their own."""
+    return bool(getattr(part.source, "ready", False))
+
+
+def _in_folder(parts: Sequence[Part], folder: str | os.PathLike[str]) -> list[str]:
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise OptionError(
+            f"index is {os.fspath(folder)!r}, a file, but the source is a mix of {len(parts)} parts, which have an "
+            "index each. Give a folder for them, or leave it out where all parts are files."
+        )
+    return [os.path.join(folder, f"part-{number}{SUFFIX}") for number in range(len(parts))]
+
+
+class _Moved:
+    """A loader that counts the rows of one part from 0."""
+
+    def __init__(self, loader: Loader, first: int) -> None:
+        self._loader, self._first = loader, first
+
+    def load(self, rows: Sequence[int]) -> Any:
+        return self._loader.load([self._first + row for row in rows])
+
+    def measured(self, chunks: Iterable[range]) -> Iterator[Measured]:
+        first = self._first
+        return measuring(self._loader)(range(first + chunk.start, first + chunk.stop) for chunk in chunks)

@@ -1,0 +1,244 @@
+"""Row ids to samples: read, format, encode, cut, make the task's sample. What a worker process runs."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ms_prefstream.encode.build import build_encoder
+from ms_prefstream.encode.cut_points import cut_map
+from ms_prefstream.encode.encoder import ConversationEncoder, Encoded
+from ms_prefstream.encode.tokenizer import Tokenizer
+from ms_prefstream.encode.truncate import Flat, token_cut_map
+from ms_prefstream.errors import OptionError, Reason, RowError
+from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
+from ms_prefstream.load.records import RecordAccess
+from ms_prefstream.sample import Ids, Loaded, Note, Ready, Sample, Span
+from ms_prefstream.tasks.base import Sampler, Task
+
+
+class Load(Protocol):
+    """Rows to samples, in order. One that works ahead also has a method ``hint(units, rows_of)``, see `Ahead`."""
+
+    def load(self, rows: Sequence[int]) -> list[Loaded]: ...
+
+
+_lock = threading.Lock()
+_holders = 0
+_was_enabled = False
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Holds the collector back for the body; what is no cycle is freed as always.
+
+    A window makes some ten thousand objects that live until it is batched, and none of them in a cycle. To the
+    collector they are a reason to look at every object of the program again: with MindSpore imported 0.1 s each time,
+    which made a window of 2,000 rows a fifth slower (`benchmarks/throughput.py`). Bodies may overlap, in several
+    threads too; the last one to end restores what the first one found.
+    """
+    global _holders, _was_enabled
+    with _lock:
+        if not _holders:
+            _was_enabled = gc.isenabled()
+            gc.disable()
+        _holders += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _holders -= 1
+            if not _holders and _was_enabled:
+                gc.enable()
+
+
+_LARGEST_MARGIN = float(np.finfo(np.float32).max)  # in batches and caches a margin is float32
+
+
+class SampleLoader:
+    """Loads samples by row id.
+
+    Args:
+        records: Random access to records; None where only `samples` is used.
+        task: What they become.
+        sampler: The task's function, bound to the tokenizer.
+        encoder: Encodes text records; None when every row is already tokenized.
+    """
+
+    def __init__(
+        self, records: RecordAccess | None, task: Task, sampler: Sampler, encoder: ConversationEncoder | None
+    ) -> None:
+        self._records = records
+        self._task = task
+        self.sampler = sampler
+        self.encoder = encoder
+
+    def load(self, rows: Sequence[int]) -> list[Loaded]:
+        """The samples of these rows, in this order."""
+        assert self._records is not None
+        with collector_paused():
+            return self.samples(self._records.read(rows))
+
+    def samples(self, found: Sequence[Record | Ready | RowError]) -> list[Loaded]:
+        """The samples of these records, in this order."""
+        with collector_paused():
+            return self._samples(found)
+
+    def _samples(self, found: Sequence[Record | Ready | RowError]) -> list[Loaded]:
+        loaded: list[Loaded | None] = [None] * len(found)
+        texts: list[tuple[int, Pair | Completion]] = []
+        for index, record in enumerate(found):
+            try:
+                if isinstance(record, RowError):
+                    raise record
+                if isinstance(record, Ready):
+                    loaded[index] = Loaded(record.sample, None, Note(record.notes))
+                    continue
+                record = _as_task_wants(record, self._task.pairs)
+                if isinstance(record, (TokenPair, TokenCompletion)):
+                    loaded[index] = self._sample(_token_sides(record), record, Note.NONE)
+                else:
+                    texts.append((index, record))
+            except RowError as error:
+                loaded[index] = Loaded(None, error)
+        if texts:
+            self._encode(texts, loaded)
+        return loaded  # type: ignore[return-value]  # every place is filled
+
+    def origin(self, row: int) -> str:
+        """Where a row that was loaded last comes from, for people."""
+        assert self._records is not None
+        return self._records.origin(row)
+
+    def _encode(self, texts: list[tuple[int, Pair | Completion]], loaded: list[Loaded | None]) -> None:
+        if self.encoder is None:
+            raise OptionError(
+                "tokenizer=None is for rows that are already tokenized (prompt_ids, chosen_ids, rejected_ids), but the "
+                "source has rows with text. Pass tokenizer= a directory, a file or an object."
+            )
+        results = self.encoder.encode([record for _, record in texts])
+        for (index, record), sides in zip(texts, results, strict=True):
+            if isinstance(sides, RowError):
+                loaded[index] = Loaded(None, sides)
+                continue
+            notes = Note.NONE
+            for side in sides:
+                if side.laid.rewritten:
+                    notes |= Note.REWRITTEN
+                if side.differs:
+                    notes |= Note.BOUNDARY_DIFFERS
+            try:
+                loaded[index] = self._sample([self._flat(side) for side in sides], record, notes)
+            except RowError as error:
+                loaded[index] = Loaded(None, error)
+
+    def _flat(self, side: Encoded) -> Flat:
+        assert self.encoder is not None  # it made the side
+        return Flat(side.ids, side.prompt, side.spans, functools.partial(cut_map, self.encoder, side))
+
+    def _sample(self, sides: list[Flat], record: Record, notes: Note) -> Loaded:
+        margin = getattr(record, "margin", None)
+        if self._task.margin and margin is None:
+            raise RowError(
+                Reason.MISSING_FIELD,
+                "the row has no margin; expected a number, since the task asks for a margin column",
+                "Add the field, or leave margin out of the task's options",
+            )
+        if margin is not None and abs(margin) > _LARGEST_MARGIN:
+            raise RowError(
+                Reason.BAD_TYPE,
+                f"the row's margin is {margin}; expected a number that float32 can hold, up to {_LARGEST_MARGIN:.1e}",
+                "Scale the margins or scores",
+            )
+        sample = self.sampler(sides, margin)
+        for sequence in sample.sequences:
+            if sequence.truncated:
+                notes |= Note.TRUNCATED
+            if sequence.question_cut:
+                notes |= Note.QUESTION_CUT
+        return Loaded(sample, None, notes)
+
+
+def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair | TokenCompletion:
+    """A pair for tasks of pairs; prompt and chosen side for the others."""
+    if pairs and not isinstance(record, (Pair, TokenPair)):
+        raise RowError(
+            Reason.MISSING_FIELD,
+            "the row has no rejected side; expected a chosen and a rejected one",
+            "Use mps.RLHF for rows of prompt and response, or correct the row",
+        )
+    if isinstance(record, Pair) and not pairs:
+        return Completion(record.prompt, record.chosen, record.tools, record.origin)
+    if isinstance(record, TokenPair) and not pairs:
+        return TokenCompletion(record.prompt_ids, record.chosen_ids, record.origin)
+    return record  # type: ignore[return-value]  # a ranked list becomes pairs in its format
+
+
+def _token_sides(record: TokenPair | TokenCompletion) -> list[Flat]:
+    prompt = np.array(record.prompt_ids, np.int32)
+    if isinstance(record, TokenPair):
+        responses = [record.chosen_ids, record.rejected_ids]
+        if record.chosen_ids == record.rejected_ids:
+            raise RowError(Reason.IDENTICAL, "chosen_ids and rejected_ids are the same")
+        if not all(responses):
+            raise RowError(Reason.EMPTY_RESPONSE, "chosen_ids or rejected_ids is empty; expected at least one id")
+    else:
+        responses = [record.response_ids] if record.response_ids else []
+    sides = []
+    for response in responses:
+        ids = np.concatenate([prompt, np.array(response, np.int32)])
+        sides.append(_token_side(ids, len(prompt), ((len(prompt), len(ids)),)))
+    return sides if isinstance(record, TokenPair) else [_token_side(prompt, len(prompt), ()), *sides]
+
+
+def _token_side(ids: Ids, prompt: int, spans: tuple[Span, ...]) -> Flat:
+    return Flat(ids, prompt, spans, functools.partial(token_cut_map, ids, prompt))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what a row becomes.
+
+    Attributes:
+        records: Random access to records; None where records are sent along (one-pass sources).
+        task: What records become.
+        tokenizer: Loaded already; None for rows that are already tokenized.
+        template: The option `template` of `ms_prefstream.stream`; the path of a file must be replaced by its text.
+        boundary: The option of that name.
+        special_tokens_in_content: The option of that name.
+        ready: Whether the records are samples already, so that there is nothing to make.
+    """
+
+    records: RecordAccess | None
+    task: Task
+    tokenizer: Tokenizer | None
+    template: str | None = "auto"
+    boundary: str = "joint"
+    special_tokens_in_content: str = "escape"
+    ready: bool = False
+
+    def loader(self) -> SampleLoader:
+        """A loader that follows the recipe, in this process."""
+        if self.ready:
+            return SampleLoader(self.records, self.task, _nothing_to_make, None)
+        encoder = None
+        if self.tokenizer is not None:
+            encoder = build_encoder(
+                self.tokenizer,
+                template=self.template,
+                boundary=self.boundary,
+                special_tokens_in_content=self.special_tokens_in_content,
+                refused=self.task.refused(self.tokenizer),
+            )
+        return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder)
+
+
+def _nothing_to_make(sides: Sequence[Flat], margin: float | None) -> Sample:
+    raise AssertionError("a cache holds samples, and nothing is made of them")

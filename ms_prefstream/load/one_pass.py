@@ -1,0 +1,360 @@
+"""Records from the front, of one source or of a mix: what a one-pass run reads."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from ms_prefstream.errors import OptionError, RowError, SourceError
+from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.formats.base import Format
+from ms_prefstream.formats.record import Record
+from ms_prefstream.load.records import part_reports
+from ms_prefstream.plan.mixture import Mixture, Schedule, whole_weights
+from ms_prefstream.report.report import PartReport
+from ms_prefstream.sample import Ready
+from ms_prefstream.sources.base import RandomAccess, Source, no_rows, skip_items
+from ms_prefstream.sources.concat import JoinedPass
+from ms_prefstream.sources.mix import Mix
+
+Found: TypeAlias = tuple[str, Any, Record | Ready | RowError]
+
+
+class Position(NamedTuple):
+    """Where a source with a state of its own stands.
+
+    Attributes:
+        first: The number of the next record.
+        state: What the source's `state_dict` returned.
+    """
+
+    first: int
+    state: Any
+
+
+class PassRecords:
+    """Records of one pass, by position in the epoch; those of the window in hand are kept, earlier ones are gone.
+
+    Args:
+        front: Where the records come from.
+        window_rows: Rows of a window of the plan; 1 where windows differ in size. `read` is then asked for all rows of
+            a window in one call, and only what stands before the first of them is gone.
+        first: Position of the first record that will be asked for, a window's beginning.
+        before: Records of earlier epochs, for sources whose epochs go on in the data.
+        known: A position of the source at or before the first record, or None.
+        passed: Told the source's position wherever a window begins, if it has a state of its own.
+    """
+
+    def __init__(
+        self,
+        front: Front,
+        window_rows: int,
+        first: int,
+        before: int = 0,
+        known: Position | None = None,
+        passed: Callable[[Position], None] = lambda position: None,
+    ) -> None:
+        self._front = front
+        self._passed = passed
+        self._window_rows = window_rows
+        self._kept: dict[int, Found] = {}
+        self._first = self._next = first
+        self.before = before
+        self._records = front.start(before + first, known)
+
+    def __len__(self) -> int:
+        return self._next
+
+    def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
+        """The records at these positions, all of one window.
+
+        Raises:
+            SourceError: If the source ends before them.
+        """
+        begin = min(rows) // self._window_rows * self._window_rows
+        for position in [position for position in self._kept if position < begin]:
+            del self._kept[position]
+        last = max(rows)
+        if self._next <= begin:
+            self._take(begin, begin)
+            # Before its first record the pass has not begun, and the source stands where another one left it.
+            stands = self._front.position() if self._next > self._first else None
+            if stands is not None and stands.first == self.before + begin:
+                self._passed(stands)
+        self._take(last + 1, begin)
+        if self.before + self._next == 0:
+            raise no_rows(self._front.name, self._front.ended())
+        if self._next <= last:
+            raise SourceError(
+                f"{self._front.name} ended after {self.before + self._next} rows{self._front.ended()}, but the plan "
+                f"needs row {self.before + last + 1}. The source gave fewer rows than before, or steps_per_epoch is "
+                "larger than it allows; lower it."
+            )
+        return [self._kept[row][2] for row in rows]
+
+    def _take(self, until: int, begin: int) -> None:
+        """Go on to a position, and keep what lies in the window that begins at `begin`."""
+        for found in itertools.islice(self._records, max(0, until - self._next)):
+            if self._next >= begin:
+                self._kept[self._next] = found
+            self._next += 1
+
+    def origin(self, row: int) -> str:
+        return self._kept[row][0]
+
+    def raw(self, row: int) -> Any:
+        return self._kept[row][1]
+
+
+def records_of(rows: Iterator[tuple[str, Any]], fmt: Format) -> Iterator[Found]:
+    """(origin, raw row, record) for each record of a pass."""
+    many = hasattr(fmt, "count")
+    for origin, raw in rows:
+        if isinstance(raw, (RowError, Ready)):
+            yield origin, None, raw
+            continue
+        try:
+            found = fmt(raw)
+        except RowError as error:
+            yield origin, raw, error
+            continue
+        if not many:
+            yield origin, raw, found  # type: ignore[misc]  # one record
+        else:
+            records: Sequence[Record] = found  # type: ignore[assignment]  # a tuple of records
+            for index, record in enumerate(records, 1):
+                yield f"{origin}#{index}" if len(records) > 1 else origin, raw, record
+
+
+_BLOCK = 1024  # positions whose parts are found together
+
+
+class Front(Protocol):
+    """Records that can only be read from the front."""
+
+    @property
+    def name(self) -> str:
+        """What they come from, for people."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether an epoch goes on where the one before ended, instead of beginning anew."""
+
+    def start(self, first: int, known: Position | None = None) -> Iterator[Found]:
+        """The records from number `first` on; those before it are neither formatted nor, if possible, parsed.
+
+        Args:
+            first: Number of the first record.
+            known: What `position` said at or before it, to go on from there.
+        """
+
+    def position(self) -> Position | None:
+        """The source's own state behind the record given last; None where the source has none."""
+
+    def count(self) -> int:
+        """The records of an epoch, by reading all; known beforehand for sources that say so."""
+
+    def ended(self) -> str:
+        """Why the last pass ended, as the end of a sentence; empty if there is nothing to say."""
+
+
+def open_front(source: Any, formats: Sequence[Format]) -> SingleFront | MixedFront:
+    """The records of a mix or of any other source, from the front.
+
+    Args:
+        source: A mix or an opened source.
+        formats: The format of each part; a single one where there are no parts.
+    """
+    return MixedFront(source, formats) if isinstance(source, Mix) else SingleFront(source, formats[0])
+
+
+class SingleFront:
+    """The records of one source.
+
+    Args:
+        source: The source; one with random access is read in order.
+        fmt: Raw row to records.
+
+    Attributes:
+        name: The source's name.
+        continues: Whether the source gives each row once over all epochs (`mps.follow`).
+        once: Whether the source can be read only once, so that nothing can be counted or looked at beforehand.
+        ends_by_time: Whether the data end after a time without any, so that ranks would not end at the same row.
+    """
+
+    def __init__(self, source: Source, fmt: Format) -> None:
+        self.name = source.name
+        self.continues = bool(getattr(source, "continues", False))
+        self.once = bool(getattr(source, "once", False))
+        self.ends_by_time = getattr(source, "ends_by", "") == "timeout"
+        self._source, self._format = source, fmt
+
+    def start(self, first: int, known: Position | None = None) -> Iterator[Found]:
+        """See `Front`.
+
+        Raises:
+            SourceError: There are not that many records, from the first `next`.
+        """
+        before = 0
+        if known is not None:
+            self._source.load_state_dict(known.state)  # type: ignore[union-attr]  # it gave this state
+            before = known.first
+        skipped, records = self.begin(first - before)
+        skipped += before
+        if skipped < first:
+            why = "The data got shorter since the position was saved: restore it, or start a new run."
+            if self.continues:
+                why = (
+                    "It gives each row once in all epochs together: train fewer epochs or steps, or pass the finished "
+                    "files as a plain source to train on their rows again."
+                )
+            raise SourceError(
+                f"{self.name}: {first} rows were to be skipped, but there are only {skipped}{self.ended()}. {why}"
+            )
+        yield from records
+
+    def position(self) -> Position | None:
+        """See `Front`. A format that makes several records of a row gives none: a state stands between rows."""
+        if hasattr(self._format, "count") or not hasattr(self._source, "state_dict"):
+            return None
+        state = self._source.state_dict()
+        return Position(state["row"], state)
+
+    def begin(self, skip: int) -> tuple[int, Iterator[Found]]:
+        """How many of `skip` records there were to skip, and the records behind them."""
+        joined = JoinedPass((self._source,))  # knows how to skip in every kind of source
+        if hasattr(self._format, "count"):  # rows may give any number of records
+            records = records_of(joined.begin(0)[1], self._format)
+            return skip_items(records, skip), records
+        skipped, rows = joined.begin(skip)
+        return skipped, records_of(rows, self._format)
+
+    def count(self) -> int:
+        """See `Front`.
+
+        Raises:
+            OptionError: The source can be read only once.
+        """
+        known = getattr(self._source, "rows", None)
+        many = hasattr(self._format, "count")
+        if isinstance(known, int) and not many:
+            return known
+        if isinstance(self._source, RandomAccess) and not many:
+            return len(self._source)
+        if self.once:
+            raise OptionError(
+                f"{self.name} can be read only once, so its rows cannot be counted first. Pass steps_per_epoch=<n>, a "
+                "list, or a function that returns a new iterator each time."
+            )
+        return self.begin(sys.maxsize)[0]
+
+    def fingerprint(self) -> str:
+        """The source's."""
+        return self._source.fingerprint()
+
+    def ended(self) -> str:
+        """See `Front`."""
+        return str(getattr(self._source, "ended", ""))
+
+
+class MixedFront:
+    """The records of a mix, read from the front in the order of its schedule.
+
+    Args:
+        mix: The parts. Those with random access are read in their order.
+        formats: The format of each part.
+
+    Attributes:
+        name: The mix's name.
+        continues: Whether a part gives each row once over all epochs. The mix is then one long pass: with
+            ``stop="all"`` its other parts begin anew when they end.
+        once: Whether a part can be read only once.
+        ends_by_time: Whether a part ends after a time without data.
+        weights: Whole numbers in proportion to the shares.
+        stop: The mix's.
+    """
+
+    def __init__(self, mix: Mix, formats: Sequence[Format]) -> None:
+        self.name = mix.name
+        self.stop = mix.stop
+        self.weights = whole_weights(mix.weights(None))
+        self._schedule = Schedule(self.weights)
+        self._names = [part.name for part in mix.parts]
+        self._parts = [SingleFront(part.source, fmt) for part, fmt in zip(mix.parts, formats, strict=True)]
+        self.continues = any(part.continues for part in self._parts)
+        self.once = any(part.once for part in self._parts)
+        self.ends_by_time = any(part.ends_by_time for part in self._parts)
+        self._sizes: list[int] | None = None
+
+    def position(self) -> Position | None:
+        """See `Front`. The rows of a mix are skipped: its parts stand at different places of their own."""
+        return None
+
+    def start(self, first: int, known: Position | None = None) -> Iterator[Found]:
+        """See `Front`. With ``stop="first"`` it ends when a part has no row left for its turn, else never.
+
+        Raises:
+            SourceError: A part cannot be read, or not a second time, from `next`.
+        """
+        skips = self._schedule.counts(first)
+        feeds = [self._feed(part, skip) for part, skip in zip(self._parts, skips, strict=True)]
+        for block in itertools.count(first // _BLOCK):
+            for part in self._turns(block)[max(0, first - block * _BLOCK) :]:
+                found = next(feeds[part], None)
+                if found is None:
+                    return
+                yield found
+
+    def count(self) -> int:
+        """See `Front`."""
+        self._sizes = [part.count() for part in self._parts]
+        for name, size in zip(self._names, self._sizes, strict=True):
+            if size == 0:
+                raise SourceError(f"{name}, a part of the mix, has no rows. Leave it out, or check its path.")
+        return self._mixture(self._sizes).rows
+
+    def part_of(self, position: int) -> int:
+        """Whose turn a position is, counted from the beginning of the run where the mix `continues`."""
+        return self._turns(position // _BLOCK)[position % _BLOCK]
+
+    def fingerprint(self) -> str:
+        """A hash of the parts' fingerprints in their order."""
+        return hash_of([part.fingerprint().encode() for part in self._parts])
+
+    def ended(self) -> str:
+        """See `Front`."""
+        return next(filter(None, (part.ended() for part in self._parts)), "")
+
+    def reports(self, positions: int) -> dict[str, PartReport]:
+        """A fresh report of each part; see `MixedRecords.reports`."""
+        sizes = self._sizes
+        mixture = None if sizes is None else self._mixture(sizes)
+        return part_reports(self._names, sizes or [None] * len(self._names), self.weights, positions, mixture)
+
+    def _mixture(self, sizes: Sequence[int]) -> Mixture:
+        return Mixture(sizes=tuple(sizes), weights=self.weights, stop=self.stop)
+
+    def _feed(self, part: SingleFront, skip: int) -> Iterator[Found]:
+        """A part's records behind its first `skip` turns, again and again with ``stop="all"`` unless rows come once."""
+        if self.stop == "first" or part.continues:
+            yield from part.start(skip)
+            return
+        while True:
+            skipped, records = part.begin(skip)
+            skip -= skipped
+            first = next(records, None)
+            if first is None and not skipped:
+                raise SourceError(f"{part.name}, a part of the mix, has no rows. Leave it out, or check its path.")
+            if first is not None:
+                yield first
+                yield from records
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019 - it lives as long as the run
+    def _turns(self, block: int) -> list[int]:
+        turns: list[int] = self._schedule.locate(np.arange(block * _BLOCK, (block + 1) * _BLOCK))[0].tolist()
+        return turns

@@ -1,0 +1,204 @@
+"""Raw rows through a format: random access to records, errors in the place of bad rows."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.errors import RowError, SourceError
+from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.formats import Expanded, resolve_format
+from ms_prefstream.formats.base import Format
+from ms_prefstream.formats.record import Record
+from ms_prefstream.lengths import LengthIndex
+from ms_prefstream.lengths.index import count_verdicts
+from ms_prefstream.plan.mixture import MixedOrder, Mixture, whole_weights
+from ms_prefstream.report.report import PartReport
+from ms_prefstream.sample import Ready
+from ms_prefstream.sources.base import RandomAccess, as_row_ids, by_part
+from ms_prefstream.sources.mix import Mix
+
+
+class RecordAccess(Protocol):
+    """RecordAccess by row id."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: Sequence[int]) -> Sequence[Record | Ready | RowError]:
+        """The records with these ids; a row that cannot become one gives its `RowError`."""
+
+    def origin(self, row: int) -> str:
+        """Where a record comes from, for people."""
+
+
+class FormattedRows:
+    """A source and a format that gives one record for each row."""
+
+    filtered = 0
+
+    def __init__(self, source: RandomAccess, fmt: Format) -> None:
+        self.source = source
+        self.format = fmt
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
+        return [self._record(raw) for raw in self.source.read(rows)]
+
+    def _record(self, raw: Any) -> Record | Ready | RowError:
+        if isinstance(raw, (RowError, Ready)):
+            return raw
+        try:
+            return self.format(raw)  # type: ignore[return-value]  # one record: the format has no count
+        except RowError as error:
+            return error
+
+    def raw(self, row: int) -> Any:
+        """The raw row, for the quarantine file; None if it cannot be parsed."""
+        (found,) = self.source.read([row])
+        return None if isinstance(found, RowError) else found
+
+    def origin(self, row: int) -> str:
+        return self.source.origin(row)
+
+
+_PartRecords: TypeAlias = Expanded | FormattedRows
+
+
+class MixedRecords:
+    """Records of several parts by row id: those of the first part, then those of the second, and so on.
+
+    Args:
+        mix: The parts; all of them with random access.
+        formats: The format of each part.
+
+    Attributes:
+        name: The mix's name.
+        filtered: Rows that the parts' formats filtered out.
+        mixture: Sizes and weights, for the plan.
+
+    Raises:
+        SourceError: A part has no records.
+    """
+
+    def __init__(self, mix: Mix, formats: Sequence[Format]) -> None:
+        self.name = mix.name
+        self._parts = [_records(part.source, fmt) for part, fmt in zip(mix.parts, formats, strict=True)]
+        self._names = [part.name for part in mix.parts]
+        self.filtered = sum(records.filtered for records in self._parts)
+        sizes = [len(records) for records in self._parts]
+        for name, size, records in zip(self._names, sizes, self._parts, strict=True):
+            if size == 0:
+                why = " that pass the filter of its format" if records.filtered else ""
+                raise SourceError(f"{name}, a part of the mix, has no rows{why}. Leave it out, or check its path.")
+        self.mixture = Mixture(sizes=tuple(sizes), weights=whole_weights(mix.weights(sizes)), stop=mix.stop)
+
+    def __len__(self) -> int:
+        """The records of all parts together."""
+        return self.mixture.firsts[-1]
+
+    def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
+        """The records with these ids, in this order; each part is asked once."""
+        bounds = np.array(self.mixture.firsts)
+        ids = as_row_ids(rows, len(self), self.name)
+        result: list[Any] = [None] * len(ids)
+        for part, positions in by_part(ids, bounds):
+            local = (ids[positions] - bounds[part]).tolist()
+            for position, record in zip(positions.tolist(), self._parts[part].read(local), strict=True):
+                result[position] = record
+        return result
+
+    def origin(self, row: int) -> str:
+        """Where a record comes from, as its part says."""
+        part = self.part_of(row)
+        return self._parts[part].origin(row - self.mixture.firsts[part])
+
+    def raw(self, row: int) -> Any:
+        """The raw row that a record comes from, for the quarantine file; None if it cannot be parsed."""
+        part = self.part_of(row)
+        return self._parts[part].raw(row - self.mixture.firsts[part])
+
+    def part_of(self, row: int) -> int:
+        """Which part a row id belongs to."""
+        return bisect.bisect_right(self.mixture.firsts, row) - 1
+
+    def probe(self, count: int, seed: int) -> NDArray[np.int64]:
+        """Some row ids, up to `count`, each part with its share; the same ones on every rank."""
+        order = MixedOrder(self.mixture, seed=seed, shuffle=True, global_batch=1, window_rows=1)
+        return order.rows_at(0, np.arange(min(count, self.mixture.rows)))
+
+    def fingerprint(self) -> str:
+        """A hash of the parts' fingerprints in their order."""
+        return hash_of([fingerprint_of(records).encode() for records in self._parts])
+
+    def reports(self, positions: int, index: LengthIndex | None = None) -> dict[str, PartReport]:
+        """A fresh report of each part.
+
+        Args:
+            positions: Rows that an epoch delivers over all ranks.
+            index: What is known about all rows beforehand, if it is.
+        """
+        sizes, mixture = self.mixture.sizes, self.mixture if index is None else self.mixture.over(index.good())
+        reports = part_reports(self._names, sizes, self.mixture.weights, positions, mixture)
+        if index is not None:
+            for report, (begin, end) in zip(reports.values(), pairwise(self.mixture.firsts), strict=True):
+                report.known((str(one.reason), one.rows) for one in count_verdicts(index.verdict[begin:end]))
+        return reports
+
+    def parts(self) -> list[tuple[_PartRecords, int]]:
+        """The records of each part, and the row id of its first."""
+        return list(zip(self._parts, self.mixture.firsts[:-1], strict=True))
+
+
+Records: TypeAlias = _PartRecords | MixedRecords
+
+
+def formats_of(source: Any, format: Any) -> list[Format]:
+    """The format of each part of a mix, or the one format of any other source.
+
+    Args:
+        source: A mix or an opened source.
+        format: The stream's option, for parts without a format of their own.
+    """
+    if not isinstance(source, Mix):
+        return [resolve_format(format)]
+    return [resolve_format(format if part.format is None else part.format) for part in source.parts]
+
+
+def open_records(source: Any, formats: Sequence[Format]) -> Records | None:
+    """Random access to the records of a mix or of any other source; None if it must be read from the front."""
+    if isinstance(source, Mix):
+        return MixedRecords(source, formats) if source.random_access else None
+    return _records(source, formats[0]) if isinstance(source, RandomAccess) else None
+
+
+def fingerprint_of(records: Records) -> str:
+    """A hash that changes when the data, or the numbers of records that rows give, change."""
+    return records.source.fingerprint() if isinstance(records, FormattedRows) else records.fingerprint()
+
+
+def part_reports(
+    names: Sequence[str], sizes: Sequence[int | None], weights: Sequence[int], positions: int, mixture: Mixture | None
+) -> dict[str, PartReport]:
+    """A fresh report of each part; what repeats and what is left out is known where the sizes are."""
+    total = sum(weights)
+    reports = {name: PartReport(weight / total, size) for name, size, weight in zip(names, sizes, weights, strict=True)}
+    if mixture is not None:
+        # Positions behind the epoch's last row begin again at its first.
+        counts = mixture.schedule.counts(min(positions, mixture.rows))
+        for report, size, count in zip(reports.values(), mixture.sizes, counts, strict=True):
+            report.repeats_per_epoch = max(0, count - size)
+            report.left_out_per_epoch = max(0, size - count)
+    return reports
+
+
+def _records(source: Any, fmt: Format) -> _PartRecords:
+    assert isinstance(source, RandomAccess)
+    many = hasattr(fmt, "count") and not getattr(source, "ready", False)  # samples need no format
+    return Expanded(source, fmt) if many else FormattedRows(source, fmt)

@@ -1,0 +1,90 @@
+"""Loads in worker processes what comes next while the current batches are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from ms_prefstream.errors import RowError
+from ms_prefstream.formats.record import Record
+from ms_prefstream.load.records import RecordAccess
+from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
+from ms_prefstream.sample import Loaded, Ready
+
+Unit = TypeVar("Unit", bound=Hashable)
+
+_CHUNKS_AHEAD = 4  # per worker
+
+
+class _Job(NamedTuple):
+    """Rows that are being loaded."""
+
+    key: bytes
+    rows: int
+    tickets: list[int]
+
+
+class Ahead:
+    """A `Load` that is told what comes next. Not safe for threads: its owner holds a lock.
+
+        hint([window 3, window 4, ...])     both are under way
+        load(rows of window 3)              waits for it alone
+        hint([window 4, window 5, ...])     5 is new; what is no longer named is forgotten
+
+    What is loaded does not depend on hints, only when. The results that wait are as many rows as keep the workers
+    busy, and at least one unit.
+
+    Args:
+        pool: The workers.
+        records: Given for one-pass sources, whose records are read here and only encoded by the workers. They are
+            not to be hinted at.
+    """
+
+    def __init__(self, pool: LoaderPool, records: RecordAccess | None = None) -> None:
+        self._pool = pool
+        self._records = records
+        self._enough = _CHUNKS_AHEAD * CHUNK * pool.workers  # rows
+        self._jobs: dict[Hashable, _Job] = {}
+
+    def hint(self, units: Iterable[Unit], rows_of: Callable[[Unit], Sequence[int]]) -> None:
+        """Have the rows of these units loaded.
+
+        Args:
+            units: What will be loaded, the next first; may be endless.
+            rows_of: The rows of a unit, exactly as `load` will be asked for them.
+        """
+        kept: dict[Hashable, _Job] = {}
+        ahead = 0
+        for position, unit in enumerate(units):
+            if position > 1 and ahead >= self._enough:
+                break
+            job = self._jobs.pop(unit, None)
+            if job is None:
+                job = self._begin(rows_of(unit))
+            kept[unit] = job
+            if position:
+                ahead += job.rows
+        for job in self._jobs.values():
+            self._pool.forget(job.tickets)
+        self._jobs = kept
+
+    def load(self, rows: Sequence[int]) -> list[Loaded]:
+        """The samples of these rows, in this order; at once if a hint has named them long enough ago."""
+        key = _key(rows)
+        for unit, job in self._jobs.items():
+            if job.key == key:
+                del self._jobs[unit]
+                return self._pool.collect(job.tickets)
+        return self._pool.collect(self._begin(rows).tickets)
+
+    def _begin(self, rows: Sequence[int]) -> _Job:
+        if self._records is None:
+            return _Job(_key(rows), len(rows), self._pool.spread(rows))
+        found: Sequence[Record | Ready | RowError] = self._records.read(rows)
+        return _Job(_key(rows), len(rows), self._pool.spread_records(found))
+
+
+def _key(rows: Sequence[int]) -> bytes:
+    return np.array(rows, np.int64).tobytes()

@@ -1,0 +1,1 @@
+"""Batches as a MindSpore dataset, and what belongs to one: checkpoints, ranks, saved states."""

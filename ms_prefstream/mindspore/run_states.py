@@ -1,0 +1,160 @@
+"""The state of a stream beside each checkpoint of a MindFormers run, and what a resumed run may not change.
+
+    output/checkpoint/rank_0/llama_rank_0-1_3.ckpt                the checkpoint
+    output/checkpoint/rank_0/llama_rank_0-1_3.stream_state.json   what `stream.state` says there
+    output/checkpoint/iteration_00000003/stream_state.json        likewise, in the newer form of checkpoints
+
+A trainer resumes by a number of steps alone. Whether the same steps have the same rows now, only the state can tell.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import sys
+from typing import Any
+
+from mindspore.dataset.engine.datasets import (
+    BatchDataset,
+    MapDataset,
+    PaddedBatchDataset,
+    ProjectDataset,
+    RenameDataset,
+    RepeatDataset,
+)
+
+from ms_prefstream.errors import StateError
+from ms_prefstream.mindspore.checkpoint import LATEST, read_state, write_state
+from ms_prefstream.mindspore.generator import first_step, gives_samples, gives_steps
+from ms_prefstream.plan.state import State, check_state
+
+_SUFFIX = f".{LATEST}"
+_SEEN = "_prefstream_seen"  # on a monitor: the checkpoints with a state of its own, and whether they were there yet
+_FORMATS = (".ckpt", ".safetensors")
+
+
+def save_state(dataset: Any, monitor: Any, done: int) -> None:
+    """Writes the state beside the checkpoint that the monitor has just saved, atomically.
+
+    Where the steps of the training are no steps of the stream, as behind `take`, there is none to write.
+
+    Args:
+        dataset: What is trained on.
+        monitor: MindFormers' CheckpointMonitor.
+        done: Steps of this call that are finished.
+    """
+    finished = gives_steps(dataset)
+    if not (finished or _batches_samples(dataset)):
+        return
+    trained = int(getattr(monitor, "_append_step_num", 0)) + done  # as MindFormers counts, over all calls
+    step = first_step(dataset, dataset.stream) + done if finished else trained
+    state = dataset.stream.state(step)
+    if getattr(monitor, "use_legacy_format", True):
+        checkpoint = pathlib.Path(monitor.latest_ckpt_file_name)
+        write_state(checkpoint.with_suffix(_SUFFIX), state)
+        _clear(monitor, checkpoint)
+    elif dataset.stream.rank == 0 and (folder := _iteration(monitor, trained)) is not None:
+        write_state(folder / LATEST, state)
+
+
+def check_resumed(dataset: Any, config: Any) -> None:
+    """Refuses to go on from a checkpoint whose steps had other rows, or behind another step of the data.
+
+    Without a state beside the checkpoint there is nothing to compare.
+
+    Raises:
+        StateError: Names the state and what differs, with the old and the new value.
+    """
+    runner = config["runner_config"]
+    if config.get("ignore_data_skip") or not (config.get("resume_training") or runner.get("initial_step")):
+        return
+    path = _state_beside(config)
+    if path is None:
+        return
+    saved, now = read_state(path), dataset.stream.state(0)
+    settings = {name: value for name, value in now.items() if name not in ("epoch", "step", "source")}
+    try:
+        step = check_state(saved, settings, dataset.stream.steps_per_epoch)
+    except StateError as error:
+        raise StateError(f"{path}: {error}{_remedies(saved, now, config)}") from None
+    if config.get("data_skip_steps") or not gives_steps(dataset):
+        return
+    begins, skipped = first_step(dataset, dataset.stream), int(runner.get("initial_step") or 0)
+    if step != begins:
+        raise StateError(
+            f"{path}: the run had finished step {step} of the data, but this one would go on behind step {begins}, "
+            f"since steps were skipped before. Set data_skip_steps: {step - begins + skipped}."
+        )
+
+
+def _remedies(saved: State, now: State, config: Any) -> str:
+    anew = " ignore_data_skip: True keeps the weights and begins with the first row."
+    if saved.get("index") is None and now["index"] is not None:
+        return f" A length index was built since: remove the index file (or set index: null), or start anew.{anew}"
+    shards = saved.get("logical_shards")
+    if shards in (None, now["logical_shards"]) or saved.get("global_batch") != now["global_batch"]:
+        return anew
+    section = "data_loader" in (config.get("train_dataset") or {})
+    where = f"logical_shards: {shards} in data_loader" if section else f"mps.stream(..., logical_shards={shards})"
+    return f" {where} has the former shards on this number of ranks.{anew}"
+
+
+def _batches_samples(dataset: Any) -> bool:
+    """Whether single samples are batched again, and nothing else: MindFormers' datasets with our loader."""
+    same = (BatchDataset, MapDataset, PaddedBatchDataset, ProjectDataset, RenameDataset)  # one row for each, in order
+    while isinstance(dataset, same) or (isinstance(dataset, RepeatDataset) and dataset.count == 1):
+        dataset = dataset.children[0]
+    return gives_samples(dataset)
+
+
+def _clear(monitor: Any, latest: pathlib.Path) -> None:
+    """Removes the states of this monitor whose checkpoints were there once and are gone: MindFormers keeps a few.
+
+    With `async_save` a checkpoint appears later than its state. States of other runs are none of its business.
+    """
+    seen: dict[pathlib.Path, bool] = getattr(monitor, _SEEN, {})
+    for checkpoint in list(seen):
+        if checkpoint.exists():
+            seen[checkpoint] = True
+        elif seen[checkpoint] and checkpoint != latest:
+            checkpoint.with_suffix(_SUFFIX).unlink(missing_ok=True)
+            del seen[checkpoint]
+    seen[latest] = latest.exists()
+    setattr(monitor, _SEEN, seen)
+
+
+def _iteration(monitor: Any, step: int) -> pathlib.Path | None:
+    """The folder of a checkpoint in the newer form, as MindFormers names it."""
+    named = getattr(sys.modules.get("mindformers.checkpoint.utils"), "get_checkpoint_iter_dir", None)
+    root = getattr(monitor, "directory", None)  # not known to MindFormers 1.7
+    if root is None:
+        output = getattr(sys.modules.get("mindformers.tools.utils"), "get_output_subpath", None)
+        root = output and output("checkpoint", append_rank=False)
+    folder = pathlib.Path(named(str(root), step)) if named and root else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def _state_beside(config: Any) -> pathlib.Path | None:
+    """The state of the checkpoint that MindFormers goes on from, if there is one."""
+    section = config.get("checkpoint") or {}
+    place = section.get("load_path") or config.get("load_checkpoint")
+    if not place:
+        return None
+    path = pathlib.Path(place)
+    if path.is_file():
+        found = [path.with_suffix(_SUFFIX)]
+    elif (path / LATEST).exists():
+        found = [path / LATEST]
+    elif isinstance(name := config.get("resume_training"), str):  # each rank has its own copy
+        pattern = re.sub(r"rank_\d+", "rank_*", pathlib.Path(name).with_suffix("").name)
+        found = sorted(path.glob(f"rank_*/{pattern}{_SUFFIX}"))
+    else:
+        found = [state for state in path.glob(f"rank_*/*{_SUFFIX}") if _saved(state)]
+        found = sorted(found, key=lambda state: state.stat().st_mtime)[-1:]
+    return next((state for state in found if state.exists()), None)
+
+
+def _saved(state: pathlib.Path) -> bool:
+    """Whether the checkpoint of a state is there; with `async_save` the last one may never have been finished."""
+    stem = state.name.removesuffix(_SUFFIX)
+    return any((state.parent / (stem + suffix)).exists() for suffix in _FORMATS)

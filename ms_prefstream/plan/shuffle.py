@@ -1,0 +1,170 @@
+"""A permutation of 0..n-1 that is computed, not stored."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Use(enum.IntEnum):
+    """What a sequence is for; two uses never share their numbers."""
+
+    BATCH_ORDER = 1
+    ROWS_OF_WINDOW = 2
+    WINDOW_ORDER = 3
+    ROWS_OF_PART = 4
+    ROWS_OF_PART_WINDOW = 5
+    WINDOWS_OF_PART = 6
+    TURNS_OF_STEP = 7
+    PACKING = 100
+    MADE_TO_FIT = 101
+    LEFT_OUT = 102
+    ROWS_OF_WIDTH = 103
+    STEPS_BY_BUDGET = 104
+    DRAWN_FOR_SHAPES = 105
+
+
+def epoch_sequence(seed: int, epoch: int) -> np.random.SeedSequence:
+    """The sequence behind one epoch's permutation of all rows."""
+    return np.random.SeedSequence([seed, epoch])
+
+
+def run_sequence(seed: int, use: Use) -> np.random.SeedSequence:
+    """The sequence behind one use of a whole run."""
+    return np.random.SeedSequence([seed], spawn_key=(int(use),))
+
+
+def window_sequence(seed: int, epoch: int, window: int, use: Use, *which: int) -> np.random.SeedSequence:
+    """The sequence behind one use of one window, or of a shard of it.
+
+    `SeedSequence` fills up with zeros, so ``[seed, epoch, 0]`` alone would equal ``[seed, epoch]``: window 0 would
+    repeat the epoch's own key. The use stands behind the fill (a spawn key) and keeps them apart.
+    """
+    return np.random.SeedSequence([seed, epoch, window], spawn_key=(int(use), *which))
+
+
+def use_sequence(seed: int, epoch: int, use: Use, *which: int) -> np.random.SeedSequence:
+    """The sequence behind one use of an epoch, or of what is named: a part of a mixture, a pass over it, a width."""
+    return np.random.SeedSequence([seed, epoch], spawn_key=(int(use), *which))
+
+
+def keyed_order(count: int, sequence: np.random.SeedSequence) -> NDArray[np.int64]:
+    """A permutation of a few items, (count,) int64: the order of their random 64-bit words.
+
+    `numpy.random.Generator.permutation` may change between numpy versions; the words of a `SeedSequence` may not.
+    """
+    return np.argsort(sequence.generate_state(count, np.uint64), kind="stable").astype(np.int64, copy=False)
+
+
+Words = NDArray[np.uint64]
+Half = tuple[Words, Words]
+
+LARGEST = 2**60
+_ROUNDS = 10  # with fewer, domains of a handful of rows are visibly uneven
+_BLOCK = 16384  # rows at a time: the working arrays stay in the second-level cache
+_HALF = np.uint64(32)
+# The multipliers of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+_MULTIPLY_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_MULTIPLY_SECOND = np.uint64(0x94D049BB133111EB)
+
+
+class KeyedPermutation:
+    """A bijection of 0..n-1, chosen by a key, in constant memory and both directions.
+
+    A Feistel network over a rectangle of a x b >= n cells, with a and b close to the square root of n. In each round
+    one coordinate is moved on by a keyed hash of the other, modulo its side, which can be undone. The few cells that
+    lie outside 0..n-1 (fewer than a) are led back in by going on until the result is inside (cycle walking: Black and
+    Rogaway, "Ciphers with Arbitrary Finite Domains", 2002).
+
+        positions   0  1  2  3  4  5  6
+        row_of      4  0  6  1  5  2  3      and index_of leads back
+
+    Args:
+        n: The number of rows, 1..2**60.
+        key: The seed sequence that picks the permutation.
+    """
+
+    def __init__(self, n: int, key: np.random.SeedSequence) -> None:
+        if not 1 <= n <= LARGEST:
+            raise ValueError(f"a permutation needs 1 to 2**60 rows, not {n}")
+        self.n = n
+        self._tall = math.isqrt(n - 1) + 1
+        self._wide = -(-n // self._tall)
+        self._keys = key.generate_state(_ROUNDS, np.uint64)
+
+    def row_of(self, positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """The rows at these positions; int64 of the same shape."""
+        return self._walk(positions, self._forward)
+
+    def index_of(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """The positions at which these rows stand; int64 of the same shape."""
+        return self._walk(rows, self._backward)
+
+    def _walk(self, numbers: NDArray[np.integer[Any]], turn: Callable[[Words], Words]) -> NDArray[np.int64]:
+        given = np.asarray(numbers)
+        flat = given.reshape(-1)
+        if flat.size and (int(flat.min()) < 0 or int(flat.max()) >= self.n):
+            raise ValueError(f"positions and rows lie in 0..{self.n - 1}, found {flat.min()}..{flat.max()}")
+        out = np.empty(flat.size, np.int64)
+        limit = np.uint64(self.n)
+        for start in range(0, flat.size, _BLOCK):
+            block = turn(flat[start : start + _BLOCK].astype(np.uint64))
+            outside = np.flatnonzero(block >= limit)
+            while outside.size:
+                block[outside] = turn(block[outside])
+                outside = outside[block[outside] >= limit]
+            out[start : start + block.size] = block
+        return out.reshape(given.shape)
+
+    def _forward(self, cells: Words) -> Words:
+        high, low = self._split(cells)
+        for turn in range(_ROUNDS):
+            if turn % 2:
+                low = _add(low, self._hash(high, turn, self._wide), self._wide)
+            else:
+                high = _add(high, self._hash(low, turn, self._tall), self._tall)
+        return high * np.uint64(self._wide) + low
+
+    def _backward(self, cells: Words) -> Words:
+        high, low = self._split(cells)
+        for turn in reversed(range(_ROUNDS)):
+            if turn % 2:
+                low = _subtract(low, self._hash(high, turn, self._wide), self._wide)
+            else:
+                high = _subtract(high, self._hash(low, turn, self._tall), self._tall)
+        return high * np.uint64(self._wide) + low
+
+    def _split(self, cells: Words) -> Half:
+        wide = np.uint64(self._wide)
+        high = cells // wide
+        return high, cells - high * wide
+
+    def _hash(self, half: Words, turn: int, size: int) -> Words:
+        """A keyed number in 0..size-1 for each half: two multiplications, then the upper 32 bits scaled down."""
+        mixed: Words = half ^ self._keys[turn]
+        mixed *= _MULTIPLY_FIRST
+        mixed ^= mixed >> _HALF
+        mixed *= _MULTIPLY_SECOND
+        mixed >>= _HALF
+        mixed *= np.uint64(size)
+        mixed >>= _HALF
+        return mixed
+
+
+def _add(half: Words, step: Words, size: int) -> Words:
+    """(half + step) modulo size, both below size: unsigned numbers wrap, so the wrong candidate is the huge one."""
+    total = half + step
+    reduced: Words = np.minimum(total, total - np.uint64(size))
+    return reduced
+
+
+def _subtract(half: Words, step: Words, size: int) -> Words:
+    """(half - step) modulo size, both below size."""
+    difference = half - step
+    reduced: Words = np.minimum(difference, difference + np.uint64(size))
+    return reduced

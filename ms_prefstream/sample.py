@@ -1,0 +1,94 @@
+"""What a task makes of a row: token sequences with the spans that are trained on. Plain data, easy to send around."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.errors import RowError
+
+
+class Note(enum.IntFlag):
+    """What a report counts about a good row."""
+
+    NONE = 0
+    TRUNCATED = 1
+    REWRITTEN = 2
+    BOUNDARY_DIFFERS = 4
+    QUESTION_CUT = 8
+
+
+class Loaded(NamedTuple):
+    """One row: its sample with notes, or why there is none (the error without its origin)."""
+
+    sample: Sample | None
+    error: RowError | None
+    notes: Note = Note.NONE
+
+
+Batch = dict[str, NDArray[Any]]
+
+
+Ids: TypeAlias = NDArray[np.int32]
+Span: TypeAlias = tuple[int, int]
+
+
+class Sequence(NamedTuple):
+    """One token sequence, not padded.
+
+    Attributes:
+        ids: (n,) int32.
+        spans: Half-open token ranges [start, end) under the loss, in order, never overlapping; empty for a prompt
+            without response.
+        truncated: Whether anything of the prompt or of what is trained on was cut off.
+        question_cut: Whether so much was cut off that no text of the prompt's last message is left.
+    """
+
+    ids: Ids
+    spans: tuple[Span, ...]
+    truncated: bool = False
+    question_cut: bool = False
+
+    @property
+    def lost(self) -> int:
+        """`truncated` (1) and `question_cut` (2) as one number, for files and messages."""
+        return self.truncated + 2 * self.question_cut
+
+
+class Sample(NamedTuple):
+    """One row, ready to be batched.
+
+    Attributes:
+        sequences: (chosen, rejected) for pairs; (prompt + response,) for RLHF.
+        prompt: (p,) int32, the ids a rollout starts from; RLHF only.
+        margin: float or None; how much better the chosen side is.
+        ref_logps: (chosen, rejected) log-probabilities of a reference model, summed over the loss mask, or None.
+    """
+
+    sequences: tuple[Sequence, ...]
+    prompt: Ids | None = None
+    margin: float | None = None
+    ref_logps: tuple[float, float] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longer sequence: the key that windows are sorted by."""
+        if len(self.sequences) == 2:  # asked of every row, twice
+            chosen, rejected = self.sequences
+            return max(len(chosen.ids), len(rejected.ids))
+        return len(self.sequences[0].ids)
+
+
+class Ready(NamedTuple):
+    """A row that was made into a sample before, as a cache holds it.
+
+    Attributes:
+        sample: The sample.
+        notes: What reports count about it; a `runtime.loader.Note` as a number.
+    """
+
+    sample: Sample
+    notes: int

@@ -1,0 +1,116 @@
+"""Samples to the arrays of a batch, with what the report counts about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+
+from ms_prefstream.batch import Bucket, Layout, Pack, PackedLayout, Pad
+from ms_prefstream.errors import OptionError
+from ms_prefstream.report.report import Report
+from ms_prefstream.sample import Batch, Sample
+from ms_prefstream.tasks import Task
+
+if TYPE_CHECKING:
+    pass
+
+
+class Steps(Protocol):
+    """Batches that can be made in any order: a step is a pure function of its number."""
+
+    column_names: list[str]
+    steps_per_epoch: int
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of an absolute step (epoch * steps_per_epoch + step in the epoch), as fresh arrays."""
+
+
+class OnePassSteps(Protocol):
+    """Batches that can only be made from the front of an epoch, but in a known number."""
+
+    column_names: list[str]
+    steps_per_epoch: int
+
+    def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch in order from a step on, as fresh arrays; those behind the epoch are ignored."""
+
+
+Kind = TypeVar("Kind", bound="Steps | OnePassSteps")
+
+
+class _Chosen:
+    """The steps under other columns."""
+
+    def __init__(self, steps: Steps | OnePassSteps, columns: list[str]) -> None:
+        self.steps, self.column_names, self.steps_per_epoch = steps, columns, steps.steps_per_epoch
+
+    def of(self, batch: Batch) -> Batch:
+        return {name: batch[name] for name in self.column_names}
+
+
+class _ChosenSteps(_Chosen):
+    def __getitem__(self, step: int) -> Batch:
+        return self.of(cast(Steps, self.steps)[step])
+
+
+class _ChosenPasses(_Chosen):
+    def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
+        return map(self.of, cast(OnePassSteps, self.steps).start(epoch, step))
+
+
+def select_columns(steps: Kind, columns: Sequence[str]) -> Kind:
+    """Steps whose batches hold exactly these columns, in this order.
+
+    Raises:
+        OptionError: A column is none of theirs, comes twice, or there are none.
+    """
+    names, wanted = ", ".join(steps.column_names), [columns] if isinstance(columns, str) else list(columns)
+    for name in wanted:
+        if name not in steps.column_names:
+            raise OptionError(f"column {name!r} is none of this stream; its batches hold {names}.")
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise OptionError(f"columns is {wanted!r}; expected some of {names}, each once.")
+    chosen = _ChosenSteps if hasattr(steps, "__getitem__") else _ChosenPasses
+    return cast(Kind, chosen(steps, wanted))
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Called with the samples of a step and the tokens of the longest sequence to pad for.
+
+    Attributes:
+        layout: The arrays.
+        batching: Chooses the width.
+        widths: What it may choose from.
+        pad_id: What ids are padded with.
+        task: Whether labels are shifted.
+        report: Counts tokens and padding.
+    """
+
+    layout: Layout
+    batching: Pad | Bucket
+    widths: tuple[int, ...]
+    pad_id: int
+    task: Task
+    report: Report
+
+    def __call__(self, samples: list[Sample], longest: int) -> Batch:
+        width = self.batching.width_for(longest, self.widths)
+        self.report.batch(samples, width)
+        return self.layout.build(samples, width, self.pad_id, self.task.shifted)
+
+
+@dataclass(frozen=True)
+class CollatePacks:
+    """Called with the samples of each packed row of a step; attributes as for `Collate`."""
+
+    layout: PackedLayout
+    batching: Pack
+    pad_id: int
+    task: Task
+    report: Report
+
+    def __call__(self, packs: list[list[Sample]]) -> Batch:
+        self.report.packed_batch(packs, self.layout.tokens, self.batching.samples_per_row(self.task))
+        return self.layout.build(packs, self.pad_id, self.task.shifted)

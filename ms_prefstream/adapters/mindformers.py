@@ -30,7 +30,7 @@ from ms_prefstream.errors import OptionError, needs
 from ms_prefstream.mindspore.dataset import to_dataset
 from ms_prefstream.mindspore.samples import Samples
 from ms_prefstream.mindspore.trainer_checks import check_pairing, listed, shards
-from ms_prefstream.mindspore.trainer_hooks import when_imported
+from ms_prefstream.mindspore.when_imported import when_imported
 from ms_prefstream.steps.collate import select_columns
 
 if TYPE_CHECKING:

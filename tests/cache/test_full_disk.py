@@ -58,8 +58,8 @@ PROGRAM = """
 import os, sys
 import numpy as np
 from ms_prefstream import CacheError
-from ms_prefstream.cache.columns import Column
-from ms_prefstream.cache.mindrecord import RecordFile
+from ms_prefstream.mindrecord.schema import Column
+from ms_prefstream.mindrecord.writer import RecordFile
 folder = sys.argv[1]
 columns = {name: Column(dtype="int32", most=400) for name in ("ids", "more")}
 for free, whole in ((1 << 20, True), (200 << 10, False), (40 << 10, False), (0, False)):

@@ -185,7 +185,7 @@ def test_a_fork_of_this_process_neither_uses_nor_ends_the_workers() -> None:
 
 PROGRAM = """
 import sys, time
-from ms_prefstream.runtime.pool import LoaderPool
+from ms_prefstream.load.workers.pool import LoaderPool
 from tests.pools import pairs, recipe
 def slow(row):
     time.sleep(0.2)

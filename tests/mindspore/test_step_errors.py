@@ -117,7 +117,7 @@ def test_an_error_is_found_by_its_number() -> None:
 INTERRUPTED = """
 import time
 import numpy as np
-from ms_prefstream.adapters.mindspore import to_dataset
+from ms_prefstream.mindspore.dataset import to_dataset
 
 class Slow:
     column_names = ["x"]

@@ -240,7 +240,7 @@ def test_what_is_not_there_is_said() -> None:
         plan.rows(-1, 0, 0, 1)
     with pytest.raises(OptionError, match=r"window is 3.* 0\.\.2"):
         plan.steps_in(3)
-    with pytest.raises(OptionError, match=r"shard=4 .* 0\.\.3"):
+    with pytest.raises(OptionError, match=r"shard is 4.* 0\.\.3"):
         plan.shard_rows(0, 0, 4)
     with pytest.raises(OptionError, match=r"num_shards=3 does not divide logical_shards=4"):
         plan.rows(0, 0, 0, 3)

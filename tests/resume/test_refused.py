@@ -145,5 +145,5 @@ def test_what_is_no_state_is_refused(case: str) -> None:
 
 @pytest.mark.parametrize("step", [-1, 1.5, True, "3", None])
 def test_a_state_of_no_step(step: Any) -> None:
-    with pytest.raises(OptionError, match=r"step=.* expected a whole number of at least 0"):
+    with pytest.raises(OptionError, match=r"step is .*expected a whole number of at least 0"):
         make().state(step)

@@ -97,7 +97,7 @@ _DIED_SECONDS = 5.0
 # sys.path comes as arguments, so that what was importable here is importable there.
 _CODE = (
     "import sys; parent, shared, sys.path[:] = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]; "
-    "from ms_prefstream.runtime.pool_worker import main; main(parent, shared)"
+    "from ms_prefstream.load.workers.process import main; main(parent, shared)"
 )
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 

@@ -26,7 +26,7 @@ from ms_prefstream.load.workers.recipe import AskedRows, pack_recipe, stays
 from ms_prefstream.sources import open_source
 from tests.pools import gone, pairs, plain, recipe, shuffled, together, until, write
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 COUNT = 300
 
 
@@ -325,7 +325,7 @@ def test_what_stays_in_the_parent(data: str) -> None:
 SCRIPT = f"""
 import sys
 from ms_prefstream import DPO
-from ms_prefstream.runtime.pool import LoaderPool
+from ms_prefstream.load.workers.pool import LoaderPool
 from tests.pools import pairs, plain, recipe
 print("started", flush=True)
 suffix = " more"

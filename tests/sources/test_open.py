@@ -277,7 +277,7 @@ def test_a_data_frame() -> None:
 def test_opening_files_imports_nothing_heavy(folder: pathlib.Path) -> None:
     code = (
         "import sys\n"
-        "from ms_prefstream.sources.resolve import open_source\n"
+        "from ms_prefstream.sources.open import open_source\n"
         "assert len(open_source('*.jsonl')) == 4\n"
         "heavy = {'mindspore', 'mindformers', 'transformers', 'datasets', 'pyarrow', 'ray'} & set(sys.modules)\n"
         "sys.exit(repr(heavy) if heavy else 0)\n"

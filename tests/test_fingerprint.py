@@ -48,7 +48,7 @@ def test_code_counts() -> None:
 
 def test_it_is_the_same_in_another_process() -> None:
     code = (
-        "from ms_prefstream.formats.code_hash import code_hash\n"
+        "from ms_prefstream.fingerprint import code_hash\n"
         "print(code_hash(lambda row: {'a': frozenset('xyz'), **row, 'b': row['c']}))"
     )
     found = {

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.batch.layouts.arrays import internal_error
-from ms_prefstream.plan.shuffle import KeyedPermutation, Use, use_sequence
+from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, use_sequence
 
 _ROWS = 2**18  # that are looked at, at most; enough for thousands of batches
 _DRAWS = 16  # of the same rows into other windows: widths that fit a few windows too well are worse in others
@@ -50,7 +50,7 @@ def batch_maxima(
     windows = count // size  # a last one that is short sorts worse than the others, and is left out
     longest: list[NDArray[np.int64]] = []
     for draw in range(min(_DRAWS, max(1, _ROWS // count))):
-        order = KeyedPermutation(len(lengths), use_sequence(seed, draw, Use.DRAWN_FOR_SHAPES))
+        order = KeyedPermutation(len(lengths), use_sequence(seed, draw, SeedUse.DRAWN_FOR_SHAPES))
         rows = lengths[order.row_of(np.arange(windows * size))].astype(np.int64).reshape(windows, size)
         if sort:
             rows.sort(axis=1)

@@ -131,7 +131,7 @@ def tokenizer_of(cache: CachedRows) -> str:
     return f"{cache.manifest.about['tokenizer'] or 'none'}, when the cache was written"
 
 
-def carried(source: Any, layout: str) -> bool:
+def has_reference_logps(source: Any, layout: str) -> bool:
     """Whether the samples of a source bring reference log-probabilities into a cache of this layout.
 
     Raises:

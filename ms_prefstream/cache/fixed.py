@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ms_prefstream.batch import Layout, make_layout
 from ms_prefstream.errors import OptionError
 from ms_prefstream.mindrecord.schema import Column
-from ms_prefstream.mindrecord.writer import Filled
+from ms_prefstream.mindrecord.writer import PaddedBlock
 from ms_prefstream.sample import Sample
 from ms_prefstream.tasks.base import Task
 
@@ -102,8 +102,8 @@ def fixed_values(samples: Many[Sample], task: Task, width: int, pad_id: int, ref
     return {**_filled(sides, width), "position_id": positions, "end_ind": ends}
 
 
-def _filled(columns: Mapping[str, NDArray[Any]], width: int) -> dict[str, Filled]:
-    return {name: Filled(array, width) for name, array in columns.items()}
+def _filled(columns: Mapping[str, NDArray[Any]], width: int) -> dict[str, PaddedBlock]:
+    return {name: PaddedBlock(array, width) for name, array in columns.items()}
 
 
 def holds_pad(samples: Many[Sample], pad_id: int) -> bool:

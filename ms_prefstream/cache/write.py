@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ms_prefstream.batch import Pad
-from ms_prefstream.cache.compatibility import carried, has_samples
+from ms_prefstream.cache.compatibility import has_reference_logps, has_samples
 from ms_prefstream.cache.folder import REFERENCE, WorkFolder, Workplace
 from ms_prefstream.cache.parts import ROWS_PER_PART, Job, PartDone, PartTask, write_part
 from ms_prefstream.cache.ray import RayEngine
@@ -30,7 +30,7 @@ from ms_prefstream.load.records import MixedRecords
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.mindrecord.manifest import Manifest, without_reference
 from ms_prefstream.progress import Progress, Silent
-from ms_prefstream.report.bad_rows import Ledger
+from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.sample import Loaded
 from ms_prefstream.sources.cached import CachedRows
@@ -90,19 +90,19 @@ def check_material(material: Material) -> None:
             "a mix has other rows in each epoch, so it cannot be written to a cache. Write each part to a cache of its "
             "own and mix these: mps.mix([(cache_a, 2), (cache_b, 1)])."
         )
-    if material.front is not None and material.front.continues:
+    if material.one_pass is not None and material.one_pass.continues:
         raise SourceError(
-            f"{material.front.name} is still being written, so a cache of it would never be whole. Write the cache "
+            f"{material.one_pass.name} is still being written, so a cache of it would never be whole. Write the cache "
             "when the file is finished."
         )
 
 
 def can_go_on(material: Material) -> bool:
-    """Whether the finished parts of an interrupted run hold the same rows, by what fingerprint and `contents` prove."""
+    """Whether the finished parts of an interrupted run hold the same rows, by what fingerprint and `source_hash` prove."""
     return material.records is not None or bool(getattr(material.source, "paths", ()))
 
 
-def contents(material: Material) -> str | None:
+def source_hash(material: Material) -> str | None:
     """A hash of all rows, where the fingerprint looks at samples: parts of one cache come from one state of them.
 
     None if the fingerprint says as much, or if every run begins at the front.
@@ -124,13 +124,13 @@ def ranges(material: Material, rows_per_part: int, done: Callable[[int], PartDon
             if done(number) is None:
                 yield Range(number, first, min(rows_per_part, total - first))
         return
-    assert material.front is not None  # one of the two
+    assert material.one_pass is not None  # one of the two
     number = 0
     while (known := done(number)) is not None:
         if len(known.verdict) < rows_per_part:
             return  # a short part is the last one
         number += 1
-    rows = material.front.start(number * rows_per_part)
+    rows = material.one_pass.start(number * rows_per_part)
     while found := list(itertools.islice(rows, rows_per_part)):
         known = done(number)
         if known is None or len(known.verdict) != len(found):
@@ -275,7 +275,7 @@ def write_cache(
         width=width or stream.task.length,
         pad_id=stream.pad_token_id,
         rows_per_part=rows_per_part,
-        reference=carried(material.source, layout),
+        reference=has_reference_logps(material.source, layout),
     )
     workers = material.workers if workers is None else workers
     if engine == "local" and material.records is not None and len(material.records) <= rows_per_part:
@@ -362,7 +362,7 @@ def _settle(material: Material, one: Range, done: PartDone) -> dict[str, list[st
     else:
         assert records is not None  # or the rows would have come along
         origin, raw = records.origin, records.raw
-    ledger = Ledger(material.report, material.raise_malformed, origin, raw, material.quarantine)
+    ledger = BadRows(material.report, material.raise_malformed, origin, raw, material.quarantine)
     origins: dict[str, list[str]] = {}
     for row, error in done.errors:
         ledger.settle([row], [Loaded(None, error)])
@@ -388,7 +388,7 @@ def _about(job: Job, material: Material) -> dict[str, Any]:
         "source": material.source.name,
         "tokenizer": None if tokenizer is None else tokenizer.name,
         "fingerprint": dict(material.fingerprint),
-        "contents": contents(material),
+        "contents": source_hash(material),
         "on_bad_row": "raise" if material.raise_malformed else "drop",
         "library": VERSION,
         "reference_id": material.source.reference_id if job.reference else None,

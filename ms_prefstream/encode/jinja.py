@@ -19,7 +19,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from ms_prefstream.encode.tracked_text import Tracked, braces, joined, looks, percent
+from ms_prefstream.encode.tracked_text import Tracked, braces, joined, percent, read_marks
 from ms_prefstream.errors import TemplateError
 
 
@@ -71,7 +71,7 @@ class _Generator(jinja2.compiler.CodeGenerator):
 
 def _sought(value: Any) -> Any:
     """What stands left of ``in``; finding it somewhere is a look into it."""
-    looks(value)
+    read_marks(value)
     return value
 
 
@@ -87,7 +87,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             found = None if isinstance(left, Tracked) else percent(left, right)
             if found is not None:
                 return found
-            looks([left, right])
+            read_marks([left, right])
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, function: Any, /, *args: Any, **options: Any) -> Any:
@@ -97,13 +97,13 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         if isinstance(text, str) and not isinstance(text, Tracked):
             if getattr(method, "__name__", "") == "format" and (found := braces(text, args, options)) is not None:
                 return found
-            looks([*args, *options.values()])
+            read_marks([*args, *options.values()])
         return super().call(context, function, *args, **options)
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     # Jinja's own filter escapes HTML; models were trained on plain JSON.
-    looks(value)
+    read_marks(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 

@@ -202,16 +202,16 @@ def plain(text: str) -> str:
     return str.__getitem__(text, slice(None))
 
 
-def looks(value: Any) -> None:
+def read_marks(value: Any) -> None:
     """Note that the contents in a value were looked into, however deep they lie in it."""
     if isinstance(value, Tracked):
         value.sight.looked = True
     elif isinstance(value, dict):
         for item in value.values():
-            looks(item)
+            read_marks(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            looks(item)
+            read_marks(item)
 
 
 def _looking(name: str) -> Any:

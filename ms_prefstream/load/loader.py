@@ -25,7 +25,7 @@ from ms_prefstream.tasks.base import Sampler, Task
 
 
 class Load(Protocol):
-    """Rows to samples, in order. One that works ahead also has a method ``hint(units, rows_of)``, see `Ahead`."""
+    """Rows to samples, in order. One that works ahead also has a method ``hint(units, rows_of)``, see `Prefetch`."""
 
     def load(self, rows: Sequence[int]) -> list[Loaded]: ...
 

@@ -22,7 +22,7 @@ from ms_prefstream.sources.base import RandomAccess, Source, no_rows, skip_items
 from ms_prefstream.sources.concat import JoinedPass
 from ms_prefstream.sources.mix import Mix
 
-Found: TypeAlias = tuple[str, Any, Record | Ready | RowError]
+RecordWithOrigin: TypeAlias = tuple[str, Any, Record | Ready | RowError]
 
 
 class Position(NamedTuple):
@@ -37,7 +37,7 @@ class Position(NamedTuple):
     state: Any
 
 
-class PassRecords:
+class PassWindow:
     """Records of one pass, by position in the epoch; those of the window in hand are kept, earlier ones are gone.
 
     Args:
@@ -52,7 +52,7 @@ class PassRecords:
 
     def __init__(
         self,
-        front: Front,
+        front: OnePassRecords,
         window_rows: int,
         first: int,
         before: int = 0,
@@ -62,7 +62,7 @@ class PassRecords:
         self._front = front
         self._passed = passed
         self._window_rows = window_rows
-        self._kept: dict[int, Found] = {}
+        self._kept: dict[int, RecordWithOrigin] = {}
         self._first = self._next = first
         self.before = before
         self._records = front.start(before + first, known)
@@ -111,7 +111,7 @@ class PassRecords:
         return self._kept[row][1]
 
 
-def records_of(rows: Iterator[tuple[str, Any]], fmt: Format) -> Iterator[Found]:
+def records_of(rows: Iterator[tuple[str, Any]], fmt: Format) -> Iterator[RecordWithOrigin]:
     """(origin, raw row, record) for each record of a pass."""
     many = hasattr(fmt, "count")
     for origin, raw in rows:
@@ -134,7 +134,7 @@ def records_of(rows: Iterator[tuple[str, Any]], fmt: Format) -> Iterator[Found]:
 _BLOCK = 1024  # positions whose parts are found together
 
 
-class Front(Protocol):
+class OnePassRecords(Protocol):
     """Records that can only be read from the front."""
 
     @property
@@ -145,7 +145,7 @@ class Front(Protocol):
     def continues(self) -> bool:
         """Whether an epoch goes on where the one before ended, instead of beginning anew."""
 
-    def start(self, first: int, known: Position | None = None) -> Iterator[Found]:
+    def start(self, first: int, known: Position | None = None) -> Iterator[RecordWithOrigin]:
         """The records from number `first` on; those before it are neither formatted nor, if possible, parsed.
 
         Args:
@@ -163,17 +163,17 @@ class Front(Protocol):
         """Why the last pass ended, as the end of a sentence; empty if there is nothing to say."""
 
 
-def open_front(source: Any, formats: Sequence[Format]) -> SingleFront | MixedFront:
+def open_one_pass(source: Any, formats: Sequence[Format]) -> SingleOnePassRecords | MixedOnePassRecords:
     """The records of a mix or of any other source, from the front.
 
     Args:
         source: A mix or an opened source.
         formats: The format of each part; a single one where there are no parts.
     """
-    return MixedFront(source, formats) if isinstance(source, Mix) else SingleFront(source, formats[0])
+    return MixedOnePassRecords(source, formats) if isinstance(source, Mix) else SingleOnePassRecords(source, formats[0])
 
 
-class SingleFront:
+class SingleOnePassRecords:
     """The records of one source.
 
     Args:
@@ -194,8 +194,8 @@ class SingleFront:
         self.ends_by_time = getattr(source, "ends_by", "") == "timeout"
         self._source, self._format = source, fmt
 
-    def start(self, first: int, known: Position | None = None) -> Iterator[Found]:
-        """See `Front`.
+    def start(self, first: int, known: Position | None = None) -> Iterator[RecordWithOrigin]:
+        """See `OnePassRecords`.
 
         Raises:
             SourceError: There are not that many records, from the first `next`.
@@ -219,13 +219,13 @@ class SingleFront:
         yield from records
 
     def position(self) -> Position | None:
-        """See `Front`. A format that makes several records of a row gives none: a state stands between rows."""
+        """See `OnePassRecords`. A format that makes several records of a row gives none: a state stands between rows."""
         if hasattr(self._format, "count") or not hasattr(self._source, "state_dict"):
             return None
         state = self._source.state_dict()
         return Position(state["row"], state)
 
-    def begin(self, skip: int) -> tuple[int, Iterator[Found]]:
+    def begin(self, skip: int) -> tuple[int, Iterator[RecordWithOrigin]]:
         """How many of `skip` records there were to skip, and the records behind them."""
         joined = JoinedPass((self._source,))  # knows how to skip in every kind of source
         if hasattr(self._format, "count"):  # rows may give any number of records
@@ -235,7 +235,7 @@ class SingleFront:
         return skipped, records_of(rows, self._format)
 
     def count(self) -> int:
-        """See `Front`.
+        """See `OnePassRecords`.
 
         Raises:
             OptionError: The source can be read only once.
@@ -258,11 +258,11 @@ class SingleFront:
         return self._source.fingerprint()
 
     def ended(self) -> str:
-        """See `Front`."""
+        """See `OnePassRecords`."""
         return str(getattr(self._source, "ended", ""))
 
 
-class MixedFront:
+class MixedOnePassRecords:
     """The records of a mix, read from the front in the order of its schedule.
 
     Args:
@@ -285,18 +285,18 @@ class MixedFront:
         self.weights = whole_weights(mix.weights(None))
         self._schedule = Schedule(self.weights)
         self._names = [part.name for part in mix.parts]
-        self._parts = [SingleFront(part.source, fmt) for part, fmt in zip(mix.parts, formats, strict=True)]
+        self._parts = [SingleOnePassRecords(part.source, fmt) for part, fmt in zip(mix.parts, formats, strict=True)]
         self.continues = any(part.continues for part in self._parts)
         self.once = any(part.once for part in self._parts)
         self.ends_by_time = any(part.ends_by_time for part in self._parts)
         self._sizes: list[int] | None = None
 
     def position(self) -> Position | None:
-        """See `Front`. The rows of a mix are skipped: its parts stand at different places of their own."""
+        """See `OnePassRecords`. The rows of a mix are skipped: its parts stand at different places of their own."""
         return None
 
-    def start(self, first: int, known: Position | None = None) -> Iterator[Found]:
-        """See `Front`. With ``stop="first"`` it ends when a part has no row left for its turn, else never.
+    def start(self, first: int, known: Position | None = None) -> Iterator[RecordWithOrigin]:
+        """See `OnePassRecords`. With ``stop="first"`` it ends when a part has no row left for its turn, else never.
 
         Raises:
             SourceError: A part cannot be read, or not a second time, from `next`.
@@ -311,7 +311,7 @@ class MixedFront:
                 yield found
 
     def count(self) -> int:
-        """See `Front`."""
+        """See `OnePassRecords`."""
         self._sizes = [part.count() for part in self._parts]
         for name, size in zip(self._names, self._sizes, strict=True):
             if size == 0:
@@ -327,7 +327,7 @@ class MixedFront:
         return hash_of([part.fingerprint().encode() for part in self._parts])
 
     def ended(self) -> str:
-        """See `Front`."""
+        """See `OnePassRecords`."""
         return next(filter(None, (part.ended() for part in self._parts)), "")
 
     def reports(self, positions: int) -> dict[str, PartReport]:
@@ -339,7 +339,7 @@ class MixedFront:
     def _mixture(self, sizes: Sequence[int]) -> Mixture:
         return Mixture(sizes=tuple(sizes), weights=self.weights, stop=self.stop)
 
-    def _feed(self, part: SingleFront, skip: int) -> Iterator[Found]:
+    def _feed(self, part: SingleOnePassRecords, skip: int) -> Iterator[RecordWithOrigin]:
         """A part's records behind its first `skip` turns, again and again with ``stop="all"`` unless rows come once."""
         if self.stop == "first" or part.continues:
             yield from part.start(skip)

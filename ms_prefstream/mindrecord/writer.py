@@ -28,7 +28,7 @@ from ms_prefstream.mindrecord.schema import Columns, sizes_for
 
 
 @dataclass(frozen=True)
-class Filled:
+class PaddedBlock:
     """Rows of numbers that end with one number, many times.
 
     Attributes:
@@ -57,7 +57,7 @@ class Filled:
         return len(self) * self.length * self.block.itemsize
 
 
-Arrays = NDArray[Any] | Filled | Sequence[NDArray[Any]]
+Arrays = NDArray[Any] | PaddedBlock | Sequence[NDArray[Any]]
 """One array a row: (n, length), the same in short, or n arrays of any length."""
 
 _Pieces = tuple[bytes | memoryview, ...]
@@ -101,7 +101,7 @@ def _number(number: int) -> bytes:
 def _column(arrays: Arrays) -> list[_Pieces]:
     """A column's part of each row."""
     fields: list[_Pieces]
-    if isinstance(arrays, Filled):
+    if isinstance(arrays, PaddedBlock):
         fields = _filled(arrays.block, arrays.length)
     elif arrays[0].dtype.kind == "f":
         fields = [(array.tobytes(),) for array in arrays]
@@ -117,7 +117,7 @@ def _column(arrays: Arrays) -> list[_Pieces]:
 
 
 def _filled(block: NDArray[Any], length: int) -> list[_Pieces]:
-    """What stands before the number that a row ends with, and how often that does; see `Filled`."""
+    """What stands before the number that a row ends with, and how often that does; see `PaddedBlock`."""
     if len(block) > 1 and block.strides[0] == 0:  # one row, broadcast
         return _filled(block[:1], length) * len(block)
     # Four widths share a byte: what fills begins with a byte of its own, so that it is the same in every row.

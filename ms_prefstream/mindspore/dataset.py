@@ -56,10 +56,10 @@ def to_dataset(
         )
     with needs("mindspore", "stream.dataset()"):
         from ms_prefstream.mindspore import trainer_hooks  # noqa: F401 - MindFormers' trainers look from now on
-        from ms_prefstream.mindspore.generator import Doors, OnePassDataset, StepDataset
+        from ms_prefstream.mindspore.generator import OnePassDataset, ResumeState, StepDataset
 
     dataset: GeneratorDataset
-    doors = Doors(first=start_epoch * steps.steps_per_epoch)
+    doors = ResumeState(first=start_epoch * steps.steps_per_epoch)
     if hasattr(steps, "__getitem__"):
         dataset = StepDataset(cast(Steps, steps), start_epoch, doors)
     else:

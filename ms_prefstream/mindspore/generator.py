@@ -23,7 +23,7 @@ from ms_prefstream.steps.collate import OnePassSteps, Steps
 
 
 @dataclass(slots=True)
-class Doors:
+class ResumeState:
     """Through which door a run was resumed, shared by all copies of a dataset.
 
     Attributes:
@@ -45,7 +45,7 @@ Row = tuple[Any, ...]
 class _StepSource:
     """Steps as tuples, for MindSpore's random access. Indexes are absolute and may lie beyond the length."""
 
-    def __init__(self, steps: Steps, doors: Doors, in_band: bool = False) -> None:
+    def __init__(self, steps: Steps, doors: ResumeState, in_band: bool = False) -> None:
         self.steps = steps
         self.doors = doors
         self._columns = tuple(steps.column_names)
@@ -81,7 +81,7 @@ class EpochSampler(Sampler):  # type: ignore[misc]
 class _OneDoor:
     """Refuses a second door to resuming, tells the stream where the dataset begins, and knows the stream.
 
-    `Doors` lives on the source, which MindSpore shares between the copies of a dataset.
+    `ResumeState` lives on the source, which MindSpore shares between the copies of a dataset.
     """
 
     source: Any
@@ -93,7 +93,7 @@ class _OneDoor:
 
     def set_init_step(self, init_step: int) -> None:
         """Start at a step counted from the dataset's first epoch; what MindFormers' resume calls."""
-        doors: Doors = self.source.doors
+        doors: ResumeState = self.source.doors
         if doors.resumed:
             raise OptionError(
                 f"set_init_step({init_step}) on a dataset whose stream was resumed already: both would skip steps. "
@@ -108,7 +108,7 @@ class StepDataset(_OneDoor, Readable, GeneratorDataset):  # type: ignore[misc]
 
     source: Any
 
-    def __init__(self, steps: Steps, start_epoch: int, doors: Doors) -> None:
+    def __init__(self, steps: Steps, start_epoch: int, doors: ResumeState) -> None:
         super().__init__(
             _StepSource(steps, doors),
             column_names=list(steps.column_names),
@@ -129,7 +129,9 @@ class _OnePassSource:
     The first `skip` rows, which MindSpore is going to drop, are placeholders that cost nothing.
     """
 
-    def __init__(self, steps: OnePassSteps, epoch: int, doors: Doors, in_band: bool = False, skip: int = 0) -> None:
+    def __init__(
+        self, steps: OnePassSteps, epoch: int, doors: ResumeState, in_band: bool = False, skip: int = 0
+    ) -> None:
         self.steps = steps
         self.doors = doors
         self._next_epoch = epoch
@@ -182,7 +184,7 @@ class OnePassDataset(_OneDoor, Readable, GeneratorDataset):  # type: ignore[misc
 
     source: Any
 
-    def __init__(self, steps: OnePassSteps, start_epoch: int, doors: Doors) -> None:
+    def __init__(self, steps: OnePassSteps, start_epoch: int, doors: ResumeState) -> None:
         super().__init__(
             _OnePassSource(steps, start_epoch, doors),
             column_names=list(steps.column_names),

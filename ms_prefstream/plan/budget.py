@@ -12,7 +12,7 @@ from ms_prefstream.checks import WORD, whole_number
 from ms_prefstream.errors import NoUsableRowsError, OptionError
 from ms_prefstream.plan.options import BudgetOptions
 from ms_prefstream.plan.ranks import Ranks
-from ms_prefstream.plan.shuffle import KeyedPermutation, Use, use_sequence
+from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, use_sequence
 
 _BLOCK = 2**20  # rows that are looked at together
 
@@ -110,7 +110,7 @@ class BudgetPlan:
         epoch = whole_number("epoch", epoch, 0, WORD)
         last = self.steps_per_epoch - 1
         step = whole_number("step", step, 0, last)
-        key = use_sequence(self.options.seed, epoch, Use.STEPS_BY_BUDGET)
+        key = use_sequence(self.options.seed, epoch, SeedUse.STEPS_BY_BUDGET)
         first, number = KeyedPermutation(last + 1, key).row_of(np.array([0, step])).tolist()
         if self.options.longest_first and epoch == 0:  # the first step and the widest one change places
             number = last if step == 0 else first if number == last else number
@@ -126,7 +126,7 @@ class BudgetPlan:
             end = self._own[line - 1] + self._moved_in[line - 1]
             found[moved] = self._line(epoch, line - 1, end - before + positions[moved])
         if not moved.all():
-            key = use_sequence(self.options.seed, epoch, Use.ROWS_OF_WIDTH, line)
+            key = use_sequence(self.options.seed, epoch, SeedUse.ROWS_OF_WIDTH, line)
             own = KeyedPermutation(self._own[line], key).row_of(positions[~moved] - before)
             found[~moved] = self._rows[self._firsts[line] + own]
         return found

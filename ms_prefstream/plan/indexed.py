@@ -14,7 +14,7 @@ from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windows import Windows
 
 
-class Kept:
+class UsableRows:
     """The rows that a mask keeps, numbered 0..count - 1; at most 2 bytes a row of the mask (4 beyond 2**31 rows).
 
         mask   1 0 1 1 0 1      count 4
@@ -75,7 +75,7 @@ class IndexedPlan(Windows):
         self, options: PlanOptions, lengths: NDArray[np.integer[Any]], usable: NDArray[np.bool_] | None = None
     ) -> None:
         usable = _usable_rows(options, lengths, usable)
-        self._kept = Kept(usable)
+        self._kept = UsableRows(usable)
         super().__init__(_over_usable(options, self._kept.count, usable))
         self._lengths = lengths
         # A window is sorted by one number, length and row id side by side: five times faster than by two.

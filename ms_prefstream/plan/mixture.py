@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import NoUsableRowsError, OptionError
-from ms_prefstream.plan.shuffle import KeyedPermutation, Use, use_sequence
+from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, use_sequence
 
 LARGEST_TOTAL = 2**30
 """Weights add up to about this much at most, so that products of two of them fit 64 bits."""
@@ -282,7 +282,7 @@ class MixedOrder:
 
     def _anywhere(self, epoch: int, part: int, turn: int, inside: NDArray[np.int64]) -> NDArray[np.int64]:
         """A permutation of the whole part."""
-        key = use_sequence(self._seed, epoch, Use.ROWS_OF_PART, part, turn)
+        key = use_sequence(self._seed, epoch, SeedUse.ROWS_OF_PART, part, turn)
         return KeyedPermutation(self.mixture.sizes[part], key).row_of(inside)
 
     def _near(self, epoch: int, part: int, turn: int, inside: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -292,13 +292,13 @@ class MixedOrder:
         windows, rows = np.divmod(inside, share)
         full = size // share
         if full:
-            key = use_sequence(self._seed, epoch, Use.WINDOWS_OF_PART, part, turn)
+            key = use_sequence(self._seed, epoch, SeedUse.WINDOWS_OF_PART, part, turn)
             movable = windows < full
             windows[movable] = KeyedPermutation(full, key).row_of(windows[movable])
         if share > 1:
             for window in np.unique(windows).tolist():
                 here = windows == window
-                key = use_sequence(self._seed, epoch, Use.ROWS_OF_PART_WINDOW, part, turn, window)
+                key = use_sequence(self._seed, epoch, SeedUse.ROWS_OF_PART_WINDOW, part, turn, window)
                 rows[here] = KeyedPermutation(min(share, size - window * share), key).row_of(rows[here])
         found: NDArray[np.int64] = windows * share + rows
         return found
@@ -310,7 +310,7 @@ class MixedOrder:
         steps, inside = np.divmod(positions, self._batch)
         found, which = np.unique(steps, return_inverse=True)
         mixed = (found[:, None] * self._batch + np.arange(self._batch)).astype(np.uint64)  # (steps, G)
-        for key in use_sequence(self._seed, epoch, Use.TURNS_OF_STEP).generate_state(2, np.uint64):
+        for key in use_sequence(self._seed, epoch, SeedUse.TURNS_OF_STEP).generate_state(2, np.uint64):
             mixed = (mixed ^ key) * _MULTIPLY_FIRST
             mixed = (mixed ^ (mixed >> np.uint64(32))) * _MULTIPLY_SECOND
             mixed ^= mixed >> np.uint64(29)

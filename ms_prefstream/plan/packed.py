@@ -12,10 +12,17 @@ from numpy.typing import NDArray
 from ms_prefstream.checks import WORD, whole_number
 from ms_prefstream.errors import NoUsableRowsError, OptionError
 from ms_prefstream.plan.bin_packing import Bins, exactly, pack_rows
-from ms_prefstream.plan.indexed import Kept
+from ms_prefstream.plan.indexed import UsableRows
 from ms_prefstream.plan.options import PlanOptions
 from ms_prefstream.plan.ranks import Ranks
-from ms_prefstream.plan.shuffle import KeyedPermutation, Use, keyed_order, run_sequence, use_sequence, window_sequence
+from ms_prefstream.plan.shuffle import (
+    KeyedPermutation,
+    SeedUse,
+    keyed_order,
+    run_sequence,
+    use_sequence,
+    window_sequence,
+)
 from ms_prefstream.plan.windows import Windows
 
 
@@ -135,7 +142,7 @@ class PackedWindows:
         begin, end = self.window_start(source), self.window_start(source + 1)
         rows = np.arange(end - begin)
         if options.shuffle:
-            key = window_sequence(options.seed, epoch, source, Use.ROWS_OF_WINDOW)
+            key = window_sequence(options.seed, epoch, source, SeedUse.ROWS_OF_WINDOW)
             rows = KeyedPermutation(end - begin, key).row_of(rows)
         return begin + rows
 
@@ -144,7 +151,7 @@ class PackedWindows:
         full = self.steps_per_epoch // self.options.window
         if window >= full:
             return window
-        key = window_sequence(self.options.seed, epoch, 0, Use.WINDOW_ORDER)
+        key = window_sequence(self.options.seed, epoch, 0, SeedUse.WINDOW_ORDER)
         return int(KeyedPermutation(full, key).row_of(np.array([window]))[0])
 
     def pack(self, sizes: NDArray[np.integer[Any]], epoch: int, window: int, shard: int) -> WindowPacks:
@@ -159,11 +166,11 @@ class PackedWindows:
         options = self.options
         packed = pack_rows(sizes, self.capacity, self.most)
         wanted = self.steps_in(window) * options.shard_batch
-        key = window_sequence(options.seed, epoch, window, Use.LEFT_OUT, shard)
+        key = window_sequence(options.seed, epoch, window, SeedUse.LEFT_OUT, shard)
         fitted = exactly(packed, wanted, key)
         bins = fitted.bins
         if options.shuffle:
-            bins = bins.take(keyed_order(wanted, window_sequence(options.seed, epoch, window, Use.BATCH_ORDER)))
+            bins = bins.take(keyed_order(wanted, window_sequence(options.seed, epoch, window, SeedUse.BATCH_ORDER)))
         return WindowPacks(bins, packed.count, fitted.left_out, fitted.repeats)
 
 
@@ -238,7 +245,7 @@ class PackedPlan:
 
     def __init__(self, options: PlanOptions, sizes: NDArray[np.integer[Any]], capacity: int, most: int) -> None:
         usable = _usable(options, sizes, capacity)
-        kept = Kept(usable)
+        kept = UsableRows(usable)
         self._seed, self._shuffle = options.seed, options.shuffle
         self._capacity, self._most = capacity, most
         self._rows = kept.count
@@ -297,13 +304,13 @@ class PackedPlan:
         for held, packs in self._held:
             if held == epoch:
                 return packs
-        key = use_sequence(self._seed, epoch, Use.MADE_TO_FIT)
+        key = use_sequence(self._seed, epoch, SeedUse.MADE_TO_FIT)
         packs = exactly(self._pack(epoch, *self._source), self._count, key).bins
         # Replaced as a whole: a reader in another thread sees the old epochs or the new ones.
         self._held = ((epoch, packs), *self._held[: _EPOCHS_HELD - 1])
         return packs
 
-    def _pack(self, epoch: int, kept: Kept, sizes: NDArray[np.integer[Any]]) -> Bins:
+    def _pack(self, epoch: int, kept: UsableRows, sizes: NDArray[np.integer[Any]]) -> Bins:
         """All rows in packs, block by block."""
         dtype = np.int32 if sizes.size < 2**31 else np.int64
         rows: NDArray[np.integer[Any]] = np.empty(self._rows, dtype)
@@ -321,7 +328,7 @@ class PackedPlan:
         if self._mixed is not None:
             return self._mixed.rows_at(epoch, positions)
         if self._shuffle is True:
-            key = run_sequence(self._seed, Use.PACKING)
+            key = run_sequence(self._seed, SeedUse.PACKING)
             return KeyedPermutation(self._rows, key).row_of(positions)
         return positions
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Use(enum.IntEnum):
+class SeedUse(enum.IntEnum):
     """What a sequence is for; two uses never share their numbers."""
 
     BATCH_ORDER = 1
@@ -34,12 +34,12 @@ def epoch_sequence(seed: int, epoch: int) -> np.random.SeedSequence:
     return np.random.SeedSequence([seed, epoch])
 
 
-def run_sequence(seed: int, use: Use) -> np.random.SeedSequence:
+def run_sequence(seed: int, use: SeedUse) -> np.random.SeedSequence:
     """The sequence behind one use of a whole run."""
     return np.random.SeedSequence([seed], spawn_key=(int(use),))
 
 
-def window_sequence(seed: int, epoch: int, window: int, use: Use, *which: int) -> np.random.SeedSequence:
+def window_sequence(seed: int, epoch: int, window: int, use: SeedUse, *which: int) -> np.random.SeedSequence:
     """The sequence behind one use of one window, or of a shard of it.
 
     `SeedSequence` fills up with zeros, so ``[seed, epoch, 0]`` alone would equal ``[seed, epoch]``: window 0 would
@@ -48,7 +48,7 @@ def window_sequence(seed: int, epoch: int, window: int, use: Use, *which: int) -
     return np.random.SeedSequence([seed, epoch, window], spawn_key=(int(use), *which))
 
 
-def use_sequence(seed: int, epoch: int, use: Use, *which: int) -> np.random.SeedSequence:
+def use_sequence(seed: int, epoch: int, use: SeedUse, *which: int) -> np.random.SeedSequence:
     """The sequence behind one use of an epoch, or of what is named: a part of a mixture, a pass over it, a width."""
     return np.random.SeedSequence([seed, epoch], spawn_key=(int(use), *which))
 

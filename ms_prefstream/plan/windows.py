@@ -12,7 +12,7 @@ from ms_prefstream.errors import NoUsableRowsError
 from ms_prefstream.plan.mixture import MixedOrder
 from ms_prefstream.plan.options import PlanOptions
 from ms_prefstream.plan.ranks import Ranks
-from ms_prefstream.plan.shuffle import KeyedPermutation, Use, epoch_sequence, keyed_order, window_sequence
+from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, epoch_sequence, keyed_order, window_sequence
 
 
 class Arrangement(NamedTuple):
@@ -152,7 +152,7 @@ class Windows:
     def _new_order(self, epoch: int, window: int, steps: int) -> NDArray[np.int64]:
         if self.options.shuffle is False:
             return np.arange(steps)
-        order = keyed_order(steps, window_sequence(self.options.seed, epoch, window, Use.BATCH_ORDER))
+        order = keyed_order(steps, window_sequence(self.options.seed, epoch, window, SeedUse.BATCH_ORDER))
         if self.options.longest_first and epoch == 0 and window == 0:
             order = np.concatenate([[steps - 1], order[order != steps - 1]])
         return order
@@ -184,7 +184,7 @@ class Windows:
             start = self.window_start(source)
             # The last window also covers the remainder, so that the rows left out are other ones each epoch.
             size = self.options.rows - start if source == self.windows_per_epoch - 1 else self._window_rows
-            key = window_sequence(self.options.seed, epoch, source, Use.ROWS_OF_WINDOW)
+            key = window_sequence(self.options.seed, epoch, source, SeedUse.ROWS_OF_WINDOW)
             here = windows == window
             rows[here] = start + KeyedPermutation(size, key).row_of(inside[here])
         return rows
@@ -199,7 +199,7 @@ class Windows:
             size = min(self._window_rows, self.options.rows - start)
             rows[here] = inside[here] % size
             if self.options.shuffle:
-                key = window_sequence(self.options.seed, epoch, window, Use.ROWS_OF_WINDOW)
+                key = window_sequence(self.options.seed, epoch, window, SeedUse.ROWS_OF_WINDOW)
                 rows[here] = KeyedPermutation(size, key).row_of(rows[here])
             rows[here] += start
         return rows
@@ -209,7 +209,7 @@ class Windows:
         full = self.options.rows // self._window_rows
         if window >= full:
             return window
-        key = window_sequence(self.options.seed, epoch, 0, Use.WINDOW_ORDER)
+        key = window_sequence(self.options.seed, epoch, 0, SeedUse.WINDOW_ORDER)
         return int(KeyedPermutation(full, key).row_of(np.array([window]))[0])
 
 

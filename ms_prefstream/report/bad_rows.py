@@ -94,7 +94,7 @@ def _origins(content: bytes) -> list[str]:
     return origins
 
 
-class Ledger:
+class BadRows:
     """Settles what was loaded.
 
     Args:

@@ -18,11 +18,11 @@ from ms_prefstream.formats.base import Format
 from ms_prefstream.lengths import LengthIndex, progress_on, raise_malformed_of
 from ms_prefstream.load.index_files import Part, build_indexes, find_index, index_parts
 from ms_prefstream.load.loader import Load, Recipe, SampleLoader
-from ms_prefstream.load.one_pass import MixedFront, PassRecords, SingleFront, open_front
+from ms_prefstream.load.one_pass import MixedOnePassRecords, PassWindow, SingleOnePassRecords, open_one_pass
 from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of, open_records
 from ms_prefstream.load.workers.pool import LoaderPool
-from ms_prefstream.load.workers.prefetch import Ahead
-from ms_prefstream.report.bad_rows import Ledger, Quarantine
+from ms_prefstream.load.workers.prefetch import Prefetch
+from ms_prefstream.report.bad_rows import BadRows, Quarantine
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sources.files import QUARANTINE_BEGINS, check_target
 from ms_prefstream.tasks import Task
@@ -35,7 +35,7 @@ class Material:
     Attributes:
         source: The opened source, or a mix.
         records: Random access to its records; None if they are read from the front.
-        front: Its records from the front; None if there is random access.
+        one_pass: Its records from the front; None if there is random access.
         recipe: What records become; can be sent to other processes.
         loader: Follows the recipe in this process.
         fingerprint: What decides about samples, by name: data, task, format, tokenizer, template, boundary, ….
@@ -47,7 +47,7 @@ class Material:
 
     source: Any
     records: Records | None
-    front: SingleFront | MixedFront | None
+    one_pass: SingleOnePassRecords | MixedOnePassRecords | None
     recipe: Recipe
     loader: SampleLoader
     fingerprint: Mapping[str, Any]
@@ -60,7 +60,7 @@ class Material:
 _TOGETHER = 2048  # rows that are loaded again together
 
 
-def tell(
+def report_known_bad_rows(
     index: LengthIndex, records: Records, local: SampleLoader, report: Report, quarantine: Quarantine | None
 ) -> None:
     """Count the rows that an index knows to be bad, and put this rank's share of them aside.
@@ -127,7 +127,7 @@ class Rows:
             check_target("quarantine", quarantine.path, source, QUARANTINE_BEGINS)
         self.report, self._raise, self._quarantine = report, raise_malformed, quarantine
         self._make_ledger = functools.partial(
-            Ledger, report=report, raise_malformed=raise_malformed, quarantine=quarantine
+            BadRows, report=report, raise_malformed=raise_malformed, quarantine=quarantine
         )
         self._cached = bool(getattr(source, "ready", False))
         self.index: LengthIndex | None = None
@@ -146,34 +146,34 @@ class Rows:
         return self.local.encoder
 
     @functools.cached_property
-    def front(self) -> SingleFront | MixedFront:
+    def one_pass(self) -> SingleOnePassRecords | MixedOnePassRecords:
         """The records of a source that is read from the front."""
-        return open_front(self.source, self._formats)
+        return open_one_pass(self.source, self._formats)
 
     @functools.cached_property
     def counted(self) -> int:
         """The rows of an epoch of such a source, by reading it unless it says so beforehand."""
-        return self.front.count()
+        return self.one_pass.count()
 
     def loader(self) -> Load:
         """Row ids to samples, in workers if there are any."""
-        return self.local if self._pool is None else Ahead(self._pool)
+        return self.local if self._pool is None else Prefetch(self._pool)
 
-    def ledger(self) -> Ledger:
+    def ledger(self) -> BadRows:
         """What counts the rows of a source with random access, raises for bad ones or puts them aside."""
         assert self.records is not None
         return self._make_ledger(origin=self.records.origin, raw=self.records.raw, part=self._part())
 
-    def passing_loader(self, records: PassRecords) -> Load:
+    def passing_loader(self, records: PassWindow) -> Load:
         """The same for the records of one pass."""
         if self._pool is not None:
-            return Ahead(self._pool, records)
+            return Prefetch(self._pool, records)
         return SampleLoader(records, self.task, self.local.sampler, self.local.encoder)
 
-    def passing_ledger(self, records: PassRecords) -> Ledger:
+    def passing_ledger(self, records: PassWindow) -> BadRows:
         """The same for the records of one pass."""
-        front, part = self.front, None
-        if isinstance(front, MixedFront):
+        front, part = self.one_pass, None
+        if isinstance(front, MixedOnePassRecords):
             reports = list(self.report.parts.values())
             part = lambda number: reports[front.part_of(number)]  # noqa: E731 - the ledger counts over all epochs
         return self._make_ledger(origin=records.origin, raw=records.raw, part=part, first=records.before)
@@ -210,7 +210,7 @@ class Rows:
         return Material(
             source=self.source,
             records=self.records,
-            front=self.front if self.records is None else None,
+            one_pass=self.one_pass if self.records is None else None,
             recipe=self._recipe,
             loader=self.local,
             fingerprint={"data": self.fingerprint(), **self._encoding},
@@ -229,8 +229,8 @@ class Rows:
         """What a state says of a mix: its weights and when its epochs end."""
         if isinstance(self.records, MixedRecords):
             return {"weights": list(self.records.mixture.weights), "stop": self.records.mixture.stop}
-        if self.records is None and isinstance(self.front, MixedFront):
-            return {"weights": list(self.front.weights), "stop": self.front.stop}
+        if self.records is None and isinstance(self.one_pass, MixedOnePassRecords):
+            return {"weights": list(self.one_pass.weights), "stop": self.one_pass.stop}
         return None
 
     def index_id(self) -> str | None:
@@ -271,4 +271,4 @@ class Rows:
             return
         if self._raise and not self._cached:
             raise_malformed_of(index, self.local, self.records.origin)
-        tell(index, self.records, self.local, self.report, self._quarantine)
+        report_known_bad_rows(index, self.records, self.local, self.report, self._quarantine)

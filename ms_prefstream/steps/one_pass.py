@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ms_prefstream.load.one_pass import PassRecords, Position
+from ms_prefstream.load.one_pass import PassWindow, Position
 from ms_prefstream.plan.packed import PackedWindows
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windows import WindowedPlan
-from ms_prefstream.report.bad_rows import Ledger
+from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.sample import Batch
 from ms_prefstream.steps.planned import PackedSteps, WindowedSteps
 
@@ -29,7 +29,7 @@ class OnePassSteps:
         plan: Made with ``one_pass=True``, so that a window's rows stand together in the source.
         ranks: Whose share of it.
         records: Opens a pass: (position in the epoch, records of earlier epochs, known, passed) -> records; see
-            `PassRecords`.
+            `PassWindow`.
         continues: Whether an epoch goes on in the data where the one before ended.
         loader: Makes the loader of a pass.
         ledger: Makes the ledger of a pass.
@@ -42,10 +42,10 @@ class OnePassSteps:
         self,
         plan: WindowedPlan | PackedWindows,
         ranks: Ranks,
-        records: Callable[..., PassRecords],
+        records: Callable[..., PassWindow],
         continues: bool,
-        loader: Callable[[PassRecords], Any],
-        ledger: Callable[[PassRecords], Ledger],
+        loader: Callable[[PassWindow], Any],
+        ledger: Callable[[PassWindow], BadRows],
         collate: Callable[[Any], Batch],
         column_names: Sequence[str],
         steps: Callable[..., WindowedSteps | PackedSteps] = WindowedSteps,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ms_prefstream.batch.pack import Pack
 from ms_prefstream.batch.padding import Bucket
 from ms_prefstream.errors import NoUsableRowsError, OptionError, SourceError
-from ms_prefstream.load.one_pass import MixedFront, PassRecords
+from ms_prefstream.load.one_pass import MixedOnePassRecords, PassWindow
 from ms_prefstream.load.records import MixedRecords
 from ms_prefstream.plan import (
     BudgetOptions,
@@ -109,9 +109,9 @@ def one_pass_rows(rows: Rows, given: int | None, batch: int, packs: bool) -> int
         OptionError: The number is not allowed, or rows that can be read only once would have to be counted.
     """
     if packs:
-        if rows.front.once or rows.front.continues:
+        if rows.one_pass.once or rows.one_pass.continues:
             raise OptionError(
-                f"Pack: {rows.front.name} can be read only once, but packs are dealt out in proportion to the number "
+                f"Pack: {rows.one_pass.name} can be read only once, but packs are dealt out in proportion to the number "
                 "of its rows, which must be counted first. Pass a file, a list or a function that returns a new "
                 "iterator each time, or use Pad or Bucket."
             )
@@ -154,12 +154,12 @@ def probe(rows: Rows, seed: int) -> list[Loaded]:
             some = order.row_of(np.arange(min(ROWS_PROBED, len(records))))
         loaded = rows.local.load(np.sort(some).tolist())
     else:
-        if rows.front.once or rows.front.continues:
+        if rows.one_pass.once or rows.one_pass.continues:
             raise OptionError(
                 f"{rows.source.name} can be read only once, so its lengths cannot be looked at to choose shapes. "
                 "Give boundaries or multiple_of."
             )
-        found = itertools.islice(rows.front.start(0), ROWS_PROBED)
+        found = itertools.islice(rows.one_pass.start(0), ROWS_PROBED)
         loaded = rows.local.samples([record for _, _, record in found])
     if not any(one.sample is not None for one in loaded):
         problem = next((str(one.error) for one in loaded if one.error is not None), "there are no rows")
@@ -288,10 +288,10 @@ class Opening:
     def _one_pass(self, plan: Any, held: int, collate: Callable[[list[Any]], Batch], *kind: Any) -> OnePassSteps:
         """Steps over a source that is read from the front, `held` rows of it in memory at a time."""
         rows = self.rows
-        records = functools.partial(PassRecords, rows.front, held)
+        records = functools.partial(PassWindow, rows.one_pass, held)
         loader, ledger = rows.passing_loader, rows.passing_ledger
         return OnePassSteps(
-            plan, self.ranks, records, rows.front.continues, loader, ledger, collate, self.columns, *kind
+            plan, self.ranks, records, rows.one_pass.continues, loader, ledger, collate, self.columns, *kind
         )
 
     def _packed_windows(self, options: PlanOptions, tokens: int, most: int) -> PackedWindows:
@@ -310,7 +310,7 @@ class Opening:
     def _options(self, sort: bool, batch_size: int, packs: bool) -> PlanOptions:
         """What to plan, of the rows that there are."""
         rows, ranks = self.rows, self.ranks
-        if rows.records is None and rows.front.ends_by_time and ranks.world > 1:
+        if rows.records is None and rows.one_pass.ends_by_time and ranks.world > 1:
             raise OptionError(
                 f"{rows.source.name} ends after a time without data, and {ranks.world} ranks would not agree on the "
                 "last row. Give it until=<file or number of rows> instead of a timeout."
@@ -354,5 +354,5 @@ class Opening:
         positions = count if packs else batch * steps
         if isinstance(rows.records, MixedRecords):
             rows.report.parts = rows.records.reports(positions, rows.index)
-        elif rows.records is None and isinstance(rows.front, MixedFront):
-            rows.report.parts = rows.front.reports(positions)
+        elif rows.records is None and isinstance(rows.one_pass, MixedOnePassRecords):
+            rows.report.parts = rows.one_pass.reports(positions)

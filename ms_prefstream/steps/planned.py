@@ -18,7 +18,7 @@ from ms_prefstream.plan.indexed import IndexedPlan
 from ms_prefstream.plan.packed import PackedPlan, PackedWindows, WindowPacks
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windows import WindowedPlan
-from ms_prefstream.report.bad_rows import Ledger
+from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.sample import Batch, Loaded, Sample
 
 WINDOWS_KEPT = 2  # two iterators that are interleaved do not push out each other's window
@@ -57,7 +57,7 @@ class WindowedSteps:
         plan: WindowedPlan,
         ranks: Ranks,
         loader: Load,
-        ledger: Ledger,
+        ledger: BadRows,
         collate: Callable[[list[Sample]], Batch],
         column_names: Sequence[str],
     ) -> None:
@@ -175,7 +175,7 @@ class IndexedSteps:
         ranks: Ranks,
         keys: NDArray[np.integer[Any]],
         loader: Load,
-        ledger: Ledger,
+        ledger: BadRows,
         origin: Callable[[int], str],
         collate: Callable[[list[Sample], int], Batch],
         column_names: Sequence[str],
@@ -241,7 +241,7 @@ class IndexedSteps:
 
 
 class PackLedger(Protocol):
-    """What a `Ledger` does for packed windows."""
+    """What a `BadRows` does for packed windows."""
 
     def settle(self, rows: Sequence[int], loaded: Sequence[Loaded]) -> list[Sample | None]:
         """The samples, None for dropped rows."""
@@ -406,7 +406,7 @@ class IndexedPackedSteps:
         ranks: Ranks,
         sizes: Callable[[list[int]], NDArray[np.integer[Any]]],
         loader: Load,
-        ledger: Ledger,
+        ledger: BadRows,
         origin: Callable[[int], str],
         collate: Callable[[list[list[Sample]]], Batch],
         column_names: Sequence[str],

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ms_prefstream import CacheError
 from ms_prefstream.mindrecord.schema import Column, sizes_for
-from ms_prefstream.mindrecord.writer import Filled, RecordFile
+from ms_prefstream.mindrecord.writer import PaddedBlock, RecordFile
 
 pytestmark = pytest.mark.mindspore
 NAME = "part-00000.mindrecord"
@@ -131,7 +131,7 @@ def test_rows_in_short_are_the_rows_written_out(dtype: str, width: int, length: 
     block = np.random.default_rng(length).integers(-200, 200, (6, width)).astype(dtype)
     block[:, -1] = [0, 151643, 151643, -1, 40_000, 0]
     block[0] = 0
-    short = {"a": Filled(block, length), "b": np.broadcast_to(np.arange(length, dtype=dtype), (6, length))}
+    short = {"a": PaddedBlock(block, length), "b": np.broadcast_to(np.arange(length, dtype=dtype), (6, length))}
     columns = {name: Column(dtype=dtype, most=length, shape=(length,)) for name in short}
     whole = {name: np.stack(list(column)) for name, column in short.items()}
     assert short["a"].nbytes == whole["a"].nbytes

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.plan import KeyedPermutation
-from ms_prefstream.plan.shuffle import Use, epoch_sequence, keyed_order, window_sequence
+from ms_prefstream.plan.shuffle import SeedUse, epoch_sequence, keyed_order, window_sequence
 
 
 def permutation(n: int, seed: int = 0, epoch: int = 0) -> KeyedPermutation:
@@ -102,13 +102,13 @@ def test_a_permutation_needs_rows(n: int) -> None:
 
 def test_keys_of_windows_uses_and_epochs_are_all_different() -> None:
     words = {tuple(epoch_sequence(s, e).generate_state(2)) for s in range(4) for e in range(4)}
-    for seed, epoch, window, use in itertools.product(range(4), range(4), (0, 1, 2, 2**33), Use):
+    for seed, epoch, window, use in itertools.product(range(4), range(4), (0, 1, 2, 2**33), SeedUse):
         words.add(tuple(window_sequence(seed, epoch, window, use).generate_state(2)))
-    assert len(words) == 16 + 16 * 4 * len(Use)
+    assert len(words) == 16 + 16 * 4 * len(SeedUse)
 
 
 def test_orders_of_few_items_are_permutations_and_even() -> None:
-    orders = np.stack([keyed_order(8, window_sequence(0, e, 1, Use.BATCH_ORDER)) for e in range(800)])
+    orders = np.stack([keyed_order(8, window_sequence(0, e, 1, SeedUse.BATCH_ORDER)) for e in range(800)])
     assert np.array_equal(np.sort(orders, axis=1), np.tile(np.arange(8), (800, 1)))
     first = np.bincount(orders[:, 0], minlength=8)
     assert first.min() > 65

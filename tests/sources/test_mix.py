@@ -11,7 +11,7 @@ import pytest
 
 from ms_prefstream.errors import OptionError, Reason, RowError, SourceError
 from ms_prefstream.formats import Pair
-from ms_prefstream.load.one_pass import MixedFront, SingleFront, open_front
+from ms_prefstream.load.one_pass import MixedOnePassRecords, SingleOnePassRecords, open_one_pass
 from ms_prefstream.load.records import MixedRecords, fingerprint_of, formats_of, open_records
 from ms_prefstream.plan.mixture import Schedule, whole_weights
 from ms_prefstream.sources.jsonl import write_jsonl
@@ -196,15 +196,15 @@ def test_a_part_whose_rows_are_all_filtered_out_is_named() -> None:
 # From the front
 
 
-def front_of(parts: list[Any], **options: Any) -> MixedFront:
+def front_of(parts: list[Any], **options: Any) -> MixedOnePassRecords:
     made = mix(parts, **options)
     assert open_records(made, formats_of(made, "auto")) is None
-    front = open_front(made, formats_of(made, "auto"))
-    assert isinstance(front, MixedFront)
+    front = open_one_pass(made, formats_of(made, "auto"))
+    assert isinstance(front, MixedOnePassRecords)
     return front
 
 
-def taken(front: MixedFront | SingleFront, first: int = 0, most: int = 10**6) -> list[str]:
+def taken(front: MixedOnePassRecords | SingleOnePassRecords, first: int = 0, most: int = 10**6) -> list[str]:
     records = front.start(first)
     return names([record for (_, _, record), _ in zip(records, range(most), strict=False)])
 

@@ -14,9 +14,9 @@ from ms_prefstream.batch import make_layout
 from ms_prefstream.errors import Reason, RowError, StateError
 from ms_prefstream.lengths.index import measure
 from ms_prefstream.load.workers.pool import LoaderPool
-from ms_prefstream.load.workers.prefetch import Ahead
+from ms_prefstream.load.workers.prefetch import Prefetch
 from ms_prefstream.plan import IndexedPlan, PlanOptions, Ranks
-from ms_prefstream.report.bad_rows import Ledger
+from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import Report
 from ms_prefstream.sample import Loaded, Sample
 from ms_prefstream.steps.planned import IndexedSteps
@@ -57,7 +57,7 @@ class Hinted(Table):
 
 def steps(rank: int = 0, world: int = 1, loader: Any = None, remainder: bool = True) -> IndexedSteps:
     plan = IndexedPlan(PlanOptions(rows=COUNT, global_batch=GLOBAL, window=4, drop_remainder=remainder), KEYS)
-    ledger = Ledger(Report(COUNT), True, str, lambda row: None)
+    ledger = BadRows(Report(COUNT), True, str, lambda row: None)
     loader = Table() if loader is None else loader
     return IndexedSteps(plan, Ranks(world, rank), KEYS, loader, ledger, "row {}".format, collate, LAYOUT.columns)
 
@@ -142,7 +142,7 @@ def test_what_is_loaded_ahead_is_what_is_loaded() -> None:
     expected = steps()
     with LoaderPool(recipe(pairs(COUNT), TASK), 2) as pool:
         pool.wait()
-        ahead = Ahead(pool)
+        ahead = Prefetch(pool)
         found = steps(loader=ahead)
         order = [*range(12), 30, 31, 3, 4, *range(found.steps_per_epoch - 2, found.steps_per_epoch + 3)]
         for step in order:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ms_prefstream.errors import NoUsableRowsError, Reason, RowError
 from ms_prefstream.plan import PlanOptions, Ranks
 from ms_prefstream.plan.packed import PackedWindows
-from ms_prefstream.report.bad_rows import Ledger
+from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import Report
 from ms_prefstream.sample import Loaded, Sample, Sequence
 from ms_prefstream.steps.planned import PackedSteps
@@ -39,7 +39,7 @@ class Rows:
         return Loaded(Sample(tuple(Sequence(np.full(side, row, np.int32), ()) for side in sides)), None)
 
 
-class CountingLedger(Ledger):
+class CountingLedger(BadRows):
     def __init__(self):
         super().__init__(Report(), True, origin="row {}".format, raw=lambda row: row)
         self.windows = []
@@ -185,15 +185,15 @@ def test_workers_are_told_which_windows_come_next():
 
 
 def test_a_source_that_is_read_from_the_front_is_not_read_ahead():
-    class Front(Rows):
+    class OnePassRecords(Rows):
         def hint(self, units, rows_of):
             raise AssertionError
 
-    steps_of(loader=Front(), one_pass=True)[0]
+    steps_of(loader=OnePassRecords(), one_pass=True)[0]
 
 
 def test_a_one_pass_source_is_read_from_the_front():
-    class Front(Rows):
+    class OnePassRecords(Rows):
         ended = 0
 
         def load(self, rows):
@@ -201,7 +201,7 @@ def test_a_one_pass_source_is_read_from_the_front():
             self.ended += len(rows)
             return super().load(rows)
 
-    loader = Front()
+    loader = OnePassRecords()
     steps = steps_of(loader=loader, one_pass=True)
     rest(steps, 0, epochs=1)
     assert loader.ended == ROWS

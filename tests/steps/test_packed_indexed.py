@@ -11,7 +11,7 @@ import pytest
 from ms_prefstream.errors import Reason, RowError, StateError
 from ms_prefstream.plan import PlanOptions, Ranks
 from ms_prefstream.plan.packed import PackedPlan
-from ms_prefstream.report.bad_rows import Ledger
+from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import Report
 from ms_prefstream.sample import Loaded, Sample, Sequence
 from ms_prefstream.steps.planned import IndexedPackedSteps
@@ -41,7 +41,7 @@ class Rows:
 
 def steps_of(world=1, rank=0, loader=None, **options):
     options = {"rows": ROWS, "global_batch": 4, "seed": 5} | options
-    ledger = Ledger(Report(), True, origin="row {}".format, raw=lambda row: row)
+    ledger = BadRows(Report(), True, origin="row {}".format, raw=lambda row: row)
     return IndexedPackedSteps(
         PackedPlan(PlanOptions(**options), SIZES, 32, 4),
         Ranks(world, rank),

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from ms_prefstream.encode.backends.base import TextEncoder, Tokenizer
 from ms_prefstream.encode.backends.self_check import first_difference
 from ms_prefstream.encode.backends.tiktoken_backend import TiktokenEncoder
-from ms_prefstream.encode.backends.tiktoken_proof import NotEquivalentError, prove
+from ms_prefstream.encode.backends.tiktoken_proof import NotEquivalentError, tiktoken_plan
 from ms_prefstream.encode.backends.tokenizer_files import Names, TokenizerFiles, find_reserved, read_json
 from ms_prefstream.encode.backends.tokenizer_json import (
     Spec,
@@ -126,7 +126,7 @@ def choose(
 def _fast(spec: Spec, rust: RustTokenizer, reference: TokenizersEncoder) -> TiktokenEncoder:
     if reference.leaky:
         raise NotEquivalentError("plain text reaches its control tokens")
-    plan = prove(spec, rust)
+    plan = tiktoken_plan(spec, rust)
     if reference.spelling is None:
         raise NotEquivalentError("its tokens do not spell the text")
     try:

@@ -117,7 +117,7 @@ class NotEquivalentError(Exception):
     """Why `tiktoken` cannot stand in for a tokenizer; the message completes "tiktoken is not used because ..."."""
 
 
-def prove(spec: Spec, rust: RustTokenizer) -> FastPlan:
+def tiktoken_plan(spec: Spec, rust: RustTokenizer) -> FastPlan:
     """The plan for a tokenizer.json that `tiktoken` reproduces exactly.
 
     Args:

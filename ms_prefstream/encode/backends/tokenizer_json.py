@@ -61,7 +61,7 @@ def pretokenizers_of(spec: Spec) -> list[dict[str, Any]]:
 def read_pipeline(spec: Spec) -> Pipeline:
     """What is known about a tokenizer's steps; `kind` is None where tokens cannot be told to spell the text."""
     norms, pres = normalizers_of(spec), pretokenizers_of(spec)
-    varies = at_place(spec, Place.CONTINUATION) != (spec.get("normalizer"), spec.get("pre_tokenizer"))
+    varies = pipeline_for_place(spec, Place.CONTINUATION) != (spec.get("normalizer"), spec.get("pre_tokenizer"))
     kinds = [step.get("type") for step in norms]
     if pres and pres[-1].get("type") == "ByteLevel" and kinds in ([], ["NFC"]):
         prefixed = bool(pres[-1].get("add_prefix_space"))
@@ -79,7 +79,7 @@ def read_pipeline(spec: Spec) -> Pipeline:
     return Pipeline(kind=None, nfc=False, prefix=None, varies=varies)
 
 
-def at_place(spec: Spec, place: Place) -> tuple[Any, Any]:
+def pipeline_for_place(spec: Spec, place: Place) -> tuple[Any, Any]:
     """(normalizer, pre_tokenizer) of a tokenizer.json for a text at `place`.
 
     The start of a sequence is what the file describes. Behind a special token nothing is prefixed by a Metaspace of

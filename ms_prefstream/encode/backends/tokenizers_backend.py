@@ -24,8 +24,8 @@ from ms_prefstream.encode.backends.tokenizer_json import (
     Leaks,
     Spec,
     added_tokens,
-    at_place,
     bare,
+    pipeline_for_place,
     read_pipeline,
     special_tokens,
     vocabulary,
@@ -43,9 +43,9 @@ def tokenizers_by_place(spec: Spec, rust: RustTokenizer) -> dict[Place, RustToke
     """
     _make_plain(rust)
     found = {Place.START: rust}
-    told = {Place.START: at_place(spec, Place.START)}
+    told = {Place.START: pipeline_for_place(spec, Place.START)}
     for place in (Place.AFTER_SPECIAL, Place.CONTINUATION):
-        told[place] = at_place(spec, place)
+        told[place] = pipeline_for_place(spec, place)
         same = next((other for other in found if told[other] == told[place]), None)
         found[place] = found[same] if same is not None else _variant(rust, *told[place])
     return found

@@ -51,7 +51,7 @@ class Task(NamedTuple):
         return np.array(self.rows, np.int64).tobytes()
 
 
-class Board:
+class TaskQueue:
     """Tasks that wait, results that wait, and what went wrong. Safe for threads."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths.index import Measured, measure
 from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.workers.blocks import unpack
-from ms_prefstream.load.workers.board import Board, Kind, Task
+from ms_prefstream.load.workers.board import Kind, Task, TaskQueue
 from ms_prefstream.load.workers.process import Driver
 from ms_prefstream.load.workers.recipe import pack_recipe
 from ms_prefstream.sample import Loaded, Ready
@@ -53,7 +53,7 @@ class LoaderPool:
         self.workers = workers
         self._recipe = recipe
         self._local = local
-        self._board = Board()
+        self._board = TaskQueue()
         self._drivers: list[Driver] = []
         self._starting = threading.Lock()
         self._started = False
@@ -216,7 +216,7 @@ class LoaderPool:
             ) from error
 
 
-def _end(process: int, board: Board, drivers: list[Driver]) -> None:
+def _end(process: int, board: TaskQueue, drivers: list[Driver]) -> None:
     """End the workers and wait until they are gone; in a fork of the process that started them, do nothing."""
     if os.getpid() != process:
         return

@@ -26,7 +26,7 @@ class _Job(NamedTuple):
     tickets: list[int]
 
 
-class Ahead:
+class Prefetch:
     """A `Load` that is told what comes next. Not safe for threads: its owner holds a lock.
 
         hint([window 3, window 4, ...])     both are under way

@@ -28,7 +28,7 @@ from ms_prefstream.errors import OptionError, PrefStreamError, SourceError
 from ms_prefstream.lengths.index import measure
 from ms_prefstream.load.loader import SampleLoader
 from ms_prefstream.load.workers.blocks import pack
-from ms_prefstream.load.workers.board import Board, Kind, Task
+from ms_prefstream.load.workers.board import Kind, Task, TaskQueue
 from ms_prefstream.load.workers.recipe import PackedRecipe, unpack_recipe
 
 _HEAD = struct.Struct("<BQ")
@@ -112,7 +112,7 @@ class Driver(threading.Thread):
         board: Where tasks come from and results go.
     """
 
-    def __init__(self, number: int, of: int, recipe: PackedRecipe, board: Board) -> None:
+    def __init__(self, number: int, of: int, recipe: PackedRecipe, board: TaskQueue) -> None:
         super().__init__(name=f"ms_prefstream-worker-{number}", daemon=True)
         self._place = f"worker process {number} of {of}"
         self._recipe: bytes | None = pickle.dumps((recipe.sizes, recipe.text), protocol=5)

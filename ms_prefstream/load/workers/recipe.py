@@ -156,7 +156,7 @@ class AskedRows:
         return self._origins[row]
 
 
-def stays(source: Any) -> bool:
+def is_read_in_parent(source: Any) -> bool:
     """Whether a source stays in the parent process: it lives in memory, or is of a class of the user."""
     kind = type(source)
     if kind in (MemoryRows, OwnRows):
@@ -183,7 +183,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # the package has no
         kind = type(obj)
         known = self._stays.get(kind)
         if known is None or kind is HuggingFaceRows:
-            known = self._stays[kind] = stays(obj)
+            known = self._stays[kind] = is_read_in_parent(obj)
         if not known:
             return None
         numbers = [number for number, source in enumerate(self.asked) if source is obj]

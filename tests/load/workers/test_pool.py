@@ -22,7 +22,7 @@ from ms_prefstream import OptionError, PrefStreamError, SourceError
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.lengths.index import measure
 from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
-from ms_prefstream.load.workers.recipe import AskedRows, pack_recipe, stays
+from ms_prefstream.load.workers.recipe import AskedRows, is_read_in_parent, pack_recipe
 from ms_prefstream.sources import open_source
 from tests.pools import gone, pairs, plain, recipe, shuffled, together, until, write
 
@@ -316,10 +316,10 @@ def test_what_stays_in_the_parent(data: str) -> None:
         name = "own"
         __len__ = read = origin = fingerprint = lambda self: 0
 
-    assert stays(open_source(pairs(3)))
-    assert stays(open_source(Own()))
-    assert not stays(open_source(data))
-    assert not stays(AskedRows(lambda number, rows: ([], []), 0, "", 1))
+    assert is_read_in_parent(open_source(pairs(3)))
+    assert is_read_in_parent(open_source(Own()))
+    assert not is_read_in_parent(open_source(data))
+    assert not is_read_in_parent(AskedRows(lambda number, rows: ([], []), 0, "", 1))
 
 
 SCRIPT = f"""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
-from ms_prefstream.load.workers.prefetch import Ahead
+from ms_prefstream.load.workers.prefetch import Prefetch
 from tests.pools import pairs, plain, recipe
 
 COUNT, WINDOW = 640, 160
@@ -28,7 +28,7 @@ def rows_of(window: int) -> range:
 
 def test_any_order_of_hints_and_loads_gives_the_same(pool: LoaderPool) -> None:
     expected = [plain(recipe(pairs(COUNT)).loader().load(rows_of(window))) for window in range(4)]
-    ahead, draw = Ahead(pool), random.Random(3)
+    ahead, draw = Prefetch(pool), random.Random(3)
     for _ in range(12):
         window = draw.randrange(4)
         if draw.random() < 0.7:
@@ -40,7 +40,7 @@ def test_any_order_of_hints_and_loads_gives_the_same(pool: LoaderPool) -> None:
 
 
 def test_a_window_is_shared_out_and_the_next_one_begins_at_once(pool: LoaderPool) -> None:
-    ahead = Ahead(pool)
+    ahead = Prefetch(pool)
     asked: list[int] = []
 
     def noted(window: int) -> range:
@@ -59,7 +59,7 @@ def test_a_window_is_shared_out_and_the_next_one_begins_at_once(pool: LoaderPool
 
 
 def test_a_large_unit_is_hinted_at_alone(pool: LoaderPool) -> None:
-    ahead = Ahead(pool)
+    ahead = Prefetch(pool)
     ahead.hint(itertools.count(), lambda unit: range(COUNT))
     assert list(ahead._jobs) == [0, 1]
     ahead.hint([], rows_of)

@@ -98,7 +98,7 @@ def check_material(material: Material) -> None:
 
 
 def can_go_on(material: Material) -> bool:
-    """Whether the finished parts of an interrupted run hold the same rows, by what fingerprint and `source_hash` prove."""
+    """Returns whether the finished parts of an interrupted run still hold the same rows."""
     return material.records is not None or bool(getattr(material.source, "paths", ()))
 
 

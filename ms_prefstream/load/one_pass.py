@@ -219,7 +219,7 @@ class SingleOnePassRecords:
         yield from records
 
     def position(self) -> Position | None:
-        """See `OnePassRecords`. A format that makes several records of a row gives none: a state stands between rows."""
+        """See `OnePassRecords`. None for formats that make several records of a row: a state lies between rows."""
         if hasattr(self._format, "count") or not hasattr(self._source, "state_dict"):
             return None
         state = self._source.state_dict()

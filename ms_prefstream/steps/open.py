@@ -111,8 +111,8 @@ def one_pass_rows(rows: Rows, given: int | None, batch: int, packs: bool) -> int
     if packs:
         if rows.one_pass.once or rows.one_pass.continues:
             raise OptionError(
-                f"Pack: {rows.one_pass.name} can be read only once, but packs are dealt out in proportion to the number "
-                "of its rows, which must be counted first. Pass a file, a list or a function that returns a new "
+                f"Pack: {rows.one_pass.name} can be read only once, but packs are dealt out in proportion to the "
+                "number of its rows, which must be counted first. Pass a file, a list or a function that returns a new "
                 "iterator each time, or use Pad or Bucket."
             )
         return rows.counted

@@ -8,16 +8,17 @@ import gc
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from ms_prefstream.encode.build import build_encoder
+from ms_prefstream.encode.build import build_encoder, fingerprint_of
 from ms_prefstream.encode.cut_points import cut_map
 from ms_prefstream.encode.encoder import ConversationEncoder, Encoded
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Flat, token_cut_map
 from ms_prefstream.errors import OptionError, Reason, RowError
+from ms_prefstream.formats.base import Format
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
 from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.sample import Ids, Loaded, Note, Ready, Sample, Span
@@ -79,6 +80,10 @@ class SampleLoader:
         self._task = task
         self.sampler = sampler
         self.encoder = encoder
+
+    def over(self, records: RecordAccess) -> SampleLoader:
+        """Returns the same loader for other records."""
+        return SampleLoader(records, self._task, self.sampler, self.encoder)
 
     def load(self, rows: Sequence[int]) -> list[Loaded]:
         """The samples of these rows, in this order."""
@@ -223,6 +228,17 @@ class Recipe:
     boundary: str = "joint"
     special_tokens_in_content: str = "escape"
     ready: bool = False
+
+    def encoding(self, formats: Sequence[Format]) -> dict[str, Any]:
+        """Returns everything that decides about tokens, by name, as plain values for saved states and indexes."""
+        return {
+            "task": repr(self.task),
+            "format": ", ".join(map(repr, formats)),
+            "tokenizer": None if self.tokenizer is None else self.tokenizer.fingerprint,
+            "template": fingerprint_of(self.template),
+            "boundary": self.boundary,
+            "special_tokens_in_content": self.special_tokens_in_content,
+        }
 
     def loader(self) -> SampleLoader:
         """A loader that follows the recipe, in this process."""

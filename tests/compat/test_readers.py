@@ -44,7 +44,7 @@ def batches_of(path: str, task: Any) -> list[Batch]:
     """The stream's own batches in the order of the source, without dropped rows."""
     stream_of(path, task, index=None).build_index()
     stream = stream_of(path, task, mps.Pad(BATCH), shuffle=False)
-    assert stream._rows.index is not None
+    assert stream.data.index is not None
     return list(stream.batches())
 
 

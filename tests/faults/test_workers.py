@@ -239,7 +239,7 @@ def test_workers_end_with_their_stream() -> None:
         stream = mps.stream(rows, task=mps.DPO(64), tokenizer="bytes", batching=mps.Bucket(2), window=2, workers=1)
         batches = stream.batches()
         next(batches)
-        pool = stream._rows._pool
+        pool = stream.data.pool
         assert pool is not None
         found = pids(pool)
         assert found

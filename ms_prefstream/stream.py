@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ms_prefstream.batch import BatchingRule
 from ms_prefstream.checks import check_made, whole_number
-from ms_prefstream.errors import OptionError, StateError
+from ms_prefstream.errors import OptionError
 from ms_prefstream.lengths import LengthIndex
-from ms_prefstream.load.cached import has_reference
 from ms_prefstream.mindspore.dataset import to_dataset
 from ms_prefstream.mindspore.ranks import known_ranks
 from ms_prefstream.plan import Ranks
-from ms_prefstream.plan.state import State, check_state, make_state
+from ms_prefstream.plan.state import State
 from ms_prefstream.sample import Batch
 from ms_prefstream.steps.collate import select_columns
 from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
-from ms_prefstream.steps.open import Order, StepOpener, choose_widths
+from ms_prefstream.steps.open import Order, step_opener
+from ms_prefstream.steps.planned import RowIds
+from ms_prefstream.steps.state import resume_steps, save_state
 from ms_prefstream.tasks import Task
 
 if TYPE_CHECKING:
@@ -137,20 +134,10 @@ class Stream:
     ) -> None:
         self.data, self.batching, self.pad_token_id = data, batching, data.pad_token_id
         self.task, self.tokenizer, self.report = data.task, data.recipe.tokenizer, data.report
-        reference = has_reference(data.source, data.task, batching.unit == "packed rows")
-        self.layout = batching.layout(data.task, reference)
+        self._opener = step_opener(data, batching, order, ranks, steps_per_epoch)
+        self._steps, self.layout = self._opener.open(), self._opener.layout
         self._resumed: int | None = None
         self._begins = 0
-        self._opener = StepOpener(
-            data=data,
-            batching=batching,
-            layout=self.layout,
-            widths=choose_widths(data, batching, order, ranks.world),
-            order=order,
-            ranks=ranks,
-            steps_per_epoch=steps_per_epoch,
-        )
-        self._steps = self._opener.open()
 
     @property
     def column_names(self) -> list[str]:
@@ -183,7 +170,7 @@ class Stream:
         """The absolute step that training begins with: where the latest dataset begins, or the stream was resumed."""
         return self._begins
 
-    def rows(self, epoch: int, step: int, resolved: bool = False) -> NDArray[np.int64]:
+    def rows(self, epoch: int, step: int, resolved: bool = False) -> RowIds:
         """Returns the row ids that a step of this rank is planned to hold, (B,) int64; B varies with a token budget.
 
         Packs hold different numbers of rows: the rows of one packed row follow those of another. Without a length
@@ -209,13 +196,8 @@ class Stream:
         """
         resumed = divmod(self._resumed or 0, self.steps_per_epoch) if epoch is None else (epoch, 0)
         epoch, step = resumed[0], resumed[1] if start_step is None else start_step
-        epoch, step = whole_number("epoch", epoch, 0), whole_number("start_step", step, 0)
-        if step > self.steps_per_epoch:
-            raise OptionError(
-                f"epoch {epoch}, start_step {step}: expected an epoch from 0 on and a step from 0 to "
-                f"{self.steps_per_epoch}."
-            )
-        return self._steps.start(epoch, step)
+        step = whole_number("start_step", step, 0, self.steps_per_epoch)
+        return self._steps.start(whole_number("epoch", epoch, 0), step)
 
     def dataset(self, start_epoch: int | None = None, *, columns: Sequence[str] | None = None) -> GeneratorDataset:
         """Returns a MindSpore dataset of ready batches: one row is one training step. Its `stream` is this stream.
@@ -232,8 +214,7 @@ class Stream:
         """
         steps = self._steps if columns is None else select_columns(self._steps, columns)
         at, step = divmod(self._resumed or 0, self.steps_per_epoch)
-        start_epoch = None if start_epoch is None else whole_number("start_epoch", start_epoch, 0)
-        if start_epoch is not None and start_epoch != at:
+        if start_epoch is not None and whole_number("start_epoch", start_epoch, 0) != at:
             if self._resumed is not None and start_epoch < at:
                 raise OptionError(
                     f"start_epoch is {start_epoch}, but the stream was resumed in epoch {at}. Leave start_epoch out, "
@@ -272,9 +253,8 @@ class Stream:
                 "before a run begins, or begin a new one."
             )
         index = self.data.build_index(path, progress)
-        opener = self._opener
-        widths = choose_widths(self.data, self.batching, opener.order, self.world)
-        self._reopen(dataclasses.replace(opener, widths=widths, steps_per_epoch=None))
+        self._opener = step_opener(self.data, self.batching, self._opener.order, self._opener.ranks)
+        self._steps = self._opener.open()
         return index
 
     def state(self, step: int) -> State:
@@ -286,11 +266,7 @@ class Stream:
         Raises:
             OptionError: It is not a whole number from 0 on.
         """
-        step = whole_number("step", step, 0)
-        state = make_state(self._settings(), step, self.steps_per_epoch)
-        if (found := self._steps.source_state(step)) is not None:
-            state["source"] = found
-        return state
+        return save_state(self._opener, self._steps, step)
 
     def resume(self, state: Mapping[str, Any]) -> Stream:
         """Resume after the last finished step of a saved state, on any number of ranks that divides it.
@@ -305,33 +281,10 @@ class Stream:
             StateError: The data or a setting differs; names the old and the new value.
             OptionError: This number of ranks cannot share the logical shards of the state.
         """
-        before, shards = self._opener, self._shards_of(state)
-        if shards != before.ranks.logical_shards:
-            self._reopen(dataclasses.replace(before, ranks=Ranks(self.world, self.rank, shards)))
-        try:
-            step = check_state(state, self._settings(), self.steps_per_epoch)
-        except StateError:
-            if self._opener is not before:
-                self._reopen(before)  # a refused state leaves no trace
-            raise
+        self._opener, self._steps, step = resume_steps(self._opener, self._steps, state)
         self._resumed = self._begins = step
-        if state.get("source") is not None:
-            self._steps.resume_source(state["source"])
         self.data.resume_quarantine()
         return self
-
-    def _reopen(self, opener: StepOpener) -> None:
-        self._opener, self._steps = opener, opener.open()
-
-    def _settings(self) -> dict[str, Any]:
-        return self._opener.settings(self._steps.plan.options)
-
-    def _shards_of(self, state: Any) -> int:
-        """The logical shards to resume with: the state's, unless the user chose them or its global batch differs."""
-        ranks, found = self._opener.ranks, state.get("logical_shards") if isinstance(state, Mapping) else None
-        usable = isinstance(found, int) and found > 0 and not ranks.chosen
-        same_batch = usable and state.get("global_batch") == self._steps.plan.options.global_batch
-        return int(found) if same_batch else ranks.logical_shards  # type: ignore[arg-type]  # found is an int
 
     def __repr__(self) -> str:
         return (

@@ -1,4 +1,4 @@
-"""Opens the steps of one rank: which kind of plan an epoch gets, and everything that a saved state must know of it."""
+"""Opens the steps of one rank: which kind of plan an epoch gets, by batching rule, source and length index."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ms_prefstream.batch import BatchingRule, Layout, PackedLayout
 from ms_prefstream.batch.best_widths import batch_maxima
 from ms_prefstream.errors import NoUsableRowsError, OptionError, SourceError
+from ms_prefstream.load.cached import has_reference
 from ms_prefstream.load.one_pass import MixedOnePassRecords, PassWindow
 from ms_prefstream.load.records import MixedRecords
 from ms_prefstream.plan import (
@@ -38,6 +39,8 @@ from ms_prefstream.tasks import Task
 
 _ROWS_PROBED = 2048
 _log = logging.getLogger(__name__)
+
+AnySteps: TypeAlias = PlannedSteps | OnePassSteps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,46 +81,19 @@ class StepOpener:
         """What rows become."""
         return self.data.task
 
-    def open(self) -> PlannedSteps | OnePassSteps:
+    def open(self) -> AnySteps:
         """Returns the steps, and reports what each epoch repeats and leaves out.
 
         Raises:
             OptionError: The batching rule, the order and the source cannot be combined.
         """
         self._check_steps_per_epoch()
-        steps: PlannedSteps | OnePassSteps = self.batching.steps(self, self.widths)
+        steps: AnySteps = self.batching.steps(self, self.widths)
         self.data.report.repeats_per_epoch = steps.plan.repeats_per_epoch
         self.data.report.remainder_per_epoch = steps.plan.remainder_per_epoch
         return steps
 
-    def settings(self, options: PlanOptions | BudgetOptions) -> dict[str, Any]:
-        """Returns everything that decides which rows form which step and what they become, for saved states.
-
-        Args:
-            options: Those of the steps' plan.
-        """
-        data, index, unit = self.data, self.data.index, self.batching.unit
-        return {
-            "seed": options.seed,
-            "global_batch": options.global_batch,
-            "global_batch_of": unit,
-            "logical_shards": options.logical_shards if index is None or unit == "tokens" else None,
-            "window": options.window,
-            "shuffle": options.shuffle,
-            "drop_remainder": options.drop_remainder,
-            "longest_first": options.longest_first,
-            "sorted": options.sorts,
-            "rows": options.rows,
-            "widths": list(self.widths),
-            "max_segments": getattr(self.batching, "max_segments", None),
-            "pad_token_id": data.pad_token_id,
-            "data": data.fingerprint(),
-            "mix": data.mix(),
-            "index": None if index is None else index.checksum,
-            **data.encoding,
-        }
-
-    def by_rows(self, batch_size: int, sort: bool) -> PlannedSteps | OnePassSteps:
+    def by_rows(self, batch_size: int, sort: bool) -> AnySteps:
         """Steps of a fixed number of rows.
 
         Args:
@@ -158,7 +134,7 @@ class StepOpener:
         keys = self.data.index.keys
         return self._indexed(IndexedSteps, BudgetPlan(options, keys), keys, self._collate())
 
-    def by_packs(self, rows: int, tokens: int, max_samples: int) -> PlannedSteps | OnePassSteps:
+    def by_packs(self, rows: int, tokens: int, max_samples: int) -> AnySteps:
         """Steps of packed rows.
 
         Args:
@@ -348,6 +324,26 @@ class StepOpener:
                 f"{given} brings rows of like length together from the whole source, which "
                 f"shuffle={self.order.shuffle!r} rules out. Leave shuffle out, or give batch_size."
             )
+
+
+def step_opener(
+    data: StreamData, batching: BatchingRule, order: Order, ranks: Ranks, steps_per_epoch: int | None = None
+) -> StepOpener:
+    """Returns what opens the steps, once the layout and the widths are known; see `StepOpener`.
+
+    Raises:
+        OptionError: Samples of this task, or reference log-probabilities, cannot be batched like this.
+    """
+    reference = has_reference(data.source, data.task, packs=batching.unit == "packed rows")
+    return StepOpener(
+        data=data,
+        batching=batching,
+        layout=batching.layout(data.task, reference),
+        widths=choose_widths(data, batching, order, ranks.world),
+        order=order,
+        ranks=ranks,
+        steps_per_epoch=steps_per_epoch,
+    )
 
 
 def choose_widths(data: StreamData, batching: BatchingRule, order: Order, world: int) -> tuple[int, ...]:

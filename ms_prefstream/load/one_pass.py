@@ -92,8 +92,8 @@ class PassWindow:
         if self._next <= last:
             raise SourceError(
                 f"{self._one_pass.name} ended after {self.before + self._next} rows{self._one_pass.ended()}, but the "
-                f"plan needs row {self.before + last + 1}. The source gave fewer rows than before, or steps_per_epoch is "
-                "larger than it allows; lower it."
+                f"plan needs row {self.before + last + 1}. The source gave fewer rows than before, or steps_per_epoch "
+                "is larger than it allows; lower it."
             )
         return [self._kept[row][2] for row in rows]
 

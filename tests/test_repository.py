@@ -123,6 +123,14 @@ def test_every_make_target_is_explained_and_ci_runs_the_tests() -> None:
     assert re.findall(r"^(?:exec )?make (\S+)", _read(".ci/run"), flags=re.MULTILINE) == ["test", "test-all"]
 
 
+def test_every_test_that_is_not_long_is_run_by_one_of_the_two_targets() -> None:
+    recipes = re.findall(r"^(test|test-all):.*\n\t.*? -m \"(.*?)\"", _read("Makefile"), flags=re.MULTILINE)
+    for marks in ([], ["training"], ["training", "smoke"], ["long"], ["training", "long"]):
+        names = {name: name in marks for name in ("training", "smoke", "long")}
+        runs = [target for target, chosen in recipes if eval(chosen, names)]  # what -m takes is Python as well
+        assert runs == ([] if "long" in marks else ["test-all"] if marks == ["training"] else ["test"]), marks
+
+
 def test_the_changelog_has_an_unreleased_section() -> None:
     sections = re.findall(r"^## \[(.+?)\]", _read("CHANGELOG.md"), flags=re.MULTILINE)
     assert sections[0] == "Unreleased"

@@ -60,8 +60,8 @@ clean:
 
 # pytest ends with 5 when it found no test to run: that is a failure here, and says so.
 NO_TESTS = code=$$?; if [ "$$code" -eq 5 ]; then echo "pytest ran no test, which counts as a failure: check PYTEST_ARGS and tests/." >&2; fi; exit $$code
-# A group of tests (a file, or all that share a port or a big process) stays in one of the processes.
-PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+# Tests of one scope, a file as a rule, stay in one of the processes: see tests/conftest.py.
+PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
 $(RUN_STAMP): pyproject.toml
 	@$(ENVIRONMENT)

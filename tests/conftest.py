@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -59,13 +60,31 @@ def _room_in_memory() -> bool:
     return shutil.disk_usage(MEMORY).free > 4 << 30
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distributes scopes (see `_scope`). xdist's own groups are silently ignored under pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _scope(nodeid)
+
+    return Scheduling(config, log)
+
+
+def _scope(nodeid: str) -> str:
+    """The scope of a test: tests of one scope are run in order by one process, so that their fixtures are made once."""
+    path = nodeid.partition("::")[0]
+    if path.startswith("tests/examples/"):
+        return nodeid  # programs that share nothing
+    if path.startswith("tests/msrun/") or path == "tests/trainer/test_ranks.py":
+        return "msrun"  # ports, and several processes at a time
+    return "trainer" if path.startswith("tests/trainer/") else path
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives each file to one worker, so that its fixtures are made once; trainings come first, as they take longest."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(item.config.rootpath).as_posix()))
-    items.sort(key=lambda item: item.get_closest_marker("training") is None)
+    """Puts trainings first, as they take longest."""
+    items.sort(key=lambda item: not any(item.iter_markers("training")))
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.mindspore,
     pytest.mark.training,
     pytest.mark.skipif(MSRUN is None, reason="needs msrun"),
-    pytest.mark.xdist_group("msrun"),
 ]
 SAVED = 2 * K - 4  # a step whose state is among the last five
 

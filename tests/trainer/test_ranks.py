@@ -19,7 +19,6 @@ pytestmark = [
     pytest.mark.mindspore,
     pytest.mark.training,
     pytest.mark.skipif(MSRUN is None, reason="needs msrun"),
-    pytest.mark.xdist_group("msrun"),
 ]
 
 

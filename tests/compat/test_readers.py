@@ -22,7 +22,7 @@ from tests.compat.readers import BATCH, DPO_OUT, REWARD_OUT
 from tests.helpers import Batch
 from tests.processes import run_python
 
-pytestmark = pytest.mark.mindspore
+pytestmark = [pytest.mark.mindspore, pytest.mark.training]
 
 
 def checkout(variable: str, file: str) -> str:

@@ -112,7 +112,7 @@ def test_the_ranks_share_the_same_packs_of_every_step(world):
     st.sampled_from([True, "window", False]),
     st.sets(st.integers(0, ROWS - 1), max_size=50),
 )
-@settings(max_examples=15, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_every_good_row_is_delivered_once_or_counted(steps, window, shuffle, bad):
     ran = steps_of(steps=steps, window=window, shuffle=shuffle, bad=bad)
     try:

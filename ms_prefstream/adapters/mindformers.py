@@ -25,12 +25,12 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ms_prefstream.adapters.trainer_hooks import install_hooks, when_imported
 from ms_prefstream.adapters.yaml_keys import stream_from
 from ms_prefstream.errors import OptionError, needs
 from ms_prefstream.mindspore.dataset import to_dataset
 from ms_prefstream.mindspore.samples import Samples
 from ms_prefstream.mindspore.trainer_checks import check_pairing, listed, shards
-from ms_prefstream.mindspore.when_imported import when_imported
 from ms_prefstream.steps.collate import select_columns
 
 if TYPE_CHECKING:
@@ -200,3 +200,4 @@ def _register() -> None:
 
 
 when_imported(_REGISTRY, _register)
+install_hooks()

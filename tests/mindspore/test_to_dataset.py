@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_steps import FakeOnePass, FakeSteps
 
-from ms_prefstream.errors import OptionError, SourceError
+from ms_prefstream.errors import SourceError
 from ms_prefstream.mindspore.dataset import to_dataset
 
 pytestmark = pytest.mark.mindspore
@@ -181,17 +181,3 @@ def test_a_pass_that_is_too_long_ends_after_its_steps() -> None:
     steps = FakeOnePass(K)
     steps.delivers = K + 3
     assert run(to_dataset(steps), 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
-
-
-@pytest.mark.parametrize(
-    ("steps", "options", "sentence"),
-    [
-        (FakeSteps(0), {}, "there are 0 steps in an epoch"),
-        (FakeSteps(4), {"start_epoch": -1}, "start_epoch is -1"),
-        (FakeSteps(4), {"init_step": 4}, "init_step is 4, but an epoch has the steps 0 to 3"),
-        (FakeSteps(4), {"init_step": -1}, "init_step is -1"),
-    ],
-)
-def test_impossible_beginnings_are_refused(steps: Any, options: dict[str, int], sentence: str) -> None:
-    with pytest.raises(OptionError, match=sentence):
-        to_dataset(steps, **options)

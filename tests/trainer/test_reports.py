@@ -41,7 +41,7 @@ def test_each_rank_writes_a_file_of_its_own(steps: Any) -> None:
 @pytest.mark.parametrize(
     ("case", "part"),
     [
-        ("every", "every is 0; expected a number of steps, 1 or more"),
+        ("every", "PrefStreamReport: every is 0; expected a whole number of at least 1"),
         ("folder", "'no/such/report.json', which lies in no folder"),
         ("dataset", "a NumpySlicesDataset without a stream of ms_prefstream"),
     ],

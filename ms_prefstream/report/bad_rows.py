@@ -1,4 +1,4 @@
-"""What becomes of bad rows: an error, or a counted and quarantined drop. Runs in the training process only."""
+"""Bad rows: `BadRows` raises or counts them, `Quarantine` writes dropped ones to a file; in the parent process only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ms_prefstream.sources.jsonl import dump_row
 
 
 class Quarantine:
-    """A JSON Lines file of dropped rows: ``{"origin", "reason", "problem", "row"}``, made with the first of them.
+    """A JSON Lines file of dropped rows: ``{"origin", "reason", "problem", "row"}``, created with the first of them.
 
     Args:
         path: The file; with several ranks the rank is put before the suffix (``bad.rank1.jsonl``).
@@ -28,7 +28,7 @@ class Quarantine:
 
     Raises:
         OptionError: It is no path.
-        SourceError: It lies in no folder, or is one: better now than hours later.
+        SourceError: Its folder does not exist, or it is a folder itself.
     """
 
     def __init__(self, path: str | os.PathLike[str], rank: int = 0, world: int = 1) -> None:
@@ -46,7 +46,7 @@ class Quarantine:
             raise self._not_written("it is a folder")
 
     def keep(self) -> None:
-        """Add to what an earlier part of the run wrote, on any number of ranks, without writing a row twice."""
+        """Appends to what an earlier part of the run wrote, on any number of ranks, without writing a row twice."""
         self._mode = "ab"
         name = re.compile(rf"{re.escape(self._given.stem)}(\.rank\d+)?{re.escape(self._given.suffix)}")
         try:
@@ -54,12 +54,12 @@ class Quarantine:
                 if name.fullmatch(path.name):
                     self._known.update(_origins(path.read_bytes()))
             if self._file is None and self.path.exists():
-                os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)  # a killed run may leave half a line
+                os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)  # drop an incomplete line
         except OSError as error:
             raise self._not_written(str(error.strerror)) from None
 
     def add(self, error: RowError, row: Any) -> None:
-        """Write one dropped row, unless an earlier part of the run did.
+        """Writes one dropped row, unless an earlier part of the run did.
 
         Raises:
             SourceError: If the file cannot be written.
@@ -67,7 +67,7 @@ class Quarantine:
         if error.origin in self._known:
             return
         why = dump_row({"origin": error.origin, "reason": str(error.reason), "problem": error.problem})
-        line = why[:-1] + b',"row":' + dump_row(row) + b"}\n"  # the row by itself: it may hold what JSON cannot
+        line = why[:-1] + b',"row":' + dump_row(row) + b"}\n"  # the row alone: it may hold values that JSON has not
         try:
             if self._file is None:
                 self._file = open(self.path, self._mode)  # noqa: SIM115 - lives as long as the stream
@@ -84,7 +84,7 @@ class Quarantine:
 
 
 def _origins(content: bytes) -> list[str]:
-    """The origins in a quarantine file; a line without its end, which nobody finishes any more, is left out."""
+    """Returns the origins in a quarantine file; skips an incomplete last line."""
     origins = []
     for line in content[: content.rfind(b"\n") + 1].splitlines():
         try:
@@ -95,7 +95,7 @@ def _origins(content: bytes) -> list[str]:
 
 
 class BadRows:
-    """Settles what was loaded.
+    """What a stream does with bad rows: raises an error, or counts and quarantines the drop.
 
     Args:
         report: Counts.
@@ -104,7 +104,7 @@ class BadRows:
         raw: Row id to raw row, for the quarantine file.
         quarantine: Where dropped rows are written, or None.
         part: Row number to the report of its part of a mix, or None.
-        first: Added to row ids to number rows over all epochs, for sources whose epochs go on in the data.
+        first: Added to row ids to number rows over all epochs, for sources whose epochs continue in the data.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class BadRows:
         self._first = first
 
     def settle(self, rows: Sequence[int], loaded: Sequence[Loaded]) -> list[Sample | None]:
-        """The samples, None for dropped rows; every row is counted the first time it is seen.
+        """Returns the samples, None for dropped rows; counts every row the first time it is seen.
 
         Raises:
             RowError: The first malformed row, with its origin, if such rows are errors.
@@ -154,18 +154,18 @@ class BadRows:
         return samples
 
     def repeated(self, slots: int) -> None:
-        """Count slots that stand-ins filled."""
+        """Counts slots that stand-ins filled."""
         self.report.repeats += slots
 
     def packed(self, made: int, wanted: int, left_out: int, repeats: int) -> None:
-        """Count a packed window: packs that its rows filled and its steps took, rows left out and rows repeated."""
+        """Counts a packed window: packs that its rows filled and its steps took, rows left out and rows repeated."""
         self.report.packs_made += made
         self.report.packs_wanted += wanted
         self.report.left_out += left_out
         self.report.repeats += repeats
 
     def nothing_left(self, rows: int) -> NoUsableRowsError:
-        """The error for a window without a good row: what happened to its rows."""
+        """Returns the error for a window without a good row, which says what happened to its rows."""
         dropped = self.report.dropped.most_common()
         why = "; ".join(f"{reason} {count:,}, first at {self.report.origins[reason][0]}" for reason, count in dropped)
         remedy = _REMEDIES.get(dropped[0][0], _CORRECT) if dropped else _CORRECT
@@ -187,7 +187,7 @@ _REMEDIES = {
 
 
 def _with_remedy(error: RowError) -> RowError:
-    """The error with what to do about it; what the format proposes goes first."""
+    """Returns the error with a remedy: the format's own if it has one."""
     if error.remedy:
         return error
     remedy = 'Correct the row, or pass on_bad_row="drop" to leave such rows out and count them'

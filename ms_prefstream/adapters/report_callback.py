@@ -20,12 +20,7 @@ from ms_prefstream.mindspore.trainer_checks import check_network, check_shards
 
 
 class ReportCallback(Callback):  # type: ignore[misc]
-    """Callback that reports what was read, dropped and why, at the end of a training call and along the way.
-
-    Args:
-        path: A JSON file for the counts; of several ranks each writes its own (``report.rank1.json``).
-        every: Steps between two reports along the way; None for none.
-    """
+    """Callback that reports what was read, dropped and why; arguments as for `PrefStreamReport`."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None, every: int | None = None) -> None:
         super().__init__()

@@ -16,7 +16,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from ms_prefstream.mindspore.trainer_checks import check_evaluated, check_pairing, check_rows, check_shards
+from ms_prefstream.errors import OptionError
+from ms_prefstream.mindspore.trainer_checks import check_pairing, check_rows, check_shards
 from ms_prefstream.stream import Stream
 
 Method = Callable[..., Any]
@@ -100,7 +101,11 @@ def _check_eval_dataset(create: Method) -> Method:
         dataset = create(trainer, *args, **kwargs)
         names, columns = vars(trainer).pop(_NAMES, None), _columns(dataset)
         if names is not None and columns is not None and trainer.config.do_eval:
-            check_evaluated(columns, names)
+            try:
+                check_pairing(columns, names)
+            except OptionError as error:
+                problem = f"eval_dataset under do_eval, which takes the names of train_dataset: {error}"
+                raise OptionError(problem) from None
         return dataset
 
     return checked

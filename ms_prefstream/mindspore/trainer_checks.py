@@ -78,20 +78,6 @@ def check_network(dataset: Any, network: Any) -> None:
             return
 
 
-def check_evaluated(columns: Sequence[str], names: Any) -> None:
-    """Refuses an evaluation during training whose columns do not fit the names of the training.
-
-    MindFormers evaluates with the training's network and ignores the evaluation's own `construct_args_key`.
-
-    Raises:
-        OptionError: As `check_pairing` does.
-    """
-    try:
-        check_pairing(columns, names)
-    except OptionError as error:
-        raise OptionError(f"eval_dataset under do_eval, which takes the names of train_dataset: {error}") from None
-
-
 def check_rows(stream: BatchStream, runner: Any) -> None:
     """Refuses a stream whose steps have another number of rows than the trainer counts on.
 

@@ -62,7 +62,7 @@ def test_who_says_so_goes_on_with_other_rows(steps: Any) -> None:
 
 def test_steps_that_were_skipped_before_are_counted(steps: Any) -> None:
     found = steps("resumed_behind_skipped_steps")
-    assert "finished step 5 of the data, but this one would go on behind step 2" in found["silent"]
+    assert "finished step 5 of the data, but this one would resume after step 2" in found["silent"]
     assert "Set data_skip_steps: 5." in found["silent"]
     assert found["said"] == planned()[5:]
 

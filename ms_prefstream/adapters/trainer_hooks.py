@@ -31,7 +31,7 @@ class Hook(NamedTuple):
         owner: Its class.
         method: Its name.
         wrap: Takes the method and returns the one that replaces it.
-        check: What the hook is for, as the subject of "is off".
+        check: What the hook does, as the subject of "is off".
         seen_in: The releases of MindFormers in which the method was seen to work as the hook expects.
     """
 
@@ -138,7 +138,7 @@ def _save_state(monitor: Any, cb_params: Any) -> None:
 
 
 def _iterate_all_epochs(create: Method) -> Method:
-    """Wraps the PyNative trainer's iterator, which is created anew for each epoch: one iterator serves all epochs.
+    """Wraps the PyNative trainer's method that creates an iterator for each epoch: a single one serves all epochs.
 
     Every new iterator of MindSpore starts at the first epoch, so each epoch would repeat it.
     """

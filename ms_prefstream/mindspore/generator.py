@@ -235,7 +235,7 @@ def first_step(dataset: Any, stream: Any) -> int:
         problem = "the dataset of this training comes from another stream than the one given"
     else:
         changed = f"after {' and '.join(reversed(kinds))}" if kinds else "as single samples or with another sampler"
-        problem = f"the dataset of this training gives the stream's steps {changed}, and no longer one for one"
+        problem = f"the dataset of this training has the stream's steps {changed}, no longer one for one"
     raise OptionError(
         f"StreamCheckpoint: {problem}, so that a state would name the wrong step. Train on stream.dataset() of that "
         "stream (map, project, rename and repeat may follow it), or leave StreamCheckpoint out."

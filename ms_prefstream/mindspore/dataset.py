@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from ms_prefstream.errors import needs
 from ms_prefstream.mindspore import BatchStream
@@ -43,12 +43,9 @@ def to_dataset(
     with needs("mindspore", "stream.dataset()"):
         from ms_prefstream.mindspore.generator import OnePassDataset, ResumeState, StepDataset
 
-    dataset: GeneratorDataset
+    kind: Any = StepDataset if hasattr(steps, "__getitem__") else OnePassDataset
     resume = ResumeState(first=start_epoch * steps.steps_per_epoch)
-    if hasattr(steps, "__getitem__"):
-        dataset = StepDataset(cast(Steps, steps), start_epoch, resume)
-    else:
-        dataset = OnePassDataset(steps, start_epoch, resume)
+    dataset: GeneratorDataset = kind(steps, start_epoch, resume)
     if init_step:
         dataset.set_init_step(init_step)
     resume.moved, resume.resumed, resume.stream = moved, resumed, stream

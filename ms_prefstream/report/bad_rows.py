@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 from ms_prefstream.errors import DroppedRowError, NoUsableRowsError, OptionError, RowError, SourceError
@@ -94,10 +95,11 @@ def _origins(content: bytes) -> list[str]:
     return origins
 
 
+@dataclass(eq=False)
 class BadRows:
-    """What a stream does with bad rows: raises an error, or counts and quarantines the drop.
+    """Handler of a stream's bad rows: raises an error, or counts and quarantines the drop.
 
-    Args:
+    Attributes:
         report: Counts.
         raise_malformed: Whether a malformed row is an error (``on_bad_row="raise"``) or a drop.
         origin: Row id to origin.
@@ -107,23 +109,13 @@ class BadRows:
         first: Added to row ids to number rows over all epochs, for sources whose epochs continue in the data.
     """
 
-    def __init__(
-        self,
-        report: Report,
-        raise_malformed: bool,
-        origin: Callable[[int], str],
-        raw: Callable[[int], Any],
-        quarantine: Quarantine | None = None,
-        part: Callable[[int], PartReport] | None = None,
-        first: int = 0,
-    ) -> None:
-        self.report = report
-        self._raise = raise_malformed
-        self._origin = origin
-        self._raw = raw
-        self._quarantine = quarantine
-        self._part = part
-        self._first = first
+    report: Report
+    raise_malformed: bool
+    origin: Callable[[int], str]
+    raw: Callable[[int], Any]
+    quarantine: Quarantine | None = None
+    part: Callable[[int], PartReport] | None = None
+    first: int = 0
 
     def settle(self, rows: Sequence[int], loaded: Sequence[Loaded]) -> list[Sample | None]:
         """Returns the samples, None for dropped rows; counts every row the first time it is seen.
@@ -134,18 +126,18 @@ class BadRows:
         samples: list[Sample | None] = []
         for row, (sample, error, notes) in zip(rows, loaded, strict=True):
             samples.append(sample)
-            decided = error is None or isinstance(error, DroppedRowError)
-            if error is not None and error.reason.malformed and self._raise and not decided:
-                raise _with_remedy(error.at(self._origin(row))) from error.cause()
-            if not self.report.first_time(self._first + row):
+            malformed = error is not None and error.reason.malformed and not isinstance(error, DroppedRowError)
+            if error is not None and malformed and self.raise_malformed:
+                raise _with_remedy(error.at(self.origin(row))) from error.cause()
+            if not self.report.first_time(self.first + row):
                 continue
-            if self._part is not None:
-                self._part(self._first + row).count(error)
+            if self.part is not None:
+                self.part(self.first + row).count(error)
             if error is not None:
-                error = error.at(self._origin(row))
+                error = error.at(self.origin(row))
                 self.report.drop(error)
-                if self._quarantine is not None:
-                    self._quarantine.add(error, self._raw(row))
+                if self.quarantine is not None:
+                    self.quarantine.add(error, self.raw(row))
             elif notes:
                 self.report.truncated += bool(notes & Note.TRUNCATED)
                 self.report.question_cut += bool(notes & Note.QUESTION_CUT)

@@ -33,13 +33,7 @@ class Silent:
 
 
 class Lines:
-    """Progress as a line every ten seconds, and one at the end.
-
-    Args:
-        label: What is done, e.g. ``"length index"``.
-        file: Where lines go.
-        unit: What is counted.
-    """
+    """Progress as a line every ten seconds, and one at the end; arguments as for `progress_on`."""
 
     def __init__(self, label: str, file: IO[str], unit: str = "rows") -> None:
         self._label, self._file, self._unit = label, file, unit
@@ -72,13 +66,7 @@ class Lines:
 
 
 class Bar:
-    """Progress as a bar with rows a second and the time left.
-
-    Args:
-        label: What is done.
-        file: The terminal.
-        unit: What is counted.
-    """
+    """Progress as a bar with rows a second and the time left; arguments as for `progress_on`."""
 
     def __init__(self, label: str, file: IO[str], unit: str = "rows") -> None:
         from rich.console import Console
@@ -113,6 +101,12 @@ class Bar:
 
 
 def progress_on(file: IO[str] | None = None, label: str = "length index", unit: str = "rows") -> Progress:
-    """Returns a bar if the file (stderr if not given) is a terminal, else lines."""
+    """Returns a bar if the file is a terminal, else lines.
+
+    Args:
+        file: Where progress is shown; standard error if not given.
+        label: What is done.
+        unit: What is counted.
+    """
     file = sys.stderr if file is None else file
     return Bar(label, file, unit) if file.isatty() else Lines(label, file, unit)

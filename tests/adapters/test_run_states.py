@@ -1,4 +1,4 @@
-"""States beside checkpoints: which file belongs to which checkpoint, and whose first step is known."""
+"""States beside checkpoints: the file of each checkpoint, its step, and what a resumed run may not change."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_name_counts_for_every_rank(tmp_path: pathlib.Path) -> None:
     resumed(stream().dataset(), tmp_path, resume_training="y_rank_0-1_1.ckpt")  # saved by nobody: nothing to compare
 
 
-def test_who_does_not_resume_is_not_asked(tmp_path: pathlib.Path) -> None:
+def test_a_run_that_does_not_resume_is_not_checked(tmp_path: pathlib.Path) -> None:
     saved(tmp_path / "x.ckpt", stream(seed=2).dataset())
     resumed(stream().dataset(), tmp_path / "x.ckpt", step=0, resume_training=False)
 
@@ -122,7 +122,7 @@ def test_a_state_whose_checkpoint_was_never_finished_is_not_the_last(tmp_path: p
     resumed(begun, tmp_path)
 
 
-def test_where_steps_are_left_out_behind_the_stream_no_state_is_written(tmp_path: pathlib.Path) -> None:
+def test_no_state_is_written_where_an_operation_skips_steps(tmp_path: pathlib.Path) -> None:
     from ms_prefstream.adapters.mindformers import PrefStreamDataLoader
     from ms_prefstream.adapters.run_states import save_state
 

@@ -1,4 +1,4 @@
-"""Other libraries stay as they are until the MindFormers adapter is imported; a method it cannot wrap is named."""
+"""Only the MindFormers adapter changes other libraries, by the methods in `HOOKS`; a missing method is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain keys, as a YAML file has them, are the options of `mps.stream`; what they are not is said in a sentence."""
+"""Plain keys, as a YAML file has them, are the options of `mps.stream`; other keys are errors."""
 
 from __future__ import annotations
 

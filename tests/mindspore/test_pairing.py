@@ -1,4 +1,4 @@
-"""Which pairings of columns and names, and which batch sizes, are refused without asking a trainer."""
+"""Pairings of columns and names, and batch sizes, that are refused; no trainer is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MindSpore receives: every step once, in order, from the epoch and the step that were asked for."""
+"""Datasets of steps deliver every step once, in order, from the requested epoch and step."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_interleaved_iterators_do_not_disturb_each_other(kind: type) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_repeat_goes_on_with_the_next_epoch(kind: type) -> None:
+def test_repeat_continues_with_the_next_epoch(kind: type) -> None:
     dataset = to_dataset(kind(K), start_epoch=1).repeat(2)
     assert dataset.get_dataset_size() == 2 * K
     assert run(dataset, 2) == [[4, 5, 6, 7, 8, 9, 10, 11], [12, 13, 14, 15, 16, 17, 18, 19]]
@@ -102,7 +102,7 @@ def test_set_init_step_counts_through_a_repeat(kind: type, step: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_error_behind_the_init_step_has_its_place(kind: type) -> None:
+def test_an_error_after_the_init_step_is_raised_at_its_step(kind: type) -> None:
     dataset = to_dataset(kind(K, {K + 3: SourceError("row 7")}), init_step=2)
     iterator = dataset.create_dict_iterator(num_epochs=2, output_numpy=True)
     assert passes(iterator, 1) == [[2, 3]]

@@ -73,7 +73,7 @@ def test_samples_batched_again_are_the_batches(kind: str, tmp_path: pathlib.Path
     assert rows_of(through_mindspore(skipped)) == rows_of(expected[3:5])
 
 
-def test_samples_are_read_in_any_order_and_are_nobody_elses() -> None:
+def test_samples_are_read_in_any_order_and_are_fresh_arrays() -> None:
     stream = make()
     batches = [*stream.batches(0), *stream.batches(1)]
     samples = Samples(make())
@@ -95,7 +95,7 @@ def test_a_batch_that_fails_does_not_disturb_the_next_one() -> None:
 
 
 @pytest.mark.parametrize("margin", [False, True])
-def test_training_without_reference_adds_zeros_behind_each_side(margin: bool) -> None:
+def test_training_without_reference_adds_zeros_after_each_side(margin: bool) -> None:
     samples = Samples(make(task=mps.DPO(128, margin=margin)), reference_free=True)
     side = ["input_ids", "labels", "attention_mask", "loss_mask", "ref_logps"]
     expected = [f"{name}_{column}" for name in ("chosen", "rejected") for column in side]

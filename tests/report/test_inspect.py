@@ -1,4 +1,4 @@
-"""What one row becomes, in words."""
+"""`mps.encode` shows what a row becomes, or why it is dropped."""
 
 from __future__ import annotations
 

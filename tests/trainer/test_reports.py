@@ -1,4 +1,4 @@
-"""Who trains from a YAML file gets at the report: by a callback in the file, and from the dataset."""
+"""A training from a YAML file gives its report through a callback in the file, and through the dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stream's state lies beside MindFormers' checkpoints, and a run that would have other rows does not go on."""
+"""The stream's state lies beside MindFormers' checkpoints, and a run that would have other rows does not resume."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_checkpoints_that_are_folders_have_states_as_well(steps: Any) -> None:
     assert "seed was 7 and is 8 now" in found["seed, newer form"]
 
 
-def test_who_says_so_goes_on_with_other_rows(steps: Any) -> None:
+def test_a_run_that_says_so_resumes_with_other_rows(steps: Any) -> None:
     found = steps("resumed_with_changes")
     assert found["seed, from the first row"] == planned(seed=8)
     assert found["seed, no state"] == planned(seed=8)[3:]  # nothing to compare with: as ever

@@ -61,7 +61,7 @@ class EncodedSide:
         lines.append(f"  prompt   {_short(self.prompt)}")
         lines += [f"  trained  {_short(text)}" for text in self.trained]
         if self.rest:
-            lines.append(f"  behind   {_short(self.rest)}")
+            lines.append(f"  after    {_short(self.rest)}")
         return "\n".join(lines)
 
 
@@ -91,12 +91,12 @@ class EncodedRow:
 
     @property
     def kept(self) -> bool:
-        """Whether the row becomes a sample."""
+        """Returns whether the row becomes a sample."""
         return self.sample is not None
 
     @property
     def truncated(self) -> bool:
-        """Whether something was cut off on any side."""
+        """Returns whether something was cut off on any side."""
         return any(side.truncated for side in self.sides)
 
     def __str__(self) -> str:

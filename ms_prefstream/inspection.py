@@ -1,7 +1,8 @@
-"""What one raw row becomes, or why it is dropped: for eyes, before anything is trained on."""
+"""Inspection of single rows: what a raw row becomes, as text, or why it is dropped."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -10,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_prefstream.checks import check_made, whole_number
-from ms_prefstream.encode.build import build_encoder
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats import resolve_format
 from ms_prefstream.load.cached import check_cache
-from ms_prefstream.load.loader import SampleLoader
+from ms_prefstream.load.loader import Recipe
 from ms_prefstream.sample import Loaded, Note, Ready, Sample
 from ms_prefstream.sample import Sequence as TokenSequence
 from ms_prefstream.sources.base import RandomAccess
@@ -35,14 +35,14 @@ _NOTES = {
 
 @dataclass(frozen=True)
 class EncodedSide:
-    """One sequence of a sample, as text.
+    """A sequence of a sample, as text.
 
     Attributes:
         name: ``chosen``, ``rejected``, ``response``, or ``prompt`` for a prompt without response.
         ids: Its token ids.
         prompt: The text before the first token under the loss.
         trained: The texts under the loss, end of turn included.
-        rest: The text behind the last token under the loss.
+        rest: The text after the last token under the loss.
         tokens: (before the loss, under the loss, in all).
         truncated: Whether something was cut off.
     """
@@ -61,22 +61,22 @@ class EncodedSide:
         lines.append(f"  prompt   {_short(self.prompt)}")
         lines += [f"  trained  {_short(text)}" for text in self.trained]
         if self.rest:
-            lines.append(f"  behind   {_short(self.rest)}")
+            lines.append(f"  after    {_short(self.rest)}")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """What one row becomes; `print` shows it.
+    """The sample that a row becomes, as text, or the reason why it is dropped; `print` shows it.
 
     Attributes:
         task: Name of the task.
         sample: Its sample, None if the row is dropped.
         sides: The sequences of the sample, as text.
         rollout: The text of the prompt that a rollout starts from; None for tasks without one.
-        notes: What is worth knowing about a row that is kept, in words.
+        notes: What else happened to a row that is kept, in words.
         reason: Why the row is dropped; None if it is kept, or if the format leaves it out.
-        problem: The same as a sentence; "" if the row is kept.
+        problem: The reason as a sentence; "" if the row is kept.
         others: The further records of a row of which the format makes several.
     """
 
@@ -91,12 +91,12 @@ class EncodedRow:
 
     @property
     def kept(self) -> bool:
-        """Whether the row becomes a sample."""
+        """Returns whether the row becomes a sample."""
         return self.sample is not None
 
     @property
     def truncated(self) -> bool:
-        """Whether something was cut off on any side."""
+        """Returns whether something was cut off on any side."""
         return any(side.truncated for side in self.sides)
 
     def __str__(self) -> str:
@@ -123,7 +123,7 @@ def encode(
     special_tokens_in_content: str = "escape",
     backend: str = "auto",
 ) -> EncodedRow:
-    """What one raw row becomes, or why it is dropped.
+    """Encodes one raw row and shows what it becomes, or why it is dropped.
 
     Args:
         row: A row as the source gives it.
@@ -136,36 +136,32 @@ def encode(
         backend: ``auto``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
 
     Raises:
-        PrefStreamError: An option that cannot be used. What is wrong with the row itself is told by the result.
+        PrefStreamError: An option that cannot be used. The result says what is wrong with the row itself.
     """
     check_made("task", task, "sampler", "mps.DPO(max_length=1024)")
-    loaded = None if tokenizer is None else _loaded(tokenizer, backend)
-    encoder = None
-    if loaded is not None:
-        encoder = build_encoder(
-            loaded,
-            template=template,
-            boundary=boundary,
-            special_tokens_in_content=special_tokens_in_content,
-            refused=task.refused(loaded),
-        )
-    loader = SampleLoader(None, task, task.sampler(loaded), encoder)
-    read = resolve_format(format)
+    loaded = _load(tokenizer, backend)
+    recipe = Recipe(
+        records=None,
+        task=task,
+        tokenizer=loaded,
+        template=template,
+        boundary=boundary,
+        special_tokens_in_content=special_tokens_in_content,
+    )
+    loader, read = recipe.loader(), resolve_format(format)
     try:
-        if isinstance(row, RowError):  # a line that could not be parsed
-            raise row
-        found = row if isinstance(row, Ready) else read(row)
+        found: Any = row if isinstance(row, (Ready, RowError)) else read(row)  # an error is a line that is not JSON
     except RowError as error:
-        return _dropped(task, error)
+        found = error
     records: Sequence[Any] = found if type(found) is tuple else (found,)
     if not records:
         return EncodedRow(task.name, None, problem="the format leaves this row out")
-    first, *others = [_explained(task, loaded, one) for one in loader.samples(records)]
-    return first if not others else EncodedRow(**{**vars(first), "others": tuple(others)})
+    first, *others = [_describe(task, loaded, one) for one in loader.samples(records)]
+    return dataclasses.replace(first, others=tuple(others))
 
 
 def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) -> Iterator[str]:
-    """What rows of a source become, as text with their origins.
+    """Yields what rows of a source become, as text with their origins.
 
     Args:
         source: What `ms_prefstream.read` takes.
@@ -192,26 +188,22 @@ def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) 
         yield f"{origin}  {encode(raw, **options)}\n"
 
 
-def _loaded(tokenizer: Any, backend: str) -> Tokenizer:
+def _load(tokenizer: Any, backend: str) -> Tokenizer | None:
+    if tokenizer is None:
+        return None
     if isinstance(tokenizer, (str, os.PathLike)):
-        return _loaded_by_path(os.fspath(tokenizer), backend)
+        return _load_path(os.fspath(tokenizer), backend)
     return load_tokenizer(tokenizer, backend)
 
 
-@functools.lru_cache(maxsize=4)  # loading takes a thousand times as long as one row
-def _loaded_by_path(path: str, backend: str) -> Tokenizer:
-    return load_tokenizer(path, backend)
+_load_path = functools.lru_cache(maxsize=4)(load_tokenizer)  # loading takes a thousand times as long as one row
 
 
-def _dropped(task: Task, error: RowError) -> EncodedRow:
-    return EncodedRow(task.name, None, reason=error.reason, problem=str(error))
-
-
-def _explained(task: Task, tokenizer: Tokenizer | None, loaded: Loaded) -> EncodedRow:
+def _describe(task: Task, tokenizer: Tokenizer | None, loaded: Loaded) -> EncodedRow:
     sample, error, notes = loaded
     if sample is None:
         assert error is not None  # a row has one or the other
-        return _dropped(task, error)
+        return EncodedRow(task.name, None, reason=error.reason, problem=str(error))
     decode = _show_ids if tokenizer is None else tokenizer.decode
     alone = "response" if sample.sequences[0].spans else "prompt"
     names = ["chosen", "rejected"] if task.pairs else [alone]
@@ -225,23 +217,22 @@ def _explained(task: Task, tokenizer: Tokenizer | None, loaded: Loaded) -> Encod
 
 
 def _side(name: str, sequence: TokenSequence, decode: Callable[[Sequence[int]], str]) -> EncodedSide:
-    ids, spans = sequence.ids, sequence.spans
-    borders = [border for span in spans for border in span]
-    parts = _parts(ids.tolist(), [0, *borders, len(ids)] if spans else [0, len(ids), len(ids)], decode)
-    under = sum(end - begin for begin, end in spans)
+    ids, spans = sequence.ids.tolist(), sequence.spans
+    borders = [border for span in spans for border in span] or [len(ids)]
+    prompt, *between, rest = _parts(ids, [0, *borders, len(ids)], decode)
     return EncodedSide(
-        name,
-        tuple(ids.tolist()),
-        parts[0],
-        tuple(parts[1:-1:2]),
-        parts[-1],
-        (spans[0][0] if spans else len(ids), under, len(ids)),
-        sequence.truncated,
+        name=name,
+        ids=tuple(ids),
+        prompt=prompt,
+        trained=tuple(between[::2]),
+        rest=rest,
+        tokens=(borders[0], sum(end - begin for begin, end in spans), len(ids)),
+        truncated=sequence.truncated,
     )
 
 
 def _parts(ids: list[int], borders: list[int], decode: Callable[[Sequence[int]], str]) -> list[str]:
-    """The texts between token positions, as parts of the whole text wherever they are that."""
+    """Returns the texts between token positions, as parts of the whole text where decoding allows it."""
     upto = [decode(ids[:border]) for border in borders]
     pairs = list(itertools.pairwise(upto))
     if all(longer.startswith(shorter) for shorter, longer in pairs):

@@ -1,4 +1,4 @@
-"""How far a pass is, for people: a bar in a terminal, a line now and then elsewhere."""
+"""Progress of a pass over rows, shown to people: a bar in a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _LINE_SECONDS = 10.0
 
 
 class Progress(Protocol):
-    """Is told how far a pass is."""
+    """Receiver of the progress of a pass."""
 
     def begin(self, total: int, done: int) -> None:
-        """A pass over `total` rows begins, `done` of which are known from an earlier part of it."""
+        """Starts a pass over `total` rows, `done` of which an interrupted pass has done."""
 
     def advance(self, rows: int) -> None:
-        """So many more rows are done."""
+        """Adds rows that are done."""
 
     def end(self) -> None:
-        """The pass is over, or was interrupted."""
+        """Ends the pass, finished or interrupted."""
 
 
 class Silent:
-    """Says nothing."""
+    """Progress that is not shown."""
 
     def begin(self, total: int, done: int) -> None: ...
 
@@ -33,13 +33,7 @@ class Silent:
 
 
 class Lines:
-    """A line every ten seconds, and one at the end.
-
-    Args:
-        label: What is done, e.g. ``"length index"``.
-        file: Where lines go.
-        unit: What is counted.
-    """
+    """Progress as a line every ten seconds, and one at the end; arguments as for `progress_on`."""
 
     def __init__(self, label: str, file: IO[str], unit: str = "rows") -> None:
         self._label, self._file, self._unit = label, file, unit
@@ -72,13 +66,7 @@ class Lines:
 
 
 class Bar:
-    """A bar with rows a second and the time left.
-
-    Args:
-        label: What is done.
-        file: The terminal.
-        unit: What is counted.
-    """
+    """Progress as a bar with rows a second and the time left; arguments as for `progress_on`."""
 
     def __init__(self, label: str, file: IO[str], unit: str = "rows") -> None:
         from rich.console import Console
@@ -113,6 +101,12 @@ class Bar:
 
 
 def progress_on(file: IO[str] | None = None, label: str = "length index", unit: str = "rows") -> Progress:
-    """A bar if the file (stderr if not given) is a terminal, lines otherwise."""
+    """Returns a bar if the file is a terminal, else lines.
+
+    Args:
+        file: Where progress is shown; standard error if not given.
+        label: What is done.
+        unit: What is counted.
+    """
     file = sys.stderr if file is None else file
     return Bar(label, file, unit) if file.isatty() else Lines(label, file, unit)

@@ -1,12 +1,14 @@
-"""At home in MindFormers: `PrefStreamDataset`, `PrefStreamDataLoader` and `PrefStreamReport`, for its YAML files.
+"""The MindFormers adapter: `PrefStreamDataset`, `PrefStreamDataLoader` and `PrefStreamReport` for its YAML files.
 
-Importing this module registers them, at once if MindFormers is loaded, else as soon as it is; it does not load
-MindFormers itself, whose import takes seconds, prints and creates a folder. Where there is no script of one's own,
-as with MindFormers' run_mindformer.py, a file `prefstream.py` with the line ``from ms_prefstream.adapters.mindformers
-import PrefStreamDataset``, its folder as `register_path` and ``auto_register: prefstream.PrefStreamDataset`` in
-`train_dataset_task` do the same. In a training script::
+Importing this module registers them and installs the checks of `trainer_hooks`, at once if MindFormers is loaded, else
+after its import. It does not load MindFormers, whose import takes seconds, prints and creates a folder. In a training
+script::
 
     import ms_prefstream.adapters.mindformers
+
+Without a script of your own, as with MindFormers' run_mindformer.py, write a file `prefstream.py` with the line ``from
+ms_prefstream.adapters.mindformers import PrefStreamDataset``, pass its folder as `register_path` and set
+``auto_register: prefstream.PrefStreamDataset`` in `train_dataset_task`. In the YAML file::
 
     train_dataset: &train_dataset
       data_loader:
@@ -25,19 +27,19 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ms_prefstream.adapters.trainer_hooks import install_hooks, when_imported
 from ms_prefstream.adapters.yaml_keys import stream_from
 from ms_prefstream.errors import OptionError, needs
 from ms_prefstream.mindspore.dataset import to_dataset
 from ms_prefstream.mindspore.samples import Samples
 from ms_prefstream.mindspore.trainer_checks import check_pairing, listed, shards
-from ms_prefstream.mindspore.when_imported import when_imported
 from ms_prefstream.steps.collate import select_columns
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset
 
 _REGISTRY = "mindformers.tools.register.register"
-# What MindFormers hands to every loader and dataset and what does not apply to finished batches.
+# Keys that MindFormers passes to every loader and dataset and that do not apply to finished batches.
 _IDLE = frozenset(
     {
         "do_eval", "num_parallel_workers", "python_multiprocessing", "prefetch_size", "numa_enable", "filepath_prefix",
@@ -57,7 +59,7 @@ _OFF = {
 class PrefStreamDataLoader:
     """Single samples, as MindFormers' datasets expect them of a loader (`DPODataset`, `CausalLanguageModelDataset`).
 
-    The rows of a batch come one after the other, padded as in the batch: a dataset that batches them with the same
+    The rows of a batch are consecutive and padded as in the batch: a dataset that batches them with the same
     `batch_size` has the batches of the stream. For whole batches use `PrefStreamDataset`.
     """
 
@@ -70,30 +72,30 @@ class PrefStreamDataLoader:
         shard_id: Any = "auto",
         **keys: Any,
     ) -> GeneratorDataset:
-        """The dataset of samples.
+        """Returns the dataset of samples.
 
         Args:
-            reference_free: Add `chosen_ref_logps` and `rejected_ref_logps` as zeros.
+            reference_free: Whether to add `chosen_ref_logps` and `rejected_ref_logps` as zeros.
             columns: The columns to deliver, in order; None for all.
             num_shards: Ranks that share the data; None, as MindFormers says it, for a batch that every rank holds
                 whole; ``"auto"`` asks MindSpore's communication.
             shard_id: This rank.
-            keys: The options of `ms_prefstream.stream` as plain keys; see `plain_keys.stream_from`.
+            keys: The options of `ms_prefstream.stream` as plain keys; see `yaml_keys.stream_from`.
         """
-        world = () if num_shards == "auto" else (1, 0) if num_shards is None else (num_shards, shard_id)
-        keys.pop("column_names", None)  # the columns behind the dataset that batches, which checks them itself
+        ranks = (None, None) if num_shards == "auto" else (1, 0) if num_shards is None else (num_shards, shard_id)
+        keys.pop("column_names", None)  # the columns of the dataset that batches, which checks them itself
         size = keys.pop("batch_size", None)
         section = {name: value for name, value in keys.items() if name not in _IDLE or name == "tokenizer"}
-        stream = _stream(section, size, None, None, *world)
+        stream = stream_from(section, batch_size=size, num_shards=ranks[0], shard_id=ranks[1])
         samples = Samples(stream, reference_free)
         return to_dataset(samples if columns is None else select_columns(samples, columns), stream=stream)
 
 
 class PrefStreamDataset:
-    """Ready batches: one row of the dataset is one training step, whatever `batch` it would otherwise get."""
+    """Ready batches: one row of the dataset is one training step, whatever `batch` other datasets apply."""
 
     def __new__(cls, dataset_config: Mapping[str, Any] | None = None, **keys: Any) -> GeneratorDataset:
-        """The dataset that a `train_dataset` section describes.
+        """Returns the dataset that a `train_dataset` section describes.
 
         Args:
             dataset_config: The section: `data_loader` with the keys of the stream, and `input_columns`, the columns
@@ -117,24 +119,24 @@ class PrefStreamDataset:
                 "drop_remainder is False, but a smaller last batch would have a shape of its own. Leave it out, or set "
                 "data_loader.drop_remainder: False, which fills the last batch up with a few repeated rows."
             )
-        size, seed, tokenizer = (config.pop(name, None) for name in ("batch_size", "seed", "tokenizer"))
+        given = {name: config.pop(name, None) for name in ("batch_size", "seed", "tokenizer")}
         _check_rest(config)
-        stream = _stream(loader, size, seed, tokenizer, *shards())
-        return stream.dataset(columns=columns)
+        world, rank = shards()
+        return stream_from(loader, num_shards=world, shard_id=rank, **given).dataset(columns=columns)
 
 
 class PrefStreamReport:
-    """A callback for the YAML file, `callbacks: [{type: PrefStreamReport}]`: the stream's report at the end."""
+    """Callback for the YAML file, `callbacks: [{type: PrefStreamReport}]`: the stream's report at the end."""
 
     def __new__(cls, path: str | None = None, every: int | None = None) -> Any:
-        """The callback.
+        """Returns the callback.
 
         Args:
-            path: A JSON file that gets the counts as well; of several ranks each writes its own.
-            every: Steps between two reports while training goes on; None for the end alone.
+            path: A JSON file for the counts; of several ranks each writes its own (``report.rank1.json``).
+            every: Steps between two reports along the way; None for the end alone.
 
         Raises:
-            OptionError: `every` is no number of steps, or there is no such folder.
+            OptionError: `every` is no number of steps, or the folder of `path` does not exist.
         """
         with needs("mindspore", "PrefStreamReport"):
             from ms_prefstream.adapters.report_callback import ReportCallback
@@ -142,24 +144,11 @@ class PrefStreamReport:
         return ReportCallback(path, every)
 
 
-def _stream(loader: dict[str, Any], size: Any, seed: Any, tokenizer: Any, *shards: int) -> Any:
-    world, rank = shards or (None, None)
-    return stream_from(
-        loader,
-        where="data_loader",
-        batch_size=size,
-        seed=seed,
-        tokenizer=tokenizer,
-        num_shards=world,
-        shard_id=rank,
-    )
-
-
 def _columns(config: dict[str, Any]) -> list[str] | None:
-    """The columns in the order in which the network gets them.
+    """Returns the columns in the order in which the network gets them.
 
-    A trainer hands `construct_args_key` to a wrapper of the network that pairs it with the columns by position, and
-    takes it out of the section before any dataset sees it: the columns must say their order themselves.
+    A trainer takes `construct_args_key` out of the section before any dataset sees it, and pairs it with the columns by
+    position: the section must list the columns in order.
     """
     missing = "input_columns" in config and config["input_columns"] is None
     chosen, renamed, keys = (
@@ -177,7 +166,7 @@ def _columns(config: dict[str, Any]) -> list[str] | None:
 
 
 def _check_rest(config: dict[str, Any]) -> None:
-    """Refuses what would change batches that are finished already; what does not apply is passed over."""
+    """Refuses keys that would change finished batches; ignores those that do not apply."""
     repeat = config.pop("repeat", None)
     if repeat not in (None, 1):
         raise OptionError(f"repeat is {repeat!r}; every epoch has another order. Set runner_config.epochs instead.")
@@ -193,6 +182,7 @@ def _check_rest(config: dict[str, Any]) -> None:
 
 
 def _register() -> None:
+    """Registers the three classes with MindFormers."""
     registry = sys.modules[_REGISTRY]
     kinds = ((PrefStreamDataset, "DATASET"), (PrefStreamDataLoader, "DATASET_LOADER"), (PrefStreamReport, "CALLBACK"))
     for made, kind in kinds:
@@ -200,3 +190,4 @@ def _register() -> None:
 
 
 when_imported(_REGISTRY, _register)
+install_hooks()

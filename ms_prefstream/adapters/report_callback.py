@@ -1,4 +1,4 @@
-"""The stream's report from inside a training run, for those who hold neither the stream nor the dataset.
+"""The callback of `PrefStreamReport`: prints the stream's report from inside a training run.
 
 This module imports MindSpore; import it only where a callback is made.
 """
@@ -13,52 +13,50 @@ from typing import Any
 import orjson
 from mindspore.train import Callback
 
+from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.mindspore.checkpoint import replace_file
+from ms_prefstream.mindspore.trainer_checks import check_network, check_shards
 
 
 class ReportCallback(Callback):  # type: ignore[misc]
-    """Says what was read, dropped and why, at the end of a training call and now and then on the way.
-
-    Args:
-        path: A JSON file for the counts; of several ranks each writes its own (``report.rank1.json``).
-        every: Steps between two reports on the way; None for none.
-    """
+    """Callback that reports what was read, dropped and why; arguments as for `PrefStreamReport`."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None, every: int | None = None) -> None:
         super().__init__()
-        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-            raise OptionError(f"PrefStreamReport: every is {every!r}; expected a number of steps, 1 or more.")
-        if path is not None and not pathlib.Path(path).absolute().parent.is_dir():
-            raise OptionError(
-                f"PrefStreamReport: path is {os.fspath(path)!r}, which lies in no folder. Name a file in a folder that "
-                "exists."
-            )
+        self.every = None if every is None else whole_number("PrefStreamReport: every", every, 1)
         self.path = None if path is None else pathlib.Path(path).absolute()
-        self.every = every
+        if self.path is not None and not self.path.parent.is_dir():
+            raise OptionError(
+                f"PrefStreamReport: path is {os.fspath(path)!r}, which lies in no folder. "  # type: ignore[arg-type]
+                "Name a file in a folder that exists."
+            )
         self.stream: Any = None
 
     def on_train_begin(self, run_context: Any) -> None:
-        """Finds the stream behind the dataset that is trained on."""
-        dataset = run_context.original_args().train_dataset
-        self.stream = getattr(dataset, "stream", None)
+        """Finds the stream of the dataset that is trained on, and checks its columns and shards."""
+        run = run_context.original_args()
+        self.stream = getattr(run.train_dataset, "stream", None)
         if self.stream is None:
             raise OptionError(
-                f"PrefStreamReport: the dataset of this training is a {type(dataset).__name__} without a stream of "
-                "ms_prefstream. Leave the callback out, or train on PrefStreamDataset or stream.dataset()."
+                f"PrefStreamReport: the dataset of this training is a {type(run.train_dataset).__name__} without a "
+                "stream of ms_prefstream. Leave the callback out, or train on PrefStreamDataset or stream.dataset()."
             )
+        check_network(run.train_dataset, getattr(run, "train_network", None))
+        if "mindformers" in sys.modules:
+            check_shards(self.stream)
 
     def on_train_step_end(self, run_context: Any) -> None:
-        """A report on the way, if they are wanted."""
+        """Reports along the way."""
         done = int(run_context.original_args().cur_step_num)
         if self.every is not None and done % self.every == 0:
-            self._say(done, "read a few steps ahead")
+            self._report(done, "read a few steps ahead")
 
     def on_train_end(self, run_context: Any) -> None:
-        """The report of the whole call."""
-        self._say(int(run_context.original_args().cur_step_num), "the training is over")
+        """Reports on the whole call."""
+        self._report(int(run_context.original_args().cur_step_num), "the training is over")
 
-    def _say(self, done: int, why: str) -> None:
+    def _report(self, done: int, why: str) -> None:
         ranks = self.stream.world
         place = f"rank {self.stream.rank} of {ranks}, " if ranks > 1 else ""
         _log(f"data after {done} steps ({place}{why}):\n{self.stream.report}")
@@ -69,9 +67,8 @@ class ReportCallback(Callback):  # type: ignore[misc]
 
 
 def _log(text: str) -> None:
-    """To MindFormers' log where there is one, so that it stands in its files too."""
-    tools = sys.modules.get("mindformers.tools")
-    logger = getattr(tools, "logger", None)
+    """Writes to MindFormers' log and its files where it is loaded, else to standard output."""
+    logger = getattr(sys.modules.get("mindformers.tools"), "logger", None)
     if logger is None:
         print(text, flush=True)
     else:

@@ -1,4 +1,4 @@
-"""A stream from plain keys, as a YAML file has them: names for tasks, batching rules and formats.
+"""Streams from plain keys, as a YAML file has them: names for tasks, batching rules and formats.
 
 task: {type: DPO, max_length: 1024}    ->    task=mps.DPO(max_length=1024)
 """
@@ -22,28 +22,27 @@ _BATCHINGS: dict[str, Callable[..., Any]] = {"Pad": Pad, "Bucket": Bucket, "Pack
 _OPTIONS = tuple(inspect.signature(stream).parameters)
 _KEYS = ("source", "dataset_dir", *_OPTIONS[1:])
 _NO_OBJECT = (str, int, float, list)  # what YAML has besides sections
+_SECTION = "data_loader"  # in messages
 
 
 def stream_from(
     keys: Mapping[str, Any],
     *,
-    where: str,
     batch_size: int | None = None,
     seed: int | None = None,
     tokenizer: Any = None,
     num_shards: int | None = None,
     shard_id: int | None = None,
 ) -> Stream:
-    """The stream that plain keys describe: the options of `mps.stream` under their own names.
+    """Returns the stream that a section `data_loader` describes: the options of `mps.stream` under their own names.
 
     Objects are sections with a `type`: ``task: {type: DPO, max_length: 1024}``, ``batching: {type: Bucket, multiple_of:
     64}``, ``format: {type: cvalues, types: [...]}``; a mix is ``source: {mix: [{source: ..., weight: 0.7}, ...]}``.
-    ``dataset_dir`` is another name of ``source``, since that is what MindFormers calls it. Values that are objects
-    already are taken as they are.
+    ``dataset_dir``, MindFormers' name for it, is another name of ``source``. Values that are objects already are taken
+    as they are.
 
     Args:
         keys: The section.
-        where: What the section is called in messages.
         batch_size: Rows of a step as the trainer has them; None where no trainer says.
         seed: Of the order, if the section has none.
         tokenizer: The tokenizer, if the section has none.
@@ -57,72 +56,73 @@ def stream_from(
     given = {name: _plain(value) for name, value in keys.items()}
     for name in given:
         if name not in _KEYS:
-            raise OptionError(_unknown(f"{where}.{name}", name, _KEYS))
+            raise OptionError(_unknown(f"{_SECTION}.{name}", name, _KEYS))
     for name, value in (("seed", seed), ("tokenizer", tokenizer)):
         if value is not None:
             given.setdefault(name, value)
     for name, value in (("num_shards", num_shards), ("shard_id", shard_id)):
         if value is not None:
-            if given.get(name) is not None and given[name] != value:
+            if given.get(name) not in (None, value):
                 raise OptionError(
-                    f"{where}.{name} is {given[name]}, but the parallel mode makes it {value}. Leave {name} out: the "
-                    "shards follow the parallel mode."
+                    f"{_SECTION}.{name} is {given[name]}, but the parallel mode makes it {value}. Leave {name} out: "
+                    "the shards follow the parallel mode."
                 )
             given[name] = value
-    source = _source(given.pop("source", None), given.pop("dataset_dir", None), where)
+    source = _source(given.pop("source", None), given.pop("dataset_dir", None))
     for name, example in (("task", "{type: DPO, max_length: 1024}"), ("batching", "{type: Bucket, multiple_of: 64}")):
         value = given.get(name)
         if value is None or (isinstance(value, _NO_OBJECT) and not (name == "batching" and isinstance(value, str))):
             found = "missing" if value is None else repr(value)
-            raise OptionError(f"{where}.{name} is {found}; expected a section such as {name}: {example}.")
+            raise OptionError(f"{_SECTION}.{name} is {found}; expected a section such as {name}: {example}.")
     if "tokenizer" not in given:
         raise OptionError(
-            f"{where}.tokenizer is missing; expected a directory, a tokenizer.json, a .model file or 'bytes', and null "
-            "for rows that are tokenized already."
+            f"{_SECTION}.tokenizer is missing; expected a directory, a tokenizer.json, a .model file or 'bytes', and "
+            "null for rows that are tokenized already."
         )
-    given["task"] = _made(given["task"], _TASKS, f"{where}.task")
-    given["batching"] = _batching(given["batching"], batch_size, f"{where}.batching")
-    given["format"] = _format(given.get("format", "auto"), f"{where}.format")
+    given["task"] = _made(given["task"], _TASKS, f"{_SECTION}.task")
+    given["batching"] = _batching(given["batching"], batch_size)
+    given["format"] = _format(given.get("format", "auto"), f"{_SECTION}.format")
     return stream(source, **given)
 
 
-def _source(source: Any, folder: Any, where: str) -> Any:
-    """The source, under the one or the other name; an empty string is no name."""
+def _source(source: Any, folder: Any) -> Any:
+    """Returns the source, under either name; an empty string is no name."""
     named = [value for value in (source, folder) if value is not None and not (isinstance(value, str) and not value)]
     if len(named) == 2 and named[0] != named[1]:
         raise OptionError(
-            f"{where}.source is {source!r} and {where}.dataset_dir is {folder!r}; both name the data. Keep one of them."
+            f"{_SECTION}.source is {source!r} and {_SECTION}.dataset_dir is {folder!r}; both name the data. Keep one "
+            "of them."
         )
     if not named:
         raise OptionError(
-            f"{where}.source is missing; expected a path, a glob, a list of them, or {{mix: [{{source: ..., weight: "
+            f"{_SECTION}.source is missing; expected a path, a glob, a list of them, or {{mix: [{{source: ..., weight: "
             "0.7}, ...]}."
         )
-    return _mixed(named[0], where) if isinstance(named[0], dict) else named[0]
+    return _mixed(named[0]) if isinstance(named[0], dict) else named[0]
 
 
-def _mixed(section: dict[str, Any], where: str) -> Any:
+def _mixed(section: dict[str, Any]) -> Any:
     """``{mix: [{source: a.jsonl, weight: 0.7}, b.jsonl], stop: all}`` -> the mix."""
-    rest = {name: value for name, value in section.items() if name != "mix"}
-    parts = section.get("mix")
+    rest, parts = {name: value for name, value in section.items() if name != "mix"}, section.get("mix")
     if not isinstance(parts, list):
-        raise OptionError(f"{where}.source is {section!r}; a section there expects mix: with a list of parts.")
+        raise OptionError(f"{_SECTION}.source is {section!r}; a section there expects mix: with a list of parts.")
     made = []
     for number, part in enumerate(parts):
-        place = f"{where}.source.mix[{number}]"
+        place = f"{_SECTION}.source.mix[{number}]"
         if not isinstance(part, dict):
             made.append(Part(part))
             continue
         part = {**part, "format": _format(part["format"], f"{place}.format")} if "format" in part else part
         made.append(_called(Part, part, place))
-    return _called(mix, {"parts": made, **rest}, f"{where}.source")
+    return _called(mix, {"parts": made, **rest}, f"{_SECTION}.source")
 
 
-def _batching(value: Any, batch_size: int | None, where: str) -> Any:
-    """The batching rule; its batch size is the trainer's, and saying another one is an error.
+def _batching(value: Any, batch_size: int | None) -> Any:
+    """Returns the batching rule with the trainer's batch size; a section that gives another one is an error.
 
     A token budget has none, whatever the trainer says.
     """
+    where = f"{_SECTION}.batching"
     value = {"type": value} if isinstance(value, str) else value
     if isinstance(value, dict):
         found, budget = value.get("batch_size"), value.get("max_tokens")
@@ -130,19 +130,15 @@ def _batching(value: Any, batch_size: int | None, where: str) -> Any:
             value = {**value, "batch_size": batch_size}
     else:
         found, budget = getattr(value, "batch_size", None), None
-    if found is not None and budget is None and batch_size is not None and found != batch_size:
-        raise OptionError(_sizes(where, found, batch_size))
-    return _made(value, _BATCHINGS, where)
-
-
-def _sizes(where: str, found: int, batch_size: int) -> str:
+    if found is None or budget is not None or batch_size in (None, found):
+        return _made(value, _BATCHINGS, where)
     if batch_size == 1:  # what MindFormers fills in
-        return (
+        raise OptionError(
             f"{where}.batch_size is {found}, but the trainer makes steps of 1 row on a rank, as it does without "
             f"runner_config.batch_size. Set runner_config.batch_size: {found} (over gradient_accumulation_steps and "
             "the like)."
         )
-    return (
+    raise OptionError(
         f"{where}.batch_size is {found}, but the trainer makes steps of {batch_size} rows on a rank "
         f"(runner_config.batch_size, times what the parallel mode multiplies it with). Leave {where}.batch_size "
         "out, or make the two equal."
@@ -150,14 +146,11 @@ def _sizes(where: str, found: int, batch_size: int) -> str:
 
 
 def _format(value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        return value
-    factories = {name: preset.factory for name, preset in formats.PRESETS.items()}
-    return _made(value, factories, where)
+    return _made(value, {name: preset.factory for name, preset in formats.PRESETS.items()}, where)
 
 
 def _made(value: Any, kinds: Mapping[str, Callable[..., Any]], where: str) -> Any:
-    """The object that a section with a `type` describes; anything else is taken as it is."""
+    """Returns the object that a section with a `type` describes; anything else as it is."""
     if not isinstance(value, dict):
         return value
     kind = str(value.get("type"))
@@ -168,8 +161,8 @@ def _made(value: Any, kinds: Mapping[str, Callable[..., Any]], where: str) -> An
 
 
 def _called(make: Callable[..., Any], options: dict[str, Any], where: str) -> Any:
-    """Calls with keywords; an unknown or a missing one is named before anything is made."""
-    known = {name: option for name, option in inspect.signature(make).parameters.items() if name != "_"}
+    """Calls with keywords; names an unknown or a missing one before anything is made."""
+    known = inspect.signature(make).parameters
     for name in options:
         if name not in known:
             raise OptionError(_unknown(f"{where}: {name}", name, tuple(known)))
@@ -180,7 +173,7 @@ def _called(make: Callable[..., Any], options: dict[str, Any], where: str) -> An
 
 
 def _plain(value: Any) -> Any:
-    """Sections as dicts and lists, whatever classes a configuration is made of; other objects as they are."""
+    """Returns sections as dicts and lists, whatever classes a configuration uses; other objects as they are."""
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):

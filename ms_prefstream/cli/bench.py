@@ -1,4 +1,4 @@
-"""How fast a stream makes batches, and how much of them is padding."""
+"""The command `bench`: how fast a stream makes batches, and how much of them is padding."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ import statistics
 import time
 from typing import Any
 
-from numpy.typing import NDArray
+import click
 
-from ms_prefstream.batch import Batch
-from ms_prefstream.stream import Stream
+from ms_prefstream.cli.options import make_stream, source_argument, stream_options
 
 
-def bench(stream: Stream, repeats: int) -> None:
-    """Print the time to the first batch, rows and tokens a second over several epochs, padding, and the report."""
+@click.command()
+@source_argument
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Passes that are timed.")
+@stream_options
+def bench(source: tuple[str, ...], repeats: int, **options: Any) -> None:
+    """Measure how fast SOURCE becomes batches, and how much of them is padding."""
+    stream = make_stream(source, options)
     begin = time.perf_counter()
     next(stream.batches())
-    print(f"first batch: {time.perf_counter() - begin:.3f} s")
+    click.echo(f"first batch: {time.perf_counter() - begin:.3f} s")
     rows, tokens = [], []
     sides = 2 if stream.task.pairs and stream.task.layout != "paired" else 1  # rows of an array for each sample
     for epoch in range(repeats):
         before, begin = stream.report.tokens, time.perf_counter()
         read = 0
         for batch in stream.batches(epoch):
-            read += int(batch["pair_ids"].max(axis=1).sum()) if "pair_ids" in batch else len(_first(batch)) // sides
+            packed = "pair_ids" in batch
+            read += int(batch["pair_ids"].max(axis=1).sum()) if packed else len(next(iter(batch.values()))) // sides
         seconds = time.perf_counter() - begin
         rows.append(read / seconds)
         tokens.append((stream.report.tokens - before) / seconds)
-    print(f"rows/s:      {statistics.median(rows):,.0f} (min {min(rows):,.0f}, max {max(rows):,.0f})")
-    print(f"tokens/s:    {statistics.median(tokens):,.0f}")
-    print(f"shapes:      {', '.join(map(str, stream.shapes))}")
-    print(stream.report)
-
-
-def _first(batch: Batch) -> NDArray[Any]:
-    return next(iter(batch.values()))
+    click.echo(f"rows/s:      {statistics.median(rows):,.0f} (min {min(rows):,.0f}, max {max(rows):,.0f})")
+    click.echo(f"tokens/s:    {statistics.median(tokens):,.0f}")
+    click.echo(f"shapes:      {', '.join(map(str, stream.shapes))}")
+    click.echo(stream.report)

@@ -1,4 +1,4 @@
-"""The console command `ms-prefstream`."""
+"""The console command `ms-prefstream` and its commands `demo`, `inspect` and `index`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ from typing import Any
 
 import click
 
+from ms_prefstream import inspection
+from ms_prefstream.cli.bench import bench
+from ms_prefstream.cli.cache import cache, verify
+from ms_prefstream.cli.options import (
+    encoding_options,
+    make_encoding,
+    make_measured,
+    one_or_list,
+    source_argument,
+    stream_options,
+)
 from ms_prefstream.errors import PrefStreamError
 from ms_prefstream.version import VERSION
 
@@ -17,75 +28,51 @@ def commands() -> None:
     """Streaming preference data for MindSpore."""
 
 
+for _command in (bench, cache, verify):
+    commands.add_command(_command)
+
+
 @commands.command()
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of rows and the initial weights.")
 def demo(seed: int) -> None:
     """Train a small reward model and then DPO on the bundled pairs, streamed on the fly."""
-    from ms_prefstream.demo.run import run
+    from ms_prefstream.demo.run import run  # imports MindSpore
 
     if not run(seed=seed):
         sys.exit(1)
 
 
-def _with_stream_options() -> None:
-    """Commands that make a stream; their options import the library, which `--help` of the group need not wait for."""
-    from ms_prefstream.cli.cache import add_cache_commands
-    from ms_prefstream.cli.options import (
-        encoding_options,
-        make_encoding,
-        make_measured,
-        make_stream,
-        opened,
-        stream_options,
-    )
-
-    @commands.command()
-    @click.argument("source", nargs=-1, required=True)
-    @click.option("--row", "numbers", type=int, multiple=True, help="Number of a row, from 0; may be repeated.")
-    @click.option("--rows", type=click.IntRange(min=1), default=3, show_default=True, help="Or so many first rows.")
-    @encoding_options
-    def inspect(source: tuple[str, ...], numbers: tuple[int, ...], rows: int, **options: Any) -> None:
-        """Show what rows of SOURCE become: prompt, what is trained on, lengths; or why they are dropped."""
-        from ms_prefstream.inspection import inspect as run
-
-        for text in run(opened(source), numbers or rows, make_encoding(options)):
-            click.echo(text)
-
-    add_cache_commands(commands)
-
-    @commands.command()
-    @click.argument("source", nargs=-1, required=True)
-    @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Passes that are timed.")
-    @stream_options
-    def bench(source: tuple[str, ...], repeats: int, **options: Any) -> None:
-        """How fast SOURCE becomes batches, and how much of them is padding."""
-        from ms_prefstream.cli.bench import bench as run
-
-        run(make_stream(source, options), repeats)
-
-    @commands.command()
-    @click.argument("source", nargs=-1, required=True)
-    @click.option("--out", type=click.Path(), help="Where the index is written; beside SOURCE if that is one file.")
-    @stream_options
-    def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
-        """Measure every row of SOURCE once and write its length index."""
-        found = make_measured(source, options).build_index(out, progress=True)
-        click.echo(f"{found.usable:,} of {found.rows:,} rows can be used; written to {found.path}")
-        click.echo(found)
+@commands.command()
+@source_argument
+@click.option("--row", "numbers", type=int, multiple=True, help="Number of a row, from 0; may be repeated.")
+@click.option("--rows", type=click.IntRange(min=1), default=3, show_default=True, help="Or so many first rows.")
+@encoding_options
+def inspect(source: tuple[str, ...], numbers: tuple[int, ...], rows: int, **options: Any) -> None:
+    """Show what rows of SOURCE become: prompt, what is trained on, lengths; or why they are dropped."""
+    for text in inspection.inspect(one_or_list(source), numbers or rows, make_encoding(options)):
+        click.echo(text)
 
 
-_with_stream_options()
+@commands.command()
+@source_argument
+@click.option("--out", type=click.Path(), help="Where the index is written; beside SOURCE if that is one file.")
+@stream_options
+def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
+    """Measure every row of SOURCE once and write its length index."""
+    found = make_measured(source, options).build_index(out, progress=True)
+    click.echo(f"{found.usable:,} of {found.rows:,} rows can be used; written to {found.path}")
+    click.echo(found)
 
 
 def main() -> None:
-    """Run the command line; errors that a user can cause end in one sentence."""
+    """Runs the command line; an error that a user can cause ends in one sentence."""
     try:
         commands(standalone_mode=False)
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.Abort:
-        goes_on = {"cache", "index"} & set(sys.argv[1:2])
-        more = "; give the same command again, and it goes on with what is finished" if goes_on else ""
+        resumable = {"cache", "index"} & set(sys.argv[1:2])
+        more = "; give the same command again, and it resumes after what is finished" if resumable else ""
         click.echo(f"ms-prefstream: interrupted{more}.", err=True)
         sys.exit(130)
     except click.ClickException as error:

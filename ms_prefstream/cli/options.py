@@ -1,7 +1,8 @@
-"""The options that commands share, and the stream they describe. Names are the Python names with dashes."""
+"""Options that commands share, and the stream that they describe. Option names are the Python names with dashes."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import DPO, RLHF, Reward, Task
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+source_argument = click.argument("source", nargs=-1, required=True)
 
 _TASK_OPTIONS = (
     click.option("--task", type=click.Choice(["dpo", "reward", "rlhf"]), required=True, help="What rows become."),
@@ -77,17 +80,25 @@ _ORDER = (
     "seed", "window", "workers", "steps_per_epoch", "drop_remainder", "longest_first", "num_shards", "shard_id",
     "logical_shards",
 )  # fmt: skip
+_BUCKET = ("max_tokens", "multiple_of", "boundaries", "max_shapes", "round_to", "extra")
 _SHUFFLES: dict[str, Any] = {"true": True, "false": False, "window": "window"}
+_TASKS: dict[str, Callable[..., Task]] = {"dpo": DPO, "reward": Reward, "rlhf": RLHF}
 
 
 def encoding_options(command: Command) -> Command:
-    """Add the options of `mps.encode` and its task to a command."""
+    """Adds the options of `mps.encode` and its task to a command."""
     return _with((*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS), command)
 
 
 def stream_options(command: Command) -> Command:
-    """Add the options of `mps.stream`, its task and its batching to a command."""
+    """Adds the options of `mps.stream`, its task and its batching to a command."""
     return _with((*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, *_BATCH_OPTIONS), command)
+
+
+def row_options(command: Command) -> Command:
+    """Adds the options that decide what rows become, without order and batches, and `--task-layout`."""
+    layout = click.option("--task-layout", help="reward: mindformers (default) or reward_token.")
+    return _with((*_TASK_OPTIONS, layout, *_ENCODING_OPTIONS, *_ROW_OPTIONS), command)
 
 
 def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
@@ -96,14 +107,21 @@ def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -
     return command
 
 
-def row_options(command: Command) -> Command:
-    """Add the options that decide what rows become, without order and batches, and `--task-layout`."""
-    layout = click.option("--task-layout", help="reward: mindformers (default) or reward_token.")
-    return _with((*_TASK_OPTIONS, layout, *_ENCODING_OPTIONS, *_ROW_OPTIONS), command)
+def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
+    """Returns the stream that a command line describes.
+
+    Raises:
+        PrefStreamError: As `ms_prefstream.stream` does.
+    """
+    given = make_encoding(options) | {name: options[name] for name in (*_ROWS, *_ORDER)}
+    if given["num_shards"] is None and given["shard_id"] is None:
+        given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
+    shuffle = _SHUFFLES[options["shuffle"]]
+    return stream(one_or_list(source), batching=_make_batching(options), shuffle=shuffle, **given)
 
 
 def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
-    """The stream of a command line whose rows are not batched.
+    """Returns the stream of a command line whose rows are not batched.
 
     Args:
         source: Paths.
@@ -111,7 +129,7 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
         length: What fixed layouts are padded to; None is the task's length.
         workers: Processes.
     """
-    found = open_source(opened(source))
+    found = open_source(one_or_list(source))
     return stream(
         found,
         batching=Pad(1, length=length),
@@ -119,91 +137,64 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
         index=None,
         num_shards=1,
         shard_id=0,
-        steps_per_epoch=None if isinstance(found, RandomAccess) else 1,  # nothing is stepped through
+        steps_per_epoch=None if isinstance(found, RandomAccess) else 1,  # steps are not used
         **make_encoding(options),
         **{name: options[name] for name in _ROWS},
     )
 
 
-def make_stream(source: tuple[str, ...], options: dict[str, Any], **fixed: Any) -> Stream:
-    """The stream that a command line describes; `fixed` are options of `mps.stream` that the command decides.
-
-    Raises:
-        PrefStreamError: As `ms_prefstream.stream` does.
-    """
-    given = make_encoding(options) | {name: options[name] for name in (*_ROWS, *_ORDER)} | fixed
-    if given["num_shards"] is None and given["shard_id"] is None:
-        given |= {"num_shards": 1, "shard_id": 0}  # whatever started this process: a command works for itself
-    return stream(opened(source), batching=_batching(options), shuffle=_SHUFFLES[options["shuffle"]], **given)
-
-
 def make_measured(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
-    """The stream of a command line whose rows are measured: lengths do not depend on order, batches and ranks."""
-    _batching(options)  # options that contradict each other are refused all the same
+    """Returns the stream of a command line whose rows are measured: order, batches and ranks change no length."""
+    _make_batching(options)  # refuses options that contradict each other
     return make_rows(source, options, None, options["workers"])
 
 
 def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `mps.encode` that a command line describes."""
+    """Returns the arguments of `mps.encode` that a command line describes."""
     return {
-        "task": make_task(options),
+        "task": _make_task(options),
         "tokenizer": _or_none(options["tokenizer"]),
-        "format": _format(options),
+        "format": _make_format(options),
         "template": _or_none(options["template"]),
         **{name: options[name] for name in _ENCODING},
     }
 
 
-def opened(source: tuple[str, ...]) -> Any:
-    """One path as it is, several as a list."""
+def one_or_list(source: tuple[str, ...]) -> Any:
+    """Returns one path as it is, several as a list."""
     return list(source) if len(source) > 1 else source[0]
 
 
-def make_task(options: dict[str, Any]) -> Task:
-    """The task that a command line describes; an option of another task is refused."""
-    names = {
-        "dpo": (DPO, ("max_length",), ("max_prompt_length", "truncation", "layout", "labels", "margin")),
-        "reward": (
-            Reward,
-            ("max_length",),
-            ("max_prompt_length", "truncation", "layout", "reward_token", "margin"),
-        ),
-        "rlhf": (RLHF, ("max_prompt_length", "seq_length"), ("truncation",)),
-    }
-    make, needed, allowed = names[options["task"]]
-    of_tasks = {name for _, first, more in names.values() for name in (*first, *more)}
-    given = {name: options[name] for name in of_tasks if options[name] is not None}
-    for name in needed:
-        if name not in given:
-            raise OptionError(f"--task {options['task']} needs --{name.replace('_', '-')}: a number of tokens.")
+def _make_task(options: dict[str, Any]) -> Task:
+    """Returns the task that a command line describes; an option of another task is refused."""
+    parameters = {name: inspect.signature(make).parameters for name, make in _TASKS.items()}
+    given = {name: options[name] for of in parameters.values() for name in of if options.get(name) is not None}
+    allowed = parameters[options["task"]]
+    for name, parameter in allowed.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise OptionError(f"--task {options['task']} needs {_flag(name)}: a number of tokens.")
     for name in given:
-        if name not in (*needed, *allowed):
+        if name not in allowed:
             raise OptionError(
-                f"--{name.replace('_', '-')} does not go with --task {options['task']}; it takes "
-                f"{', '.join('--' + other.replace('_', '-') for other in (*needed, *allowed))}."
+                f"{_flag(name)} does not go with --task {options['task']}; it takes {', '.join(map(_flag, allowed))}."
             )
     token = given.get("reward_token")
     if token is not None and token.isdigit():
         given["reward_token"] = int(token)
-    task: Task = make(**given)
-    return task
+    return _TASKS[options["task"]](**given)
 
 
-def _batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
+def _make_batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
     size = options["batch_size"]
     if size is None and options["max_tokens"] is None:
         size = 8
     if options["pack"] is not None:
-        return _packing(options, size)
+        _refuse(options, ("pad", "length", *_BUCKET), "--pack does not go with {}: packs have one width, TOKENS.")
+        return Pack(options["pack"], batch_size=size, **_given(options, "max_segments"))
     if options["max_segments"] is not None:
         raise OptionError("--max-segments is an option of packs: give --pack TOKENS as well, or leave it out.")
     if options["pad"] or options["length"] is not None:
-        for name in ("max_tokens", "multiple_of", "boundaries", "max_shapes", "round_to", "extra"):
-            if options[name]:
-                raise OptionError(
-                    f"--{name.replace('_', '-')} goes with buckets, and --pad and --length make one length of all "
-                    "rows. Give only one of them."
-                )
+        _refuse(options, _BUCKET, "{} goes with buckets, and --pad and --length make one length of all rows.")
         return Pad(size, length=options["length"])
     boundaries = options["boundaries"]
     try:
@@ -211,28 +202,21 @@ def _batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
     except ValueError:
         raise OptionError(f"--boundaries is {boundaries!r}; expected numbers with commas, as 128,256,512.") from None
     return Bucket(
-        size,
-        max_tokens=options["max_tokens"],
-        multiple_of=options["multiple_of"],
-        boundaries=widths,
-        max_shapes=options["max_shapes"],
-        extra=options["extra"],
-        **({} if options["round_to"] is None else {"round_to": options["round_to"]}),
+        size, boundaries=widths, **_given(options, "max_tokens", "multiple_of", "max_shapes", "extra", "round_to")
     )
 
 
-def _packing(options: dict[str, Any], size: int) -> Pack:
-    for name in ("pad", "length", "multiple_of", "boundaries", "max_shapes", "round_to", "extra", "max_tokens"):
+def _refuse(options: dict[str, Any], names: tuple[str, ...], problem: str) -> None:
+    for name in names:
         if options[name]:
-            raise OptionError(
-                f"--pack does not go with --{name.replace('_', '-')}: packs have one width, the tokens of a row. "
-                "Give only one of them."
-            )
-    given = {} if options["max_segments"] is None else {"max_segments": options["max_segments"]}
-    return Pack(options["pack"], batch_size=size, **given)
+            raise OptionError(f"{problem.format(_flag(name))} Give only one of them.")
 
 
-def _format(options: dict[str, Any]) -> Any:
+def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options[name] for name in names if options[name] is not None}
+
+
+def _make_format(options: dict[str, Any]) -> Any:
     if not options["cvalues_types"]:
         return options["format_"]
     if options["format_"] not in ("auto", "cvalues"):
@@ -240,6 +224,10 @@ def _format(options: dict[str, Any]) -> Any:
             f"--cvalues-types is for CValues rows, but --format is {options['format_']}. Leave one of them out."
         )
     return formats.cvalues(types=options["cvalues_types"])
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _or_none(value: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The bundled job: preference pairs, a small model, reward training and DPO in MindSpore on the CPU."""
+"""The bundled demo: preference pairs, a small model, reward training and DPO in MindSpore on the CPU."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def data_path() -> str:
-    """The bundled preference pairs: JSON Lines, chat messages, Chinese and English."""
+    """Returns the path of the bundled preference pairs: JSON Lines, chat messages, Chinese and English."""
     return str(Path(__file__).parent / "pairs.jsonl")

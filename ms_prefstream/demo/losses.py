@@ -1,4 +1,4 @@
-"""What the demo optimises: the Bradley-Terry loss of a reward model and the DPO loss of a policy.
+"""Losses of the demo: the Bradley-Terry loss of a reward model and the DPO loss of a policy.
 
 This module imports MindSpore. In every batch of 2B rows the chosen side of pair i is row i, the rejected one row B + i.
 """
@@ -14,7 +14,7 @@ from ms_prefstream.demo.model import CausalLM, RewardModel
 
 
 def pair_loss(margins: Tensor) -> tuple[Tensor, Tensor]:
-    """The negative log-likelihood that chosen beats rejected, and how often it does.
+    """Returns the negative log-likelihood that chosen beats rejected, and how often it does.
 
     The Bradley-Terry model says P(chosen beats rejected) = sigmoid(margin). A tie counts as half a hit.
 
@@ -29,12 +29,12 @@ def pair_loss(margins: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def end_scores(scores: Tensor, end_ind: Tensor) -> Tensor:
-    """The score at each row's last token: scores (2B, L), end_ind (2B,) = number of tokens -> (2B,)."""
+    """Returns the score at each row's last token: scores (2B, L), end_ind (2B,) = number of tokens -> (2B,)."""
     return ops.gather_elements(scores, 1, (end_ind - 1).reshape(-1, 1)).reshape(-1)
 
 
 def sequence_log_probs(logits: Tensor, labels: Tensor, loss_mask: Tensor) -> Tensor:
-    """The log-probability of each response, summed over its tokens.
+    """Returns the log-probability of each response, summed over its tokens.
 
     Labels and mask are unshifted, so the prediction at t is compared with the label at t + 1:
 
@@ -54,7 +54,7 @@ def sequence_log_probs(logits: Tensor, labels: Tensor, loss_mask: Tensor) -> Ten
 
 
 def token_log_probs(logits: Tensor, labels: Tensor, loss_mask: Tensor) -> Tensor:
-    """The log-probability of each label, 0 where the mask is 0: (rows, L, vocab) and (rows, L) -> (rows, L - 1).
+    """Returns log-probabilities of labels, 0 where the mask is 0: (rows, L, vocab) and (rows, L) -> (rows, L - 1).
 
     Column t belongs to the label at t + 1; see `sequence_log_probs`.
     """
@@ -74,7 +74,7 @@ class RewardLoss(nn.Cell):  # type: ignore[misc]
     def construct(
         self, input_ids: Tensor, position_id: Tensor, attention_mask: Tensor, loss_mask: Tensor, end_ind: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Padding is on the right and the model causal, so ids and lengths say everything."""
+        """Computes the loss; padding is on the right and the model causal, so ids and lengths suffice."""
         scores = end_scores(self.model(input_ids), end_ind)
         pairs = end_ind.shape[0] // 2
         return pair_loss(scores[:pairs] - scores[pairs:])
@@ -88,7 +88,7 @@ class RewardTokenLoss(nn.Cell):  # type: ignore[misc]
         self.model = model
 
     def construct(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The only label of a row is at its reward token, and the score there is the row's."""
+        """Computes the loss; the only label of a row is at its reward token, whose score is the row's."""
         scores = (self.model(input_ids) * (labels >= 0).astype(ms.float32)).sum(axis=1)
         pairs = scores.shape[0] // 2
         return pair_loss(scores[:pairs] - scores[pairs:])
@@ -111,7 +111,7 @@ class DPOLoss(nn.Cell):  # type: ignore[misc]
     def construct(
         self, input_ids: Tensor, labels: Tensor, attention_mask: Tensor, loss_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The first step's loss is ln 2 exactly: policy and reference are still the same."""
+        """Computes the loss, at the first step exactly ln 2: policy and reference are still the same."""
         policy = token_log_probs(self.policy(input_ids), labels, loss_mask)
         reference = token_log_probs(self.reference(input_ids), labels, loss_mask)
         gains = (policy - ops.stop_gradient(reference)).sum(axis=-1)  # (2B,); sums of each would lose digits
@@ -120,7 +120,7 @@ class DPOLoss(nn.Cell):  # type: ignore[misc]
 
 
 def frozen_copy(model: CausalLM) -> Any:
-    """A model with the same weights that no optimiser touches."""
+    """Returns a model with the same weights that no optimiser updates."""
     copy = CausalLM(model.options)
     for target, source in zip(copy.get_parameters(), model.get_parameters(), strict=True):
         target.set_data(source.value().copy())

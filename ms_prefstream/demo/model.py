@@ -1,6 +1,6 @@
 """A small causal language model and the reward model built on it, for any (rows, L) up to `max_length`.
 
-This module imports MindSpore. Padding stands on the right and attention looks only to the left, so no real token ever
+This module imports MindSpore. Padding is on the right and attention looks only to the left, so no real token ever
 sees padding and padded rows need no attention mask. Packed rows bring positions that restart with each sequence and a
 mask that keeps the sequences apart.
 """
@@ -69,19 +69,19 @@ class Attention(nn.Cell):  # type: ignore[misc]
         self.mix = ops.BatchMatMul()
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`mask` is (B, heads, L, L): 0 where a token may look, a large negative number elsewhere."""
+        """Attends; `mask` is (B, heads, L, L): 0 where a token may look, a large negative number elsewhere."""
         scores = self.similarity(self.split(self.query(x) * self.scale), self.split(self.key(x)))  # (B, heads, L, L)
         mixed = self.mix(ops.exp(ops.log_softmax(scores + mask, axis=-1)), self.split(self.value(x)))
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(x.shape))
 
     def split(self, x: Tensor) -> Tensor:
-        """(B, L, hidden) -> (B, heads, L, hidden / heads)."""
+        """Splits heads: (B, L, hidden) -> (B, heads, L, hidden / heads)."""
         rows, length, hidden = x.shape
         return x.reshape(rows, length, self.heads, hidden // self.heads).transpose(0, 2, 1, 3)
 
 
 class Block(nn.Cell):  # type: ignore[misc]
-    """One transformer block with normalisation in front of each half."""
+    """A transformer block with normalisation before each half."""
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__()
@@ -92,13 +92,13 @@ class Block(nn.Cell):  # type: ignore[misc]
         self.feed_down = _dense(4 * options.hidden, options.hidden)
 
     def construct(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, hidden) -> (B, L, hidden)."""
+        """Maps (B, L, hidden) -> (B, L, hidden)."""
         x = x + self.attention(self.attention_norm(x), mask)
         return x + self.feed_down(ops.relu(self.feed_up(self.feed_norm(x))))
 
 
 class Backbone(nn.Cell):  # type: ignore[misc]
-    """Token ids to hidden states: (B, L) int32 -> (B, L, hidden) float32."""
+    """Layers from token ids to hidden states: (B, L) int32 -> (B, L, hidden) float32."""
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Backbone(nn.Cell):  # type: ignore[misc]
         self.norm = nn.LayerNorm((options.hidden,))
 
     def construct(self, input_ids: Tensor, position_ids: Any = None, masked: Any = None) -> Tensor:
-        """Without the other two, positions count from 0 in every row, as right padding has them.
+        """Computes hidden states; without the other two, positions count from 0 in every row, as for right padding.
 
         Args:
             input_ids: (B, L) int32.
@@ -134,7 +134,7 @@ class Backbone(nn.Cell):  # type: ignore[misc]
 
 
 class CausalLM(nn.Cell):  # type: ignore[misc]
-    """Next-token logits, (B, L) int32 -> (B, L, vocab_size) float32; the output matrix is the token embedding."""
+    """A model of next-token logits, (B, L) int32 -> (B, L, vocab_size) float32; its output matrix is the embedding."""
 
     def __init__(self, options: ModelOptions) -> None:
         super().__init__()
@@ -142,14 +142,14 @@ class CausalLM(nn.Cell):  # type: ignore[misc]
         self.backbone = Backbone(options)
 
     def construct(self, input_ids: Tensor, position_ids: Any = None, masked: Any = None) -> Tensor:
-        """Logits at position t are for the token at t + 1."""
+        """Returns logits; those at position t are for the token at t + 1."""
         return ops.matmul(self.backbone(input_ids, position_ids, masked), self.backbone.tokens.T)
 
 
 class RewardModel(nn.Cell):  # type: ignore[misc]
-    """A score for every position, (B, L) int32 -> (B, L) float32.
+    """A model of scores at every position, (B, L) int32 -> (B, L) float32.
 
-    The head starts at zero: an untrained model has no opinion, and every pair is a tie.
+    The head starts at zero: before training every pair is a tie.
     """
 
     def __init__(self, options: ModelOptions) -> None:
@@ -159,5 +159,5 @@ class RewardModel(nn.Cell):  # type: ignore[misc]
         self.score = nn.Dense(options.hidden, 1, weight_init="zeros", has_bias=False)
 
     def construct(self, input_ids: Tensor, position_ids: Any = None, masked: Any = None) -> Tensor:
-        """The score of a response stands at its last token."""
+        """Returns scores; that of a response is the one at its last token."""
         return self.score(self.backbone(input_ids, position_ids, masked)).squeeze(-1)

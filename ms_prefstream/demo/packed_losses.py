@@ -1,6 +1,6 @@
-"""The losses of packed rows: the same numbers as those of padded rows, summed over the sequences that share a row.
+"""Losses of packed rows: equal to those of padded rows, summed over the sequences that share a row.
 
-This module imports MindSpore. The columns are those of `mps.Pack` in order, and behind them the dense mask that
+This module imports MindSpore. The columns are those of `mps.Pack` in order, then the dense mask that
 `mps.causal_mask` makes of them. Both sides of pair p of a row are its sequences 2p - 1 and 2p.
 """
 
@@ -16,7 +16,7 @@ from ms_prefstream.demo.model import CausalLM, RewardModel
 
 
 def sequence_sums(values: Tensor, segment_ids: Tensor, segments: int) -> Tensor:
-    """Sums over the tokens of each sequence; padding, segment 0, is left out.
+    """Returns sums over the tokens of each sequence, without padding (segment 0).
 
     Args:
         values: (B, L) float32.
@@ -31,10 +31,10 @@ def sequence_sums(values: Tensor, segment_ids: Tensor, segments: int) -> Tensor:
 
 
 def packed_pair_loss(totals: Tensor, pair_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of `pair_loss` over all pairs of all rows, and the mean of its hits.
+    """Returns the mean of `pair_loss` over all pairs of all rows, and the mean of its hits.
 
     Args:
-        totals: (B, 2P) float32, what each sequence is rated: chosen, rejected, chosen, rejected, …
+        totals: (B, 2P) float32, the rating of each sequence: chosen, rejected, chosen, rejected, …
         pair_ids: (B, L) int32, whose largest value in a row is the number of its pairs.
     """
     margins = totals[:, 0::2] - totals[:, 1::2]  # (B, P)
@@ -49,7 +49,7 @@ class PackedRewardLoss(nn.Cell):  # type: ignore[misc]
     """Loss and pair accuracy of a reward model, from packed rows of ``mps.Reward(layout="reward_token")``.
 
     Args:
-        model: Scores every position; the score that counts stands at a side's reward token.
+        model: Scores every position; a side's score is the one at its reward token.
         pairs: How many pairs a row may hold.
     """
 
@@ -69,7 +69,7 @@ class PackedRewardLoss(nn.Cell):  # type: ignore[misc]
         actual_seq_len: Tensor,
         masked: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The loss mask is 1 at the reward tokens, so a sequence's sum is the score there."""
+        """Computes the loss; the loss mask is 1 at reward tokens only, so a sequence's sum is its score."""
         scores = self.model(input_ids, position_ids, masked) * loss_mask.astype(ms.float32)
         return packed_pair_loss(sequence_sums(scores, segment_ids, self.segments), pair_ids)
 
@@ -78,8 +78,8 @@ class PackedDPOLoss(nn.Cell):  # type: ignore[misc]
     """Loss and pair accuracy of a policy, from packed rows of `mps.DPO` with unshifted labels; see `DPOLoss`.
 
     Args:
-        policy: What is trained.
-        beta: How strongly it is held to the reference.
+        policy: The model that is trained.
+        beta: How strongly it is kept near the reference.
         pairs: How many pairs a row may hold.
     """
 
@@ -101,7 +101,7 @@ class PackedDPOLoss(nn.Cell):  # type: ignore[misc]
         actual_seq_len: Tensor,
         masked: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """No mask is 1 on a sequence's first token, so no token is predicted from the sequence before it."""
+        """Computes the loss; a sequence's first token has mask 0, so none is predicted from another sequence."""
         rated = self._log_probs(self.policy, input_ids, labels, loss_mask, position_ids, masked)
         expected = self._log_probs(self.reference, input_ids, labels, loss_mask, position_ids, masked)
         gains = sequence_sums(rated - ops.stop_gradient(expected), segment_ids[:, 1:], self.segments)

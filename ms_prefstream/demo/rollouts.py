@@ -1,7 +1,7 @@
-"""Responses sampled from a model: what RLHF and online DPO train on.
+"""Responses sampled from a model, which RLHF and online DPO train on.
 
-This module imports MindSpore. Prompts and responses stand in arrays of one fixed width, so graph mode compiles once.
-The whole sequence is computed again for every token, which is right for a model this small; a large one wants a
+This module imports MindSpore. Prompts and responses share arrays of one fixed width, so graph mode compiles once.
+The whole sequence is computed again for every token, which is fast enough for a model this small; a large one needs a
 key-value cache.
 """
 
@@ -26,7 +26,7 @@ class Rollouts(NamedTuple):
         ids 5 6 7 9 0   mask 0 0 1 1 0   begins 2   ends 4
 
     Attributes:
-        ids: (R, P + N) int32, padded on the right; a response stands directly behind its prompt.
+        ids: (R, P + N) int32, padded on the right; a response directly follows its prompt.
         mask: (R, P + N) int32, 1 on the response and its end token.
         begins: (R,) int32, tokens of each prompt.
         ends: (R,) int32, tokens of each row.
@@ -38,12 +38,12 @@ class Rollouts(NamedTuple):
     ends: NDArray[np.int32]
 
     def responses(self) -> list[NDArray[np.int32]]:
-        """The ids of each response, end token included."""
+        """Returns the ids of each response, end token included."""
         return [row[begin:end] for row, begin, end in zip(self.ids, self.begins, self.ends, strict=True)]
 
 
 def prompt_lengths(prompt_ids: NDArray[np.int32], pad_id: int) -> NDArray[np.int32]:
-    """Tokens of each prompt, (R,): all but the pad ids at its end, since no prompt ends with one."""
+    """Returns the tokens of each prompt, (R,): all but the pad ids at its end."""
     filled = prompt_ids[:, ::-1] != pad_id
     if not filled.any(axis=1).all():
         raise OptionError("a prompt has no tokens; every row needs at least one.")
@@ -52,11 +52,11 @@ def prompt_lengths(prompt_ids: NDArray[np.int32], pad_id: int) -> NDArray[np.int
 
 
 def end_of_turn(pretrain_ids: NDArray[np.int32], loss_mask: NDArray[np.int32]) -> int:
-    """What the template ends a response with: the last id under the mask in most rows, as some may have been cut.
+    """Returns the id that ends a response: the last one under the mask in most rows, as some may have been cut.
 
     Args:
         pretrain_ids: (B, L) int32, a column of `mps.RLHF`.
-        loss_mask: (B, L) int32, 1 on responses; rows without one are left out.
+        loss_mask: (B, L) int32, 1 on responses; rows without one are skipped.
     """
     lasts = [ids[mask == 1][-1] for ids, mask in zip(pretrain_ids, loss_mask, strict=True) if mask.any()]
     if not lasts:
@@ -65,7 +65,7 @@ def end_of_turn(pretrain_ids: NDArray[np.int32], loss_mask: NDArray[np.int32]) -
 
 
 class _NextLogits(nn.Cell):  # type: ignore[misc]
-    """(R, L) ids and the place of each row's last token, (R,) -> logits of the token behind it, (R, vocab)."""
+    """Logits of the next token: (R, L) ids and the position of each row's last token, (R,) -> (R, vocab)."""
 
     def __init__(self, policy: CausalLM) -> None:
         super().__init__(auto_prefix=False)
@@ -78,12 +78,12 @@ class _NextLogits(nn.Cell):  # type: ignore[misc]
 
 
 class Roller:
-    """Draws responses from a model.
+    """Sampler of responses from a model.
 
     Args:
-        policy: The model; its weights are looked up anew at every draw.
+        policy: The model; every draw uses its current weights.
         new_tokens: Tokens of a response, at most.
-        end_id: Ends a response, and belongs to it.
+        end_id: Ends a response, and is part of it.
         pad_id: Fills rows; it is never drawn.
     """
 
@@ -92,16 +92,16 @@ class Roller:
             raise OptionError(f"new_tokens is {new_tokens}; it must be at least 1.")
         self.new_tokens, self.end_id, self.pad_id = new_tokens, end_id, pad_id
 
-        # Called as it is: compiled in graph mode, and unlike in a function of `ms.jit` new weights count (set_data).
+        # Not wrapped in `ms.jit`, which would keep the old weights after set_data; graph mode compiles it anyway.
         self._next_logits = _NextLogits(policy)
 
     def draw(self, prompt_ids: NDArray[np.int32], random: np.random.Generator, *, each: int = 1) -> Rollouts:
-        """Responses to prompts, at temperature 1.
+        """Samples responses to prompts, at temperature 1.
 
         Args:
             prompt_ids: (B, P) int32, padded on the right: the column of `mps.RLHF`.
-            random: What chance is taken from.
-            each: Responses to each prompt; they stand one behind the other.
+            random: The random generator.
+            each: Responses to each prompt, in consecutive rows.
 
         Returns:
             B * each rows.

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 MAX_LENGTH = 256
 BATCHING = Bucket(batch_size=8, multiple_of=64)
 REWARD_EPOCHS, DPO_EPOCHS = 6, 3
-ACCURACY = 0.9  # what the reward model must reach on its training pairs
-DPO_LOSS = 0.9 * math.log(2)  # what DPO must stay below
+ACCURACY = 0.9  # target of the reward model on its training pairs
+DPO_LOSS = 0.9 * math.log(2)  # upper bound of DPO's last epoch
 
 
 @dataclass
@@ -34,7 +34,7 @@ class _Phase:
     records: list[Progress] = field(default_factory=list)
 
     def first_and_last(self, steps_per_epoch: int) -> tuple[float, float]:
-        """The loss of the first step, and the mean of the last epoch."""
+        """Returns the loss of the first step, and the mean of the last epoch."""
         last = self.records[-steps_per_epoch:]
         return self.records[0].loss, sum(record.loss for record in last) / len(last)
 
@@ -46,10 +46,10 @@ def run(seed: int = 0) -> bool:
         seed: Of the order of rows and the initial weights.
 
     Returns:
-        Whether both models learned what they should.
+        True if both models reached their targets.
     """
     begin = time.perf_counter()
-    os.environ.setdefault("GLOG_v", "3")  # MindSpore's deprecation notices would tear the progress bar
+    os.environ.setdefault("GLOG_v", "3")  # MindSpore's deprecation notices would break the progress bar
     console = Console()
     pairs = data_path()
     console.print(f"Streaming {os.path.basename(pairs)} into MindSpore ...", highlight=False)
@@ -62,7 +62,7 @@ def run(seed: int = 0) -> bool:
         "tokenizer": "bytes",
         "batching": BATCHING,
         "seed": seed,
-        "window": 4,  # steps; a longer one would pad less, but deal the few pairs into the same batches every epoch
+        "window": 4,  # steps; a longer one pads less, but puts the few pairs into the same batches every epoch
         "drop_remainder": False,
     }
     ms.set_seed(seed)

@@ -1,4 +1,4 @@
-"""What the demo prints: a live progress bar on a terminal, plain lines elsewhere, and a table at the end."""
+"""Output of the demo: a live progress bar on a terminal, plain lines elsewhere, and a table at the end."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _LINES = 6  # about as many plain lines for a phase
 
 
 class Bar(Protocol):
-    """Takes the figures of a step that was just finished."""
+    """Display of a phase of training."""
 
     def advance(self, loss: float, accuracy: float) -> None:
-        """One more step is done."""
+        """Shows the figures of a finished step."""
 
 
 @contextmanager
 def progress(console: Console, title: str, steps: int, *, smooth: int = 10) -> Iterator[Bar]:
-    """Shows how a phase of training goes.
+    """Shows the progress of a phase of training.
 
     Args:
         console: Where to print. A bar is drawn only on a terminal.
-        title: What is being trained.
+        title: The name of the phase.
         steps: Steps of the phase.
         smooth: How many of the last steps the shown loss and accuracy are means of.
 
     Yields:
-        Call its `advance` after every step.
+        The display; call its `advance` after every step.
     """
     if not console.is_terminal:
         yield _Lines(console, title, steps, smooth)
@@ -117,7 +117,7 @@ class Summary:
 
 
 def summary_table(summary: Summary) -> Table:
-    """The closing table."""
+    """Returns the closing table."""
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()

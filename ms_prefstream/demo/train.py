@@ -1,4 +1,4 @@
-"""Training loops of the demo: columns of a batch in, one progress record a step out.
+"""Training loops of the demo, from columns of batches to a progress record for each step.
 
 This module imports MindSpore. Forward, backward and update are one compiled function: MindSpore compiles it once for
 each shape, and with the few shapes of a bucketed stream that is faster in total than running operator by operator.
@@ -47,7 +47,7 @@ class Progress:
 
 
 def passes(dataset: Any, epochs: int) -> Iterator[Columns]:
-    """The batches of several epochs from one dataset iterator, which is what moves a stream on to its next epoch."""
+    """Yields the batches of several epochs from one dataset iterator; a new iterator would repeat the first epoch."""
     if epochs < 1:
         raise OptionError(f"epochs is {epochs}; it must be at least 1.")
     iterator = dataset.create_dict_iterator(num_epochs=epochs)
@@ -63,7 +63,7 @@ def train_reward(
     Args:
         model: Changed in place.
         batches: input_ids (2B, L), position_id, attention_mask, loss_mask (B, L), end_ind (2B,).
-        steps: How many there will be; the learning rate falls to a tenth until then.
+        steps: The number of batches; the learning rate falls to a tenth over them.
         learning_rate: Of AdamW, at the first step.
 
     Yields:
@@ -80,9 +80,9 @@ def train_dpo(
     Args:
         policy: Changed in place; a copy made at the first step is the reference.
         batches: input_ids, labels, attention_mask, loss_mask, each (2B, L).
-        steps: How many there will be; the learning rate falls to a tenth until then.
+        steps: The number of batches; the learning rate falls to a tenth over them.
         learning_rate: Of AdamW, at the first step.
-        beta: How strongly the policy is held to the reference.
+        beta: How strongly the policy is kept near the reference.
 
     Yields:
         A record after every step.
@@ -91,7 +91,7 @@ def train_dpo(
 
 
 def reward_accuracy(model: RewardModel, batches: Iterable[Columns]) -> float:
-    """The share of all pairs in these batches whose chosen side scores higher; ties count as half."""
+    """Returns the share of all pairs in these batches whose chosen side scores higher; ties count as half."""
     evaluate = RewardLoss(model)  # operator by operator: one pass is too short to pay for compilation
     hits = pairs = 0.0
     for batch in batches:
@@ -106,14 +106,14 @@ def reward_accuracy(model: RewardModel, batches: Iterable[Columns]) -> float:
 
 
 def train_step(loss: nn.Cell, optimizer: Any) -> Callable[..., Any]:
-    """Forward, backward and update as one function, compiled at the first call with each set of shapes.
+    """Returns forward, backward and update as one function, compiled at the first call with each set of shapes.
 
     Args:
-        loss: The columns of a batch to the loss and a second number, such as the pair accuracy.
+        loss: Takes the columns of a batch; returns the loss and a second number, such as the pair accuracy.
         optimizer: Updates the weights that it was made for.
 
     Returns:
-        What takes the columns of a batch and returns what `loss` does.
+        A function that takes the columns of a batch and returns what `loss` returns.
     """
     gradient = ms.value_and_grad(loss, None, optimizer.parameters, has_aux=True)
 

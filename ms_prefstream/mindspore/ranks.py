@@ -1,4 +1,4 @@
-"""Which rank this process is, if MindSpore knows."""
+"""The rank of this process, as MindSpore or the program that started it says."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ms_prefstream.errors import OptionError
 
 
 def known_ranks(num_shards: int | None, shard_id: int | None) -> tuple[int | None, int | None]:
-    """The shards and this rank's, as given, or by MindSpore's communication and parallel mode if it is initialised.
+    """Returns (shards, this rank's shard): as given, else from MindSpore's communication if it is initialised.
 
     Args:
         num_shards: The option of `ms_prefstream.stream`.
         shard_id: Likewise.
 
     Raises:
-        OptionError: This process was started as one of several, and nothing says which one it is.
+        OptionError: This process was started as one of several, and its rank is not known.
     """
     if num_shards is not None or shard_id is not None:
         return num_shards, shard_id
@@ -37,9 +37,9 @@ def known_ranks(num_shards: int | None, shard_id: int | None) -> tuple[int | Non
 
 
 def shared_by(world: int, rank: int) -> tuple[int, int]:
-    """(shards, this rank's shard) that MindSpore's parallel mode asks for, as far as it is set by now.
+    """Returns (shards, this rank's shard) of MindSpore's parallel mode, as far as it is set by now.
 
-    Stand-alone and data parallel: each rank its own. Semi-automatic and automatic: what `dataset_strategy` or
+    Stand-alone and data parallel: a shard for each rank. Semi-automatic and automatic: what `dataset_strategy` or
     `full_batch` says within a pipeline stage; ranks that hold parts of one model need the same rows.
 
     Args:
@@ -59,9 +59,9 @@ def shared_by(world: int, rank: int) -> tuple[int, int]:
 
 
 def started_ranks(environment: Mapping[str, str]) -> int:
-    """How many processes were started together with this one; 1 if it was started by itself.
+    """Returns how many processes were started together with this one; 1 if it was started alone.
 
-    msrun, mpirun and a rank table are the ways in which MindSpore's documentation starts several.
+    Covers the ways that MindSpore documents: msrun, mpirun and a rank table.
     """
     if environment.get("MS_ROLE") == "MS_WORKER":
         found = environment.get("MS_WORKER_NUM", "")

@@ -1,10 +1,13 @@
-"""Dataset mix-in: its iterators raise the errors of a step as they were, and read only a few steps ahead.
+"""Dataset mix-in whose iterators raise the errors of a step unchanged and prefetch only a few steps.
 
-This module imports MindSpore; import it only where a dataset is made.
+A Python error inside MindSpore's pipeline arrives as text in a `RuntimeError`, after rows may have been lost. Here the
+exception is kept and the pipeline carries its number: as a row of text where one of our iterators reads the rows ("in
+band"), else in the text of a `StepError`. This module imports MindSpore; import it only where a dataset is made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import itertools
@@ -12,9 +15,8 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from mindspore.dataset import config
@@ -23,7 +25,7 @@ from mindspore.dataset.engine.iterators import DictIterator, TupleIterator
 
 from ms_prefstream.errors import OptionError, PrefStreamError
 
-_KEEP = 16  # an iterator that is dropped never collects its error; only the newest ones are kept
+_KEEP = 16  # an abandoned iterator never collects its error, so only the newest ones are kept
 _TAG = re.compile(r"\[ms_prefstream error (\d+)\]")
 _kept: OrderedDict[int, Exception] = OrderedDict()
 _numbers = itertools.count(1)
@@ -31,7 +33,7 @@ _lock = threading.Lock()
 
 
 class StepError(PrefStreamError):
-    """Stands in for an error inside the pipeline; seen only where rows are read past this library's iterators."""
+    """Replacement for an error inside the pipeline; visible only to readers other than this library's iterators."""
 
 
 def _tag(error: Exception) -> str:
@@ -44,21 +46,21 @@ def _tag(error: Exception) -> str:
 
 
 def error_row(error: Exception, columns: int) -> tuple[Any, ...]:
-    """The row that takes the place of a batch: the tag in every column, so that any projection keeps it."""
+    """Returns the row that replaces a batch: the tag in every column, so that any projection keeps it."""
     return (np.array(_tag(error)),) * columns
 
 
 def stand_in(error: Exception) -> StepError:
-    """The error to raise inside the pipeline: the sentence, harmless to MindSpore, and the tag."""
+    """Returns the error to raise inside the pipeline: the sentence, without words that kill the process, and a tag."""
     sentence = str(error) if isinstance(error, PrefStreamError) else f"{type(error).__name__}: {error}"
     harmless = sentence.replace("Out of memory", "out of memory").replace("MemoryError", "memory error")
     return StepError(f"{harmless} {_tag(error)}")
 
 
 def error_in(row: Sequence[Any]) -> Exception | None:
-    """The exception whose row this is, or None for a batch."""
+    """Returns the exception that a row stands for, or None for a batch."""
     first = row[0] if row else None
-    if str(getattr(first, "dtype", "")).lower() == "string":  # a Tensor of text, as MindSpore 2.7 hands it out
+    if str(getattr(first, "dtype", "")).lower() == "string":  # MindSpore 2.7 returns text as a Tensor
         first = first.asnumpy()  # type: ignore[union-attr]
     if isinstance(first, np.ndarray) and first.dtype.kind in "US":
         return recovered(str(first))
@@ -66,7 +68,7 @@ def error_in(row: Sequence[Any]) -> Exception | None:
 
 
 def recovered(text: str) -> Exception | None:
-    """The exception that a pipeline's text stands for, or None when it is MindSpore's own."""
+    """Returns the exception that a pipeline's text stands for, or None for MindSpore's own errors."""
     found = _TAG.findall(text)
     with _lock:
         return _kept.get(int(found[-1])) if found else None
@@ -76,8 +78,8 @@ class Pipeline(NamedTuple):
     """The pipeline under construction, as its outermost dataset sees it.
 
     Attributes:
-        in_band: Whether it ends in one of our iterators, with nothing between that looks into rows.
-        init_step: Rows that MindSpore leaves out in front, whole epochs included.
+        in_band: Whether one of our iterators reads its rows, and no operation in between looks into them.
+        init_step: Rows that MindSpore skips at the front, whole epochs included.
         size: Rows of one epoch.
     """
 
@@ -86,27 +88,24 @@ class Pipeline(NamedTuple):
     size: int = 1
 
 
-_OTHERS = Pipeline()
+PIPELINE: ContextVar[Pipeline] = ContextVar("ms_prefstream_pipeline", default=Pipeline())  # noqa: B039 - immutable
+"""Pipelines whose outermost dataset is not ours, such as a zip with another dataset, keep the default."""
 
-PIPELINE: ContextVar[Pipeline] = ContextVar("ms_prefstream_pipeline", default=_OTHERS)
-"""Pipelines that are built by others, such as a zip of our dataset with another one, keep the default."""
-
-
-_MINDSPORE_PREFETCH = 16  # MindSpore's default; another value was chosen by the user and is left alone
-_ENDLESS = 2**31 - 1  # epochs; the most that MindSpore takes
-_PREFETCH = 2  # whole batches: measured faster than 16, and 14 batches of memory less
+_MINDSPORE_PREFETCH = 16  # MindSpore's default; another value was set by the user and is kept
+_PREFETCH = 2  # whole batches: measured faster than 16, with 14 batches less in memory
+_ENDLESS = 2**31 - 1  # epochs; MindSpore's maximum
 
 
 class _Translating:
-    """Iterator mix-in. An iterator that has failed goes on failing; MindSpore's would end silently or skip a row.
+    """Iterator mix-in. A failed iterator keeps raising its error; MindSpore's would end silently or skip a row.
 
-    Where an init step leaves out whole passes, MindSpore has fewer of them than it was asked for, and fails when a
-    trainer that counts from the first epoch asks for them all. Here they are empty.
+    An init step that skips whole passes leaves MindSpore with fewer passes than requested. A trainer that counts from
+    the first epoch requests them all, so the skipped ones are delivered as empty.
     """
 
     _failure: Exception | None = None
-    _skipped: int = 0  # passes that are left out
-    _passes: int = 0  # passes that are there, if some are left out
+    _skipped: int = 0  # empty passes to deliver
+    _passes: int = 0  # passes of MindSpore that come first, if some are skipped
 
     def __next__(self) -> Any:
         if self._skipped and not self._passes:
@@ -138,9 +137,9 @@ class StepDictIterator(_Translating, DictIterator):  # type: ignore[misc]
 _TRANSLATING = {TupleIterator: StepTupleIterator, DictIterator: StepDictIterator}
 
 
-@contextmanager
+@contextlib.contextmanager
 def _building(pipeline: Pipeline) -> Iterator[None]:
-    """Builds a pipeline with short queues; the global setting is read while the pipeline is built, then restored."""
+    """Sets short queues while a pipeline is built, which is when MindSpore reads that global setting."""
     token = PIPELINE.set(pipeline)
     before = config.get_prefetch_size()
     if before == _MINDSPORE_PREFETCH:
@@ -153,17 +152,17 @@ def _building(pipeline: Pipeline) -> Iterator[None]:
 
 
 def _iterator(dataset: Readable, create: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """An iterator as MindSpore makes it, with our methods.
+    """Creates MindSpore's iterator and gives it our methods.
 
     Raises:
-        OptionError: The init step leaves nothing to iterate over.
+        OptionError: The init step skips everything.
     """
     init_step = dataset.get_init_step()
-    size = dataset.get_dataset_size() if init_step else 1  # not asked needlessly: a changed pipeline runs to find it
+    size = dataset.get_dataset_size() if init_step else 1  # only where needed: it may run a changed pipeline
     skipped = init_step // size
     call = inspect.signature(create).bind(*args, **kwargs)
     epochs = call.arguments.get("num_epochs", -1)
-    if init_step and epochs == -1:  # MindSpore counts to where it begins, and cannot do so in endlessly many epochs
+    if init_step and epochs == -1:  # MindSpore needs a number of epochs to find the init step
         call.arguments["num_epochs"] = _ENDLESS
     counted = skipped > 0 and isinstance(epochs, int) and epochs > 0
     if counted and epochs <= skipped:
@@ -180,54 +179,55 @@ def _iterator(dataset: Readable, create: Callable[..., Any], args: Any, kwargs: 
     return made
 
 
-def _raise_original(error: RuntimeError) -> NoReturn:
-    original = recovered(str(error))
-    if original is None:
-        raise error
-    raise original from None
+@contextlib.contextmanager
+def _original_errors() -> Iterator[None]:
+    """Raises the original exception in place of the pipeline's `RuntimeError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        original = recovered(str(error))
+        if original is None:
+            raise
+        raise original from None
 
 
 class Readable(Dataset):  # type: ignore[misc]
-    """Mix-in for datasets; stands before the MindSpore class in the list of bases.
+    """Mix-in for datasets; precedes the MindSpore class in the list of bases.
 
-    MindSpore asks the outermost dataset for iterators, so its operations (`repeat`, `take`, ...) hand the mix-in on.
+    MindSpore creates iterators from the outermost dataset, so operations (`repeat`, `take`, ...) pass the mix-in on.
     """
 
     _keeps_rows = True
 
     @property
     def stream(self) -> Any:
-        """The stream behind this dataset, through `batch`, `take` and the like; None if there is none."""
+        """The stream of this dataset, through `batch`, `take` and the like; None if there is none."""
         return next((child.stream for child in self.children if isinstance(child, Readable)), None)
 
     def create_tuple_iterator(self, *args: Any, **kwargs: Any) -> Any:
-        """As MindSpore's, with errors that keep their type."""
+        """Creates MindSpore's iterator, with errors that keep their type."""
         return _iterator(self, super().create_tuple_iterator, args, kwargs)
 
     def create_dict_iterator(self, *args: Any, **kwargs: Any) -> Any:
-        """As MindSpore's, with errors that keep their type."""
+        """Creates MindSpore's iterator, with errors that keep their type."""
         return _iterator(self, super().create_dict_iterator, args, kwargs)
 
     def output_shapes(self, *args: Any, **kwargs: Any) -> Any:
-        """As MindSpore's (it makes one step), with errors that keep their type."""
-        try:
+        """Returns MindSpore's answer (it makes one step), with errors that keep their type."""
+        with _original_errors():
             return super().output_shapes(*args, **kwargs)
-        except RuntimeError as error:
-            _raise_original(error)
 
     def output_types(self) -> Any:
-        """As MindSpore's (it makes one step), with errors that keep their type."""
-        try:
+        """Returns MindSpore's answer (it makes one step), with errors that keep their type."""
+        with _original_errors():
             return super().output_types()
-        except RuntimeError as error:
-            _raise_original(error)
 
 
 _KINDS: dict[type[Any], type[Any]] = {}
 
 
-def _handing_on(name: str, keeps_rows: bool) -> Callable[..., Any]:
-    """The operation as MindSpore has it; the dataset it returns gets the mix-in as well."""
+def _passing_on(name: str, keeps_rows: bool) -> Callable[..., Any]:
+    """Returns MindSpore's operation; the dataset that it returns gets the mix-in as well."""
 
     @functools.wraps(getattr(Dataset, name))
     def operation(self: Readable, *args: Any, **kwargs: Any) -> Any:
@@ -242,6 +242,6 @@ def _handing_on(name: str, keeps_rows: bool) -> Callable[..., Any]:
 
 
 for _name in ("repeat", "take", "skip", "project", "rename"):
-    setattr(Readable, _name, _handing_on(_name, keeps_rows=True))
+    setattr(Readable, _name, _passing_on(_name, keeps_rows=True))
 for _name in ("map", "filter", "batch", "padded_batch"):
-    setattr(Readable, _name, _handing_on(_name, keeps_rows=False))
+    setattr(Readable, _name, _passing_on(_name, keeps_rows=False))

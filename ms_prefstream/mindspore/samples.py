@@ -9,44 +9,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ms_prefstream.errors import OptionError
+from ms_prefstream.mindspore import BatchStream
 from ms_prefstream.sample import Batch
 
 _REFERENCE = ("chosen_ref_logps", "rejected_ref_logps")
 
 
-class BatchStream(Protocol):
-    """A stream, as far as taking its batches apart needs it."""
-
-    task: Any
-    batching: Any
-
-    @property
-    def column_names(self) -> list[str]: ...
-
-    @property
-    def shapes(self) -> list[tuple[int, int]]: ...
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    def batches(self, epoch: int | None = None, start_step: int | None = None) -> Iterator[Batch]: ...
-
-
 class Samples:
     """The samples of a stream by absolute number: ``(epoch * steps_per_epoch + step) * batch_size + row``.
 
-    One batch is held at a time. Reading in order makes every batch once, for any kind of source.
+    One batch is kept at a time. Reading in order makes every batch once, for any kind of source.
 
     Args:
         stream: A stream whose columns all have one row for each sample.
-        reference_free: Whether to add `chosen_ref_logps` and `rejected_ref_logps` as zeros, each behind its side: for
-            models that take these columns but are to train without a reference model.
+        reference_free: Whether to add `chosen_ref_logps` and `rejected_ref_logps` as zeros, each after its side, for
+            models that take these columns but are trained without a reference model.
 
     Raises:
         OptionError: The layout has two rows a pair, or several samples share a row.
@@ -65,32 +46,30 @@ class Samples:
         self.steps_per_epoch = stream.steps_per_epoch * rows
         self._lock = threading.Lock()
         self._batches: Iterator[Batch] = iter(())
-        self._held = -1  # the absolute step of the batch in hand
+        self._step = -1  # the absolute step of `_batch`; -1 for none
         self._batch: Batch = {}
 
     def __getitem__(self, number: int) -> Batch:
-        """The sample as fresh arrays, the first axis taken away."""
+        """Returns the sample as fresh arrays without the first axis."""
         step, row = divmod(number, self.rows)
         with self._lock:
-            if step != self._held:
-                self._batch, self._held = self._read(step), step
-            return {name: self._one(name, row) for name in self.column_names}
+            if step != self._step:
+                self._batch, self._step = self._read(step), step
+            return {
+                name: self._batch[name][row, ...].copy() if name in self._batch else np.zeros(1, np.float32)
+                for name in self.column_names
+            }
 
     def _read(self, step: int) -> Batch:
         epoch, start = divmod(step, self.stream.steps_per_epoch)
-        if step != self._held + 1 or start == 0:
+        if step != self._step + 1 or start == 0:
             self._batches = self.stream.batches(epoch, start)
-        self._held = -1  # if the next line fails, nothing is in hand
+        self._step = -1  # if the next line fails
         return next(self._batches)
-
-    def _one(self, name: str, row: int) -> NDArray[Any]:
-        if name in self._batch:
-            return self._batch[name][row, ...].copy()
-        return np.zeros(1, np.float32)
 
 
 def _with_reference(columns: list[str]) -> list[str]:
-    """The columns of the layout `paired` with a reference column behind each side."""
+    """Returns the columns of the layout `paired` with a reference column after each side."""
     if "rejected_input_ids" not in columns:
         raise OptionError("reference_free adds columns to the DPO layout 'paired'; this stream has another layout.")
     if _REFERENCE[0] in columns:
@@ -99,5 +78,5 @@ def _with_reference(columns: list[str]) -> list[str]:
             "them."
         )
     at = columns.index("rejected_input_ids")
-    end = at + at  # the sides have the same columns; a margin may stand behind them
+    end = at + at  # both sides have the same columns; a margin may follow
     return [*columns[:at], _REFERENCE[0], *columns[at:end], _REFERENCE[1], *columns[end:]]

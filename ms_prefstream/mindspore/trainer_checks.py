@@ -1,10 +1,10 @@
-"""What a MindFormers trainer pairs by position: the columns of a dataset and the arguments of a network.
+"""Checks of what a MindFormers trainer assumes about a dataset: columns by position, rows of a step, shards.
 
     columns             input_ids   labels   loss_mask        ->   network(input_ids=..., labels=..., mask=...)
     construct_args_key  input_ids   labels   mask
 
-It stops at the end of the shorter list without a word, and asks no name of any column. Nor does it ask a dataset for
-the rows of a step, but takes them from its own `runner_config`.
+MindFormers pairs both lists up to the end of the shorter one and compares no names. It takes the rows of a step from
+its own `runner_config` instead of the dataset.
 """
 
 from __future__ import annotations
@@ -14,61 +14,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from ms_prefstream.errors import OptionError, needs
+from ms_prefstream.mindspore import BatchStream
 from ms_prefstream.mindspore.ranks import shared_by
 
 
-def shards() -> tuple[int, int]:
-    """(number, this one) of the shards that the parallel mode asks for, over the ranks that MindFormers counts."""
-    with needs("mindformers", "PrefStreamDataset"):
-        from mindformers.dataset.base_dataset import get_real_group_size, get_real_rank
-    return shared_by(int(get_real_group_size()), int(get_real_rank()))
-
-
-def check_shards(stream: Any) -> None:
-    """Refuses a stream with other rows on this rank than the parallel mode asks for.
-
-    `mps.stream` knows the ranks, but not how MindFormers lays them out: where every rank must hold the same batch,
-    each would have rows of its own.
-
-    Raises:
-        OptionError: Names the two options of `mps.stream`.
-    """
-    from mindspore.communication import GlobalComm, get_group_size
-
-    if not GlobalComm.INITED or get_group_size() == 1:
-        return
-    found, wanted = (stream.world, stream.rank), shards()
-    if found != wanted:
-        raise OptionError(
-            f"the stream has the rows of rank {found[1]} of {found[0]}, but the parallel mode asks for shard "
-            f"{wanted[1]} of {wanted[0]} on this rank. Give mps.stream num_shards={wanted[0]}, shard_id={wanted[1]}."
-        )
-
-
-def listed(name: str, value: Any) -> list[Any] | None:
-    """The list under this name in a YAML file, or None where there is none.
-
-    Raises:
-        OptionError: It is something else, such as a single word, whose letters would each count as a name.
-    """
-    if value is None:
-        return None
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise OptionError(f"{name} is {value!r}; expected a list such as {name}: [input_ids, labels].")
-    return list(value)
-
-
 def check_pairing(columns: Sequence[str], keys: Any) -> None:
-    """Refuses a pairing that would drop columns, or hand one to the argument that another one is named for.
+    """Refuses a pairing that would drop columns, or pass one to the argument named like another one.
 
-    Other names are a renaming, which nothing but the network can judge.
+    Names that are no columns are a renaming, which only the network can judge.
 
     Args:
         columns: The columns of the dataset, in order.
-        keys: The names of the arguments, in order: `construct_args_key`, or what stands for it; None for no names.
+        keys: The names of the arguments, in order: `construct_args_key`, or what replaces it; None for no names.
 
     Raises:
-        OptionError: The two lists have another length, or hold the same names in another order.
+        OptionError: The two lists have different lengths, or hold the same names in different orders.
     """
     keys = listed("construct_args_key", keys)
     if keys is None or keys == list(columns):
@@ -89,33 +49,48 @@ def check_pairing(columns: Sequence[str], keys: Any) -> None:
         )
 
 
-def check_evaluated(columns: Sequence[str], names: Any) -> None:
-    """Refuses an evaluation during training whose columns do not fit the names of the training.
+def listed(name: str, value: Any) -> list[Any] | None:
+    """Returns the list under a name in a YAML file, or None where there is none.
 
-    MindFormers evaluates with the training's network, and asks no `construct_args_key` of the evaluation.
+    Raises:
+        OptionError: It is something else, such as a single word, whose letters would each count as a name.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise OptionError(f"{name} is {value!r}; expected a list such as {name}: [input_ids, labels].")
+    return list(value)
+
+
+def check_network(dataset: Any, network: Any) -> None:
+    """Checks the columns of a training's dataset, seen from a callback: MindFormers' names are a cell of the network.
+
+    Args:
+        dataset: What is trained on.
+        network: The network of the training, or None.
 
     Raises:
         OptionError: As `check_pairing` does.
     """
-    try:
-        check_pairing(columns, names)
-    except OptionError as error:
-        raise OptionError(f"eval_dataset under do_eval, which takes the names of train_dataset: {error}") from None
+    for _, cell in network.cells_and_names() if network is not None else ():
+        if type(cell).__name__ == "DataOrderWrapperCell":
+            check_pairing(dataset.get_col_names(), cell.construct_args_key)
+            return
 
 
-def check_rows(stream: Any, runner: Any) -> None:
-    """Refuses a stream with another number of rows in a step than the trainer counts on, and warns of a forgotten one.
+def check_rows(stream: BatchStream, runner: Any) -> None:
+    """Refuses a stream whose steps have another number of rows than the trainer counts on.
 
-    MindFormers converts the steps of a checkpoint by that number when it changes, and scales learning rates, counts
-    throughput and cuts steps into micro batches with it.
+    MindFormers converts the steps of a checkpoint by that number when it changes, and uses it for learning rates,
+    throughput and micro batches. A token budget has no such number. The 1 that MindFormers fills in where none is set
+    causes a warning only.
 
     Args:
         stream: A stream whose finished batches are trained on.
         runner: `runner_config` as the trainer has it by now: with the factors of the parallel mode.
 
     Raises:
-        OptionError: The two numbers differ. A token budget has none; 1 is what MindFormers fills in where nobody has
-            said anything, and only a warning.
+        OptionError: The two numbers differ.
     """
     rows, counted = stream.batching.batch_size, runner.get("batch_size")
     if rows is None or counted is None or rows == counted:
@@ -131,3 +106,31 @@ def check_rows(stream: Any, runner: Any) -> None:
     if counted != factor:
         raise OptionError(problem)
     warnings.warn(problem, stacklevel=2)
+
+
+def check_shards(stream: BatchStream) -> None:
+    """Refuses a stream with other rows on this rank than the parallel mode needs.
+
+    `mps.stream` reads the ranks of MindSpore's communication, which do not say how MindFormers uses them: where every
+    rank must hold the same batch, each would have rows of its own.
+
+    Raises:
+        OptionError: Names the two options of `mps.stream`.
+    """
+    from mindspore.communication import GlobalComm, get_group_size
+
+    if not GlobalComm.INITED or get_group_size() == 1:
+        return
+    found, wanted = (stream.world, stream.rank), shards()
+    if found != wanted:
+        raise OptionError(
+            f"the stream has the rows of rank {found[1]} of {found[0]}, but the parallel mode asks for shard "
+            f"{wanted[1]} of {wanted[0]} on this rank. Give mps.stream num_shards={wanted[0]}, shard_id={wanted[1]}."
+        )
+
+
+def shards() -> tuple[int, int]:
+    """Returns (shards, this rank's shard) of the parallel mode, over the ranks that MindFormers counts."""
+    with needs("mindformers", "PrefStreamDataset"):
+        from mindformers.dataset.base_dataset import get_real_group_size, get_real_rank
+    return shared_by(int(get_real_group_size()), int(get_real_rank()))

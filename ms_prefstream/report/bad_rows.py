@@ -1,4 +1,4 @@
-"""What becomes of bad rows: an error, or a counted and quarantined drop. Runs in the training process only."""
+"""Bad rows: `BadRows` raises or counts them, `Quarantine` writes dropped ones to a file; in the parent process only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 from ms_prefstream.errors import DroppedRowError, NoUsableRowsError, OptionError, RowError, SourceError
@@ -16,7 +17,7 @@ from ms_prefstream.sources.jsonl import dump_row
 
 
 class Quarantine:
-    """A JSON Lines file of dropped rows: ``{"origin", "reason", "problem", "row"}``, made with the first of them.
+    """A JSON Lines file of dropped rows: ``{"origin", "reason", "problem", "row"}``, created with the first of them.
 
     Args:
         path: The file; with several ranks the rank is put before the suffix (``bad.rank1.jsonl``).
@@ -28,7 +29,7 @@ class Quarantine:
 
     Raises:
         OptionError: It is no path.
-        SourceError: It lies in no folder, or is one: better now than hours later.
+        SourceError: Its folder does not exist, or it is a folder itself.
     """
 
     def __init__(self, path: str | os.PathLike[str], rank: int = 0, world: int = 1) -> None:
@@ -46,7 +47,7 @@ class Quarantine:
             raise self._not_written("it is a folder")
 
     def keep(self) -> None:
-        """Add to what an earlier part of the run wrote, on any number of ranks, without writing a row twice."""
+        """Appends to what an earlier part of the run wrote, on any number of ranks, without writing a row twice."""
         self._mode = "ab"
         name = re.compile(rf"{re.escape(self._given.stem)}(\.rank\d+)?{re.escape(self._given.suffix)}")
         try:
@@ -54,12 +55,12 @@ class Quarantine:
                 if name.fullmatch(path.name):
                     self._known.update(_origins(path.read_bytes()))
             if self._file is None and self.path.exists():
-                os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)  # a killed run may leave half a line
+                os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)  # drop an incomplete line
         except OSError as error:
             raise self._not_written(str(error.strerror)) from None
 
     def add(self, error: RowError, row: Any) -> None:
-        """Write one dropped row, unless an earlier part of the run did.
+        """Writes one dropped row, unless an earlier part of the run did.
 
         Raises:
             SourceError: If the file cannot be written.
@@ -67,7 +68,7 @@ class Quarantine:
         if error.origin in self._known:
             return
         why = dump_row({"origin": error.origin, "reason": str(error.reason), "problem": error.problem})
-        line = why[:-1] + b',"row":' + dump_row(row) + b"}\n"  # the row by itself: it may hold what JSON cannot
+        line = why[:-1] + b',"row":' + dump_row(row) + b"}\n"  # the row alone: it may hold values that JSON has not
         try:
             if self._file is None:
                 self._file = open(self.path, self._mode)  # noqa: SIM115 - lives as long as the stream
@@ -84,7 +85,7 @@ class Quarantine:
 
 
 def _origins(content: bytes) -> list[str]:
-    """The origins in a quarantine file; a line without its end, which nobody finishes any more, is left out."""
+    """Returns the origins in a quarantine file; skips an incomplete last line."""
     origins = []
     for line in content[: content.rfind(b"\n") + 1].splitlines():
         try:
@@ -94,39 +95,30 @@ def _origins(content: bytes) -> list[str]:
     return origins
 
 
+@dataclass(eq=False)
 class BadRows:
-    """Settles what was loaded.
+    """Handler of a stream's bad rows: raises an error, or counts and quarantines the drop.
 
-    Args:
+    Attributes:
         report: Counts.
         raise_malformed: Whether a malformed row is an error (``on_bad_row="raise"``) or a drop.
         origin: Row id to origin.
         raw: Row id to raw row, for the quarantine file.
         quarantine: Where dropped rows are written, or None.
         part: Row number to the report of its part of a mix, or None.
-        first: Added to row ids to number rows over all epochs, for sources whose epochs go on in the data.
+        first: Added to row ids to number rows over all epochs, for sources whose epochs continue in the data.
     """
 
-    def __init__(
-        self,
-        report: Report,
-        raise_malformed: bool,
-        origin: Callable[[int], str],
-        raw: Callable[[int], Any],
-        quarantine: Quarantine | None = None,
-        part: Callable[[int], PartReport] | None = None,
-        first: int = 0,
-    ) -> None:
-        self.report = report
-        self._raise = raise_malformed
-        self._origin = origin
-        self._raw = raw
-        self._quarantine = quarantine
-        self._part = part
-        self._first = first
+    report: Report
+    raise_malformed: bool
+    origin: Callable[[int], str]
+    raw: Callable[[int], Any]
+    quarantine: Quarantine | None = None
+    part: Callable[[int], PartReport] | None = None
+    first: int = 0
 
     def settle(self, rows: Sequence[int], loaded: Sequence[Loaded]) -> list[Sample | None]:
-        """The samples, None for dropped rows; every row is counted the first time it is seen.
+        """Returns the samples, None for dropped rows; counts every row the first time it is seen.
 
         Raises:
             RowError: The first malformed row, with its origin, if such rows are errors.
@@ -134,18 +126,18 @@ class BadRows:
         samples: list[Sample | None] = []
         for row, (sample, error, notes) in zip(rows, loaded, strict=True):
             samples.append(sample)
-            decided = error is None or isinstance(error, DroppedRowError)
-            if error is not None and error.reason.malformed and self._raise and not decided:
-                raise _with_remedy(error.at(self._origin(row))) from error.cause()
-            if not self.report.first_time(self._first + row):
+            malformed = error is not None and error.reason.malformed and not isinstance(error, DroppedRowError)
+            if error is not None and malformed and self.raise_malformed:
+                raise _with_remedy(error.at(self.origin(row))) from error.cause()
+            if not self.report.first_time(self.first + row):
                 continue
-            if self._part is not None:
-                self._part(self._first + row).count(error)
+            if self.part is not None:
+                self.part(self.first + row).count(error)
             if error is not None:
-                error = error.at(self._origin(row))
+                error = error.at(self.origin(row))
                 self.report.drop(error)
-                if self._quarantine is not None:
-                    self._quarantine.add(error, self._raw(row))
+                if self.quarantine is not None:
+                    self.quarantine.add(error, self.raw(row))
             elif notes:
                 self.report.truncated += bool(notes & Note.TRUNCATED)
                 self.report.question_cut += bool(notes & Note.QUESTION_CUT)
@@ -154,18 +146,18 @@ class BadRows:
         return samples
 
     def repeated(self, slots: int) -> None:
-        """Count slots that stand-ins filled."""
+        """Counts slots that stand-ins filled."""
         self.report.repeats += slots
 
     def packed(self, made: int, wanted: int, left_out: int, repeats: int) -> None:
-        """Count a packed window: packs that its rows filled and its steps took, rows left out and rows repeated."""
+        """Counts a packed window: packs that its rows filled and its steps took, rows left out and rows repeated."""
         self.report.packs_made += made
         self.report.packs_wanted += wanted
         self.report.left_out += left_out
         self.report.repeats += repeats
 
     def nothing_left(self, rows: int) -> NoUsableRowsError:
-        """The error for a window without a good row: what happened to its rows."""
+        """Returns the error for a window without a good row, which says what happened to its rows."""
         dropped = self.report.dropped.most_common()
         why = "; ".join(f"{reason} {count:,}, first at {self.report.origins[reason][0]}" for reason, count in dropped)
         remedy = _REMEDIES.get(dropped[0][0], _CORRECT) if dropped else _CORRECT
@@ -187,7 +179,7 @@ _REMEDIES = {
 
 
 def _with_remedy(error: RowError) -> RowError:
-    """The error with what to do about it; what the format proposes goes first."""
+    """Returns the error with a remedy: the format's own if it has one."""
     if error.remedy:
         return error
     remedy = 'Correct the row, or pass on_bad_row="drop" to leave such rows out and count them'

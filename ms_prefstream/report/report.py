@@ -1,4 +1,4 @@
-"""What happened to the rows: read, dropped and why, repeated, cut, rewritten. `stream.report` is one of these."""
+"""Counts of what happened to rows: read, dropped and why, repeated, cut, rewritten; `stream.report` is a `Report`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ms_prefstream.sample import Sample
 
 @dataclass
 class PartReport:
-    """Counts of one part, like those of the whole `Report`.
+    """Counts of one part of a mix, like those of the whole `Report`.
 
     Attributes:
         share: Its share of the rows of an epoch, 0 to 1.
@@ -22,7 +22,7 @@ class PartReport:
         dropped: Distinct dropped rows by reason.
         repeats_per_epoch: Rows of an epoch that come again because the part is shorter than its share
             (``stop="all"``).
-        left_out_per_epoch: Rows that an epoch does not come to because the part is longer than its share
+        left_out_per_epoch: Rows that an epoch does not reach because the part is longer than its share
             (``stop="first"``), None when unknown.
     """
 
@@ -34,19 +34,19 @@ class PartReport:
     left_out_per_epoch: int | None = None
 
     def count(self, error: RowError | None) -> None:
-        """Count a row that is new to the report, and why it was dropped if it was."""
+        """Counts a row that is new to the report, and the reason if it was dropped."""
         self.read += 1
         if error is not None:
             self.dropped[str(error.reason)] += 1
 
     def known(self, counts: Iterable[tuple[str, int]]) -> None:
-        """Take over what a length index knows: (reason, rows) of the rows it leaves out."""
+        """Sets the counts of a length index: (reason, rows) of the rows it leaves out."""
         for reason, rows in counts:
             self.read += rows
             self.dropped[reason] = rows
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
+        """Returns everything as plain values, for JSON."""
         return {**vars(self), "dropped": dict(self.dropped)}
 
     def __str__(self) -> str:
@@ -64,20 +64,23 @@ class PartReport:
 ORIGINS_KEPT = 5  # per reason
 
 
+@dataclass(repr=False, eq=False)
 class Report:
-    """Counts distinct rows, however often a window is read again; one bit a row is all it remembers.
+    """Counts of distinct rows, however often a window is read again; it stores one bit a row.
 
     Attributes:
         rows: Rows of the source, None when unknown.
         read: Distinct rows that were read so far.
+        filtered: Rows that a format's filter left out before planning.
         dropped: Distinct dropped rows by reason.
         origins: The first few origins by reason.
         repeats: Slots that a stand-in filled, one for each time a bad row's slot came up.
+        repeats_per_epoch: Rows the plan repeats to fill the last step (``drop_remainder=False``).
+        remainder_per_epoch: Rows the plan leaves out of each epoch (``drop_remainder=True``).
         truncated: Rows that were cut to fit.
         question_cut: Rows of these of which no text of the last prompt message is left.
         rewritten: Rows whose content the chat template changed.
         boundary_differs: Rows whose prompt ids at generation time are not a prefix of the joint encoding.
-        filtered: Rows that a format's filter left out before planning.
         packs_made: Without a length index, the packed rows that the rows of all finished windows filled.
         packs_wanted: The packed rows that their steps took.
         packs: Packed rows in all batches made so far.
@@ -88,46 +91,43 @@ class Report:
         widths: Batches made, by their number of columns.
         chosen_widths: The widths that ``max_shapes`` chose for the data, empty without it.
         tokenizer: Name of the tokenizer, its backend and why that backend.
-        repeats_per_epoch: Rows the plan repeats to fill the last step (``drop_remainder=False``).
-        remainder_per_epoch: Rows the plan leaves out of each epoch (``drop_remainder=True``).
         parts: Of a mix, the counts of each part by its name.
     """
 
-    def __init__(self, rows: int | None = None, tokenizer: str = "", filtered: int = 0) -> None:
-        self.rows = rows
-        self.tokenizer = tokenizer
-        self.filtered = filtered
-        self.read = 0
-        self.dropped: Counter[str] = Counter()
-        self.origins: dict[str, list[str]] = {}
-        self.repeats = 0
-        self.truncated = 0
-        self.question_cut = 0
-        self.rewritten = 0
-        self.boundary_differs = 0
-        self.repeats_per_epoch = 0
-        self.remainder_per_epoch = 0
-        self.parts: dict[str, PartReport] = {}
-        self.packs_made = 0
-        self.packs_wanted = 0
-        self.packs = 0
-        self.packs_closed = 0
-        self.left_out = 0
-        self.tokens = 0
-        self.cells = 0
-        self.widths: Counter[int] = Counter()
-        self.chosen_widths: tuple[int, ...] = ()
-        self._seen = bytearray()
+    rows: int | None = None
+    read: int = 0
+    filtered: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    origins: dict[str, list[str]] = field(default_factory=dict)
+    repeats: int = 0
+    repeats_per_epoch: int = 0
+    remainder_per_epoch: int = 0
+    truncated: int = 0
+    question_cut: int = 0
+    rewritten: int = 0
+    boundary_differs: int = 0
+    packs_made: int = 0
+    packs_wanted: int = 0
+    packs: int = 0
+    packs_closed: int = 0
+    left_out: int = 0
+    tokens: int = 0
+    cells: int = 0
+    widths: Counter[int] = field(default_factory=Counter)
+    chosen_widths: tuple[int, ...] = ()
+    tokenizer: str = ""
+    parts: dict[str, PartReport] = field(default_factory=dict)
+    _seen: bytearray = field(default_factory=bytearray, init=False)
 
     def batch(self, samples: Sequence[Sample], width: int) -> None:
-        """Count a batch: what it holds and what it was padded to."""
+        """Counts a batch: its tokens and the width it was padded to."""
         lengths = [len(sequence.ids) for sample in samples for sequence in sample.sequences]
         self.tokens += sum(lengths)
         self.cells += width * len(lengths)
         self.widths[width] += 1
 
     def packed_batch(self, packs: Sequence[Sequence[Sample]], tokens: int, most: int) -> None:
-        """Count a batch of packed rows of so many tokens each, which hold `most` samples or fewer."""
+        """Counts a batch of packed rows of `tokens` columns, each with at most `most` samples."""
         for pack in packs:
             sizes = [sum(len(sequence.ids) for sequence in sample.sequences) for sample in pack]
             self.tokens += sum(sizes)
@@ -142,7 +142,7 @@ class Report:
         return 1 - self.tokens / self.cells if self.cells else 0.0
 
     def first_time(self, row: int) -> bool:
-        """Whether a row is new to the report; it no longer is after this call."""
+        """Returns whether a row is new to the report, and counts it as read."""
         byte, bit = divmod(row, 8)
         if byte >= len(self._seen):
             self._seen.extend(bytes(max(byte + 1 - len(self._seen), len(self._seen), 1024)))
@@ -153,7 +153,7 @@ class Report:
         return True
 
     def drop(self, error: RowError) -> None:
-        """Count a dropped row."""
+        """Counts a dropped row."""
         reason = str(error.reason)
         self.dropped[reason] += 1
         origins = self.origins.setdefault(reason, [])
@@ -161,37 +161,19 @@ class Report:
             origins.append(error.origin)
 
     def known(self, counts: Iterable[tuple[str, int, list[str]]]) -> None:
-        """Take over what a length index knows: (reason, rows, origins of the first few) of the rows it leaves out."""
+        """Sets the counts of a length index: (reason, rows, first origins) of the rows it leaves out."""
         for reason, rows, origins in counts:
             self.read += rows - self.dropped[reason]  # the pass that built the index has counted them already
             self.dropped[reason] = rows
             self.origins[reason] = origins[:ORIGINS_KEPT]
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
-        return {
-            "rows": self.rows,
-            "read": self.read,
-            "filtered": self.filtered,
+        """Returns everything as plain values, for JSON."""
+        return {name: value for name, value in vars(self).items() if name != "_seen"} | {
             "dropped": dict(self.dropped),
             "origins": {reason: list(found) for reason, found in self.origins.items()},
-            "repeats": self.repeats,
-            "repeats_per_epoch": self.repeats_per_epoch,
-            "remainder_per_epoch": self.remainder_per_epoch,
-            "truncated": self.truncated,
-            "question_cut": self.question_cut,
-            "rewritten": self.rewritten,
-            "boundary_differs": self.boundary_differs,
-            "packs_made": self.packs_made,
-            "packs_wanted": self.packs_wanted,
-            "packs": self.packs,
-            "packs_closed": self.packs_closed,
-            "left_out": self.left_out,
-            "tokens": self.tokens,
-            "cells": self.cells,
             "widths": dict(self.widths),
             "chosen_widths": list(self.chosen_widths),
-            "tokenizer": self.tokenizer,
             "parts": {name: part.as_dict() for name, part in self.parts.items()},
         }
 
@@ -234,5 +216,4 @@ class Report:
             lines.append(f"tokenizer: {self.tokenizer}")
         return "\n".join(lines)
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__

@@ -1,4 +1,4 @@
-"""Plain keys, as a YAML file has them, are the options of `mps.stream`; what they are not is said in a sentence."""
+"""Plain keys, as a YAML file has them, are the options of `mps.stream`; other keys are errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def section(path: pathlib.Path, **keys: Any) -> dict[str, Any]:
 
 
 def read(keys: dict[str, Any], **given: Any) -> mps.Stream:
-    return stream_from(keys, where="data_loader", **{"batch_size": 4} | given)
+    return stream_from(keys, **{"batch_size": 4} | given)
 
 
 def test_plain_keys_make_the_stream_that_python_makes(path: pathlib.Path) -> None:

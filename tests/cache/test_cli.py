@@ -46,7 +46,7 @@ def test_it_writes_what_the_function_writes(
     (out / "junk.txt").touch()
     assert run(monkeypatch, "verify", out) == 0
     said = capsys.readouterr().out
-    assert said == f"{out}/junk.txt: it does not belong to the cache; no reader heeds it\n4 of 4 files are whole\n"
+    assert said == f"{out}/junk.txt: it does not belong to the cache; readers ignore it\n4 of 4 files are whole\n"
     (out / "more.mindrecord0").touch()
     assert run(monkeypatch, "verify", out) == 1
     said = capsys.readouterr().out

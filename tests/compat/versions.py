@@ -20,7 +20,7 @@ MINDSPORE = [
     "tests/mindspore", "tests/stream/test_training.py", "tests/stream/test_compilations.py", "tests/resume",
     "tests/msrun", "tests/cache/test_ragged.py", "tests/cache/test_fixed.py", "tests/cache/test_reference.py",
 ]  # fmt: skip
-MINDFORMERS = ["tests/trainer", "tests/recipes"]
+MINDFORMERS = ["tests/adapters", "tests/trainer", "tests/recipes"]
 
 
 def dependencies() -> list[str]:

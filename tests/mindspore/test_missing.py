@@ -1,4 +1,4 @@
-"""Where MindSpore or MindFormers is not installed, what needs them says so in a sentence; the rest works."""
+"""Without MindSpore or MindFormers, a feature that needs them names the package; everything else works."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ran(missing: list[str], call: str, folder: pathlib.Path) -> str:
 
 
 @pytest.mark.parametrize("what", CALLS)
-def test_it_says_what_is_missing_and_what_for(what: str, tmp_path: pathlib.Path) -> None:
+def test_the_error_names_the_package_and_the_feature(what: str, tmp_path: pathlib.Path) -> None:
     call, package = CALLS[what]
     said = ran(["mindspore", "mindformers"] if package == "mindspore" else ["mindformers"], call, tmp_path)
     version = {"mindspore": "2.9.0", "mindformers": "1.9.0"}[package]

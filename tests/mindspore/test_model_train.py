@@ -1,4 +1,4 @@
-"""`Model.train` and `Model.fit` over a dataset of steps: what the network sees, and how errors end a run."""
+"""`Model.train` and `Model.fit` over a dataset of steps: the steps that the network gets, and errors."""
 
 from __future__ import annotations
 

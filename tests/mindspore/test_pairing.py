@@ -1,4 +1,4 @@
-"""Which pairings of columns and names, and which batch sizes, are refused without asking a trainer."""
+"""Pairings of columns and names, and batch sizes, that are refused; no trainer is needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.errors import OptionError
-from ms_prefstream.mindspore.trainer_checks import check_pairing, check_rows
+from ms_prefstream.mindspore.trainer_checks import check_network, check_pairing, check_rows
 
 COLUMNS = ["input_ids", "labels"]
 
@@ -56,3 +56,15 @@ def test_a_number_that_was_forgotten_is_a_warning() -> None:
         check_rows(_stream(mps.Pad(4)), {"batch_size": 1, "mini_batch_size": 1})
     with pytest.warns(UserWarning, match=r"counts 2 \(runner_config\.batch_size times 2"):
         check_rows(_stream(mps.Pad(4)), {"batch_size": 2, "mini_batch_size": 1})
+
+
+def test_a_callback_finds_the_names_in_the_network() -> None:
+    """As `StreamCheckpoint` and `PrefStreamReport` do when a training begins, without a wrapped trainer."""
+    wrapper = type("DataOrderWrapperCell", (), {"construct_args_key": ["labels", "input_ids"]})()
+    network = type("Network", (), {"cells_and_names": lambda self: [("", self), ("network", wrapper)]})()
+    dataset = type("Dataset", (), {"get_col_names": lambda self: COLUMNS})()
+    with pytest.raises(OptionError, match="the same names in another order"):
+        check_network(dataset, network)
+    wrapper.construct_args_key = COLUMNS
+    check_network(dataset, network)
+    check_network(dataset, None)

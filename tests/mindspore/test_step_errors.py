@@ -1,4 +1,4 @@
-"""An error inside a step reaches the user as it was raised, at its step, through every door."""
+"""An error inside a step reaches the user as it was raised, at its step, through every kind of iterator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = [FakeSteps, FakeOnePass]
 # The words with which MindSpore's dictionary iterator kills its own process.
 SENTENCE = "data/train.jsonl:17: Out of memory, MemoryError: found 3, expected a string."
 
-DOORS: dict[str, Callable[[Any], Any]] = {
+ITERATORS: dict[str, Callable[[Any], Any]] = {
     "for row in dataset": iter,
     "dict": lambda d: d.create_dict_iterator(num_epochs=1),
     "dict, numpy": lambda d: d.create_dict_iterator(num_epochs=1, output_numpy=True),
@@ -36,18 +36,18 @@ DOORS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.mindspore
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("door", DOORS)
-def test_iterators_raise_the_error_itself(kind: type, door: str) -> None:
+@pytest.mark.parametrize("kind_of_iterator", ITERATORS)
+def test_iterators_raise_the_error_itself(kind: type, kind_of_iterator: str) -> None:
     original = RowError(Reason.BAD_TYPE, SENTENCE)
-    rows = DOORS[door](to_dataset(kind(4, {2: original})))
+    rows = ITERATORS[kind_of_iterator](to_dataset(kind(4, {2: original})))
     delivered: list[Any] = []
     with pytest.raises(RowError, match=r"data/train\.jsonl:17: Out of memory") as caught:
         delivered.extend(rows)
     assert caught.value is original
     assert caught.value.__cause__ is None
-    if door != "map":  # an operation that looks into rows gets MindSpore's behaviour: rows in front may be lost
+    if kind_of_iterator != "map":  # after an operation on rows MindSpore may lose earlier rows
         assert len(delivered) == 2
-    with pytest.raises(RowError):  # a failed iterator neither ends silently nor goes on behind the error
+    with pytest.raises(RowError):  # a failed iterator neither ends silently nor continues after the error
         next(rows)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import ms_prefstream as mps
 from ms_prefstream.errors import OptionError
 from ms_prefstream.mindspore.dataset import to_dataset
 from ms_prefstream.mindspore.samples import Samples
-from ms_prefstream.mindspore.trainer_hooks import when_imported
 from ms_prefstream.steps.collate import select_columns
 from tests.helpers import assert_same_batches, pairs, rows_of, through_mindspore
 from tests.kinds import source_of
@@ -75,7 +73,7 @@ def test_samples_batched_again_are_the_batches(kind: str, tmp_path: pathlib.Path
     assert rows_of(through_mindspore(skipped)) == rows_of(expected[3:5])
 
 
-def test_samples_are_read_in_any_order_and_are_nobody_elses() -> None:
+def test_samples_are_read_in_any_order_and_are_fresh_arrays() -> None:
     stream = make()
     batches = [*stream.batches(0), *stream.batches(1)]
     samples = Samples(make())
@@ -97,7 +95,7 @@ def test_a_batch_that_fails_does_not_disturb_the_next_one() -> None:
 
 
 @pytest.mark.parametrize("margin", [False, True])
-def test_training_without_reference_adds_zeros_behind_each_side(margin: bool) -> None:
+def test_training_without_reference_adds_zeros_after_each_side(margin: bool) -> None:
     samples = Samples(make(task=mps.DPO(128, margin=margin)), reference_free=True)
     side = ["input_ids", "labels", "attention_mask", "loss_mask", "ref_logps"]
     expected = [f"{name}_{column}" for name in ("chosen", "rejected") for column in side]
@@ -123,22 +121,3 @@ def test_batches_that_cannot_be_taken_apart_are_refused(options: dict[str, Any])
 def test_no_reference_columns_for_other_layouts() -> None:
     with pytest.raises(OptionError, match="DPO layout 'paired'"):
         Samples(make(task=mps.RLHF(64, 128)), reference_free=True)
-
-
-def test_something_happens_behind_an_import(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "awaited_module.py").write_text("found = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    before = list(sys.meta_path)
-    seen: list[int] = []
-
-    def look() -> None:
-        seen.append(sys.modules["awaited_module"].found)
-
-    when_imported("awaited_module", look)
-    assert seen == []
-    import awaited_module  # type: ignore[import-not-found]
-
-    assert (seen, awaited_module.found, sys.meta_path) == ([1], 1, before)
-    when_imported("awaited_module", look)
-    assert seen == [1, 1]
-    monkeypatch.delitem(sys.modules, "awaited_module")

@@ -106,7 +106,7 @@ def from_yaml(found: dict[str, Any], **changed: Any) -> tuple[mps.Stream, list[B
     """The stream of a file's keys, and its first batches with the columns that the file names."""
     keys = {**found["train_dataset"]["data_loader"], **changed}
     assert keys.pop("type") == "PrefStreamDataLoader"
-    stream = stream_from(keys, where="data_loader", batch_size=found["runner_config"]["batch_size"])
+    stream = stream_from(keys, batch_size=found["runner_config"]["batch_size"])
     steps = select_columns(stream._steps, found["train_dataset"]["input_columns"])
     return stream, [steps[step] for step in range(READ)]  # type: ignore[index]
 

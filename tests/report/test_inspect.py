@@ -1,4 +1,4 @@
-"""What one row becomes, in words."""
+"""`mps.encode` shows what a row becomes, or why it is dropped."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def test_a_pair() -> None:
         "chosen: 25 tokens, 21 before the loss, 3 under it\n"
         "  prompt   '<|im_start|>user\\nQ?<|im_end|>\\n<|im_start|>assistant\\n'\n"
         "  trained  'A!<|im_end|>'\n"
-        "  behind   '\\n'\n"
+        "  after    '\\n'\n"
         "rejected: 24 tokens, 21 before the loss, 2 under it\n"
         "  prompt   '<|im_start|>user\\nQ?<|im_end|>\\n<|im_start|>assistant\\n'\n"
         "  trained  'B<|im_end|>'\n"
-        "  behind   '\\n'"
+        "  after    '\\n'"
     )
 
 

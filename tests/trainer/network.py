@@ -1,4 +1,4 @@
-"""What trainings under MindFormers are made of: a network with fixed weights, a log of its steps, a trainer."""
+"""Parts of trainings under MindFormers: a network with fixed weights, a log of its steps, a trainer."""
 
 from __future__ import annotations
 

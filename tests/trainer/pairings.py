@@ -1,4 +1,4 @@
-"""What the trainer says to columns, batch sizes and budgets that do not fit together; run by `jobs`, in its process."""
+"""Trainings with columns, batch sizes and budgets that do not fit together; run by `jobs`, in its process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each rank of `test_ranks` runs: the MindFormers trainer, data parallel, in a folder of its own.
+"""Program of each rank of `test_ranks`: the MindFormers trainer, data parallel, in a folder of its own.
 
 With the word `alone`, and without `msrun`: one process that goes on behind the third step of the two.
 """

@@ -1,4 +1,4 @@
-"""How a training from a YAML file tells what was dropped; run by `jobs`, in its process."""
+"""Trainings from a YAML file that report what was dropped; run by `jobs`, in its process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of the trainer that go on, may not, or went on with states of their own; run by `jobs`, in its process."""
+"""Runs of the trainer that resume, or are refused, with and without saved states; run by `jobs`, in its process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A MindFormers trainer does not pair columns with other arguments, nor count other rows, without a word."""
+"""A MindFormers trainer does not silently pair columns with other arguments, nor count other rows."""
 
 from __future__ import annotations
 

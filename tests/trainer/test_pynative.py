@@ -1,4 +1,4 @@
-"""MindFormers' trainer for PyNative mode goes on to the next epoch, where it would repeat the first."""
+"""MindFormers' trainer for PyNative mode continues with the next epoch instead of repeating the first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who trains from a YAML file gets at the report: by a callback in the file, and from the dataset."""
+"""A training from a YAML file gives its report through a callback in the file, and through the dataset."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_each_rank_writes_a_file_of_its_own(steps: Any) -> None:
 @pytest.mark.parametrize(
     ("case", "part"),
     [
-        ("every", "every is 0; expected a number of steps, 1 or more"),
+        ("every", "PrefStreamReport: every is 0; expected a whole number of at least 1"),
         ("folder", "'no/such/report.json', which lies in no folder"),
         ("dataset", "a NumpySlicesDataset without a stream of ms_prefstream"),
     ],

@@ -1,4 +1,4 @@
-"""The stream's state lies beside MindFormers' checkpoints, and a run that would have other rows does not go on."""
+"""The stream's state lies beside MindFormers' checkpoints, and a run that would have other rows does not resume."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_checkpoints_that_are_folders_have_states_as_well(steps: Any) -> None:
     assert "seed was 7 and is 8 now" in found["seed, newer form"]
 
 
-def test_who_says_so_goes_on_with_other_rows(steps: Any) -> None:
+def test_a_run_that_says_so_resumes_with_other_rows(steps: Any) -> None:
     found = steps("resumed_with_changes")
     assert found["seed, from the first row"] == planned(seed=8)
     assert found["seed, no state"] == planned(seed=8)[3:]  # nothing to compare with: as ever
@@ -62,7 +62,7 @@ def test_who_says_so_goes_on_with_other_rows(steps: Any) -> None:
 
 def test_steps_that_were_skipped_before_are_counted(steps: Any) -> None:
     found = steps("resumed_behind_skipped_steps")
-    assert "finished step 5 of the data, but this one would go on behind step 2" in found["silent"]
+    assert "finished step 5 of the data, but this one would resume after step 2" in found["silent"]
     assert "Set data_skip_steps: 5." in found["silent"]
     assert found["said"] == planned()[5:]
 

@@ -48,7 +48,7 @@ def test_every_way_to_train_has_the_same_losses(way: str, steps: Any) -> None:
 
 
 @pytest.mark.parametrize(("way", "done"), [RESUMED_EARLY, ("dpo_resumed_in_epoch_1", K + 1)])
-def test_resume_training_goes_on_behind_the_checkpoint(way: str, done: int, steps: Any) -> None:
+def test_resume_training_continues_after_the_checkpoint(way: str, done: int, steps: Any) -> None:
     found, whole = steps(way), steps("dpo_from_yaml")
     assert rows(found) == planned()[done:]
     # The checkpoint holds the reference of the test's loss as well, so the losses go on.

@@ -1,4 +1,4 @@
-"""States beside checkpoints: which file belongs to which checkpoint, and whose first step is known."""
+"""States beside checkpoints: the file of each checkpoint, its step, and what a resumed run may not change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def stream(**options: Any) -> mps.Stream:
 
 def saved(checkpoint: pathlib.Path, dataset: Any, *, before: int = 0, done: int = 1) -> dict[str, Any]:
     """The state beside a checkpoint that MindFormers has just written."""
-    from ms_prefstream.mindspore.run_states import save_state
+    from ms_prefstream.adapters.run_states import save_state
 
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.touch()
@@ -32,7 +32,7 @@ def saved(checkpoint: pathlib.Path, dataset: Any, *, before: int = 0, done: int 
 
 
 def resumed(dataset: Any, place: pathlib.Path, *, step: int = 1, **config: Any) -> None:
-    from ms_prefstream.mindspore.run_states import check_resumed
+    from ms_prefstream.adapters.run_states import check_resumed
 
     runner = {"initial_step": step}
     check_resumed(dataset, {"load_checkpoint": str(place), "resume_training": True, "runner_config": runner} | config)
@@ -56,7 +56,7 @@ def test_a_name_counts_for_every_rank(tmp_path: pathlib.Path) -> None:
     resumed(stream().dataset(), tmp_path, resume_training="y_rank_0-1_1.ckpt")  # saved by nobody: nothing to compare
 
 
-def test_who_does_not_resume_is_not_asked(tmp_path: pathlib.Path) -> None:
+def test_a_run_that_does_not_resume_is_not_checked(tmp_path: pathlib.Path) -> None:
     saved(tmp_path / "x.ckpt", stream(seed=2).dataset())
     resumed(stream().dataset(), tmp_path / "x.ckpt", step=0, resume_training=False)
 
@@ -91,7 +91,7 @@ def _states(folder: pathlib.Path) -> list[str]:
 
 
 def test_a_state_stays_until_its_checkpoint_was_there_and_is_gone(tmp_path: pathlib.Path) -> None:
-    from ms_prefstream.mindspore.run_states import save_state
+    from ms_prefstream.adapters.run_states import save_state
 
     dataset, monitor = stream().dataset(), type("Monitor", (), {"_append_step_num": 0})()
     for step in range(1, 5):  # as with async_save: each checkpoint appears behind the next state
@@ -122,9 +122,9 @@ def test_a_state_whose_checkpoint_was_never_finished_is_not_the_last(tmp_path: p
     resumed(begun, tmp_path)
 
 
-def test_where_steps_are_left_out_behind_the_stream_no_state_is_written(tmp_path: pathlib.Path) -> None:
+def test_no_state_is_written_where_an_operation_skips_steps(tmp_path: pathlib.Path) -> None:
     from ms_prefstream.adapters.mindformers import PrefStreamDataLoader
-    from ms_prefstream.mindspore.run_states import save_state
+    from ms_prefstream.adapters.run_states import save_state
 
     keys = {"source": pairs(17), "tokenizer": "bytes", "batching": {"type": "Pad", "batch_size": 4}, "seed": 1}
     loader = PrefStreamDataLoader(task={"type": "DPO", "max_length": 128}, **keys)
@@ -149,6 +149,6 @@ def test_the_remedy_for_a_new_index_is_not_another_number_of_shards(tmp_path: pa
     options: dict[str, Any] = {"task": mps.DPO(128), "tokenizer": "bytes", "batching": mps.Pad(4), "seed": 1}
     saved(tmp_path / "x.ckpt", mps.stream(file, **options).dataset())
     mps.stream(file, **options).build_index()
-    with pytest.raises(StateError, match=r"remove the index file .* or start anew") as refused:
+    with pytest.raises(StateError, match=r"remove the index file .* or start again") as refused:
         resumed(mps.stream(file, **options).dataset(), tmp_path / "x.ckpt")
     assert "has the former shards" not in str(refused.value)

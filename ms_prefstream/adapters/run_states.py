@@ -1,10 +1,10 @@
-"""The state of a stream beside each checkpoint of a MindFormers run, and what a resumed run may not change.
+"""States of a stream beside the checkpoints of a MindFormers run, and the check of a resumed run against them.
 
     output/checkpoint/rank_0/llama_rank_0-1_3.ckpt                the checkpoint
     output/checkpoint/rank_0/llama_rank_0-1_3.stream_state.json   what `stream.state` says there
-    output/checkpoint/iteration_00000003/stream_state.json        likewise, in the newer form of checkpoints
+    output/checkpoint/iteration_00000003/stream_state.json        likewise, with use_legacy_format: False
 
-A trainer resumes by a number of steps alone. Whether the same steps have the same rows now, only the state can tell.
+A trainer resumes by a number of steps alone. Only the state shows whether these steps still have the same rows.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from ms_prefstream.mindspore.generator import first_step, gives_samples, gives_s
 from ms_prefstream.plan.state import State, check_state
 
 _SUFFIX = f".{LATEST}"
-_SEEN = "_prefstream_seen"  # on a monitor: the checkpoints with a state of its own, and whether they were there yet
+_SEEN = "_prefstream_seen"  # attribute of a monitor: its checkpoints, and whether each has existed yet
 _FORMATS = (".ckpt", ".safetensors")
 
 
 def save_state(dataset: Any, monitor: Any, done: int) -> None:
     """Writes the state beside the checkpoint that the monitor has just saved, atomically.
 
-    Where the steps of the training are no steps of the stream, as behind `take`, there is none to write.
+    Writes nothing where the steps of the training are not those of the stream, as after `take`.
 
     Args:
         dataset: What is trained on.
@@ -58,9 +58,9 @@ def save_state(dataset: Any, monitor: Any, done: int) -> None:
 
 
 def check_resumed(dataset: Any, config: Any) -> None:
-    """Refuses to go on from a checkpoint whose steps had other rows, or behind another step of the data.
+    """Refuses to resume from a checkpoint whose steps had other rows, or at another step of the data.
 
-    Without a state beside the checkpoint there is nothing to compare.
+    Without a state beside the checkpoint nothing is compared.
 
     Raises:
         StateError: Names the state and what differs, with the old and the new value.
@@ -82,25 +82,25 @@ def check_resumed(dataset: Any, config: Any) -> None:
     begins, skipped = first_step(dataset, dataset.stream), int(runner.get("initial_step") or 0)
     if step != begins:
         raise StateError(
-            f"{path}: the run had finished step {step} of the data, but this one would go on behind step {begins}, "
+            f"{path}: the run had finished step {step} of the data, but this one would resume after step {begins}, "
             f"since steps were skipped before. Set data_skip_steps: {step - begins + skipped}."
         )
 
 
 def _remedies(saved: State, now: State, config: Any) -> str:
-    anew = " ignore_data_skip: True keeps the weights and begins with the first row."
+    afresh = " ignore_data_skip: True keeps the weights and begins with the first row."
     if saved.get("index") is None and now["index"] is not None:
-        return f" A length index was built since: remove the index file (or set index: null), or start anew.{anew}"
+        return f" A length index was built since: remove the index file (or set index: null), or start again.{afresh}"
     shards = saved.get("logical_shards")
     if shards in (None, now["logical_shards"]) or saved.get("global_batch") != now["global_batch"]:
-        return anew
+        return afresh
     section = "data_loader" in (config.get("train_dataset") or {})
     where = f"logical_shards: {shards} in data_loader" if section else f"mps.stream(..., logical_shards={shards})"
-    return f" {where} has the former shards on this number of ranks.{anew}"
+    return f" {where} has the former shards on this number of ranks.{afresh}"
 
 
 def _batches_samples(dataset: Any) -> bool:
-    """Whether single samples are batched again, and nothing else: MindFormers' datasets with our loader."""
+    """Returns whether single samples are batched again and otherwise unchanged, as by MindFormers' datasets."""
     same = (BatchDataset, MapDataset, PaddedBatchDataset, ProjectDataset, RenameDataset)  # one row for each, in order
     while isinstance(dataset, same) or (isinstance(dataset, RepeatDataset) and dataset.count == 1):
         dataset = dataset.children[0]
@@ -108,9 +108,9 @@ def _batches_samples(dataset: Any) -> bool:
 
 
 def _clear(monitor: Any, latest: pathlib.Path) -> None:
-    """Removes the states of this monitor whose checkpoints were there once and are gone: MindFormers keeps a few.
+    """Removes the states of checkpoints that this monitor has deleted: MindFormers keeps only a few.
 
-    With `async_save` a checkpoint appears later than its state. States of other runs are none of its business.
+    With `async_save` a checkpoint appears later than its state, so only those that have existed count as deleted.
     """
     seen: dict[pathlib.Path, bool] = getattr(monitor, _SEEN, {})
     for checkpoint in list(seen):
@@ -124,9 +124,9 @@ def _clear(monitor: Any, latest: pathlib.Path) -> None:
 
 
 def _iteration(monitor: Any, step: int) -> pathlib.Path | None:
-    """The folder of a checkpoint in the newer form, as MindFormers names it."""
+    """Returns the folder of a step's checkpoint (use_legacy_format: False), as MindFormers names it."""
     named = getattr(sys.modules.get("mindformers.checkpoint.utils"), "get_checkpoint_iter_dir", None)
-    root = getattr(monitor, "directory", None)  # not known to MindFormers 1.7
+    root = getattr(monitor, "directory", None)  # MindFormers 1.7 has none
     if root is None:
         output = getattr(sys.modules.get("mindformers.tools.utils"), "get_output_subpath", None)
         root = output and output("checkpoint", append_rank=False)
@@ -135,7 +135,7 @@ def _iteration(monitor: Any, step: int) -> pathlib.Path | None:
 
 
 def _state_beside(config: Any) -> pathlib.Path | None:
-    """The state of the checkpoint that MindFormers goes on from, if there is one."""
+    """Returns the path of the state of the checkpoint that MindFormers resumes from, if there is one."""
     section = config.get("checkpoint") or {}
     place = section.get("load_path") or config.get("load_checkpoint")
     if not place:
@@ -155,6 +155,6 @@ def _state_beside(config: Any) -> pathlib.Path | None:
 
 
 def _saved(state: pathlib.Path) -> bool:
-    """Whether the checkpoint of a state is there; with `async_save` the last one may never have been finished."""
+    """Returns whether the checkpoint of a state exists; with `async_save` the last one may be unfinished."""
     stem = state.name.removesuffix(_SUFFIX)
     return any((state.parent / (stem + suffix)).exists() for suffix in _FORMATS)

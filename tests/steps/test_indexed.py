@@ -151,6 +151,6 @@ def test_what_is_loaded_ahead_is_what_is_loaded() -> None:
                 np.testing.assert_array_equal(got[name], wanted[name], strict=True)
             waiting = sum(job.rows for job in ahead._jobs.values())
             assert waiting < ahead._enough + 2 * GLOBAL
-            assert len(pool._board._tasks) + len(pool._board._results) <= len(ahead._jobs)
+            assert len(pool._tasks._tasks) + len(pool._tasks._answers) <= len(ahead._jobs)
             assert ahead._jobs  # the next ones are under way
         assert ahead._jobs.keys() >= {order[-1] + 1, order[-1] + 2}

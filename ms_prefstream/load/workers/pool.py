@@ -1,4 +1,4 @@
-"""Worker processes that load samples: the same rows give the same samples, however many there are."""
+"""Pool of worker processes that load samples: the same rows give the same samples, whatever the number of workers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ms_prefstream.errors import OptionError, PrefStreamError, RowError
 from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths.index import Measured, measure
 from ms_prefstream.load.loader import Recipe, SampleLoader
-from ms_prefstream.load.workers.blocks import unpack
-from ms_prefstream.load.workers.board import Kind, Task, TaskQueue
-from ms_prefstream.load.workers.process import Driver
+from ms_prefstream.load.workers.blocks import Block, pack, unpack
+from ms_prefstream.load.workers.process import WorkerProcess
 from ms_prefstream.load.workers.recipe import pack_recipe
+from ms_prefstream.load.workers.task_queue import Task, TaskQueue
 from ms_prefstream.sample import Loaded, Ready
 
 _Argument = TypeVar("_Argument")
@@ -30,13 +30,28 @@ CHUNK = 64  # rows of one task: small enough to share a window out evenly, large
 _END_SECONDS = 2.0
 
 
+def load_block(loader: SampleLoader, rows: Sequence[int]) -> Block:
+    """Loads rows; runs in a worker."""
+    return pack(loader.load(rows))
+
+
+def samples_block(loader: SampleLoader, records: Sequence[Record | Ready | RowError]) -> Block:
+    """Makes samples of records; runs in a worker."""
+    return pack(loader.samples(records))
+
+
+def measure_rows(loader: SampleLoader, rows: Sequence[int]) -> Measured:
+    """Measures rows for a length index; runs in a worker."""
+    return measure(loader.load(rows))
+
+
 class LoaderPool:
     """A `SampleLoader` that works in other processes.
 
     The processes start with the first task. They do not run the program that uses them again, so a script needs no
-    main guard. Callables travel by value; a format function with a state has a state of its own in each of them.
-    Rows of sources in memory are read in this process and sent. Until the first worker is ready, whoever waits for
-    rows loads them in this process. A worker that dies ends the pool: every later call says why.
+    main guard. Callables are pickled; a format function with a state has a separate state in each process. Rows of
+    sources in memory are read in this process and sent. Until the first worker is ready, this process loads rows too.
+    A worker that dies ends the pool: every later call raises an error that says why.
 
     Args:
         recipe: What samples are made with.
@@ -44,7 +59,7 @@ class LoaderPool:
         local: A loader that follows the same recipe in this process; made from the recipe when it is needed.
 
     Raises:
-        OptionError: The number is not allowed, or a part of the recipe cannot be sent.
+        OptionError: The number is not allowed, or a part of the recipe cannot be pickled.
     """
 
     def __init__(self, recipe: Recipe, workers: int, local: SampleLoader | None = None) -> None:
@@ -53,121 +68,78 @@ class LoaderPool:
         self.workers = workers
         self._recipe = recipe
         self._local = local
-        self._board = TaskQueue()
-        self._drivers: list[Driver] = []
+        self._tasks = TaskQueue()
+        self._processes: list[WorkerProcess] = []
         self._starting = threading.Lock()
         self._started = False
-        self._process = os.getpid()
+        self._owner = os.getpid()
         self._packed = pack_recipe(recipe, workers)
-        self._end = weakref.finalize(self, _end, self._process, self._board, self._drivers)
+        self._end = weakref.finalize(self, _end, self._owner, self._tasks, self._processes)
 
-    def start(self) -> None:
-        """Start the processes, unless they run; the first task does so too."""
-        with self._starting:
-            if not self._started and not self._board.closed:
-                self._started = True
-                try:
-                    for number in range(1, self.workers + 1):
-                        self._drivers.append(Driver(number, self.workers, self._packed, self._board))
-                except OSError as error:
-                    self._board.fail(f"workers={self.workers} cannot be started: {error}. Use fewer, or workers=0.")
-                finally:
-                    if self._packed.shared is not None:
-                        self._packed.shared.close()
-                for driver in self._drivers:
-                    driver.start()
+    def load(self, rows: Sequence[int]) -> list[Loaded]:
+        """Returns the samples of these rows, in this order, loaded by all workers."""
+        return self.collect(self.spread(rows))
+
+    def spread(self, rows: Sequence[int]) -> list[int]:
+        """Lets all workers load these rows. Returns the tickets for `collect`."""
+        chunks = (list(rows[begin : begin + CHUNK]) for begin in range(0, len(rows), CHUNK))
+        return self._post([Task(load_block, chunk, chunk) for chunk in chunks])
+
+    def spread_records(self, records: Sequence[Record | Ready | RowError]) -> list[int]:
+        """Lets all workers make samples of these records. Returns the tickets for `collect`."""
+        chunks = (list(records[begin : begin + CHUNK]) for begin in range(0, len(records), CHUNK))
+        return self._post([Task(samples_block, chunk) for chunk in chunks])
+
+    def collect(self, tickets: Sequence[int]) -> list[Loaded]:
+        """Waits for the rows of these tickets and returns them, in this order.
+
+        Raises:
+            PrefStreamError: A worker died, or loading failed with this error.
+        """
+        loaded: list[Loaded] = []
+        try:
+            for ticket in tickets:
+                loaded += unpack(self._answer(ticket))
+        except BaseException:
+            self.cancel(tickets)
+            raise
+        return loaded
+
+    def cancel(self, tickets: Iterable[int]) -> None:
+        """Cancels these tickets: drops their results, skips tasks that have not started."""
+        self._tasks.cancel(tickets)
+
+    def measured(self, chunks: Iterable[range]) -> Iterator[Measured]:
+        """Measures each chunk of rows, in order; a few chunks per worker are under way at any time."""
+        return self._in_order((Task(measure_rows, chunk, chunk) for chunk in chunks), 3 * self.workers + 1)
+
+    def calls(
+        self,
+        function: Callable[[SampleLoader, _Argument], _Answer],
+        arguments: Iterable[_Argument],
+        rows_of: Callable[[_Argument], Sequence[int]] = lambda argument: (),
+    ) -> Iterator[_Answer]:
+        """Yields ``function(loader, argument)`` for each argument, in order; two per worker are under way at any time.
+
+        Args:
+            function: Defined in a module, so that workers can import it. It may take minutes.
+            arguments: Can be pickled; their text says what a worker did if it dies.
+            rows_of: The row ids that the function loads.
+        """
+        tasks = (Task(function, argument, rows_of(argument), long=True) for argument in arguments)
+        return self._in_order(tasks, 2 * self.workers)
 
     def wait(self) -> None:
-        """Start the processes and wait until one of them can work.
+        """Starts the processes and waits until one of them can work.
 
         Raises:
             PrefStreamError: One of them could not start.
         """
-        self.start()
-        self._board.wait(self._look)
-
-    def load(self, rows: Sequence[int]) -> list[Loaded]:
-        """The samples of these rows, in this order, shared out over the workers."""
-        return self.collect(self.spread(rows))
-
-    def samples(self, found: Sequence[Record | Ready | RowError]) -> list[Loaded]:
-        """The samples of these records, in this order, likewise."""
-        return self.collect(self.spread_records(found))
-
-    def submit(self, rows: Sequence[int]) -> int:
-        """Have these rows loaded by one worker; the ticket for `result`."""
-        return self._post(Task(Kind.LOAD, list(rows)))
-
-    def result(self, ticket: int) -> list[Loaded]:
-        """What was loaded for a ticket, once; waits for it.
-
-        Raises:
-            PrefStreamError: A worker died, or loading ended in this error.
-        """
-        task = self._board.claim(ticket)
-        if task is not None:
-            return self._here(task)
-        return unpack(self._board.get(ticket, self._look))
-
-    def spread(self, rows: Sequence[int]) -> list[int]:
-        """Have these rows loaded by all workers; the tickets for `collect`."""
-        return [self.submit(rows[begin : begin + CHUNK]) for begin in range(0, len(rows), CHUNK)]
-
-    def spread_records(self, found: Sequence[Record | Ready | RowError]) -> list[int]:
-        """Have samples made of these records by all workers; the tickets for `collect`."""
-        chunks = (found[begin : begin + CHUNK] for begin in range(0, len(found), CHUNK))
-        return [self._post(Task(Kind.SAMPLES, list(chunk))) for chunk in chunks]
-
-    def collect(self, tickets: Sequence[int]) -> list[Loaded]:
-        """What was loaded for these tickets, one behind the other."""
-        loaded: list[Loaded] = []
-        try:
-            for ticket in tickets:
-                loaded += self.result(ticket)
-        except BaseException:
-            self.forget(tickets)
-            raise
-        return loaded
-
-    def forget(self, tickets: Iterable[int]) -> None:
-        """Nobody will ask for these any longer."""
-        self._board.forget(tickets)
-
-    def measured(self, chunks: Iterable[range]) -> Iterator[Measured]:
-        """Each chunk of rows, measured, in order; a few chunks a worker are under way at any time."""
-        flying: deque[int] = deque()
-        try:
-            for chunk in chunks:
-                flying.append(self._post(Task(Kind.MEASURE, chunk)))
-                if len(flying) > 3 * self.workers:
-                    yield self._measured(flying.popleft())
-            while flying:
-                yield self._measured(flying.popleft())
-        finally:
-            self.forget(flying)
-
-    def calls(
-        self, function: Callable[[SampleLoader, _Argument], _Answer], arguments: Iterable[_Argument]
-    ) -> Iterator[_Answer]:
-        """``function(loader, argument)`` for each argument, in order; two a worker are under way at any time.
-
-        Args:
-            function: Of a module, so that workers can import it.
-            arguments: Can be pickled; their text says what a worker does, should it die.
-        """
-        flying: deque[int] = deque()
-        try:
-            for argument in arguments:
-                flying.append(self._post(Task(Kind.CALL, (function, argument))))
-                if len(flying) >= 2 * self.workers:
-                    yield self._answer(flying.popleft())
-            while flying:
-                yield self._answer(flying.popleft())
-        finally:
-            self.forget(flying)
+        self._start()
+        self._tasks.wait_ready(self._look)
 
     def close(self) -> None:
-        """End the processes; may be called twice, and happens by itself with the pool's end."""
+        """Ends the processes. Happens with the end of the pool, too; a second call does nothing."""
         self._end()
 
     def __enter__(self) -> LoaderPool:
@@ -178,58 +150,87 @@ class LoaderPool:
     ) -> None:
         self.close()
 
-    def _answer(self, ticket: int) -> Any:
-        return pickle.loads(self._board.get(ticket, self._look))
+    def _in_order(self, tasks: Iterable[Task], most: int) -> Iterator[Any]:
+        """Yields the results of tasks in order, with at most this many under way."""
+        tickets: deque[int] = deque()
+        try:
+            for task in tasks:
+                tickets += self._post([task])
+                if len(tickets) >= most:
+                    yield self._answer(tickets.popleft())
+            while tickets:
+                yield self._answer(tickets.popleft())
+        finally:
+            self.cancel(tickets)
 
-    def _measured(self, ticket: int) -> Measured:
-        task = self._board.claim(ticket)
-        if task is not None:
-            return measure(self._here(task))
-        found: Measured = pickle.loads(self._board.get(ticket, self._look))
-        return found
-
-    def _post(self, task: Task) -> int:
-        if os.getpid() != self._process:
+    def _post(self, tasks: list[Task]) -> list[int]:
+        if os.getpid() != self._owner:
             raise PrefStreamError(
                 "a stream with workers was used in a process that was forked from the one that made it. Make the "
                 "stream in the process that uses it, or use workers=0."
             )
-        self.start()
+        self._start()
         self._look()
-        return self._board.post(task)
+        return self._tasks.post(tasks)
 
-    def _look(self) -> None:
-        """See a worker die even if it was idle, or if a process it had started holds its pipe open."""
-        for driver in self._drivers:
-            if driver.process.poll() is not None and not self._board.closed:
-                driver.report_death()
+    def _answer(self, ticket: int) -> Any:
+        answer = self._tasks.get(ticket, self._look)
+        if isinstance(answer, Task):
+            return self._run_here(answer)
+        result, error = pickle.loads(answer)
+        if error is not None:
+            raise error
+        return result
 
-    def _here(self, task: Task) -> list[Loaded]:
+    def _run_here(self, task: Task) -> Any:
         if self._local is None:
             self._local = self._recipe.loader()
         try:
-            return self._local.samples(task.rows) if task.kind is Kind.SAMPLES else self._local.load(task.rows)
+            return task.function(self._local, task.argument)
         except SystemExit as error:  # as in a worker, where it would not end the program either
             raise PrefStreamError(
                 f"loading rows failed with SystemExit: {error}. With workers a format function cannot end the program: "
                 "raise another exception, or use workers=0."
             ) from error
 
+    def _start(self) -> None:
+        """Starts the processes, unless they run."""
+        with self._starting:
+            if self._started or self._tasks.closed:
+                return
+            self._started = True
+            try:
+                for number in range(1, self.workers + 1):
+                    self._processes.append(WorkerProcess(number, self.workers, self._packed, self._tasks))
+            except OSError as error:
+                self._tasks.fail(f"workers={self.workers} cannot be started: {error}. Use fewer, or workers=0.")
+            finally:
+                if self._packed.shared is not None:
+                    self._packed.shared.close()
+            for process in self._processes:
+                process.start()
 
-def _end(process: int, board: TaskQueue, drivers: list[Driver]) -> None:
-    """End the workers and wait until they are gone; in a fork of the process that started them, do nothing."""
-    if os.getpid() != process:
+    def _look(self) -> None:
+        """Notices a dead worker, even an idle one, or one whose child process holds its pipe open."""
+        for worker in self._processes:
+            if worker.process.poll() is not None and not self._tasks.closed:
+                worker.report_death()
+
+
+def _end(owner: int, tasks: TaskQueue, workers: list[WorkerProcess]) -> None:
+    """Ends the workers and waits for them; does nothing in a fork of the process that started them."""
+    if os.getpid() != owner:
         return
-    board.close()
-    for driver in drivers:
-        driver.process.terminate()
-    for driver in drivers:
+    tasks.close()
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
         try:
-            driver.process.wait(_END_SECONDS)
+            worker.process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:  # a library in the worker handles the signal
-            driver.process.kill()
-            driver.process.wait()
-    for driver in drivers:
-        if driver is not threading.current_thread():
+            worker.process.kill()
+            worker.process.wait()
+    for worker in workers:
+        if worker is not threading.current_thread():
             with contextlib.suppress(RuntimeError):  # not started
-                driver.join(_END_SECONDS)
+                worker.join(_END_SECONDS)

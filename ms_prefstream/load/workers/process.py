@@ -1,7 +1,10 @@
-"""A worker process: receives a recipe, then rows to load, until its parent closes the pipe or is gone.
+"""A worker process and the thread of the parent that keeps it busy: both ends of their protocol.
 
-It is started by `python -c`, not by `multiprocessing`, so it never imports the program that started it: scripts need
-no main guard, and notebooks and programs from standard input work.
+    parent -> worker    the recipe, then one message per task: (function, argument, raw rows read in the parent)
+    worker -> parent    one answer per message, in order: (result, None) or (None, error)
+
+A message is its length, then a pickle. The worker is started with `python -c` and not by `multiprocessing`, so it never
+imports the program that started it: scripts need no main guard, and notebooks and programs from standard input work.
 """
 
 from __future__ import annotations
@@ -18,29 +21,23 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
 from io import FileIO
 from typing import Any
 
-import numpy as np
-
-from ms_prefstream.errors import OptionError, PrefStreamError, SourceError
-from ms_prefstream.lengths.index import measure
-from ms_prefstream.load.loader import SampleLoader
-from ms_prefstream.load.workers.blocks import pack
-from ms_prefstream.load.workers.board import Kind, Task, TaskQueue
+from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.load.workers.recipe import PackedRecipe, unpack_recipe
+from ms_prefstream.load.workers.task_queue import Task, TaskQueue
 
-_HEAD = struct.Struct("<BQ")
+_SIZE = struct.Struct("<Q")
 _PIPE_BYTES = 1 << 20
 
 
 class Channel:
-    """One end of the pipes. One thread sends, one receives; they may be two.
+    """One end of two pipes. One thread may send while another receives.
 
     Args:
-        incoming: What is read from, unbuffered.
-        outgoing: What is written to, unbuffered.
+        incoming: The pipe to read from, unbuffered.
+        outgoing: The pipe to write to, unbuffered.
     """
 
     def __init__(self, incoming: FileIO, outgoing: FileIO) -> None:
@@ -51,35 +48,30 @@ class Channel:
 
                 fcntl.fcntl(file, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
-    def send(self, kind: Kind, *parts: bytes | bytearray | memoryview) -> None:
-        """Send a message made of these buffers, one behind the other.
+    def send(self, message: bytes) -> None:
+        """Sends a message.
 
         Raises:
-            OSError: The other end is gone.
+            OSError: The other end is closed.
         """
-        views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
-        self._write(memoryview(_HEAD.pack(kind, sum(map(len, views)))))
-        for view in views:
-            self._write(view)
+        for part in (_SIZE.pack(len(message)), message):
+            view = memoryview(part)
+            while view:
+                view = view[self._out.write(view) :]
 
-    def receive(self) -> tuple[Kind, bytearray]:
-        """The next message.
+    def receive(self) -> bytearray:
+        """Waits for a message.
 
         Raises:
-            EOFError: The other end is gone.
+            EOFError: The other end is closed.
         """
-        kind, size = _HEAD.unpack(self._read(_HEAD.size))
-        return Kind(kind), self._read(size)
+        return self._read(_SIZE.unpack(self._read(_SIZE.size))[0])
 
     def close(self) -> None:
-        """Close both pipes."""
+        """Closes both pipes."""
         self._in.close()
         with contextlib.suppress(OSError):
             self._out.close()
-
-    def _write(self, view: memoryview) -> None:
-        while view:
-            view = view[self._out.write(view) :]
 
     def _read(self, size: int) -> bytearray:
         buffer = bytearray(size)
@@ -94,7 +86,7 @@ class Channel:
 
 _IN_FLIGHT = 2  # one in work, one waiting in the pipe, so that a worker never waits for this process
 _DIED_SECONDS = 5.0
-# sys.path comes as arguments, so that what was importable here is importable there.
+# sys.path comes as arguments, so that the worker can import whatever can be imported here.
 _CODE = (
     "import sys; parent, shared, sys.path[:] = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]; "
     "from ms_prefstream.load.workers.process import main; main(parent, shared)"
@@ -102,47 +94,51 @@ _CODE = (
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
-class Driver(threading.Thread):
-    """Starts a worker and keeps it busy until the board is closed.
+class WorkerProcess(threading.Thread):
+    """A worker process, and the thread that sends it tasks until the queue is closed.
 
     Args:
         number: Which worker, from 1.
         of: How many there are.
-        recipe: What the worker needs.
-        board: Where tasks come from and results go.
+        recipe: What the worker makes samples with.
+        tasks: Tasks and their answers.
+
+    Attributes:
+        process: The process, started.
     """
 
-    def __init__(self, number: int, of: int, recipe: PackedRecipe, board: TaskQueue) -> None:
+    def __init__(self, number: int, of: int, recipe: PackedRecipe, tasks: TaskQueue) -> None:
         super().__init__(name=f"ms_prefstream-worker-{number}", daemon=True)
-        self._place = f"worker process {number} of {of}"
-        self._recipe: bytes | None = pickle.dumps((recipe.sizes, recipe.text), protocol=5)
-        self._asked = recipe.asked
-        self._board = board
-        self._flying: deque[tuple[int, Task]] = deque()
+        self._title = f"worker process {number} of {of}"
+        self._recipe: bytes | None = pickle.dumps((recipe.text, recipe.sizes), protocol=5)  # until it has arrived
+        self._parent_rows = recipe.parent_rows
+        self._tasks = tasks
+        self._in_flight: deque[tuple[int, Task]] = deque()
         self.process = _start(recipe)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._channel = Channel(self.process.stdout, self.process.stdin)  # type: ignore[arg-type]  # unbuffered
 
     def run(self) -> None:
-        """What the thread does."""
+        """Runs in the thread."""
         try:
-            self._begin()
-            while self._hand_out():
-                self._receive()
+            self._send_recipe()
+            while self._send_tasks():
+                answer = self._channel.receive()
+                self._tasks.put(self._in_flight.popleft()[0], answer)
         except (EOFError, OSError, ValueError):  # ValueError: close() has closed the pipes
-            if not self._board.closed:
+            if not self._tasks.closed:
                 self.report_death()
         finally:
             with contextlib.suppress(OSError):
                 self._channel.close()
 
     def report_death(self) -> None:
-        """Say on the board how the process ended; nothing if it has not."""
+        """Fails the pool with how the process ended and what it did."""
         try:
             code = self.process.wait(_DIED_SECONDS)
         except subprocess.TimeoutExpired:
-            self._board.fail(f"{self._place} (pid {self.process.pid}) closed its pipes. Start the program again.")
+            self._tasks.fail(f"{self._title} (pid {self.process.pid}) closed its pipes. Start the program again.")
             return
         how = f"ended with exit code {code}"
         remedy = "A format function or a library in it ended the process; run with workers=0 to see where"
@@ -153,72 +149,39 @@ class Driver(threading.Thread):
                 if -code == signal.SIGKILL
                 else "A library in it crashed; run with workers=0 to see where"
             )
-        self._board.fail(f"{self._place} (pid {self.process.pid}) {how} {self._doing()}. {remedy}.")
-
-    def _doing(self) -> str:
+        doing = "while it was idle"
         if self._recipe is not None:
-            return "before it could work"
-        if not self._flying:
-            return "while it was idle"
-        kind, rows = self._flying[0][1]
-        if kind is Kind.CALL:
-            return f"while it worked on {rows[1]}"
-        if kind is Kind.SAMPLES:
-            return f"while it encoded {len(rows)} rows"
-        return f"while it loaded {len(rows)} rows ({', '.join(map(str, rows[:3]))}{', ...' if len(rows) > 3 else ''})"
+            doing = "before it could work"
+        elif self._in_flight:
+            doing = f"while it {self._in_flight[0][1]}"
+        self._tasks.fail(f"{self._title} (pid {self.process.pid}) {how} {doing}. {remedy}.")
 
-    def _begin(self) -> None:
-        assert self._recipe is not None  # a driver begins once
-        self._channel.send(Kind.RECIPE, self._recipe)
-        kind, payload = self._channel.receive()
-        if kind is Kind.FAILED:
-            self._board.fail(f"{self._place} could not start: {pickle.loads(payload)}")
+    def _send_recipe(self) -> None:
+        assert self._recipe is not None  # it is sent once
+        self._channel.send(self._recipe)
+        _, error = pickle.loads(self._channel.receive())
+        if error is not None:
+            self._tasks.fail(f"{self._title} could not start: {error}")
             raise EOFError
         self._recipe = None
-        self._board.can_work()
+        self._tasks.set_ready()
 
-    def _hand_out(self) -> bool:
-        """Send tasks until the worker has enough; whether it has any."""
-        while len(self._flying) < _IN_FLIGHT:
-            taken = self._board.take(busy=bool(self._flying))
+    def _send_tasks(self) -> bool:
+        """Sends tasks until the worker has enough. Returns False once the queue is closed and all are answered."""
+        while len(self._in_flight) < _IN_FLIGHT:
+            taken = self._tasks.take(busy=bool(self._in_flight))
             if taken is None:
                 break
-            self._flying.append(taken)
-            task = taken[1]
-            self._channel.send(task.kind, task.payload())
-        return bool(self._flying)
-
-    def _receive(self) -> None:
-        """Handle one message of the worker."""
-        kind, payload = self._channel.receive()
-        if kind is Kind.ASK:
-            self._answer(*pickle.loads(payload))
-            return
-        ticket = self._flying.popleft()[0]
-        self._board.put(ticket, payload if kind is Kind.RESULT else pickle.loads(payload))
-
-    def _answer(self, number: int, rows: Sequence[int]) -> None:
-        """Read rows of a source in memory for the worker; what goes wrong goes to whoever waits for the task."""
-        try:
-            source = self._asked[number]
-            found = source.read(rows)
-            origins = [source.origin(row) for row in rows]
-            payload = _sendable((found, origins), source.name)
-        except Exception as error:
-            self._board.put(self._flying.popleft()[0], error)
-            self._channel.send(Kind.GONE)
-            return
-        self._channel.send(Kind.ROWS, payload)
-
-
-def _sendable(rows: Any, name: str) -> bytes:
-    try:
-        return pickle.dumps(rows, protocol=5)
-    except Exception as error:
-        raise SourceError(
-            f"rows of {name} cannot be sent to worker processes: {type(error).__name__}: {error}. Use workers=0, or "
-            "rows of plain values."
-        ) from error
+            ticket, task = taken
+            try:
+                message = (task.function, task.argument, self._parent_rows.read(task.rows))
+                data = pickle.dumps(message, protocol=5)
+            except BaseException as error:  # of a source of the user, too: the caller of the pool gets it
+                self._tasks.put(ticket, error)
+                continue
+            self._in_flight.append(taken)
+            self._channel.send(data)
+        return bool(self._in_flight)
 
 
 def _start(recipe: PackedRecipe) -> subprocess.Popen[bytes]:
@@ -233,7 +196,7 @@ def _start(recipe: PackedRecipe) -> subprocess.Popen[bytes]:
         bufsize=0,
         env={**defaults, **os.environ},
         pass_fds=() if shared < 0 else (shared,),
-        start_new_session=os.name == "posix",  # Ctrl-C is for this process alone
+        start_new_session=os.name == "posix",  # Ctrl-C reaches the parent alone
     )
 
 
@@ -247,113 +210,87 @@ def _signal_name(number: int) -> str:
 _LOOK_SECONDS = 1.0
 
 
-class _Gone(Exception):
-    """Nobody waits for the task any longer."""
+def main(parent: int, shared: int) -> None:
+    """Runs in the worker: answers messages until the parent closes the pipe or ends.
+
+    Args:
+        parent: Process id of the parent.
+        shared: Descriptor of the shared memory with large arrays, or -1.
+    """
+    incoming, outgoing = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)  # what format functions print goes to stderr, not between the messages
+    channel = Channel(FileIO(incoming, "rb"), FileIO(outgoing, "wb"))
+    messages: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+    if os.name == "posix":
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    threading.Thread(target=_listen, args=(channel, messages), daemon=True).start()
+    worker: _Worker | None = None
+    while True:
+        message = messages.get()
+        try:
+            result = None
+            if worker is None:
+                worker = _Worker(message, shared)
+            else:
+                result = worker.run(message)
+            answer = pickle.dumps((result, None), protocol=5)
+        except BaseException as error:  # SystemExit too: a format function must not end the worker silently
+            answer = pickle.dumps((None, _portable(error)), protocol=5)
+        try:
+            channel.send(answer)
+        except OSError:
+            os._exit(0)
+        if messages.empty():
+            sys.stdout.flush()  # what format functions print
 
 
 class _Worker:
-    """The conversation with the parent process."""
+    """Runs tasks.
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._tasks: queue.SimpleQueue[tuple[Kind, bytearray]] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[Kind, bytearray]] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
+    Args:
+        message: The packed recipe.
+        shared: Descriptor of the shared memory.
+    """
 
-    def run(self, shared: int) -> None:
-        """Work for ever; `_listen` ends the process."""
-        loader: SampleLoader | None = None
+    def __init__(self, message: bytearray, shared: int) -> None:
+        text, sizes = pickle.loads(message)
+        recipe, self._sources = unpack_recipe(text, sizes, shared)
+        self._loader = recipe.loader()
+
+    def run(self, message: bytearray) -> Any:
+        """Returns the result of a task."""
+        function, argument, sent = pickle.loads(message)
+        for number, rows in sent.items():
+            self._sources[number].receive(rows)
+        return function(self._loader, argument)
+
+
+def _listen(channel: Channel, messages: queue.SimpleQueue[bytearray]) -> None:
+    """Receives without pause, so that the parent never blocks while it sends. Ends the process with the parent."""
+    try:
         while True:
-            kind, payload = self._tasks.get()
-            try:
-                if kind is Kind.RECIPE:
-                    sizes, text = pickle.loads(payload)
-                    loader = unpack_recipe(text, sizes, shared, self._ask).loader()
-                    self._channel.send(Kind.READY)
-                else:
-                    assert loader is not None  # the recipe comes first
-                    self._channel.send(Kind.RESULT, *_work(loader, kind, payload))
-            except _Gone:
-                pass
-            except OSError as error:
-                self._give_up(error)
-            except BaseException as error:  # SystemExit too: a format function must not end the worker unseen
-                self._channel.send(Kind.FAILED, _as_bytes(error))
-            if not self._tasks.qsize():
-                sys.stdout.flush()  # what format functions print
-
-    def _listen(self) -> None:
-        """Receive without pause, so that the parent never waits while writing; end with the parent."""
-        try:
-            while True:
-                kind, payload = self._channel.receive()
-                (self._answers if kind in (Kind.ROWS, Kind.GONE) else self._tasks).put((kind, payload))
-        except (EOFError, OSError):
-            os._exit(0)
-
-    def _ask(self, number: int, rows: Sequence[int]) -> tuple[list[Any], list[str]]:
-        self._channel.send(Kind.ASK, pickle.dumps((number, list(rows)), protocol=5))
-        kind, payload = self._answers.get()
-        if kind is Kind.GONE:
-            raise _Gone
-        rows_and_origins: tuple[list[Any], list[str]] = pickle.loads(payload)
-        return rows_and_origins
-
-    def _give_up(self, error: OSError) -> None:
-        """An OSError is the pipe's if the parent is gone, otherwise the task's own."""
-        try:
-            self._channel.send(Kind.FAILED, _as_bytes(error))
-        except OSError:
-            os._exit(0)
-
-
-def _work(loader: SampleLoader, kind: Kind, payload: bytearray) -> list[Any]:
-    """The answer to a task, as buffers."""
-    if kind is Kind.SAMPLES:
-        return pack(loader.samples(pickle.loads(payload)))
-    if kind is Kind.CALL:
-        function, argument = pickle.loads(payload)
-        return [pickle.dumps(function(loader, argument), protocol=5)]
-    loaded = loader.load(np.frombuffer(payload, np.int64).tolist())
-    return pack(loaded) if kind is Kind.LOAD else [pickle.dumps(measure(loaded), protocol=5)]
-
-
-def _as_bytes(error: BaseException) -> bytes:
-    """An error for the parent: one of the library's own as it is, others as text with their traceback."""
-    if isinstance(error, PrefStreamError):
-        try:
-            data = pickle.dumps(error)
-            pickle.loads(data)
-            return data
-        except Exception:  # a class of the user that does not survive it
-            pass
-    text = "".join(traceback.format_exception(error)).rstrip()
-    return pickle.dumps(
-        PrefStreamError(
-            f"a worker process failed with {type(error).__name__}: {error}. Use workers=0 to see it where it happens. "
-            f"Traceback of the worker:\n{text}"
-        )
-    )
+            messages.put(channel.receive())
+    except (EOFError, OSError):
+        os._exit(0)
 
 
 def _watch(parent: int) -> None:
-    """End with the parent even when another process holds its end of the pipe open."""
+    """Ends the process with the parent, even when another process holds the parent's end of the pipe open."""
     while os.getppid() == parent:
         time.sleep(_LOOK_SECONDS)
     os._exit(0)
 
 
-def main(parent: int, shared: int) -> None:
-    """The worker's main function.
-
-    Args:
-        parent: Process id of the parent.
-        shared: Descriptor of the file that holds large arrays, or -1.
-    """
-    incoming, outgoing = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(2, 1)  # what format functions print goes where errors go, not between the messages
-    if os.name == "posix":
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    _Worker(Channel(FileIO(incoming, "rb"), FileIO(outgoing, "wb"))).run(shared)
+def _portable(error: BaseException) -> PrefStreamError:
+    """Returns an error that can be pickled: the library's own as it is, others as text with their traceback."""
+    if isinstance(error, PrefStreamError):
+        with contextlib.suppress(Exception):  # a class of the user that cannot be pickled
+            pickle.loads(pickle.dumps(error))
+            return error
+    text = "".join(traceback.format_exception(error)).rstrip()
+    return PrefStreamError(
+        f"a worker process failed with {type(error).__name__}: {error}. Use workers=0 to see it where it happens. "
+        f"Traceback of the worker:\n{text}"
+    )

@@ -21,8 +21,9 @@ import ms_prefstream as mps
 from ms_prefstream import OptionError, PrefStreamError, SourceError
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.lengths.index import measure
+from ms_prefstream.load.workers.parent_rows import is_read_in_parent
 from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
-from ms_prefstream.load.workers.recipe import AskedRows, is_read_in_parent, pack_recipe
+from ms_prefstream.load.workers.recipe import pack_recipe
 from ms_prefstream.sources import open_source
 from tests.pools import gone, pairs, plain, recipe, shuffled, together, until, write
 
@@ -52,9 +53,9 @@ def test_every_number_of_workers_gives_the_same_samples_errors_and_notes(
     assert {one.error.reason for one in expected if one.error} >= {"identical", "missing_field", "bad_type"}
     assert plain(pool.load(rows)) == plain(expected)
     assert pool.load([]) == []
-    tickets = [pool.submit(rows[begin : begin + 7]) for begin in range(0, 70, 7)]
-    for begin, ticket in reversed(list(zip(range(0, 70, 7), tickets, strict=True))):
-        assert plain(pool.result(ticket)) == plain(expected[begin : begin + 7])
+    tickets = [pool.spread(rows[begin : begin + 7]) for begin in range(0, 70, 7)]
+    for begin, found in reversed(list(zip(range(0, 70, 7), tickets, strict=True))):
+        assert plain(pool.collect(found)) == plain(expected[begin : begin + 7])
 
 
 def test_records_can_be_sent_instead_of_row_ids(pool: LoaderPool, data: str, chatml_dir: pathlib.Path) -> None:
@@ -62,7 +63,7 @@ def test_records_can_be_sent_instead_of_row_ids(pool: LoaderPool, data: str, cha
     assert made.records is not None
     found = made.records.read(range(COUNT))
     assert any(isinstance(record, RowError) for record in found)
-    assert plain(pool.samples(found)) == plain(made.loader().samples(found))
+    assert plain(pool.collect(pool.spread_records(found))) == plain(made.loader().samples(found))
 
 
 def test_rows_are_measured_where_they_are_loaded(pool: LoaderPool, data: str, chatml_dir: pathlib.Path) -> None:
@@ -78,20 +79,20 @@ def test_rows_are_measured_where_they_are_loaded(pool: LoaderPool, data: str, ch
 
 
 def test_tickets_that_are_forgotten_cost_nothing_and_others_stay_right(pool: LoaderPool) -> None:
-    tickets = [pool.submit(range(begin, begin + 30)) for begin in range(0, 240, 30)]
-    pool.forget(tickets[1:])
-    assert len(pool.result(tickets[0])) == 30
+    tickets = pool.spread(range(240))
+    pool.cancel(tickets[1:])
+    assert len(pool.collect(tickets[:1])) == CHUNK
     with pytest.raises(KeyError):
-        pool.result(tickets[3])
-    done = pool.submit(range(3))
-    assert until(lambda: done in pool._board._results)
-    pool.forget([done])
+        pool.collect(tickets[3:])
+    (done,) = pool.spread(range(3))
+    assert until(lambda: done in pool._tasks._answers)
+    pool.cancel([done])
     abandoned = pool.measured(range(begin, begin + 10) for begin in range(0, COUNT, 10))
     next(abandoned)
     abandoned.close()
     assert len(pool.load(range(130))) == 130
-    assert pool._board._tasks == {}
-    assert pool._board._results == {}
+    assert pool._tasks._tasks == {}
+    assert pool._tasks._answers == {}
 
 
 class Counted:
@@ -278,7 +279,7 @@ def test_errors_of_a_task_arrive_and_the_pool_goes_on() -> None:
 def test_whoever_waits_before_a_worker_is_ready_loads_by_itself(data: str) -> None:
     made = recipe(data)
     with LoaderPool(made, 2) as pool:
-        pool._board.ready = False
+        pool._tasks.ready = False
         assert plain(pool.load(range(50))) == plain(made.loader().load(range(50)))
         pool.wait()
         assert plain(pool.load(range(50))) == plain(made.loader().load(range(50)))
@@ -296,14 +297,14 @@ def test_a_closed_pool_says_so(data: str) -> None:
     pool.close()
     with pytest.raises(PrefStreamError, match="were closed"):
         pool.load([0])
-    assert pool._drivers == []
+    assert pool._processes == []
 
 
 def test_the_index_of_a_large_file_is_shared_and_not_sent(tmp_path: pathlib.Path) -> None:
     row = pairs(1, bad=False)
     made = recipe(write(tmp_path / "many.jsonl", row * 20_000))
     packed = pack_recipe(made, 1)
-    assert packed.sizes == (8 * 20_001,)
+    assert packed.sizes == [8 * 20_001]
     small = pack_recipe(recipe(write(tmp_path / "few.jsonl", row * 3)), 1)
     assert len(packed.text) < len(small.text) + 1000
     with LoaderPool(made, 1) as pool:
@@ -319,7 +320,7 @@ def test_what_stays_in_the_parent(data: str) -> None:
     assert is_read_in_parent(open_source(pairs(3)))
     assert is_read_in_parent(open_source(Own()))
     assert not is_read_in_parent(open_source(data))
-    assert not is_read_in_parent(AskedRows(lambda number, rows: ([], []), 0, "", 1))
+    assert is_read_in_parent(open_source([data, Own()]))
 
 
 SCRIPT = f"""
@@ -333,7 +334,7 @@ made = recipe(pairs(100), format=lambda row: {{**row, "prompt": str(row["prompt"
 pool = LoaderPool(made, 2)
 pool.wait()
 assert plain(pool.load(range(100))) == plain(made.loader().load(range(100)))
-print("equal", {CHUNK}, *[driver.process.pid for driver in pool._drivers])
+print("equal", {CHUNK}, *[worker.process.pid for worker in pool._processes])
 """
 
 
@@ -364,9 +365,9 @@ def test_rows_of_the_datasets_package_travel_by_file_or_by_row(tmp_path: pathlib
     datasets = pytest.importorskip("datasets")
     dataset = datasets.Dataset.from_list(pairs(80, bad=False))
     dataset.save_to_disk(str(tmp_path / "saved"))
-    for source, asked in ((dataset, 1), (str(tmp_path / "saved"), 0)):
+    for source, sent in ((dataset, 1), (str(tmp_path / "saved"), 0)):
         made = recipe(source)
-        assert len(pack_recipe(made, 1).asked) == asked
+        assert len(pack_recipe(made, 1).parent_rows.sources) == sent
         with LoaderPool(made, 1) as pool:
             pool.wait()
             assert plain(pool.load(range(80))) == plain(made.loader().load(range(80)))

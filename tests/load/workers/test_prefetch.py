@@ -35,8 +35,8 @@ def test_any_order_of_hints_and_loads_gives_the_same(pool: LoaderPool) -> None:
             ahead.hint(itertools.count(draw.randrange(4)), rows_of)
         assert plain(ahead.load(rows_of(window))) == expected[window]
     ahead.hint([], rows_of)
-    assert not pool._board._tasks
-    assert not pool._board._results
+    assert not pool._tasks._tasks
+    assert not pool._tasks._answers
 
 
 def test_a_window_is_shared_out_and_the_next_one_begins_at_once(pool: LoaderPool) -> None:

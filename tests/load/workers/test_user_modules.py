@@ -14,7 +14,7 @@ import pytest
 
 from ms_prefstream.errors import OptionError
 from ms_prefstream.load.workers.pool import LoaderPool
-from ms_prefstream.load.workers.recipe import constants, set_constants, users_modules
+from ms_prefstream.load.workers.user_modules import constants, set_constants, users_modules
 from tests.pools import pairs, plain, recipe
 
 OPTIONS = """

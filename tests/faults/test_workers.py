@@ -17,7 +17,8 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream import PrefStreamError
 from ms_prefstream.load.workers.pool import LoaderPool
-from tests.pools import SECONDS, gone, kill, pairs, plain, recipe, until
+from ms_prefstream.load.workers.task_queue import Task
+from tests.pools import SECONDS, gone, kill, pairs, plain, recipe, until, wait_ready
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHM = pathlib.Path("/dev/shm")
@@ -31,7 +32,7 @@ def slow(row: Any) -> Any:
 
 def pool_of(workers: int, format: Callable[[Any], Any] = slow) -> LoaderPool:
     pool = LoaderPool(recipe(pairs(100, bad=False), format=format), workers)
-    pool.wait()
+    wait_ready(pool)
     until(lambda: all(worker._recipe is None for worker in pool._processes))  # all are ready, not only the first
     return pool
 
@@ -40,10 +41,10 @@ def pids(pool: LoaderPool) -> list[int]:
     return [worker.process.pid for worker in pool._processes]
 
 
-def failure(pool: LoaderPool, tickets: list[int] | None = None) -> str:
+def failure(pool: LoaderPool, tasks: list[Task] | None = None) -> str:
     begin = time.monotonic()
     with pytest.raises(PrefStreamError) as caught:
-        pool.load(range(5)) if tickets is None else pool.collect(tickets)
+        pool.load(range(5)) if tasks is None else pool.collect(tasks)
     assert time.monotonic() - begin < SECONDS
     return str(caught.value)
 
@@ -51,11 +52,11 @@ def failure(pool: LoaderPool, tickets: list[int] | None = None) -> str:
 def test_a_busy_worker_is_killed() -> None:
     with pool_of(2) as pool:
         before = sorted(SHM.iterdir()) if SHM.is_dir() else []
-        tickets = pool.spread(range(8, 20))
+        tasks = pool.spread(range(8, 20))
         assert until(lambda: any(worker._in_flight for worker in pool._processes))
         busy = next(worker for worker in pool._processes if worker._in_flight)
         kill(busy.process.pid)
-        message = failure(pool, tickets)
+        message = failure(pool, tasks)
         assert "worker process " in message
         assert f"of 2 (pid {busy.process.pid}) was killed by SIGKILL while it loaded 12 rows (8, 9, 10, ...)" in message
         assert "memory" in message
@@ -86,8 +87,8 @@ def leave(row: Any) -> Any:
 
 def test_a_worker_leaves_with_exit_code_0_while_busy_and_while_idle() -> None:
     with pool_of(1, leave) as pool:
-        tickets = pool.spread([3])
-        assert "ended with exit code 0 while it loaded 1 rows (3)" in failure(pool, tickets)
+        tasks = pool.spread([3])
+        assert "ended with exit code 0 while it loaded 1 rows (3)" in failure(pool, tasks)
     with pool_of(1, leave) as pool:
         assert len(pool.load([4])) == 1
         assert until(lambda: pool._processes[0].process.poll() is not None)
@@ -107,8 +108,8 @@ def test_a_worker_is_killed_and_a_process_that_it_started_lives_on(tmp_path: pat
         return row
 
     with pool_of(1, with_child) as pool:
-        tickets = pool.spread([0])
-        assert "was killed by SIGKILL while it loaded 1 rows (0)" in failure(pool, tickets)
+        tasks = pool.spread([0])
+        assert "was killed by SIGKILL while it loaded 1 rows (0)" in failure(pool, tasks)
         kill(int(file.read_text()))
 
 
@@ -123,12 +124,14 @@ class OnlyHere:
 
 
 def test_a_worker_that_cannot_start_says_why() -> None:
-    expected = r"worker process 1 of 1 could not start: .*invalid literal for int\(\) with base 10: 'no number'"
+    expected = (
+        r"worker process 1 of 1 \(pid \d+\) could not start: .*invalid literal for int\(\) with base 10: 'no number'"
+    )
     with (
         LoaderPool(recipe(pairs(5), format=OnlyHere()), 1) as pool,
         pytest.raises(PrefStreamError, match=expected),
     ):
-        pool.wait()
+        wait_ready(pool)
 
 
 def leave_at_once(row: Any) -> Any:
@@ -186,12 +189,13 @@ def test_a_fork_of_this_process_neither_uses_nor_ends_the_workers() -> None:
 PROGRAM = """
 import sys, time
 from ms_prefstream.load.workers.pool import LoaderPool
-from tests.pools import pairs, recipe
+from ms_prefstream.load.workers.task_queue import Task
+from tests.pools import pairs, recipe, wait_ready
 def slow(row):
     time.sleep(0.2)
     return row
 pool = LoaderPool(recipe(pairs(100), format=slow), 2)
-pool.wait()
+wait_ready(pool)
 print(*[worker.process.pid for worker in pool._processes], flush=True)
 pool.load(range(100))
 """

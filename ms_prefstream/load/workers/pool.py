@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import subprocess
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import TracebackType
+from concurrent.futures import wait
 from typing import Any, TypeVar
 
 from ms_prefstream.errors import OptionError, PrefStreamError, RowError
@@ -27,6 +26,7 @@ _Argument = TypeVar("_Argument")
 _Answer = TypeVar("_Answer")
 
 CHUNK = 64  # rows of one task: small enough to share a window out evenly, large enough to be worth a message
+_LOOK_SECONDS = 0.2  # between looks at whether the workers are alive, and for Ctrl-C
 _END_SECONDS = 2.0
 
 
@@ -45,7 +45,7 @@ def measure_rows(loader: SampleLoader, rows: Sequence[int]) -> Measured:
     return measure(loader.load(rows))
 
 
-class LoaderPool:
+class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
     """A `SampleLoader` that works in other processes.
 
     The processes start with the first task. They do not run the program that uses them again, so a script needs no
@@ -80,34 +80,34 @@ class LoaderPool:
         """Returns the samples of these rows, in this order, loaded by all workers."""
         return self.collect(self.spread(rows))
 
-    def spread(self, rows: Sequence[int]) -> list[int]:
-        """Lets all workers load these rows. Returns the tickets for `collect`."""
+    def spread(self, rows: Sequence[int]) -> list[Task]:
+        """Lets all workers load these rows. Returns the tasks for `collect`."""
         chunks = (list(rows[begin : begin + CHUNK]) for begin in range(0, len(rows), CHUNK))
         return self._post([Task(load_block, chunk, chunk) for chunk in chunks])
 
-    def spread_records(self, records: Sequence[Record | Ready | RowError]) -> list[int]:
-        """Lets all workers make samples of these records. Returns the tickets for `collect`."""
+    def spread_records(self, records: Sequence[Record | Ready | RowError]) -> list[Task]:
+        """Lets all workers make samples of these records. Returns the tasks for `collect`."""
         chunks = (list(records[begin : begin + CHUNK]) for begin in range(0, len(records), CHUNK))
         return self._post([Task(samples_block, chunk) for chunk in chunks])
 
-    def collect(self, tickets: Sequence[int]) -> list[Loaded]:
-        """Waits for the rows of these tickets and returns them, in this order.
+    def collect(self, tasks: Sequence[Task]) -> list[Loaded]:
+        """Waits for these tasks and returns their samples, in this order.
 
         Raises:
             PrefStreamError: A worker died, or loading failed with this error.
         """
         loaded: list[Loaded] = []
         try:
-            for ticket in tickets:
-                loaded += unpack(self._answer(ticket))
+            for task in tasks:
+                loaded += unpack(self._result(task))
         except BaseException:
-            self.cancel(tickets)
+            self.cancel(tasks)
             raise
         return loaded
 
-    def cancel(self, tickets: Iterable[int]) -> None:
-        """Cancels these tickets: drops their results, skips tasks that have not started."""
-        self._tasks.cancel(tickets)
+    def cancel(self, tasks: Iterable[Task]) -> None:
+        """Cancels the tasks that have not started."""
+        self._tasks.cancel(tasks)
 
     def measured(self, chunks: Iterable[range]) -> Iterator[Measured]:
         """Measures each chunk of rows, in order; a few chunks per worker are under way at any time."""
@@ -129,41 +129,27 @@ class LoaderPool:
         tasks = (Task(function, argument, rows_of(argument), long=True) for argument in arguments)
         return self._in_order(tasks, 2 * self.workers)
 
-    def wait(self) -> None:
-        """Starts the processes and waits until one of them can work.
-
-        Raises:
-            PrefStreamError: One of them could not start.
-        """
-        self._start()
-        self._tasks.wait_ready(self._look)
-
     def close(self) -> None:
         """Ends the processes. Happens with the end of the pool, too; a second call does nothing."""
         self._end()
 
-    def __enter__(self) -> LoaderPool:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         self.close()
 
     def _in_order(self, tasks: Iterable[Task], most: int) -> Iterator[Any]:
         """Yields the results of tasks in order, with at most this many under way."""
-        tickets: deque[int] = deque()
+        started: deque[Task] = deque()
         try:
             for task in tasks:
-                tickets += self._post([task])
-                if len(tickets) >= most:
-                    yield self._answer(tickets.popleft())
-            while tickets:
-                yield self._answer(tickets.popleft())
+                started += self._post([task])
+                if len(started) >= most:
+                    yield self._result(started.popleft())
+            while started:
+                yield self._result(started.popleft())
         finally:
-            self.cancel(tickets)
+            self.cancel(started)
 
-    def _post(self, tasks: list[Task]) -> list[int]:
+    def _post(self, tasks: list[Task]) -> list[Task]:
         if os.getpid() != self._owner:
             raise PrefStreamError(
                 "a stream with workers was used in a process that was forked from the one that made it. Make the "
@@ -171,16 +157,19 @@ class LoaderPool:
             )
         self._start()
         self._look()
-        return self._tasks.post(tasks)
+        self._tasks.post(tasks)
+        return tasks
 
-    def _answer(self, ticket: int) -> Any:
-        answer = self._tasks.get(ticket, self._look)
-        if isinstance(answer, Task):
-            return self._run_here(answer)
-        result, error = pickle.loads(answer)
-        if error is not None:
-            raise error
-        return result
+    def _result(self, task: Task) -> Any:
+        """Waits for the result of a task; runs the task here while no worker is ready."""
+        self._tasks.check()
+        if self._tasks.claim(task):
+            return self._run_here(task)
+        while not task.done():
+            wait([task], _LOOK_SECONDS)
+            self._look()
+            self._tasks.check()
+        return task.result()
 
     def _run_here(self, task: Task) -> Any:
         if self._local is None:

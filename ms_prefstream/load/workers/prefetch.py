@@ -9,6 +9,7 @@ import numpy as np
 
 from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
+from ms_prefstream.load.workers.task_queue import Task
 from ms_prefstream.sample import Loaded
 
 Unit = TypeVar("Unit", bound=Hashable)
@@ -21,7 +22,7 @@ class _Job(NamedTuple):
 
     key: bytes
     rows: int
-    tickets: list[int]
+    tasks: list[Task]
 
 
 class Prefetch:
@@ -64,7 +65,7 @@ class Prefetch:
             if position:
                 ahead += job.rows
         for job in self._jobs.values():
-            self._pool.cancel(job.tickets)
+            self._pool.cancel(job.tasks)
         self._jobs = kept
 
     def load(self, rows: Sequence[int]) -> list[Loaded]:
@@ -73,14 +74,13 @@ class Prefetch:
         for unit, job in self._jobs.items():
             if job.key == key:
                 del self._jobs[unit]
-                return self._pool.collect(job.tickets)
-        return self._pool.collect(self._begin(rows).tickets)
+                return self._pool.collect(job.tasks)
+        return self._pool.collect(self._begin(rows).tasks)
 
     def _begin(self, rows: Sequence[int]) -> _Job:
-        tickets = (
-            self._pool.spread(rows) if self._records is None else self._pool.spread_records(self._records.read(rows))
-        )
-        return _Job(_key(rows), len(rows), tickets)
+        if self._records is None:
+            return _Job(_key(rows), len(rows), self._pool.spread(rows))
+        return _Job(_key(rows), len(rows), self._pool.spread_records(self._records.read(rows)))
 
 
 def _key(rows: Sequence[int]) -> bytes:

@@ -25,66 +25,12 @@ from io import FileIO
 from typing import Any
 
 from ms_prefstream.errors import OptionError, PrefStreamError
+from ms_prefstream.load.loader import SampleLoader
+from ms_prefstream.load.workers.parent_rows import SentRows
 from ms_prefstream.load.workers.recipe import PackedRecipe, unpack_recipe
 from ms_prefstream.load.workers.task_queue import Task, TaskQueue
 
-_SIZE = struct.Struct("<Q")
-_PIPE_BYTES = 1 << 20
-
-
-class Channel:
-    """One end of two pipes. One thread may send while another receives.
-
-    Args:
-        incoming: The pipe to read from, unbuffered.
-        outgoing: The pipe to write to, unbuffered.
-    """
-
-    def __init__(self, incoming: FileIO, outgoing: FileIO) -> None:
-        self._in, self._out = incoming, outgoing
-        for file in (incoming, outgoing):
-            with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux only, and up to the system's limit
-                import fcntl
-
-                fcntl.fcntl(file, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-    def send(self, message: bytes) -> None:
-        """Sends a message.
-
-        Raises:
-            OSError: The other end is closed.
-        """
-        for part in (_SIZE.pack(len(message)), message):
-            view = memoryview(part)
-            while view:
-                view = view[self._out.write(view) :]
-
-    def receive(self) -> bytearray:
-        """Waits for a message.
-
-        Raises:
-            EOFError: The other end is closed.
-        """
-        return self._read(_SIZE.unpack(self._read(_SIZE.size))[0])
-
-    def close(self) -> None:
-        """Closes both pipes."""
-        self._in.close()
-        with contextlib.suppress(OSError):
-            self._out.close()
-
-    def _read(self, size: int) -> bytearray:
-        buffer = bytearray(size)
-        view = memoryview(buffer)
-        while view:
-            count = self._in.readinto(view)
-            if not count:
-                raise EOFError
-            view = view[count:]
-        return buffer
-
-
-_IN_FLIGHT = 2  # one in work, one waiting in the pipe, so that a worker never waits for this process
+_IN_FLIGHT = 2  # one in work, one waiting in the pipe, so that a worker never waits for the parent
 _DIED_SECONDS = 5.0
 # sys.path comes as arguments, so that the worker can import whatever can be imported here.
 _CODE = (
@@ -101,7 +47,7 @@ class WorkerProcess(threading.Thread):
         number: Which worker, from 1.
         of: How many there are.
         recipe: What the worker makes samples with.
-        tasks: Tasks and their answers.
+        tasks: The tasks to work on.
 
     Attributes:
         process: The process, started.
@@ -109,79 +55,81 @@ class WorkerProcess(threading.Thread):
 
     def __init__(self, number: int, of: int, recipe: PackedRecipe, tasks: TaskQueue) -> None:
         super().__init__(name=f"ms_prefstream-worker-{number}", daemon=True)
-        self._title = f"worker process {number} of {of}"
-        self._recipe: bytes | None = pickle.dumps((recipe.text, recipe.sizes), protocol=5)  # until it has arrived
+        self._recipe: bytes | None = pickle.dumps((recipe.text, recipe.sizes), protocol=5)  # None once it has arrived
         self._parent_rows = recipe.parent_rows
         self._tasks = tasks
-        self._in_flight: deque[tuple[int, Task]] = deque()
+        self._in_flight: deque[Task] = deque()
         self.process = _start(recipe)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._channel = Channel(self.process.stdout, self.process.stdin)  # type: ignore[arg-type]  # unbuffered
+        self._title = f"worker process {number} of {of} (pid {self.process.pid})"
+        # Both are unbuffered: a fork of this process inherits no lock of theirs.
+        self._outgoing: Any = self.process.stdin
+        self._incoming: Any = self.process.stdout
+        _enlarge(self._outgoing, self._incoming)
 
     def run(self) -> None:
         """Runs in the thread."""
         try:
             self._send_recipe()
             while self._send_tasks():
-                answer = self._channel.receive()
-                self._tasks.put(self._in_flight.popleft()[0], answer)
-        except (EOFError, OSError, ValueError):  # ValueError: close() has closed the pipes
+                answer = _receive(self._incoming)
+                _finish(self._in_flight.popleft(), answer)
+        except (EOFError, OSError, ValueError):  # ValueError: the interpreter has closed the pipes
             if not self._tasks.closed:
                 self.report_death()
         finally:
+            self._incoming.close()
             with contextlib.suppress(OSError):
-                self._channel.close()
+                self._outgoing.close()
 
     def report_death(self) -> None:
         """Fails the pool with how the process ended and what it did."""
         try:
             code = self.process.wait(_DIED_SECONDS)
         except subprocess.TimeoutExpired:
-            self._tasks.fail(f"{self._title} (pid {self.process.pid}) closed its pipes. Start the program again.")
+            self._tasks.fail(f"{self._title} closed its pipes. Start the program again.")
             return
         how = f"ended with exit code {code}"
         remedy = "A format function or a library in it ended the process; run with workers=0 to see where"
         if code < 0:
-            how = f"was killed by {_signal_name(-code)}"
+            how = f"was killed by {_SIGNALS.get(-code, f'signal {-code}')}"
             remedy = (
                 "The system may have run out of memory: use fewer workers, or look into the system log"
                 if -code == signal.SIGKILL
                 else "A library in it crashed; run with workers=0 to see where"
             )
-        doing = "while it was idle"
+        doing = f"while it {self._in_flight[0]}" if self._in_flight else "while it was idle"
         if self._recipe is not None:
             doing = "before it could work"
-        elif self._in_flight:
-            doing = f"while it {self._in_flight[0][1]}"
-        self._tasks.fail(f"{self._title} (pid {self.process.pid}) {how} {doing}. {remedy}.")
+        self._tasks.fail(f"{self._title} {how} {doing}. {remedy}.")
 
     def _send_recipe(self) -> None:
         assert self._recipe is not None  # it is sent once
-        self._channel.send(self._recipe)
-        _, error = pickle.loads(self._channel.receive())
+        _send(self._outgoing, self._recipe)
+        _, error = pickle.loads(_receive(self._incoming))
         if error is not None:
             self._tasks.fail(f"{self._title} could not start: {error}")
             raise EOFError
         self._recipe = None
-        self._tasks.set_ready()
+        self._tasks.ready = True
 
     def _send_tasks(self) -> bool:
         """Sends tasks until the worker has enough. Returns False once the queue is closed and all are answered."""
         while len(self._in_flight) < _IN_FLIGHT:
-            taken = self._tasks.take(busy=bool(self._in_flight))
-            if taken is None:
+            task = self._tasks.take(busy=bool(self._in_flight))
+            if task is None:
                 break
-            ticket, task = taken
             try:
                 message = (task.function, task.argument, self._parent_rows.read(task.rows))
                 data = pickle.dumps(message, protocol=5)
             except BaseException as error:  # of a source of the user, too: the caller of the pool gets it
-                self._tasks.put(ticket, error)
+                task.set_exception(error)
                 continue
-            self._in_flight.append(taken)
-            self._channel.send(data)
+            self._in_flight.append(task)
+            _send(self._outgoing, data)
         return bool(self._in_flight)
+
+
+_SIGNALS = {number.value: number.name for number in signal.Signals}
 
 
 def _start(recipe: PackedRecipe) -> subprocess.Popen[bytes]:
@@ -200,11 +148,56 @@ def _start(recipe: PackedRecipe) -> subprocess.Popen[bytes]:
     )
 
 
-def _signal_name(number: int) -> str:
+def _finish(task: Task, answer: bytearray) -> None:
     try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+        result, error = pickle.loads(answer)
+    except Exception as failure:  # of a class that cannot be unpickled here
+        result, error = None, failure
+    if error is None:
+        task.set_result(result)
+    else:
+        task.set_exception(error)
+
+
+_SIZE = struct.Struct("<Q")
+_PIPE_BYTES = 1 << 20
+
+
+def _enlarge(*pipes: Any) -> None:
+    """Makes pipes large, so that writing an answer does not wait for the parent; on Linux, and up to its limit."""
+    for pipe in pipes:
+        with contextlib.suppress(ImportError, AttributeError, OSError):
+            import fcntl
+
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def _send(pipe: FileIO, message: bytes) -> None:
+    """Sends a message through an unbuffered pipe; an OSError says that the other end is closed."""
+    for part in (_SIZE.pack(len(message)), message):
+        view = memoryview(part)
+        while view:
+            view = view[pipe.write(view) :]
+
+
+def _receive(pipe: FileIO) -> bytearray:
+    """Waits for a message.
+
+    Raises:
+        EOFError: The other end is closed.
+    """
+    return _read(pipe, *_SIZE.unpack(_read(pipe, _SIZE.size)))
+
+
+def _read(pipe: FileIO, size: int) -> bytearray:
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    while view:
+        count = pipe.readinto(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return buffer
 
 
 _LOOK_SECONDS = 1.0
@@ -217,61 +210,44 @@ def main(parent: int, shared: int) -> None:
         parent: Process id of the parent.
         shared: Descriptor of the shared memory with large arrays, or -1.
     """
-    incoming, outgoing = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    incoming, outgoing = FileIO(os.dup(0), "rb"), FileIO(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what format functions print goes to stderr, not between the messages
-    channel = Channel(FileIO(incoming, "rb"), FileIO(outgoing, "wb"))
     messages: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
     if os.name == "posix":
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    threading.Thread(target=_listen, args=(channel, messages), daemon=True).start()
-    worker: _Worker | None = None
+    threading.Thread(target=_listen, args=(incoming, messages), daemon=True).start()
+    loader: SampleLoader | None = None
+    sources: dict[int, SentRows] = {}
     while True:
         message = messages.get()
         try:
             result = None
-            if worker is None:
-                worker = _Worker(message, shared)
+            if loader is None:
+                text, sizes = pickle.loads(message)
+                recipe, sources = unpack_recipe(text, sizes, shared)
+                loader = recipe.loader()
             else:
-                result = worker.run(message)
+                function, argument, sent = pickle.loads(message)
+                for number, rows in sent.items():
+                    sources[number].receive(rows)
+                result = function(loader, argument)
             answer = pickle.dumps((result, None), protocol=5)
         except BaseException as error:  # SystemExit too: a format function must not end the worker silently
             answer = pickle.dumps((None, _portable(error)), protocol=5)
         try:
-            channel.send(answer)
+            _send(outgoing, answer)
         except OSError:
             os._exit(0)
         if messages.empty():
             sys.stdout.flush()  # what format functions print
 
 
-class _Worker:
-    """Runs tasks.
-
-    Args:
-        message: The packed recipe.
-        shared: Descriptor of the shared memory.
-    """
-
-    def __init__(self, message: bytearray, shared: int) -> None:
-        text, sizes = pickle.loads(message)
-        recipe, self._sources = unpack_recipe(text, sizes, shared)
-        self._loader = recipe.loader()
-
-    def run(self, message: bytearray) -> Any:
-        """Returns the result of a task."""
-        function, argument, sent = pickle.loads(message)
-        for number, rows in sent.items():
-            self._sources[number].receive(rows)
-        return function(self._loader, argument)
-
-
-def _listen(channel: Channel, messages: queue.SimpleQueue[bytearray]) -> None:
+def _listen(incoming: FileIO, messages: queue.SimpleQueue[bytearray]) -> None:
     """Receives without pause, so that the parent never blocks while it sends. Ends the process with the parent."""
     try:
         while True:
-            messages.put(channel.receive())
+            messages.put(_receive(incoming))
     except (EOFError, OSError):
         os._exit(0)
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from ms_prefstream.load.workers.parent_rows import is_read_in_parent
 from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
 from ms_prefstream.load.workers.recipe import pack_recipe
 from ms_prefstream.sources import open_source
-from tests.pools import gone, pairs, plain, recipe, shuffled, together, until, write
+from tests.pools import gone, pairs, plain, recipe, shuffled, together, wait_ready, write
 
 ROOT = pathlib.Path(__file__).parents[3]
 COUNT = 300
@@ -39,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module", params=[1, 2])
 def pool(request: pytest.FixtureRequest, data: str, chatml_dir: pathlib.Path) -> Iterator[LoaderPool]:
     with LoaderPool(recipe(data, tokenizer=chatml_dir), request.param) as pool:
-        pool.wait()
+        wait_ready(pool)
         yield pool
 
 
@@ -53,8 +54,8 @@ def test_every_number_of_workers_gives_the_same_samples_errors_and_notes(
     assert {one.error.reason for one in expected if one.error} >= {"identical", "missing_field", "bad_type"}
     assert plain(pool.load(rows)) == plain(expected)
     assert pool.load([]) == []
-    tickets = [pool.spread(rows[begin : begin + 7]) for begin in range(0, 70, 7)]
-    for begin, found in reversed(list(zip(range(0, 70, 7), tickets, strict=True))):
+    tasks = [pool.spread(rows[begin : begin + 7]) for begin in range(0, 70, 7)]
+    for begin, found in reversed(list(zip(range(0, 70, 7), tasks, strict=True))):
         assert plain(pool.collect(found)) == plain(expected[begin : begin + 7])
 
 
@@ -78,21 +79,18 @@ def test_rows_are_measured_where_they_are_loaded(pool: LoaderPool, data: str, ch
         assert [(at, error.args) for at, error in one.errors] == [(at, error.args) for at, error in expected.errors]
 
 
-def test_tickets_that_are_forgotten_cost_nothing_and_others_stay_right(pool: LoaderPool) -> None:
-    tickets = pool.spread(range(240))
-    pool.cancel(tickets[1:])
-    assert len(pool.collect(tickets[:1])) == CHUNK
-    with pytest.raises(KeyError):
-        pool.collect(tickets[3:])
-    (done,) = pool.spread(range(3))
-    assert until(lambda: done in pool._tasks._answers)
-    pool.cancel([done])
+def test_cancelled_tasks_cost_nothing_and_others_stay_right(pool: LoaderPool) -> None:
+    tasks = pool.spread([*range(COUNT)] * 4)
+    pool.cancel(tasks[1:])
+    assert set(pool._tasks._waiting) <= {tasks[0]}
+    assert len(pool.collect(tasks[:1])) == CHUNK
+    with pytest.raises(CancelledError):
+        pool.collect(tasks[-1:])
     abandoned = pool.measured(range(begin, begin + 10) for begin in range(0, COUNT, 10))
     next(abandoned)
     abandoned.close()
+    assert not pool._tasks._waiting
     assert len(pool.load(range(130))) == 130
-    assert pool._tasks._tasks == {}
-    assert pool._tasks._answers == {}
 
 
 class Counted:
@@ -138,7 +136,7 @@ def test_rows_in_memory_are_read_here_and_any_callable_travels(data: str) -> Non
     expected = made.loader().load(wanted)
     assert {one.error.origin for one in expected if one.error} > set()
     with LoaderPool(made, 2) as pool:
-        pool.wait()
+        wait_ready(pool)
         rows.readers.clear()
         assert plain(pool.load(wanted)) == plain(expected)
         assert rows.readers == {os.getpid()}
@@ -186,10 +184,10 @@ def test_what_is_in_memory_is_read_by_one_thread_at_a_time(kind: type[Exclusive]
     rows = kind(pairs(200, bad=False))
     made = recipe(rows)
     with LoaderPool(made, 2) as pool:
-        pool.wait()
-        tickets = pool.spread(range(200))
+        wait_ready(pool)
+        tasks = pool.spread(range(200))
         here = made.loader().load(range(200))
-        assert plain(pool.collect(tickets)) == plain(here)
+        assert plain(pool.collect(tasks)) == plain(here)
     assert rows.most == 1
 
 
@@ -213,7 +211,7 @@ def test_a_source_may_read_others_with_threads_of_its_own() -> None:
     assert (source.name, source.extra) == ("changed", "more")  # type: ignore[union-attr]
     made = recipe(own)
     with LoaderPool(made, 2) as pool:
-        pool.wait()
+        wait_ready(pool)
         assert plain(pool.load(range(40))) == plain(recipe(rows).loader().load(range(40)))
 
 
@@ -226,7 +224,7 @@ def test_lambdas_and_closures_travel_and_may_print(capfd: pytest.CaptureFixture[
 
     made = recipe(pairs(100, bad=False), format=functools.partial(lambda row, then: then(row), then=ask))
     with LoaderPool(made, 1) as pool:
-        pool.wait()
+        wait_ready(pool)
         assert plain(pool.load(range(100))) == plain(made.loader().load(range(100)))
     captured = capfd.readouterr()
     assert captured.err.count("asked") == 100  # the workers', which keep their stdout for the parent
@@ -238,7 +236,7 @@ def test_workers_load_neither_mindspore_nor_mindformers() -> None:
         raise RowError(Reason.TIE, str(sorted({"mindspore", "mindformers", "ms_prefstream"} & set(sys.modules))))
 
     with LoaderPool(recipe(pairs(10), format=look), 1) as pool:
-        pool.wait()
+        wait_ready(pool)
         (found,) = pool.load([0])
     assert found.error is not None
     assert found.error.problem == "['ms_prefstream']"
@@ -267,7 +265,7 @@ def test_errors_of_a_task_arrive_and_the_pool_goes_on() -> None:
     rows[99]["margin"] = threading.Lock()
     made = recipe(rows, format=leave, tokenizer=None)
     with LoaderPool(made, 1) as pool:
-        pool.wait()
+        wait_ready(pool)
         with pytest.raises(PrefStreamError, match=r"failed with SystemExit: enough(.|\n)*Traceback(.|\n)*in leave"):
             pool.load(range(64))
         with pytest.raises(SourceError, match=r"rows of list cannot be sent to worker processes: TypeError.*workers=0"):
@@ -281,7 +279,7 @@ def test_whoever_waits_before_a_worker_is_ready_loads_by_itself(data: str) -> No
     with LoaderPool(made, 2) as pool:
         pool._tasks.ready = False
         assert plain(pool.load(range(50))) == plain(made.loader().load(range(50)))
-        pool.wait()
+        wait_ready(pool)
         assert plain(pool.load(range(50))) == plain(made.loader().load(range(50)))
 
 
@@ -308,7 +306,7 @@ def test_the_index_of_a_large_file_is_shared_and_not_sent(tmp_path: pathlib.Path
     small = pack_recipe(recipe(write(tmp_path / "few.jsonl", row * 3)), 1)
     assert len(packed.text) < len(small.text) + 1000
     with LoaderPool(made, 1) as pool:
-        pool.wait()
+        wait_ready(pool)
         assert plain(pool.load([19_999, 0])) == plain(made.loader().load([19_999, 0]))
 
 
@@ -327,12 +325,12 @@ SCRIPT = f"""
 import sys
 from ms_prefstream import DPO
 from ms_prefstream.load.workers.pool import LoaderPool
-from tests.pools import pairs, plain, recipe
+from tests.pools import pairs, plain, recipe, wait_ready
 print("started", flush=True)
 suffix = " more"
 made = recipe(pairs(100), format=lambda row: {{**row, "prompt": str(row["prompt"]) + suffix}})
 pool = LoaderPool(made, 2)
-pool.wait()
+wait_ready(pool)
 assert plain(pool.load(range(100))) == plain(made.loader().load(range(100)))
 print("equal", {CHUNK}, *[worker.process.pid for worker in pool._processes])
 """
@@ -369,7 +367,7 @@ def test_rows_of_the_datasets_package_travel_by_file_or_by_row(tmp_path: pathlib
         made = recipe(source)
         assert len(pack_recipe(made, 1).parent_rows.sources) == sent
         with LoaderPool(made, 1) as pool:
-            pool.wait()
+            wait_ready(pool)
             assert plain(pool.load(range(80))) == plain(made.loader().load(range(80)))
 
 
@@ -393,7 +391,7 @@ def test_a_stream_with_workers_gives_the_batches_of_one_without(source: str, dat
         shared = make(workers)
         if workers == 2:
             assert shared._rows._pool is not None
-            shared._rows._pool.wait()
+            wait_ready(shared._rows._pool)
         for epoch in range(2):
             for found, expected in itertools.zip_longest(shared.batches(epoch), alone.batches(epoch)):
                 assert list(found) == list(expected)

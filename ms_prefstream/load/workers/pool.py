@@ -1,26 +1,33 @@
-"""Pool of worker processes that load samples: the same rows give the same samples, whatever the number of workers."""
+"""Pool of worker processes that load samples, and the form in which samples come back.
+
+The same rows give the same samples, whatever the number of workers.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import pickle
 import subprocess
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
 
 from ms_prefstream.errors import OptionError, PrefStreamError, RowError
 from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths.index import Measured, measure
 from ms_prefstream.load.loader import Recipe, SampleLoader
-from ms_prefstream.load.workers.blocks import Block, pack, unpack
 from ms_prefstream.load.workers.process import WorkerProcess
 from ms_prefstream.load.workers.recipe import pack_recipe
 from ms_prefstream.load.workers.task_queue import Task, TaskQueue
-from ms_prefstream.sample import Loaded, Ready
+from ms_prefstream.sample import Ids, Loaded, Note, Ready, Sample
+from ms_prefstream.sample import Sequence as TokenSequence
 
 _Argument = TypeVar("_Argument")
 _Answer = TypeVar("_Answer")
@@ -28,21 +35,6 @@ _Answer = TypeVar("_Answer")
 CHUNK = 64  # rows of one task: small enough to share a window out evenly, large enough to be worth a message
 _LOOK_SECONDS = 0.2  # between looks at whether the workers are alive, and for Ctrl-C
 _END_SECONDS = 2.0
-
-
-def load_block(loader: SampleLoader, rows: Sequence[int]) -> Block:
-    """Loads rows; runs in a worker."""
-    return pack(loader.load(rows))
-
-
-def samples_block(loader: SampleLoader, records: Sequence[Record | Ready | RowError]) -> Block:
-    """Makes samples of records; runs in a worker."""
-    return pack(loader.samples(records))
-
-
-def measure_rows(loader: SampleLoader, rows: Sequence[int]) -> Measured:
-    """Measures rows for a length index; runs in a worker."""
-    return measure(loader.load(rows))
 
 
 class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
@@ -56,7 +48,7 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
     Args:
         recipe: What samples are made with.
         workers: How many processes, 1 or more.
-        local: A loader that follows the same recipe in this process; made from the recipe when it is needed.
+        local: A loader that follows the same recipe in this process; None makes one.
 
     Raises:
         OptionError: The number is not allowed, or a part of the recipe cannot be pickled.
@@ -66,14 +58,12 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
         self.workers = workers
-        self._recipe = recipe
-        self._local = local
         self._tasks = TaskQueue()
         self._processes: list[WorkerProcess] = []
         self._starting = threading.Lock()
-        self._started = False
         self._owner = os.getpid()
         self._packed = pack_recipe(recipe, workers)
+        self._local = recipe.loader() if local is None else local
         self._end = weakref.finalize(self, _end, self._owner, self._tasks, self._processes)
 
     def load(self, rows: Sequence[int]) -> list[Loaded]:
@@ -162,18 +152,18 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
 
     def _result(self, task: Task) -> Any:
         """Waits for the result of a task; runs the task here while no worker is ready."""
-        self._tasks.check()
         if self._tasks.claim(task):
             return self._run_here(task)
         while not task.done():
             wait([task], _LOOK_SECONDS)
             self._look()
             self._tasks.check()
-        return task.result()
+        result, error = pickle.loads(task.result())
+        if error is not None:
+            raise error
+        return result
 
     def _run_here(self, task: Task) -> Any:
-        if self._local is None:
-            self._local = self._recipe.loader()
         try:
             return task.function(self._local, task.argument)
         except SystemExit as error:  # as in a worker, where it would not end the program either
@@ -183,11 +173,15 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
             ) from error
 
     def _start(self) -> None:
-        """Starts the processes, unless they run."""
+        """Starts the processes, unless they run.
+
+        Raises:
+            PrefStreamError: The pool has failed or is closed.
+        """
         with self._starting:
-            if self._started or self._tasks.closed:
+            self._tasks.check()
+            if self._processes:
                 return
-            self._started = True
             try:
                 for number in range(1, self.workers + 1):
                     self._processes.append(WorkerProcess(number, self.workers, self._packed, self._tasks))
@@ -219,7 +213,79 @@ def _end(owner: int, tasks: TaskQueue, workers: list[WorkerProcess]) -> None:
         except subprocess.TimeoutExpired:  # a library in the worker handles the signal
             worker.process.kill()
             worker.process.wait()
-    for worker in workers:
-        if worker is not threading.current_thread():
-            with contextlib.suppress(RuntimeError):  # not started
-                worker.join(_END_SECONDS)
+        with contextlib.suppress(RuntimeError):  # it has not started, or runs this function
+            worker.join(_END_SECONDS)
+
+
+def load_block(loader: SampleLoader, rows: Sequence[int]) -> Block:
+    """Loads rows; runs in a worker."""
+    return pack(loader.load(rows))
+
+
+def samples_block(loader: SampleLoader, records: Sequence[Record | Ready | RowError]) -> Block:
+    """Makes samples of records; runs in a worker."""
+    return pack(loader.samples(records))
+
+
+def measure_rows(loader: SampleLoader, rows: Sequence[int]) -> Measured:
+    """Measures rows for a length index; runs in a worker."""
+    return measure(loader.load(rows))
+
+
+_Row: TypeAlias = tuple[int, bool, float | None, tuple[float, float] | None, RowError | None, int]
+
+
+class Block(NamedTuple):
+    """Loaded rows, cheap to pickle.
+
+    Attributes:
+        ids: The ids of all sequences, then those of all prompts, int32.
+        lengths: How many ids each of them has.
+        columns: The other fields of a sequence, a list each, with one value per sequence.
+        rows: (sequences, whether there is a prompt, margin, ref_logps, error, notes) of each row.
+    """
+
+    ids: Ids
+    lengths: list[int]
+    columns: list[list[Any]]
+    rows: list[_Row]
+
+
+def pack(loaded: Sequence[Loaded]) -> Block:
+    """Returns the block that `unpack` turns into the same rows."""
+    samples = [one.sample for one in loaded if one.sample is not None]
+    sequences = [sequence for sample in samples for sequence in sample.sequences]
+    arrays = [sequence.ids for sequence in sequences]
+    arrays += [sample.prompt for sample in samples if sample.prompt is not None]
+    rows: list[_Row] = [
+        (0, False, None, None, error, int(notes))
+        if sample is None
+        else (len(sample.sequences), sample.prompt is not None, sample.margin, sample.ref_logps, None, int(notes))
+        for sample, error, notes in loaded
+    ]
+    return Block(
+        ids=np.concatenate(arrays, casting="no", dtype=np.int32) if arrays else np.empty(0, np.int32),
+        lengths=list(map(len, arrays)),
+        columns=[[sequence[field] for sequence in sequences] for field in range(1, len(TokenSequence._fields))],
+        rows=rows,
+    )
+
+
+_NOTES = [Note(value) for value in range(2 * max(Note))]
+
+
+def unpack(block: Block) -> list[Loaded]:
+    """Returns the rows of a block; their arrays are views of it."""
+    ends = itertools.accumulate(block.lengths, initial=0)
+    arrays = [block.ids[begin:end] for begin, end in itertools.pairwise(ends)]
+    new = tuple.__new__  # what the constructors of named tuples end in; the training thread does this for every row
+    sequences = map(new, itertools.repeat(TokenSequence), zip(arrays, *block.columns))  # noqa: B905 - prompts come after
+    prompts = iter(arrays[len(block.columns[0]) :])
+    loaded: list[Loaded] = []
+    for count, has_prompt, margin, ref_logps, error, notes in block.rows:
+        sample = None
+        if error is None:
+            prompt = next(prompts) if has_prompt else None
+            sample = new(Sample, (tuple(itertools.islice(sequences, count)), prompt, margin, ref_logps))
+        loaded.append(new(Loaded, (sample, error, _NOTES[notes])))
+    return loaded

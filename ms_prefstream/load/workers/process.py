@@ -55,7 +55,7 @@ class WorkerProcess(threading.Thread):
 
     def __init__(self, number: int, of: int, recipe: PackedRecipe, tasks: TaskQueue) -> None:
         super().__init__(name=f"ms_prefstream-worker-{number}", daemon=True)
-        self._recipe: bytes | None = pickle.dumps((recipe.text, recipe.sizes), protocol=5)  # None once it has arrived
+        self._recipe: bytes | None = recipe.data  # None once it has arrived
         self._parent_rows = recipe.parent_rows
         self._tasks = tasks
         self._in_flight: deque[Task] = deque()
@@ -72,7 +72,7 @@ class WorkerProcess(threading.Thread):
             self._send_recipe()
             while self._send_tasks():
                 answer = _receive(self._incoming)
-                _finish(self._in_flight.popleft(), answer)
+                self._in_flight.popleft().set_result(answer)
         except (EOFError, OSError, ValueError):  # ValueError: the interpreter has closed the pipes
             if not self._tasks.closed:
                 self.report_death()
@@ -148,17 +148,6 @@ def _start(recipe: PackedRecipe) -> subprocess.Popen[bytes]:
     )
 
 
-def _finish(task: Task, answer: bytearray) -> None:
-    try:
-        result, error = pickle.loads(answer)
-    except Exception as failure:  # of a class that cannot be unpickled here
-        result, error = None, failure
-    if error is None:
-        task.set_result(result)
-    else:
-        task.set_exception(error)
-
-
 _SIZE = struct.Struct("<Q")
 _PIPE_BYTES = 1 << 20
 
@@ -224,8 +213,7 @@ def main(parent: int, shared: int) -> None:
         try:
             result = None
             if loader is None:
-                text, sizes = pickle.loads(message)
-                recipe, sources = unpack_recipe(text, sizes, shared)
+                recipe, sources = unpack_recipe(message, shared)
                 loader = recipe.loader()
             else:
                 function, argument, sent = pickle.loads(message)

@@ -9,7 +9,7 @@ import os
 import pickle
 import types
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cloudpickle
 
@@ -24,18 +24,16 @@ _ALIGN = 64
 
 
 class PackedRecipe(NamedTuple):
-    """A recipe as bytes.
+    """A recipe, ready to be sent.
 
     Attributes:
-        text: The pickle.
-        sizes: Bytes of each large array.
-        shared: The large arrays in shared memory, or None.
+        data: The pickle, together with the sizes of the large arrays.
+        shared: The large arrays, in shared memory; None if there are none.
         parent_rows: Reads the rows of sources that workers cannot read.
     """
 
-    text: bytes
-    sizes: list[int]
-    shared: io.FileIO | None
+    data: bytes
+    shared: BinaryIO | None
     parent_rows: ParentRows
 
 
@@ -56,17 +54,18 @@ def pack_recipe(recipe: Recipe, workers: int) -> PackedRecipe:
             f"{type(error).__name__}: {error}. Use workers=0, or leave out of it what cannot be sent (locks, open "
             "files, connections)."
         ) from error
-    return PackedRecipe(text, [buffer.nbytes for buffer in buffers], _share(buffers), parent_rows)
+    data = pickle.dumps((text, [buffer.nbytes for buffer in buffers]))
+    return PackedRecipe(data, _share(buffers) if buffers else None, parent_rows)
 
 
-def unpack_recipe(text: bytes, sizes: Sequence[int], shared: int) -> tuple[Recipe, dict[int, SentRows]]:
-    """Returns the recipe in a worker, and the sources that wait for rows from the parent, by number.
+def unpack_recipe(data: bytes | bytearray, shared: int) -> tuple[Recipe, dict[int, SentRows]]:
+    """Returns the recipe in a worker, and the sources that get their rows from the parent, by number.
 
     Args:
-        text: See `PackedRecipe`.
-        sizes: See `PackedRecipe`.
-        shared: Descriptor of the shared memory; unused without `sizes`.
+        data: See `PackedRecipe`.
+        shared: Descriptor of the shared memory, if there are large arrays.
     """
+    text, sizes = pickle.loads(data)
     buffers = []
     if sizes:
         mapped = memoryview(mmap.mmap(shared, 0, access=mmap.ACCESS_READ))
@@ -86,27 +85,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # the package has no
     def __init__(self, sources: Sequence[RandomAccess]) -> None:
         self.file = io.BytesIO()
         self.buffers: list[memoryview] = []
-        self.named: set[str] = set()  # modules that are pickled by name, or whose functions and classes are
-        self._sources = {id(source): number for number, source in enumerate(sources)}
+        self.modules: set[str] = set()  # those that the worker imports, as the pickle names something of theirs
+        self._numbers = {id(source): number for number, source in enumerate(sources)}
         super().__init__(self.file, protocol=5, buffer_callback=functools.partial(_keep_in_band, self.buffers))
 
     def reducer_override(self, obj: Any) -> Any:
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented and isinstance(obj, (type, types.FunctionType, types.ModuleType)):
-            self.named.add(str(obj.__name__ if isinstance(obj, types.ModuleType) else obj.__module__))
+            self.modules.add(str(obj.__name__ if isinstance(obj, types.ModuleType) else obj.__module__))
         return reduced
 
     def persistent_id(self, obj: Any) -> Any:
-        number = self._sources.get(id(obj))
+        number = self._numbers.get(id(obj))
         return None if number is None else (number, obj.name, len(obj))
-
-
-def _keep_in_band(buffers: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
-    raw = buffer.raw()
-    if raw.nbytes < _SHARE_FROM or not hasattr(os, "memfd_create"):  # Linux has it
-        return True
-    buffers.append(raw)
-    return False
 
 
 class _Unpickler(pickle.Unpickler):
@@ -123,10 +114,10 @@ def _dumps(obj: Any, sources: Sequence[RandomAccess] = ()) -> tuple[bytes, list[
     """Returns a pickle and its large arrays. Modules that a worker could not import are pickled by value."""
     pickler = _Pickler(sources)
     pickler.dump(obj)
-    if modules := not_importable(pickler.named):
+    if modules := not_importable(pickler.modules):
         pickler = _Pickler(sources)
         try:
-            with by_value(cloudpickle, modules):
+            with by_value(modules):
                 pickler.dump(obj)
         except Exception as error:
             names = ", ".join(module.__name__ for module in modules)
@@ -136,16 +127,21 @@ def _dumps(obj: Any, sources: Sequence[RandomAccess] = ()) -> tuple[bytes, list[
     return pickler.file.getvalue(), pickler.buffers
 
 
-def _share(buffers: Sequence[memoryview]) -> io.FileIO | None:
-    """Writes arrays to an anonymous file in memory, which workers map."""
-    if not buffers:
-        return None
-    file = io.FileIO(os.memfd_create("ms_prefstream"), "wb")
+def _keep_in_band(buffers: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
+    raw = buffer.raw()
+    if raw.nbytes < _SHARE_FROM or not hasattr(os, "memfd_create"):  # Linux has it
+        return True
+    buffers.append(raw)
+    return False
+
+
+def _share(buffers: Sequence[memoryview]) -> BinaryIO:
+    """Returns an anonymous file in memory with these arrays, for workers to map."""
+    file = open(os.memfd_create("ms_prefstream"), "wb")  # noqa: SIM115 - the pool closes it
     for raw in buffers:
-        for piece in (raw, bytes(-raw.nbytes % _ALIGN)):
-            view = memoryview(piece)
-            while view:
-                view = view[file.write(view) :]
+        file.write(raw)
+        file.write(bytes(-raw.nbytes % _ALIGN))
+    file.flush()
     return file
 
 

@@ -86,8 +86,13 @@ class TaskQueue:
             return task
 
     def claim(self, task: Task) -> bool:
-        """Removes a task for the parent itself, which may run it while no worker is ready. Returns whether it may."""
+        """Removes a task for the parent itself, which may run it while no worker is ready. Returns whether it may.
+
+        Raises:
+            PrefStreamError: See `check`.
+        """
         with self._changed:
+            self.check()
             may = not self.ready and not task.long and task in self._waiting
             if may:
                 self._waiting.remove(task)

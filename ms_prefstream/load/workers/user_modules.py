@@ -10,6 +10,8 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+import cloudpickle
+
 Constants: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Module -> name -> value."""
 
@@ -20,12 +22,12 @@ _MOST_ITEMS = 2000
 
 
 def users_modules() -> list[types.ModuleType]:
-    """The imported modules that are the user's own; `__main__`, which always goes by value, is none of them."""
+    """Returns the imported modules of the user, without `__main__`, which is always pickled by value."""
     return [module for name, module in list(sys.modules.items()) if _is_users(name, module)]
 
 
 def constants() -> Constants:
-    """The constants of the user's modules, as they are now."""
+    """Returns the UPPER_CASE constants of the user's modules, as they are now."""
     found = {
         module.__name__: {name: value for name, value in vars(module).items() if name.isupper() and _is_plain(value)}
         for module in users_modules()
@@ -34,7 +36,7 @@ def constants() -> Constants:
 
 
 def set_constants(found: Constants) -> None:
-    """Give the modules that were imported here the constants of another process, where they differ."""
+    """Gives the modules that are imported here the constants of another process, where they differ."""
     for name, values in found.items():
         module = sys.modules.get(name)
         for key, value in values.items() if module is not None else ():
@@ -44,38 +46,39 @@ def set_constants(found: Constants) -> None:
 
 
 def not_importable(names: Iterable[str]) -> list[types.ModuleType]:
-    """The user's modules, among those of these names and beside them, that another process would not find."""
+    """Returns those of the user's modules in the packages of these names that another process could not import."""
     tops = {name.partition(".")[0] for name in names}
-    own = [module for module in users_modules() if module.__name__.partition(".")[0] in tops]
-    lost = {top for top in {module.__name__.partition(".")[0] for module in own} if not _is_found(top)}
-    return [module for module in own if module.__name__.partition(".")[0] in lost]
+    own = {module: module.__name__.partition(".")[0] for module in users_modules()}
+    found = {top: _is_found(top) for top in tops & set(own.values())}
+    return [module for module, top in own.items() if not found.get(top, True)]
 
 
 @contextlib.contextmanager
-def by_value(pickler: Any, modules: Iterable[types.ModuleType]) -> Iterator[None]:
-    """Let a module like `cloudpickle` send what these modules define by value."""
-    known = pickler.list_registry_pickle_by_value()
+def by_value(modules: Iterable[types.ModuleType]) -> Iterator[None]:
+    """Lets cloudpickle pickle what these modules define by value."""
+    known = cloudpickle.list_registry_pickle_by_value()
     with contextlib.ExitStack() as stack:
         for module in modules:
             if module.__name__ not in known:
-                pickler.register_pickle_by_value(module)
-                stack.callback(pickler.unregister_pickle_by_value, module)
+                cloudpickle.register_pickle_by_value(module)
+                stack.callback(cloudpickle.unregister_pickle_by_value, module)
         yield
 
 
 def _is_users(name: str, module: Any) -> bool:
+    """Returns whether a module is neither installed, nor of Python or this library, nor the program itself."""
     if not isinstance(module, types.ModuleType) or module.__name__ != name:
         return False
     if name in ("__main__", "__mp_main__") or name.partition(".")[0] == __name__.partition(".")[0]:
         return False
     file = getattr(module, "__file__", None)
-    if not isinstance(file, str):  # of the interpreter, or made by a program
+    if not isinstance(file, str):  # built in, or made by a program
         return getattr(module, "__spec__", None) is None
     return not any(part in file for part in _INSTALLED) and not file.startswith(_STANDARD)
 
 
 def _is_found(name: str) -> bool:
-    """Whether an import would find a module that is imported already; editable installs have finders of their own."""
+    """Returns whether an import would find an imported module; editable installs have finders of their own."""
     for finder in sys.meta_path:
         with contextlib.suppress(Exception):
             if finder.find_spec(name, None) is not None:
@@ -84,7 +87,7 @@ def _is_found(name: str) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value consists of plain values alone, and of few."""
+    """Returns whether a value consists of plain values, and of few."""
     if type(value) in _PLAIN:
         return True
     if type(value) is dict:

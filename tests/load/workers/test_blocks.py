@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ms_prefstream import DPO, RLHF, Reward
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.load.workers.blocks import pack, unpack
+from ms_prefstream.load.workers.pool import pack, unpack
 from ms_prefstream.sample import Loaded, Note, Sample, Sequence
 from tests.pools import pairs, plain, recipe
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import functools
 import itertools
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 import threading
@@ -21,8 +23,11 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream import OptionError, PrefStreamError, SourceError
 from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.formats import resolve_format
 from ms_prefstream.lengths.index import measure
-from ms_prefstream.load.workers.parent_rows import is_read_in_parent
+from ms_prefstream.load.loader import SampleLoader
+from ms_prefstream.load.records import MixedRecords
+from ms_prefstream.load.workers.parent_rows import ParentRows, is_read_in_parent
 from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
 from ms_prefstream.load.workers.recipe import pack_recipe
 from ms_prefstream.sources import open_source
@@ -147,6 +152,45 @@ def test_rows_in_memory_are_read_here_and_any_callable_travels(data: str) -> Non
         assert plain(pool.load(wanted[:100])) == plain(expected[:100])  # the pool goes on
 
 
+def test_a_task_carries_each_row_once_whatever_its_records_and_the_parts_of_a_mix(data: str) -> None:
+    rows = Guarded(pairs(COUNT, bad=False))
+    mixed = mps.mix([(rows, 1), (data, 1)])
+    records = MixedRecords(mixed, [resolve_format(Counted()), resolve_format("auto")])
+    made = dataclasses.replace(recipe(data), records=records)
+    first = records.mixture.firsts[1]
+    sent = ParentRows(records).read([3, first, 2, 3, first + 1, 2])
+    assert {number: set(pickle.loads(rows)) for number, rows in sent.items()} == {
+        0: {records.parts()[0][0].locate(row)[0] for row in (2, 3)}  # type: ignore[union-attr]  # it expands rows
+    }
+    wanted = [*shuffled(len(records)), 3, 3]
+    expected = made.loader().load(wanted)
+    with LoaderPool(made, 2) as pool:
+        wait_ready(pool)
+        rows.readers.clear()
+        assert plain(pool.load(wanted)) == plain(expected)
+        assert rows.readers == {os.getpid()}
+        assert list(pool.calls(origins_of, [range(5), range(first, first + 5)], list)) == [
+            [records.origin(row) for row in chunk] for chunk in (range(5), range(first, first + 5))
+        ]
+
+
+def origins_of(loader: SampleLoader, rows: range) -> list[str]:
+    """The origins of rows, as a worker knows them once it has loaded them."""
+    loader.load(rows)
+    return [loader.origin(row) for row in rows]
+
+
+def test_a_row_that_comes_twice_in_a_task_may_be_changed_by_the_format() -> None:
+    def change(row: Any) -> Any:
+        row["prompt"] += "!"
+        return row
+
+    made = recipe(pairs(10, bad=False), format=change)
+    with LoaderPool(made, 1) as pool:
+        wait_ready(pool)
+        assert plain(pool.load([4, 4, 5, 4])) == plain(made.loader().load([4, 4, 5, 4]))
+
+
 class Exclusive:
     """Rows that take a while to read, and must not be read by two threads at once."""
 
@@ -180,7 +224,7 @@ class ExclusiveSource(Exclusive):
 
 @pytest.mark.parametrize("kind", [Exclusive, ExclusiveSource])
 def test_what_is_in_memory_is_read_by_one_thread_at_a_time(kind: type[Exclusive]) -> None:
-    """While workers start, the thread that waits loads rows itself; those that are ready ask for theirs."""
+    """While workers start, the thread that waits loads rows itself; other threads read those for the workers."""
     rows = kind(pairs(200, bad=False))
     made = recipe(rows)
     with LoaderPool(made, 2) as pool:
@@ -302,9 +346,9 @@ def test_the_index_of_a_large_file_is_shared_and_not_sent(tmp_path: pathlib.Path
     row = pairs(1, bad=False)
     made = recipe(write(tmp_path / "many.jsonl", row * 20_000))
     packed = pack_recipe(made, 1)
-    assert packed.sizes == [8 * 20_001]
+    assert pickle.loads(packed.data)[1] == [8 * 20_001]
     small = pack_recipe(recipe(write(tmp_path / "few.jsonl", row * 3)), 1)
-    assert len(packed.text) < len(small.text) + 1000
+    assert len(packed.data) < len(small.data) + 1000
     with LoaderPool(made, 1) as pool:
         wait_ready(pool)
         assert plain(pool.load([19_999, 0])) == plain(made.loader().load([19_999, 0]))

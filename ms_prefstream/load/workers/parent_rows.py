@@ -74,20 +74,10 @@ def _pickled_rows(source: RandomAccess, rows: list[int]) -> bytes:
 
 
 class SentRows:
-    """The worker's end: stands in for a source, and holds the rows of the current task.
+    """The worker's end: stands in for a source, and holds the rows of the current task."""
 
-    Args:
-        name: The source's name.
-        count: How many rows it has.
-    """
-
-    def __init__(self, name: str, count: int) -> None:
-        self.name = name
-        self._count = count
+    def __init__(self) -> None:
         self._rows: dict[int, tuple[RawRow, str]] = {}  # (row, origin)
-
-    def __len__(self) -> int:
-        return self._count
 
     def receive(self, rows: bytes) -> None:
         """Replaces the rows by those of the next task, as `ParentRows.read` pickled them."""

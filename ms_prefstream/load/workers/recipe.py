@@ -8,6 +8,7 @@ import mmap
 import os
 import pickle
 import types
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple
 
@@ -73,10 +74,12 @@ def unpack_recipe(data: bytes | bytearray, shared: int) -> tuple[Recipe, dict[in
         for size in sizes:
             buffers.append(mapped[begin : begin + size])
             begin += size + -size % _ALIGN
-    unpickler = _Unpickler(text, buffers)
+    sources: dict[int, SentRows] = defaultdict(SentRows)
+    unpickler = pickle.Unpickler(io.BytesIO(text), buffers=buffers)
+    unpickler.persistent_load = sources.__getitem__  # type: ignore[method-assign]  # of the numbers of `_Pickler`
     recipe, values = unpickler.load()
     set_constants(values)
-    return recipe, unpickler.sources
+    return recipe, sources
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # the package has no types
@@ -96,18 +99,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # the package has no
         return reduced
 
     def persistent_id(self, obj: Any) -> Any:
-        number = self._numbers.get(id(obj))
-        return None if number is None else (number, obj.name, len(obj))
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, text: bytes, buffers: Sequence[memoryview]) -> None:
-        super().__init__(io.BytesIO(text), buffers=buffers)
-        self.sources: dict[int, SentRows] = {}
-
-    def persistent_load(self, key: tuple[int, str, int]) -> SentRows:
-        number, name, count = key
-        return self.sources.setdefault(number, SentRows(name, count))
+        return self._numbers.get(id(obj))
 
 
 def _dumps(obj: Any, sources: Sequence[RandomAccess] = ()) -> tuple[bytes, list[memoryview]]:

@@ -107,7 +107,7 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         self,
         function: Callable[[SampleLoader, _Argument], _Answer],
         arguments: Iterable[_Argument],
-        rows_of: Callable[[_Argument], Sequence[int]] = lambda argument: (),
+        rows_of: Callable[[_Argument], Sequence[int]],
     ) -> Iterator[_Answer]:
         """Yields ``function(loader, argument)`` for each argument, in order; two per worker are under way at any time.
 
@@ -179,9 +179,9 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
             PrefStreamError: The pool has failed or is closed.
         """
         with self._starting:
-            self._tasks.check()
             if self._processes:
                 return
+            self._tasks.check()
             try:
                 for number in range(1, self.workers + 1):
                     self._processes.append(WorkerProcess(number, self.workers, self._packed, self._tasks))

@@ -446,5 +446,6 @@ def test_a_stream_with_workers_gives_the_batches_of_one_without(source: str, dat
 
 def test_a_worker_leaves_calls_to_others_that_have_nothing_to_do(data: str, tmp_path: pathlib.Path) -> None:
     """Or one writes both parts of a cache while the other looks on."""
+    arguments = [(str(tmp_path), number, 2) for number in range(2)]
     with LoaderPool(recipe(data), 2) as pool:
-        assert list(pool.calls(together, [(str(tmp_path), number, 2) for number in range(2)])) == [2, 2]
+        assert list(pool.calls(together, arguments, lambda argument: ())) == [2, 2]

@@ -1,13 +1,15 @@
 # Needs only make and Python 3.10, 3.11 or 3.12; everything else goes into an environment of its own.
 #   make test VENV=/some/dir         use or create the environment there
 #   make demo PYTHON=/path/python    create the environment with this Python
-#   make test PYTEST_ARGS="-k plan"  hand options to pytest
+#   make test PYTEST_ARGS="-k plan"  pass options to pytest
+#   make test PROCESSES=4            run the tests in this many processes (2 unless given, 0 for none)
 #   make bench DATA=rows.jsonl TOKENIZER=/dir/of/tokenizer   measure on your own files
 #   make bench PARTS=abcdefgh        the whole table of the README, about half an hour
 
 VENV ?= .venv
 PYTHON ?=
 PYTEST_ARGS ?=
+PROCESSES ?= 2
 DATA ?= ms_prefstream/demo/pairs.jsonl
 TOKENIZER ?= bytes
 PARTS ?= ab
@@ -21,12 +23,13 @@ TEST_STAMP := $(VENV)/.ms-prefstream-test
 CODE := $(wildcard ms_prefstream tests examples benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint bench clean
+.PHONY: help demo test test-all test-long lint bench clean
 
 help:
 	@echo "make demo       install, then train a small reward model and DPO on the bundled pairs (CPU, nothing to prepare)"
-	@echo "make test       install with the test tools, then ruff, mypy and the tests"
-	@echo "make test-long  all tests, the ones that take minutes included, with examples drawn anew"
+	@echo "make test       install with the test tools, then ruff, mypy, every test that is quick and a few trainings"
+	@echo "make test-all   the rest: all other trainings, the examples and whole programs (what make test runs is left out)"
+	@echo "make test-long  everything, with many new random examples and the tests that take minutes"
 	@echo "make lint       ruff and mypy only"
 	@echo "make bench      throughput from JSON Lines text to padded batches (of the bundled pairs; DATA=... TOKENIZER=... for others, PARTS=abcdefgh for everything)"
 	@echo "make clean      remove caches and build leftovers (the environment in $(VENV) stays)"
@@ -35,10 +38,13 @@ demo: $(RUN_STAMP)
 	@$(BIN)/ms-prefstream demo
 
 test: lint
-	@$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS) || { code=$$?; $(NO_TESTS); exit $$code; }
+	@$(PYTEST) -m "not long and (smoke or not training)" $(PYTEST_ARGS) || { $(NO_TESTS); }
+
+test-all: $(TEST_STAMP)
+	@$(PYTEST) -m "training and not smoke and not long" $(PYTEST_ARGS) || { $(NO_TESTS); }
 
 test-long: $(TEST_STAMP)
-	@HYPOTHESIS_PROFILE=exploring $(BIN)/python -m pytest $(PYTEST_ARGS) || { code=$$?; $(NO_TESTS); exit $$code; }
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST) $(PYTEST_ARGS) || { $(NO_TESTS); }
 
 lint: $(TEST_STAMP)
 	$(BIN)/python -m ruff check $(CODE)
@@ -53,7 +59,9 @@ clean:
 	@for part in $(CODE); do find "$$part" -name __pycache__ -type d -prune -exec rm -rf {} +; done
 
 # pytest ends with 5 when it found no test to run: that is a failure here, and says so.
-NO_TESTS = if [ "$$code" -eq 5 ]; then echo "pytest ran no test, which counts as a failure: check PYTEST_ARGS and tests/." >&2; fi
+NO_TESTS = code=$$?; if [ "$$code" -eq 5 ]; then echo "pytest ran no test, which counts as a failure: check PYTEST_ARGS and tests/." >&2; fi; exit $$code
+# Tests of one scope, a file as a rule, stay in one of the processes: see tests/conftest.py.
+PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
 $(RUN_STAMP): pyproject.toml
 	@$(ENVIRONMENT)

@@ -63,7 +63,7 @@ def writing(data: str, tokenizer: str, length: int, workers: int, folder: pathli
         os.sync()  # the disk need not finish what was written before
         spent = seconds(lambda: mps.write_cache(stream, out, layout=layout, workers=workers))  # noqa: B023
         size = sum(path.stat().st_size for path in out.iterdir())
-        rows = len(stream.material().records)
+        rows = len(stream.data.records)
         if layout != "ragged":  # which is read below
             shutil.rmtree(out)
         than = "" if theirs is None else f"   {rows / spent / theirs:.1f} times mindrlhf's script"
@@ -109,7 +109,7 @@ def random_access(rows: int, folder: pathlib.Path) -> None:
             reader.close()
 
     stream = mps.stream(str(out), task=mps.DPO(stream_length(out)), tokenizer=None, batching=mps.Pad(TOGETHER))
-    source = stream.material().source
+    source = stream.data.source
     count = len(wanted) * TOGETHER
     print(f"  MindDataset, a SubsetSampler for {TOGETHER} rows: {count / seconds(pipelines):9,.0f} rows/s")
     print(f"  FileReader, from the front only:       {rows / seconds(forward):9,.0f} rows/s")

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ms_prefstream.cache.compatibility import check_cache
 from ms_prefstream.checks import check_made, whole_number
 from ms_prefstream.encode.build import build_encoder
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats import resolve_format
+from ms_prefstream.load.cached import check_cache
 from ms_prefstream.load.loader import SampleLoader
 from ms_prefstream.sample import Loaded, Note, Ready, Sample
 from ms_prefstream.sample import Sequence as TokenSequence

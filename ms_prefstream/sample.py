@@ -81,6 +81,11 @@ class Sample(NamedTuple):
             return max(len(chosen.ids), len(rejected.ids))
         return len(self.sequences[0].ids)
 
+    @property
+    def total_length(self) -> int:
+        """Tokens of all sequences: what the sample takes of a packed row."""
+        return sum(len(sequence.ids) for sequence in self.sequences)
+
 
 class Ready(NamedTuple):
     """A row that was made into a sample before, as a cache holds it.

@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ms_prefstream.batch import Bucket, Layout, Pack, PackedLayout, Pad, make_layout
-from ms_prefstream.batch.best_widths import batch_maxima
-from ms_prefstream.cache.compatibility import check_cache, encoding_of, has_reference, tokenizer_of
+from ms_prefstream.batch import BatchingRule
 from ms_prefstream.checks import check_made, whole_number
-from ms_prefstream.encode.build import fingerprint_of, template_text
-from ms_prefstream.encode.tokenizer import Tokenizer, choose_pad_id, load_tokenizer
-from ms_prefstream.errors import OptionError, SourceError, StateError
+from ms_prefstream.errors import OptionError
 from ms_prefstream.lengths import LengthIndex
-from ms_prefstream.load.loader import Recipe
-from ms_prefstream.load.records import formats_of
 from ms_prefstream.mindspore.dataset import to_dataset
 from ms_prefstream.mindspore.ranks import known_ranks
-from ms_prefstream.plan import BudgetOptions, Ranks
-from ms_prefstream.plan.state import State, check_state, make_state
-from ms_prefstream.report.bad_rows import Quarantine
-from ms_prefstream.report.report import Report
+from ms_prefstream.plan import Ranks
+from ms_prefstream.plan.state import State
 from ms_prefstream.sample import Batch
-from ms_prefstream.sources import open_source
-from ms_prefstream.sources.cached import caches_in, only_caches
-from ms_prefstream.sources.mix import Mix
-from ms_prefstream.steps.collate import Collate, CollatePacks, select_columns
-from ms_prefstream.steps.data import Material, Rows
-from ms_prefstream.steps.one_pass import OnePassSteps
-from ms_prefstream.steps.open import Opening, Order, Steps, check_steps_per_epoch, key_lengths
+from ms_prefstream.steps.collate import select_columns
+from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
+from ms_prefstream.steps.open import Order, step_opener
+from ms_prefstream.steps.planned import RowIds
+from ms_prefstream.steps.state import resume_steps, save_state
 from ms_prefstream.tasks import Task
-from ms_prefstream.tasks.base import check_room
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset
-
-_log = logging.getLogger(__name__)
 
 
 def stream(
@@ -49,7 +32,7 @@ def stream(
     task: Task,
     tokenizer: Any = ...,
     format: Any = "auto",
-    batching: Pad | Bucket | Pack,
+    batching: BatchingRule,
     shuffle: Any = True,
     seed: int = 0,
     template: str | None = "auto",
@@ -69,7 +52,7 @@ def stream(
     index: str | os.PathLike[str] | None = "auto",
     workers: int = 0,
 ) -> Stream:
-    """A stream of ready batches from raw preference rows.
+    """Open a stream of ready batches from raw preference rows.
 
     Args:
         source: Path, glob or list of them (JSON Lines, JSON, .gz, .zst), a list or any object with ``__len__`` and
@@ -109,67 +92,23 @@ def stream(
     Raises:
         PrefStreamError: Anything a user can cause, as one sentence.
     """
-    if on_bad_row not in ("raise", "drop"):
-        raise OptionError(f"on_bad_row is {on_bad_row!r}; expected 'raise' or 'drop'.")
-    if tokenizer is ...:
-        raise OptionError(
-            "tokenizer is missing; expected a directory, a file or an object, or None for rows that are already "
-            "tokenized, as those of a cache are."
-        )
-    check_made("task", task, "sampler", "mps.DPO(max_length=1024)")
     check_made("batching", batching, "batch_size", "mps.Bucket(batch_size=8)")
-    if isinstance(batching, Pack):
-        batching.check(task)
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-        raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
-    loaded = None if tokenizer is None else load_tokenizer(tokenizer, backend)
-    jinja = None if loaded is None else template_text(template, loaded)
-    opened = source if isinstance(source, Mix) else open_source(source)
-    caches, ready = caches_in(opened), only_caches(opened)
-    recipe = Recipe(
-        records=None,
+    encoding = Encoding(
         task=task,
-        tokenizer=loaded,
-        template=jinja,
+        tokenizer=tokenizer,
+        format=format,
+        template=template,
+        pad_token_id=pad_token_id,
         boundary=boundary,
         special_tokens_in_content=special_tokens_in_content,
-        ready=ready,
+        backend=backend,
     )
-    ranks = Ranks.given(*known_ranks(num_shards, shard_id), logical_shards)
-    report = Report(tokenizer="" if loaded is None else loaded.description)
-    fmts = formats_of(opened, format)
-    encoding = {
-        "task": repr(task),
-        "format": ", ".join(map(repr, fmts)),
-        "tokenizer": None if loaded is None else loaded.fingerprint,
-        "template": fingerprint_of(jinja),
-        "boundary": boundary,
-        "special_tokens_in_content": special_tokens_in_content,
-    }
-    for cache in caches:
-        check_cache(cache, task, loaded, encoding, format if ready else "auto", template)
-    if ready:
-        encoding, report.tokenizer = encoding_of(caches[0], task), tokenizer_of(caches[0])
-        pad_token_id = caches[0].pad_token_id if pad_token_id is None else pad_token_id
-    rows = Rows(
-        source=opened,
-        formats=fmts,
-        recipe=recipe,
-        encoding=encoding,
-        report=report,
-        raise_malformed=on_bad_row == "raise",
-        quarantine=None if quarantine is None else Quarantine(quarantine, ranks.rank, ranks.world),
-        workers=workers,
-        index=index,
-    )
-    check_steps_per_epoch(steps_per_epoch, rows, isinstance(batching, Pack))
-    if rows.encoder is not None:
-        check_room(task, rows.encoder)
+    policy = BadRowPolicy(on_bad_row=on_bad_row, quarantine=quarantine)
     order = Order(shuffle=shuffle, seed=seed, window=window, drop_remainder=drop_remainder, longest_first=longest_first)
-    return Stream(
-        rows, task, batching, order, ranks, loaded, choose_pad_id(pad_token_id, loaded), report, encoding,
-        logical_shards is not None, steps_per_epoch,
-    )  # fmt: skip
+    batching.layout(task)  # refuses what this rule cannot batch before anything is loaded
+    ranks = Ranks.given(*known_ranks(num_shards, shard_id), logical_shards)
+    data = StreamData(source, encoding, policy, ranks, workers=workers, index=index)
+    return Stream(data, batching, order, ranks, steps_per_epoch)
 
 
 class Stream:
@@ -181,72 +120,24 @@ class Stream:
         tokenizer: The loaded tokenizer, or None.
         batching: How samples are batched.
         layout: The arrays of a batch.
+        pad_token_id: The id that arrays are padded with.
+        data: The rows without order and batches, for `write_cache`.
     """
 
     def __init__(
         self,
-        rows: Rows,
-        task: Task,
-        batching: Pad | Bucket | Pack,
+        data: StreamData,
+        batching: BatchingRule,
         order: Order,
         ranks: Ranks,
-        tokenizer: Tokenizer | None,
-        pad_id: int,
-        report: Report,
-        encoding: dict[str, Any],
-        shards_given: bool,
-        steps_given: int | None,
+        steps_per_epoch: int | None = None,
     ) -> None:
-        self.task, self.tokenizer, self.batching, self.report = task, tokenizer, batching, report
-        self.layout: Layout | PackedLayout
-        reference = has_reference(rows.source, task, isinstance(batching, Pack))
-        if isinstance(batching, Pack):
-            self.layout = batching.layout(task)
-        else:
-            self.layout = make_layout(
-                task.layout,
-                with_margin=task.margin,
-                with_ref_logps=reference,
-                max_prompt_length=task.prompt_columns,
-            )
-        self._rows, self._order, self._ranks, self._pad_id = rows, order, ranks, pad_id
-        self._encoding, self._shards_given, self._steps_given = encoding, shards_given, steps_given
+        self.data, self.batching, self.pad_token_id = data, batching, data.pad_token_id
+        self.task, self.tokenizer, self.report = data.task, data.recipe.tokenizer, data.report
+        self._opener = step_opener(data, batching, order, ranks, steps_per_epoch)
+        self._steps, self.layout = self._opener.open(), self._opener.layout
         self._resumed: int | None = None
         self._begins = 0
-        self._choose_widths()
-        self._open(ranks)
-
-    def _choose_widths(self) -> None:
-        lengths = None
-        if isinstance(self.batching, Bucket) and self.batching.max_shapes:
-            lengths, order = key_lengths(self._rows, self._order.seed), self._order
-            if self.batching.batch_size is not None:  # a step by a token budget has rows of one width only
-                rows = self.batching.batch_size * self._ranks.world
-                lengths = batch_maxima(lengths, rows, order.window, order.seed, order.shuffle is not False)
-        self._widths = self.batching.widths(self.task.length, lengths)
-        if lengths is not None:
-            self.report.chosen_widths = self._widths
-            _log.info("widths chosen for the data: %s", ", ".join(map(str, self._widths)))
-
-    def _open(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self._steps = self._opened(ranks)
-        self.report.repeats_per_epoch = self._steps.plan.repeats_per_epoch
-        self.report.remainder_per_epoch = self._steps.plan.remainder_per_epoch
-
-    def _opened(self, ranks: Ranks) -> Steps:
-        opening = Opening(self._rows, self._order, ranks, self.layout.columns, self._steps_given)
-        if isinstance(self.batching, Pack):
-            assert isinstance(self.layout, PackedLayout)
-            packs = CollatePacks(self.layout, self.batching, self._pad_id, self.task, self.report)
-            return opening.packed(self.batching, packs)
-        assert isinstance(self.layout, Layout)
-        collate = Collate(self.layout, self.batching, self._widths, self._pad_id, self.task, self.report)
-        if isinstance(self.batching, Bucket) and self.batching.max_tokens is not None:
-            return opening.budget(self.batching, self._widths, collate)
-        assert self.batching.batch_size is not None
-        sort = isinstance(self.batching, Bucket) and len(self._widths) > 1
-        return opening.fixed(self.batching.batch_size, sort, collate)
 
     @property
     def column_names(self) -> list[str]:
@@ -256,26 +147,33 @@ class Stream:
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """Every (rows, columns) that the token arrays of a batch can have; a closed set."""
-        sides = self.layout.sides if isinstance(self.layout, Layout) else 1
-        return [(sides * self._batch_size(width), width) for width in self._widths]
-
-    def _batch_size(self, width: int) -> int:
-        """Rows of a batch of this width on this rank."""
-        options = self._steps.plan.options
-        if isinstance(options, BudgetOptions):
-            return options.rows_at(width) // self._ranks.world
-        assert self.batching.batch_size is not None
-        return self.batching.batch_size
+        rows_at = self._steps.plan.options.rows_at
+        return [(self.layout.sides * rows_at(width) // self.world, width) for width in self._opener.widths]
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps of every epoch, the same on all ranks."""
         return self._steps.steps_per_epoch
 
-    def rows(self, epoch: int, step: int, resolved: bool = False) -> NDArray[np.int64]:
-        """The row ids that a step of this rank is planned to hold, (B,) int64; B varies with a token budget.
+    @property
+    def rank(self) -> int:
+        """This rank, from 0."""
+        return self._opener.ranks.rank
 
-        Packs hold different numbers of rows: theirs are given one packed row after the other, and without a length
+    @property
+    def world(self) -> int:
+        """Ranks that share the data."""
+        return self._opener.ranks.world
+
+    @property
+    def start_step(self) -> int:
+        """The absolute step that training begins with: where the latest dataset begins, or the stream was resumed."""
+        return self._begins
+
+    def rows(self, epoch: int, step: int, resolved: bool = False) -> RowIds:
+        """Returns the row ids that a step of this rank is planned to hold, (B,) int64; B varies with a token budget.
+
+        Packs hold different numbers of rows: the rows of one packed row follow those of another. Without a length
         index the step's window is tokenised to find them.
 
         Args:
@@ -284,80 +182,59 @@ class Stream:
             resolved: Name the stand-ins of dropped rows instead of the dropped rows.
 
         Raises:
-            SourceError: If the source can only be read from the front.
+            SourceError: The source can only be read in one pass.
         """
-        if isinstance(self._steps, OnePassSteps):
-            raise SourceError(
-                "a source that is read from the front has no row ids to look up. Pass a plain JSON Lines file or a "
-                "list to ask for the rows of a step."
-            )
         return self._steps.rows(epoch, step, resolved)
 
     def batches(self, epoch: int | None = None, start_step: int | None = None) -> Iterator[Batch]:
-        """The batches of one epoch as dicts of numpy arrays, without MindSpore.
+        """Returns the batches of one epoch as dicts of numpy arrays, without MindSpore.
 
         Args:
-            epoch: From 0. None is the epoch that a resumed stream goes on in, and 0 for others.
-            start_step: The first step to yield; nothing before its window is read. None is the step that a resumed
-                stream goes on with if `epoch` is None too, and 0 otherwise.
+            epoch: From 0. None is the epoch in which a resumed stream continues, and 0 for others.
+            start_step: The first step to yield; nothing before its window is read. None is the step at which a
+                resumed stream continues if `epoch` is None too, and 0 otherwise.
         """
         resumed = divmod(self._resumed or 0, self.steps_per_epoch) if epoch is None else (epoch, 0)
         epoch, step = resumed[0], resumed[1] if start_step is None else start_step
-        epoch, step = whole_number("epoch", epoch, 0), whole_number("start_step", step, 0)
-        if step > self.steps_per_epoch:
-            raise OptionError(
-                f"epoch {epoch}, start_step {step}: expected an epoch from 0 on and a step from 0 to "
-                f"{self.steps_per_epoch}."
-            )
-        if isinstance(self._steps, OnePassSteps):
-            return self._steps.start(epoch, step)
-        first = epoch * self.steps_per_epoch
-        return map(self._steps.__getitem__, range(first + step, first + self.steps_per_epoch))
+        step = whole_number("start_step", step, 0, self.steps_per_epoch)
+        return self._steps.start(whole_number("epoch", epoch, 0), step)
 
     def dataset(self, start_epoch: int | None = None, *, columns: Sequence[str] | None = None) -> GeneratorDataset:
-        """A MindSpore dataset of ready batches: one dataset row is one training step. Its `stream` is this stream.
+        """Returns a MindSpore dataset of ready batches: one row is one training step. Its `stream` is this stream.
 
         Args:
             start_epoch: The epoch that its iterators begin with, 0 if not given. MindSpore begins every new iterator
-                at the first epoch again, so a second ``model.train`` call wants a dataset with the next epoch. A
+                at the first epoch again, so a second ``model.train`` call needs a dataset with the next epoch. A
                 resumed stream begins at its own step; any later epoch may be given.
             columns: The columns that it delivers, in this order; None for all (`column_names`).
 
         Raises:
-            OptionError: If the epoch lies before the step that a resumed stream goes on with, or a column is none of
+            OptionError: The epoch lies before the step at which a resumed stream continues, or a column is not one of
                 `column_names`.
         """
         steps = self._steps if columns is None else select_columns(self._steps, columns)
         at, step = divmod(self._resumed or 0, self.steps_per_epoch)
-        start_epoch = None if start_epoch is None else whole_number("start_epoch", start_epoch, 0)
-        if start_epoch is not None and start_epoch != at:
+        if start_epoch is not None and whole_number("start_epoch", start_epoch, 0) != at:
             if self._resumed is not None and start_epoch < at:
                 raise OptionError(
                     f"start_epoch is {start_epoch}, but the stream was resumed in epoch {at}. Leave start_epoch out, "
                     "or make a fresh stream to train that epoch again."
                 )
             at, step = start_epoch, 0
-        self._begins = at * self.steps_per_epoch + step
-        return to_dataset(
-            steps,
-            start_epoch=at,
-            init_step=step,
-            resumed=self._resumed is not None,
-            moved=self._moved,
-            stream=self,
-        )
+        self._begins, resumed = at * self.steps_per_epoch + step, self._resumed is not None
+        return to_dataset(steps, start_epoch=at, init_step=step, resumed=resumed, moved=self._moved, stream=self)
 
     def _moved(self, step: int) -> None:
         self._begins = step
-        self._rows.go_on()
+        self.data.resume_quarantine()
 
     def build_index(self, path: str | os.PathLike[str] | None = None, *, progress: bool = False) -> LengthIndex:
         """Measure every row in one pass and write the length index, which this stream then uses.
 
-        With it plans are exact and global: rows that would be dropped are gone beforehand, every rank pads to the same
-        width at every step, and any number of ranks that divides the global batch may resume the run. An interrupted
-        pass goes on where it ended. With ``workers`` the pass runs in several processes. Of several ranks one builds
-        the index, before the others open their streams. For `Pack` the steps follow from the index from now on, and
+        With it plans are exact and global: rows that would be dropped are left out beforehand, every rank pads to the
+        same width at every step, and any number of ranks that divides the global batch may resume the run. Restart an
+        interrupted pass and it resumes. With ``workers`` the pass runs in several processes. Of several ranks, one
+        builds the index before the others open their streams. For `Pack` the steps then follow from the index, and
         steps_per_epoch no longer counts.
 
         Args:
@@ -366,8 +243,8 @@ class Stream:
             progress: Whether to show rows a second and the time left, on standard error.
 
         Raises:
-            OptionError: If there is no place for it, the source can only be read from the front, or the stream was
-                resumed: the rest of that run belongs to the plan it began with.
+            OptionError: There is no place for it, the source can only be read in one pass, or the stream was resumed:
+                the rest of that run belongs to the plan it began with.
             RowError: The first malformed row, if these are errors.
         """
         if self._resumed is not None:
@@ -375,37 +252,24 @@ class Stream:
                 "the stream was resumed, and an index would give its remaining steps other rows. Build the index "
                 "before a run begins, or begin a new one."
             )
-        index = self._rows.build_index(path, progress)
-        self._choose_widths()
-        self._open(self._ranks)
+        index = self.data.build_index(path, progress)
+        self._opener = step_opener(self.data, self.batching, self._opener.order, self._opener.ranks)
+        self._steps = self._opener.open()
         return index
 
-    def material(self) -> Material:
-        """What `write_cache` takes of the stream: its rows without order and batches."""
-        return self._rows.material()
-
-    @property
-    def pad_token_id(self) -> int:
-        """What ids are padded with."""
-        return self._pad_id
-
     def state(self, step: int) -> State:
-        """What to save once `step` steps (of all epochs together) are finished: plain values for JSON.
+        """Returns what to save once `step` steps (of all epochs together) are finished: plain values for JSON.
 
         Args:
             step: Absolute: epoch * steps_per_epoch + steps finished in that epoch.
 
         Raises:
-            OptionError: It is no whole number from 0 on.
+            OptionError: It is not a whole number from 0 on.
         """
-        step = whole_number("step", step, 0)
-        state = make_state(self._settings(), step, self.steps_per_epoch)
-        if isinstance(self._steps, OnePassSteps) and (found := self._steps.source_state(step)) is not None:
-            state["source"] = found
-        return state
+        return save_state(self._opener, self._steps, step)
 
     def resume(self, state: Mapping[str, Any]) -> Stream:
-        """Go on behind the last finished step of a saved state; the number of ranks may be another one.
+        """Resume after the last finished step of a saved state, on any number of ranks that divides it.
 
         Args:
             state: What `state` returned. The global batch and everything that decides about rows must be the same.
@@ -414,74 +278,16 @@ class Stream:
             This stream. `dataset()` now starts at epoch step // K with a short first pass; `batches()` likewise.
 
         Raises:
-            StateError: If the data or a setting differ; names the old and the new value.
-            OptionError: If this number of ranks cannot share the logical shards of the state.
+            StateError: The data or a setting differs; names the old and the new value.
+            OptionError: This number of ranks cannot share the logical shards of the state.
         """
-        before = self._ranks
-        shards = self._shards_of(state)
-        if shards != before.logical_shards:
-            self._open(Ranks(before.world, before.rank, shards))
-        try:
-            step = check_state(state, self._settings(), self.steps_per_epoch)
-        except StateError:
-            if shards != before.logical_shards:
-                self._open(before)  # a state that is refused leaves no trace
-            raise
+        self._opener, self._steps, step = resume_steps(self._opener, self._steps, state)
         self._resumed = self._begins = step
-        if isinstance(self._steps, OnePassSteps) and state.get("source") is not None:
-            self._steps.go_on(state["source"])
-        self._rows.go_on()
+        self.data.resume_quarantine()
         return self
-
-    def _shards_of(self, state: Any) -> int:
-        """The logical shards to go on with: the state's, unless they were given or its global batch is another one."""
-        found = state.get("logical_shards") if isinstance(state, Mapping) else None
-        same_batch = found is not None and state.get("global_batch") == self._steps.plan.options.global_batch
-        usable = same_batch and isinstance(found, int) and found > 0 and not self._shards_given
-        return int(found) if usable else self._ranks.logical_shards  # type: ignore[arg-type]  # found is an int
-
-    @property
-    def rank(self) -> int:
-        """This rank, from 0."""
-        return self._ranks.rank
-
-    @property
-    def world(self) -> int:
-        """Ranks that share the data."""
-        return self._ranks.world
-
-    @property
-    def start_step(self) -> int:
-        """The absolute step that training begins with: where the latest dataset begins, or the stream was resumed."""
-        return self._begins
-
-    def _settings(self) -> dict[str, Any]:
-        """Everything that decides which rows form which step and what they become."""
-        options = self._steps.plan.options
-        budget = isinstance(options, BudgetOptions)
-        packed = isinstance(self.batching, Pack)
-        return {
-            "seed": options.seed,
-            "global_batch": options.global_batch,
-            "global_batch_of": "tokens" if budget else "packed rows" if packed else "rows",
-            "logical_shards": options.logical_shards if budget or self._rows.index is None else None,
-            "window": options.window,
-            "shuffle": options.shuffle,
-            "drop_remainder": options.drop_remainder,
-            "longest_first": options.longest_first,
-            "sorted": options.sorts,
-            "rows": options.rows,
-            "widths": list(self._widths),
-            "max_segments": self.batching.max_segments if isinstance(self.batching, Pack) else None,
-            "pad_token_id": self._pad_id,
-            "data": self._rows.fingerprint(),
-            "mix": self._rows.mix(),
-            "index": self._rows.index_id(),
-            **self._encoding,
-        }
 
     def __repr__(self) -> str:
         return (
             f"Stream(task={self.task}, batching={self.batching}, steps_per_epoch={self.steps_per_epoch}, "
-            f"rank {self._ranks.rank} of {self._ranks.world})"
+            f"rank {self.rank} of {self.world})"
         )

@@ -129,7 +129,7 @@ def test_a_file_shorter_than_a_batch_is_measured_too(
     printed = capsys.readouterr().out
     assert "3 of 3 rows can be used; written to" in printed
     assert "rows in the length index 3, dropped 0" in printed
-    assert mps.stream(str(few), task=mps.DPO(320), tokenizer="bytes", batching=mps.Pad(3), index="auto")._rows.index
+    assert mps.stream(str(few), task=mps.DPO(320), tokenizer="bytes", batching=mps.Pad(3), index="auto").data.index
 
 
 def test_packs_take_their_steps_from_the_option_or_the_index(

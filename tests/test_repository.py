@@ -106,12 +106,29 @@ def test_every_make_target_is_explained_and_ci_runs_the_tests() -> None:
     makefile = _read("Makefile")
     targets = re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
     assert targets is not None
-    assert set(targets.group(1).split()) == {"help", "demo", "test", "test-long", "lint", "bench", "clean"}
+    assert set(targets.group(1).split()) == {
+        "help",
+        "demo",
+        "test",
+        "test-all",
+        "test-long",
+        "lint",
+        "bench",
+        "clean",
+    }
     for target in targets.group(1).split():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
         assert target == "help" or f"make {target} " in makefile, target
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    assert re.search(r"^(exec )?make test\b", _read(".ci/run"), flags=re.MULTILINE)
+    assert re.findall(r"^(?:exec )?make (\S+)", _read(".ci/run"), flags=re.MULTILINE) == ["test", "test-all"]
+
+
+def test_every_test_that_is_not_long_is_run_by_one_of_the_two_targets() -> None:
+    recipes = re.findall(r"^(test|test-all):.*\n\t.*? -m \"(.*?)\"", _read("Makefile"), flags=re.MULTILINE)
+    for marks in ([], ["training"], ["training", "smoke"], ["long"], ["training", "long"]):
+        names = {name: name in marks for name in ("training", "smoke", "long")}
+        runs = [target for target, chosen in recipes if eval(chosen, names)]  # what -m takes is Python as well
+        assert runs == ([] if "long" in marks else ["test-all"] if marks == ["training"] else ["test"]), marks
 
 
 def test_the_changelog_has_an_unreleased_section() -> None:

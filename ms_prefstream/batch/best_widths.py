@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from ms_prefstream.batch.layouts.arrays import internal_error
 from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, use_sequence
 
-_ROWS = 2**18  # that are looked at, at most; enough for thousands of batches
-_DRAWS = 16  # of the same rows into other windows: widths that fit a few windows too well are worse in others
+_ROWS = 2**18  # used at most; enough for thousands of batches
+_DRAWS = 16  # of the same rows into other windows, so that widths do not overfit a few windows
 
 
 def batch_maxima(
     lengths: NDArray[np.integer[Any]], global_batch: int, window: int, seed: int, sort: bool
 ) -> NDArray[np.int64]:
-    """The longest row of each batch, in windows cut from these lengths in a random order.
+    """Returns the longest row of each batch, in windows cut from these lengths in a random order.
 
         lengths 3 9 4 7 8 1 6 2     global_batch 2, window 2     windows 3 9 4 7 | 8 1 6 2     longest 4 9 | 2 8
 
@@ -59,16 +59,16 @@ def batch_maxima(
 
 
 def round_up(length: int, multiple: int) -> int:
-    """The smallest multiple that is not below `length`; a length that is a multiple already stays as it is."""
+    """Returns the smallest multiple that is not below `length`."""
     return -(-length // multiple) * multiple
 
 
 def best_widths(lengths: NDArray[Any], longest: int, max_shapes: int, round_to: int) -> tuple[int, ...]:
-    """The at most `max_shapes` widths that pad these lengths least, among the multiples of `round_to`.
+    """Returns the at most `max_shapes` multiples of `round_to` that pad these lengths least.
 
     Args:
         lengths: (n,) whole numbers, tokens of each row's longest sequence.
-        longest: Tokens of the longest sequence that can come; no length may exceed it.
+        longest: Tokens of the longest possible sequence; no length may exceed it.
         max_shapes: How many widths there may be.
         round_to: Widths are multiples of this.
 
@@ -90,7 +90,7 @@ def best_widths(lengths: NDArray[Any], longest: int, max_shapes: int, round_to: 
 
 
 def cheapest_ends(sizes: NDArray[np.int64], counts: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
-    """Cuts ascending sizes into at most `groups` runs so that padding each run to its last size costs least.
+    """Splits ascending sizes into at most `groups` runs so that padding each run to its last size costs least.
 
     Args:
         sizes: (n,) int64, ascending.
@@ -117,7 +117,7 @@ def cheapest_ends(sizes: NDArray[np.int64], counts: NDArray[np.int64], groups: i
 def _add_run(
     cost: NDArray[np.int64], width: NDArray[np.int64], before: NDArray[np.int64], runs: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """One layer: the least cost of the first i sizes in exactly `runs` runs, and where the run before the last ends.
+    """Returns one layer: the least cost of the first i sizes in `runs` runs, and where the run before the last ends.
 
     Args:
         cost: (n + 1,) the layer of `runs` - 1 runs, valid from i = runs - 1.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
 from ms_prefstream.batch.layouts.packed import PackedLayout
 from ms_prefstream.batch.padding import smallest_width
+from ms_prefstream.batch.rule import StepFactory
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.tasks.base import Task
@@ -37,6 +38,9 @@ class Pack:
     max_segments: int = 128
     batch_size: int = 1
 
+    unit: ClassVar[str] = "packed rows"
+    chooses_widths: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         for option, minimum in (("tokens", 2), ("max_segments", 2), ("batch_size", 1)):
             object.__setattr__(self, option, whole_number(f"Pack: {option}", getattr(self, option), minimum))
@@ -47,7 +51,7 @@ class Pack:
             )
 
     def check(self, task: Task) -> None:
-        """Whether the samples of a task can be packed like this.
+        """Check that the samples of a task can be packed like this.
 
         Raises:
             OptionError: The task's layout or margin has no place in packs, or a sample may not fit; says what to do.
@@ -75,20 +79,25 @@ class Pack:
             )
 
     def samples_per_row(self, task: Task) -> int:
-        """How many samples a row may hold, however short they are."""
+        """Returns how many samples a row may hold, however short they are."""
         return (self.max_segments - 1) // (2 if task.pairs else 1)
 
-    def layout(self, task: Task) -> PackedLayout:
-        """The columns of a batch of packed rows, and how they are made."""
+    def layout(self, task: Task, with_ref_logps: bool = False) -> PackedLayout:
+        """See `BatchingRule`. Packs have no column for reference log-probabilities."""
+        self.check(task)
         return PackedLayout(tokens=self.tokens, max_segments=self.max_segments, scores=task.layout == "reward_token")
 
     def widths(self, max_length: int, lengths: NDArray[Any] | None = None) -> tuple[int, ...]:
-        """The only width that batches have, in columns; see `Pad.widths`."""
+        """See `BatchingRule`: a single width."""
         return (self.tokens,)
 
     def width_for(self, longest: int, widths: tuple[int, ...]) -> int:
-        """The width of a batch whose longest row has `longest` tokens; `widths` is what `widths()` returned."""
+        """See `BatchingRule`."""
         return smallest_width(longest, widths)
+
+    def steps(self, factory: StepFactory, widths: tuple[int, ...]) -> Any:
+        """See `BatchingRule`."""
+        return factory.by_packs(self.batch_size, self.tokens, self.samples_per_row(factory.task))
 
 
 _REFUSED = {

@@ -6,14 +6,17 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
 from ms_prefstream.batch.best_widths import best_widths, round_up
 from ms_prefstream.batch.layouts.arrays import internal_error
+from ms_prefstream.batch.layouts.base import Layout
+from ms_prefstream.batch.rule import StepFactory, padded_layout
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import OptionError
+from ms_prefstream.tasks.base import Task
 
 
 def smallest_width(longest: int, widths: tuple[int, ...], extra: int = 0) -> int:
@@ -53,23 +56,23 @@ class Pad:
     _: KW_ONLY
     length: int | None = None
 
+    unit: ClassVar[str] = "rows"
+    chooses_widths: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", whole_number("Pad: batch_size", self.batch_size, 1))
         if self.length is not None:
             object.__setattr__(self, "length", whole_number("Pad: length", self.length, 1))
 
+    def layout(self, task: Task, with_ref_logps: bool = False) -> Layout:
+        """See `BatchingRule`."""
+        return padded_layout(task, with_ref_logps)
+
     def widths(self, max_length: int, lengths: NDArray[Any] | None = None) -> tuple[int, ...]:
-        """The only width that batches have.
-
-        Args:
-            max_length: Tokens of the longest sequence that the task lets through.
-            lengths: Not needed here; `Bucket` chooses its shapes from it.
-
-        Returns:
-            One width, in columns.
+        """See `BatchingRule`: a single width.
 
         Raises:
-            OptionError: If the task's sequences can be longer than `length`.
+            OptionError: The task's sequences can be longer than `length`.
         """
         if self.length is None:
             return (max_length,)
@@ -81,8 +84,12 @@ class Pad:
         return (self.length,)
 
     def width_for(self, longest: int, widths: tuple[int, ...]) -> int:
-        """The width of a batch whose longest sequence has `longest` tokens; `widths` is what `widths()` returned."""
+        """See `BatchingRule`."""
         return smallest_width(longest, widths)
+
+    def steps(self, factory: StepFactory, widths: tuple[int, ...]) -> Any:
+        """See `BatchingRule`."""
+        return factory.by_rows(self.batch_size, sort=False)
 
 
 _DEFAULT_MULTIPLE = 64
@@ -161,19 +168,25 @@ class Bucket:
     def _set(self, option: str, minimum: int) -> None:
         object.__setattr__(self, option, whole_number(f"Bucket: {option}", getattr(self, option), minimum))
 
+    @property
+    def unit(self) -> str:
+        """See `BatchingRule`."""
+        return "rows" if self.max_tokens is None else "tokens"
+
+    @property
+    def chooses_widths(self) -> bool:
+        """See `BatchingRule`."""
+        return self.max_shapes is not None
+
+    def layout(self, task: Task, with_ref_logps: bool = False) -> Layout:
+        """See `BatchingRule`."""
+        return padded_layout(task, with_ref_logps)
+
     def widths(self, max_length: int, lengths: NDArray[Any] | None = None) -> tuple[int, ...]:
-        """Every width that a batch can have: a closed set, known before the first batch.
-
-        Args:
-            max_length: Tokens of the longest sequence that the task lets through.
-            lengths: (n,) whole numbers, the key lengths (`Sample.length`) of all rows or of a sample of them; only
-                `max_shapes` needs it.
-
-        Returns:
-            The widths in columns, ascending, `extra` included. Boundaries beyond what the task needs stay in the set.
+        """See `BatchingRule`. `extra` is included, and boundaries beyond `max_length` stay in the set.
 
         Raises:
-            OptionError: If the boundaries end before `max_length`, or `max_shapes` has no lengths to choose from.
+            OptionError: The boundaries end before `max_length`, or `max_shapes` has no lengths to choose from.
         """
         return tuple(length + self.extra for length in self._allowed(max_length, lengths))
 
@@ -198,8 +211,14 @@ class Bucket:
         return best_widths(lengths, max_length, self.max_shapes, self.round_to)
 
     def width_for(self, longest: int, widths: tuple[int, ...]) -> int:
-        """The width of a batch whose longest sequence has `longest` tokens; `widths` is what `widths()` returned."""
+        """See `BatchingRule`."""
         return smallest_width(longest, widths, self.extra)
+
+    def steps(self, factory: StepFactory, widths: tuple[int, ...]) -> Any:
+        """See `BatchingRule`."""
+        if self.max_tokens is not None:
+            return factory.by_tokens(self.max_tokens, self.extra)
+        return factory.by_rows(int(self.batch_size or 0), sort=len(widths) > 1)
 
 
 def _checked_boundaries(given: object) -> tuple[int, ...]:

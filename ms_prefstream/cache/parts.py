@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import sqlite3
@@ -18,6 +17,7 @@ from ms_prefstream.cache.fixed import check_fixed, fixed_columns, fixed_values, 
 from ms_prefstream.errors import CacheError, OptionError, RowError
 from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths.index import Measured, measure
+from ms_prefstream.load.cached import task_options
 from ms_prefstream.load.loader import SampleLoader
 from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, part_name
 from ms_prefstream.mindrecord.manifest import FORMAT_VERSION
@@ -83,17 +83,11 @@ class Job:
         return {
             "version": FORMAT_VERSION,
             "layout": self.layout,
-            "task": described(self.task),
+            "task": task_options(self.task),
             "width": self.width if fixed else None,
             "pad_token_id": self.pad_id,
             "rows_per_part": self.rows_per_part,
         }
-
-
-def described(task: Task) -> dict[str, Any]:
-    """A task as plain values: its name and all options, whether given or not."""
-    options: Mapping[str, Any] = dataclasses.asdict(task)  # type: ignore[call-overload]  # tasks are dataclasses
-    return {"name": task.name, **options}
 
 
 _AT_ONCE = {"ragged": 512, "mindrlhf": 128, "mindformers": 128}  # rows that are loaded and written together

@@ -17,7 +17,7 @@ from ms_prefstream.cache.parts import PartDone, PartTask, write_part
 from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.workers.user_modules import Constants, constants, set_constants
-from ms_prefstream.steps.data import Material
+from ms_prefstream.steps.data import StreamData
 
 _SECONDS = 5.0
 _CLIENT = "ray://"
@@ -94,7 +94,7 @@ class RayEngine:
     """See `ms_prefstream.cache.write`.
 
     Args:
-        material: The source and what its rows become.
+        data: The source and what its rows become.
         workers: Processes of a local cluster; of a running cluster all are used.
         address: Of a running cluster; None starts a local one that ends with `close`.
 
@@ -102,7 +102,7 @@ class RayEngine:
         OptionError: Ray is not installed, or there is no cluster at the address.
     """
 
-    def __init__(self, material: Material, workers: int, address: str | None) -> None:
+    def __init__(self, data: StreamData, workers: int, address: str | None) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
@@ -127,7 +127,7 @@ class RayEngine:
                 ray.init(log_to_driver=False, logging_level="ERROR", **options)
             except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
                 raise OptionError(_unreachable(None if local else address, error)) from error
-        self._recipe = ray.put((material.recipe, constants()))
+        self._recipe = ray.put((data.recipe, constants()))
         self._task = ray.remote(max_retries=_RETRIES, num_cpus=1)(_write)
         self._most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
 

@@ -19,15 +19,15 @@ from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest
 from ms_prefstream.mindrecord.reader import PLACE
 from ms_prefstream.mindrecord.schema import described
 from ms_prefstream.report.report import ORIGINS_KEPT
-from ms_prefstream.steps.data import Material
+from ms_prefstream.steps.data import StreamData
 from ms_prefstream.version import VERSION
 
 
-def merged(material: Material, job: Job, about: dict[str, Any], place: Workplace, parts: int) -> Manifest:
+def merged(data: StreamData, job: Job, about: dict[str, Any], place: Workplace, parts: int) -> Manifest:
     """Write the tables of all parts.
 
     Args:
-        material: What was written.
+        data: What was written.
         job: How.
         about: What decides about the bytes.
         place: Where the parts are.
@@ -56,9 +56,9 @@ def merged(material: Material, job: Job, about: dict[str, Any], place: Workplace
             origins[name] = (origins.get(name, []) + found)[:ORIGINS_KEPT]
     if not good:
         what = "; ".join(f"{name} {count:,}, first at {origins[name][0]}" for name, count in dropped.most_common())
-        raise NoUsableRowsError(f"no row of {material.source.name} can be used ({what or 'it has none'}).")
+        raise NoUsableRowsError(f"no row of {data.source.name} can be used ({what or 'it has none'}).")
     measured = (Measured(one.lengths, one.keys, one.verdict, []) for one in _parts(place, parts))
-    write_contents(place.path(LENGTHS), rows, measured, material.fingerprint)
+    write_contents(place.path(LENGTHS), rows, measured, data.fingerprints())
     _write_places(place, parts, rows)
     try:
         files |= {name: note_of(place.path(name), 0) for name in (LENGTHS, PLACES)}

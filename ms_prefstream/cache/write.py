@@ -36,7 +36,7 @@ from ms_prefstream.sample import Loaded
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.sources.content_hash import whole_hash
 from ms_prefstream.sources.mix import Mix
-from ms_prefstream.steps.data import Material
+from ms_prefstream.steps.data import StreamData
 from ms_prefstream.tasks import Task
 from ms_prefstream.version import VERSION
 
@@ -50,7 +50,7 @@ class CacheableStream(Protocol):
     @property
     def pad_token_id(self) -> int: ...
 
-    def material(self) -> Material: ...
+    data: StreamData
 
 
 Found = tuple[str, Any, Any]
@@ -79,58 +79,58 @@ class Range:
         return PartTask(job, self.number, self.first, self.count, folder, records)
 
 
-def check_material(material: Material) -> None:
+def check_material(data: StreamData) -> None:
     """Refuse sources that have no fixed rows.
 
     Raises:
         SourceError: A mix, or a source whose rows go on.
     """
-    if isinstance(material.source, Mix) or isinstance(material.records, MixedRecords):
+    if isinstance(data.source, Mix) or isinstance(data.records, MixedRecords):
         raise SourceError(
             "a mix has other rows in each epoch, so it cannot be written to a cache. Write each part to a cache of its "
             "own and mix these: mps.mix([(cache_a, 2), (cache_b, 1)])."
         )
-    if material.one_pass is not None and material.one_pass.continues:
+    if data.one_pass is not None and data.one_pass.continues:
         raise SourceError(
-            f"{material.one_pass.name} is still being written, so a cache of it would never be whole. Write the cache "
+            f"{data.one_pass.name} is still being written, so a cache of it would never be whole. Write the cache "
             "when the file is finished."
         )
 
 
-def can_go_on(material: Material) -> bool:
+def can_go_on(data: StreamData) -> bool:
     """Returns whether the finished parts of an interrupted run still hold the same rows."""
-    return material.records is not None or bool(getattr(material.source, "paths", ()))
+    return data.records is not None or bool(getattr(data.source, "paths", ()))
 
 
-def source_hash(material: Material) -> str | None:
+def source_hash(data: StreamData) -> str | None:
     """A hash of all rows, where the fingerprint looks at samples: parts of one cache come from one state of them.
 
     None if the fingerprint says as much, or if every run begins at the front.
     """
-    return whole_hash(material.source) if can_go_on(material) else None
+    return whole_hash(data.source) if can_go_on(data) else None
 
 
-def ranges(material: Material, rows_per_part: int, done: Callable[[int], PartDone | None]) -> Iterator[Range]:
+def ranges(data: StreamData, rows_per_part: int, done: Callable[[int], PartDone | None]) -> Iterator[Range]:
     """The parts that must be written, in order; of those that are finished nothing is read if that is possible.
 
     Args:
-        material: The source.
+        data: The source.
         rows_per_part: Rows of a part; the last one has the rest.
         done: What is known of a part that is finished.
     """
-    if material.records is not None:
-        total = len(material.records)
+    if data.records is not None:
+        total = len(data.records)
         for number, first in enumerate(range(0, total, rows_per_part)):
             if done(number) is None:
                 yield Range(number, first, min(rows_per_part, total - first))
         return
-    assert material.one_pass is not None  # one of the two
+    assert data.one_pass is not None  # one of the two
     number = 0
     while (known := done(number)) is not None:
         if len(known.verdict) < rows_per_part:
             return  # a short part is the last one
         number += 1
-    rows = material.one_pass.start(number * rows_per_part)
+    rows = data.one_pass.start(number * rows_per_part)
     while found := list(itertools.islice(rows, rows_per_part)):
         known = done(number)
         if known is None or len(known.verdict) != len(found):
@@ -155,13 +155,13 @@ class LocalEngine:
     """Parts written one after the other in this process, or by worker processes.
 
     Args:
-        material: The source and what its rows become.
+        data: The source and what its rows become.
         workers: Processes; 0 for none.
     """
 
-    def __init__(self, material: Material, workers: int) -> None:
-        self._loader = material.loader
-        self._pool = LoaderPool(material.recipe, workers, material.loader) if workers != 0 else None
+    def __init__(self, data: StreamData, workers: int) -> None:
+        self._loader = data.local
+        self._pool = LoaderPool(data.recipe, workers, data.local) if workers != 0 else None
 
     def run(self, tasks: Iterable[PartTask]) -> Iterator[PartDone]:
         """See `Engine`."""
@@ -187,9 +187,9 @@ def check_engine(name: str, address: str | None) -> None:
         raise OptionError(f"ray_address is {address!r}, but engine is {name!r}. Pass engine='ray', or leave it out.")
 
 
-def open_engine(name: str, address: str | None, material: Material, workers: int) -> Engine:
+def open_engine(name: str, address: str | None, data: StreamData, workers: int) -> Engine:
     """The engine with that name."""
-    return RayEngine(material, workers, address) if name == "ray" else LocalEngine(material, workers)
+    return RayEngine(data, workers, address) if name == "ray" else LocalEngine(data, workers)
 
 
 def write_cache(
@@ -237,11 +237,11 @@ def write_cache(
         OptionError: `out` exists, or the layout does not fit the task.
         RowError: The first malformed row, if these are errors.
     """
-    check_made("stream", stream, "material", "mps.stream(...)")
+    check_made("stream", stream, "data", "mps.stream(...)")
     if not isinstance(out, (str, os.PathLike)) or not os.fspath(out):
         raise OptionError(f"out is {out!r}; expected the path of the folder that is to be written.")
-    material = stream.material()
-    check_material(material)
+    data = stream.data
+    check_material(data)
     check_engine(engine, ray_address)
     check_reference(reference, reference_id, layout, stream.task)
     out = os.fspath(out)
@@ -263,7 +263,7 @@ def write_cache(
         shutil.rmtree(work.inside(REFERENCE), ignore_errors=True)
         return manifest
 
-    if isinstance(material.source, CachedRows) and os.path.realpath(material.source.name) == os.path.realpath(out):
+    if isinstance(data.source, CachedRows) and os.path.realpath(data.source.name) == os.path.realpath(out):
         if reference is None:
             raise OptionError(f"{out} is the cache that the stream reads. Name another folder; nothing was changed.")
         with WorkFolder(out) as work:
@@ -275,20 +275,20 @@ def write_cache(
         width=width or stream.task.length,
         pad_id=stream.pad_token_id,
         rows_per_part=rows_per_part,
-        reference=has_reference_logps(material.source, layout),
+        reference=has_reference_logps(data.source, layout),
     )
-    workers = material.workers if workers is None else workers
-    if engine == "local" and material.records is not None and len(material.records) <= rows_per_part:
+    workers = data.workers if workers is None else workers
+    if engine == "local" and data.records is not None and len(data.records) <= rows_per_part:
         workers = 0  # a process of its own for the only part would only cost
-    about = _about(job, material)
-    opens = functools.partial(open_engine, engine, ray_address, material, workers)
-    goes_on = can_go_on(material)
+    about = _about(job, data)
+    opens = functools.partial(open_engine, engine, ray_address, data, workers)
+    goes_on = can_go_on(data)
     with WorkFolder(out) as work:
         if reference is not None and goes_on and has_samples(out, about, whole=overwrite):
             return added()
         place = Workplace(work, out, about, overwrite, goes_on)
         if place.finished is None:
-            _write(material, job, about, place, opens, progress)
+            _write(data, job, about, place, opens, progress)
         assert place.finished is not None  # it is whole now
         if (place.finished.reference or {}).get("reference_id") != reference_id:  # an interrupted run may have some
             place.seal(without_reference(place.finished))
@@ -299,7 +299,7 @@ def write_cache(
 
 
 def _write(
-    material: Material,
+    data: StreamData,
     job: Job,
     about: dict[str, Any],
     place: Workplace,
@@ -309,16 +309,16 @@ def _write(
     """Write what is missing of all parts, the tables and the manifest."""
     shown = progress_on(sys.stderr, "cache") if progress else Silent()
     with contextlib.closing(opens()) as engine:
-        parts = _write_parts(material, job, place, engine.run, shown)
+        parts = _write_parts(data, job, place, engine.run, shown)
     try:
-        place.seal(merged(material, job, about, place, parts))
+        place.seal(merged(data, job, about, place, parts))
     except NoUsableRowsError:
         place.discard()
         raise
 
 
 def _write_parts(
-    material: Material,
+    data: StreamData,
     job: Job,
     place: Workplace,
     run: Callable[[Iterable[PartTask]], Iterator[PartDone]],
@@ -328,23 +328,23 @@ def _write_parts(
     flying: dict[int, tuple[Range, str]] = {}
 
     def tasks() -> Iterator[PartTask]:
-        for one in ranges(material, job.rows_per_part, place.done):
+        for one in ranges(data, job.rows_per_part, place.done):
             folder = place.temporary(one.number)
             flying[one.number] = one, folder
             yield one.task(job, folder)
 
-    total = 0 if material.records is None else len(material.records)
+    total = 0 if data.records is None else len(data.records)
     count = -(-total // job.rows_per_part)
     before = [place.done(number) for number in range(count)]
     shown.begin(total, sum(len(one.verdict) for one in before if one is not None))
     for known in before:
-        if known is not None and material.quarantine is not None:
-            _settle_again(material, known, job)
+        if known is not None and data.quarantine is not None:
+            _settle_again(data, known, job)
     del before
     try:
         for done in run(tasks()):
             one, folder = flying.pop(done.number)
-            place.add(done._replace(origins=_settle(material, one, done)), folder)
+            place.add(done._replace(origins=_settle(data, one, done)), folder)
             shown.advance(one.count)
     finally:
         shown.end()
@@ -353,16 +353,16 @@ def _write_parts(
     return count
 
 
-def _settle(material: Material, one: Range, done: PartDone) -> dict[str, list[str]]:
+def _settle(data: StreamData, one: Range, done: PartDone) -> dict[str, list[str]]:
     """Raise, count or quarantine the bad rows of a part; where the first few of each reason come from."""
-    found, records = one.found, material.records
+    found, records = one.found, data.records
     if found is not None:
         origin: Callable[[int], str] = lambda row: found[row - one.first][0]  # noqa: E731
         raw: Callable[[int], Any] = lambda row: found[row - one.first][1]  # noqa: E731
     else:
         assert records is not None  # or the rows would have come along
         origin, raw = records.origin, records.raw
-    ledger = BadRows(material.report, material.raise_malformed, origin, raw, material.quarantine)
+    ledger = BadRows(data.report, data.raise_malformed, origin, raw, data.quarantine)
     origins: dict[str, list[str]] = {}
     for row, error in done.errors:
         ledger.settle([row], [Loaded(None, error)])
@@ -372,26 +372,26 @@ def _settle(material: Material, one: Range, done: PartDone) -> dict[str, list[st
     return origins
 
 
-def _settle_again(material: Material, known: PartDone, job: Job) -> None:
+def _settle_again(data: StreamData, known: PartDone, job: Job) -> None:
     """The bad rows of a part that an earlier run finished, for this run's quarantine file."""
     first = known.number * job.rows_per_part
     rows = (first + np.flatnonzero(known.verdict != GOOD)).tolist()
-    errors = [(row, one.error) for row, one in zip(rows, material.loader.load(rows), strict=True) if one.error]
-    _settle(material, Range(known.number, first, len(known.verdict)), known._replace(errors=errors))
+    errors = [(row, one.error) for row, one in zip(rows, data.local.load(rows), strict=True) if one.error]
+    _settle(data, Range(known.number, first, len(known.verdict)), known._replace(errors=errors))
 
 
-def _about(job: Job, material: Material) -> dict[str, Any]:
+def _about(job: Job, data: StreamData) -> dict[str, Any]:
     """What decides about the bytes, as plain values for JSON, so that it compares with what a manifest says."""
-    tokenizer = material.recipe.tokenizer
+    tokenizer = data.recipe.tokenizer
     values = {
         **job.about(),
-        "source": material.source.name,
+        "source": data.source.name,
         "tokenizer": None if tokenizer is None else tokenizer.name,
-        "fingerprint": dict(material.fingerprint),
-        "contents": source_hash(material),
-        "on_bad_row": "raise" if material.raise_malformed else "drop",
+        "fingerprint": dict(data.fingerprints()),
+        "contents": source_hash(data),
+        "on_bad_row": "raise" if data.raise_malformed else "drop",
         "library": VERSION,
-        "reference_id": material.source.reference_id if job.reference else None,
+        "reference_id": data.source.reference_id if job.reference else None,
     }
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain

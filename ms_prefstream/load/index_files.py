@@ -1,4 +1,4 @@
-"""The length index of a source: one file, or for a mix one for each part, taken together."""
+"""The index files of a source: one file, or one for each part of a mix, joined to one length index."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ms_prefstream.sources.files import INDEX_BEGINS, check_target
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one index file covers.
+    """The rows that one index file covers.
 
     Attributes:
         source: Where its rows are read.
-        first: The row id of its first row among all rows.
-        rows: How many rows there are.
-        fingerprint: Gives what decides about their lengths and verdicts, by name; reads some of the rows.
+        first: The row id of the first of them.
+        rows: The number of rows.
+        fingerprint: Returns what decides about their lengths and verdicts, by name; reads some of the rows.
     """
 
     source: Any
@@ -36,7 +36,7 @@ class Part:
 
 
 def index_parts(source: Any, records: Records, formats: Sequence[Format], encoding: Mapping[str, Any]) -> list[Part]:
-    """What each index file covers: everything, or a part of the mix.
+    """Returns what each index file covers: all rows, or a part of the mix.
 
     Args:
         source: A source, or a mix.
@@ -58,7 +58,7 @@ def index_parts(source: Any, records: Records, formats: Sequence[Format], encodi
 
 
 def find_index(parts: Sequence[Part], given: str | os.PathLike[str]) -> LengthIndex | None:
-    """The index of all parts.
+    """Opens the index of all parts.
 
     Args:
         parts: One, or those of a mix.
@@ -91,16 +91,16 @@ def build_indexes(
 ) -> LengthIndex:
     """Measure every row of all parts and write their indexes.
 
-    A part of a mix gets the very file that it would get by itself, so a mix of files that are indexed already, with
-    the same task and tokenizer, needs no pass.
+    A part of a mix gets the same file as it would alone. So a mix of files that are indexed already, with the same task
+    and tokenizer, needs no pass.
 
     Args:
         parts: One, or those of a mix.
         loader: Rows to samples, by the row ids of all parts together.
         given: A path, for a mix a folder; None puts each index beside its file.
         origin: Row id to origin.
-        raise_malformed: See `ms_prefstream.lengths.build_index`, as for what follows.
-        progress: Shown for one part after the other.
+        raise_malformed: See `ms_prefstream.lengths.build_index`.
+        progress: A progress bar, shown for each part in turn; or None.
 
     Raises:
         OptionError: There is no place for an index.
@@ -119,7 +119,7 @@ def build_indexes(
         if _is_cache(part)
         else build_index(
             part.rows,
-            _Moved(loader, part.first) if part.first else loader,
+            _PartLoader(loader, part.first) if part.first else loader,
             path,
             part.fingerprint(),
             origin=lambda row, first=part.first: origin(first + row),  # type: ignore[misc]  # a default is a constant
@@ -131,7 +131,7 @@ def build_indexes(
 
 
 def _is_cache(part: Part) -> bool:
-    """Whether the rows are samples already, which come with an index of their own."""
+    """Returns whether the part is a cache, which has an index of its own."""
     return bool(getattr(part.source, "ready", False))
 
 
@@ -144,8 +144,8 @@ def _in_folder(parts: Sequence[Part], folder: str | os.PathLike[str]) -> list[st
     return [os.path.join(folder, f"part-{number}{SUFFIX}") for number in range(len(parts))]
 
 
-class _Moved:
-    """A loader that counts the rows of one part from 0."""
+class _PartLoader:
+    """A loader that numbers the rows of one part from 0."""
 
     def __init__(self, loader: Loader, first: int) -> None:
         self._loader, self._first = loader, first

@@ -1,4 +1,4 @@
-"""Row ids to samples: read, format, encode, cut, make the task's sample. What a worker process runs."""
+"""Row ids to samples: read, format, encode, truncate, make the task's sample. Runs here or in a worker process."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import gc
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from ms_prefstream.encode.build import build_encoder
+from ms_prefstream.encode.build import build_encoder, fingerprint_of
 from ms_prefstream.encode.cut_points import cut_map
 from ms_prefstream.encode.encoder import ConversationEncoder, Encoded
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Flat, token_cut_map
 from ms_prefstream.errors import OptionError, Reason, RowError
+from ms_prefstream.formats.base import Format
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
 from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.sample import Ids, Loaded, Note, Ready, Sample, Span
@@ -25,7 +26,7 @@ from ms_prefstream.tasks.base import Sampler, Task
 
 
 class Load(Protocol):
-    """Rows to samples, in order. One that works ahead also has a method ``hint(units, rows_of)``, see `Prefetch`."""
+    """Loads samples in order. One that prefetches also has ``hint(units, rows_of)``; see `Prefetch`."""
 
     def load(self, rows: Sequence[int]) -> list[Loaded]: ...
 
@@ -37,12 +38,12 @@ _was_enabled = False
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Holds the collector back for the body; what is no cycle is freed as always.
+    """Disables the cyclic garbage collector inside the `with` block.
 
-    A window makes some ten thousand objects that live until it is batched, and none of them in a cycle. To the
-    collector they are a reason to look at every object of the program again: with MindSpore imported 0.1 s each time,
-    which made a window of 2,000 rows a fifth slower (`benchmarks/throughput.py`). Bodies may overlap, in several
-    threads too; the last one to end restores what the first one found.
+    A window creates some ten thousand objects that live until it is batched, none of them in a cycle. They trigger full
+    collections, which take 0.1 s each with MindSpore imported and made a window of 2,000 rows a fifth slower
+    (`benchmarks/throughput.py`). Blocks may overlap, also in several threads: the last one to end restores the state
+    that the first one found.
     """
     global _holders, _was_enabled
     with _lock:
@@ -66,9 +67,9 @@ class SampleLoader:
     """Loads samples by row id.
 
     Args:
-        records: Random access to records; None where only `samples` is used.
+        records: Random access to records; None if only `samples` is called.
         task: What they become.
-        sampler: The task's function, bound to the tokenizer.
+        sampler: The task's function from encoded sides to a sample.
         encoder: Encodes text records; None when every row is already tokenized.
     """
 
@@ -80,14 +81,18 @@ class SampleLoader:
         self.sampler = sampler
         self.encoder = encoder
 
+    def over(self, records: RecordAccess) -> SampleLoader:
+        """Returns the same loader for other records."""
+        return SampleLoader(records, self._task, self.sampler, self.encoder)
+
     def load(self, rows: Sequence[int]) -> list[Loaded]:
-        """The samples of these rows, in this order."""
+        """Returns the samples of these rows, in this order."""
         assert self._records is not None
         with collector_paused():
             return self.samples(self._records.read(rows))
 
     def samples(self, found: Sequence[Record | Ready | RowError]) -> list[Loaded]:
-        """The samples of these records, in this order."""
+        """Returns the samples of these records, in this order."""
         with collector_paused():
             return self._samples(found)
 
@@ -113,7 +118,7 @@ class SampleLoader:
         return loaded  # type: ignore[return-value]  # every place is filled
 
     def origin(self, row: int) -> str:
-        """Where a row that was loaded last comes from, for people."""
+        """Returns where a row comes from, for people."""
         assert self._records is not None
         return self._records.origin(row)
 
@@ -167,7 +172,7 @@ class SampleLoader:
 
 
 def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair | TokenCompletion:
-    """A pair for tasks of pairs; prompt and chosen side for the others."""
+    """Returns a pair for tasks of pairs; prompt and chosen side for the others."""
     if pairs and not isinstance(record, (Pair, TokenPair)):
         raise RowError(
             Reason.MISSING_FIELD,
@@ -204,16 +209,16 @@ def _token_side(ids: Ids, prompt: int, spans: tuple[Span, ...]) -> Flat:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides what a row becomes.
+    """Everything that decides what a row becomes; can be sent to worker processes.
 
     Attributes:
-        records: Random access to records; None where records are sent along (one-pass sources).
+        records: Random access to records; None if tasks carry the records (one-pass sources).
         task: What records become.
-        tokenizer: Loaded already; None for rows that are already tokenized.
-        template: The option `template` of `ms_prefstream.stream`; the path of a file must be replaced by its text.
+        tokenizer: A loaded tokenizer; None for rows that are already tokenized.
+        template: The option of `ms_prefstream.stream`, with the text of a file instead of its path.
         boundary: The option of that name.
         special_tokens_in_content: The option of that name.
-        ready: Whether the records are samples already, so that there is nothing to make.
+        ready: Whether the records are samples already, as those of a cache are.
     """
 
     records: RecordAccess | None
@@ -224,10 +229,21 @@ class Recipe:
     special_tokens_in_content: str = "escape"
     ready: bool = False
 
+    def encoding(self, formats: Sequence[Format]) -> dict[str, Any]:
+        """Returns everything that decides about tokens, by name, as plain values for saved states and indexes."""
+        return {
+            "task": repr(self.task),
+            "format": ", ".join(map(repr, formats)),
+            "tokenizer": None if self.tokenizer is None else self.tokenizer.fingerprint,
+            "template": fingerprint_of(self.template),
+            "boundary": self.boundary,
+            "special_tokens_in_content": self.special_tokens_in_content,
+        }
+
     def loader(self) -> SampleLoader:
-        """A loader that follows the recipe, in this process."""
+        """Returns a loader for this process."""
         if self.ready:
-            return SampleLoader(self.records, self.task, _nothing_to_make, None)
+            return SampleLoader(self.records, self.task, _no_sampler, None)
         encoder = None
         if self.tokenizer is not None:
             encoder = build_encoder(
@@ -240,5 +256,5 @@ class Recipe:
         return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder)
 
 
-def _nothing_to_make(sides: Sequence[Flat], margin: float | None) -> Sample:
-    raise AssertionError("a cache holds samples, and nothing is made of them")
+def _no_sampler(sides: Sequence[Flat], margin: float | None) -> Sample:
+    raise AssertionError("a cache holds samples already")

@@ -1,4 +1,4 @@
-"""Records from the front, of one source or of a mix: what a one-pass run reads."""
+"""Records in one pass, of one source or of a mix, and the window of them that is in memory."""
 
 from __future__ import annotations
 
@@ -38,43 +38,43 @@ class Position(NamedTuple):
 
 
 class PassWindow:
-    """Records of one pass, by position in the epoch; those of the window in hand are kept, earlier ones are gone.
+    """The records of one pass by position in the epoch; only those of the current window are kept.
 
     Args:
-        front: Where the records come from.
-        window_rows: Rows of a window of the plan; 1 where windows differ in size. `read` is then asked for all rows of
-            a window in one call, and only what stands before the first of them is gone.
-        first: Position of the first record that will be asked for, a window's beginning.
-        before: Records of earlier epochs, for sources whose epochs go on in the data.
+        one_pass: The records.
+        window_rows: Rows of a window of the plan; 1 where windows differ in size. `read` is then called once with all
+            rows of a window, and drops only what precedes the first of them.
+        first: Position of the first record that `read` will be called with: the beginning of a window.
+        before: Records of earlier epochs, for sources that continue over epochs.
         known: A position of the source at or before the first record, or None.
-        passed: Told the source's position wherever a window begins, if it has a state of its own.
+        passed: Called with the source's position at the beginning of each window, if it has a state of its own.
     """
 
     def __init__(
         self,
-        front: OnePassRecords,
+        one_pass: OnePassRecords,
         window_rows: int,
         first: int,
         before: int = 0,
         known: Position | None = None,
         passed: Callable[[Position], None] = lambda position: None,
     ) -> None:
-        self._front = front
+        self._one_pass = one_pass
         self._passed = passed
         self._window_rows = window_rows
         self._kept: dict[int, RecordWithOrigin] = {}
         self._first = self._next = first
         self.before = before
-        self._records = front.start(before + first, known)
+        self._records = one_pass.start(before + first, known)
 
     def __len__(self) -> int:
         return self._next
 
     def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
-        """The records at these positions, all of one window.
+        """Returns the records at these positions, all of one window.
 
         Raises:
-            SourceError: If the source ends before them.
+            SourceError: The source ends before them.
         """
         begin = min(rows) // self._window_rows * self._window_rows
         for position in [position for position in self._kept if position < begin]:
@@ -82,23 +82,23 @@ class PassWindow:
         last = max(rows)
         if self._next <= begin:
             self._take(begin, begin)
-            # Before its first record the pass has not begun, and the source stands where another one left it.
-            stands = self._front.position() if self._next > self._first else None
+            # Before its first record the pass has not begun: the position is that of an earlier pass.
+            stands = self._one_pass.position() if self._next > self._first else None
             if stands is not None and stands.first == self.before + begin:
                 self._passed(stands)
         self._take(last + 1, begin)
         if self.before + self._next == 0:
-            raise no_rows(self._front.name, self._front.ended())
+            raise no_rows(self._one_pass.name, self._one_pass.ended())
         if self._next <= last:
             raise SourceError(
-                f"{self._front.name} ended after {self.before + self._next} rows{self._front.ended()}, but the plan "
-                f"needs row {self.before + last + 1}. The source gave fewer rows than before, or steps_per_epoch is "
-                "larger than it allows; lower it."
+                f"{self._one_pass.name} ended after {self.before + self._next} rows{self._one_pass.ended()}, but the "
+                f"plan needs row {self.before + last + 1}. The source gave fewer rows than before, or steps_per_epoch "
+                "is larger than it allows; lower it."
             )
         return [self._kept[row][2] for row in rows]
 
     def _take(self, until: int, begin: int) -> None:
-        """Go on to a position, and keep what lies in the window that begins at `begin`."""
+        """Read up to a position and keep the records of the window that begins at `begin`."""
         for found in itertools.islice(self._records, max(0, until - self._next)):
             if self._next >= begin:
                 self._kept[self._next] = found
@@ -112,7 +112,7 @@ class PassWindow:
 
 
 def records_of(rows: Iterator[tuple[str, Any]], fmt: Format) -> Iterator[RecordWithOrigin]:
-    """(origin, raw row, record) for each record of a pass."""
+    """Yields (origin, raw row, record) for each record of a pass."""
     many = hasattr(fmt, "count")
     for origin, raw in rows:
         if isinstance(raw, (RowError, Ready)):
@@ -131,40 +131,40 @@ def records_of(rows: Iterator[tuple[str, Any]], fmt: Format) -> Iterator[RecordW
                 yield f"{origin}#{index}" if len(records) > 1 else origin, raw, record
 
 
-_BLOCK = 1024  # positions whose parts are found together
+_BLOCK = 1024  # positions whose parts are computed together
 
 
 class OnePassRecords(Protocol):
-    """Records that can only be read from the front."""
+    """Records that can only be read in one pass, from first to last."""
 
     @property
     def name(self) -> str:
-        """What they come from, for people."""
+        """The source's name, for people."""
 
     @property
     def continues(self) -> bool:
-        """Whether an epoch goes on where the one before ended, instead of beginning anew."""
+        """Whether an epoch continues where the previous one ended, instead of starting again."""
 
     def start(self, first: int, known: Position | None = None) -> Iterator[RecordWithOrigin]:
-        """The records from number `first` on; those before it are neither formatted nor, if possible, parsed.
+        """Yields the records from number `first` on; earlier ones are not formatted nor, if possible, parsed.
 
         Args:
             first: Number of the first record.
-            known: What `position` said at or before it, to go on from there.
+            known: A result of `position` at or before it, to continue from.
         """
 
     def position(self) -> Position | None:
-        """The source's own state behind the record given last; None where the source has none."""
+        """Returns the source's own state after the latest record; None if the source has none."""
 
     def count(self) -> int:
-        """The records of an epoch, by reading all; known beforehand for sources that say so."""
+        """Returns the number of records of an epoch; reads all of them unless the source states the number."""
 
     def ended(self) -> str:
-        """Why the last pass ended, as the end of a sentence; empty if there is nothing to say."""
+        """Returns why the last pass ended, as the end of a sentence, or an empty string."""
 
 
 def open_one_pass(source: Any, formats: Sequence[Format]) -> SingleOnePassRecords | MixedOnePassRecords:
-    """The records of a mix or of any other source, from the front.
+    """Returns the records of a mix or of any other source, in one pass.
 
     Args:
         source: A mix or an opened source.
@@ -183,8 +183,8 @@ class SingleOnePassRecords:
     Attributes:
         name: The source's name.
         continues: Whether the source gives each row once over all epochs (`mps.follow`).
-        once: Whether the source can be read only once, so that nothing can be counted or looked at beforehand.
-        ends_by_time: Whether the data end after a time without any, so that ranks would not end at the same row.
+        once: Whether the source can be read only once, so that its rows can be neither counted nor probed first.
+        ends_by_time: Whether the data end with a timeout, so that ranks would not end at the same row.
     """
 
     def __init__(self, source: Source, fmt: Format) -> None:
@@ -198,7 +198,7 @@ class SingleOnePassRecords:
         """See `OnePassRecords`.
 
         Raises:
-            SourceError: There are not that many records, from the first `next`.
+            SourceError: There are fewer records; raised by the first `next`.
         """
         before = 0
         if known is not None:
@@ -226,8 +226,8 @@ class SingleOnePassRecords:
         return Position(state["row"], state)
 
     def begin(self, skip: int) -> tuple[int, Iterator[RecordWithOrigin]]:
-        """How many of `skip` records there were to skip, and the records behind them."""
-        joined = JoinedPass((self._source,))  # knows how to skip in every kind of source
+        """Returns how many records were skipped, at most `skip`, and the records after them."""
+        joined = JoinedPass((self._source,))  # skips in every kind of source
         if hasattr(self._format, "count"):  # rows may give any number of records
             records = records_of(joined.begin(0)[1], self._format)
             return skip_items(records, skip), records
@@ -254,7 +254,7 @@ class SingleOnePassRecords:
         return self.begin(sys.maxsize)[0]
 
     def fingerprint(self) -> str:
-        """The source's."""
+        """Returns the fingerprint of the source."""
         return self._source.fingerprint()
 
     def ended(self) -> str:
@@ -263,7 +263,7 @@ class SingleOnePassRecords:
 
 
 class MixedOnePassRecords:
-    """The records of a mix, read from the front in the order of its schedule.
+    """The records of a mix in one pass, in the order of its schedule.
 
     Args:
         mix: The parts. Those with random access are read in their order.
@@ -272,9 +272,9 @@ class MixedOnePassRecords:
     Attributes:
         name: The mix's name.
         continues: Whether a part gives each row once over all epochs. The mix is then one long pass: with
-            ``stop="all"`` its other parts begin anew when they end.
+            ``stop="all"`` its other parts start again when they end.
         once: Whether a part can be read only once.
-        ends_by_time: Whether a part ends after a time without data.
+        ends_by_time: Whether a part ends with a timeout.
         weights: Whole numbers in proportion to the shares.
         stop: The mix's.
     """
@@ -292,14 +292,14 @@ class MixedOnePassRecords:
         self._sizes: list[int] | None = None
 
     def position(self) -> Position | None:
-        """See `OnePassRecords`. The rows of a mix are skipped: its parts stand at different places of their own."""
+        """Returns None: each part of a mix has a position of its own, so a resumed run skips rows."""
         return None
 
     def start(self, first: int, known: Position | None = None) -> Iterator[RecordWithOrigin]:
-        """See `OnePassRecords`. With ``stop="first"`` it ends when a part has no row left for its turn, else never.
+        """See `OnePassRecords`. With ``stop="first"`` it ends when a part has no row left, else never.
 
         Raises:
-            SourceError: A part cannot be read, or not a second time, from `next`.
+            SourceError: A part cannot be read, or not a second time; raised by `next`.
         """
         skips = self._schedule.counts(first)
         feeds = [self._feed(part, skip) for part, skip in zip(self._parts, skips, strict=True)]
@@ -319,11 +319,11 @@ class MixedOnePassRecords:
         return self._mixture(self._sizes).rows
 
     def part_of(self, position: int) -> int:
-        """Whose turn a position is, counted from the beginning of the run where the mix `continues`."""
+        """Returns the part of a position, counted from the beginning of the run if the mix `continues`."""
         return self._turns(position // _BLOCK)[position % _BLOCK]
 
     def fingerprint(self) -> str:
-        """A hash of the parts' fingerprints in their order."""
+        """Returns a hash of the parts' fingerprints in their order."""
         return hash_of([part.fingerprint().encode() for part in self._parts])
 
     def ended(self) -> str:
@@ -331,7 +331,7 @@ class MixedOnePassRecords:
         return next(filter(None, (part.ended() for part in self._parts)), "")
 
     def reports(self, positions: int) -> dict[str, PartReport]:
-        """A fresh report of each part; see `MixedRecords.reports`."""
+        """Returns a fresh report of each part; see `MixedRecords.reports`."""
         sizes = self._sizes
         mixture = None if sizes is None else self._mixture(sizes)
         return part_reports(self._names, sizes or [None] * len(self._names), self.weights, positions, mixture)
@@ -340,7 +340,7 @@ class MixedOnePassRecords:
         return Mixture(sizes=tuple(sizes), weights=self.weights, stop=self.stop)
 
     def _feed(self, part: SingleOnePassRecords, skip: int) -> Iterator[RecordWithOrigin]:
-        """A part's records behind its first `skip` turns, again and again with ``stop="all"`` unless rows come once."""
+        """Yields a part's records after the first `skip`; ``stop="all"`` repeats them unless the part continues."""
         if self.stop == "first" or part.continues:
             yield from part.start(skip)
             return

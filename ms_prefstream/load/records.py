@@ -1,4 +1,4 @@
-"""Raw rows through a format: random access to records, errors in the place of bad rows."""
+"""Random access to records: raw rows through a format, with the `RowError` of a bad row in its place."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ms_prefstream.sources.mix import Mix
 
 
 class RecordAccess(Protocol):
-    """RecordAccess by row id."""
+    """Records by row id."""
 
     def __len__(self) -> int: ...
 
@@ -37,7 +37,7 @@ class RecordAccess(Protocol):
 
 
 class FormattedRows:
-    """A source and a format that gives one record for each row."""
+    """The records of a source whose format makes one record of each row."""
 
     filtered = 0
 
@@ -60,7 +60,7 @@ class FormattedRows:
             return error
 
     def raw(self, row: int) -> Any:
-        """The raw row, for the quarantine file; None if it cannot be parsed."""
+        """Returns the raw row, for the quarantine file; None if it cannot be parsed."""
         (found,) = self.source.read([row])
         return None if isinstance(found, RowError) else found
 
@@ -72,7 +72,7 @@ _PartRecords: TypeAlias = Expanded | FormattedRows
 
 
 class MixedRecords:
-    """Records of several parts by row id: those of the first part, then those of the second, and so on.
+    """The records of a mix by row id: those of the first part, then those of the second, and so on.
 
     Args:
         mix: The parts; all of them with random access.
@@ -100,11 +100,11 @@ class MixedRecords:
         self.mixture = Mixture(sizes=tuple(sizes), weights=whole_weights(mix.weights(sizes)), stop=mix.stop)
 
     def __len__(self) -> int:
-        """The records of all parts together."""
+        """The number of records of all parts."""
         return self.mixture.firsts[-1]
 
     def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
-        """The records with these ids, in this order; each part is asked once."""
+        """Returns the records with these ids, in this order; each part is read once."""
         bounds = np.array(self.mixture.firsts)
         ids = as_row_ids(rows, len(self), self.name)
         result: list[Any] = [None] * len(ids)
@@ -115,34 +115,34 @@ class MixedRecords:
         return result
 
     def origin(self, row: int) -> str:
-        """Where a record comes from, as its part says."""
+        """Returns where a record comes from, as its part says."""
         part = self.part_of(row)
         return self._parts[part].origin(row - self.mixture.firsts[part])
 
     def raw(self, row: int) -> Any:
-        """The raw row that a record comes from, for the quarantine file; None if it cannot be parsed."""
+        """Returns the raw row of a record, for the quarantine file; None if it cannot be parsed."""
         part = self.part_of(row)
         return self._parts[part].raw(row - self.mixture.firsts[part])
 
     def part_of(self, row: int) -> int:
-        """Which part a row id belongs to."""
+        """Returns the number of the part that a row id belongs to."""
         return bisect.bisect_right(self.mixture.firsts, row) - 1
 
     def probe(self, count: int, seed: int) -> NDArray[np.int64]:
-        """Some row ids, up to `count`, each part with its share; the same ones on every rank."""
+        """Returns up to `count` row ids, each part with its share; the same ones on every rank."""
         order = MixedOrder(self.mixture, seed=seed, shuffle=True, global_batch=1, window_rows=1)
         return order.rows_at(0, np.arange(min(count, self.mixture.rows)))
 
     def fingerprint(self) -> str:
-        """A hash of the parts' fingerprints in their order."""
+        """Returns a hash of the parts' fingerprints in their order."""
         return hash_of([fingerprint_of(records).encode() for records in self._parts])
 
     def reports(self, positions: int, index: LengthIndex | None = None) -> dict[str, PartReport]:
-        """A fresh report of each part.
+        """Returns a fresh report of each part.
 
         Args:
             positions: Rows that an epoch delivers over all ranks.
-            index: What is known about all rows beforehand, if it is.
+            index: The length index of all rows, or None.
         """
         sizes, mixture = self.mixture.sizes, self.mixture if index is None else self.mixture.over(index.good())
         reports = part_reports(self._names, sizes, self.mixture.weights, positions, mixture)
@@ -152,7 +152,7 @@ class MixedRecords:
         return reports
 
     def parts(self) -> list[tuple[_PartRecords, int]]:
-        """The records of each part, and the row id of its first."""
+        """Returns the records of each part and the row id of its first record."""
         return list(zip(self._parts, self.mixture.firsts[:-1], strict=True))
 
 
@@ -160,7 +160,7 @@ Records: TypeAlias = _PartRecords | MixedRecords
 
 
 def formats_of(source: Any, format: Any) -> list[Format]:
-    """The format of each part of a mix, or the one format of any other source.
+    """Returns the format of each part of a mix, or the one format of any other source.
 
     Args:
         source: A mix or an opened source.
@@ -172,25 +172,25 @@ def formats_of(source: Any, format: Any) -> list[Format]:
 
 
 def open_records(source: Any, formats: Sequence[Format]) -> Records | None:
-    """Random access to the records of a mix or of any other source; None if it must be read from the front."""
+    """Returns random access to the records of a mix or of any other source; None for a one-pass source."""
     if isinstance(source, Mix):
         return MixedRecords(source, formats) if source.random_access else None
     return _records(source, formats[0]) if isinstance(source, RandomAccess) else None
 
 
 def fingerprint_of(records: Records) -> str:
-    """A hash that changes when the data, or the numbers of records that rows give, change."""
+    """Returns a hash that changes when the data change, or the number of records that a row gives."""
     return records.source.fingerprint() if isinstance(records, FormattedRows) else records.fingerprint()
 
 
 def part_reports(
     names: Sequence[str], sizes: Sequence[int | None], weights: Sequence[int], positions: int, mixture: Mixture | None
 ) -> dict[str, PartReport]:
-    """A fresh report of each part; what repeats and what is left out is known where the sizes are."""
+    """Returns a fresh report of each part; it counts repeated and left out rows if the sizes are known."""
     total = sum(weights)
     reports = {name: PartReport(weight / total, size) for name, size, weight in zip(names, sizes, weights, strict=True)}
     if mixture is not None:
-        # Positions behind the epoch's last row begin again at its first.
+        # Positions after the last row of the epoch start again at its first row.
         counts = mixture.schedule.counts(min(positions, mixture.rows))
         for report, size, count in zip(reports.values(), mixture.sizes, counts, strict=True):
             report.repeats_per_epoch = max(0, count - size)

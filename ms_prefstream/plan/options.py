@@ -173,6 +173,10 @@ class PlanOptions:
                 "which repeats rows to fill the step."
             )
 
+    def rows_at(self, width: int) -> int:
+        """Rows of a step, all ranks together; the same for each width."""
+        return self.global_batch
+
     @property
     def sorts(self) -> bool:
         """Whether windows are sorted by length: `sort`, unless the rows are kept in source order."""

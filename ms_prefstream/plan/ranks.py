@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ms_prefstream.checks import divisors_near, whole_number
 from ms_prefstream.errors import OptionError
@@ -18,11 +18,13 @@ class Ranks:
         world: The number of ranks (`num_shards`).
         rank: This rank, counted from 0 (`shard_id`).
         logical_shards: The shards that are planned; 0 means one for each rank.
+        chosen: Whether the user chose `logical_shards`, so that a saved state does not replace it.
     """
 
     world: int = 1
     rank: int = 0
     logical_shards: int = 0
+    chosen: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "world", whole_number("num_shards", self.world, 1))
@@ -49,7 +51,8 @@ class Ranks:
             found, missing = ("num_shards", "shard_id") if shard_id is None else ("shard_id", "num_shards")
             raise OptionError(f"{found} is given without {missing}. Give both, or neither for a single rank.")
         shards = 0 if logical_shards is None else whole_number("logical_shards", logical_shards, 1)
-        return cls(1 if num_shards is None else num_shards, 0 if shard_id is None else shard_id, shards)
+        ranks = cls(1 if num_shards is None else num_shards, 0 if shard_id is None else shard_id, shards)
+        return replace(ranks, chosen=logical_shards is not None)
 
     @property
     def shards(self) -> range:

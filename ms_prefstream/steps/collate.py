@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
-from ms_prefstream.batch import Bucket, Layout, Pack, PackedLayout, Pad
+from ms_prefstream.batch import BatchingRule, Layout, PackedLayout
 from ms_prefstream.errors import OptionError
 from ms_prefstream.report.report import Report
 from ms_prefstream.sample import Batch, Sample
 from ms_prefstream.tasks import Task
-
-if TYPE_CHECKING:
-    pass
 
 
 class Steps(Protocol):
@@ -75,42 +72,46 @@ def select_columns(steps: Kind, columns: Sequence[str]) -> Kind:
     return cast(Kind, chosen(steps, wanted))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Collate:
-    """Called with the samples of a step and the tokens of the longest sequence to pad for.
+    """Makes the padded batch of a step and counts it in the report.
 
     Attributes:
         layout: The arrays.
         batching: Chooses the width.
-        widths: What it may choose from.
-        pad_id: What ids are padded with.
+        widths: The widths to choose from.
+        pad_id: The id that arrays are padded with.
         task: Whether labels are shifted.
         report: Counts tokens and padding.
     """
 
     layout: Layout
-    batching: Pad | Bucket
+    batching: BatchingRule
     widths: tuple[int, ...]
     pad_id: int
     task: Task
     report: Report
 
-    def __call__(self, samples: list[Sample], longest: int) -> Batch:
+    def __call__(self, samples: list[Sample], longest: int | None = None) -> Batch:
+        """Returns the batch of B samples; `longest` counts tokens, None for those of the samples themselves."""
+        if longest is None:
+            longest = max([len(sequence.ids) for sample in samples for sequence in sample.sequences])
         width = self.batching.width_for(longest, self.widths)
         self.report.batch(samples, width)
         return self.layout.build(samples, width, self.pad_id, self.task.shifted)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CollatePacks:
-    """Called with the samples of each packed row of a step; attributes as for `Collate`."""
+    """Makes the batch of packed rows of a step and counts it in the report; attributes as for `Collate`."""
 
     layout: PackedLayout
-    batching: Pack
+    max_samples: int
     pad_id: int
     task: Task
     report: Report
 
     def __call__(self, packs: list[list[Sample]]) -> Batch:
-        self.report.packed_batch(packs, self.layout.tokens, self.batching.samples_per_row(self.task))
+        """Returns the batch of the samples of each packed row."""
+        self.report.packed_batch(packs, self.layout.tokens, self.max_samples)
         return self.layout.build(packs, self.pad_id, self.task.shifted)

@@ -1,4 +1,7 @@
-"""The rows of a stream on this rank: the source, its formats, and what becomes of each row."""
+"""The data of a stream on this rank: the opened source, its records, and how they are loaded and counted.
+
+The options of a stream that concern them come in two frozen groups, `Encoding` and `BadRowPolicy`.
+"""
 
 from __future__ import annotations
 
@@ -6,184 +9,210 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ms_prefstream.encode.encoder import ConversationEncoder
+from ms_prefstream.checks import check_made
+from ms_prefstream.encode.build import template_text
+from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer
 from ms_prefstream.errors import OptionError
-from ms_prefstream.formats.base import Format
 from ms_prefstream.lengths import LengthIndex, progress_on, raise_malformed_of
+from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
 from ms_prefstream.load.index_files import Part, build_indexes, find_index, index_parts
-from ms_prefstream.load.loader import Load, Recipe, SampleLoader
+from ms_prefstream.load.loader import Load, Recipe
 from ms_prefstream.load.one_pass import MixedOnePassRecords, PassWindow, SingleOnePassRecords, open_one_pass
-from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of, open_records
+from ms_prefstream.load.records import MixedRecords, fingerprint_of, formats_of, open_records
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.load.workers.prefetch import Prefetch
+from ms_prefstream.plan import Ranks
 from ms_prefstream.report.bad_rows import BadRows, Quarantine
 from ms_prefstream.report.report import PartReport, Report
+from ms_prefstream.sources import open_source
+from ms_prefstream.sources.cached import caches_in, only_caches
 from ms_prefstream.sources.files import QUARANTINE_BEGINS, check_target
+from ms_prefstream.sources.mix import Mix
 from ms_prefstream.tasks import Task
+from ms_prefstream.tasks.base import check_room
+
+_RELOADED_TOGETHER = 2048  # rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
-    """Rows and what they become.
+class Encoding:
+    """What decides about the tokens of a row: options of `ms_prefstream.stream`, where they are documented."""
 
-    Attributes:
-        source: The opened source, or a mix.
-        records: Random access to its records; None if they are read from the front.
-        one_pass: Its records from the front; None if there is random access.
-        recipe: What records become; can be sent to other processes.
-        loader: Follows the recipe in this process.
-        fingerprint: What decides about samples, by name: data, task, format, tokenizer, template, boundary, ….
-        report: The stream's.
-        raise_malformed: Whether a malformed row is an error.
-        quarantine: Where dropped rows are written, or None.
-        workers: The stream's number of processes.
-    """
+    task: Task
+    tokenizer: Any
+    format: Any = "auto"
+    template: str | None = "auto"
+    pad_token_id: int | None = None
+    boundary: str = "joint"
+    special_tokens_in_content: str = "escape"
+    backend: str = "auto"
 
-    source: Any
-    records: Records | None
-    one_pass: SingleOnePassRecords | MixedOnePassRecords | None
-    recipe: Recipe
-    loader: SampleLoader
-    fingerprint: Mapping[str, Any]
-    report: Report
-    raise_malformed: bool
-    quarantine: Quarantine | None
-    workers: int
+    def __post_init__(self) -> None:
+        check_made("task", self.task, "sampler", "mps.DPO(max_length=1024)")
+        if self.tokenizer is ...:
+            raise OptionError(
+                "tokenizer is missing; expected a directory, a file or an object, or None for rows that are already "
+                "tokenized, as those of a cache are."
+            )
 
+    def recipe(self, ready: bool) -> Recipe:
+        """Loads the tokenizer and the template.
 
-_TOGETHER = 2048  # rows that are loaded again together
-
-
-def report_known_bad_rows(
-    index: LengthIndex, records: Records, local: SampleLoader, report: Report, quarantine: Quarantine | None
-) -> None:
-    """Count the rows that an index knows to be bad, and put this rank's share of them aside.
-
-    Args:
-        index: Of all rows.
-        records: Their origins and raw rows.
-        local: Loads a bad row again, for its error.
-        report: Where they are counted.
-        quarantine: Where they are written, or None.
-    """
-    report.known([(str(one.reason), one.rows, [records.origin(row) for row in one.first]) for one in index.counts])
-    if quarantine is None:
-        return
-    bad = np.flatnonzero(index.verdict)[quarantine.rank :: quarantine.world].tolist()
-    for begin in range(0, len(bad), _TOGETHER):
-        rows = bad[begin : begin + _TOGETHER]
-        for row, one in zip(rows, local.load(rows), strict=True):
-            if one.error is not None:
-                quarantine.add(one.error.at(records.origin(row)), records.raw(row))
+        Args:
+            ready: Whether the records are samples already.
+        """
+        tokenizer = None if self.tokenizer is None else load_tokenizer(self.tokenizer, self.backend)
+        return Recipe(
+            records=None,
+            task=self.task,
+            tokenizer=tokenizer,
+            template=None if tokenizer is None else template_text(self.template, tokenizer),
+            boundary=self.boundary,
+            special_tokens_in_content=self.special_tokens_in_content,
+            ready=ready,
+        )
 
 
-class Rows:
-    """What a stream knows of its data, without order and batches; `opening` makes steps of it.
+@dataclass(frozen=True, kw_only=True)
+class BadRowPolicy:
+    """What happens to bad rows: options of `ms_prefstream.stream`."""
+
+    on_bad_row: str = "raise"
+    quarantine: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_bad_row not in ("raise", "drop"):
+            raise OptionError(f"on_bad_row is {self.on_bad_row!r}; expected 'raise' or 'drop'.")
+
+
+class StreamData:
+    """What a stream knows of its data, without order and batches.
 
     Args:
-        source: An opened source, or a mix.
-        formats: The format of each part of a mix; one for any other source.
-        recipe: What rows become; its records are filled in here.
-        encoding: What decides about tokens, by name, as plain values: what a length index must have been built with.
-        report: Counts.
-        raise_malformed: Whether a malformed row is an error.
-        quarantine: Where dropped rows are written, or None.
+        source: The source of a stream, opened or not.
+        encoding: What decides about the tokens of a row.
+        policy: What happens to bad rows.
+        ranks: Which rank writes the quarantine file.
         workers: Processes that load samples; 0 loads them here.
         index: ``auto``, the path of a length index, or None.
 
     Attributes:
-        records: Random access to the records; None if they can only be read from the front.
-        index: The length index in use, or None.
+        source: The opened source.
+        records: Random access to the records; None for a one-pass source.
+        recipe: What rows become; can be sent to other processes.
+        encoding: What decides about tokens, by name, as plain values: a length index must have been built with the
+            same.
+        pad_token_id: The id that arrays are padded with.
         local: Loads samples in this process.
+        pool: Loads them in worker processes; None without workers.
+        raise_malformed: Whether a malformed row is an error.
+        quarantine: The file of dropped rows, or None.
+        report: Counts.
+        index: The length index in use, or None.
     """
 
     def __init__(
         self,
-        *,
         source: Any,
-        formats: Sequence[Format],
-        recipe: Recipe,
-        encoding: Mapping[str, Any],
-        report: Report,
-        raise_malformed: bool,
-        quarantine: Quarantine | None,
-        workers: int,
-        index: str | os.PathLike[str] | None,
+        encoding: Encoding,
+        policy: BadRowPolicy,
+        ranks: Ranks,
+        *,
+        workers: int = 0,
+        index: str | os.PathLike[str] | None = None,
     ) -> None:
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+            raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
         if index is not None and not isinstance(index, (str, os.PathLike)):
             raise OptionError(f"index is {index!r}; expected 'auto', the path of a length index, or None.")
-        self.source, self._formats, self._encoding = source, formats, encoding
-        self.records = open_records(source, formats)
-        self._recipe = dataclasses.replace(recipe, records=self.records)
-        self.local = self._recipe.loader()
-        self._pool = LoaderPool(self._recipe, workers, self.local) if workers != 0 else None
-        if quarantine is not None:
-            check_target("quarantine", quarantine.path, source, QUARANTINE_BEGINS)
-        self.report, self._raise, self._quarantine = report, raise_malformed, quarantine
-        self._make_ledger = functools.partial(
-            BadRows, report=report, raise_malformed=raise_malformed, quarantine=quarantine
-        )
-        self._cached = bool(getattr(source, "ready", False))
+        self.source: Any = source if isinstance(source, Mix) else open_source(source)
+        recipe = encoding.recipe(ready=only_caches(self.source))
+        self._formats = formats_of(self.source, encoding.format)
+        self._open_encoding(encoding, recipe)
+        self.records = open_records(self.source, self._formats)
+        self.recipe = dataclasses.replace(recipe, records=self.records)
+        self.local = self.recipe.loader()
+        self.pool = LoaderPool(self.recipe, workers, self.local) if workers else None
+        self.raise_malformed, self.quarantine = policy.on_bad_row == "raise", None
+        if policy.quarantine is not None:
+            self.quarantine = Quarantine(policy.quarantine, ranks.rank, ranks.world)
+            check_target("quarantine", self.quarantine.path, self.source, QUARANTINE_BEGINS)
         self.index: LengthIndex | None = None
         if self.records is not None:
-            report.filtered, report.rows = self.records.filtered, len(self.records)
-        self._find(index)
+            self.report.filtered, self.report.rows = self.records.filtered, len(self.records)
+        self._find_index(index)
+        if self.local.encoder is not None:
+            check_room(self.task, self.local.encoder)
+
+    def _open_encoding(self, given: Encoding, recipe: Recipe) -> None:
+        """Fix what decides about tokens: as given, and checked against the caches among the sources."""
+        task, tokenizer, pad_id = given.task, recipe.tokenizer, given.pad_token_id
+        encoding, caches = recipe.encoding(self._formats), caches_in(self.source)
+        for cache in caches:
+            check_cache(cache, task, tokenizer, encoding, given.format if recipe.ready else "auto", given.template)
+        self.encoding, self.report = encoding, Report(tokenizer="" if tokenizer is None else tokenizer.description)
+        if recipe.ready:
+            self.encoding, self.report.tokenizer = encoding_of(caches[0], task), tokenizer_of(caches[0])
+            pad_id = caches[0].pad_token_id if pad_id is None else pad_id
+        self.pad_token_id = choose_pad_id(pad_id, tokenizer)
 
     @property
     def task(self) -> Task:
         """What rows become."""
-        return self._recipe.task
+        return self.recipe.task
 
     @property
-    def encoder(self) -> ConversationEncoder | None:
-        """What encodes text records in this process; None when rows are already tokenized."""
-        return self.local.encoder
+    def workers(self) -> int:
+        """The number of worker processes."""
+        return 0 if self.pool is None else self.pool.workers
 
     @functools.cached_property
     def one_pass(self) -> SingleOnePassRecords | MixedOnePassRecords:
-        """The records of a source that is read from the front."""
+        """The records of a one-pass source."""
         return open_one_pass(self.source, self._formats)
 
     @functools.cached_property
     def counted(self) -> int:
-        """The rows of an epoch of such a source, by reading it unless it says so beforehand."""
+        """The rows of an epoch of a one-pass source; reads the source unless it states the number."""
         return self.one_pass.count()
 
     def loader(self) -> Load:
-        """Row ids to samples, in workers if there are any."""
-        return self.local if self._pool is None else Prefetch(self._pool)
+        """Returns the loader of a source with random access: the worker processes, or this process."""
+        return self.local if self.pool is None else Prefetch(self.pool)
 
-    def ledger(self) -> BadRows:
-        """What counts the rows of a source with random access, raises for bad ones or puts them aside."""
+    def bad_rows(self) -> BadRows:
+        """Returns what counts, raises or drops the bad rows of a source with random access."""
         assert self.records is not None
-        return self._make_ledger(origin=self.records.origin, raw=self.records.raw, part=self._part())
+        return self._bad_rows(origin=self.records.origin, raw=self.records.raw, part=self._part())
 
-    def passing_loader(self, records: PassWindow) -> Load:
-        """The same for the records of one pass."""
-        if self._pool is not None:
-            return Prefetch(self._pool, records)
-        return SampleLoader(records, self.task, self.local.sampler, self.local.encoder)
+    def pass_loader(self, window: PassWindow) -> Load:
+        """Returns the loader of the records of one pass."""
+        return self.local.over(window) if self.pool is None else Prefetch(self.pool, window)
 
-    def passing_ledger(self, records: PassWindow) -> BadRows:
-        """The same for the records of one pass."""
-        front, part = self.one_pass, None
-        if isinstance(front, MixedOnePassRecords):
+    def pass_bad_rows(self, window: PassWindow) -> BadRows:
+        """Returns what counts, raises or drops the bad rows of one pass; rows are numbered over all epochs."""
+        records, part = self.one_pass, None
+        if isinstance(records, MixedOnePassRecords):
             reports = list(self.report.parts.values())
-            part = lambda number: reports[front.part_of(number)]  # noqa: E731 - the ledger counts over all epochs
-        return self._make_ledger(origin=records.origin, raw=records.raw, part=part, first=records.before)
+            part = lambda number: reports[records.part_of(number)]  # noqa: E731
+        return self._bad_rows(origin=window.origin, raw=window.raw, part=part, first=window.before)
 
     def build_index(self, path: str | os.PathLike[str] | None, progress: bool) -> LengthIndex:
         """Measure every row, write the length index and use it from now on.
 
         Args:
-            path: Where it is written, for a mix a folder; None puts it beside a single file, for a mix beside each.
-            progress: Whether to show how far the pass is.
+            path: Where to write it, for a mix a folder; None puts it beside a single file, for a mix beside each.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            OptionError: The source can only be read in one pass, or is a cache.
+            RowError: The first malformed row, if such rows are errors.
         """
         if self.records is None:
             raise OptionError(
@@ -192,83 +221,80 @@ class Rows:
             )
         if self._cached:
             raise OptionError(f"{self.source.name} is a cache, which has a length index of its own already.")
-        self._use(
-            build_indexes(
-                self._parts(),
-                self.local if self._pool is None else self._pool,
-                path,
-                origin=self.records.origin,
-                raise_malformed=self._raise,
-                progress=progress_on(sys.stderr) if progress else None,
-            )
+        index = build_indexes(
+            self._parts(),
+            self.local if self.pool is None else self.pool,
+            path,
+            origin=self.records.origin,
+            raise_malformed=self.raise_malformed,
+            progress=progress_on(sys.stderr) if progress else None,
         )
-        assert self.index is not None
-        return self.index
-
-    def material(self) -> Material:
-        """What a cache of these rows is made from."""
-        return Material(
-            source=self.source,
-            records=self.records,
-            one_pass=self.one_pass if self.records is None else None,
-            recipe=self._recipe,
-            loader=self.local,
-            fingerprint={"data": self.fingerprint(), **self._encoding},
-            report=self.report,
-            raise_malformed=self._raise,
-            quarantine=self._quarantine,
-            workers=0 if self._pool is None else self._pool.workers,
-        )
+        self._use_index(index)
+        return index
 
     def fingerprint(self) -> str:
-        """A hash that changes when the data change."""
+        """Returns a hash that changes when the data change."""
         found: str = self.source.fingerprint() if self.records is None else fingerprint_of(self.records)
         return found
 
+    def fingerprints(self) -> dict[str, Any]:
+        """Returns everything that decides about samples, by name: the data and the encoding."""
+        return {"data": self.fingerprint(), **self.encoding}
+
     def mix(self) -> dict[str, Any] | None:
-        """What a state says of a mix: its weights and when its epochs end."""
-        if isinstance(self.records, MixedRecords):
-            return {"weights": list(self.records.mixture.weights), "stop": self.records.mixture.stop}
-        if self.records is None and isinstance(self.one_pass, MixedOnePassRecords):
-            return {"weights": list(self.one_pass.weights), "stop": self.one_pass.stop}
-        return None
+        """Returns what a state says of a mix, its weights and when its epochs end; None for other sources."""
+        mix: Any = self.one_pass if self.records is None else getattr(self.records, "mixture", None)
+        if not hasattr(mix, "weights"):
+            return None
+        return {"weights": list(mix.weights), "stop": mix.stop}
 
-    def index_id(self) -> str | None:
-        """What a state says of the index in use."""
-        return None if self.index is None else self.index.checksum
+    def resume_quarantine(self) -> None:
+        """Keep what the quarantine file holds: the run continues one that wrote it."""
+        if self.quarantine is not None:
+            self.quarantine.keep()
 
-    def go_on(self) -> None:
-        """The run goes on from a saved state: the quarantine file keeps what it holds."""
-        if self._quarantine is not None:
-            self._quarantine.keep()
+    @property
+    def _cached(self) -> bool:
+        return bool(getattr(self.source, "ready", False))
+
+    def _bad_rows(self, **origin_of: Any) -> BadRows:
+        return BadRows(self.report, self.raise_malformed, quarantine=self.quarantine, **origin_of)
 
     def _part(self) -> Callable[[int], PartReport] | None:
-        """Row to the report of its part, for a mix."""
+        """Returns the function from a row to the report of its part; None without a mix."""
         if not isinstance(self.records, MixedRecords):
             return None
         part_of, reports = self.records.part_of, list(self.report.parts.values())
         return lambda row: reports[part_of(row)]
 
-    def _find(self, index: str | os.PathLike[str] | None) -> None:
-        """Take the index into use that was asked for, or that is there."""
+    def _find_index(self, index: str | os.PathLike[str] | None) -> None:
+        """Use the index that was named, or the one that lies beside the data."""
         named = index is not None and index != "auto"
         if named and self.records is None:
             raise OptionError(f"index is {str(index)!r}, but {self.source.name} can only be read from the front.")
         if named and self._cached:
             raise OptionError(f"index is {str(index)!r}, but {self.source.name} has an index of its own. Leave it out.")
-        if index is not None and self.records is not None:
-            self._use(find_index(self._parts(), index))
+        if index is not None and self.records is not None and (found := find_index(self._parts(), index)) is not None:
+            self._use_index(found)
 
     def _parts(self) -> list[Part]:
-        """What each index file covers."""
-        assert self.records is not None  # a source that is read from the front has no index
-        return index_parts(self.source, self.records, self._formats, self._encoding)
+        """Returns what each index file covers."""
+        assert self.records is not None  # a one-pass source has no index
+        return index_parts(self.source, self.records, self._formats, self.encoding)
 
-    def _use(self, index: LengthIndex | None) -> None:
-        """Take an index into use: what it knows to be bad is reported, and raised if it must be."""
-        self.index = index
-        if index is None or self.records is None:
+    def _use_index(self, index: LengthIndex) -> None:
+        """Use an index: report the rows that it knows to be bad, or raise the first malformed one."""
+        self.index, records, quarantine = index, self.records, self.quarantine
+        assert records is not None
+        if self.raise_malformed and not self._cached:
+            raise_malformed_of(index, self.local, records.origin)
+        counts = [(str(one.reason), one.rows, [records.origin(row) for row in one.first]) for one in index.counts]
+        self.report.known(counts)
+        if quarantine is None:
             return
-        if self._raise and not self._cached:
-            raise_malformed_of(index, self.local, self.records.origin)
-        report_known_bad_rows(index, self.records, self.local, self.report, self._quarantine)
+        bad = np.flatnonzero(index.verdict)[quarantine.rank :: quarantine.world].tolist()
+        for begin in range(0, len(bad), _RELOADED_TOGETHER):
+            rows = bad[begin : begin + _RELOADED_TOGETHER]
+            for row, one in zip(rows, self.local.load(rows), strict=True):
+                if one.error is not None:
+                    quarantine.add(one.error.at(records.origin(row)), records.raw(row))

@@ -1,65 +1,60 @@
-"""Steps from a source that can only be read from the front: the same plan, one window of rows in memory."""
+"""Steps over a one-pass source: the same plan, with one window of rows in memory."""
 
 from __future__ import annotations
 
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+from ms_prefstream.errors import SourceError
+from ms_prefstream.load.loader import Load
 from ms_prefstream.load.one_pass import PassWindow, Position
 from ms_prefstream.plan.packed import PackedWindows
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windows import WindowedPlan
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.sample import Batch
-from ms_prefstream.steps.planned import PackedSteps, WindowedSteps
+from ms_prefstream.steps.planned import WindowedSteps
 
 _POSITIONS = 64  # windows that may be read ahead of the step that a state is taken for
 
-"""(origin, raw row, record)."""
-
 
 class OnePassSteps:
-    """The batches of one rank, epoch by epoch, from the front.
+    """The batches of one rank, epoch by epoch, in order.
 
-    Every rank reads all rows and uses its share; resuming skips rows without formatting or tokenising them.
+    Every rank reads all rows and uses its share. Resuming skips rows without formatting or tokenising them.
 
     Args:
-        plan: Made with ``one_pass=True``, so that a window's rows stand together in the source.
-        ranks: Whose share of it.
-        records: Opens a pass: (position in the epoch, records of earlier epochs, known, passed) -> records; see
-            `PassWindow`.
-        continues: Whether an epoch goes on in the data where the one before ended.
+        plan: Made with ``one_pass=True``, so that the rows of a window are consecutive in the source.
+        ranks: Which share of each step is loaded here.
+        open_window: Opens a pass; takes the arguments of `PassWindow` from `first` on.
+        continues: Whether an epoch continues in the data where the previous one ended.
         loader: Makes the loader of a pass.
-        ledger: Makes the ledger of a pass.
+        bad_rows: Makes what decides about the bad rows of a pass.
         collate: Samples, or packs of them, to a batch.
-        column_names: The names of the arrays `collate` gives.
-        steps: Makes the random access to the steps of a pass.
+        column_names: The names of the arrays that `collate` returns.
+        kind: Makes the steps of a pass.
     """
 
     def __init__(
         self,
         plan: WindowedPlan | PackedWindows,
         ranks: Ranks,
-        records: Callable[..., PassWindow],
+        open_window: Callable[..., PassWindow],
         continues: bool,
-        loader: Callable[[PassWindow], Any],
-        ledger: Callable[[PassWindow], BadRows],
-        collate: Callable[[Any], Batch],
+        loader: Callable[[PassWindow], Load],
+        bad_rows: Callable[[PassWindow], BadRows],
+        collate: Callable[..., Batch],
         column_names: Sequence[str],
-        steps: Callable[..., WindowedSteps | PackedSteps] = WindowedSteps,
+        kind: type[WindowedSteps] = WindowedSteps,
     ) -> None:
         self.plan = plan
         self.column_names = list(column_names)
         self.steps_per_epoch = plan.steps_per_epoch
         self._ranks = ranks
-        self._records = records
-        self._continues = continues
-        self._loader = loader
-        self._ledger = ledger
-        self._collate = collate
-        self._steps = steps
+        self._open_window, self._continues = open_window, continues
+        self._loader, self._bad_rows, self._collate, self._kind = loader, bad_rows, collate, kind
         self._positions: deque[tuple[int, Position]] = deque(maxlen=_POSITIONS)  # (epoch, where its windows began)
         self._resumed: tuple[int, Position] | None = None
 
@@ -70,18 +65,28 @@ class OnePassSteps:
         known = None
         if self._resumed is not None and self._resumed[0] == epoch and self._resumed[1].first <= before + first:
             known = self._resumed[1]
-        records = self._records(first, before, known, lambda position: self._positions.append((epoch, position)))
-        steps = self._steps(
-            self.plan, self._ranks, self._loader(records), self._ledger(records), self._collate, self.column_names
+        window = self._open_window(first, before, known, lambda position: self._positions.append((epoch, position)))
+        steps = self._kind(
+            self.plan, self._ranks, self._loader(window), self._bad_rows(window), self._collate, self.column_names
         )
         for index in range(step, self.steps_per_epoch):
             yield steps[epoch * self.steps_per_epoch + index]
 
-    def source_state(self, step: int) -> dict[str, Any] | None:
-        """The source's own state at the beginning of the window of an absolute step, or the last one known before it.
+    def rows(self, epoch: int, step: int, resolved: bool = False) -> NoReturn:
+        """Raises a `SourceError`: the rows of a step are only known once they are read."""
+        raise SourceError(
+            "a source that is read from the front has no row ids to look up. Pass a plain JSON Lines file or a list "
+            "to ask for the rows of a step."
+        )
 
-        Plain values for JSON; None where the source has no state of its own, or one that JSON cannot hold: its rows
-        are skipped then.
+    def source_state(self, step: int) -> dict[str, Any] | None:
+        """Returns the source's own state at the beginning of a step's window, or the last one known before it.
+
+        Plain values for JSON. None if the source has no state of its own, or one that JSON cannot hold: a resumed run
+        then skips its rows.
+
+        Args:
+            step: Absolute.
         """
         epoch, inside = divmod(step, self.steps_per_epoch)
         first = self._before(epoch) + self.plan.window_start(self.plan.locate(inside)[0])
@@ -96,10 +101,10 @@ class OnePassSteps:
         except (TypeError, ValueError):
             return None
 
-    def go_on(self, state: Mapping[str, Any]) -> None:
-        """Begin the pass of an epoch where `source_state`, which returned this, was taken."""
+    def resume_source(self, state: Mapping[str, Any]) -> None:
+        """Begin the pass of an epoch where `source_state`, which returned `state`, was taken."""
         self._resumed = state["epoch"], Position(state["first"], state["state"])
 
     def _before(self, epoch: int) -> int:
-        """Records of earlier epochs, for sources whose epochs go on in the data."""
+        """Returns the number of records of earlier epochs, if the source continues; else 0."""
         return epoch * self.steps_per_epoch * self.plan.options.global_batch if self._continues else 0

@@ -1,19 +1,21 @@
-"""Opens steps over the rows of a stream: planned over random access where they have it, else one pass after another."""
+"""Opens the steps of one rank: which kind of plan an epoch gets, by batching rule, source and length index."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.batch.pack import Pack
-from ms_prefstream.batch.padding import Bucket
+from ms_prefstream.batch import BatchingRule, Layout, PackedLayout
+from ms_prefstream.batch.best_widths import batch_maxima
 from ms_prefstream.errors import NoUsableRowsError, OptionError, SourceError
+from ms_prefstream.load.cached import has_reference
 from ms_prefstream.load.one_pass import MixedOnePassRecords, PassWindow
 from ms_prefstream.load.records import MixedRecords
 from ms_prefstream.plan import (
@@ -28,331 +30,371 @@ from ms_prefstream.plan import (
     WindowedPlan,
 )
 from ms_prefstream.plan.packed import row_sizes, steps_for
-from ms_prefstream.sample import Batch, Loaded, Sample
-from ms_prefstream.steps.data import Rows
+from ms_prefstream.sample import Batch, Loaded
+from ms_prefstream.steps.collate import Collate, CollatePacks
+from ms_prefstream.steps.data import StreamData
 from ms_prefstream.steps.one_pass import OnePassSteps
-from ms_prefstream.steps.planned import IndexedPackedSteps, IndexedSteps, PackedSteps, WindowedSteps, sample_tokens
+from ms_prefstream.steps.planned import IndexedPackedSteps, IndexedSteps, PackedSteps, PlannedSteps, WindowedSteps
+from ms_prefstream.tasks import Task
 
+_ROWS_PROBED = 2048
+_log = logging.getLogger(__name__)
 
-def check_budget(bucket: Bucket, name: str, shuffle: object, *, mixed: bool, one_pass: bool, indexed: bool) -> None:
-    """Whether steps can be planned by tokens.
-
-    Args:
-        bucket: Has `max_tokens`.
-        name: Of the source.
-        shuffle: The option of `ms_prefstream.stream`.
-        mixed: Whether the source is a mix with random access.
-        one_pass: Whether it can only be read from the front.
-        indexed: Whether there is a length index.
-
-    Raises:
-        OptionError: If not; says what to do.
-    """
-    given = f"Bucket: max_tokens={bucket.max_tokens}"
-    if mixed:
-        raise OptionError(
-            f"{given} plans the same rows for every epoch, and a mix takes other ones in each. Give batch_size."
-        )
-    if one_pass:
-        raise OptionError(
-            f"{given} needs a length index, but {name} can only be read from the front and has none. Give "
-            "batch_size, or unpack it to plain JSON Lines."
-        )
-    if not indexed:
-        raise OptionError(
-            f"{given} needs the lengths of all rows, and {name} has no length index. Build one with "
-            "`ms-prefstream index`, or with mps.stream(..., batching=mps.Bucket(batch_size=1)).build_index(); or give "
-            "batch_size."
-        )
-    if shuffle is not True:
-        raise OptionError(
-            f"{given} brings rows of like length together from the whole source, which shuffle={shuffle!r} rules out. "
-            "Leave shuffle out, or give batch_size."
-        )
-
-
-def check_steps_per_epoch(given: int | None, rows: Rows, packs: bool) -> None:
-    """Refuse a number of steps where they follow from the rows, or for packs from their lengths.
-
-    Args:
-        given: The option of `ms_prefstream.stream`.
-        rows: The data.
-        packs: Whether samples are packed.
-
-    Raises:
-        OptionError: If it was given and is not wanted.
-    """
-    if given is None or rows.records is None:
-        return
-    if not packs:
-        raise OptionError(
-            f"steps_per_epoch is {given}, but {rows.source.name} knows its rows, so its steps follow from them. "
-            "Leave it out."
-        )
-    if rows.index is not None:
-        raise OptionError(
-            f"steps_per_epoch is {given}, but there is a length index ({rows.index.path}), and packs follow from the "
-            "lengths in it. Leave steps_per_epoch out, or pass index=None."
-        )
-
-
-def one_pass_rows(rows: Rows, given: int | None, batch: int, packs: bool) -> int:
-    """Rows of an epoch of a source that is read from the front: by the steps that are given, else counted once.
-
-    Args:
-        rows: The data.
-        given: steps_per_epoch, or None.
-        batch: Rows of a step over all ranks.
-        packs: Whether samples are packed, so that rows must be counted whatever is given.
-
-    Raises:
-        OptionError: The number is not allowed, or rows that can be read only once would have to be counted.
-    """
-    if packs:
-        if rows.one_pass.once or rows.one_pass.continues:
-            raise OptionError(
-                f"Pack: {rows.one_pass.name} can be read only once, but packs are dealt out in proportion to the "
-                "number of its rows, which must be counted first. Pass a file, a list or a function that returns a new "
-                "iterator each time, or use Pad or Bucket."
-            )
-        return rows.counted
-    if given is None:
-        return rows.counted
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise OptionError(f"steps_per_epoch is {given!r}; expected a whole number of steps, 1 or more.")
-    return given * batch
-
-
-ROWS_PROBED = 2048
-
-
-def key_lengths(rows: Rows, seed: int) -> NDArray[np.integer[Any]]:
-    """Key lengths from which shapes are chosen: all of the index, else of some rows, the same on every rank.
-
-    Raises:
-        OptionError: If the source can be read only once, so that nothing can be looked at beforehand.
-        NoUsableRowsError: If none of these rows can be used.
-    """
-    if rows.index is not None:
-        return rows.index.keys[rows.index.good()]
-    return np.array([one.sample.length for one in probe(rows, seed) if one.sample is not None], np.int64)
-
-
-def packed_sizes(rows: Rows, seed: int) -> NDArray[np.int64]:
-    """Tokens that some rows take of a packed row, 0 where one is unusable; errors as for `key_lengths`."""
-    return np.array([0 if one.sample is None else sample_tokens(one.sample) for one in probe(rows, seed)], np.int64)
-
-
-def probe(rows: Rows, seed: int) -> list[Loaded]:
-    """Some rows, the same ones on every rank; one of them is good."""
-    records = rows.records
-    if records is not None:
-        if isinstance(records, MixedRecords):
-            some = records.probe(ROWS_PROBED, seed)
-        else:
-            order = KeyedPermutation(len(records), np.random.SeedSequence([seed]))
-            some = order.row_of(np.arange(min(ROWS_PROBED, len(records))))
-        loaded = rows.local.load(np.sort(some).tolist())
-    else:
-        if rows.one_pass.once or rows.one_pass.continues:
-            raise OptionError(
-                f"{rows.source.name} can be read only once, so its lengths cannot be looked at to choose shapes. "
-                "Give boundaries or multiple_of."
-            )
-        found = itertools.islice(rows.one_pass.start(0), ROWS_PROBED)
-        loaded = rows.local.samples([record for _, _, record in found])
-    if not any(one.sample is not None for one in loaded):
-        problem = next((str(one.error) for one in loaded if one.error is not None), "there are no rows")
-        raise NoUsableRowsError(f"none of the first {len(loaded)} rows of {rows.source.name} can be used: {problem}")
-    return loaded
-
-
-Steps: TypeAlias = WindowedSteps | IndexedSteps | PackedSteps | IndexedPackedSteps | OnePassSteps
-Collate: TypeAlias = Callable[[list[Sample], int], Batch]  # samples, the tokens of the longest sequence to pad for
-CollatePacks: TypeAlias = Callable[[list[list[Sample]]], Batch]
+AnySteps: TypeAlias = PlannedSteps | OnePassSteps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """In which order rows are seen; the options of `PlanOptions` that a user gives."""
 
-    shuffle: Literal["window"] | bool
-    seed: int
-    window: int
-    drop_remainder: bool
-    longest_first: bool
+    shuffle: Literal["window"] | bool = True
+    seed: int = 0
+    window: int = 64
+    drop_remainder: bool = True
+    longest_first: bool = False
 
 
-@dataclass(frozen=True)
-class Opening:
-    """How the steps of one rank are opened; a method for each kind of batching.
+@dataclass(frozen=True, kw_only=True)
+class StepOpener:
+    """Everything that decides which rows form which step of a rank; `open` returns the steps.
 
     Attributes:
-        rows: The data.
+        data: The rows.
+        batching: How many samples a step has. It calls one of `by_rows`, `by_tokens` and `by_packs`.
+        layout: The arrays of a batch.
+        widths: The widths that a batch may have.
         order: In which order rows are seen.
-        ranks: Whose share.
-        columns: The names of a batch's arrays.
-        steps_per_epoch: As given, for one-pass sources and for packs without a length index.
+        ranks: Which share of each step is loaded here.
+        steps_per_epoch: As given, for one-pass sources and for packs without a length index; else None.
     """
 
-    rows: Rows
+    data: StreamData
+    batching: BatchingRule
+    layout: Layout | PackedLayout
+    widths: tuple[int, ...]
     order: Order
     ranks: Ranks
-    columns: Sequence[str]
     steps_per_epoch: int | None
 
-    def fixed(self, batch_size: int, sort: bool, collate: Collate) -> Steps:
+    @property
+    def task(self) -> Task:
+        """What rows become."""
+        return self.data.task
+
+    def open(self) -> AnySteps:
+        """Returns the steps, and reports what each epoch repeats and leaves out.
+
+        Raises:
+            OptionError: The batching rule, the order and the source cannot be combined.
+        """
+        self._check_steps_per_epoch()
+        steps: AnySteps = self.batching.steps(self, self.widths)
+        self.data.report.repeats_per_epoch = steps.plan.repeats_per_epoch
+        self.data.report.remainder_per_epoch = steps.plan.remainder_per_epoch
+        return steps
+
+    def by_rows(self, batch_size: int, sort: bool) -> AnySteps:
         """Steps of a fixed number of rows.
 
         Args:
             batch_size: Rows of a step on this rank.
             sort: Whether windows are sorted by length.
-            collate: Samples to a batch.
         """
-        rows, options = self.rows, self._options(sort, batch_size, packs=False)
-
-        def collate_alone(samples: list[Sample]) -> Batch:
-            return collate(samples, max([len(sequence.ids) for sample in samples for sequence in sample.sequences]))
-
-        if rows.records is None:
+        data, options, collate = self.data, self._options(sort, batch_size), self._collate()
+        if data.records is None:
             held = self.order.window * options.global_batch
-            return self._one_pass(WindowedPlan(options), held, collate_alone)
-        ledger, loader = rows.ledger(), rows.loader()
-        if rows.index is None:
-            return WindowedSteps(WindowedPlan(options), self.ranks, loader, ledger, collate_alone, self.columns)
-        plan, keys = IndexedPlan(options, rows.index.keys), rows.index.keys
-        return IndexedSteps(plan, self.ranks, keys, loader, ledger, rows.records.origin, collate, self.columns)
+            return self._one_pass(WindowedSteps, WindowedPlan(options), held, collate)
+        if data.index is not None:
+            keys = data.index.keys
+            return self._indexed(IndexedSteps, IndexedPlan(options, keys), keys, collate)
+        return self._windowed(WindowedSteps, WindowedPlan(options), collate)
 
-    def budget(self, bucket: Bucket, widths: tuple[int, ...], collate: Collate) -> Steps:
+    def by_tokens(self, max_tokens: int, extra: int) -> PlannedSteps:
         """Steps by a token budget.
 
         Args:
-            bucket: Its `max_tokens` and `extra`.
-            widths: What batches are padded to, `extra` included.
-            collate: Samples to a batch.
+            max_tokens: Tokens of a step on this rank.
+            extra: Columns of each width that are not meant for tokens.
 
         Raises:
             OptionError: There is no length index, or the rows are to keep their order.
         """
-        records, index = self.rows.records, self.rows.index
-        check_budget(
-            bucket,
-            self.rows.source.name,
-            self.order.shuffle,
-            mixed=isinstance(records, MixedRecords),
-            one_pass=records is None,
-            indexed=index is not None,
-        )
-        assert bucket.max_tokens is not None  # these three were checked
-        assert records is not None
-        assert index is not None
+        self._check_token_budget(max_tokens)
+        assert self.data.index is not None  # checked
+        order = {name: value for name, value in vars(self.order).items() if name != "shuffle"}
         options = BudgetOptions(
-            rows=len(records),
-            tokens=bucket.max_tokens * self.ranks.world,
-            sequences=2 if self.rows.task.pairs else 1,
-            widths=widths,
-            extra=bucket.extra,
+            rows=len(self.data.index.keys),
+            tokens=max_tokens * self.ranks.world,
+            sequences=2 if self.task.pairs else 1,
+            widths=self.widths,
+            extra=extra,
             logical_shards=self.ranks.logical_shards,
-            **{name: value for name, value in vars(self.order).items() if name != "shuffle"},
+            **order,
         )
-        loader, ledger = self.rows.loader(), self.rows.ledger()
-        plan = BudgetPlan(options, index.keys)
-        return IndexedSteps(plan, self.ranks, index.keys, loader, ledger, records.origin, collate, self.columns)
+        keys = self.data.index.keys
+        return self._indexed(IndexedSteps, BudgetPlan(options, keys), keys, self._collate())
 
-    def packed(self, pack: Pack, collate: CollatePacks) -> Steps:
+    def by_packs(self, rows: int, tokens: int, max_samples: int) -> AnySteps:
         """Steps of packed rows.
 
+        Args:
+            rows: Packed rows of a step on this rank.
+            tokens: Columns of a packed row.
+            max_samples: Samples of a packed row, at most.
+
         Raises:
-            OptionError: Without a length index: steps_per_epoch is missing; names what the first rows suggest.
+            OptionError: Without a length index: steps_per_epoch is missing; suggests a number.
         """
-        rows, options = self.rows, self._options(True, pack.batch_size, packs=True)
-        most, index = pack.samples_per_row(rows.task), rows.index
-        if rows.records is None:  # windows differ in size, so one row is held at a time
-            return self._one_pass(self._packed_windows(options, pack.tokens, most), 1, collate, PackedSteps)
-        loader, ledger = rows.loader(), rows.ledger()
-        if index is None:
-            windows = self._packed_windows(options, pack.tokens, most)
-            return PackedSteps(windows, self.ranks, loader, ledger, collate, self.columns)
-        pairs, lengths, keys = rows.task.pairs, index.lengths, index.keys
-        return IndexedPackedSteps(
-            PackedPlan(options, row_sizes(lengths, keys, pairs), pack.tokens, most),
-            self.ranks,
-            lambda some: row_sizes(lengths[some], keys[some], pairs),
-            loader,
-            ledger,
-            rows.records.origin,
-            collate,
-            self.columns,
+        data, options, pairs = self.data, self._options(True, rows), self.task.pairs
+        assert isinstance(self.layout, PackedLayout)  # the rule packs
+        collate = CollatePacks(
+            layout=self.layout,
+            max_samples=max_samples,
+            pad_id=self.data.pad_token_id,
+            task=self.task,
+            report=data.report,
+        )
+        if data.index is not None:
+            lengths, keys = data.index.lengths, data.index.keys
+            plan = PackedPlan(options, row_sizes(lengths, keys, pairs), tokens, max_samples)
+            sizes = lambda some: row_sizes(lengths[some], keys[some], pairs)  # noqa: E731
+            return self._indexed(IndexedPackedSteps, plan, sizes, collate)
+        windows = self._packed_windows(options, tokens, max_samples)
+        if data.records is None:
+            return self._one_pass(PackedSteps, windows, 1, collate)  # windows differ in size
+        return self._windowed(PackedSteps, windows, collate)
+
+    def _collate(self) -> Collate:
+        assert isinstance(self.layout, Layout)  # the rule pads
+        return Collate(
+            layout=self.layout,
+            batching=self.batching,
+            widths=self.widths,
+            pad_id=self.data.pad_token_id,
+            task=self.task,
+            report=self.data.report,
         )
 
-    def _one_pass(self, plan: Any, held: int, collate: Callable[[list[Any]], Batch], *kind: Any) -> OnePassSteps:
-        """Steps over a source that is read from the front, `held` rows of it in memory at a time."""
-        rows = self.rows
-        records = functools.partial(PassWindow, rows.one_pass, held)
-        loader, ledger = rows.passing_loader, rows.passing_ledger
+    def _windowed(self, kind: type[WindowedSteps], plan: Any, collate: Callable[..., Batch]) -> WindowedSteps:
+        data = self.data
+        return kind(plan, self.ranks, data.loader(), data.bad_rows(), collate, self.layout.columns)
+
+    def _indexed(self, kind: type[IndexedSteps], plan: Any, sizes: Any, collate: Callable[..., Batch]) -> IndexedSteps:
+        data, columns = self.data, self.layout.columns
+        assert data.records is not None  # an index belongs to random access
+        return kind(plan, self.ranks, sizes, data.loader(), data.bad_rows(), data.records.origin, collate, columns)
+
+    def _one_pass(
+        self, kind: type[WindowedSteps], plan: Any, rows_held: int, collate: Callable[..., Batch]
+    ) -> OnePassSteps:
+        """Returns steps over a one-pass source, with `rows_held` rows in memory at a time."""
+        data = self.data
         return OnePassSteps(
-            plan, self.ranks, records, rows.one_pass.continues, loader, ledger, collate, self.columns, *kind
+            plan,
+            self.ranks,
+            functools.partial(PassWindow, data.one_pass, rows_held),
+            data.one_pass.continues,
+            data.pass_loader,
+            data.pass_bad_rows,
+            collate,
+            self.layout.columns,
+            kind,
         )
 
-    def _packed_windows(self, options: PlanOptions, tokens: int, most: int) -> PackedWindows:
+    def _packed_windows(self, options: PlanOptions, tokens: int, max_samples: int) -> PackedWindows:
         """The plan of packs without a length index."""
         if self.steps_per_epoch is None:
-            about = steps_for(packed_sizes(self.rows, options.seed), options, tokens, most)
+            sizes = [0 if one.sample is None else one.sample.total_length for one in probe(self.data, options.seed)]
+            about = steps_for(np.array(sizes, np.int64), options, tokens, max_samples)
             about = max(1, min(about, options.rows // options.global_batch))
-            indexed = self.rows.records is not None
+            indexed = self.data.records is not None
             raise OptionError(
                 "Pack: how many packed rows the data fill is only known once all lengths are. Pass steps_per_epoch; by "
                 f"the lengths of some rows steps_per_epoch={about} holds all of them"
                 + (". Or build a length index, which finds the exact number." if indexed else ".")
             )
-        return PackedWindows(options, self.steps_per_epoch, tokens, most)
+        return PackedWindows(options, self.steps_per_epoch, tokens, max_samples)
 
-    def _options(self, sort: bool, batch_size: int, packs: bool) -> PlanOptions:
-        """What to plan, of the rows that there are."""
-        rows, ranks = self.rows, self.ranks
-        if rows.records is None and rows.one_pass.ends_by_time and ranks.world > 1:
+    def _options(self, sort: bool, batch_size: int) -> PlanOptions:
+        """The options of a plan over the rows of the data; reports the parts of a mix."""
+        data, ranks = self.data, self.ranks
+        if data.records is None and data.one_pass.ends_by_time and ranks.world > 1:
             raise OptionError(
-                f"{rows.source.name} ends after a time without data, and {ranks.world} ranks would not agree on the "
+                f"{data.source.name} ends after a time without data, and {ranks.world} ranks would not agree on the "
                 "last row. Give it until=<file or number of rows> instead of a timeout."
             )
-        batch = batch_size * ranks.world if rows.index is not None else ranks.global_batch(batch_size)
+        batch = batch_size * ranks.world if data.index is not None else ranks.global_batch(batch_size)
         options = PlanOptions(
-            rows=self._count(batch, packs),
+            rows=self._rows_per_epoch(batch),
             global_batch=batch,
-            logical_shards=1 if rows.index is not None else ranks.logical_shards,
+            logical_shards=1 if data.index is not None else ranks.logical_shards,
             sort=sort,
-            one_pass=rows.records is None,
-            mixture=rows.records.mixture if isinstance(rows.records, MixedRecords) else None,
+            one_pass=data.records is None,
+            mixture=data.records.mixture if isinstance(data.records, MixedRecords) else None,
             **vars(self.order),
         )
-        self._report_parts(options, packs)
+        self._report_parts(options)
         return options
 
-    def _count(self, batch: int, packs: bool) -> int:
-        """Rows of an epoch, at least one."""
-        rows = self.rows
-        if isinstance(rows.records, MixedRecords):
-            count = rows.records.mixture.rows
-        elif rows.records is not None:
-            count = len(rows.records)
+    def _rows_per_epoch(self, batch: int) -> int:
+        data = self.data
+        if isinstance(data.records, MixedRecords):
+            count = data.records.mixture.rows
+        elif data.records is not None:
+            count = len(data.records)
         else:
-            count = one_pass_rows(rows, self.steps_per_epoch, batch, packs)
+            count = self._one_pass_rows(batch)
         if count == 0:
-            filtered = rows.records is not None and rows.records.filtered
+            filtered = data.records is not None and data.records.filtered
             raise SourceError(
-                f"{rows.source.name} has no rows{' that pass the filter of its format' if filtered else ''}; expected "
+                f"{data.source.name} has no rows{' that pass the filter of its format' if filtered else ''}; expected "
                 "at least one step of them. Check the path and the options of the format."
             )
         return count
 
-    def _report_parts(self, options: PlanOptions, packs: bool) -> None:
-        """Tell the report how many rows of an epoch each part of a mix gives."""
-        rows, count, batch = self.rows, options.rows, options.global_batch
-        if options.mixture is not None and rows.index is not None:
-            count = options.mixture.over(rows.index.good()).rows
+    def _one_pass_rows(self, batch: int) -> int:
+        """Rows of an epoch of a one-pass source: by `steps_per_epoch`, else counted once.
+
+        Args:
+            batch: Rows of a step over all ranks.
+        """
+        records, given = self.data.one_pass, self.steps_per_epoch
+        if self.batching.unit == "packed rows":
+            if records.once or records.continues:
+                raise OptionError(
+                    f"Pack: {records.name} can be read only once, but packs are dealt out in proportion to the number "
+                    "of its rows, which must be counted first. Pass a file, a list or a function that returns a new "
+                    "iterator each time, or use Pad or Bucket."
+                )
+            return self.data.counted
+        if given is None:
+            return self.data.counted
+        if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+            raise OptionError(f"steps_per_epoch is {given!r}; expected a whole number of steps, 1 or more.")
+        return given * batch
+
+    def _report_parts(self, options: PlanOptions) -> None:
+        """Report how many rows of an epoch each part of a mix gives."""
+        data, count, batch = self.data, options.rows, options.global_batch
+        if options.mixture is not None and data.index is not None:
+            count = options.mixture.over(data.index.good()).rows
         steps = count // batch if self.order.drop_remainder else -(-count // batch)
-        positions = count if packs else batch * steps
-        if isinstance(rows.records, MixedRecords):
-            rows.report.parts = rows.records.reports(positions, rows.index)
-        elif rows.records is None and isinstance(rows.one_pass, MixedOnePassRecords):
-            rows.report.parts = rows.one_pass.reports(positions)
+        positions = count if self.batching.unit == "packed rows" else batch * steps
+        if isinstance(data.records, MixedRecords):
+            data.report.parts = data.records.reports(positions, data.index)
+        elif data.records is None and isinstance(data.one_pass, MixedOnePassRecords):
+            data.report.parts = data.one_pass.reports(positions)
+
+    def _check_steps_per_epoch(self) -> None:
+        """Refuse `steps_per_epoch` where it follows from the rows, or for packs from their lengths."""
+        given, data = self.steps_per_epoch, self.data
+        if given is None or data.records is None:
+            return
+        if self.batching.unit != "packed rows":
+            raise OptionError(
+                f"steps_per_epoch is {given}, but {data.source.name} knows its rows, so its steps follow from them. "
+                "Leave it out."
+            )
+        if data.index is not None:
+            raise OptionError(
+                f"steps_per_epoch is {given}, but there is a length index ({data.index.path}), and packs follow from "
+                "the lengths in it. Leave steps_per_epoch out, or pass index=None."
+            )
+
+    def _check_token_budget(self, max_tokens: int) -> None:
+        """Check that a token budget can be planned: random access, a length index, shuffled rows, no mix."""
+        given, name = f"Bucket: max_tokens={max_tokens}", self.data.source.name
+        if isinstance(self.data.records, MixedRecords):
+            raise OptionError(
+                f"{given} plans the same rows for every epoch, and a mix takes other ones in each. Give batch_size."
+            )
+        if self.data.records is None:
+            raise OptionError(
+                f"{given} needs a length index, but {name} can only be read from the front and has none. Give "
+                "batch_size, or unpack it to plain JSON Lines."
+            )
+        if self.data.index is None:
+            raise OptionError(
+                f"{given} needs the lengths of all rows, and {name} has no length index. Build one with "
+                "`ms-prefstream index`, or with mps.stream(..., batching=mps.Bucket(batch_size=1)).build_index(); or "
+                "give batch_size."
+            )
+        if self.order.shuffle is not True:
+            raise OptionError(
+                f"{given} brings rows of like length together from the whole source, which "
+                f"shuffle={self.order.shuffle!r} rules out. Leave shuffle out, or give batch_size."
+            )
+
+
+def step_opener(
+    data: StreamData, batching: BatchingRule, order: Order, ranks: Ranks, steps_per_epoch: int | None = None
+) -> StepOpener:
+    """Returns what opens the steps, once the layout and the widths are known; see `StepOpener`.
+
+    Raises:
+        OptionError: Samples of this task, or reference log-probabilities, cannot be batched like this.
+    """
+    reference = has_reference(data.source, data.task, packs=batching.unit == "packed rows")
+    return StepOpener(
+        data=data,
+        batching=batching,
+        layout=batching.layout(data.task, reference),
+        widths=choose_widths(data, batching, order, ranks.world),
+        order=order,
+        ranks=ranks,
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def choose_widths(data: StreamData, batching: BatchingRule, order: Order, world: int) -> tuple[int, ...]:
+    """Returns the widths that a batch may have, chosen from the lengths of the data where the rule asks for it.
+
+    The lengths are those of the index, else of some rows, the same ones on every rank.
+
+    Raises:
+        OptionError: The source can be read only once, so no row can be probed.
+        NoUsableRowsError: None of the probed rows can be used.
+    """
+    if not batching.chooses_widths:
+        return batching.widths(data.task.length)
+    lengths: NDArray[Any]
+    if data.index is not None:
+        lengths = data.index.keys[data.index.good()]
+    else:
+        lengths = np.array([one.sample.length for one in probe(data, order.seed) if one.sample is not None], np.int64)
+    if batching.batch_size is not None:  # a step by a token budget has rows of one width only
+        rows = batching.batch_size * world
+        lengths = batch_maxima(lengths, rows, order.window, order.seed, order.shuffle is not False)
+    widths = batching.widths(data.task.length, lengths)
+    data.report.chosen_widths = widths
+    _log.info("widths chosen for the data: %s", ", ".join(map(str, widths)))
+    return widths
+
+
+def probe(data: StreamData, seed: int) -> list[Loaded]:
+    """Loads some rows before the run, the same ones on every rank; at least one of them is good.
+
+    Raises:
+        OptionError: The source can be read only once.
+        NoUsableRowsError: None of these rows can be used.
+    """
+    records = data.records
+    if records is not None:
+        if isinstance(records, MixedRecords):
+            some = records.probe(_ROWS_PROBED, seed)
+        else:
+            order = KeyedPermutation(len(records), np.random.SeedSequence([seed]))
+            some = order.row_of(np.arange(min(_ROWS_PROBED, len(records))))
+        loaded = data.local.load(np.sort(some).tolist())
+    else:
+        if data.one_pass.once or data.one_pass.continues:
+            raise OptionError(
+                f"{data.source.name} can be read only once, so its lengths cannot be looked at to choose shapes. "
+                "Give boundaries or multiple_of."
+            )
+        found = itertools.islice(data.one_pass.start(0), _ROWS_PROBED)
+        loaded = data.local.samples([record for _, _, record in found])
+    if not any(one.sample is not None for one in loaded):
+        problem = next((str(one.error) for one in loaded if one.error is not None), "there are no rows")
+        raise NoUsableRowsError(f"none of the first {len(loaded)} rows of {data.source.name} can be used: {problem}")
+    return loaded

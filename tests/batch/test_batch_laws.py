@@ -74,7 +74,7 @@ def sources_of(name, rows):
 
 @pytest.mark.parametrize("name", LAYOUT_NAMES)
 @given(rows=batches, pad_id=pad_ids, room=st.integers(0, 4))
-@settings(max_examples=30, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_unpadding_gives_back_the_ids_and_the_rest_is_padding(name, rows, pad_id, room):
     width = 12 + room
     batch = layout_named(name).build(without_logps(rows), width, pad_id, False)
@@ -96,7 +96,6 @@ def test_unpadding_gives_back_the_ids_and_the_rest_is_padding(name, rows, pad_id
 
 @pytest.mark.parametrize("name", DPO)
 @given(rows=batches, pad_id=pad_ids)
-@settings(max_examples=50, deadline=None)
 def test_shifting_keeps_the_mask_sum_of_every_row_and_what_it_selects(name, rows, pad_id):
     layout = layout_named(name)
     plain = layout.build(without_logps(rows), 12, pad_id, False)
@@ -116,7 +115,6 @@ def test_shifting_keeps_the_mask_sum_of_every_row_and_what_it_selects(name, rows
 
 
 @given(rows=batches, pad_id=pad_ids)
-@settings(max_examples=50, deadline=None)
 def test_mindformers_loss_mask_by_its_definition(rows, pad_id):
     batch = layout_named("mindformers").build(rows, 12, pad_id, False)
     for mask, sample in zip(batch["loss_mask"], rows, strict=True):

@@ -26,7 +26,7 @@ def padded_tokens(lengths, widths):
 )
 @example(lengths=[1], beyond=0, max_shapes=1, round_to=5)
 @example(lengths=[60] * 5 + [1], beyond=20, max_shapes=2, round_to=8)
-@settings(max_examples=150, deadline=None)
+@settings(settings.get_profile("cheap"))
 def test_no_other_choice_of_widths_pads_less(lengths, beyond, max_shapes, round_to):
     longest = max(lengths) + beyond
     widths = best_widths(np.array(lengths), longest, max_shapes, round_to)
@@ -60,7 +60,7 @@ def dense(sizes, counts, groups):
     gaps=st.lists(st.integers(1, 9), min_size=24, max_size=24),
     groups=st.integers(1, 26),
 )
-@settings(max_examples=150, deadline=None)
+@settings(settings.get_profile("cheap"))
 def test_runs_cost_the_least_at_uneven_sizes_with_zero_counts(counts, gaps, groups):
     sizes, counts = np.cumsum(gaps[: len(counts)]), np.array(counts)
     ends = cheapest_ends(sizes, counts, groups)

@@ -75,7 +75,7 @@ def test_a_sequence_that_fits_nowhere_is_an_internal_error():
     ),
     extra=st.integers(0, 3),
 )
-@settings(max_examples=200, deadline=None)
+@settings(settings.get_profile("cheap"))
 def test_widths_are_closed_and_sufficient_and_never_one_too_wide(max_length, lengths, rule, extra):
     bucket = Bucket(4, extra=extra, **rule)
     widths = bucket.widths(max_length, np.minimum(lengths, max_length))

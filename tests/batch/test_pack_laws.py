@@ -46,7 +46,6 @@ def unpack(batch):
 
 
 @given(st.sampled_from([1, 2]).flatmap(packs), st.sampled_from([0, 2, 99]), st.booleans())
-@settings(max_examples=80, deadline=None)
 def test_unpacking_gives_back_exactly_the_samples(rows, pad_id, shifted):
     batch = layout().build(rows, pad_id, shifted)
     assert unpack(batch) == [[[s.ids.tolist() for s in sample.sequences] for sample in row] for row in rows]
@@ -58,7 +57,6 @@ def test_unpacking_gives_back_exactly_the_samples(rows, pad_id, shifted):
 
 
 @given(packs(), st.booleans())
-@settings(max_examples=80, deadline=None)
 def test_positions_and_ends_say_where_sequences_are(rows, shifted):
     batch = layout().build(rows, 0, shifted)
     for row, samples in enumerate(rows):
@@ -74,7 +72,6 @@ def test_positions_and_ends_say_where_sequences_are(rows, shifted):
 
 
 @given(packs())
-@settings(max_examples=80, deadline=None)
 def test_no_label_crosses_a_border_and_shifting_changes_no_sum(rows):
     plain, shifted = layout().build(rows, 0, False), layout().build(rows, 0, True)
     for row, samples in enumerate(rows):
@@ -92,7 +89,6 @@ def test_no_label_crosses_a_border_and_shifting_changes_no_sum(rows):
 
 
 @given(packs())
-@settings(max_examples=60, deadline=None)
 def test_scores_stand_at_the_last_token_of_each_side(rows):
     batch = layout(scores=True).build(rows, 0)
     for row, samples in enumerate(rows):
@@ -103,7 +99,7 @@ def test_scores_stand_at_the_last_token_of_each_side(rows):
 
 
 @given(packs())
-@settings(max_examples=30, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_every_array_is_memory_of_its_own(rows):
     first, second = layout().build(rows, 0), layout().build(rows, 0)
     arrays = [*first.values(), *second.values(), *(s.ids for row in rows for sample in row for s in sample.sequences)]

@@ -52,7 +52,7 @@ def test_tensors_are_welcome():
     ),
     st.sampled_from([0, 1]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(settings.get_profile("cheap"))
 def test_a_token_sees_what_stands_before_it_in_its_own_segment(rows, visible):
     mask = causal_mask(np.array(rows), visible=visible, heads=False)
     for row, ids in enumerate(rows):

@@ -47,7 +47,7 @@ def test_no_part_of_a_source_that_changed_is_used(
     path, out, prints = tmp_path / f"rows.{kind}", tmp_path / "out", []
     for answer, expected in (("no", [0, 1]), ("no", [1]), ("NO", [0, 1]), ("NO", [1])):
         source = large_source(kind, path, answer)
-        prints.append(stream_of(source, TASK).material().fingerprint["data"])
+        prints.append(stream_of(source, TASK).data.fingerprints()["data"])
         with monkeypatch.context() as patch:
             begun = fail_at(patch, 1, Interrupted())
             with pytest.raises(Interrupted):

@@ -79,7 +79,7 @@ def test_inspect_shows_the_samples_of_a_cache(
     assert run(monkeypatch, *words, 128, "--tokenizer", tokenizer) == 0
     said = capsys.readouterr().out
     assert "kept (dpo)" in said
-    sample = stream_of(str(out), mps.DPO(128), tokenizer=None)._rows.source.read([1])[0].sample
+    sample = stream_of(str(out), mps.DPO(128), tokenizer=None).data.source.read([1])[0].sample
     assert f"chosen: {len(sample.sequences[0].ids)} tokens" in said
     assert ("<|im_start|>user" if tokenizer == "bytes" else "<257>") in said
     assert run(monkeypatch, *words, 129, "--tokenizer", tokenizer) == 1
@@ -93,6 +93,6 @@ def test_several_sources_and_tasks(tmp_path: pathlib.Path, monkeypatch: pytest.M
     words = ["--task", "reward", "--max-length", "128", "--task-layout", "reward_token", "--reward-token", "259"]
     assert run(monkeypatch, "cache", first, second, tmp_path / "out", *words, "--tokenizer", "bytes") == 0
     task = mps.Reward(128, layout="reward_token", reward_token=259)
-    assert stream_of(str(tmp_path / "out"), task, tokenizer=None)._rows.source.manifest.source_rows == 59
+    assert stream_of(str(tmp_path / "out"), task, tokenizer=None).data.source.manifest.source_rows == 59
     words = ["--task", "rlhf", "--max-prompt-length", "48", "--seq-length", "128", "--layout", "mindrlhf"]
     assert run(monkeypatch, "cache", first, tmp_path / "rlhf", *words, "--tokenizer", "bytes") == 0

@@ -70,9 +70,9 @@ def test_the_same_bytes_for_any_number_of_workers(tmp_path: pathlib.Path) -> Non
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["alone", "rows.jsonl", "two"]
 
 
-def test_only_what_is_missing_is_written_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, out = source(tmp_path), tmp_path / "out"
-    write(path, tmp_path / "whole")
+def test_only_what_is_missing_is_written_again(disk_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = source(disk_path), disk_path / "out"
+    write(path, disk_path / "whole")
     for number in (0, 2, 3):
         with monkeypatch.context() as patch:
             begun = fail_at(patch, number, Interrupted())
@@ -83,8 +83,8 @@ def test_only_what_is_missing_is_written_again(tmp_path: pathlib.Path, monkeypat
     begun = fail_at(monkeypatch, 99, Interrupted())
     write(path, out)
     assert begun == [3]
-    assert tree(out) == tree(tmp_path / "whole")
-    assert not (tmp_path / "out.writing").exists()
+    assert tree(out) == tree(disk_path / "whole")
+    assert not (disk_path / "out.writing").exists()
 
 
 def halves(batch: Any) -> Any:

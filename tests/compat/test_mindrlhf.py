@@ -19,6 +19,7 @@ CHECKOUT = os.environ.get("MINDRLHF_CHECKOUT", "")
 FILE = pathlib.Path(CHECKOUT, "mindrlhf", "utils", "dpo_dataset.py")
 pytestmark = [
     pytest.mark.mindspore,
+    pytest.mark.training,
     pytest.mark.skipif(not (CHECKOUT and FILE.exists()), reason="needs MINDRLHF_CHECKOUT, a checkout of mindrlhf"),
 ]
 

@@ -19,7 +19,7 @@ from tests.processes import run_python
 ROOT = pathlib.Path(__file__).parents[2]
 LENGTH = 128  # columns of the batches in networks.py
 RECIPES = {"Qwen2_5_7BDPO": "qwen2_5", "Glm4DPO": "glm4", "Baichuan13BDPO": "baichuan2"}
-pytestmark = pytest.mark.mindspore
+pytestmark = [pytest.mark.mindspore, pytest.mark.training]
 
 
 @pytest.fixture(scope="module")

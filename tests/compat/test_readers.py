@@ -22,7 +22,7 @@ from tests.compat.readers import BATCH, DPO_OUT, REWARD_OUT
 from tests.helpers import Batch
 from tests.processes import run_python
 
-pytestmark = pytest.mark.mindspore
+pytestmark = [pytest.mark.mindspore, pytest.mark.training]
 
 
 def checkout(variable: str, file: str) -> str:
@@ -44,7 +44,7 @@ def batches_of(path: str, task: Any) -> list[Batch]:
     """The stream's own batches in the order of the source, without dropped rows."""
     stream_of(path, task, index=None).build_index()
     stream = stream_of(path, task, mps.Pad(BATCH), shuffle=False)
-    assert stream._rows.index is not None
+    assert stream.data.index is not None
     return list(stream.batches())
 
 

@@ -33,7 +33,7 @@ AT_THE_BORDERS = (
     " \t\n\r\x00\x01\u200b\u00a0\u3000\u2028\ufeffaZé中々〇ー・゠゛\u3099\u3040\u0301\u093eが가12①Ⅷ.,!?'_~“，。💡"
 )
 SLACK = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    settings.get_profile("cheap"), derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -72,14 +72,14 @@ class TestSameIds:
     def test_qwen(self, shared: pathlib.Path, text: str) -> None:
         assert_same(shared / "tokenizers" / "qwen2_5", text, (Place.AFTER_SPECIAL,))
 
-    @settings(SLACK, max_examples=400)
+    @SLACK
     @given(st.one_of(any_text, st.text(st.sampled_from(AT_THE_BORDERS), max_size=14)))
     @example("~ー゛゛\n")
     @example("\x00\u3040\u3099\x01 1234 中")
     def test_three_stages_of_deepseek(self, deepseek_dir: pathlib.Path, text: str) -> None:
         assert_same(deepseek_dir, text)
 
-    @settings(SLACK, max_examples=400)
+    @SLACK
     @given(st.text(st.sampled_from(AT_THE_BORDERS), max_size=14))
     @example("~ー゛゛\n")
     @example("a  1  中  b")

@@ -23,9 +23,7 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from tests.fixtures_tokenizers import cached_tokenizer as load
 
 TINY = ("chatml_dir", "gpt2_dir", "sentencepiece_model", "llama2_dir", "metaspace_first_dir")
-SLACK = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SLACK = settings(derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(params=[*TINY, "bytes", "chatml_dir:tokenizers"])

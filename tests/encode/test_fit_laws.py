@@ -19,7 +19,7 @@ from tests.encode.field import encode_pair, encoder_of
 from tests.encode.oracle import assistant, system, user
 
 SLACK = settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    settings.get_profile("costly"), derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 WORDS = [
     "bread",

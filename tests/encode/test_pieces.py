@@ -16,7 +16,7 @@ texts = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(settings.get_profile("cheap"), derandomize=True)
 @given(texts)
 def test_hiding_is_undone_and_leaves_no_control_token(text: str) -> None:
     hidden = TOKENS.hide(text)
@@ -24,7 +24,7 @@ def test_hiding_is_undone_and_leaves_no_control_token(text: str) -> None:
     assert TOKENS.reveal(hidden) == text
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(settings.get_profile("cheap"), derandomize=True)
 @given(texts, st.integers(0, 5))
 def test_cuts_make_up_the_text(text: str, begin: int) -> None:
     cuts = list(TOKENS.cut(text, begin))

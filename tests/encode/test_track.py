@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ms_prefstream.encode.jinja import renderer
 from ms_prefstream.encode.tracked_text import Run, Sight, Tracked, edited, joined, plain
 
-QUICK = settings(max_examples=150, deadline=None, derandomize=True)
+QUICK = settings(settings.get_profile("cheap"), derandomize=True)
 
 
 def tracked(text: str, owner: int = 0, sight: Sight | None = None) -> Tracked:

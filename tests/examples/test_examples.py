@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.mindspore
+pytestmark = [pytest.mark.mindspore, pytest.mark.training]
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -48,7 +48,7 @@ def losses(path: pathlib.Path) -> list[float]:
     return [json.loads(line)["loss"] for line in path.read_text("utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("command", DEFAULTS)
+@pytest.mark.parametrize("command", [pytest.param(next(iter(DEFAULTS)), marks=pytest.mark.smoke), *list(DEFAULTS)[1:]])
 def test_it_learns_the_bundled_pairs(command: str, tmp_path: pathlib.Path) -> None:
     script = command.split()[0]
     said = run(script, *DEFAULTS[command], cwd=tmp_path)

@@ -37,6 +37,11 @@ def pool_of(workers: int, format: Callable[[Any], Any] = slow) -> LoaderPool:
     return pool
 
 
+def files_in_memory() -> set[pathlib.Path]:
+    """The named segments of shared memory; folders there are temporary files of tests."""
+    return {entry for entry in SHM.iterdir() if not entry.is_dir()} if SHM.is_dir() else set()
+
+
 def pids(pool: LoaderPool) -> list[int]:
     return [worker.process.pid for worker in pool._processes]
 
@@ -51,7 +56,7 @@ def failure(pool: LoaderPool, tasks: list[Task] | None = None) -> str:
 
 def test_a_busy_worker_is_killed() -> None:
     with pool_of(2) as pool:
-        before = sorted(SHM.iterdir()) if SHM.is_dir() else []
+        before = files_in_memory()
         tasks = pool.spread(range(8, 20))
         assert until(lambda: any(worker._in_flight for worker in pool._processes))
         busy = next(worker for worker in pool._processes if worker._in_flight)
@@ -63,7 +68,7 @@ def test_a_busy_worker_is_killed() -> None:
         assert failure(pool) == message  # and again for whoever asks later
         children = pids(pool)
     assert gone(children)
-    assert (sorted(SHM.iterdir()) if SHM.is_dir() else []) == before
+    assert until(lambda: files_in_memory() <= before)  # other programs come and go there as well
 
 
 def test_an_idle_worker_is_killed() -> None:
@@ -243,7 +248,7 @@ def test_workers_end_with_their_stream() -> None:
         stream = mps.stream(rows, task=mps.DPO(64), tokenizer="bytes", batching=mps.Bucket(2), window=2, workers=1)
         batches = stream.batches()
         next(batches)
-        pool = stream._rows._pool
+        pool = stream.data.pool
         assert pool is not None
         found = pids(pool)
         assert found

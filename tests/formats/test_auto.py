@@ -105,7 +105,7 @@ def test_system_and_tools_are_read_beside_every_row_of_texts(name: str, row: dic
 
 
 @given(st.data())
-@settings(max_examples=150)
+@settings(settings.get_profile("cheap"))
 def test_the_order_of_fields_and_rows_never_matters(data: st.DataObject) -> None:  # trap 6
     """Also for rows mixed of two presets, most of which are ambiguous: the same record or the same sentence."""
     (_, one), (_, two) = data.draw(st.sampled_from(ROWS)), data.draw(st.sampled_from(ROWS))

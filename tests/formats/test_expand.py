@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_prefstream.errors import Reason, RowError, SourceError
@@ -153,7 +153,6 @@ def test_an_origin_that_is_known_already_stays() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 2), max_size=4), max_size=12))
-@settings(max_examples=60)
 def test_every_record_of_every_row_once_in_order(lists: list[list[int]]) -> None:
     fmt = ranked()
     rows = [scored(*scores) for scores in lists]

@@ -27,10 +27,8 @@ TASKS: dict[str, Any] = {
     "reward": mps.Reward(512),
     "rlhf": mps.RLHF(256, 512),
 }
-TEMPLATES: dict[str, dict[str, Any]] = {
-    "chat": {"template": "chat"},
-    "text": {"template": None, "boundary": "inference"},
-}
+CHAT: dict[str, Any] = {"template": "chat"}
+TEXT: dict[str, Any] = {"template": None, "boundary": "inference"}
 
 
 def real_rows(shared: pathlib.Path) -> list[dict[str, Any]]:
@@ -73,11 +71,8 @@ def batches(rows: list[dict[str, Any]], tokenizer: Any, task: Any) -> Iterator[A
 def found(shared: pathlib.Path, tokenizer: str) -> dict[str, str]:
     """The digests of one tokenizer, by case."""
     rows, folder = real_rows(shared), shared / "tokenizers" / tokenizer
-    digests = {
-        f"{tokenizer}, {task}, {template}": digest(encoded(rows, folder, TASKS[task], **options))
-        for task in TASKS
-        for template, options in TEMPLATES.items()
-    }
+    digests = {f"{tokenizer}, {name}, chat": digest(encoded(rows, folder, TASKS[name], **CHAT)) for name in TASKS}
+    digests[f"{tokenizer}, dpo, text"] = digest(encoded(rows, folder, TASKS["dpo"], **TEXT))
     return {**digests, f"{tokenizer}, batches": digest(batches(rows, folder, TASKS["dpo"]))}
 
 

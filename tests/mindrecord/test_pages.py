@@ -49,7 +49,7 @@ def written(path: str, rows: list[Any]) -> list[dict[str, Any]]:
     return made
 
 
-@settings(max_examples=12, deadline=None)
+@settings(settings.get_profile("costly"))
 @given(st.lists(ROW, min_size=1, max_size=9))
 def test_values_come_back(rows: list[Any]) -> None:
     from mindspore.mindrecord import FileReader

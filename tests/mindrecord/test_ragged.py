@@ -75,7 +75,7 @@ def test_worker_processes_read_it(tmp_path: pathlib.Path) -> None:
     out, task = cached(source(tmp_path), TASKS["rlhf"], tmp_path / "out"), TASKS["rlhf"]
     alone = list(stream_of(out, task, mps.Bucket(4), tokenizer=None).batches())
     stream = stream_of(out, task, mps.Bucket(4), tokenizer=None, workers=1)
-    wait_ready(stream._rows._pool)  # or this process would read the rows itself
+    wait_ready(stream.data.pool)  # or this process would read the rows itself
     assert_same_batches(list(stream.batches()), alone)
 
 
@@ -135,7 +135,7 @@ def test_mindspore_reads_the_columns(task: str, tmp_path: pathlib.Path) -> None:
     path, made = source(tmp_path), TASKS[task]
     out = cached(path, made, tmp_path / "out")
     stream = stream_of(path, made, index=None)
-    good = [(row, one.sample) for row, one in enumerate(stream.material().loader.load(range(50))) if one.sample]
+    good = [(row, one.sample) for row, one in enumerate(stream.data.loader.load(range(50))) if one.sample]
     files = sorted(str(file) for file in (tmp_path / "out").glob("*.mindrecord"))
     names = list(mps.write_cache(stream, tmp_path / "other").columns)
     dataset = MindDataset(files, columns_list=names, shuffle=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_prefstream import CacheError
@@ -101,7 +101,6 @@ def clipped(number: int, dtype: str) -> int:
     return max(int(limits.min), min(int(limits.max), number))
 
 
-@settings(max_examples=40, deadline=None)
 @given(columns_and_values(), st.lists(st.integers(0, 12), max_size=3))
 def test_any_values(made: tuple[dict[str, Column], dict[str, Any]], cuts: list[int]) -> None:
     check(*made, cuts)

@@ -15,9 +15,14 @@ from tests.helpers import rows_of
 from tests.msrun.runs import K, Steps, running
 from tests.processes import MSRUN
 
-pytestmark = [pytest.mark.mindspore, pytest.mark.skipif(MSRUN is None, reason="needs msrun")]
+pytestmark = [
+    pytest.mark.mindspore,
+    pytest.mark.training,
+    pytest.mark.skipif(MSRUN is None, reason="needs msrun"),
+]
 
 
+@pytest.mark.smoke
 def test_the_ranks_of_a_run_find_themselves(source: pathlib.Path, whole: Steps) -> None:
     for rank in range(2):
         stream = mps.stream(

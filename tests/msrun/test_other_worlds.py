@@ -16,7 +16,11 @@ from tests.helpers import flat
 from tests.msrun.runs import K, Steps, running
 from tests.processes import MSRUN
 
-pytestmark = [pytest.mark.mindspore, pytest.mark.skipif(MSRUN is None, reason="needs msrun")]
+pytestmark = [
+    pytest.mark.mindspore,
+    pytest.mark.training,
+    pytest.mark.skipif(MSRUN is None, reason="needs msrun"),
+]
 SAVED = 2 * K - 4  # a step whose state is among the last five
 
 

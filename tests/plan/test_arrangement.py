@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_prefstream.errors import NoUsableRowsError
@@ -50,7 +50,6 @@ def test_windows_that_do_not_fit_are_refused(lengths: int, rows: int) -> None:
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
 def test_arrangement_is_what_its_definition_says(data: st.DataObject) -> None:
     batch, steps = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 6))
     count = batch * steps

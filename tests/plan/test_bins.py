@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_prefstream.plan.bin_packing import Bins, exactly, grouped, runs
@@ -73,7 +73,6 @@ def test_what_is_left_out_is_chosen_by_the_key_and_the_rest_keeps_its_order():
 
 
 @given(some_bins(), st.integers(1, 80))
-@settings(max_examples=80, deadline=None)
 def test_there_are_as_many_bins_as_wanted_and_none_is_empty(bins, wanted):
     found = exactly(bins, wanted, KEY).bins
     assert found.count == wanted
@@ -82,7 +81,6 @@ def test_there_are_as_many_bins_as_wanted_and_none_is_empty(bins, wanted):
 
 
 @given(some_bins(), st.integers(1, 80))
-@settings(max_examples=80, deadline=None)
 def test_rows_are_conserved(bins, wanted):
     fitted = exactly(bins, wanted, KEY)
     rows = Counter(fitted.bins.rows.tolist())

@@ -32,7 +32,6 @@ def test_rows_of_one_size_go_into_bins_in_order():
 
 
 @given(st.integers(1, 10**6), st.integers(250, 350))
-@settings(max_examples=60, deadline=None)
 def test_never_more_bins_than_best_fit_decreasing_finds(seed, count):
     sizes = np.random.default_rng(seed).integers(200, 1400, count)  # two or three a bin: pairs seldom close one
     rooms: list[int] = []
@@ -58,7 +57,7 @@ def lengths(draw):
 
 
 @given(lengths())
-@settings(max_examples=150, deadline=None)
+@settings(settings.get_profile("cheap"))
 def test_every_row_is_in_one_bin_and_no_bin_is_too_full(case):
     sizes, capacity, most = case
     bins = pack_rows(sizes, capacity, most)
@@ -70,7 +69,7 @@ def test_every_row_is_in_one_bin_and_no_bin_is_too_full(case):
 
 
 @given(lengths())
-@settings(max_examples=100, deadline=None)
+@settings(settings.get_profile("cheap"))
 def test_two_bins_never_fit_into_one(case):
     sizes, capacity, _ = case
     bins = pack_rows(sizes, capacity, sizes.size)
@@ -79,7 +78,6 @@ def test_two_bins_never_fit_into_one(case):
 
 
 @given(lengths())
-@settings(max_examples=50, deadline=None)
 def test_the_result_depends_on_the_sizes_alone(case):
     sizes, capacity, most = case
     one, other = pack_rows(sizes, capacity, most), pack_rows(sizes.astype(np.int32).copy(), capacity, most)

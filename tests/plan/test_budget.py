@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -18,8 +18,6 @@ from ms_prefstream.errors import NoUsableRowsError, OptionError
 from ms_prefstream.plan import BudgetOptions, BudgetPlan
 
 from .laws import divisors
-
-CHEAP = settings(max_examples=50, deadline=None)
 
 
 class Setting(NamedTuple):
@@ -68,7 +66,6 @@ def cases(draw: st.DrawFn) -> Setting:
     return Setting(options, lengths, draw(st.integers(0, 3)))
 
 
-@CHEAP
 @given(cases())
 def test_every_epoch_conserves_usable_rows(setting: Setting) -> None:
     plan = setting.plan()
@@ -84,7 +81,6 @@ def test_every_epoch_conserves_usable_rows(setting: Setting) -> None:
         assert plan.remainder_per_epoch == 0
 
 
-@CHEAP
 @given(cases())
 def test_every_step_fills_the_budget_at_one_of_the_widths(setting: Setting) -> None:
     """As many rows as the budget holds at the step's width, whether or not all of them need it."""
@@ -101,7 +97,6 @@ def test_every_step_fills_the_budget_at_one_of_the_widths(setting: Setting) -> N
         assert options.tokens - taken < width * options.sequences * options.logical_shards  # one more does not fit
 
 
-@CHEAP
 @given(cases())
 def test_less_than_a_step_of_each_width_is_padded_further_than_needed(setting: Setting) -> None:
     plan, options = setting.plan(), setting.options
@@ -119,7 +114,6 @@ def test_less_than_a_step_of_each_width_is_padded_further_than_needed(setting: S
         before = options.rows_at(width) if wider[width] else 0
 
 
-@CHEAP
 @given(cases())
 def test_ranks_share_a_step_out_evenly(setting: Setting) -> None:
     plan = setting.plan()
@@ -131,7 +125,6 @@ def test_ranks_share_a_step_out_evenly(setting: Setting) -> None:
             assert [part.tolist() for part in parts] == [alone[rank::world].tolist() for rank in range(world)]
 
 
-@CHEAP
 @given(cases(), st.data())
 def test_asking_in_any_order_gives_the_same_answers(setting: Setting, data: st.DataObject) -> None:
     used = setting.plan()

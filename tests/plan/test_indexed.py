@@ -30,7 +30,6 @@ def plan_of(setting: Setting) -> IndexedPlan:
 
 
 @given(settings_of_plans(bad=True), st.data())
-@settings(max_examples=50, deadline=None)
 def test_every_epoch_conserves_usable_rows(setting: Setting, data: st.DataObject) -> None:
     world = data.draw(st.sampled_from(divisors(setting.options.global_batch)))
     usable = np.flatnonzero(setting.lengths >= 0)
@@ -38,14 +37,14 @@ def test_every_epoch_conserves_usable_rows(setting: Setting, data: st.DataObject
 
 
 @given(settings_of_plans(bad=True))
-@settings(max_examples=25, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_a_step_holds_the_same_rows_on_any_number_of_ranks(setting: Setting) -> None:
     worlds = divisors(setting.options.global_batch)
     assert_same_rows_for_every_world(plan_of(setting), setting.lengths, setting.epoch, worlds)
 
 
 @given(settings_of_plans(bad=True), st.data())
-@settings(max_examples=25, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_changing_the_world_on_the_way_loses_nothing(setting: Setting, data: st.DataObject) -> None:
     steps = plan_of(setting).steps_per_epoch
     whole = [global_step(plan_of(setting), setting.lengths, setting.epoch, s, 1) for s in range(steps)]
@@ -59,7 +58,6 @@ def test_changing_the_world_on_the_way_loses_nothing(setting: Setting, data: st.
 
 
 @given(settings_of_plans(bad=True, sorted_only=True))
-@settings(max_examples=40, deadline=None)
 def test_windows_are_sorted_cut_and_dealt_by_stride(setting: Setting) -> None:
     plan = plan_of(setting)
     usable = np.flatnonzero(setting.lengths >= 0)
@@ -81,7 +79,7 @@ def test_windows_are_sorted_cut_and_dealt_by_stride(setting: Setting) -> None:
 
 
 @given(settings_of_plans(bad=True), st.data())
-@settings(max_examples=25, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_asking_in_any_order_gives_the_same_answers(setting: Setting, data: st.DataObject) -> None:
     used = plan_of(setting)
     asked = data.draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, used.steps_per_epoch - 1)), max_size=12))

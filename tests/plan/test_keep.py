@@ -10,7 +10,7 @@ from ms_prefstream.plan.indexed import UsableRows
 
 
 @given(hnp.arrays(np.bool_, st.integers(1, 60)))
-@settings(max_examples=200, deadline=None)
+@settings(settings.get_profile("cheap"))
 def test_numbers_kept_rows_in_order(mask: np.ndarray) -> None:
     kept = UsableRows(mask)
     assert kept.count == mask.sum()

@@ -19,7 +19,7 @@ def lognormal(rows: int, seed: int) -> np.ndarray:
     seed=st.integers(0, 2**32 - 1),
     sort=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(settings.get_profile("cheap"))
 def test_there_is_one_for_each_batch_and_it_is_a_length_of_a_row(lengths, batch, window, seed, sort):
     found = batch_maxima(np.array(lengths, np.int32), batch, window, seed, sort)
     assert set(found.tolist()) <= set(lengths)

@@ -54,7 +54,6 @@ def plans(draw):
 
 
 @given(plans(), st.integers(0, 4))
-@settings(max_examples=40, deadline=None)
 def test_an_epoch_holds_every_usable_row_once_up_to_what_is_stated(case, epoch):
     sizes, options = case
     plan = plan_of(sizes, **options)
@@ -74,7 +73,7 @@ def test_an_epoch_holds_every_usable_row_once_up_to_what_is_stated(case, epoch):
 
 
 @given(plans(), st.integers(0, 3))
-@settings(max_examples=15, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_every_number_of_ranks_shares_the_same_packs_of_every_step(case, epoch):
     sizes, options = case
     plan = plan_of(sizes, **options)
@@ -85,7 +84,7 @@ def test_every_number_of_ranks_shares_the_same_packs_of_every_step(case, epoch):
 
 
 @given(plans())
-@settings(max_examples=15, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_a_step_is_a_pure_function(case):
     sizes, options = case
     forwards, backwards = plan_of(sizes, **options), plan_of(sizes, **options)

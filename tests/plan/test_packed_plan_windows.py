@@ -45,7 +45,6 @@ def plans(draw):
 
 
 @given(plans(), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
 def test_every_row_of_an_epoch_belongs_to_one_shard_of_one_window(options, epoch):
     plan = plan_of(**options)
     windows = [rows_of_window(plan, epoch, window) for window in range(plan.windows_per_epoch)]
@@ -60,7 +59,7 @@ def test_every_row_of_an_epoch_belongs_to_one_shard_of_one_window(options, epoch
 
 
 @given(plans(), st.integers(0, 3), st.integers(0, 2**20))
-@settings(max_examples=30, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_every_shard_of_a_window_fills_its_steps(options, epoch, seed):
     plan = plan_of(**options)
     sizes = np.random.default_rng(seed).integers(4, 60, options["rows"])

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_prefstream.plan.mixture import LARGEST_TOTAL, Schedule, whole_weights
@@ -23,7 +23,6 @@ def turns(schedule: Schedule, count: int) -> np.ndarray:
 
 
 @given(WEIGHTS)
-@settings(max_examples=60, deadline=None)
 def test_shares_are_exact_at_every_prefix(weights: list[int]) -> None:
     schedule = Schedule(weights)
     had = turns(schedule, 700)
@@ -34,7 +33,6 @@ def test_shares_are_exact_at_every_prefix(weights: list[int]) -> None:
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=7), st.integers(0, 10**12))
-@settings(max_examples=60, deadline=None)
 def test_after_each_sum_of_weights_every_part_had_exactly_its_weight(weights: list[int], periods: int) -> None:
     schedule = Schedule(weights)
     period = sum(schedule.weights)
@@ -46,7 +44,6 @@ def test_after_each_sum_of_weights_every_part_had_exactly_its_weight(weights: li
 
 
 @given(WEIGHTS, st.integers(0, 2**40), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
 def test_any_position_is_known_without_the_others(weights: list[int], begin: int, numbers: object) -> None:
     schedule = Schedule(weights)
     positions = begin + np.arange(200)
@@ -100,7 +97,6 @@ def test_weights_are_taken_as_they_are_written(weights: list[float | Fraction], 
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
 def test_other_weights_keep_their_proportions(weights: list[float]) -> None:
     found = whole_weights(weights)
     assert min(found) >= 1

@@ -54,7 +54,7 @@ def part_of(mixture: Mixture, rows: Any) -> np.ndarray:
 
 
 @given(mixtures(6, 60, 9))
-@settings(max_examples=150, deadline=None)
+@settings(settings.get_profile("cheap"))
 def test_an_epoch_ends_where_its_rule_says(mixture: Mixture) -> None:
     counts = mixture.schedule.counts(mixture.rows)
     if mixture.stop == "first":
@@ -70,7 +70,6 @@ def test_an_epoch_ends_where_its_rule_says(mixture: Mixture) -> None:
 
 @pytest.mark.parametrize("stop", ["first", "all"])
 @given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=6))
-@settings(max_examples=40, deadline=None)
 def test_weights_by_size_make_every_row_come_once(stop: Any, sizes: list[int]) -> None:
     mixture = Mixture(sizes=tuple(sizes), weights=tuple(sizes), stop=stop)
     assert mixture.rows == sum(sizes)
@@ -79,7 +78,6 @@ def test_weights_by_size_make_every_row_come_once(stop: Any, sizes: list[int]) -
 
 
 @given(mixed_plans())
-@settings(max_examples=60, deadline=None)
 def test_every_window_and_every_step_before_sorting_has_the_exact_shares(setting: Setting) -> None:
     options, mixture = setting.options, setting.options.mixture
     assert mixture is not None
@@ -93,7 +91,6 @@ def test_every_window_and_every_step_before_sorting_has_the_exact_shares(setting
 
 
 @given(mixed_plans())
-@settings(max_examples=60, deadline=None)
 def test_each_pass_over_a_part_is_a_permutation_of_it(setting: Setting) -> None:
     options, mixture = setting.options, setting.options.mixture
     assert mixture is not None
@@ -111,7 +108,7 @@ def test_each_pass_over_a_part_is_a_permutation_of_it(setting: Setting) -> None:
 
 
 @given(mixed_plans(), st.integers(0, 10**6))
-@settings(max_examples=25, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_positions_in_any_order_give_the_rows_of_walking(setting: Setting, seed: int) -> None:
     plan = WindowedPlan(setting.options)
     positions = np.arange(plan.steps_per_epoch * setting.options.global_batch)
@@ -121,14 +118,14 @@ def test_positions_in_any_order_give_the_rows_of_walking(setting: Setting, seed:
 
 
 @given(mixed_plans())
-@settings(max_examples=12, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_a_step_holds_the_same_rows_on_any_number_of_ranks(setting: Setting) -> None:
     worlds = divisors(setting.options.logical_shards)
     assert_same_rows_for_every_world(WindowedPlan(setting.options), setting.lengths, setting.epoch, worlds)
 
 
 @given(mixed_plans())
-@settings(max_examples=30, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_an_epoch_delivers_what_the_schedule_counts(setting: Setting) -> None:
     options, mixture = setting.options, setting.options.mixture
     assert mixture is not None

@@ -23,7 +23,7 @@ from .laws import (
 
 
 @given(settings_of_plans())
-@settings(max_examples=30, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_every_epoch_conserves_rows(setting: Setting) -> None:
     plan = WindowedPlan(setting.options)
     world = divisors(setting.options.logical_shards)[-1]
@@ -31,14 +31,14 @@ def test_every_epoch_conserves_rows(setting: Setting) -> None:
 
 
 @given(settings_of_plans())
-@settings(max_examples=25, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_a_step_holds_the_same_rows_on_any_number_of_ranks(setting: Setting) -> None:
     worlds = divisors(setting.options.logical_shards)
     assert_same_rows_for_every_world(WindowedPlan(setting.options), setting.lengths, setting.epoch, worlds)
 
 
 @given(settings_of_plans(), st.data())
-@settings(max_examples=25, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_changing_the_world_on_the_way_loses_nothing(setting: Setting, data: st.DataObject) -> None:
     steps = WindowedPlan(setting.options).steps_per_epoch
     whole = [global_step(WindowedPlan(setting.options), setting.lengths, setting.epoch, s, 1) for s in range(steps)]
@@ -52,7 +52,7 @@ def test_changing_the_world_on_the_way_loses_nothing(setting: Setting, data: st.
 
 
 @given(settings_of_plans())
-@settings(max_examples=30, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_windows_partition_the_steps(setting: Setting) -> None:
     plan, options = WindowedPlan(setting.options), setting.options
     counts = [plan.steps_in(w) for w in range(plan.windows_per_epoch)]
@@ -68,7 +68,7 @@ def test_windows_partition_the_steps(setting: Setting) -> None:
 
 
 @given(settings_of_plans())
-@settings(max_examples=30, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_positions_of_a_window_are_dealt_to_shards_in_turn(setting: Setting) -> None:
     plan, shards = WindowedPlan(setting.options), setting.options.logical_shards
     for window in range(plan.windows_per_epoch):
@@ -79,7 +79,7 @@ def test_positions_of_a_window_are_dealt_to_shards_in_turn(setting: Setting) -> 
 
 
 @given(settings_of_plans())
-@settings(max_examples=30, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_rows_from_the_plan_alone_are_those_of_the_arranged_window(setting: Setting) -> None:
     if setting.options.sorts:
         setting = setting._replace(options=dataclasses.replace(setting.options, sort=False, longest_first=False))
@@ -97,7 +97,6 @@ def test_rows_from_the_plan_alone_are_those_of_the_arranged_window(setting: Sett
 
 
 @given(settings_of_plans(sorted_only=True))
-@settings(max_examples=40, deadline=None)
 def test_sorted_steps_are_known_with_lengths_only_and_are_cuts_of_the_sorted_shard(setting: Setting) -> None:
     plan = WindowedPlan(setting.options)
     assert plan.rows(setting.epoch, 0, 0, 1) is None
@@ -113,7 +112,7 @@ def test_sorted_steps_are_known_with_lengths_only_and_are_cuts_of_the_sorted_sha
 
 
 @given(settings_of_plans(bad=True))
-@settings(max_examples=30, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_bad_rows_are_replaced_within_their_shard_and_counted(setting: Setting) -> None:
     plan, lengths = WindowedPlan(setting.options), setting.lengths
     for window in range(plan.windows_per_epoch):

@@ -10,7 +10,7 @@ import pytest
 from tests.processes import run_python
 from tests.recipes.test_recipes import BATCH, COLUMNS, RECIPES, TOKENIZERS
 
-pytestmark = pytest.mark.mindspore
+pytestmark = [pytest.mark.mindspore, pytest.mark.training]
 
 
 def test_build_dataset_takes_every_recipe(here: pathlib.Path, request: pytest.FixtureRequest) -> None:

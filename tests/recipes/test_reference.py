@@ -20,6 +20,7 @@ SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "reference_mindformers
 pytestmark = pytest.mark.mindspore
 
 
+@pytest.mark.training
 def test_a_cache_gets_the_log_probabilities_of_a_llama(tmp_path: pathlib.Path) -> None:
     said = run_python(SCRIPT, "--out", "cache", "--check-rows", "12", folder=tmp_path)
     assert "cache: 10 columns, among them chosen_ref_logps, rejected_ref_logps" in said
@@ -31,6 +32,7 @@ def test_a_cache_gets_the_log_probabilities_of_a_llama(tmp_path: pathlib.Path) -
         assert mean == pytest.approx(np.full(8, -np.log(stream.pad_token_id)), abs=0.2)  # it knows nothing
 
 
+@pytest.mark.training
 def test_a_model_of_a_yaml_file_with_a_checkpoint(tmp_path: pathlib.Path) -> None:
     import mindspore as ms
 

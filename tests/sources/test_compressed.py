@@ -70,7 +70,7 @@ LINES = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(settings.get_profile("cheap"))
 @given(LINES, st.sampled_from([b"\n", b"\r\n"]), st.integers(1, 40), st.booleans(), st.booleans(), st.integers(1, 60))
 def test_blocks_of_any_size_read_as_random_access_does(
     tmp_path_factory: pytest.TempPathFactory,

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_prefstream.errors import OptionError, Reason, RowError, SourceError
@@ -63,7 +63,6 @@ def spell(rows: list[dict[str, Any]], blanks: list[list[bytes]], ends: list[byte
     return b"".join(text if last else text[:-1]), lines
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_rows_come_back_exactly_and_origins_name_the_physical_line(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

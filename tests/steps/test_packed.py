@@ -39,7 +39,7 @@ class Rows:
         return Loaded(Sample(tuple(Sequence(np.full(side, row, np.int32), ()) for side in sides)), None)
 
 
-class CountingLedger(BadRows):
+class CountingBadRows(BadRows):
     def __init__(self):
         super().__init__(Report(), True, origin="row {}".format, raw=lambda row: row)
         self.windows = []
@@ -52,7 +52,7 @@ def steps_of(world=1, rank=0, *, bad=(), steps=STEPS, loader=None, **options):
     options = {"rows": ROWS, "global_batch": 4, "logical_shards": 4, "window": 3, "seed": 5} | options
     plan = PackedWindows(PlanOptions(**options), steps, capacity=40, most=4)
     ranks = Ranks(world, rank, options["logical_shards"])
-    return PackedSteps(plan, ranks, loader or Rows(bad), CountingLedger(), lambda packs: {"packs": packs}, ["packs"])
+    return PackedSteps(plan, ranks, loader or Rows(bad), CountingBadRows(), lambda packs: {"packs": packs}, ["packs"])
 
 
 def rows_in(batch):
@@ -112,20 +112,20 @@ def test_the_ranks_share_the_same_packs_of_every_step(world):
     st.sampled_from([True, "window", False]),
     st.sets(st.integers(0, ROWS - 1), max_size=50),
 )
-@settings(max_examples=15, deadline=None)
+@settings(settings.get_profile("costly"))
 def test_every_good_row_is_delivered_once_or_counted(steps, window, shuffle, bad):
     ran = steps_of(steps=steps, window=window, shuffle=shuffle, bad=bad)
     try:
         seen = Counter(row for step in range(steps) for pack in rows_in(ran[step]) for row in pack)
     except NoUsableRowsError:
         assume(False)
-    left_out = sum(counted[2] for counted in ran._ledger.windows)
-    repeats = sum(counted[3] for counted in ran._ledger.windows)
+    left_out = sum(counted[2] for counted in ran._bad_rows.windows)
+    repeats = sum(counted[3] for counted in ran._bad_rows.windows)
     assert set(seen) <= set(range(ROWS)) - bad
     assert len(seen) == ROWS - len(bad) - left_out
     assert sum(seen.values()) - len(seen) == repeats
-    assert sum(counted[1] for counted in ran._ledger.windows) == steps * 4
-    assert ran._ledger.report.dropped["tie"] == len(bad)
+    assert sum(counted[1] for counted in ran._bad_rows.windows) == steps * 4
+    assert ran._bad_rows.report.dropped["tie"] == len(bad)
 
 
 def test_enough_steps_hold_every_row_once():
@@ -136,10 +136,10 @@ def test_enough_steps_hold_every_row_once():
 def test_a_window_is_counted_once_an_epoch_wherever_a_run_begins():
     whole = steps_of()
     rest(whole, 0, epochs=1)
-    assert len(whole._ledger.windows) == 4 * whole.plan.windows_per_epoch
+    assert len(whole._bad_rows.windows) == 4 * whole.plan.windows_per_epoch
     resumed = steps_of()
     rest(resumed, 4, epochs=1)
-    assert resumed._ledger.windows == whole._ledger.windows[4:]
+    assert resumed._bad_rows.windows == whole._bad_rows.windows[4:]
 
 
 @pytest.mark.parametrize("resolved", [False, True])

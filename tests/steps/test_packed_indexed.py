@@ -91,13 +91,13 @@ def test_an_epoch_holds_every_usable_row_once():
     steps = steps_of(global_batch=1)
     seen = Counter(row for batch in rest(steps, 0, epochs=1) for pack in batch for row in pack)
     assert seen == Counter(np.flatnonzero(SIZES > 0).tolist())
-    assert steps._ledger.report.read == len(seen)
+    assert steps._bad_rows.report.read == len(seen)
 
 
 @pytest.mark.parametrize(
     ("loader", "words"),
     [
-        (Rows(changed=range(ROWS)), r"data.jsonl:\d+: .* has \d+ tokens, but it has \d+ tokens now.* build it anew"),
+        (Rows(changed=range(ROWS)), r"data.jsonl:\d+: .* has \d+ tokens, but it has \d+ tokens now.* rebuild it"),
         (Rows(gone=range(ROWS)), r"data.jsonl:\d+: .* cannot be used now \(both sides are equally good \[tie\]"),
     ],
 )

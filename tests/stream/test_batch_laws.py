@@ -18,7 +18,7 @@ import ms_prefstream as mps
 from ms_prefstream.errors import NoUsableRowsError, OptionError
 from tests.helpers import Batch, Row, json_lines
 
-CHEAP = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CHEAP = settings(suppress_health_check=[HealthCheck.too_slow])
 LONGEST, SCORE = 24, 300  # tokens of a side, the reward token included; its id
 PAD = 0
 

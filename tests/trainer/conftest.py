@@ -77,11 +77,3 @@ def steps(trainings: Trainings) -> Any:
         return found
 
     return of
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests that look at these trainings together, so that there is one such process."""
-    for item in items:
-        if "steps" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("trainer jobs"))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.trainer.configs import BATCH, EPOCHS, K
 
-pytestmark = pytest.mark.mindspore
+pytestmark = [pytest.mark.mindspore, pytest.mark.training]
 WAYS = ["ordered_functional", "ordered_model_train", "ordered_from_yaml", "ordered_mindrecord"]
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.mindspore
+pytestmark = [pytest.mark.mindspore, pytest.mark.training]
 SWAPPED = "the same names in another order, while MindFormers pairs the two by place"
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("case", "parts"),
     [
@@ -48,6 +49,7 @@ def test_a_token_budget_trains_from_yaml(steps: Any) -> None:
     assert {len(rows) for rows in found["planned"]} == {5}  # of 96 columns on both sides; runner_config says 4
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("mode", "every", "whole"),
     [

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.mindspore
+pytestmark = [pytest.mark.mindspore, pytest.mark.training]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("step", [0, 3, 5])
 def test_every_epoch_has_its_own_order(step: int, steps: Any) -> None:
     found = steps("pynative_loop")

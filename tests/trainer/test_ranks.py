@@ -15,7 +15,11 @@ from tests.processes import MSRUN, run_python, start_msrun
 from tests.trainer.configs import BATCH, EPOCHS, ROWS, K
 
 RANKS = pathlib.Path(__file__).with_name("ranks.py")
-pytestmark = [pytest.mark.mindspore, pytest.mark.skipif(MSRUN is None, reason="needs msrun")]
+pytestmark = [
+    pytest.mark.mindspore,
+    pytest.mark.training,
+    pytest.mark.skipif(MSRUN is None, reason="needs msrun"),
+]
 
 
 def run(folder: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.trainer.reports import BAD, ROWS
 
-pytestmark = pytest.mark.mindspore
+pytestmark = [pytest.mark.mindspore, pytest.mark.training]
 
 
 def test_a_callback_in_the_yaml_file_logs_and_writes_the_report(steps: Any) -> None:
@@ -30,14 +30,17 @@ def test_the_dataset_that_the_trainer_holds_has_the_stream(steps: Any) -> None:
     assert f"rows read {ROWS} of {ROWS}, dropped {BAD}" in steps("report_from_yaml")["held"]
 
 
+@pytest.mark.smoke
 def test_datasets_built_from_sections_and_their_operations_have_the_stream(steps: Any) -> None:
     assert steps("report_of_datasets") == {"finished": 16, "taken": 16, "batched": 16}
 
 
+@pytest.mark.smoke
 def test_each_rank_writes_a_file_of_its_own(steps: Any) -> None:
     assert steps("report_of_a_rank") == {"of_ranks.rank1.json": 2}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("case", "part"),
     [

@@ -11,7 +11,7 @@ from tests.helpers import pairs
 from tests.trainer.configs import EPOCHS, ROWS, K
 from tests.trainer.test_trainer import planned
 
-pytestmark = pytest.mark.mindspore
+pytestmark = [pytest.mark.mindspore, pytest.mark.training]
 
 
 def test_each_checkpoint_has_its_state_and_no_other_has_one(steps: Any) -> None:

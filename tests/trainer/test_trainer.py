@@ -10,8 +10,10 @@ import ms_prefstream as mps
 from tests.helpers import flat, pairs, rows_of
 from tests.trainer.configs import BATCH, EPOCHS, ROWS, SEED, K
 
-pytestmark = pytest.mark.mindspore
+pytestmark = [pytest.mark.mindspore, pytest.mark.training]
 Steps = list[dict[str, Any]]
+SMOKE = [pytest.param(way, marks=pytest.mark.smoke) for way in ("functional", "dpo_from_yaml")]
+RESUMED_EARLY = pytest.param("dpo_resumed_in_epoch_0", 3, marks=pytest.mark.smoke)
 
 
 def planned(layout: str = "concat", **options: Any) -> list[list[int]]:
@@ -36,7 +38,7 @@ def test_a_llama_trains_from_yaml(steps: Any) -> None:
     assert losses(found) == sorted(losses(found), reverse=True)
 
 
-@pytest.mark.parametrize("way", ["functional", "model_train", "dpo_from_yaml", "dpo_with_dataset"])
+@pytest.mark.parametrize("way", [*SMOKE, "model_train", "dpo_with_dataset"])
 def test_every_way_to_train_has_the_same_losses(way: str, steps: Any) -> None:
     found, expected = steps(way), steps("functional")
     assert rows(found) == planned()
@@ -45,7 +47,7 @@ def test_every_way_to_train_has_the_same_losses(way: str, steps: Any) -> None:
     assert losses(found)[-1] < 0.5
 
 
-@pytest.mark.parametrize(("way", "done"), [("dpo_resumed_in_epoch_0", 3), ("dpo_resumed_in_epoch_1", K + 1)])
+@pytest.mark.parametrize(("way", "done"), [RESUMED_EARLY, ("dpo_resumed_in_epoch_1", K + 1)])
 def test_resume_training_goes_on_behind_the_checkpoint(way: str, done: int, steps: Any) -> None:
     found, whole = steps(way), steps("dpo_from_yaml")
     assert rows(found) == planned()[done:]
@@ -57,6 +59,7 @@ def test_data_skip_steps_leaves_out_just_these(steps: Any) -> None:
     assert rows(steps("dpo_skipped")) == planned()[3:]
 
 
+@pytest.mark.smoke
 def test_shards_follow_the_parallel_mode(steps: Any) -> None:
     found = steps("shards")
 
@@ -71,10 +74,12 @@ def test_shards_follow_the_parallel_mode(steps: Any) -> None:
     assert len(set(flat(flat(found["data parallel"])))) == 16
 
 
+@pytest.mark.smoke
 def test_a_yaml_file_registers_by_itself(steps: Any) -> None:
     assert steps("auto_registered") == ROWS // 2
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("case", "part"),
     [
@@ -103,6 +108,7 @@ def test_what_cannot_be_honoured_is_refused_in_a_sentence(case: str, part: str, 
     assert "\n" not in sentence
 
 
+@pytest.mark.smoke
 def test_the_loader_feeds_datasets_that_batch_themselves(steps: Any) -> None:
     found = steps("batched_by_others")
     expected = planned("paired", batching=mps.Bucket(2, boundaries=(96, 128)))[: ROWS // 2]

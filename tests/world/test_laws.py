@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import ms_prefstream as mps
 from tests.helpers import assert_epoch_conserves_rows, flat, global_steps, rows_of, token_pairs
 
-CHEAP = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CHEAP = settings(settings.get_profile("costly"), suppress_health_check=[HealthCheck.too_slow])
 
 
 class Case(NamedTuple):

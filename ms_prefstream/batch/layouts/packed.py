@@ -122,6 +122,7 @@ class PackedLayout:
     scores: bool = False
 
     name: ClassVar[str] = "packed"
+    sides: ClassVar[int] = 1
     columns: ClassVar[tuple[str, ...]] = (
         "input_ids",
         "labels",

@@ -434,8 +434,8 @@ def test_a_stream_with_workers_gives_the_batches_of_one_without(source: str, dat
     for workers in (1, 2):
         shared = make(workers)
         if workers == 2:
-            assert shared._rows._pool is not None
-            wait_ready(shared._rows._pool)
+            assert shared.data.pool is not None
+            wait_ready(shared.data.pool)
         for epoch in range(2):
             for found, expected in itertools.zip_longest(shared.batches(epoch), alone.batches(epoch)):
                 assert list(found) == list(expected)

@@ -1,0 +1,93 @@
+"""What a saved state says of a run, and how a run resumes from it, on any number of ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ms_prefstream.checks import whole_number
+from ms_prefstream.errors import StateError
+from ms_prefstream.plan.ranks import Ranks
+from ms_prefstream.plan.state import State, check_state, make_state
+from ms_prefstream.steps.open import AnySteps, StepOpener
+
+
+def save_state(opener: StepOpener, steps: AnySteps, step: int) -> State:
+    """Returns what to save once `step` steps are finished: plain values for JSON.
+
+    Args:
+        opener: Opened `steps`.
+        steps: The steps of the run.
+        step: Absolute: epoch * steps_per_epoch + steps finished in that epoch.
+
+    Raises:
+        OptionError: `step` is not a whole number from 0 on.
+    """
+    state = make_state(_settings(opener, steps), whole_number("step", step, 0), steps.steps_per_epoch)
+    if (found := steps.source_state(step)) is not None:
+        state["source"] = found
+    return state
+
+
+def resume_steps(opener: StepOpener, steps: AnySteps, state: Mapping[str, Any]) -> tuple[StepOpener, AnySteps, int]:
+    """Resumes a run; without an index its logical shards become those of the state, unless the user chose them.
+
+    Args:
+        opener: Opened `steps`.
+        steps: The steps of a fresh stream.
+        state: What `save_state` returned.
+
+    Returns:
+        The opener and the steps to use from now on, and the absolute step at which they continue.
+
+    Raises:
+        StateError: The data or a setting differs; names the old and the new value.
+        OptionError: This number of ranks cannot share the logical shards of the state.
+    """
+    before, ranks, shards = opener, opener.ranks, _shards_of(state, opener, steps)
+    if shards != ranks.logical_shards:
+        opener = dataclasses.replace(opener, ranks=Ranks(ranks.world, ranks.rank, shards))
+        steps = opener.open()
+    try:
+        step = check_state(state, _settings(opener, steps), steps.steps_per_epoch)
+    except StateError:
+        if opener is not before:
+            before.open()  # the report counts for the steps of the stream, which stay
+        raise
+    if state.get("source") is not None:
+        steps.resume_source(state["source"])
+    return opener, steps, step
+
+
+def _settings(opener: StepOpener, steps: AnySteps) -> dict[str, Any]:
+    """Returns everything that decides which rows form which step and what they become."""
+    options, data, unit = steps.plan.options, opener.data, opener.batching.unit
+    return {
+        "seed": options.seed,
+        "global_batch": options.global_batch,
+        "global_batch_of": unit,
+        "logical_shards": options.logical_shards if data.index is None or unit == "tokens" else None,
+        "window": options.window,
+        "shuffle": options.shuffle,
+        "drop_remainder": options.drop_remainder,
+        "longest_first": options.longest_first,
+        "sorted": options.sorts,
+        "rows": options.rows,
+        "widths": list(opener.widths),
+        "max_segments": getattr(opener.batching, "max_segments", None),
+        "pad_token_id": data.pad_token_id,
+        "data": data.fingerprint(),
+        "mix": data.mix(),
+        "index": None if data.index is None else data.index.checksum,
+        **data.encoding,
+    }
+
+
+def _shards_of(state: Any, opener: StepOpener, steps: AnySteps) -> int:
+    """Returns the state's logical shards if they can be used here, else those of `opener`."""
+    found = state.get("logical_shards") if isinstance(state, Mapping) else None
+    if not isinstance(found, int) or found < 1 or opener.ranks.chosen:
+        return opener.ranks.logical_shards
+    same_batch = state.get("global_batch") == steps.plan.options.global_batch
+    return found if same_batch else opener.ranks.logical_shards

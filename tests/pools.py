@@ -19,6 +19,7 @@ from ms_prefstream.formats import resolve_format
 from ms_prefstream.formats.expand import Expanded
 from ms_prefstream.load.loader import Recipe
 from ms_prefstream.load.records import FormattedRows
+from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.sample import Loaded
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.jsonl import write_jsonl
@@ -93,6 +94,18 @@ def until(condition: Callable[[], bool]) -> bool:
             return True
         time.sleep(0.02)
     return condition()
+
+
+def wait_ready(pool: LoaderPool) -> None:
+    """Starts the workers and waits until one can work, so that this process runs no task.
+
+    Raises:
+        PrefStreamError: A worker could not start.
+    """
+    pool._start()
+    while not pool._tasks.ready:
+        pool._tasks.check()
+        time.sleep(0.02)
 
 
 def kill(pid: int) -> None:

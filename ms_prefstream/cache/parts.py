@@ -118,6 +118,10 @@ class PartTask:
     def __str__(self) -> str:
         return f"part {self.number} (rows {self.first} to {self.first + self.count - 1})"
 
+    def row_ids(self) -> range:
+        """Returns the row ids that the task loads."""
+        return range(self.first, self.first + self.count) if self.records is None else range(0)
+
 
 class PartDone(NamedTuple):
     """A part that was written.

@@ -16,7 +16,7 @@ from typing import Any
 from ms_prefstream.cache.parts import PartDone, PartTask, write_part
 from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.load.loader import Recipe, SampleLoader
-from ms_prefstream.load.workers.recipe import Constants, constants, set_constants
+from ms_prefstream.load.workers.user_modules import Constants, constants, set_constants
 from ms_prefstream.steps.data import StreamData
 
 _SECONDS = 5.0

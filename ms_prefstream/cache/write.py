@@ -167,7 +167,7 @@ class LocalEngine:
         """See `Engine`."""
         if self._pool is None:
             return (write_part(self._loader, task) for task in tasks)
-        return self._pool.calls(write_part, tasks)
+        return self._pool.calls(write_part, tasks, PartTask.row_ids)
 
     def close(self) -> None:
         """See `Engine`."""

@@ -44,7 +44,7 @@ class Expanded:
 
     def __init__(self, source: RandomAccess, fmt: Format) -> None:
         self.name = source.name
-        self._source = source
+        self.source = source
         self._format = fmt
         count = getattr(fmt, "count", None)
         self._ends: NDArray[np.int64] | None = None if count is None else _cumulative(source, count)  # (n,)
@@ -56,7 +56,7 @@ class Expanded:
 
     def __len__(self) -> int:
         """The number of records."""
-        return len(self._source) if self._ends is None else int(self._ends[-1])
+        return len(self.source) if self._ends is None else int(self._ends[-1])
 
     def locate(self, row: int) -> tuple[int, int, int]:
         """Where a record comes from: (row of the source, which of its records from 0, how many records it gives)."""
@@ -71,24 +71,24 @@ class Expanded:
     def origin(self, row: int) -> str:
         """Where a record comes from, for people: ``a.jsonl:17``, or ``a.jsonl:17#2`` if line 17 gives several."""
         raw, index, count = self.locate(row)
-        origin = self._source.origin(raw)
+        origin = self.source.origin(raw)
         return f"{origin}#{index + 1}" if count > 1 else origin
 
     def read(self, rows: Sequence[int]) -> list[Record | RowError]:
         """The records with these numbers, in this order, each with its origin; a bad row is a `RowError`."""
         places = [self.locate(row) for row in rows]
         wanted = list(dict.fromkeys(raw for raw, _, _ in places))
-        made = {raw: self._make(found) for raw, found in zip(wanted, self._source.read(wanted), strict=True)}
+        made = {raw: self._make(found) for raw, found in zip(wanted, self.source.read(wanted), strict=True)}
         return [self._pick(made[raw], index, count, row) for row, (raw, index, count) in zip(rows, places, strict=True)]
 
     def raw(self, row: int) -> Any:
         """The raw row that a record comes from, for the quarantine file; None if it cannot be parsed."""
-        (found,) = self._source.read([self.locate(row)[0]])
+        (found,) = self.source.read([self.locate(row)[0]])
         return None if isinstance(found, RowError) else found
 
     def fingerprint(self) -> str:
         """The source's fingerprint, and with it how many records each row gives."""
-        source = self._source.fingerprint()
+        source = self.source.fingerprint()
         if self._ends is None:
             return source
         return hashlib.blake2b(source.encode() + self._ends.tobytes(), digest_size=16).hexdigest()

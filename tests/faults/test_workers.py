@@ -17,7 +17,8 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream import PrefStreamError
 from ms_prefstream.load.workers.pool import LoaderPool
-from tests.pools import SECONDS, gone, kill, pairs, plain, recipe, until
+from ms_prefstream.load.workers.task_queue import Task
+from tests.pools import SECONDS, gone, kill, pairs, plain, recipe, until, wait_ready
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHM = pathlib.Path("/dev/shm")
@@ -31,8 +32,8 @@ def slow(row: Any) -> Any:
 
 def pool_of(workers: int, format: Callable[[Any], Any] = slow) -> LoaderPool:
     pool = LoaderPool(recipe(pairs(100, bad=False), format=format), workers)
-    pool.wait()
-    until(lambda: all(driver._recipe is None for driver in pool._drivers))  # all are ready, not only the first
+    wait_ready(pool)
+    until(lambda: all(worker._recipe is None for worker in pool._processes))  # all are ready, not only the first
     return pool
 
 
@@ -42,13 +43,13 @@ def files_in_memory() -> set[pathlib.Path]:
 
 
 def pids(pool: LoaderPool) -> list[int]:
-    return [driver.process.pid for driver in pool._drivers]
+    return [worker.process.pid for worker in pool._processes]
 
 
-def failure(pool: LoaderPool, ticket: int | None = None) -> str:
+def failure(pool: LoaderPool, tasks: list[Task] | None = None) -> str:
     begin = time.monotonic()
     with pytest.raises(PrefStreamError) as caught:
-        pool.load(range(5)) if ticket is None else pool.result(ticket)
+        pool.load(range(5)) if tasks is None else pool.collect(tasks)
     assert time.monotonic() - begin < SECONDS
     return str(caught.value)
 
@@ -56,11 +57,11 @@ def failure(pool: LoaderPool, ticket: int | None = None) -> str:
 def test_a_busy_worker_is_killed() -> None:
     with pool_of(2) as pool:
         before = files_in_memory()
-        ticket = pool.submit(range(8, 20))
-        assert until(lambda: any(driver._flying for driver in pool._drivers))
-        busy = next(driver for driver in pool._drivers if driver._flying)
+        tasks = pool.spread(range(8, 20))
+        assert until(lambda: any(worker._in_flight for worker in pool._processes))
+        busy = next(worker for worker in pool._processes if worker._in_flight)
         kill(busy.process.pid)
-        message = failure(pool, ticket)
+        message = failure(pool, tasks)
         assert "worker process " in message
         assert f"of 2 (pid {busy.process.pid}) was killed by SIGKILL while it loaded 12 rows (8, 9, 10, ...)" in message
         assert "memory" in message
@@ -75,7 +76,7 @@ def test_an_idle_worker_is_killed() -> None:
         assert len(pool.load(range(8))) == 8
         victim = pids(pool)[1]
         kill(victim)
-        assert until(lambda: pool._drivers[1].process.poll() is not None)
+        assert until(lambda: pool._processes[1].process.poll() is not None)
         assert f"worker process 2 of 2 (pid {victim}) was killed by SIGKILL while it was idle" in failure(pool)
 
 
@@ -91,11 +92,11 @@ def leave(row: Any) -> Any:
 
 def test_a_worker_leaves_with_exit_code_0_while_busy_and_while_idle() -> None:
     with pool_of(1, leave) as pool:
-        ticket = pool.submit([3])
-        assert "ended with exit code 0 while it loaded 1 rows (3)" in failure(pool, ticket)
+        tasks = pool.spread([3])
+        assert "ended with exit code 0 while it loaded 1 rows (3)" in failure(pool, tasks)
     with pool_of(1, leave) as pool:
         assert len(pool.load([4])) == 1
-        assert until(lambda: pool._drivers[0].process.poll() is not None)
+        assert until(lambda: pool._processes[0].process.poll() is not None)
         assert "ended with exit code 0 while it was idle" in failure(pool)
 
 
@@ -112,8 +113,8 @@ def test_a_worker_is_killed_and_a_process_that_it_started_lives_on(tmp_path: pat
         return row
 
     with pool_of(1, with_child) as pool:
-        ticket = pool.submit([0])
-        assert "was killed by SIGKILL while it loaded 1 rows (0)" in failure(pool, ticket)
+        tasks = pool.spread([0])
+        assert "was killed by SIGKILL while it loaded 1 rows (0)" in failure(pool, tasks)
         kill(int(file.read_text()))
 
 
@@ -128,12 +129,14 @@ class OnlyHere:
 
 
 def test_a_worker_that_cannot_start_says_why() -> None:
-    expected = r"worker process 1 of 1 could not start: .*invalid literal for int\(\) with base 10: 'no number'"
+    expected = (
+        r"worker process 1 of 1 \(pid \d+\) could not start: .*invalid literal for int\(\) with base 10: 'no number'"
+    )
     with (
         LoaderPool(recipe(pairs(5), format=OnlyHere()), 1) as pool,
         pytest.raises(PrefStreamError, match=expected),
     ):
-        pool.wait()
+        wait_ready(pool)
 
 
 def leave_at_once(row: Any) -> Any:
@@ -145,7 +148,7 @@ def test_a_format_function_cannot_end_the_program_here_or_in_a_worker() -> None:
     with LoaderPool(recipe(pairs(5), format=leave_at_once), 1) as pool:
         assert "failed with SystemExit: enough" in failure(pool)  # no worker is ready
     with pool_of(1, leave_at_once) as pool:
-        assert "failed with SystemExit: enough" in failure(pool, pool.submit([0]))
+        assert "failed with SystemExit: enough" in failure(pool, pool.spread([0]))
 
 
 def test_workers_that_the_system_refuses_to_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +163,9 @@ def test_workers_that_the_system_refuses_to_start_are_an_error(monkeypatch: pyte
 
 def test_workers_end_with_the_pool_and_a_busy_one_at_once() -> None:
     pool = pool_of(1)
-    children, drivers = pids(pool), pool._drivers
-    pool.submit(range(8, 20))
-    assert until(lambda: bool(drivers[0]._flying))
+    children, workers = pids(pool), pool._processes
+    pool.spread(range(8, 20))
+    assert until(lambda: bool(workers[0]._in_flight))
     begin = time.monotonic()
     pool.close()
     assert time.monotonic() - begin < SECONDS
@@ -191,13 +194,14 @@ def test_a_fork_of_this_process_neither_uses_nor_ends_the_workers() -> None:
 PROGRAM = """
 import sys, time
 from ms_prefstream.load.workers.pool import LoaderPool
-from tests.pools import pairs, recipe
+from ms_prefstream.load.workers.task_queue import Task
+from tests.pools import pairs, recipe, wait_ready
 def slow(row):
     time.sleep(0.2)
     return row
 pool = LoaderPool(recipe(pairs(100), format=slow), 2)
-pool.wait()
-print(*[driver.process.pid for driver in pool._drivers], flush=True)
+wait_ready(pool)
+print(*[worker.process.pid for worker in pool._processes], flush=True)
 pool.load(range(100))
 """
 

@@ -21,7 +21,7 @@ from ms_prefstream.load.loader import SampleLoader
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.progress import Bar, Lines
 from ms_prefstream.sample import Loaded
-from tests.pools import kill, pairs, recipe, until, write
+from tests.pools import kill, pairs, recipe, until, wait_ready, write
 
 ROOT = pathlib.Path(__file__).parents[2]
 FINGERPRINT = {"data": "d1", "task": "DPO"}
@@ -68,7 +68,7 @@ class Fails:
 
 def test_the_pool_writes_the_same_bytes(expected: bytes, tmp_path: pathlib.Path) -> None:
     with LoaderPool(recipe(pairs(COUNT)), 2) as pool:
-        pool.wait()
+        wait_ready(pool)
         assert built(pool, tmp_path / "pool") == expected
 
 
@@ -117,7 +117,7 @@ def test_a_partial_pass_over_other_data_is_begun_anew(tmp_path: pathlib.Path, lo
 PROGRAM = """
 import sys, time
 from ms_prefstream.lengths import build, build_index
-from tests.pools import pairs, recipe
+from tests.pools import pairs, recipe, wait_ready
 build.CHUNK = 32
 class Slow:
     def __init__(self, loader): self.loader = loader

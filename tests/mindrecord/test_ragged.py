@@ -12,6 +12,7 @@ import ms_prefstream as mps
 from ms_prefstream import StateError
 from tests.cache.places import PART, TASKS, rows_with_bad, source, stream_of
 from tests.helpers import assert_resumes_everywhere, assert_same_batches, json_lines, pairs
+from tests.pools import wait_ready
 
 pytestmark = pytest.mark.mindspore
 
@@ -74,7 +75,7 @@ def test_worker_processes_read_it(tmp_path: pathlib.Path) -> None:
     out, task = cached(source(tmp_path), TASKS["rlhf"], tmp_path / "out"), TASKS["rlhf"]
     alone = list(stream_of(out, task, mps.Bucket(4), tokenizer=None).batches())
     stream = stream_of(out, task, mps.Bucket(4), tokenizer=None, workers=1)
-    stream.data.pool.wait()  # or this process would read the rows itself
+    wait_ready(stream.data.pool)  # or this process would read the rows itself
     assert_same_batches(list(stream.batches()), alone)
 
 

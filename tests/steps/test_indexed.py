@@ -20,7 +20,7 @@ from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import Report
 from ms_prefstream.sample import Loaded, Sample
 from ms_prefstream.steps.planned import IndexedSteps
-from tests.pools import pairs, recipe
+from tests.pools import pairs, recipe, wait_ready
 
 COUNT, GLOBAL = 300, 8
 TASK = DPO(100)
@@ -141,7 +141,7 @@ def test_a_row_that_changed_is_an_error_that_tells_to_build_the_index_anew() -> 
 def test_what_is_loaded_ahead_is_what_is_loaded() -> None:
     expected = steps()
     with LoaderPool(recipe(pairs(COUNT), TASK), 2) as pool:
-        pool.wait()
+        wait_ready(pool)
         ahead = Prefetch(pool)
         found = steps(loader=ahead)
         order = [*range(12), 30, 31, 3, 4, *range(found.steps_per_epoch - 2, found.steps_per_epoch + 3)]
@@ -151,6 +151,6 @@ def test_what_is_loaded_ahead_is_what_is_loaded() -> None:
                 np.testing.assert_array_equal(got[name], wanted[name], strict=True)
             waiting = sum(job.rows for job in ahead._jobs.values())
             assert waiting < ahead._enough + 2 * GLOBAL
-            assert len(pool._board._tasks) + len(pool._board._results) <= len(ahead._jobs)
+            assert sum(len(job.tasks) for job in ahead._jobs.values()) == len(ahead._jobs)
             assert ahead._jobs  # the next ones are under way
         assert ahead._jobs.keys() >= {order[-1] + 1, order[-1] + 2}

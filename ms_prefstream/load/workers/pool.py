@@ -1,8 +1,12 @@
-"""Worker processes that load samples: the same rows give the same samples, however many there are."""
+"""Pool of worker processes that load samples, and the form in which samples come back.
+
+The same rows give the same samples, whatever the number of workers.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import subprocess
@@ -10,226 +14,278 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, TypeVar
+from concurrent.futures import wait
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
 
 from ms_prefstream.errors import OptionError, PrefStreamError, RowError
 from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths.index import Measured, measure
 from ms_prefstream.load.loader import Recipe, SampleLoader
-from ms_prefstream.load.workers.blocks import unpack
-from ms_prefstream.load.workers.board import Kind, Task, TaskQueue
-from ms_prefstream.load.workers.process import Driver
+from ms_prefstream.load.workers.process import WorkerProcess
 from ms_prefstream.load.workers.recipe import pack_recipe
-from ms_prefstream.sample import Loaded, Ready
+from ms_prefstream.load.workers.task_queue import Task, TaskQueue
+from ms_prefstream.sample import Ids, Loaded, Note, Ready, Sample
+from ms_prefstream.sample import Sequence as TokenSequence
 
 _Argument = TypeVar("_Argument")
 _Answer = TypeVar("_Answer")
 
 CHUNK = 64  # rows of one task: small enough to share a window out evenly, large enough to be worth a message
+_LOOK_SECONDS = 0.2  # between looks at whether the workers are alive, and for Ctrl-C
 _END_SECONDS = 2.0
 
 
-class LoaderPool:
+class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
     """A `SampleLoader` that works in other processes.
 
     The processes start with the first task. They do not run the program that uses them again, so a script needs no
-    main guard. Callables travel by value; a format function with a state has a state of its own in each of them.
-    Rows of sources in memory are read in this process and sent. Until the first worker is ready, whoever waits for
-    rows loads them in this process. A worker that dies ends the pool: every later call says why.
+    main guard. Callables are pickled; a format function with a state has a separate state in each process. Rows of
+    sources in memory are read in this process and sent. Until the first worker is ready, this process loads rows too.
+    A worker that dies ends the pool: every later call raises an error that says why.
 
     Args:
         recipe: What samples are made with.
         workers: How many processes, 1 or more.
-        local: A loader that follows the same recipe in this process; made from the recipe when it is needed.
+        local: A loader that follows the same recipe in this process; None makes one.
 
     Raises:
-        OptionError: The number is not allowed, or a part of the recipe cannot be sent.
+        OptionError: The number is not allowed, or a part of the recipe cannot be pickled.
     """
 
     def __init__(self, recipe: Recipe, workers: int, local: SampleLoader | None = None) -> None:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
         self.workers = workers
-        self._recipe = recipe
-        self._local = local
-        self._board = TaskQueue()
-        self._drivers: list[Driver] = []
+        self._tasks = TaskQueue()
+        self._processes: list[WorkerProcess] = []
         self._starting = threading.Lock()
-        self._started = False
-        self._process = os.getpid()
+        self._owner = os.getpid()
         self._packed = pack_recipe(recipe, workers)
-        self._end = weakref.finalize(self, _end, self._process, self._board, self._drivers)
-
-    def start(self) -> None:
-        """Start the processes, unless they run; the first task does so too."""
-        with self._starting:
-            if not self._started and not self._board.closed:
-                self._started = True
-                try:
-                    for number in range(1, self.workers + 1):
-                        self._drivers.append(Driver(number, self.workers, self._packed, self._board))
-                except OSError as error:
-                    self._board.fail(f"workers={self.workers} cannot be started: {error}. Use fewer, or workers=0.")
-                finally:
-                    if self._packed.shared is not None:
-                        self._packed.shared.close()
-                for driver in self._drivers:
-                    driver.start()
-
-    def wait(self) -> None:
-        """Start the processes and wait until one of them can work.
-
-        Raises:
-            PrefStreamError: One of them could not start.
-        """
-        self.start()
-        self._board.wait(self._look)
+        self._local = recipe.loader() if local is None else local
+        self._end = weakref.finalize(self, _end, self._owner, self._tasks, self._processes)
 
     def load(self, rows: Sequence[int]) -> list[Loaded]:
-        """The samples of these rows, in this order, shared out over the workers."""
+        """Returns the samples of these rows, in this order, loaded by all workers."""
         return self.collect(self.spread(rows))
 
-    def samples(self, found: Sequence[Record | Ready | RowError]) -> list[Loaded]:
-        """The samples of these records, in this order, likewise."""
-        return self.collect(self.spread_records(found))
+    def spread(self, rows: Sequence[int]) -> list[Task]:
+        """Lets all workers load these rows. Returns the tasks for `collect`."""
+        chunks = (list(rows[begin : begin + CHUNK]) for begin in range(0, len(rows), CHUNK))
+        return self._post([Task(load_block, chunk, chunk) for chunk in chunks])
 
-    def submit(self, rows: Sequence[int]) -> int:
-        """Have these rows loaded by one worker; the ticket for `result`."""
-        return self._post(Task(Kind.LOAD, list(rows)))
+    def spread_records(self, records: Sequence[Record | Ready | RowError]) -> list[Task]:
+        """Lets all workers make samples of these records. Returns the tasks for `collect`."""
+        chunks = (list(records[begin : begin + CHUNK]) for begin in range(0, len(records), CHUNK))
+        return self._post([Task(samples_block, chunk) for chunk in chunks])
 
-    def result(self, ticket: int) -> list[Loaded]:
-        """What was loaded for a ticket, once; waits for it.
+    def collect(self, tasks: Sequence[Task]) -> list[Loaded]:
+        """Waits for these tasks and returns their samples, in this order.
 
         Raises:
-            PrefStreamError: A worker died, or loading ended in this error.
+            PrefStreamError: A worker died, or loading failed with this error.
         """
-        task = self._board.claim(ticket)
-        if task is not None:
-            return self._here(task)
-        return unpack(self._board.get(ticket, self._look))
-
-    def spread(self, rows: Sequence[int]) -> list[int]:
-        """Have these rows loaded by all workers; the tickets for `collect`."""
-        return [self.submit(rows[begin : begin + CHUNK]) for begin in range(0, len(rows), CHUNK)]
-
-    def spread_records(self, found: Sequence[Record | Ready | RowError]) -> list[int]:
-        """Have samples made of these records by all workers; the tickets for `collect`."""
-        chunks = (found[begin : begin + CHUNK] for begin in range(0, len(found), CHUNK))
-        return [self._post(Task(Kind.SAMPLES, list(chunk))) for chunk in chunks]
-
-    def collect(self, tickets: Sequence[int]) -> list[Loaded]:
-        """What was loaded for these tickets, one behind the other."""
         loaded: list[Loaded] = []
         try:
-            for ticket in tickets:
-                loaded += self.result(ticket)
+            for task in tasks:
+                loaded += unpack(self._result(task))
         except BaseException:
-            self.forget(tickets)
+            self.cancel(tasks)
             raise
         return loaded
 
-    def forget(self, tickets: Iterable[int]) -> None:
-        """Nobody will ask for these any longer."""
-        self._board.forget(tickets)
+    def cancel(self, tasks: Iterable[Task]) -> None:
+        """Cancels the tasks that have not started."""
+        self._tasks.cancel(tasks)
 
     def measured(self, chunks: Iterable[range]) -> Iterator[Measured]:
-        """Each chunk of rows, measured, in order; a few chunks a worker are under way at any time."""
-        flying: deque[int] = deque()
-        try:
-            for chunk in chunks:
-                flying.append(self._post(Task(Kind.MEASURE, chunk)))
-                if len(flying) > 3 * self.workers:
-                    yield self._measured(flying.popleft())
-            while flying:
-                yield self._measured(flying.popleft())
-        finally:
-            self.forget(flying)
+        """Measures each chunk of rows, in order; a few chunks per worker are under way at any time."""
+        return self._in_order((Task(measure_rows, chunk, chunk) for chunk in chunks), 3 * self.workers + 1)
 
     def calls(
-        self, function: Callable[[SampleLoader, _Argument], _Answer], arguments: Iterable[_Argument]
+        self,
+        function: Callable[[SampleLoader, _Argument], _Answer],
+        arguments: Iterable[_Argument],
+        rows_of: Callable[[_Argument], Sequence[int]],
     ) -> Iterator[_Answer]:
-        """``function(loader, argument)`` for each argument, in order; two a worker are under way at any time.
+        """Yields ``function(loader, argument)`` for each argument, in order; two per worker are under way at any time.
 
         Args:
-            function: Of a module, so that workers can import it.
-            arguments: Can be pickled; their text says what a worker does, should it die.
+            function: Defined in a module, so that workers can import it. It may take minutes.
+            arguments: Can be pickled; their text says what a worker did if it dies.
+            rows_of: The row ids that the function loads.
         """
-        flying: deque[int] = deque()
-        try:
-            for argument in arguments:
-                flying.append(self._post(Task(Kind.CALL, (function, argument))))
-                if len(flying) >= 2 * self.workers:
-                    yield self._answer(flying.popleft())
-            while flying:
-                yield self._answer(flying.popleft())
-        finally:
-            self.forget(flying)
+        tasks = (Task(function, argument, rows_of(argument), long=True) for argument in arguments)
+        return self._in_order(tasks, 2 * self.workers)
 
     def close(self) -> None:
-        """End the processes; may be called twice, and happens by itself with the pool's end."""
+        """Ends the processes. Happens with the end of the pool, too; a second call does nothing."""
         self._end()
 
-    def __enter__(self) -> LoaderPool:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         self.close()
 
-    def _answer(self, ticket: int) -> Any:
-        return pickle.loads(self._board.get(ticket, self._look))
+    def _in_order(self, tasks: Iterable[Task], most: int) -> Iterator[Any]:
+        """Yields the results of tasks in order, with at most this many under way."""
+        started: deque[Task] = deque()
+        try:
+            for task in tasks:
+                started += self._post([task])
+                if len(started) >= most:
+                    yield self._result(started.popleft())
+            while started:
+                yield self._result(started.popleft())
+        finally:
+            self.cancel(started)
 
-    def _measured(self, ticket: int) -> Measured:
-        task = self._board.claim(ticket)
-        if task is not None:
-            return measure(self._here(task))
-        found: Measured = pickle.loads(self._board.get(ticket, self._look))
-        return found
-
-    def _post(self, task: Task) -> int:
-        if os.getpid() != self._process:
+    def _post(self, tasks: list[Task]) -> list[Task]:
+        if os.getpid() != self._owner:
             raise PrefStreamError(
                 "a stream with workers was used in a process that was forked from the one that made it. Make the "
                 "stream in the process that uses it, or use workers=0."
             )
-        self.start()
+        self._start()
         self._look()
-        return self._board.post(task)
+        self._tasks.post(tasks)
+        return tasks
 
-    def _look(self) -> None:
-        """See a worker die even if it was idle, or if a process it had started holds its pipe open."""
-        for driver in self._drivers:
-            if driver.process.poll() is not None and not self._board.closed:
-                driver.report_death()
+    def _result(self, task: Task) -> Any:
+        """Waits for the result of a task; runs the task here while no worker is ready."""
+        if self._tasks.claim(task):
+            return self._run_here(task)
+        while not task.done():
+            wait([task], _LOOK_SECONDS)
+            self._look()
+            self._tasks.check()
+        result, error = pickle.loads(task.result())
+        if error is not None:
+            raise error
+        return result
 
-    def _here(self, task: Task) -> list[Loaded]:
-        if self._local is None:
-            self._local = self._recipe.loader()
+    def _run_here(self, task: Task) -> Any:
         try:
-            return self._local.samples(task.rows) if task.kind is Kind.SAMPLES else self._local.load(task.rows)
+            return task.function(self._local, task.argument)
         except SystemExit as error:  # as in a worker, where it would not end the program either
             raise PrefStreamError(
                 f"loading rows failed with SystemExit: {error}. With workers a format function cannot end the program: "
                 "raise another exception, or use workers=0."
             ) from error
 
+    def _start(self) -> None:
+        """Starts the processes, unless they run.
 
-def _end(process: int, board: TaskQueue, drivers: list[Driver]) -> None:
-    """End the workers and wait until they are gone; in a fork of the process that started them, do nothing."""
-    if os.getpid() != process:
+        Raises:
+            PrefStreamError: The pool has failed or is closed.
+        """
+        with self._starting:
+            if self._processes:
+                return
+            self._tasks.check()
+            try:
+                for number in range(1, self.workers + 1):
+                    self._processes.append(WorkerProcess(number, self.workers, self._packed, self._tasks))
+            except OSError as error:
+                self._tasks.fail(f"workers={self.workers} cannot be started: {error}. Use fewer, or workers=0.")
+            finally:
+                if self._packed.shared is not None:
+                    self._packed.shared.close()
+            for process in self._processes:
+                process.start()
+
+    def _look(self) -> None:
+        """Notices a dead worker, even an idle one, or one whose child process holds its pipe open."""
+        for worker in self._processes:
+            if worker.process.poll() is not None and not self._tasks.closed:
+                worker.report_death()
+
+
+def _end(owner: int, tasks: TaskQueue, workers: list[WorkerProcess]) -> None:
+    """Ends the workers and waits for them; does nothing in a fork of the process that started them."""
+    if os.getpid() != owner:
         return
-    board.close()
-    for driver in drivers:
-        driver.process.terminate()
-    for driver in drivers:
+    tasks.close()
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
         try:
-            driver.process.wait(_END_SECONDS)
+            worker.process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:  # a library in the worker handles the signal
-            driver.process.kill()
-            driver.process.wait()
-    for driver in drivers:
-        if driver is not threading.current_thread():
-            with contextlib.suppress(RuntimeError):  # not started
-                driver.join(_END_SECONDS)
+            worker.process.kill()
+            worker.process.wait()
+        with contextlib.suppress(RuntimeError):  # it has not started, or runs this function
+            worker.join(_END_SECONDS)
+
+
+def load_block(loader: SampleLoader, rows: Sequence[int]) -> Block:
+    """Loads rows; runs in a worker."""
+    return pack(loader.load(rows))
+
+
+def samples_block(loader: SampleLoader, records: Sequence[Record | Ready | RowError]) -> Block:
+    """Makes samples of records; runs in a worker."""
+    return pack(loader.samples(records))
+
+
+def measure_rows(loader: SampleLoader, rows: Sequence[int]) -> Measured:
+    """Measures rows for a length index; runs in a worker."""
+    return measure(loader.load(rows))
+
+
+_Row: TypeAlias = tuple[int, bool, float | None, tuple[float, float] | None, RowError | None, int]
+
+
+class Block(NamedTuple):
+    """Loaded rows, cheap to pickle.
+
+    Attributes:
+        ids: The ids of all sequences, then those of all prompts, int32.
+        lengths: How many ids each of them has.
+        columns: The other fields of a sequence, a list each, with one value per sequence.
+        rows: (sequences, whether there is a prompt, margin, ref_logps, error, notes) of each row.
+    """
+
+    ids: Ids
+    lengths: list[int]
+    columns: list[list[Any]]
+    rows: list[_Row]
+
+
+def pack(loaded: Sequence[Loaded]) -> Block:
+    """Returns the block that `unpack` turns into the same rows."""
+    samples = [one.sample for one in loaded if one.sample is not None]
+    sequences = [sequence for sample in samples for sequence in sample.sequences]
+    arrays = [sequence.ids for sequence in sequences]
+    arrays += [sample.prompt for sample in samples if sample.prompt is not None]
+    rows: list[_Row] = [
+        (0, False, None, None, error, int(notes))
+        if sample is None
+        else (len(sample.sequences), sample.prompt is not None, sample.margin, sample.ref_logps, None, int(notes))
+        for sample, error, notes in loaded
+    ]
+    return Block(
+        ids=np.concatenate(arrays, casting="no", dtype=np.int32) if arrays else np.empty(0, np.int32),
+        lengths=list(map(len, arrays)),
+        columns=[[sequence[field] for sequence in sequences] for field in range(1, len(TokenSequence._fields))],
+        rows=rows,
+    )
+
+
+_NOTES = [Note(value) for value in range(2 * max(Note))]
+
+
+def unpack(block: Block) -> list[Loaded]:
+    """Returns the rows of a block; their arrays are views of it."""
+    ends = itertools.accumulate(block.lengths, initial=0)
+    arrays = [block.ids[begin:end] for begin, end in itertools.pairwise(ends)]
+    new = tuple.__new__  # what the constructors of named tuples end in; the training thread does this for every row
+    sequences = map(new, itertools.repeat(TokenSequence), zip(arrays, *block.columns))  # noqa: B905 - prompts come after
+    prompts = iter(arrays[len(block.columns[0]) :])
+    loaded: list[Loaded] = []
+    for count, has_prompt, margin, ref_logps, error, notes in block.rows:
+        sample = None
+        if error is None:
+            prompt = next(prompts) if has_prompt else None
+            sample = new(Sample, (tuple(itertools.islice(sequences, count)), prompt, margin, ref_logps))
+        loaded.append(new(Loaded, (sample, error, _NOTES[notes])))
+    return loaded

@@ -1,4 +1,4 @@
-"""Loads in worker processes what comes next while the current batches are used."""
+"""Prefetch of rows: worker processes load what comes next while the current batches are used."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from ms_prefstream.errors import RowError
-from ms_prefstream.formats.record import Record
 from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
-from ms_prefstream.sample import Loaded, Ready
+from ms_prefstream.load.workers.task_queue import Task
+from ms_prefstream.sample import Loaded
 
 Unit = TypeVar("Unit", bound=Hashable)
 
@@ -23,23 +22,22 @@ class _Job(NamedTuple):
 
     key: bytes
     rows: int
-    tickets: list[int]
+    tasks: list[Task]
 
 
 class Prefetch:
-    """A `Load` that is told what comes next. Not safe for threads: its owner holds a lock.
+    """A `Load` that takes hints about what comes next. Not thread-safe: its owner holds a lock.
 
         hint([window 3, window 4, ...])     both are under way
         load(rows of window 3)              waits for it alone
-        hint([window 4, window 5, ...])     5 is new; what is no longer named is forgotten
+        hint([window 4, window 5, ...])     5 is new; units that are not named any more are cancelled
 
-    What is loaded does not depend on hints, only when. The results that wait are as many rows as keep the workers
-    busy, and at least one unit.
+    Hints change when rows are loaded, never what is loaded. As many rows wait as keep the workers busy, and at least
+    one unit.
 
     Args:
         pool: The workers.
-        records: Given for one-pass sources, whose records are read here and only encoded by the workers. They are
-            not to be hinted at.
+        records: For one-pass sources: records are read here and workers only encode them. Such rows get no hints.
     """
 
     def __init__(self, pool: LoaderPool, records: RecordAccess | None = None) -> None:
@@ -49,11 +47,11 @@ class Prefetch:
         self._jobs: dict[Hashable, _Job] = {}
 
     def hint(self, units: Iterable[Unit], rows_of: Callable[[Unit], Sequence[int]]) -> None:
-        """Have the rows of these units loaded.
+        """Starts to load the rows of these units.
 
         Args:
             units: What will be loaded, the next first; may be endless.
-            rows_of: The rows of a unit, exactly as `load` will be asked for them.
+            rows_of: The rows of a unit, exactly as `load` will request them.
         """
         kept: dict[Hashable, _Job] = {}
         ahead = 0
@@ -67,23 +65,22 @@ class Prefetch:
             if position:
                 ahead += job.rows
         for job in self._jobs.values():
-            self._pool.forget(job.tickets)
+            self._pool.cancel(job.tasks)
         self._jobs = kept
 
     def load(self, rows: Sequence[int]) -> list[Loaded]:
-        """The samples of these rows, in this order; at once if a hint has named them long enough ago."""
+        """Returns the samples of these rows, in this order; at once if a hint named them early enough."""
         key = _key(rows)
         for unit, job in self._jobs.items():
             if job.key == key:
                 del self._jobs[unit]
-                return self._pool.collect(job.tickets)
-        return self._pool.collect(self._begin(rows).tickets)
+                return self._pool.collect(job.tasks)
+        return self._pool.collect(self._begin(rows).tasks)
 
     def _begin(self, rows: Sequence[int]) -> _Job:
         if self._records is None:
             return _Job(_key(rows), len(rows), self._pool.spread(rows))
-        found: Sequence[Record | Ready | RowError] = self._records.read(rows)
-        return _Job(_key(rows), len(rows), self._pool.spread_records(found))
+        return _Job(_key(rows), len(rows), self._pool.spread_records(self._records.read(rows)))
 
 
 def _key(rows: Sequence[int]) -> bytes:

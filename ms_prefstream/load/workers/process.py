@@ -1,7 +1,10 @@
-"""A worker process: receives a recipe, then rows to load, until its parent closes the pipe or is gone.
+"""A worker process and the thread of the parent that keeps it busy: both ends of their protocol.
 
-It is started by `python -c`, not by `multiprocessing`, so it never imports the program that started it: scripts need
-no main guard, and notebooks and programs from standard input work.
+    parent -> worker    the recipe, then one message per task: (function, argument, raw rows read in the parent)
+    worker -> parent    one answer per message, in order: (result, None) or (None, error)
+
+A message is its length, then a pickle. The worker is started with `python -c` and not by `multiprocessing`, so it never
+imports the program that started it: scripts need no main guard, and notebooks and programs from standard input work.
 """
 
 from __future__ import annotations
@@ -18,83 +21,18 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
 from io import FileIO
 from typing import Any
 
-import numpy as np
-
-from ms_prefstream.errors import OptionError, PrefStreamError, SourceError
-from ms_prefstream.lengths.index import measure
+from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.load.loader import SampleLoader
-from ms_prefstream.load.workers.blocks import pack
-from ms_prefstream.load.workers.board import Kind, Task, TaskQueue
+from ms_prefstream.load.workers.parent_rows import SentRows
 from ms_prefstream.load.workers.recipe import PackedRecipe, unpack_recipe
+from ms_prefstream.load.workers.task_queue import Task, TaskQueue
 
-_HEAD = struct.Struct("<BQ")
-_PIPE_BYTES = 1 << 20
-
-
-class Channel:
-    """One end of the pipes. One thread sends, one receives; they may be two.
-
-    Args:
-        incoming: What is read from, unbuffered.
-        outgoing: What is written to, unbuffered.
-    """
-
-    def __init__(self, incoming: FileIO, outgoing: FileIO) -> None:
-        self._in, self._out = incoming, outgoing
-        for file in (incoming, outgoing):
-            with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux only, and up to the system's limit
-                import fcntl
-
-                fcntl.fcntl(file, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-    def send(self, kind: Kind, *parts: bytes | bytearray | memoryview) -> None:
-        """Send a message made of these buffers, one behind the other.
-
-        Raises:
-            OSError: The other end is gone.
-        """
-        views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
-        self._write(memoryview(_HEAD.pack(kind, sum(map(len, views)))))
-        for view in views:
-            self._write(view)
-
-    def receive(self) -> tuple[Kind, bytearray]:
-        """The next message.
-
-        Raises:
-            EOFError: The other end is gone.
-        """
-        kind, size = _HEAD.unpack(self._read(_HEAD.size))
-        return Kind(kind), self._read(size)
-
-    def close(self) -> None:
-        """Close both pipes."""
-        self._in.close()
-        with contextlib.suppress(OSError):
-            self._out.close()
-
-    def _write(self, view: memoryview) -> None:
-        while view:
-            view = view[self._out.write(view) :]
-
-    def _read(self, size: int) -> bytearray:
-        buffer = bytearray(size)
-        view = memoryview(buffer)
-        while view:
-            count = self._in.readinto(view)
-            if not count:
-                raise EOFError
-            view = view[count:]
-        return buffer
-
-
-_IN_FLIGHT = 2  # one in work, one waiting in the pipe, so that a worker never waits for this process
+_IN_FLIGHT = 2  # one in work, one waiting in the pipe, so that a worker never waits for the parent
 _DIED_SECONDS = 5.0
-# sys.path comes as arguments, so that what was importable here is importable there.
+# sys.path comes as arguments, so that the worker can import whatever can be imported here.
 _CODE = (
     "import sys; parent, shared, sys.path[:] = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]; "
     "from ms_prefstream.load.workers.process import main; main(parent, shared)"
@@ -102,123 +40,96 @@ _CODE = (
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
-class Driver(threading.Thread):
-    """Starts a worker and keeps it busy until the board is closed.
+class WorkerProcess(threading.Thread):
+    """A worker process, and the thread that sends it tasks until the queue is closed.
 
     Args:
         number: Which worker, from 1.
         of: How many there are.
-        recipe: What the worker needs.
-        board: Where tasks come from and results go.
+        recipe: What the worker makes samples with.
+        tasks: The tasks to work on.
+
+    Attributes:
+        process: The process, started.
     """
 
-    def __init__(self, number: int, of: int, recipe: PackedRecipe, board: TaskQueue) -> None:
+    def __init__(self, number: int, of: int, recipe: PackedRecipe, tasks: TaskQueue) -> None:
         super().__init__(name=f"ms_prefstream-worker-{number}", daemon=True)
-        self._place = f"worker process {number} of {of}"
-        self._recipe: bytes | None = pickle.dumps((recipe.sizes, recipe.text), protocol=5)
-        self._asked = recipe.asked
-        self._board = board
-        self._flying: deque[tuple[int, Task]] = deque()
+        self._recipe: bytes | None = recipe.data  # None once it has arrived
+        self._parent_rows = recipe.parent_rows
+        self._tasks = tasks
+        self._in_flight: deque[Task] = deque()
         self.process = _start(recipe)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._channel = Channel(self.process.stdout, self.process.stdin)  # type: ignore[arg-type]  # unbuffered
+        self._title = f"worker process {number} of {of} (pid {self.process.pid})"
+        # Both are unbuffered: a fork of this process inherits no lock of theirs.
+        self._outgoing: Any = self.process.stdin
+        self._incoming: Any = self.process.stdout
+        _enlarge(self._outgoing, self._incoming)
 
     def run(self) -> None:
-        """What the thread does."""
+        """Runs in the thread."""
         try:
-            self._begin()
-            while self._hand_out():
-                self._receive()
-        except (EOFError, OSError, ValueError):  # ValueError: close() has closed the pipes
-            if not self._board.closed:
+            self._send_recipe()
+            while self._send_tasks():
+                answer = _receive(self._incoming)
+                self._in_flight.popleft().set_result(answer)
+        except (EOFError, OSError, ValueError):  # ValueError: the interpreter has closed the pipes
+            if not self._tasks.closed:
                 self.report_death()
         finally:
+            self._incoming.close()
             with contextlib.suppress(OSError):
-                self._channel.close()
+                self._outgoing.close()
 
     def report_death(self) -> None:
-        """Say on the board how the process ended; nothing if it has not."""
+        """Fails the pool with how the process ended and what it did."""
         try:
             code = self.process.wait(_DIED_SECONDS)
         except subprocess.TimeoutExpired:
-            self._board.fail(f"{self._place} (pid {self.process.pid}) closed its pipes. Start the program again.")
+            self._tasks.fail(f"{self._title} closed its pipes. Start the program again.")
             return
         how = f"ended with exit code {code}"
         remedy = "A format function or a library in it ended the process; run with workers=0 to see where"
         if code < 0:
-            how = f"was killed by {_signal_name(-code)}"
+            how = f"was killed by {_SIGNALS.get(-code, f'signal {-code}')}"
             remedy = (
                 "The system may have run out of memory: use fewer workers, or look into the system log"
                 if -code == signal.SIGKILL
                 else "A library in it crashed; run with workers=0 to see where"
             )
-        self._board.fail(f"{self._place} (pid {self.process.pid}) {how} {self._doing()}. {remedy}.")
-
-    def _doing(self) -> str:
+        doing = f"while it {self._in_flight[0]}" if self._in_flight else "while it was idle"
         if self._recipe is not None:
-            return "before it could work"
-        if not self._flying:
-            return "while it was idle"
-        kind, rows = self._flying[0][1]
-        if kind is Kind.CALL:
-            return f"while it worked on {rows[1]}"
-        if kind is Kind.SAMPLES:
-            return f"while it encoded {len(rows)} rows"
-        return f"while it loaded {len(rows)} rows ({', '.join(map(str, rows[:3]))}{', ...' if len(rows) > 3 else ''})"
+            doing = "before it could work"
+        self._tasks.fail(f"{self._title} {how} {doing}. {remedy}.")
 
-    def _begin(self) -> None:
-        assert self._recipe is not None  # a driver begins once
-        self._channel.send(Kind.RECIPE, self._recipe)
-        kind, payload = self._channel.receive()
-        if kind is Kind.FAILED:
-            self._board.fail(f"{self._place} could not start: {pickle.loads(payload)}")
+    def _send_recipe(self) -> None:
+        assert self._recipe is not None  # it is sent once
+        _send(self._outgoing, self._recipe)
+        _, error = pickle.loads(_receive(self._incoming))
+        if error is not None:
+            self._tasks.fail(f"{self._title} could not start: {error}")
             raise EOFError
         self._recipe = None
-        self._board.can_work()
+        self._tasks.ready = True
 
-    def _hand_out(self) -> bool:
-        """Send tasks until the worker has enough; whether it has any."""
-        while len(self._flying) < _IN_FLIGHT:
-            taken = self._board.take(busy=bool(self._flying))
-            if taken is None:
+    def _send_tasks(self) -> bool:
+        """Sends tasks until the worker has enough. Returns False once the queue is closed and all are answered."""
+        while len(self._in_flight) < _IN_FLIGHT:
+            task = self._tasks.take(busy=bool(self._in_flight))
+            if task is None:
                 break
-            self._flying.append(taken)
-            task = taken[1]
-            self._channel.send(task.kind, task.payload())
-        return bool(self._flying)
-
-    def _receive(self) -> None:
-        """Handle one message of the worker."""
-        kind, payload = self._channel.receive()
-        if kind is Kind.ASK:
-            self._answer(*pickle.loads(payload))
-            return
-        ticket = self._flying.popleft()[0]
-        self._board.put(ticket, payload if kind is Kind.RESULT else pickle.loads(payload))
-
-    def _answer(self, number: int, rows: Sequence[int]) -> None:
-        """Read rows of a source in memory for the worker; what goes wrong goes to whoever waits for the task."""
-        try:
-            source = self._asked[number]
-            found = source.read(rows)
-            origins = [source.origin(row) for row in rows]
-            payload = _sendable((found, origins), source.name)
-        except Exception as error:
-            self._board.put(self._flying.popleft()[0], error)
-            self._channel.send(Kind.GONE)
-            return
-        self._channel.send(Kind.ROWS, payload)
+            try:
+                message = (task.function, task.argument, self._parent_rows.read(task.rows))
+                data = pickle.dumps(message, protocol=5)
+            except BaseException as error:  # of a source of the user, too: the caller of the pool gets it
+                task.set_exception(error)
+                continue
+            self._in_flight.append(task)
+            _send(self._outgoing, data)
+        return bool(self._in_flight)
 
 
-def _sendable(rows: Any, name: str) -> bytes:
-    try:
-        return pickle.dumps(rows, protocol=5)
-    except Exception as error:
-        raise SourceError(
-            f"rows of {name} cannot be sent to worker processes: {type(error).__name__}: {error}. Use workers=0, or "
-            "rows of plain values."
-        ) from error
+_SIGNALS = {number.value: number.name for number in signal.Signals}
 
 
 def _start(recipe: PackedRecipe) -> subprocess.Popen[bytes]:
@@ -233,127 +144,117 @@ def _start(recipe: PackedRecipe) -> subprocess.Popen[bytes]:
         bufsize=0,
         env={**defaults, **os.environ},
         pass_fds=() if shared < 0 else (shared,),
-        start_new_session=os.name == "posix",  # Ctrl-C is for this process alone
+        start_new_session=os.name == "posix",  # Ctrl-C reaches the parent alone
     )
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+_SIZE = struct.Struct("<Q")
+_PIPE_BYTES = 1 << 20
+
+
+def _enlarge(*pipes: Any) -> None:
+    """Makes pipes large, so that writing an answer does not wait for the parent; on Linux, and up to its limit."""
+    for pipe in pipes:
+        with contextlib.suppress(ImportError, AttributeError, OSError):
+            import fcntl
+
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def _send(pipe: FileIO, message: bytes) -> None:
+    """Sends a message through an unbuffered pipe; an OSError says that the other end is closed."""
+    for part in (_SIZE.pack(len(message)), message):
+        view = memoryview(part)
+        while view:
+            view = view[pipe.write(view) :]
+
+
+def _receive(pipe: FileIO) -> bytearray:
+    """Waits for a message.
+
+    Raises:
+        EOFError: The other end is closed.
+    """
+    return _read(pipe, *_SIZE.unpack(_read(pipe, _SIZE.size)))
+
+
+def _read(pipe: FileIO, size: int) -> bytearray:
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    while view:
+        count = pipe.readinto(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return buffer
 
 
 _LOOK_SECONDS = 1.0
 
 
-class _Gone(Exception):
-    """Nobody waits for the task any longer."""
+def main(parent: int, shared: int) -> None:
+    """Runs in the worker: answers messages until the parent closes the pipe or ends.
 
-
-class _Worker:
-    """The conversation with the parent process."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._tasks: queue.SimpleQueue[tuple[Kind, bytearray]] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[Kind, bytearray]] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def run(self, shared: int) -> None:
-        """Work for ever; `_listen` ends the process."""
-        loader: SampleLoader | None = None
-        while True:
-            kind, payload = self._tasks.get()
-            try:
-                if kind is Kind.RECIPE:
-                    sizes, text = pickle.loads(payload)
-                    loader = unpack_recipe(text, sizes, shared, self._ask).loader()
-                    self._channel.send(Kind.READY)
-                else:
-                    assert loader is not None  # the recipe comes first
-                    self._channel.send(Kind.RESULT, *_work(loader, kind, payload))
-            except _Gone:
-                pass
-            except OSError as error:
-                self._give_up(error)
-            except BaseException as error:  # SystemExit too: a format function must not end the worker unseen
-                self._channel.send(Kind.FAILED, _as_bytes(error))
-            if not self._tasks.qsize():
-                sys.stdout.flush()  # what format functions print
-
-    def _listen(self) -> None:
-        """Receive without pause, so that the parent never waits while writing; end with the parent."""
+    Args:
+        parent: Process id of the parent.
+        shared: Descriptor of the shared memory with large arrays, or -1.
+    """
+    incoming, outgoing = FileIO(os.dup(0), "rb"), FileIO(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # what format functions print goes to stderr, not between the messages
+    messages: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+    if os.name == "posix":
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    threading.Thread(target=_listen, args=(incoming, messages), daemon=True).start()
+    loader: SampleLoader | None = None
+    sources: dict[int, SentRows] = {}
+    while True:
+        message = messages.get()
         try:
-            while True:
-                kind, payload = self._channel.receive()
-                (self._answers if kind in (Kind.ROWS, Kind.GONE) else self._tasks).put((kind, payload))
-        except (EOFError, OSError):
-            os._exit(0)
-
-    def _ask(self, number: int, rows: Sequence[int]) -> tuple[list[Any], list[str]]:
-        self._channel.send(Kind.ASK, pickle.dumps((number, list(rows)), protocol=5))
-        kind, payload = self._answers.get()
-        if kind is Kind.GONE:
-            raise _Gone
-        rows_and_origins: tuple[list[Any], list[str]] = pickle.loads(payload)
-        return rows_and_origins
-
-    def _give_up(self, error: OSError) -> None:
-        """An OSError is the pipe's if the parent is gone, otherwise the task's own."""
+            result = None
+            if loader is None:
+                recipe, sources = unpack_recipe(message, shared)
+                loader = recipe.loader()
+            else:
+                function, argument, sent = pickle.loads(message)
+                for number, rows in sent.items():
+                    sources[number].receive(rows)
+                result = function(loader, argument)
+            answer = pickle.dumps((result, None), protocol=5)
+        except BaseException as error:  # SystemExit too: a format function must not end the worker silently
+            answer = pickle.dumps((None, _portable(error)), protocol=5)
         try:
-            self._channel.send(Kind.FAILED, _as_bytes(error))
+            _send(outgoing, answer)
         except OSError:
             os._exit(0)
+        if messages.empty():
+            sys.stdout.flush()  # what format functions print
 
 
-def _work(loader: SampleLoader, kind: Kind, payload: bytearray) -> list[Any]:
-    """The answer to a task, as buffers."""
-    if kind is Kind.SAMPLES:
-        return pack(loader.samples(pickle.loads(payload)))
-    if kind is Kind.CALL:
-        function, argument = pickle.loads(payload)
-        return [pickle.dumps(function(loader, argument), protocol=5)]
-    loaded = loader.load(np.frombuffer(payload, np.int64).tolist())
-    return pack(loaded) if kind is Kind.LOAD else [pickle.dumps(measure(loaded), protocol=5)]
-
-
-def _as_bytes(error: BaseException) -> bytes:
-    """An error for the parent: one of the library's own as it is, others as text with their traceback."""
-    if isinstance(error, PrefStreamError):
-        try:
-            data = pickle.dumps(error)
-            pickle.loads(data)
-            return data
-        except Exception:  # a class of the user that does not survive it
-            pass
-    text = "".join(traceback.format_exception(error)).rstrip()
-    return pickle.dumps(
-        PrefStreamError(
-            f"a worker process failed with {type(error).__name__}: {error}. Use workers=0 to see it where it happens. "
-            f"Traceback of the worker:\n{text}"
-        )
-    )
+def _listen(incoming: FileIO, messages: queue.SimpleQueue[bytearray]) -> None:
+    """Receives without pause, so that the parent never blocks while it sends. Ends the process with the parent."""
+    try:
+        while True:
+            messages.put(_receive(incoming))
+    except (EOFError, OSError):
+        os._exit(0)
 
 
 def _watch(parent: int) -> None:
-    """End with the parent even when another process holds its end of the pipe open."""
+    """Ends the process with the parent, even when another process holds the parent's end of the pipe open."""
     while os.getppid() == parent:
         time.sleep(_LOOK_SECONDS)
     os._exit(0)
 
 
-def main(parent: int, shared: int) -> None:
-    """The worker's main function.
-
-    Args:
-        parent: Process id of the parent.
-        shared: Descriptor of the file that holds large arrays, or -1.
-    """
-    incoming, outgoing = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(2, 1)  # what format functions print goes where errors go, not between the messages
-    if os.name == "posix":
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    _Worker(Channel(FileIO(incoming, "rb"), FileIO(outgoing, "wb"))).run(shared)
+def _portable(error: BaseException) -> PrefStreamError:
+    """Returns an error that can be pickled: the library's own as it is, others as text with their traceback."""
+    if isinstance(error, PrefStreamError):
+        with contextlib.suppress(Exception):  # a class of the user that cannot be pickled
+            pickle.loads(pickle.dumps(error))
+            return error
+    text = "".join(traceback.format_exception(error)).rstrip()
+    return PrefStreamError(
+        f"a worker process failed with {type(error).__name__}: {error}. Use workers=0 to see it where it happens. "
+        f"Traceback of the worker:\n{text}"
+    )

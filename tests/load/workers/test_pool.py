@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import functools
 import itertools
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import numpy as np
@@ -20,11 +23,15 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream import OptionError, PrefStreamError, SourceError
 from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.formats import resolve_format
 from ms_prefstream.lengths.index import measure
+from ms_prefstream.load.loader import SampleLoader
+from ms_prefstream.load.records import MixedRecords
+from ms_prefstream.load.workers.parent_rows import ParentRows, is_read_in_parent
 from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
-from ms_prefstream.load.workers.recipe import AskedRows, is_read_in_parent, pack_recipe
+from ms_prefstream.load.workers.recipe import pack_recipe
 from ms_prefstream.sources import open_source
-from tests.pools import gone, pairs, plain, recipe, shuffled, together, until, write
+from tests.pools import gone, pairs, plain, recipe, shuffled, together, wait_ready, write
 
 ROOT = pathlib.Path(__file__).parents[3]
 COUNT = 300
@@ -38,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module", params=[1, 2])
 def pool(request: pytest.FixtureRequest, data: str, chatml_dir: pathlib.Path) -> Iterator[LoaderPool]:
     with LoaderPool(recipe(data, tokenizer=chatml_dir), request.param) as pool:
-        pool.wait()
+        wait_ready(pool)
         yield pool
 
 
@@ -52,9 +59,9 @@ def test_every_number_of_workers_gives_the_same_samples_errors_and_notes(
     assert {one.error.reason for one in expected if one.error} >= {"identical", "missing_field", "bad_type"}
     assert plain(pool.load(rows)) == plain(expected)
     assert pool.load([]) == []
-    tickets = [pool.submit(rows[begin : begin + 7]) for begin in range(0, 70, 7)]
-    for begin, ticket in reversed(list(zip(range(0, 70, 7), tickets, strict=True))):
-        assert plain(pool.result(ticket)) == plain(expected[begin : begin + 7])
+    tasks = [pool.spread(rows[begin : begin + 7]) for begin in range(0, 70, 7)]
+    for begin, found in reversed(list(zip(range(0, 70, 7), tasks, strict=True))):
+        assert plain(pool.collect(found)) == plain(expected[begin : begin + 7])
 
 
 def test_records_can_be_sent_instead_of_row_ids(pool: LoaderPool, data: str, chatml_dir: pathlib.Path) -> None:
@@ -62,7 +69,7 @@ def test_records_can_be_sent_instead_of_row_ids(pool: LoaderPool, data: str, cha
     assert made.records is not None
     found = made.records.read(range(COUNT))
     assert any(isinstance(record, RowError) for record in found)
-    assert plain(pool.samples(found)) == plain(made.loader().samples(found))
+    assert plain(pool.collect(pool.spread_records(found))) == plain(made.loader().samples(found))
 
 
 def test_rows_are_measured_where_they_are_loaded(pool: LoaderPool, data: str, chatml_dir: pathlib.Path) -> None:
@@ -77,21 +84,18 @@ def test_rows_are_measured_where_they_are_loaded(pool: LoaderPool, data: str, ch
         assert [(at, error.args) for at, error in one.errors] == [(at, error.args) for at, error in expected.errors]
 
 
-def test_tickets_that_are_forgotten_cost_nothing_and_others_stay_right(pool: LoaderPool) -> None:
-    tickets = [pool.submit(range(begin, begin + 30)) for begin in range(0, 240, 30)]
-    pool.forget(tickets[1:])
-    assert len(pool.result(tickets[0])) == 30
-    with pytest.raises(KeyError):
-        pool.result(tickets[3])
-    done = pool.submit(range(3))
-    assert until(lambda: done in pool._board._results)
-    pool.forget([done])
+def test_cancelled_tasks_cost_nothing_and_others_stay_right(pool: LoaderPool) -> None:
+    tasks = pool.spread([*range(COUNT)] * 4)
+    pool.cancel(tasks[1:])
+    assert set(pool._tasks._waiting) <= {tasks[0]}
+    assert len(pool.collect(tasks[:1])) == CHUNK
+    with pytest.raises(CancelledError):
+        pool.collect(tasks[-1:])
     abandoned = pool.measured(range(begin, begin + 10) for begin in range(0, COUNT, 10))
     next(abandoned)
     abandoned.close()
+    assert not pool._tasks._waiting
     assert len(pool.load(range(130))) == 130
-    assert pool._board._tasks == {}
-    assert pool._board._results == {}
 
 
 class Counted:
@@ -137,7 +141,7 @@ def test_rows_in_memory_are_read_here_and_any_callable_travels(data: str) -> Non
     expected = made.loader().load(wanted)
     assert {one.error.origin for one in expected if one.error} > set()
     with LoaderPool(made, 2) as pool:
-        pool.wait()
+        wait_ready(pool)
         rows.readers.clear()
         assert plain(pool.load(wanted)) == plain(expected)
         assert rows.readers == {os.getpid()}
@@ -146,6 +150,45 @@ def test_rows_in_memory_are_read_here_and_any_callable_travels(data: str) -> Non
             pool.load(range(count))
         rows.broken = -1
         assert plain(pool.load(wanted[:100])) == plain(expected[:100])  # the pool goes on
+
+
+def test_a_task_carries_each_row_once_whatever_its_records_and_the_parts_of_a_mix(data: str) -> None:
+    rows = Guarded(pairs(COUNT, bad=False))
+    mixed = mps.mix([(rows, 1), (data, 1)])
+    records = MixedRecords(mixed, [resolve_format(Counted()), resolve_format("auto")])
+    made = dataclasses.replace(recipe(data), records=records)
+    first = records.mixture.firsts[1]
+    sent = ParentRows(records).read([3, first, 2, 3, first + 1, 2])
+    assert {number: set(pickle.loads(rows)) for number, rows in sent.items()} == {
+        0: {records.parts()[0][0].locate(row)[0] for row in (2, 3)}  # type: ignore[union-attr]  # it expands rows
+    }
+    wanted = [*shuffled(len(records)), 3, 3]
+    expected = made.loader().load(wanted)
+    with LoaderPool(made, 2) as pool:
+        wait_ready(pool)
+        rows.readers.clear()
+        assert plain(pool.load(wanted)) == plain(expected)
+        assert rows.readers == {os.getpid()}
+        assert list(pool.calls(origins_of, [range(5), range(first, first + 5)], list)) == [
+            [records.origin(row) for row in chunk] for chunk in (range(5), range(first, first + 5))
+        ]
+
+
+def origins_of(loader: SampleLoader, rows: range) -> list[str]:
+    """The origins of rows, as a worker knows them once it has loaded them."""
+    loader.load(rows)
+    return [loader.origin(row) for row in rows]
+
+
+def test_a_row_that_comes_twice_in_a_task_may_be_changed_by_the_format() -> None:
+    def change(row: Any) -> Any:
+        row["prompt"] += "!"
+        return row
+
+    made = recipe(pairs(10, bad=False), format=change)
+    with LoaderPool(made, 1) as pool:
+        wait_ready(pool)
+        assert plain(pool.load([4, 4, 5, 4])) == plain(made.loader().load([4, 4, 5, 4]))
 
 
 class Exclusive:
@@ -181,14 +224,14 @@ class ExclusiveSource(Exclusive):
 
 @pytest.mark.parametrize("kind", [Exclusive, ExclusiveSource])
 def test_what_is_in_memory_is_read_by_one_thread_at_a_time(kind: type[Exclusive]) -> None:
-    """While workers start, the thread that waits loads rows itself; those that are ready ask for theirs."""
+    """While workers start, the thread that waits loads rows itself; other threads read those for the workers."""
     rows = kind(pairs(200, bad=False))
     made = recipe(rows)
     with LoaderPool(made, 2) as pool:
-        pool.wait()
-        tickets = pool.spread(range(200))
+        wait_ready(pool)
+        tasks = pool.spread(range(200))
         here = made.loader().load(range(200))
-        assert plain(pool.collect(tickets)) == plain(here)
+        assert plain(pool.collect(tasks)) == plain(here)
     assert rows.most == 1
 
 
@@ -212,7 +255,7 @@ def test_a_source_may_read_others_with_threads_of_its_own() -> None:
     assert (source.name, source.extra) == ("changed", "more")  # type: ignore[union-attr]
     made = recipe(own)
     with LoaderPool(made, 2) as pool:
-        pool.wait()
+        wait_ready(pool)
         assert plain(pool.load(range(40))) == plain(recipe(rows).loader().load(range(40)))
 
 
@@ -225,7 +268,7 @@ def test_lambdas_and_closures_travel_and_may_print(capfd: pytest.CaptureFixture[
 
     made = recipe(pairs(100, bad=False), format=functools.partial(lambda row, then: then(row), then=ask))
     with LoaderPool(made, 1) as pool:
-        pool.wait()
+        wait_ready(pool)
         assert plain(pool.load(range(100))) == plain(made.loader().load(range(100)))
     captured = capfd.readouterr()
     assert captured.err.count("asked") == 100  # the workers', which keep their stdout for the parent
@@ -237,7 +280,7 @@ def test_workers_load_neither_mindspore_nor_mindformers() -> None:
         raise RowError(Reason.TIE, str(sorted({"mindspore", "mindformers", "ms_prefstream"} & set(sys.modules))))
 
     with LoaderPool(recipe(pairs(10), format=look), 1) as pool:
-        pool.wait()
+        wait_ready(pool)
         (found,) = pool.load([0])
     assert found.error is not None
     assert found.error.problem == "['ms_prefstream']"
@@ -266,7 +309,7 @@ def test_errors_of_a_task_arrive_and_the_pool_goes_on() -> None:
     rows[99]["margin"] = threading.Lock()
     made = recipe(rows, format=leave, tokenizer=None)
     with LoaderPool(made, 1) as pool:
-        pool.wait()
+        wait_ready(pool)
         with pytest.raises(PrefStreamError, match=r"failed with SystemExit: enough(.|\n)*Traceback(.|\n)*in leave"):
             pool.load(range(64))
         with pytest.raises(SourceError, match=r"rows of list cannot be sent to worker processes: TypeError.*workers=0"):
@@ -278,9 +321,9 @@ def test_errors_of_a_task_arrive_and_the_pool_goes_on() -> None:
 def test_whoever_waits_before_a_worker_is_ready_loads_by_itself(data: str) -> None:
     made = recipe(data)
     with LoaderPool(made, 2) as pool:
-        pool._board.ready = False
+        pool._tasks.ready = False
         assert plain(pool.load(range(50))) == plain(made.loader().load(range(50)))
-        pool.wait()
+        wait_ready(pool)
         assert plain(pool.load(range(50))) == plain(made.loader().load(range(50)))
 
 
@@ -296,18 +339,18 @@ def test_a_closed_pool_says_so(data: str) -> None:
     pool.close()
     with pytest.raises(PrefStreamError, match="were closed"):
         pool.load([0])
-    assert pool._drivers == []
+    assert pool._processes == []
 
 
 def test_the_index_of_a_large_file_is_shared_and_not_sent(tmp_path: pathlib.Path) -> None:
     row = pairs(1, bad=False)
     made = recipe(write(tmp_path / "many.jsonl", row * 20_000))
     packed = pack_recipe(made, 1)
-    assert packed.sizes == (8 * 20_001,)
+    assert pickle.loads(packed.data)[1] == [8 * 20_001]
     small = pack_recipe(recipe(write(tmp_path / "few.jsonl", row * 3)), 1)
-    assert len(packed.text) < len(small.text) + 1000
+    assert len(packed.data) < len(small.data) + 1000
     with LoaderPool(made, 1) as pool:
-        pool.wait()
+        wait_ready(pool)
         assert plain(pool.load([19_999, 0])) == plain(made.loader().load([19_999, 0]))
 
 
@@ -319,21 +362,21 @@ def test_what_stays_in_the_parent(data: str) -> None:
     assert is_read_in_parent(open_source(pairs(3)))
     assert is_read_in_parent(open_source(Own()))
     assert not is_read_in_parent(open_source(data))
-    assert not is_read_in_parent(AskedRows(lambda number, rows: ([], []), 0, "", 1))
+    assert is_read_in_parent(open_source([data, Own()]))
 
 
 SCRIPT = f"""
 import sys
 from ms_prefstream import DPO
 from ms_prefstream.load.workers.pool import LoaderPool
-from tests.pools import pairs, plain, recipe
+from tests.pools import pairs, plain, recipe, wait_ready
 print("started", flush=True)
 suffix = " more"
 made = recipe(pairs(100), format=lambda row: {{**row, "prompt": str(row["prompt"]) + suffix}})
 pool = LoaderPool(made, 2)
-pool.wait()
+wait_ready(pool)
 assert plain(pool.load(range(100))) == plain(made.loader().load(range(100)))
-print("equal", {CHUNK}, *[driver.process.pid for driver in pool._drivers])
+print("equal", {CHUNK}, *[worker.process.pid for worker in pool._processes])
 """
 
 
@@ -364,11 +407,11 @@ def test_rows_of_the_datasets_package_travel_by_file_or_by_row(tmp_path: pathlib
     datasets = pytest.importorskip("datasets")
     dataset = datasets.Dataset.from_list(pairs(80, bad=False))
     dataset.save_to_disk(str(tmp_path / "saved"))
-    for source, asked in ((dataset, 1), (str(tmp_path / "saved"), 0)):
+    for source, sent in ((dataset, 1), (str(tmp_path / "saved"), 0)):
         made = recipe(source)
-        assert len(pack_recipe(made, 1).asked) == asked
+        assert len(pack_recipe(made, 1).parent_rows.sources) == sent
         with LoaderPool(made, 1) as pool:
-            pool.wait()
+            wait_ready(pool)
             assert plain(pool.load(range(80))) == plain(made.loader().load(range(80)))
 
 
@@ -392,7 +435,7 @@ def test_a_stream_with_workers_gives_the_batches_of_one_without(source: str, dat
         shared = make(workers)
         if workers == 2:
             assert shared.data.pool is not None
-            shared.data.pool.wait()
+            wait_ready(shared.data.pool)
         for epoch in range(2):
             for found, expected in itertools.zip_longest(shared.batches(epoch), alone.batches(epoch)):
                 assert list(found) == list(expected)
@@ -403,5 +446,6 @@ def test_a_stream_with_workers_gives_the_batches_of_one_without(source: str, dat
 
 def test_a_worker_leaves_calls_to_others_that_have_nothing_to_do(data: str, tmp_path: pathlib.Path) -> None:
     """Or one writes both parts of a cache while the other looks on."""
+    arguments = [(str(tmp_path), number, 2) for number in range(2)]
     with LoaderPool(recipe(data), 2) as pool:
-        assert list(pool.calls(together, [(str(tmp_path), number, 2) for number in range(2)])) == [2, 2]
+        assert list(pool.calls(together, arguments, lambda argument: ())) == [2, 2]

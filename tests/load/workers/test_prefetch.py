@@ -10,7 +10,7 @@ import pytest
 
 from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
 from ms_prefstream.load.workers.prefetch import Prefetch
-from tests.pools import pairs, plain, recipe
+from tests.pools import pairs, plain, recipe, wait_ready
 
 COUNT, WINDOW = 640, 160
 
@@ -18,7 +18,7 @@ COUNT, WINDOW = 640, 160
 @pytest.fixture(scope="module")
 def pool() -> Iterator[LoaderPool]:
     with LoaderPool(recipe(pairs(COUNT)), 2) as pool:
-        pool.wait()
+        wait_ready(pool)
         yield pool
 
 
@@ -35,8 +35,7 @@ def test_any_order_of_hints_and_loads_gives_the_same(pool: LoaderPool) -> None:
             ahead.hint(itertools.count(draw.randrange(4)), rows_of)
         assert plain(ahead.load(rows_of(window))) == expected[window]
     ahead.hint([], rows_of)
-    assert not pool._board._tasks
-    assert not pool._board._results
+    assert not pool._tasks._waiting
 
 
 def test_a_window_is_shared_out_and_the_next_one_begins_at_once(pool: LoaderPool) -> None:
@@ -50,7 +49,7 @@ def test_a_window_is_shared_out_and_the_next_one_begins_at_once(pool: LoaderPool
     for window in range(3):
         ahead.hint(itertools.count(window), noted)
         assert asked == list(range(window + 5))  # four windows of 160 rows are 2 workers * 4 * 64 rows and more
-        assert {unit: len(job.tickets) for unit, job in ahead._jobs.items()} == {
+        assert {unit: len(job.tasks) for unit, job in ahead._jobs.items()} == {
             unit: -(-WINDOW // CHUNK) for unit in range(window, window + 5)
         }
         ahead.load(rows_of(window))

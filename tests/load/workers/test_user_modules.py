@@ -14,8 +14,8 @@ import pytest
 
 from ms_prefstream.errors import OptionError
 from ms_prefstream.load.workers.pool import LoaderPool
-from ms_prefstream.load.workers.recipe import constants, set_constants, users_modules
-from tests.pools import pairs, plain, recipe
+from ms_prefstream.load.workers.user_modules import constants, set_constants, users_modules
+from tests.pools import pairs, plain, recipe, wait_ready
 
 OPTIONS = """
 SUFFIX = ""
@@ -61,7 +61,7 @@ def test_workers_see_the_constants_of_a_module(
     for format in (module.add, module.Adder(), lambda row: module.add(row)):
         made = recipe(pairs(20, bad=False), format=format)
         with LoaderPool(made, 1) as pool:
-            pool.wait()
+            wait_ready(pool)
             found = pool.load(range(20))
         assert plain(found) == plain(made.loader().load(range(20)))
         assert plain(found) != plain(recipe(pairs(20, bad=False)).loader().load(range(20)))
@@ -111,7 +111,7 @@ def test_modules_that_can_be_imported_are_and_what_is_one_thing_stays_one(
     assert module.Format()({})["prompt"] == "True True"
     made = recipe(pairs(20, bad=False), format=module.Format())
     with LoaderPool(made, 1) as pool:
-        pool.wait()
+        wait_ready(pool)
         assert plain(pool.load(range(20))) == plain(made.loader().load(range(20)))
 
 
@@ -126,7 +126,7 @@ def test_a_module_that_is_neither_found_nor_sent_is_refused(
     assert cloudpickle.list_registry_pickle_by_value() == set()
     monkeypatch.syspath_prepend(tmp_path)
     with LoaderPool(made, 1) as pool:
-        pool.wait()
+        wait_ready(pool)
         assert plain(pool.load(range(20))) == plain(made.loader().load(range(20)))
 
 

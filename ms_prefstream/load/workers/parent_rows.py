@@ -1,0 +1,93 @@
+"""Rows of sources that only the parent process can read: read there, and sent along with each task."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+from ms_prefstream.errors import SourceError
+from ms_prefstream.formats import Expanded
+from ms_prefstream.load.records import MixedRecords
+from ms_prefstream.sources.base import RandomAccess, RawRow
+from ms_prefstream.sources.concat import JoinedRows
+from ms_prefstream.sources.huggingface import HuggingFaceRows
+from ms_prefstream.sources.memory import MemoryRows, OwnRows
+
+
+def is_read_in_parent(source: Any) -> bool:
+    """Returns whether a source must be read in the parent process: it is in memory, or of a class of the user.
+
+    Workers open files again, so these are read there.
+    """
+    if type(source) is JoinedRows:
+        return any(map(is_read_in_parent, source._parts))
+    if type(source) is HuggingFaceRows:
+        return not source._paths
+    return type(source) in (MemoryRows, OwnRows)
+
+
+class ParentRows:
+    """The parent's end: reads the raw rows that a task needs.
+
+    Args:
+        records: The records of the recipe, or None.
+
+    Attributes:
+        sources: The sources that are read here; a worker knows them by their place in this list.
+    """
+
+    def __init__(self, records: Any) -> None:
+        self.sources: list[RandomAccess] = []
+        self._parts: list[tuple[Any, range]] = []  # the records of each source, and their row ids
+        for part, first in records.parts() if isinstance(records, MixedRecords) else [(records, 0)]:
+            source: Any = getattr(part, "source", None)
+            if is_read_in_parent(source):
+                self.sources.append(source)
+                self._parts.append((part, range(first, first + len(part))))
+
+    def read(self, rows: Sequence[int]) -> dict[int, bytes]:
+        """Returns the raw rows behind these row ids, pickled, by number of their source.
+
+        Raises:
+            SourceError: A row cannot be read or pickled.
+        """
+        sent: dict[int, bytes] = {}
+        for number, (records, ids) in enumerate(self._parts):
+            local = [row - ids.start for row in rows if row in ids]
+            if isinstance(records, Expanded):  # several records may come from one raw row
+                local = [records.locate(row)[0] for row in local]
+            if local:
+                sent[number] = _pickled_rows(self.sources[number], list(dict.fromkeys(local)))
+        return sent
+
+
+def _pickled_rows(source: RandomAccess, rows: list[int]) -> bytes:
+    found = zip(source.read(rows), map(source.origin, rows), strict=True)
+    try:
+        return pickle.dumps(dict(zip(rows, found, strict=True)), protocol=5)
+    except Exception as error:
+        raise SourceError(
+            f"rows of {source.name} cannot be sent to worker processes: {type(error).__name__}: {error}. Use "
+            "workers=0, or rows of plain values."
+        ) from error
+
+
+class SentRows:
+    """The worker's end: stands in for a source, and holds the rows of the current task."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, tuple[RawRow, str]] = {}  # (row, origin)
+
+    def receive(self, rows: bytes) -> None:
+        """Replaces the rows by those of the next task, as `ParentRows.read` pickled them."""
+        self._rows = pickle.loads(rows)
+
+    def read(self, rows: Sequence[int]) -> list[RawRow]:
+        """Returns the raw rows with these ids, in this order; dicts as shallow copies, as `MemoryRows` does."""
+        found = [self._rows[row][0] for row in rows]
+        return [dict(row) if type(row) is dict else row for row in found]
+
+    def origin(self, row: int) -> str:
+        """Returns where a row comes from."""
+        return self._rows[row][1]

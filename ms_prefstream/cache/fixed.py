@@ -1,4 +1,4 @@
-"""The layouts that trainers of today read: every row padded to one length, in their columns, order and dtypes.
+"""Fixed layouts for existing trainers: every row padded to one length, in their columns, order and dtypes.
 
     mindrlhf, DPO      ten columns of its DPODataset (eight without reference log-probabilities), int32[L]
     mindrlhf, RLHF     prompt_ids int64[max_prompt_length], pretrain_ids and loss_mask int64[L]
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ms_prefstream.batch import Layout, make_layout
 from ms_prefstream.errors import OptionError
+from ms_prefstream.mindrecord.encoding import PaddedBlock
 from ms_prefstream.mindrecord.schema import Column
-from ms_prefstream.mindrecord.writer import PaddedBlock
 from ms_prefstream.sample import Sample
 from ms_prefstream.tasks.base import Task
 
@@ -28,7 +28,7 @@ _UNIT = 16
 
 
 def check_fixed(layout: str, task: Task) -> None:
-    """Refuse a layout whose readers know no such samples.
+    """Checks that the readers of a layout can read the samples of a task.
 
     Raises:
         OptionError: Names the task's kind and the layouts it has.
@@ -43,7 +43,7 @@ def check_fixed(layout: str, task: Task) -> None:
 
 
 def fixed_columns(task: Task, width: int, reference: bool) -> dict[str, Column]:
-    """The columns of a file, in the order of its readers.
+    """Returns the columns of a file, in the order of its readers.
 
     Args:
         task: The samples' task.
@@ -69,25 +69,25 @@ def fixed_columns(task: Task, width: int, reference: bool) -> dict[str, Column]:
 
 
 def fixed_values(samples: Many[Sample], task: Task, width: int, pad_id: int, reference: bool) -> dict[str, Any]:
-    """Samples as columns of a file.
+    """Returns samples as columns of a file.
 
     Args:
         samples: The samples.
         task: Their task.
         width: L.
-        pad_id: What ids are filled up with.
+        pad_id: The id that ids are padded with.
         reference: Whether DPO rows carry reference log-probabilities.
     """
-    # What stands behind the longest sample stands in all columns behind it, so there is no need to build them.
+    # All columns after the longest sample are equal, so only the first of them are built.
     most = max(len(sequence.ids) for sample in samples for sequence in sample.sequences)
     built = min(-(-(most + 1) // _UNIT) * _UNIT, width)
     batch: dict[str, Any] = _layout(task, reference).build(samples, built, pad_id, task.shifted)
     if task.name == "rlhf":
         batch = {name: array.astype(np.int64) for name, array in batch.items()}
-        return {"prompt_ids": batch.pop("prompt_ids"), **_filled(batch, width)}
+        return {"prompt_ids": batch.pop("prompt_ids"), **_padded(batch, width)}
     if task.name == "dpo":
         references = {name: batch[name] for name in batch if name.endswith(_REF)}
-        return _filled({name: batch[name] for name in batch if name not in references}, width) | references
+        return _padded({name: batch[name] for name in batch if name not in references}, width) | references
     count, mask = len(samples), batch["attention_mask"].astype(np.int32)
     sides = {
         "chosen_input_ids": batch["input_ids"][:count],
@@ -96,18 +96,18 @@ def fixed_values(samples: Many[Sample], task: Task, width: int, pad_id: int, ref
         "rejected_attention_mask": mask[count:],
         "loss_mask": batch["loss_mask"].astype(np.int32),
     }
-    # The file has one position_id and one end: that of the longer side.
+    # A file has one position_id and one end_ind a pair: those of the longer side.
     positions = np.broadcast_to(np.arange(width, dtype=np.int32), (count, width))
     ends = batch["end_ind"].reshape(2, count).max(axis=0).tolist()
-    return {**_filled(sides, width), "position_id": positions, "end_ind": ends}
+    return {**_padded(sides, width), "position_id": positions, "end_ind": ends}
 
 
-def _filled(columns: Mapping[str, NDArray[Any]], width: int) -> dict[str, PaddedBlock]:
+def _padded(columns: Mapping[str, NDArray[Any]], width: int) -> dict[str, PaddedBlock]:
     return {name: PaddedBlock(array, width) for name, array in columns.items()}
 
 
 def holds_pad(samples: Many[Sample], pad_id: int) -> bool:
-    """Whether the pad id stands in a text: a reader that counts what is not pad would take that row for shorter."""
+    """Returns whether a text holds the pad id."""
     ids = [sequence.ids for sample in samples for sequence in sample.sequences]
     return bool(ids) and bool((np.concatenate(ids) == pad_id).any())
 

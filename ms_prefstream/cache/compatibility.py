@@ -1,22 +1,61 @@
-"""Compatibility of a cache with a stream: a cache is read with the task and the tokenizer that it was written with."""
+"""Settings of a cache: everything that decides its bytes, and whether a stream may read or replace it."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ms_prefstream.cache.parts import task_options
+from ms_prefstream.cache.layouts import Job
 from ms_prefstream.encode.build import fingerprint_of, given_text
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError
-from ms_prefstream.mindrecord.manifest import check_files, read_manifest, without_reference
+from ms_prefstream.mindrecord.manifest import FORMAT_VERSION, check_files, read_manifest, without_reference
 from ms_prefstream.sources.cached import CachedRows, sources_in
+from ms_prefstream.sources.content_hash import whole_hash
+from ms_prefstream.steps.data import Material
 from ms_prefstream.tasks.base import Task
+from ms_prefstream.version import VERSION
 
 _SAMPLES = ("version", "layout", "task", "width", "pad_token_id", "fingerprint", "contents")
 _FILES = ("rows_per_part", "library")
 _DEFAULTS = {"boundary": "joint", "special_tokens_in_content": "escape"}
 _NOTHING_GIVEN: Mapping[str, Any] = {"template": None, **_DEFAULTS}
+
+
+def can_resume(data: Material) -> bool:
+    """Returns whether the source can be read again, so that the parts of an interrupted run still hold its rows."""
+    return data.records is not None or bool(getattr(data.source, "paths", ()))
+
+
+def describe(job: Job, data: Material) -> dict[str, Any]:
+    """Returns everything that decides the bytes of a cache, as plain values that compare with those of a manifest."""
+    tokenizer, fixed = data.recipe.tokenizer, job.layout != "ragged"
+    values = {
+        "version": FORMAT_VERSION,
+        "layout": job.layout,
+        "task": task_options(job.task),
+        "width": job.width if fixed else None,
+        "pad_token_id": job.pad_id,
+        "rows_per_part": job.rows_per_part,
+        "source": data.source.name,
+        "tokenizer": None if tokenizer is None else tokenizer.name,
+        "fingerprint": dict(data.fingerprint),
+        # Fingerprints look at samples of large sources. Parts of one cache must come from one state of all rows.
+        "contents": whole_hash(data.source) if can_resume(data) else None,
+        "on_bad_row": "raise" if data.raise_malformed else "drop",
+        "library": VERSION,
+        "reference_id": data.source.reference_id if job.reference else None,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+def task_options(task: Task) -> dict[str, Any]:
+    """Returns a task as plain values: its name and all options, given or not."""
+    options: Mapping[str, Any] = dataclasses.asdict(task)  # type: ignore[call-overload]  # tasks are dataclasses
+    return {"name": task.name, **options}
 
 
 def has_samples(folder: str, about: Mapping[str, Any], complete: bool = False) -> bool:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import itertools
 import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.cache.fixed import check_fixed, fixed_columns, fixed_values, holds_pad
-from ms_prefstream.checks import whole_number
+from ms_prefstream.cache.layouts import Job
 from ms_prefstream.errors import CacheError, OptionError, RowError
 from ms_prefstream.lengths.index import GOOD, measure
 from ms_prefstream.load.loader import SampleLoader
@@ -25,63 +23,12 @@ from ms_prefstream.load.one_pass import RecordWithOrigin
 from ms_prefstream.mindrecord.encoding import decode
 from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, part_name, write_atomically
 from ms_prefstream.mindrecord.manifest import checksum_of
-from ms_prefstream.mindrecord.ragged import ragged_columns, ragged_values
-from ms_prefstream.mindrecord.schema import Column
 from ms_prefstream.mindrecord.sidecar import PLACE, SIDECAR, read_offsets
 from ms_prefstream.mindrecord.writer import RecordFile
 from ms_prefstream.sample import Loaded, Note
-from ms_prefstream.tasks.base import Task
 
-LAYOUTS = ("ragged", "mindrlhf", "mindformers")
-ROWS_PER_PART = 8192
 NOTES = (Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.QUESTION_CUT)
 _ROWS_COMPARED = 16  # rows of a part that are decoded and compared after writing; tests cover whole files
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """Options of a cache. The same job gives the same files for any number of workers and interruptions.
-
-    Attributes:
-        layout: ``ragged``, ``mindrlhf`` or ``mindformers``.
-        task: The task that makes samples.
-        width: Columns of the arrays of the fixed layouts.
-        pad_id: The id that these are padded with.
-        rows_per_part: Rows of the source for each file.
-        reference: Whether DPO samples have reference log-probabilities.
-    """
-
-    layout: str
-    task: Task
-    width: int
-    pad_id: int
-    rows_per_part: int = ROWS_PER_PART
-    reference: bool = False
-
-    def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise OptionError(f"layout is {self.layout!r}; expected one of {', '.join(map(repr, LAYOUTS))}.")
-        object.__setattr__(self, "rows_per_part", whole_number("rows_per_part", self.rows_per_part, 1))
-        if self.layout != "ragged":
-            check_fixed(self.layout, self.task)
-        if self.width < self.task.length:
-            raise OptionError(
-                f"Pad: length is {self.width}, but rows may have {self.task.length} tokens. Give at least that many."
-            )
-
-    @property
-    def columns(self) -> dict[str, Column]:
-        """The columns of every file, in order."""
-        if self.layout == "ragged":
-            return ragged_columns(self.task.pairs, self.task.length, self.task.prompt_columns, self.task.margin)
-        return fixed_columns(self.task, self.width, self.reference)
-
-    def values(self, rows: Sequence[int], loaded: Sequence[Loaded]) -> dict[str, Any]:
-        """Returns the values of some good rows, by column."""
-        samples = [one.sample for one in loaded if one.sample is not None]
-        if self.layout == "ragged":
-            return ragged_values(samples, [int(one.notes) for one in loaded], rows, self.columns)
-        return fixed_values(samples, self.task, self.width, self.pad_id, self.reference)
 
 
 @dataclass(frozen=True)
@@ -187,12 +134,6 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
     return PartDone(task.number, files, table, list(notes.values()), errors, {})
 
 
-def task_options(task: Task) -> dict[str, Any]:
-    """Returns a task as plain values: its name and all options, given or not."""
-    options: Mapping[str, Any] = dataclasses.asdict(task)  # type: ignore[call-overload]  # tasks are dataclasses
-    return {"name": task.name, **options}
-
-
 _NOTE_VERSION = 1
 
 
@@ -202,14 +143,8 @@ def write_note(path: str, done: PartDone) -> None:
     Raises:
         CacheError: It cannot be written.
     """
-    values = {
-        "version": _NOTE_VERSION,
-        "number": done.number,
-        "files": {name: note._asdict() for name, note in done.files.items()},
-        "rows": base64.b64encode(done.rows.tobytes()).decode(),
-        "notes": done.notes,
-        "origins": done.origins,
-    }
+    rows = base64.b64encode(done.rows.tobytes()).decode()
+    values = {"version": _NOTE_VERSION, **done._replace(errors=[])._asdict(), "rows": rows}
     write_atomically(path, json.dumps({**values, "checksum": checksum_of(values)}).encode())
 
 
@@ -229,26 +164,21 @@ def read_note(path: str) -> PartDone | None:
         checksum = values.pop("checksum")
         if values["version"] != _NOTE_VERSION or checksum != checksum_of(values):
             return None
-        return PartDone(
-            number=values["number"],
-            files={name: FileNote(**note) for name, note in values["files"].items()},
-            rows=np.frombuffer(base64.b64decode(values["rows"]), ROW),
-            notes=values["notes"],
-            errors=[],
-            origins=values["origins"],
-        )
+        files = {name: FileNote(*note) for name, note in values["files"].items()}
+        rows = np.frombuffer(base64.b64decode(values["rows"]), ROW)
+        return PartDone(values["number"], files, rows, values["notes"], [], values["origins"])
     except (ValueError, KeyError, TypeError, AttributeError):  # earlier versions of this library wrote other files
         return None
 
 
 def _check_pad(loader: SampleLoader, task: PartTask, rows: Sequence[int], good: Sequence[Loaded]) -> None:
-    pad_id, samples = task.job.pad_id, [one.sample for one in good if one.sample is not None]
-    if not holds_pad(samples, pad_id):
+    job, samples = task.job, [one.sample for one in good if one.sample is not None]
+    if not job.holds_pad(samples):
         return
-    row = next(row for row, sample in zip(rows, samples, strict=True) if holds_pad([sample], pad_id))
+    row = next(row for row, sample in zip(rows, samples, strict=True) if job.holds_pad([sample]))
     raise OptionError(
-        f"{loader.origin(row) if task.read is None else f'row {row}'}: its text holds the id {pad_id}, which arrays "
-        f"are padded with. Readers of layout {task.job.layout!r} count the ids that are not padding, and would take "
+        f"{loader.origin(row) if task.read is None else f'row {row}'}: its text holds the id {job.pad_id}, which "
+        f"arrays are padded with. Readers of layout {job.layout!r} count the ids that are not padding, and would take "
         "the row for shorter. Pass pad_token_id= (--pad-token-id) an id that no text has, such as a reserved token's."
     )
 

@@ -83,23 +83,22 @@ class ReferenceModel:
             raise OptionError(
                 f"reference returned {type(found).__name__}; expected a tuple (chosen_logps, rejected_logps)."
             )
-        sides = []
-        for name, side in zip(("chosen", "rejected"), found, strict=True):
+        logps = np.empty((rows, 2), np.float32)
+        expected = "expected one finite number a row, the sum over its loss mask."
+        for column, (name, side) in enumerate(zip(("chosen", "rejected"), found, strict=True)):
+            returned = f"reference returned {name} log-probabilities"
             try:
                 values = np.asarray(side.asnumpy() if hasattr(side, "asnumpy") else side, np.float32)
             except (TypeError, ValueError) as error:
+                raise OptionError(f"{returned} that are no array of numbers ({error}); {expected}") from error
+            bad = np.count_nonzero(~np.isfinite(values))
+            if values.size != rows or bad:
                 raise OptionError(
-                    f"reference returned {name} log-probabilities that are no array of numbers ({error}); expected "
-                    "one finite number a row, the sum over its loss mask."
-                ) from error
-            if values.size != rows or not np.isfinite(values).all():
-                raise OptionError(
-                    f"reference returned {name} log-probabilities of shape {values.shape} for a batch of {rows} rows, "
-                    f"{np.count_nonzero(~np.isfinite(values))} of them not finite; expected one finite number a row, "
-                    "the sum over its loss mask."
+                    f"{returned} of shape {values.shape} for a batch of {rows} rows, {bad} of them not finite; "
+                    + expected
                 )
-            sides.append(values.reshape(-1))
-        return np.stack(sides, axis=1)
+            logps[:, column] = values.reshape(-1)
+        return logps
 
 
 def add_reference(model: ReferenceModel, folder: str, work: str, shown: Progress, overwrite: bool) -> Manifest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ms_prefstream.mindrecord.files import FileNote, foreign_files, is_mindrecord, note_of
@@ -49,17 +48,14 @@ def verify(folder: str, progress: Progress | None = None) -> list[Checked]:
     try:
         foreign = list(foreign_files(folder, {MANIFEST, *manifest.files}))
         renamed = _renamed(folder, manifest, foreign)
-        found = list(_check(folder, manifest, renamed, shown))
+        found = []
+        for name, note in sorted(manifest.files.items()):
+            problem = _bytes_problem(os.path.join(folder, name), note) or _rows_problem(folder, name, manifest)
+            found.append(Checked(name, problem + (f", and {renamed[name]} has its bytes" if name in renamed else "")))
+            shown.advance(note.bytes)
     finally:
         shown.end()
     return found + [Checked(name, _foreign_problem(name, renamed), belongs=False) for name in foreign]
-
-
-def _check(folder: str, manifest: Manifest, renamed: dict[str, str], shown: Progress) -> Iterator[Checked]:
-    for name, note in sorted(manifest.files.items()):
-        problem = _bytes_problem(os.path.join(folder, name), note) or _rows_problem(folder, name, manifest)
-        yield Checked(name, problem + (f", and {renamed[name]} has its bytes" if name in renamed else ""))
-        shown.advance(note.bytes)
 
 
 def _renamed(folder: str, manifest: Manifest, foreign: list[str]) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import os
 import sys
 from collections import Counter
@@ -15,9 +14,10 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from ms_prefstream.batch import Pad
-from ms_prefstream.cache.compatibility import has_reference_logps, has_samples
+from ms_prefstream.cache.compatibility import can_resume, describe, has_reference_logps, has_samples
 from ms_prefstream.cache.folder import StagingFolder
-from ms_prefstream.cache.parts import NOTES, ROWS_PER_PART, Job, PartDone, PartTask, task_options, write_part
+from ms_prefstream.cache.layouts import ROWS_PER_PART, Job
+from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part
 from ms_prefstream.cache.ray import write_on_ray
 from ms_prefstream.cache.reference import Reference, ReferenceModel, add_reference
 from ms_prefstream.checks import check_made
@@ -29,13 +29,12 @@ from ms_prefstream.load.one_pass import RecordWithOrigin
 from ms_prefstream.load.records import MixedRecords
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, npy_bytes, write_atomically
-from ms_prefstream.mindrecord.manifest import FORMAT_VERSION, LENGTHS, PLACES, Manifest, without_reference
+from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without_reference
 from ms_prefstream.progress import Progress, Silent
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.sample import Loaded
 from ms_prefstream.sources.cached import CachedRows
-from ms_prefstream.sources.content_hash import whole_hash
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.steps.data import Material
 from ms_prefstream.tasks import Task
@@ -155,34 +154,6 @@ def check_source(data: Material) -> None:
             f"{data.one_pass.name} is still being written, so a cache of it would never be complete. Write the cache "
             "when the file is finished."
         )
-
-
-def can_resume(data: Material) -> bool:
-    """Returns whether the source can be read again, so that the parts of an interrupted run still hold its rows."""
-    return data.records is not None or bool(getattr(data.source, "paths", ()))
-
-
-def describe(job: Job, data: Material) -> dict[str, Any]:
-    """Returns everything that decides the bytes of a cache, as plain values that compare with those of a manifest."""
-    tokenizer, fixed = data.recipe.tokenizer, job.layout != "ragged"
-    values = {
-        "version": FORMAT_VERSION,
-        "layout": job.layout,
-        "task": task_options(job.task),
-        "width": job.width if fixed else None,
-        "pad_token_id": job.pad_id,
-        "rows_per_part": job.rows_per_part,
-        "source": data.source.name,
-        "tokenizer": None if tokenizer is None else tokenizer.name,
-        "fingerprint": dict(data.fingerprint),
-        # Fingerprints look at samples of large sources. Parts of one cache must come from one state of all rows.
-        "contents": whole_hash(data.source) if can_resume(data) else None,
-        "on_bad_row": "raise" if data.raise_malformed else "drop",
-        "library": VERSION,
-        "reference_id": data.source.reference_id if job.reference else None,
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
 
 
 def write_locally(

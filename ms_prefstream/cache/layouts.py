@@ -24,7 +24,7 @@ from ms_prefstream.errors import OptionError
 from ms_prefstream.mindrecord.encoding import PaddedBlock
 from ms_prefstream.mindrecord.ragged import ragged_columns, ragged_values
 from ms_prefstream.mindrecord.schema import Column
-from ms_prefstream.sample import Loaded, Sample
+from ms_prefstream.sample import Sample
 from ms_prefstream.tasks.base import Task
 
 LAYOUTS = ("ragged", "mindrlhf", "mindformers")
@@ -98,11 +98,10 @@ class Job:
             "loss_mask": long,
         }
 
-    def values(self, rows: Sequence[int], loaded: Sequence[Loaded]) -> dict[str, Any]:
-        """Returns the values of some good rows, by column."""
-        samples = [one.sample for one in loaded if one.sample is not None]
+    def values(self, samples: Sequence[Sample], notes: Sequence[int], rows: Sequence[int]) -> dict[str, Any]:
+        """Returns the values of samples with these notes and row ids, by column."""
         if self.layout == "ragged":
-            return ragged_values(samples, [int(one.notes) for one in loaded], rows, self.columns)
+            return ragged_values(samples, notes, rows, self.columns)
         # All columns after the longest sample are equal, so only the first of them are built.
         most = max(len(sequence.ids) for sample in samples for sequence in sample.sequences)
         built = min(-(-(most + 1) // _UNIT) * _UNIT, self.width)
@@ -125,11 +124,6 @@ class Job:
         positions = np.broadcast_to(np.arange(self.width, dtype=np.int32), (count, self.width))
         ends = batch["end_ind"].reshape(2, count).max(axis=0).tolist()
         return {**self._padded(sides), "position_id": positions, "end_ind": ends}
-
-    def holds_pad(self, samples: Sequence[Sample]) -> bool:
-        """Returns whether a text holds the pad id."""
-        ids = [sequence.ids for sample in samples for sequence in sample.sequences]
-        return bool(ids) and bool((np.concatenate(ids) == self.pad_id).any())
 
     @property
     def _batch_layout(self) -> Layout:

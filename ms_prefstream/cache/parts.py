@@ -25,7 +25,7 @@ from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, part_name
 from ms_prefstream.mindrecord.manifest import checksum_of
 from ms_prefstream.mindrecord.sidecar import PLACE, SIDECAR, read_offsets
 from ms_prefstream.mindrecord.writer import RecordFile
-from ms_prefstream.sample import Loaded, Note
+from ms_prefstream.sample import Loaded, Note, Sample
 
 NOTES = (Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.QUESTION_CUT)
 _ROWS_COMPARED = 16  # rows of a part that are decoded and compared after writing; tests cover whole files
@@ -112,16 +112,18 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
             lengths, keys, verdict, bad = measure(loaded)
             table["lengths"][begin:end], table["key"][begin:end], table["verdict"][begin:end] = lengths, keys, verdict
             errors += [(task.first + begin + position, error) for position, error in bad]
-            rows = [row for row, one in enumerate(loaded, task.first + begin) if one.sample is not None]
-            good = [one for one in loaded if one.sample is not None]
+            rows = (task.first + begin + np.flatnonzero(verdict == GOOD)).tolist()
+            samples = [one.sample for one in loaded if one.sample is not None]
+            noted = [int(one.notes) for one in loaded if one.sample is not None]
             if job.layout == "mindformers":
-                _check_pad(loader, task, rows, good)
+                for row, sample in zip(rows, samples, strict=True):
+                    _check_pad(loader, task, row, sample)
             if rows:
-                values = job.values(rows, good)
+                values = job.values(samples, noted, rows)
                 file.write(values)
                 sums = sums or _row_checksums([values[name] for name in arrays])
             for note in NOTES:
-                notes[note] += sum(bool(one.notes & note) for one in good)
+                notes[note] += sum(bool(one & note) for one in noted)
     files: dict[str, FileNote] = {}
     written = table["verdict"] == GOOD
     if written.any():
@@ -171,16 +173,16 @@ def read_note(path: str) -> PartDone | None:
         return None
 
 
-def _check_pad(loader: SampleLoader, task: PartTask, rows: Sequence[int], good: Sequence[Loaded]) -> None:
-    job, samples = task.job, [one.sample for one in good if one.sample is not None]
-    if not job.holds_pad(samples):
-        return
-    row = next(row for row, sample in zip(rows, samples, strict=True) if job.holds_pad([sample]))
-    raise OptionError(
-        f"{loader.origin(row) if task.read is None else f'row {row}'}: its text holds the id {job.pad_id}, which "
-        f"arrays are padded with. Readers of layout {job.layout!r} count the ids that are not padding, and would take "
-        "the row for shorter. Pass pad_token_id= (--pad-token-id) an id that no text has, such as a reserved token's."
-    )
+def _check_pad(loader: SampleLoader, task: PartTask, row: int, sample: Sample) -> None:
+    """Raises if a text holds the pad id: readers of the layout count the ids that are not padding."""
+    job = task.job
+    if any((sequence.ids == job.pad_id).any() for sequence in sample.sequences):
+        raise OptionError(
+            f"{loader.origin(row) if task.read is None else f'row {row}'}: its text holds the id {job.pad_id}, which "
+            f"arrays are padded with. Readers of layout {job.layout!r} count the ids that are not padding, and would "
+            "take the row for shorter. Pass pad_token_id= (--pad-token-id) an id that no text has, such as a reserved "
+            "token's."
+        )
 
 
 def _row_checksums(columns: Sequence[Iterable[NDArray[Any]]]) -> list[int]:

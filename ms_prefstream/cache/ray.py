@@ -19,7 +19,7 @@ from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.workers.recipe import Constants, constants, set_constants
 from ms_prefstream.steps.data import Material
 
-_JOIN_SECONDS = 30.0  # Ray itself tries for minutes
+_JOIN_SECONDS = 30.0  # Ray itself tries for minutes, and has no option for it
 _RETRIES = 5  # of a part whose worker was lost
 # For Ray's workers. If a format function imports MindSpore, its generated code needs this implementation of protobuf,
 # and Ray, which is imported first there, would choose another.

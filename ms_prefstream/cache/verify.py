@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from ms_prefstream.mindrecord.files import FileNote, foreign_files, is_mindrecord, note_of
 from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, read_manifest
-from ms_prefstream.mindrecord.sidecar import SIDECAR, read_offsets
 from ms_prefstream.progress import Progress, Silent
 
 
@@ -29,7 +28,7 @@ class Checked:
 
 
 def verify(folder: str, progress: Progress | None = None) -> list[Checked]:
-    """Compares the SHA-256, the size and the number of rows of every file of a cache with the manifest.
+    """Compares the size and the SHA-256 of every file of a cache with the manifest.
 
     Args:
         folder: The cache.
@@ -50,7 +49,7 @@ def verify(folder: str, progress: Progress | None = None) -> list[Checked]:
         renamed = _renamed(folder, manifest, foreign)
         found = []
         for name, note in sorted(manifest.files.items()):
-            problem = _bytes_problem(os.path.join(folder, name), note) or _rows_problem(folder, name, manifest)
+            problem = _bytes_problem(os.path.join(folder, name), note)
             found.append(Checked(name, problem + (f", and {renamed[name]} has its bytes" if name in renamed else "")))
             shown.advance(note.bytes)
     finally:
@@ -91,12 +90,3 @@ def _bytes_problem(path: str, note: FileNote) -> str:
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     return ""
-
-
-def _rows_problem(folder: str, name: str, manifest: Manifest) -> str:
-    """Checks the rows of an undamaged part, unless its sidecar is damaged, which is reported on its own."""
-    path, sidecar, rows = os.path.join(folder, name), manifest.files.get(name + SIDECAR), manifest.files[name].rows
-    if sidecar is None or _bytes_problem(path + SIDECAR, sidecar):
-        return ""
-    found = len(read_offsets(path))
-    return "" if found == rows else f"it has {found:,} rows instead of {rows:,}"

@@ -26,7 +26,6 @@ from ms_prefstream.lengths import progress_on
 from ms_prefstream.lengths.index import GOOD, REASONS, Measured
 from ms_prefstream.lengths.index_file import write_contents
 from ms_prefstream.load.one_pass import RecordWithOrigin
-from ms_prefstream.load.records import MixedRecords
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, npy_bytes, write_atomically
 from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without_reference
@@ -144,7 +143,7 @@ def check_source(data: Material) -> None:
     Raises:
         SourceError: It is a mix, or still being written.
     """
-    if isinstance(data.source, Mix) or isinstance(data.records, MixedRecords):
+    if isinstance(data.source, Mix):
         raise SourceError(
             "a mix has other rows in each epoch, so it cannot be written to a cache. Write each part to a cache of its "
             "own and mix these: mps.mix([(cache_a, 2), (cache_b, 1)])."

@@ -1,66 +1,92 @@
-"""Whether a cache that exists holds the samples that would be written, and how it differs."""
+"""Settings of a cache: everything that decides its bytes, and whether a cache that exists holds the same samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
 from typing import Any
 
+from ms_prefstream.cache.layouts import Job
 from ms_prefstream.errors import OptionError, PrefStreamError
-from ms_prefstream.mindrecord.manifest import check_files, read_manifest, without_reference
+from ms_prefstream.load.cached import task_changes, task_options
+from ms_prefstream.mindrecord.manifest import FORMAT_VERSION, check_files, read_manifest, without_reference
 from ms_prefstream.sources.cached import CachedRows
+from ms_prefstream.sources.content_hash import whole_hash
+from ms_prefstream.steps.data import StreamData
+from ms_prefstream.version import VERSION
 
 _SAMPLES = ("version", "layout", "task", "width", "pad_token_id", "fingerprint", "contents")
 _FILES = ("rows_per_part", "library")
 
 
-def has_samples(folder: str, about: Mapping[str, Any], whole: bool = False) -> bool:
-    """Whether a cache is there with these samples, however they are divided into files and wherever they came from.
+def can_resume(data: StreamData) -> bool:
+    """Returns whether the source can be read again, so that the parts of an interrupted run still hold its rows."""
+    return data.records is not None or bool(getattr(data.source, "paths", ()))
+
+
+def describe(job: Job, data: StreamData) -> dict[str, Any]:
+    """Returns everything that decides the bytes of a cache, as plain values that compare with those of a manifest."""
+    tokenizer, fixed = data.recipe.tokenizer, job.layout != "ragged"
+    values = {
+        "version": FORMAT_VERSION,
+        "layout": job.layout,
+        "task": task_options(job.task),
+        "width": job.width if fixed else None,
+        "pad_token_id": job.pad_id,
+        "rows_per_part": job.rows_per_part,
+        "source": data.source.name,
+        "tokenizer": None if tokenizer is None else tokenizer.name,
+        "fingerprint": data.fingerprints(),
+        # Fingerprints look at samples of large sources. Parts of one cache must come from one state of all rows.
+        "contents": whole_hash(data.source) if can_resume(data) else None,
+        "on_bad_row": "raise" if data.raise_malformed else "drop",
+        "library": VERSION,
+        "reference_id": data.source.reference_id if job.reference else None,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+def has_samples(folder: str, about: Mapping[str, Any], complete: bool = False) -> bool:
+    """Returns whether a folder is a cache of these samples, whatever their files and the name of their source.
 
     Args:
-        folder: Where it would be.
+        folder: The folder; need not exist.
         about: What would be written, as plain values for JSON.
-        whole: Whether one that lacks files does not count.
+        complete: Whether all files must exist.
     """
     try:
         manifest = read_manifest(folder)
-        if whole:
+        if complete:
             check_files(folder, without_reference(manifest))
-        known = manifest.about
     except PrefStreamError:
         return False
-    return all(known.get(name) == about[name] for name in _SAMPLES)
+    return all(manifest.about.get(name) == about[name] for name in _SAMPLES)
 
 
 def differences(folder: str, about: Mapping[str, Any]) -> str:
-    """How a cache differs from what would be written (plain values for JSON), as the continuation of a sentence."""
+    """Returns how a cache differs from what would be written, as the continuation of a sentence."""
     try:
         known = read_manifest(folder).about
     except PrefStreamError:
         return ""
-    found = list(_differences(known, about))
+    found = list(task_changes(known["task"], about["task"]))
+    then, now = known["fingerprint"], about["fingerprint"]
+    found += [
+        f"{name} was another one: {then.get(name)!r}, and {now.get(name)!r} now"
+        for name in dict.fromkeys([*then, *now])
+        if name != "task" and then.get(name) != now.get(name)
+    ]
+    found += [
+        f"{name} was {known.get(name)!r} and is {about[name]!r} now"
+        for name in (*_SAMPLES, *_FILES)
+        if name not in ("task", "fingerprint") and known.get(name) != about[name]
+    ]
     return f" ({'; '.join(found)})" if found else " with the same samples"
 
 
-def _differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for name in (*_SAMPLES, *_FILES):
-        then: Any = known.get(name)
-        wanted: Any = now[name]
-        if name == "fingerprint":
-            for part in dict.fromkeys([*then, *wanted]):
-                if part != "task" and then.get(part) != wanted.get(part):
-                    yield f"{part} was another one: {then.get(part)!r}, and {wanted.get(part)!r} now"
-        elif name == "task" and then["name"] == wanted["name"]:
-            for option in dict.fromkeys([*then, *wanted]):
-                if then.get(option) != wanted.get(option):
-                    yield f"{option} was {then.get(option)!r} and is {wanted.get(option)!r} now"
-        elif name == "task":
-            yield f"task was {then['name']!r} and is {wanted['name']!r} now"
-        elif then != wanted:
-            yield f"{name} was {then!r} and is {wanted!r} now"
-
-
 def has_reference_logps(source: Any, layout: str) -> bool:
-    """Whether the samples of a source bring reference log-probabilities into a cache of this layout.
+    """Returns whether a cache of this layout gets the reference log-probabilities of its source.
 
     Raises:
         OptionError: They would be lost.

@@ -1,16 +1,16 @@
-"""Parts written by the tasks of a Ray cluster, on one machine or many that share the file system of the folder."""
+"""Engine `ray`: tasks of a Ray cluster write the parts, on one machine or on many that share the file system."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import shutil
-import socket
 import sys
+import threading
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future
 from typing import Any
 
 from ms_prefstream.cache.parts import PartDone, PartTask, write_part
@@ -19,164 +19,111 @@ from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.workers.user_modules import Constants, constants, set_constants
 from ms_prefstream.steps.data import StreamData
 
-_SECONDS = 5.0
-_CLIENT = "ray://"
-# Every gRPC server answers an HTTP/2 client's first bytes, here with empty settings, with a frame of its own settings.
-_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-_SETTINGS = 4
-
-
-def check_ray_address(address: str) -> None:
-    """Connect once to where an address leads, for some seconds at most.
-
-    Args:
-        address: ``host:port``, ``ray://host:port``, ``auto`` or ``local``; other forms are left to Ray.
-
-    Raises:
-        OptionError: Nothing answers, or something that is no Ray, or the address is none.
-    """
-    place = _found() if address == "auto" else address
-    if place is None or place == "local":
-        return
-    host, colon, port = place.removeprefix(_CLIENT).rpartition(":")
-    if not (colon and host and port.isdigit()):
-        if "://" in place:
-            return
-        raise OptionError(f"ray_address is {address!r}; expected host:port, ray://host:port, 'auto' or 'local'.")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), _SECONDS) as connection:
-            known = os.environ.get("RAY_USE_TLS", "0") == "1" or _is_grpc(connection)
-    except TimeoutError:
-        raise _refused(address, place, f"nothing answers there within {_SECONDS:.0f} seconds") from None
-    except (OSError, OverflowError) as error:
-        raise _refused(address, place, f"nothing answers there ({error})") from error
-    if not known:
-        raise _refused(address, place, "what answers there is no Ray (is it the port of the dashboard?)")
-
-
-def _is_grpc(connection: socket.socket) -> bool:
-    connection.sendall(_HELLO)
-    head = b""
-    with contextlib.suppress(ConnectionError):
-        while len(head) < 9 and (more := connection.recv(9 - len(head))):
-            head += more
-    return len(head) == 9 and head[3] == _SETTINGS
-
-
-def _found() -> str | None:
-    """Where ``auto`` leads, by Ray's own search; None if it finds nothing, which it says itself."""
-    known = os.environ.get("RAY_ADDRESS")  # Ray heeds it for "auto" only
-    if known and known != "auto":
-        return known
-    with contextlib.suppress(Exception):  # it is not public
-        from ray._private.services import canonicalize_bootstrap_address
-
-        return str(canonicalize_bootstrap_address("auto"))
-    return None
-
-
-def _refused(address: str, place: str, why: str) -> OptionError:
-    leads = "" if place == address else f", which is {place}"
-    return OptionError(
-        f"ray_address is {address!r}{leads}, and {why}. Start a cluster with `ray start --head` and name the address "
-        "that it prints (host:port), or leave ray_address out for a cluster on this machine."
-    )
-
-
+_JOIN_SECONDS = 30.0  # Ray itself tries for minutes, and has no option for it
 _RETRIES = 5  # of a part whose worker was lost
-# Of Ray's workers. Should a format function import MindSpore: its generated code needs this implementation, and Ray,
-# which comes first there, would take another.
+# For Ray's workers. If a format function imports MindSpore, its generated code needs this implementation of protobuf,
+# and Ray, which is imported first there, would choose another.
 _ENVIRONMENT = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python", "TOKENIZERS_PARALLELISM": "false"}
-_loaders: dict[bytes, SampleLoader] = {}  # in a worker of Ray: of the recipe that it works on
+_loaders: dict[bytes, SampleLoader] = {}  # in a Ray worker: the loader of the recipe it works on
 
 
-class RayEngine:
-    """See `ms_prefstream.cache.write`.
+def write_on_ray(
+    data: StreamData, workers: int, address: str | None, tasks: Iterable[PartTask]
+) -> Generator[PartDone, None, None]:
+    """Yields the finished parts in order; two tasks a core run or wait at any time.
 
     Args:
-        data: The source and what its rows become.
+        data: Has the recipe of the samples.
         workers: Processes of a local cluster; of a running cluster all are used.
-        address: Of a running cluster; None starts a local one that ends with `close`.
+        address: Of a running cluster; None starts a local one that ends with the parts.
+        tasks: The parts to write.
 
     Raises:
         OptionError: Ray is not installed, or there is no cluster at the address.
+        PrefStreamError: A part failed, or its workers were lost again and again.
     """
-
-    def __init__(self, data: StreamData, workers: int, address: str | None) -> None:
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        try:
-            import ray
-        except ImportError as error:
-            raise OptionError(
-                'engine is "ray", and the package ray is not installed. Install it: pip install "ms-prefstream[ray]".'
-            ) from error
-        self._ray: Any = ray
-        self._started = not ray.is_initialized()
-        if self._started:
-            local = address is None or address == "local"
-            if address is not None:
-                check_ray_address(address)
-            options: dict[str, Any] = {"address": "local" if local else address}  # None would join any cluster
-            env = dict(_ENVIRONMENT)
-            if local:
-                options["num_cpus"], options["include_dashboard"] = max(1, workers), False
-                env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # what is importable here is so there
-            options["runtime_env"] = {"env_vars": env}
-            try:
-                ray.init(log_to_driver=False, logging_level="ERROR", **options)
-            except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
-                raise OptionError(_unreachable(None if local else address, error)) from error
-        self._recipe = ray.put((data.recipe, constants()))
-        self._task = ray.remote(max_retries=_RETRIES, num_cpus=1)(_write)
-        self._most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-    def run(self, tasks: Iterable[PartTask]) -> Iterator[PartDone]:
-        """The parts, in order; some a core are under way at any time.
-
-        Raises:
-            PrefStreamError: A part failed, or its workers were lost again and again.
-        """
-        flying: deque[tuple[PartTask, Any]] = deque()
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError as error:
+        raise OptionError(
+            'engine is "ray", and the package ray is not installed. Install it: pip install "ms-prefstream[ray]".'
+        ) from error
+    started = not ray.is_initialized()
+    if started:
+        _connect(ray, workers, address)
+    try:
+        recipe = ray.put((data.recipe, constants()))
+        write = ray.remote(max_retries=_RETRIES, num_cpus=1)(_write)
+        most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        running: deque[tuple[PartTask, Any]] = deque()
         for task in tasks:
-            flying.append((task, self._task.remote([self._recipe], task)))
-            if len(flying) >= self._most:
-                yield self._get(*flying.popleft())
-        while flying:
-            yield self._get(*flying.popleft())
+            running.append((task, write.remote([recipe], task)))
+            if len(running) >= most:
+                yield _result(ray, *running.popleft())
+        while running:
+            yield _result(ray, *running.popleft())
+    finally:
+        if started:
+            ray.shutdown()
 
-    def close(self) -> None:
-        """End a cluster that was started here."""
-        if self._started:
-            self._ray.shutdown()
 
-    def _get(self, task: PartTask, ticket: Any) -> PartDone:
+def _connect(ray: Any, workers: int, address: str | None) -> None:
+    """Starts a local cluster, or joins the one at an address within a deadline.
+
+    Raises:
+        OptionError: It cannot.
+    """
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is not None and address != "local":
+        outcome: Future[None] = Future()
+        options |= {"address": address, "runtime_env": {"env_vars": _ENVIRONMENT}}
+        threading.Thread(target=_call, args=(outcome, ray.init, options), daemon=True).start()
         try:
-            done: PartDone = self._ray.get(ticket)
-        except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, PrefStreamError):
-                raise error.cause from None
-            raise PrefStreamError(f"{task} failed in a Ray task: {error}") from error
-        except self._ray.exceptions.RayError as error:
-            raise PrefStreamError(
-                f"{task}: its Ray worker was lost {_RETRIES + 1} times ({type(error).__name__}). It may have run out "
-                "of memory: give the cluster fewer workers a machine, or write smaller parts (rows_per_part)."
+            outcome.result(_JOIN_SECONDS)
+        except Exception as error:
+            why = str(error) or f"no cluster answers within {_JOIN_SECONDS:.0f} seconds"
+            raise OptionError(
+                f"ray_address is {address!r}, and Ray cannot join a cluster there: {why}. Start one with `ray start "
+                "--head` and name the address that it prints (host:port), or leave ray_address out for a cluster on "
+                "this machine. A cluster that asks for a token needs RAY_AUTH_MODE=token in the environment."
             ) from error
-        return done
+        return
+    environment = {**_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # to import the same modules
+    options |= {"num_cpus": max(1, workers), "include_dashboard": False, "runtime_env": {"env_vars": environment}}
+    try:
+        ray.init(address="local", **options)  # without an address it would join any running cluster
+    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+        raise OptionError(f'engine is "ray", and Ray cannot be started on this machine: {error}') from error
 
 
-def _unreachable(address: str | None, error: Exception) -> str:
-    if address is None:
-        return f'engine is "ray", and Ray cannot be started on this machine: {error}'
-    return (
-        f"ray_address is {address!r}, and Ray cannot join the cluster there ({error}). Start one with `ray start "
-        "--head` and name the address that it prints; one that asks for a token wants RAY_AUTH_MODE=token in the "
-        "environment."
-    )
+def _call(outcome: Future[None], function: Any, options: dict[str, Any]) -> None:
+    try:
+        function(**options)
+        outcome.set_result(None)
+    except BaseException as error:
+        outcome.set_exception(error)
+
+
+def _result(ray: Any, task: PartTask, reference: Any) -> PartDone:
+    """Waits for a part."""
+    try:
+        done: PartDone = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, PrefStreamError):
+            raise error.cause from None
+        raise PrefStreamError(f"{task} failed in a Ray task: {error}") from error
+    except ray.exceptions.RayError as error:
+        raise PrefStreamError(
+            f"{task}: its Ray worker was lost {_RETRIES + 1} times ({type(error).__name__}). It may have run out "
+            "of memory: give the cluster fewer workers a machine, or write smaller parts (rows_per_part)."
+        ) from error
+    return done
 
 
 def _write(recipes: list[Any], task: PartTask) -> PartDone:
-    """The Ray task. A retry begins in a folder of its own; what a lost worker left goes with the part's folder."""
+    """Writes a part in a Ray task. A retry uses a new folder; what a lost worker left goes with the part's folder."""
     import ray
 
     key = recipes[0].binary()

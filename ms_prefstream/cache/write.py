@@ -1,40 +1,39 @@
-"""`mps.write_cache`: the samples of a stream as files, whatever happens in between."""
+"""`mps.write_cache`: writes the samples of a stream to the files of a cache. An interrupted run resumes."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import itertools
-import json
 import os
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from ms_prefstream.batch import Pad
-from ms_prefstream.cache.compatibility import has_reference_logps, has_samples
-from ms_prefstream.cache.folder import REFERENCE, WorkFolder, Workplace
-from ms_prefstream.cache.parts import ROWS_PER_PART, Job, PartDone, PartTask, write_part
-from ms_prefstream.cache.ray import RayEngine
-from ms_prefstream.cache.reference import Reference, ReferencePass, check_reference
-from ms_prefstream.cache.tables import merged
+from ms_prefstream.cache.compatibility import can_resume, describe, has_reference_logps, has_samples
+from ms_prefstream.cache.folder import StagingFolder
+from ms_prefstream.cache.layouts import ROWS_PER_PART, Job
+from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part
+from ms_prefstream.cache.ray import write_on_ray
+from ms_prefstream.cache.reference import Reference, ReferenceModel, add_reference
 from ms_prefstream.checks import check_made
-from ms_prefstream.errors import NoUsableRowsError, OptionError, SourceError
+from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.lengths import progress_on
-from ms_prefstream.lengths.index import GOOD
-from ms_prefstream.load.records import MixedRecords
+from ms_prefstream.lengths.index import GOOD, REASONS, Measured
+from ms_prefstream.lengths.index_file import write_contents
+from ms_prefstream.load.one_pass import RecordWithOrigin
 from ms_prefstream.load.workers.pool import LoaderPool
-from ms_prefstream.mindrecord.manifest import Manifest, without_reference
+from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, npy_bytes, write_atomically
+from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without_reference
 from ms_prefstream.progress import Progress, Silent
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.sample import Loaded
 from ms_prefstream.sources.cached import CachedRows
-from ms_prefstream.sources.content_hash import whole_hash
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.steps.data import StreamData
 from ms_prefstream.tasks import Task
@@ -42,7 +41,7 @@ from ms_prefstream.version import VERSION
 
 
 class CacheableStream(Protocol):
-    """A stream, as far as writing its samples needs it."""
+    """What `write_cache` needs of a stream."""
 
     task: Task
     batching: Any
@@ -51,145 +50,6 @@ class CacheableStream(Protocol):
     def pad_token_id(self) -> int: ...
 
     data: StreamData
-
-
-Found = tuple[str, Any, Any]
-"""Origin, raw row and record of a row that was read from the front."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """The rows of one part.
-
-    Attributes:
-        number: Which part.
-        first: Its first row id.
-        count: Its rows.
-        found: The rows themselves where they are read from the front.
-    """
-
-    number: int
-    first: int
-    count: int
-    found: list[Found] | None = None
-
-    def task(self, job: Job, folder: str) -> PartTask:
-        """What a worker is told."""
-        records = None if self.found is None else [record for _, _, record in self.found]
-        return PartTask(job, self.number, self.first, self.count, folder, records)
-
-
-def check_material(data: StreamData) -> None:
-    """Refuse sources that have no fixed rows.
-
-    Raises:
-        SourceError: A mix, or a source whose rows go on.
-    """
-    if isinstance(data.source, Mix) or isinstance(data.records, MixedRecords):
-        raise SourceError(
-            "a mix has other rows in each epoch, so it cannot be written to a cache. Write each part to a cache of its "
-            "own and mix these: mps.mix([(cache_a, 2), (cache_b, 1)])."
-        )
-    if data.one_pass is not None and data.one_pass.continues:
-        raise SourceError(
-            f"{data.one_pass.name} is still being written, so a cache of it would never be whole. Write the cache "
-            "when the file is finished."
-        )
-
-
-def can_go_on(data: StreamData) -> bool:
-    """Returns whether the finished parts of an interrupted run still hold the same rows."""
-    return data.records is not None or bool(getattr(data.source, "paths", ()))
-
-
-def source_hash(data: StreamData) -> str | None:
-    """A hash of all rows, where the fingerprint looks at samples: parts of one cache come from one state of them.
-
-    None if the fingerprint says as much, or if every run begins at the front.
-    """
-    return whole_hash(data.source) if can_go_on(data) else None
-
-
-def ranges(data: StreamData, rows_per_part: int, done: Callable[[int], PartDone | None]) -> Iterator[Range]:
-    """The parts that must be written, in order; of those that are finished nothing is read if that is possible.
-
-    Args:
-        data: The source.
-        rows_per_part: Rows of a part; the last one has the rest.
-        done: What is known of a part that is finished.
-    """
-    if data.records is not None:
-        total = len(data.records)
-        for number, first in enumerate(range(0, total, rows_per_part)):
-            if done(number) is None:
-                yield Range(number, first, min(rows_per_part, total - first))
-        return
-    assert data.one_pass is not None  # one of the two
-    number = 0
-    while (known := done(number)) is not None:
-        if len(known.verdict) < rows_per_part:
-            return  # a short part is the last one
-        number += 1
-    rows = data.one_pass.start(number * rows_per_part)
-    while found := list(itertools.islice(rows, rows_per_part)):
-        known = done(number)
-        if known is None or len(known.verdict) != len(found):
-            yield Range(number, number * rows_per_part, len(found), found)
-        number += 1
-
-
-ENGINES = ("local", "ray")
-
-
-class Engine(Protocol):
-    """Writes parts."""
-
-    def run(self, tasks: Iterable[PartTask]) -> Iterator[PartDone]:
-        """The parts, in order."""
-
-    def close(self) -> None:
-        """End the processes."""
-
-
-class LocalEngine:
-    """Parts written one after the other in this process, or by worker processes.
-
-    Args:
-        data: The source and what its rows become.
-        workers: Processes; 0 for none.
-    """
-
-    def __init__(self, data: StreamData, workers: int) -> None:
-        self._loader = data.local
-        self._pool = LoaderPool(data.recipe, workers, data.local) if workers != 0 else None
-
-    def run(self, tasks: Iterable[PartTask]) -> Iterator[PartDone]:
-        """See `Engine`."""
-        if self._pool is None:
-            return (write_part(self._loader, task) for task in tasks)
-        return self._pool.calls(write_part, tasks, PartTask.row_ids)
-
-    def close(self) -> None:
-        """See `Engine`."""
-        if self._pool is not None:
-            self._pool.close()
-
-
-def check_engine(name: str, address: str | None) -> None:
-    """Refuse an unknown engine, or an address without its engine.
-
-    Raises:
-        OptionError: Names what is allowed.
-    """
-    if name not in ENGINES:
-        raise OptionError(f"engine is {name!r}; expected one of {', '.join(map(repr, ENGINES))}.")
-    if address is not None and name != "ray":
-        raise OptionError(f"ray_address is {address!r}, but engine is {name!r}. Pass engine='ray', or leave it out.")
-
-
-def open_engine(name: str, address: str | None, data: StreamData, workers: int) -> Engine:
-    """The engine with that name."""
-    return RayEngine(data, workers, address) if name == "ray" else LocalEngine(data, workers)
 
 
 def write_cache(
@@ -206,26 +66,26 @@ def write_cache(
     engine: str = "local",
     ray_address: str | None = None,
 ) -> Manifest:
-    """Write the samples of a stream to MindRecord files, in the order of their rows.
+    """Writes the samples of a stream to MindRecord files, in the order of their rows.
 
-    The folder `out` appears when everything is in it; until then finished parts stand in ``out.writing``, and a run
-    that was interrupted goes on with them. The bytes depend on neither workers nor interruptions.
+    The folder `out` appears only when it is complete. Until then finished parts are in ``out.writing``, and an
+    interrupted run resumes with them. The output is byte-identical for any number of workers and interruptions.
 
     Args:
-        stream: What rows become; its order and batching do not matter, except for the length of `Pad`, to which the
+        stream: Makes the samples. Its order and batching do not matter, except for the length of `Pad`, to which the
             fixed layouts are padded (the task's length otherwise).
         out: The folder.
-        layout: ``ragged``: nothing padded, read back by `mps.stream(out, …)`. ``mindrlhf`` (DPO, RLHF) and
+        layout: ``ragged``: no padding, read back by `mps.stream(out, …)`. ``mindrlhf`` (DPO, RLHF) and
             ``mindformers`` (reward): every row padded, as their trainers read them.
-        overwrite: Whether a cache that is there may be replaced, once the new one is whole.
+        overwrite: Whether an existing cache may be replaced, once the new one is complete.
         workers: Processes that tokenise and write; None takes the stream's.
         rows_per_part: Rows of the source for each file.
         progress: Whether to show rows a second and the time left, on standard error.
         reference: For DPO: a function from a batch of the layout `paired` to the log-probabilities of both sides,
             (B,) each, summed over the loss mask. The cache holds them, and streams of it have the columns
-            `chosen_ref_logps` and `rejected_ref_logps`. A cache that is there already with the same samples, or that
-            the stream itself reads, gets them without being written again.
-        reference_id: Names the checkpoint behind `reference`.
+            `chosen_ref_logps` and `rejected_ref_logps`. They are added to an existing cache of the same samples, and
+            to the cache that the stream itself reads, without writing it again.
+        reference_id: Names the checkpoint of `reference`.
         engine: ``local``: this machine. ``ray``: a Ray cluster whose machines share the file system of `out`.
         ray_address: Of a running cluster; None starts one on this machine with `workers` processes.
 
@@ -240,158 +100,225 @@ def write_cache(
     check_made("stream", stream, "data", "mps.stream(...)")
     if not isinstance(out, (str, os.PathLike)) or not os.fspath(out):
         raise OptionError(f"out is {out!r}; expected the path of the folder that is to be written.")
-    data = stream.data
-    check_material(data)
+    out, data = os.fspath(out), stream.data
+    check_source(data)
     check_engine(engine, ray_address)
-    check_reference(reference, reference_id, layout, stream.task)
-    out = os.fspath(out)
-    shown = progress_on(sys.stderr, "reference") if progress else Silent()
-
-    def reference_pass(folder: str, work: WorkFolder) -> ReferencePass:
-        assert reference is not None  # both were checked
-        assert reference_id is not None
-        return ReferencePass(folder, work.inside(REFERENCE), stream.task, stream.batching, reference, reference_id)
-
-    def added() -> Manifest:
-        adding = reference_pass(out, work)
-        if adding.known(overwrite):
-            raise OptionError(
-                f"{out} has the log-probabilities of the reference {reference_id!r} already. Pass overwrite=True to "
-                "compute them again."
-            )
-        manifest = adding.run(shown)
-        shutil.rmtree(work.inside(REFERENCE), ignore_errors=True)
-        return manifest
-
+    model = None
+    if reference is not None or reference_id is not None:
+        model = ReferenceModel(reference, reference_id, layout, stream.task, stream.batching)
+    reference_bar = _bar("reference", progress)
     if isinstance(data.source, CachedRows) and os.path.realpath(data.source.name) == os.path.realpath(out):
-        if reference is None:
+        if model is None:
             raise OptionError(f"{out} is the cache that the stream reads. Name another folder; nothing was changed.")
-        with WorkFolder(out) as work:
-            return added()
-    width = stream.batching.length if isinstance(stream.batching, Pad) and stream.batching.length else None
+        with StagingFolder(out) as folder:
+            return add_reference(model, out, folder.reference, reference_bar, overwrite)
     job = Job(
         layout=layout,
         task=stream.task,
-        width=width or stream.task.length,
+        width=(stream.batching.length if isinstance(stream.batching, Pad) else None) or stream.task.length,
         pad_id=stream.pad_token_id,
         rows_per_part=rows_per_part,
         reference=has_reference_logps(data.source, layout),
     )
-    workers = data.workers if workers is None else workers
-    if engine == "local" and data.records is not None and len(data.records) <= rows_per_part:
-        workers = 0  # a process of its own for the only part would only cost
-    about = _about(job, data)
-    opens = functools.partial(open_engine, engine, ray_address, data, workers)
-    goes_on = can_go_on(data)
-    with WorkFolder(out) as work:
-        if reference is not None and goes_on and has_samples(out, about, whole=overwrite):
-            return added()
-        place = Workplace(work, out, about, overwrite, goes_on)
-        if place.finished is None:
-            _write(data, job, about, place, opens, progress)
-        assert place.finished is not None  # it is whole now
-        if (place.finished.reference or {}).get("reference_id") != reference_id:  # an interrupted run may have some
-            place.seal(without_reference(place.finished))
-            if reference is not None:
-                place.finished = reference_pass(place.folder, work).run(shown)
-        place.publish()
-        return place.finished
+    about, resume = describe(job, data), can_resume(data)
+    run = functools.partial(ENGINES[engine], data, data.workers if workers is None else workers, ray_address)
+    with StagingFolder(out) as folder:
+        if model is not None and resume and has_samples(out, about, complete=overwrite):
+            return add_reference(model, out, folder.reference, reference_bar, overwrite)
+        manifest = folder.begin(about, overwrite, resume)
+        if manifest is None:
+            write_missing(job, data, folder, run, _bar("cache", progress))
+            manifest = folder.seal(merge_parts(job, data, about, folder))
+        if (manifest.reference or {}).get("reference_id") != reference_id:  # an interrupted run may have added some
+            manifest = folder.seal(without_reference(manifest))
+            if model is not None:
+                manifest = add_reference(model, folder.new, folder.reference, reference_bar, overwrite)
+        folder.publish()
+        return manifest
 
 
-def _write(
-    data: StreamData,
+def check_source(data: StreamData) -> None:
+    """Checks that a source has the same rows in every epoch.
+
+    Raises:
+        SourceError: It is a mix, or still being written.
+    """
+    if isinstance(data.source, Mix):
+        raise SourceError(
+            "a mix has other rows in each epoch, so it cannot be written to a cache. Write each part to a cache of its "
+            "own and mix these: mps.mix([(cache_a, 2), (cache_b, 1)])."
+        )
+    if data.one_pass is not None and data.one_pass.continues:
+        raise SourceError(
+            f"{data.one_pass.name} is still being written, so a cache of it would never be complete. Write the cache "
+            "when the file is finished."
+        )
+
+
+def write_locally(
+    data: StreamData, workers: int, address: str | None, tasks: Iterator[PartTask]
+) -> Generator[PartDone, None, None]:
+    """Yields the finished parts in order, written in this process or by worker processes.
+
+    Args:
+        data: Has the recipe of the samples.
+        workers: Processes; 0 for none.
+        address: None.
+        tasks: The parts to write.
+    """
+    first = list(itertools.islice(tasks, 2)) if workers != 0 else []
+    tasks = itertools.chain(first, tasks)
+    if len(first) < 2:  # starting a process for a single part costs more than it gains
+        yield from (write_part(data.local, task) for task in tasks)
+        return
+    with LoaderPool(data.recipe, workers, data.local) as pool:
+        yield from pool.calls(write_part, tasks, PartTask.row_ids)
+
+
+Engine: TypeAlias = Callable[[StreamData, int, "str | None", Iterator[PartTask]], Generator[PartDone, None, None]]
+ENGINES: dict[str, Engine] = {"local": write_locally, "ray": write_on_ray}
+
+
+def check_engine(name: str, address: str | None) -> None:
+    """Checks the options `engine` and `ray_address`.
+
+    Raises:
+        OptionError: Names what is allowed.
+    """
+    if name not in ENGINES:
+        raise OptionError(f"engine is {name!r}; expected one of {', '.join(map(repr, ENGINES))}.")
+    if address is not None and name != "ray":
+        raise OptionError(f"ray_address is {address!r}, but engine is {name!r}. Pass engine='ray', or leave it out.")
+
+
+def write_missing(
     job: Job,
-    about: dict[str, Any],
-    place: Workplace,
-    opens: Callable[[], Engine],
-    progress: bool,
-) -> None:
-    """Write what is missing of all parts, the tables and the manifest."""
-    shown = progress_on(sys.stderr, "cache") if progress else Silent()
-    with contextlib.closing(opens()) as engine:
-        parts = _write_parts(data, job, place, engine.run, shown)
-    try:
-        place.seal(merged(data, job, about, place, parts))
-    except NoUsableRowsError:
-        place.discard()
-        raise
-
-
-def _write_parts(
     data: StreamData,
-    job: Job,
-    place: Workplace,
-    run: Callable[[Iterable[PartTask]], Iterator[PartDone]],
+    folder: StagingFolder,
+    run: Callable[[Iterator[PartTask]], Generator[PartDone, None, None]],
     shown: Progress,
-) -> int:
-    """Write what is missing; the number of parts."""
-    flying: dict[int, tuple[Range, str]] = {}
-
-    def tasks() -> Iterator[PartTask]:
-        for one in ranges(data, job.rows_per_part, place.done):
-            folder = place.temporary(one.number)
-            flying[one.number] = one, folder
-            yield one.task(job, folder)
-
+) -> None:
+    """Writes every part that no earlier run has finished."""
     total = 0 if data.records is None else len(data.records)
-    count = -(-total // job.rows_per_part)
-    before = [place.done(number) for number in range(count)]
-    shown.begin(total, sum(len(one.verdict) for one in before if one is not None))
-    for known in before:
-        if known is not None and data.quarantine is not None:
-            _settle_again(data, known, job)
-    del before
+    finished = [folder.done(number) for number in range(-(-total // job.rows_per_part))]
+    shown.begin(total, sum(len(done.rows) for done in finished if done is not None))
     try:
-        for done in run(tasks()):
-            one, folder = flying.pop(done.number)
-            place.add(done._replace(origins=_settle(data, one, done)), folder)
-            shown.advance(one.count)
+        if data.quarantine is not None:
+            for done in filter(None, finished):
+                _settle_again(job, data, done)
+        tasks, queue = itertools.tee(missing_parts(job, data, folder))
+        with contextlib.closing(run(queue)) as parts:
+            for task, done in zip(tasks, parts, strict=True):
+                folder.add(done._replace(origins=_settle(data, done.errors, task.first, task.read)), task.folder)
+                shown.advance(task.count)
     finally:
         shown.end()
-    while place.done(count) is not None:  # what is read from the front is counted by reading it
-        count += 1
-    return count
 
 
-def _settle(data: StreamData, one: Range, done: PartDone) -> dict[str, list[str]]:
-    """Raise, count or quarantine the bad rows of a part; where the first few of each reason come from."""
-    found, records = one.found, data.records
-    if found is not None:
-        origin: Callable[[int], str] = lambda row: found[row - one.first][0]  # noqa: E731
-        raw: Callable[[int], Any] = lambda row: found[row - one.first][1]  # noqa: E731
-    else:
-        assert records is not None  # or the rows would have come along
-        origin, raw = records.origin, records.raw
-    ledger = BadRows(data.report, data.raise_malformed, origin, raw, data.quarantine)
+def missing_parts(job: Job, data: StreamData, folder: StagingFolder) -> Iterator[PartTask]:
+    """Yields the parts that are not finished, in order. Rows of finished parts are not read where possible."""
+    size = job.rows_per_part
+    if data.records is not None:
+        for number, first in enumerate(range(0, len(data.records), size)):
+            if folder.done(number) is None:
+                count = min(size, len(data.records) - first)
+                yield PartTask(job, number, first, count, folder.temporary(number))
+        return
+    assert data.one_pass is not None  # a source has one of the two
+    number = 0
+    for done in folder.parts():
+        if len(done.rows) < size:
+            return  # a short part is the last one
+        number += 1
+    rows = data.one_pass.start(number * size)
+    while read := list(itertools.islice(rows, size)):
+        known = folder.done(number)
+        if known is None or len(known.rows) != len(read):
+            yield PartTask(job, number, number * size, len(read), folder.temporary(number), read)
+        number += 1
+
+
+def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: StagingFolder) -> Manifest:
+    """Writes the tables of all rows and returns the manifest, which is not written yet.
+
+    Raises:
+        NoUsableRowsError: No part has a good row. The staging folder is deleted.
+    """
+    files: dict[str, FileNote] = {}
     origins: dict[str, list[str]] = {}
-    for row, error in done.errors:
-        ledger.settle([row], [Loaded(None, error)])
+    dropped: Counter[str] = Counter()
+    notes = np.zeros(len(NOTES), np.int64)
+    rows = good = 0
+    for part in folder.parts():
+        files |= part.files
+        notes += part.notes
+        rows += len(part.rows)
+        verdicts = np.bincount(part.rows["verdict"], minlength=256)
+        good += int(verdicts[GOOD])
+        dropped.update({str(reason): int(verdicts[code]) for code, reason in REASONS.items() if verdicts[code]})
+        for name, found in part.origins.items():
+            origins[name] = (origins.get(name, []) + found)[:ORIGINS_KEPT]
+    if not good:
+        folder.remove()
+        what = "; ".join(f"{name} {count:,}, first at {origins[name][0]}" for name, count in dropped.most_common())
+        raise NoUsableRowsError(f"no row of {data.source.name} can be used ({what or 'it has none'}).")
+    tables = (part.rows for part in folder.parts())
+    measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
+    write_contents(folder.file(LENGTHS), rows, measured, data.fingerprints())
+    places = np.concatenate([part.rows["place"] for part in folder.parts()])
+    write_atomically(folder.file(PLACES), npy_bytes(places))
+    with guarded(folder.new):
+        files |= {name: note_of(folder.file(name), 0) for name in (LENGTHS, PLACES)}
+    return Manifest(
+        about=about,
+        columns={name: {"dtype": column.dtype, "shape": list(column.shape)} for name, column in job.columns.items()},
+        rows=good,
+        source_rows=rows,
+        dropped={name: {"rows": count, "first": origins[name]} for name, count in dropped.most_common()},
+        notes={str(note.name).lower(): int(count) for note, count in zip(NOTES, notes, strict=True)},
+        files=files,
+        library=VERSION,
+    )
+
+
+def _settle(
+    data: StreamData,
+    errors: Sequence[tuple[int, RowError]],
+    first: int = 0,
+    read: Sequence[RecordWithOrigin] | None = None,
+) -> dict[str, list[str]]:
+    """Raises, counts or quarantines bad rows. Returns the origins of the first few for each reason.
+
+    Args:
+        data: The source.
+        errors: (row id, error) of each.
+        first: Row id of the first row that was read.
+        read: The rows themselves where the source has no random access.
+    """
+    origin: Callable[[int], str]
+    raw: Callable[[int], Any]
+    if read is None:
+        assert data.records is not None
+        origin, raw = data.records.origin, data.records.raw
+    else:
+        origin = {row: one[0] for row, one in enumerate(read, first)}.__getitem__
+        raw = {row: one[1] for row, one in enumerate(read, first)}.__getitem__
+    bad_rows = BadRows(data.report, data.raise_malformed, origin, raw, data.quarantine)
+    origins: dict[str, list[str]] = {}
+    for row, error in errors:
+        bad_rows.settle([row], [Loaded(None, error)])
         known = origins.setdefault(str(error.reason), [])
         if len(known) < ORIGINS_KEPT:
             known.append(origin(row))
     return origins
 
 
-def _settle_again(data: StreamData, known: PartDone, job: Job) -> None:
-    """The bad rows of a part that an earlier run finished, for this run's quarantine file."""
-    first = known.number * job.rows_per_part
-    rows = (first + np.flatnonzero(known.verdict != GOOD)).tolist()
-    errors = [(row, one.error) for row, one in zip(rows, data.local.load(rows), strict=True) if one.error]
-    _settle(data, Range(known.number, first, len(known.verdict)), known._replace(errors=errors))
+def _settle_again(job: Job, data: StreamData, done: PartDone) -> None:
+    """Puts the bad rows of a part that an earlier run has finished into this run's quarantine file."""
+    rows = (done.number * job.rows_per_part + np.flatnonzero(done.rows["verdict"] != GOOD)).tolist()
+    loaded = data.local.load(rows)
+    _settle(data, [(row, one.error) for row, one in zip(rows, loaded, strict=True) if one.error is not None])
 
 
-def _about(job: Job, data: StreamData) -> dict[str, Any]:
-    """What decides about the bytes, as plain values for JSON, so that it compares with what a manifest says."""
-    tokenizer = data.recipe.tokenizer
-    values = {
-        **job.about(),
-        "source": data.source.name,
-        "tokenizer": None if tokenizer is None else tokenizer.name,
-        "fingerprint": dict(data.fingerprints()),
-        "contents": source_hash(data),
-        "on_bad_row": "raise" if data.raise_malformed else "drop",
-        "library": VERSION,
-        "reference_id": data.source.reference_id if job.reference else None,
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
+def _bar(label: str, progress: bool) -> Progress:
+    return progress_on(sys.stderr, label) if progress else Silent()

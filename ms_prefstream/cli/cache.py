@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ms_prefstream.cache.parts import LAYOUTS, ROWS_PER_PART
+from ms_prefstream.cache.layouts import LAYOUTS, ROWS_PER_PART
 from ms_prefstream.cache.verify import verify as verify_cache
 from ms_prefstream.cache.write import ENGINES, write_cache
 from ms_prefstream.cli.options import make_rows, row_options, source_argument

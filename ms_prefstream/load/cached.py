@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ms_prefstream.encode.build import fingerprint_of, given_text
@@ -24,13 +24,13 @@ def check_cache(
     format: Any = "auto",
     template: str | None = "auto",
 ) -> None:
-    """Refuse a cache that was written with other settings.
+    """Raises if a cache was written with other settings.
 
     Args:
         cache: The cache.
         task: The stream's.
         tokenizer: The stream's. If none was given, only options that are not left at their defaults are compared.
-        encoding: What decides about tokens now, by name.
+        encoding: The stream's settings that decide tokens, by name.
         format: The stream's option.
         template: The stream's option. Without a tokenizer ``chat`` fits every cache that has a chat template.
 
@@ -45,46 +45,43 @@ def check_cache(
             "out."
         )
     about = cache.manifest.about
-    known, now = about["fingerprint"], task_options(task)
-    changes = [
-        f"{_label(name, about['task'])} was {about['task'].get(name)!r} and is {now.get(name)!r} now"
-        for name in dict.fromkeys([*about["task"], *now])
-        if about["task"].get(name) != now.get(name) and not (name == "layout" and task.name == "dpo")
-    ]
-    if about["task"]["name"] != task.name:
-        changes = [f"task was {about['task']['name']!r} and is {task.name!r} now"]
+    # The layout of DPO batches does not change the samples.
+    changes = list(task_changes(about["task"], task_options(task), ignored="layout" if task.name == "dpo" else ""))
+    known, now = dict(about["fingerprint"]), dict(encoding)
     if tokenizer is None:
-        encoding = {**encoding, "template": _template(template, known["template"])}
-    for name in ("tokenizer", "template", *_DEFAULTS):
-        given = name == "template" or tokenizer is not None or (name in _DEFAULTS and encoding[name] != _DEFAULTS[name])
-        if given and known[name] != encoding[name]:
-            then = _shown(name, known[name], about["tokenizer"])
-            changes.append(
-                f"{name} was {then} and is {_shown(name, encoding[name], tokenizer.name if tokenizer else None)} now"
-            )
+        now["template"] = _template_without_tokenizer(template, known["template"])
+        compared = ["template", *(name for name, default in _DEFAULTS.items() if now[name] != default)]
+    else:
+        compared = ["tokenizer", "template", *_DEFAULTS]
+    for name in compared:
+        if known[name] != now[name]:
+            then_shown, now_shown = repr(known[name]), repr(now[name])
+            if name == "tokenizer" and tokenizer is not None:
+                then_shown, now_shown = f"{about[name]} ({known[name]})", f"{tokenizer.name} ({now[name]})"
+            changes.append(f"{name} was {then_shown} and is {now_shown} now")
     if changes:
         raise StateError(
             f"the cache {cache.name} was written with other settings: {'; '.join(changes)}. Use the former settings, "
-            "or write the cache anew."
+            "or write the cache again."
         )
 
 
 def encoding_of(cache: CachedRows, task: Task) -> dict[str, Any]:
-    """What decided about the tokens of a cache, by name, for states and for caches made of it."""
+    """Returns the settings that decided the tokens of a cache, by name, for states and for caches made of it."""
     known = cache.manifest.about["fingerprint"]
     return {name: value for name, value in known.items() if name != "data"} | {"task": repr(task)}
 
 
 def tokenizer_of(cache: CachedRows) -> str:
-    """What reports say of the tokenizer."""
+    """Returns what reports say about the tokenizer of a cache."""
     return f"{cache.manifest.about['tokenizer'] or 'none'}, when the cache was written"
 
 
 def has_reference(source: Any, task: Task, packs: bool) -> bool:
-    """Whether batches have reference log-probabilities: all caches of the source must have them, or none.
+    """Returns whether batches have reference log-probabilities: all caches of the source must have them, or none.
 
     Raises:
-        OptionError: Only some parts have them, or batches of this kind have no place for them.
+        OptionError: Only some parts have them, or batches of this kind have no columns for them.
     """
     sources = list(sources_in(source))
     have = [one for one in sources if isinstance(one, CachedRows) and one.reference_id is not None]
@@ -104,22 +101,24 @@ def has_reference(source: Any, task: Task, packs: bool) -> bool:
     return True
 
 
-def _template(option: str | None, known: str | None) -> str | None:
-    """What an option says of the template without a tokenizer; `known` where it says nothing else."""
+def task_options(task: Task) -> dict[str, Any]:
+    """Returns a task as plain values: its name and all options, given or not."""
+    options: Mapping[str, Any] = dataclasses.asdict(task)  # type: ignore[call-overload]  # tasks are dataclasses
+    return {"name": task.name, **options}
+
+
+def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str = "") -> Iterator[str]:
+    """Yields how two tasks differ, given as `task_options`."""
+    if then["name"] != now["name"]:
+        yield f"task was {then['name']!r} and is {now['name']!r} now"
+        return
+    for name in dict.fromkeys([*then, *now]):
+        if then.get(name) != now.get(name) and name != ignored:
+            yield f"{name} of the task {now['name']} was {then.get(name)!r} and is {now.get(name)!r} now"
+
+
+def _template_without_tokenizer(option: str | None, known: str | None) -> str | None:
+    """Returns the fingerprint that an option stands for; `known` where the option fits any chat template."""
     if option == "auto" or (option == "chat" and known is not None):
         return known
     return option if option == "chat" else fingerprint_of(given_text(option))
-
-
-def _label(name: str, task: Mapping[str, Any]) -> str:
-    return f"{name} of the task {task['name']}"
-
-
-def _shown(name: str, value: Any, tokenizer: str | None) -> str:
-    return f"{tokenizer} ({value})" if name == "tokenizer" else repr(value)
-
-
-def task_options(task: Task) -> dict[str, Any]:
-    """Returns a task as plain values: its name and all options, whether given or not."""
-    options: Mapping[str, Any] = dataclasses.asdict(task)  # type: ignore[call-overload]  # tasks are dataclasses
-    return {"name": task.name, **options}

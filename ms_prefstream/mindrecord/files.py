@@ -1,41 +1,40 @@
-"""The files of a cache: names, notes about them, and writes that are on the disk when they return."""
+"""Files of a cache: their names and checksums, atomic writes, and the error for a failed write."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ms_prefstream.errors import CacheError
 
-# Readers of today walk through a folder with all its subfolders and read every file whose name ends like this.
-_READ = re.compile(r"(mindrecord\d*|\.tfrecord)(\.db)?$")
+# MindRecord readers walk a folder with all its subfolders and read every file whose name ends like this.
+_MINDRECORD = re.compile(r"(mindrecord\d*|\.tfrecord)(\.db)?$")
 
 
-def is_read(name: str) -> bool:
-    """Whether readers of MindRecord files would take a file for a part of a data set, or for a part's sidecar."""
-    return _READ.search(name) is not None
+def is_mindrecord(name: str) -> bool:
+    """Returns whether MindRecord readers would take a file for a part of a data set, or for its sidecar."""
+    return _MINDRECORD.search(name) is not None
 
 
-def strangers(folder: str, known: Collection[str]) -> Iterator[str]:
-    """Files and subfolders that are not among the known ones, by their paths within the folder.
+def foreign_files(folder: str, known: Collection[str]) -> Iterator[str]:
+    """Yields the files and subfolders of a folder that are not known, as paths relative to it.
 
-    Args:
-        folder: The cache.
-        known: The files that belong there.
-
-    Yields:
-        Files in any depth, and subfolders (their paths end in a slash) in which there is no file or which are links.
+    Files are found at any depth. Subfolders are named, with a slash at the end, if they are empty or links.
     """
     for at, folders, files in os.walk(folder):
         folders.sort()
         inner = os.path.relpath(at, folder)
         if inner != os.curdir and not files and not folders:
             yield inner + os.sep
-        links = [name for name in folders if os.path.islink(os.path.join(at, name))]  # nobody follows them
+        links = [name for name in folders if os.path.islink(os.path.join(at, name))]  # os.walk does not follow them
         yield from (os.path.normpath(os.path.join(inner, name)) + os.sep for name in links)
         for name in sorted(files):
             path = os.path.normpath(os.path.join(inner, name))
@@ -44,7 +43,7 @@ def strangers(folder: str, known: Collection[str]) -> Iterator[str]:
 
 
 class FileNote(NamedTuple):
-    """A finished file: its size in bytes, its SHA-256 and the samples in it."""
+    """Size in bytes, SHA-256 and number of samples of a finished file."""
 
     bytes: int
     sha256: str
@@ -52,12 +51,12 @@ class FileNote(NamedTuple):
 
 
 def part_name(number: int) -> str:
-    """The file of a part; readers of today find files by names that end in ``.mindrecord``."""
+    """Returns the file name of a part; MindRecord readers look for names that end in ``.mindrecord``."""
     return f"part-{number:05d}.mindrecord"
 
 
 def note_of(path: str, rows: int) -> FileNote:
-    """Size and SHA-256 of a file.
+    """Returns the note of a file with `rows` samples.
 
     Raises:
         OSError: It cannot be read.
@@ -70,8 +69,8 @@ def note_of(path: str, rows: int) -> FileNote:
     return FileNote(size, digest.hexdigest(), rows)
 
 
-def write_whole(path: str, data: bytes) -> None:
-    """A file that is there with these bytes, or not at all.
+def write_atomically(path: str, data: bytes) -> None:
+    """Writes a file atomically: it exists with all its bytes, or not at all.
 
     Raises:
         CacheError: It cannot be written.
@@ -89,8 +88,15 @@ def write_whole(path: str, data: bytes) -> None:
         raise unwritable(path, error) from error
 
 
+def npy_bytes(values: NDArray[Any]) -> bytes:
+    """Returns the bytes of a .npy file."""
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
 def sync_folder(folder: str) -> None:
-    """Put the names in a folder on the disk; not every system can."""
+    """Syncs the names in a folder to the disk, where the system supports it."""
     with contextlib.suppress(OSError):
         opened = os.open(folder or ".", os.O_RDONLY)
         try:
@@ -101,13 +107,13 @@ def sync_folder(folder: str) -> None:
 
 @contextlib.contextmanager
 def guarded(path: str) -> Iterator[None]:
-    """What the operating system refuses inside of it is said in a sentence.
+    """Turns an OSError of the body into a CacheError.
 
     Args:
-        path: What is being written or read back, where the system's error names nothing.
+        path: The file or folder to name where the system's error names none.
 
     Raises:
-        CacheError: The operating system refuses.
+        CacheError: The operating system refused something.
     """
     try:
         yield
@@ -116,16 +122,16 @@ def guarded(path: str) -> Iterator[None]:
 
 
 def unwritable(path: str, error: Exception) -> CacheError:
-    """The sentence for a refusal to write, of the operating system or of SQLite."""
+    """Returns the error for a file that the operating system or SQLite refuses to write."""
     said = getattr(error, "strerror", None) or error
     return CacheError(
-        f"{path} cannot be written: {said}{room_at(path)}. Choose a folder that exists, can be written to and has "
-        "room; run again and what is finished is kept."
+        f"{path} cannot be written: {said}{_free_space(path)}. Choose a folder that exists, can be written to and has "
+        "room, then run again: finished parts are kept."
     )
 
 
-def room_at(path: str) -> str:
-    """How much room the disk of a path has, as the continuation of a sentence."""
+def _free_space(path: str) -> str:
+    """Returns the free space on the disk of a path, as the continuation of a sentence."""
     folder = os.path.dirname(os.path.abspath(path))
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)

@@ -1,4 +1,4 @@
-"""The manifest of a cache: what is in it, what it was made from, and how to prove that it is whole."""
+"""Manifest of a cache, `manifest.json`: its contents, what they were made from, and a checksum of every file."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from ms_prefstream.errors import CacheError, StateError
-from ms_prefstream.mindrecord.files import FileNote, is_read, write_whole
+from ms_prefstream.mindrecord.files import FileNote, is_mindrecord, write_atomically
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 LENGTHS = "lengths.mprefidx"
 PLACES = "places.npy"
 _FORMAT = "ms_prefstream cache"
-_NEEDED = ("about", "columns", "rows", "source_rows", "dropped", "notes", "files", "library", "reference")
+_KEYS = ("about", "columns", "rows", "source_rows", "dropped", "notes", "files", "library", "reference")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` says.
+    """The values in `manifest.json`.
 
     Attributes:
-        about: Everything that decides about the bytes: version, layout, task and options, tokenizer and template
+        about: Everything that decides the bytes: version, layout, task and options, tokenizer and template
             fingerprints, source fingerprint, rows of a part.
         columns: Name -> dtype and shape, in order.
         rows: Samples in the files.
         source_rows: Rows of the source, good or bad.
-        dropped: Reason -> rows, and where the first few come from.
+        dropped: Reason -> number of rows, and the origins of the first few.
         notes: How many samples were cut, rewritten by the template, differ at the boundary, lost their question.
         files: Name -> size, SHA-256, rows.
         library: Version of this library.
-        reference: Of reference log-probabilities: `reference_id`, the hash of the `tokens` that they belong to, and
-            their `file`; or None.
+        reference: Of reference log-probabilities: their `reference_id`, the hash of their `tokens`, and their `file`;
+            or None.
     """
 
     about: Mapping[str, Any]
@@ -50,27 +50,33 @@ class Manifest:
     reference: Mapping[str, Any] | None = None
 
     def text(self) -> str:
-        """The file's text; it ends in a checksum of itself."""
-        values = {"format": _FORMAT, **{name: getattr(self, name) for name in _NEEDED}}
+        """Returns the text of the file; it ends in a checksum of itself."""
+        values = {"format": _FORMAT, **{name: getattr(self, name) for name in _KEYS}}
         values["files"] = {name: note._asdict() for name, note in sorted(self.files.items())}
-        return json.dumps({**values, "checksum": _checksum(values)}, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps({**values, "checksum": checksum_of(values)}, indent=1, ensure_ascii=False) + "\n"
 
     @property
     def checksum(self) -> str:
-        """Of the whole cache: the manifest holds the checksum of every file."""
+        """Checksum of the whole cache, as the manifest holds that of every file."""
         found: str = json.loads(self.text())["checksum"]
         return found
 
 
+def checksum_of(values: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of plain values, whatever the order of their keys."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def without_reference(manifest: Manifest) -> Manifest:
-    """The same cache as if it had no reference log-probabilities."""
+    """Returns the manifest of the same cache without its reference log-probabilities."""
     file = None if manifest.reference is None else manifest.reference["file"]
     files = {name: note for name, note in manifest.files.items() if name != file}
     return dataclasses.replace(manifest, files=files, reference=None)
 
 
 def is_cache(folder: str) -> bool:
-    """Whether a folder is a cache, whole or not."""
+    """Returns whether a folder is a cache, complete or not."""
     try:
         names = os.listdir(folder)
         return any(name.startswith("part-") and name.endswith(".mindrecord") for name in names) or has_manifest(folder)
@@ -79,7 +85,7 @@ def is_cache(folder: str) -> bool:
 
 
 def has_manifest(folder: str) -> bool:
-    """Whether a manifest of this library is there, whole or damaged.
+    """Returns whether a folder has a manifest of this library, damaged or not.
 
     Raises:
         OSError: It cannot be read.
@@ -92,7 +98,7 @@ def has_manifest(folder: str) -> bool:
 
 
 def read_manifest(folder: str) -> Manifest:
-    """The manifest of a cache.
+    """Reads the manifest of a cache.
 
     Raises:
         CacheError: It is missing or damaged.
@@ -106,7 +112,7 @@ def read_manifest(folder: str) -> Manifest:
         if values["format"] != _FORMAT:
             raise ValueError("it is of another kind")
         version = values["about"]["version"]
-        if version == FORMAT_VERSION and checksum != _checksum(values):
+        if version == FORMAT_VERSION and checksum != checksum_of(values):
             raise ValueError("its checksum does not fit")
     except FileNotFoundError:
         raise CacheError(
@@ -118,26 +124,26 @@ def read_manifest(folder: str) -> Manifest:
     except OSError as error:
         raise CacheError(f"{path} cannot be read: {error.strerror}. Check the disk and the permissions.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CacheError(f"{path} is damaged ({error}). Copy it again, or write the cache anew.") from error
+        raise CacheError(f"{path} is damaged ({error}). Copy it again, or write the cache again.") from error
     if version != FORMAT_VERSION:
         raise StateError(
-            f"{path} is of version {version}, and this library reads version {FORMAT_VERSION}. Write the cache anew."
+            f"{path} is of version {version}, and this library reads version {FORMAT_VERSION}. Write the cache again."
         )
     files = {name: FileNote(**note) for name, note in values["files"].items()}
-    return Manifest(**{name: values[name] for name in _NEEDED} | {"files": files})
+    return Manifest(**{name: values[name] for name in _KEYS} | {"files": files})
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
-    """Put the manifest into its folder, whole or not at all.
+    """Writes the manifest into its folder atomically.
 
     Raises:
         CacheError: It cannot be written.
     """
-    write_whole(os.path.join(folder, MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
+    write_atomically(os.path.join(folder, MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
 
 
 def check_files(folder: str, manifest: Manifest) -> None:
-    """See that every file is there with its size, and no further part; nothing is read.
+    """Checks that every file exists with its size, and that there is no further part; reads no file.
 
     Raises:
         CacheError: Names the first file that is missing, has another size, or does not belong there.
@@ -146,25 +152,20 @@ def check_files(folder: str, manifest: Manifest) -> None:
         found = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
     except OSError as error:
         raise CacheError(f"{folder} cannot be read: {error.strerror}. Check the permissions.") from error
-    strange = sorted(name for name in found if is_read(name) and name not in manifest.files)
+    foreign = sorted(name for name in found if is_mindrecord(name) and name not in manifest.files)
     for name, note in manifest.files.items():
         path = os.path.join(folder, name)
         if name not in found:
-            renamed = f" {strange[0]} does not belong here: was it renamed?" if strange else ""
-            raise CacheError(f"{path} is missing.{renamed} Copy the file again, or write the cache anew.")
+            renamed = f" {foreign[0]} does not belong here: was it renamed?" if foreign else ""
+            raise CacheError(f"{path} is missing.{renamed} Copy the file again, or write the cache again.")
         if found[name] != note.bytes:
             how = "truncated" if found[name] < note.bytes else "too long"
             raise CacheError(
                 f"{path} is {how}: it has {found[name]:,} bytes instead of {note.bytes:,}. Copy the file again, or "
-                "write the cache anew."
+                "write the cache again."
             )
-    if strange:
+    if foreign:
         raise CacheError(
-            f"{os.path.join(folder, strange[0])} does not belong to the cache, by its manifest. Remove it, or write "
-            "the cache anew."
+            f"{os.path.join(folder, foreign[0])} does not belong to the cache, by its manifest. Remove it, or write "
+            "the cache again."
         )
-
-
-def _checksum(values: Mapping[str, Any]) -> str:
-    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,21 +1,22 @@
-"""The layout `ragged`: samples as they are, nothing padded, in columns that `mps.stream` reads back.
+"""Layout `ragged`: samples without padding, in columns that `mps.stream` reads back.
 
     pairs   row_id [17]   chosen_ids [5 6 7 8]   rejected_ids [5 6 9]   marks [0  0 1 2 4  0 1 2 3]   margin [0.5]
     RLHF    row_id [17]   prompt_ids [5 6]   ids [5 6 7 8]   marks [0  0 1 2 4]
 
-`marks` are the notes of reports, then for each sequence: whether it was cut, how many spans are under the loss, and
-the first token and the end of each.
+`marks` are the sample's notes for reports, then for each sequence: whether it was cut, how many spans the loss
+covers, and the first token and the end of each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.mindrecord.reader import decode
+from ms_prefstream.mindrecord.encoding import decode
 from ms_prefstream.mindrecord.schema import Column, Columns
 from ms_prefstream.sample import Ready, Sample, Sequence
 
@@ -29,8 +30,8 @@ def ragged_columns(pairs: bool, length: int, prompt_length: int | None, margin: 
     Args:
         pairs: Whether a sample has a chosen and a rejected side.
         length: Tokens of the longest sequence.
-        prompt_length: Tokens of the longest prompt, where samples have a prompt of their own; None for `length`.
-        margin: Whether there is a margin column.
+        prompt_length: Tokens of the longest prompt, where samples have a separate prompt; None for `length`.
+        margin: Whether to add a margin column.
     """
     names = _PAIR if pairs else _ONE
     columns = {"row_id": Column(dtype="int64", most=1, shape=(1,))}
@@ -48,11 +49,11 @@ def ragged_columns(pairs: bool, length: int, prompt_length: int | None, margin: 
 def ragged_values(
     samples: Many[Sample], notes: Many[int], rows: Many[int], columns: Columns
 ) -> dict[str, list[NDArray[Any]]]:
-    """Samples as columns of a file, n arrays each.
+    """Returns samples as columns of a file, n arrays each.
 
     Args:
         samples: The samples.
-        notes: What reports count about each.
+        notes: The notes of each, for reports.
         rows: Their row ids.
         columns: The layout's.
     """
@@ -74,43 +75,33 @@ def ragged_values(
     return values
 
 
-class RaggedReader:
-    """Bytes of rows back to samples.
+def ragged_samples(dtypes: Mapping[str, str], blocks: Many[bytes], rows: Many[int]) -> list[Ready]:
+    """Returns the samples of some rows.
 
     Args:
-        columns: Name -> dtype of the layout's columns.
+        dtypes: Of the layout's columns, by name.
+        blocks: The bytes of each row.
+        rows: The row ids that they must have.
+
+    Raises:
+        ValueError: The bytes are not those of these rows.
     """
-
-    def __init__(self, columns: dict[str, str]) -> None:
-        self._names = sorted(columns)  # as they lie in a file
-        self._dtypes = [columns[name] for name in self._names]
-        self._sides = [name for name in (*_PAIR, *_ONE) if name in columns]
-
-    def read(self, blocks: Many[bytes], rows: Many[int]) -> list[Ready]:
-        """The samples of some rows.
-
-        Args:
-            blocks: The bytes of each row.
-            rows: The row ids that they must have.
-
-        Raises:
-            ValueError: The bytes are not what was written for these rows.
-        """
-        if not blocks:
-            return []
-        found = dict(zip(self._names, decode(blocks, self._dtypes), strict=True))
-        none: list[None] = [None] * len(blocks)
-        prompts: Many[Any] = found.get("prompt_ids", none)
-        margins: Many[Any] = found.get("margin", none)
-        ready = []
-        for at, row in enumerate(rows):
-            if found["row_id"][at].tolist() != [row]:
-                raise ValueError(f"row {row} has the number {found['row_id'][at].tolist()} in the file")
-            sides = [found[name][at] for name in self._sides]
-            marks = found["marks"][at].tolist()
-            margin = None if margins[at] is None else float(margins[at][0])
-            ready.append(Ready(Sample(_sequences(sides, marks), prompts[at], margin), marks[0]))
-        return ready
+    if not blocks:
+        return []
+    names = sorted(dtypes)  # their order in a file
+    found = dict(zip(names, decode(blocks, [dtypes[name] for name in names]), strict=True))
+    none: list[None] = [None] * len(blocks)
+    prompts: Many[Any] = found.get("prompt_ids", none)
+    margins: Many[Any] = found.get("margin", none)
+    sides = [found[name] for name in (*_PAIR, *_ONE) if name in found]
+    ready = []
+    for at, row in enumerate(rows):
+        if found["row_id"][at].tolist() != [row]:
+            raise ValueError(f"row {row} has the number {found['row_id'][at].tolist()} in the file")
+        marks = found["marks"][at].tolist()
+        margin = None if margins[at] is None else float(margins[at][0])
+        ready.append(Ready(Sample(_sequences([side[at] for side in sides], marks), prompts[at], margin), marks[0]))
+    return ready
 
 
 def _sequences(sides: Many[NDArray[np.int32]], marks: list[int]) -> tuple[Sequence, ...]:

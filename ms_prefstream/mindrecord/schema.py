@@ -1,4 +1,4 @@
-"""The columns of a file layout, as MindRecord knows them."""
+"""Columns of a MindRecord file, and the sizes of header and pages that follow from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Column:
 
     Attributes:
         dtype: ``int32``, ``int64`` or ``float32``.
-        most: The most values that a row can have; how large pages must be follows from it.
+        most: The most values that a row can have; decides how large pages are.
         shape: ``(-1,)`` where rows have different numbers of values, ``(n,)`` where all have n, ``()`` for a number.
     """
 
@@ -28,43 +28,35 @@ class Column:
 
     @property
     def bytes(self) -> float:
-        """The most bytes that a value of each row takes: MindRecord adds two bits to a whole number."""
+        """The most bytes that the values of a row take: MindRecord adds two bits to a whole number."""
         return self.most * (np.dtype(self.dtype).itemsize + 0.25) + 16
 
     def schema(self) -> dict[str, Any]:
-        """The column in a MindRecord schema; a number has no shape there."""
+        """Returns the column in a MindRecord schema; a number has no shape there."""
         return {"type": self.dtype, "shape": [-1]} if self.shape else {"type": self.dtype}
 
 
 Columns = Mapping[str, Column]
-"""Name -> column, in the layout's own order; MindRecord itself gives columns back by name."""
-
-
-def row_bytes(columns: Columns) -> int:
-    """The most bytes that a row can take in a file."""
-    return int(sum(column.bytes for column in columns.values())) + 64
-
-
-def described(columns: Columns) -> dict[str, Any]:
-    """The columns as plain values for JSON."""
-    return {name: {"dtype": column.dtype, "shape": list(column.shape)} for name, column in columns.items()}
-
+"""Name -> column, in the layout's own order; MindRecord sorts columns by name."""
 
 _LEAST_HEADER, _LEAST_PAGE = 1 << 14, 1 << 15
 _MOST_HEADER, _MOST_PAGE = 1 << 27, 1 << 28
 _UNIT = 4096
 _ROWS_A_PAGE = 4
-_HEADER_BYTES_A_PAGE = 256  # an entry and what it says of its groups take about 195
+_HEADER_BYTES_A_PAGE = 256  # an entry with its groups takes about 195
 
 
 def sizes_for(columns: Columns, rows: int) -> tuple[int, int]:
-    """Header and page size in bytes for a file of at most so many rows.
+    """Returns header and page size in bytes for a file of at most `rows` rows.
 
-    MindSpore's own sizes make 50 MB of three rows. A page must hold the largest row, and the header a line about every
-    page, or the file cannot be written.
+    MindSpore's default sizes make 50 MB of three rows. A page must hold the largest row, and the header an entry for
+    every page, or the file cannot be written.
+
+    Raises:
+        CacheError: A row may be too large for any page.
     """
-    largest = row_bytes(columns)
-    # Both are lost space: a page's empty end, and a line of the header for each page. Their sum is least at the root.
+    largest = int(sum(column.bytes for column in columns.values())) + 64
+    # Wasted are a page's empty end and the header's entry for each page. Their sum is least at the square root.
     page = _power(max(_ROWS_A_PAGE * largest, math.isqrt(2 * _HEADER_BYTES_A_PAGE * rows * largest)), _LEAST_PAGE)
     if page > _MOST_PAGE:
         page = _power(largest, _LEAST_PAGE)

@@ -18,8 +18,8 @@ from ms_prefstream.lengths.index import REASONS, LengthIndex
 from ms_prefstream.lengths.index_file import read_contents
 from ms_prefstream.mindrecord.files import note_of, part_name
 from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, check_files, read_manifest, without_reference
-from ms_prefstream.mindrecord.ragged import RaggedReader
-from ms_prefstream.mindrecord.reader import PLACE
+from ms_prefstream.mindrecord.ragged import ragged_samples
+from ms_prefstream.mindrecord.sidecar import PLACE
 from ms_prefstream.sample import Ready
 from ms_prefstream.sources.base import as_row_ids
 from ms_prefstream.sources.files import Handles, read_at
@@ -93,7 +93,7 @@ class CachedRows:
             )
         self.paths = tuple(os.path.join(folder, name) for name in self.manifest.files if name.endswith(".mindrecord"))
         self._rows_per_part: int = about["rows_per_part"]
-        self._reader = RaggedReader({name: column["dtype"] for name, column in self.manifest.columns.items()})
+        self._dtypes = {name: column["dtype"] for name, column in self.manifest.columns.items()}
         self._handles = Handles()
 
     def __len__(self) -> int:
@@ -112,7 +112,7 @@ class CachedRows:
         parts = (ids[good] // self._rows_per_part).tolist()
         blocks = [self._block(part, place) for part, place in zip(parts, places[good].tolist(), strict=True)]
         try:
-            ready = self._reader.read(blocks, ids[good].tolist())
+            ready = ragged_samples(self._dtypes, blocks, ids[good].tolist())
         except ValueError as error:  # the bytes are those that were written, so the places are not
             raise CacheError(f"{self.name}: a part does not hold what {PLACES} says ({error}). {_AGAIN}") from error
         if self._tables.logps is not None:

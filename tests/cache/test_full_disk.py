@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ms_prefstream import CacheError
-from ms_prefstream.mindrecord import reader
+from ms_prefstream.mindrecord import sidecar
 from ms_prefstream.mindrecord.schema import Column
 from ms_prefstream.mindrecord.writer import RecordFile
 
@@ -48,7 +48,7 @@ def test_sqlite_refuses(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch)
     path = str(tmp_path / "x.mindrecord")
     file = RecordFile(path, COLUMNS, 2000)
     file.write(values(2000))
-    monkeypatch.setattr(reader.sqlite3, "connect", connect)
+    monkeypatch.setattr(sidecar.sqlite3, "connect", connect)
     with pytest.raises(CacheError) as caught:
         file.close()
     assert str(caught.value).startswith(f"{path}.db cannot be written: database or disk is full; ")

@@ -8,7 +8,9 @@ import functools
 import gzip
 import os
 import pathlib
+import pickle
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -157,6 +159,34 @@ def test_a_damaged_finished_part_is_written_again(tmp_path: pathlib.Path, monkey
     write(path, out)
     assert begun == [0, 1, 3]
     assert tree(out) == tree(tmp_path / "whole")
+
+
+class LeavesAMark:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_pickled_notes_of_earlier_versions_are_ignored(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out, mark = source(tmp_path), tmp_path / "out", tmp_path / "mark"
+    write(path, tmp_path / "whole")
+    interrupted(monkeypatch, 3, path, out)
+    pickled = pickle.dumps(LeavesAMark(mark))
+    note = tmp_path / "out.writing" / "part-00001.done"
+    for data in (pickled, zlib.crc32(pickled).to_bytes(4, "little") + pickled):
+        note.write_bytes(data)
+        with monkeypatch.context() as patch:
+            begun = fail_at(patch, 3, Interrupted())
+            with pytest.raises(Interrupted):
+                write(path, out)
+        assert begun == [1, 3]
+    write(path, out)
+    assert tree(out) == tree(tmp_path / "whole")
+    assert not mark.exists()
 
 
 def test_an_existing_cache_is_replaced_only_on_demand_and_only_by_a_whole_one(

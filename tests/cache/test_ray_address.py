@@ -1,123 +1,71 @@
-"""An address where no Ray cluster is ends within seconds in a sentence; Ray itself would try for minutes."""
+"""An address without a Ray cluster ends within seconds in a sentence; Ray itself would try for minutes."""
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import socket
+import sys
 import threading
-import time
-from collections.abc import Iterator
+import types
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 import ms_prefstream as mps
 from ms_prefstream import OptionError
 from ms_prefstream.cache import ray
-from ms_prefstream.cache.ray import check_ray_address
 from tests.cache.places import source, stream_of
 from tests.cache.test_ray import needs_ray
 
-SETTINGS = bytes([0, 0, 6, 4, 0, 0, 0, 0, 0]) + bytes(6)
+pytestmark = pytest.mark.mindspore
 
 
-@contextlib.contextmanager
-def server(answer: bytes | None, host: str = "127.0.0.1") -> Iterator[str]:
-    """The address of something that takes one connection and answers this; None for a silence."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as listening:
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                connection, _ = listening.accept()
-                with connection:
-                    if answer is None:
-                        time.sleep(0.5)
-                    else:
-                        connection.recv(64)
-                        connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"[{host}]:{listening.getsockname()[1]}" if ":" in host else f"{host}:{listening.getsockname()[1]}"
-        finally:
-            listening.close()
-            with contextlib.suppress(OSError):
-                socket.create_connection(listening.getsockname()).close()
-            thread.join()
+def write(folder: pathlib.Path, address: str) -> str:
+    """The sentence that writing with Ray at this address ends in; nothing is left in the folder."""
+    path = source(folder)
+    with pytest.raises(OptionError) as caught:
+        mps.write_cache(stream_of(path, mps.DPO(128)), folder / "out", engine="ray", ray_address=address)
+    assert [entry.name for entry in folder.iterdir()] == ["rows.jsonl"]
+    return str(caught.value)
 
 
-def dead() -> str:
-    """An address where nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return f"127.0.0.1:{listening.getsockname()[1]}"
+def replace_ray(monkeypatch: pytest.MonkeyPatch, init: Callable[..., Any]) -> None:
+    """Put a module in the place of Ray whose `init` is this function."""
+    module = types.ModuleType("ray")
+    module.__dict__.update(is_initialized=lambda: False, init=init)
+    monkeypatch.setitem(sys.modules, "ray", module)
 
 
-@pytest.mark.parametrize("form", ["{}", "ray://{}"])
-def test_nothing_answers(form: str) -> None:
-    address = form.format(dead())
-    with pytest.raises(OptionError, match=r"nothing answers there .*refused.*`ray start --head`") as caught:
-        check_ray_address(address)
-    assert f"ray_address is {address!r}, " in str(caught.value)
-
-
-def test_something_else_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "_SECONDS", 0.2)
-    for answer in (b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0"):
-        with server(answer) as address, pytest.raises(OptionError, match=r"no Ray .*dashboard"):
-            check_ray_address(address)
-    with server(None) as address, pytest.raises(OptionError, match="nothing answers there within"):
-        check_ray_address(address)
-
-
-def test_a_cluster_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    with server(SETTINGS) as address:
-        check_ray_address(address)
-    with server(SETTINGS) as address:
-        check_ray_address("ray://" + address)
-    with server(b"\x15\x03") as address:
-        monkeypatch.setenv("RAY_USE_TLS", "1")  # no plain words are spoken there
-        check_ray_address(address)
-
-
-@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
-def test_an_address_of_the_sixth_version() -> None:
+def test_no_cluster_answers(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    replace_ray(monkeypatch, lambda **options: over.wait())
+    monkeypatch.setattr(ray, "_JOIN_SECONDS", 0.1)
     try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        pytest.skip("needs IPv6")
-    with server(SETTINGS, "::1") as address:
-        check_ray_address(address)
+        said = write(tmp_path, "10.0.0.1:6379")
+    finally:
+        over.set()
+    assert "ray_address is '10.0.0.1:6379', and Ray cannot join a cluster there: no cluster answers within" in said
+    assert "`ray start --head`" in said
 
 
-@pytest.mark.parametrize("address", ["", "127.0.0.1", "head", "head:", ":6379", "head:port"])
-def test_other_forms(address: str) -> None:
-    with pytest.raises(OptionError, match="expected host:port"):
-        check_ray_address(address)
+def test_what_ray_says_is_part_of_the_sentence(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
 
+    def init(**options: Any) -> None:
+        given.update(options)
+        raise ConnectionError("Could not find any running Ray instance.")
 
-def test_a_port_that_is_none() -> None:
-    with pytest.raises(OptionError, match="nothing answers"):
-        check_ray_address("127.0.0.1:123456")
-
-
-def test_what_is_left_to_ray() -> None:
-    for address in ("local", "ray://head", "other://somewhere"):
-        check_ray_address(address)
-
-
-def test_auto_goes_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    address = dead()
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(OptionError, match=f"ray_address is 'auto', which is {address}, and nothing answers"):
-        check_ray_address("auto")
+    replace_ray(monkeypatch, init)
+    assert "'auto', and Ray cannot join a cluster there: Could not find any running Ray" in write(tmp_path, "auto")
+    assert given["address"] == "auto"
+    assert "Ray cannot be started on this machine: Could not find" in write(tmp_path, "local")
+    assert given["address"] == "local"
 
 
 @needs_ray
-@pytest.mark.mindspore
-def test_a_cache_names_the_address(tmp_path: pathlib.Path) -> None:
-    address = dead()
-    with pytest.raises(OptionError, match=f"ray_address is '{address}', and nothing answers"):
-        mps.write_cache(stream_of(source(tmp_path), mps.DPO(128)), tmp_path / "out", engine="ray", ray_address=address)
-    assert not (tmp_path / "out").exists()
+def test_an_address_where_nothing_listens(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "_JOIN_SECONDS", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+    assert f"ray_address is {address!r}" in write(tmp_path, address)

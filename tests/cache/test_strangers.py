@@ -14,6 +14,7 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream import OptionError, SourceError, StateError
 from ms_prefstream.cache import folder as folder_module
+from ms_prefstream.cache.folder import StagingFolder
 from tests.cache.places import PART, rows_with_bad, source, stream_of, tree
 from tests.cache.test_reference import logps
 
@@ -131,8 +132,8 @@ def test_a_process_that_was_killed_there_is_explained_and_mended(
     write(path, out)
     before = tree(out)
     with monkeypatch.context() as patch:
-        patch.setattr(folder_module.WorkFolder, "put", lambda self, new: os.rename(self.out, self.inside("former")))
-        patch.setattr(folder_module.WorkFolder, "remove", folder_module.WorkFolder.close)
+        patch.setattr(StagingFolder, "_swap", lambda self: os.rename(out, os.path.join(self.path, "former")))
+        patch.setattr(StagingFolder, "remove", StagingFolder.close)
         write(path, out, rows_per_part=PART + 1, overwrite=True)
     assert not out.exists()
     with pytest.raises(SourceError, match="being written, or its writing was interrupted: run that command again"):
@@ -150,7 +151,7 @@ def test_nobody_else_gets_in_while_a_cache_is_put_in_its_place(
 ) -> None:
     path, out = source(tmp_path), tmp_path / "out"
     write(path, out)
-    put, rmtree = folder_module.WorkFolder.put, folder_module.shutil.rmtree
+    swap, rmtree = StagingFolder._swap, folder_module.shutil.rmtree
     met = []
 
     def another() -> None:
@@ -158,9 +159,9 @@ def test_nobody_else_gets_in_while_a_cache_is_put_in_its_place(
             write(path, out, rows_per_part=PART + 2, overwrite=True)
         met.append(True)
 
-    def slowly(self: Any, folder: str) -> None:
+    def slowly(self: Any) -> None:
         another()
-        put(self, folder)
+        swap(self)
         another()
 
     def removing(folder: Any, *args: Any, **options: Any) -> None:
@@ -168,7 +169,7 @@ def test_nobody_else_gets_in_while_a_cache_is_put_in_its_place(
         rmtree(folder, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder_module.WorkFolder, "put", slowly)
+        patch.setattr(StagingFolder, "_swap", slowly)
         patch.setattr(folder_module.shutil, "rmtree", removing)
         write(path, out, rows_per_part=PART + 1, overwrite=True)
     assert len(met) > 2
@@ -179,13 +180,13 @@ def test_nobody_else_gets_in_while_a_cache_is_put_in_its_place(
 def test_who_takes_the_work_folder_when_it_is_just_gone_keeps_it(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, real, others = folder_module.WorkFolder(str(tmp_path / "out")), os.rmdir, []
+    first, real, others = StagingFolder(str(tmp_path / "out")), os.rmdir, []
 
     def rmdir(path: Any, **options: Any) -> None:
         real(path, **options)
         if not others:
-            others.append(folder_module.WorkFolder(str(tmp_path / "out")))
-            os.mkdir(others[0].inside("new"))
+            others.append(StagingFolder(str(tmp_path / "out")))
+            os.mkdir(others[0].new)
 
     monkeypatch.setattr(os, "rmdir", rmdir)
     first.remove()
@@ -199,7 +200,7 @@ def test_who_takes_the_work_folder_when_it_is_just_gone_keeps_it(
 def test_a_work_folder_that_goes_away_while_one_looks_at_it(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
 ) -> None:
-    first = [folder_module.WorkFolder(str(tmp_path / "out"))]
+    first = [StagingFolder(str(tmp_path / "out"))]
     real = getattr(sys.modules[module], name)
 
     def gone(path: Any, *args: Any, **options: Any) -> Any:
@@ -209,7 +210,7 @@ def test_a_work_folder_that_goes_away_while_one_looks_at_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules[module], name, gone)
-        other = folder_module.WorkFolder(str(tmp_path / "out"))
+        other = StagingFolder(str(tmp_path / "out"))
     assert not first
     assert os.listdir(other.path) == ["plan.json"]
     other.remove()
@@ -220,7 +221,7 @@ def test_what_differs_is_named(tmp_path: pathlib.Path) -> None:
     write(path, out)
     with pytest.raises(OptionError, match="exists with the same samples"):
         write(path, out)
-    with pytest.raises(OptionError, match=r"exists \(max_length was 128 and is 64 now\)"):
+    with pytest.raises(OptionError, match=r"exists \(max_length of the task dpo was 128 and is 64 now\)"):
         mps.write_cache(stream_of(path, mps.DPO(64)), out, rows_per_part=PART)
     (tmp_path / "other").mkdir()
     other = source(tmp_path / "other", rows_with_bad(20))

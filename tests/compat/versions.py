@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAIRS = {"2.7.1": "1.7.0", "2.9.0": "1.9.0", "2.10.0": None}  # MindSpore: the MindFormers released with it
 MINDSPORE = [
     "tests/mindspore", "tests/stream/test_training.py", "tests/stream/test_compilations.py", "tests/resume",
-    "tests/msrun", "tests/cache/test_ragged.py", "tests/cache/test_fixed.py", "tests/cache/test_reference.py",
+    "tests/msrun", "tests/mindrecord/test_ragged.py", "tests/cache/test_layouts.py", "tests/cache/test_reference.py",
 ]  # fmt: skip
 MINDFORMERS = ["tests/adapters", "tests/trainer", "tests/recipes"]
 

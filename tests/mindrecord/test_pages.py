@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.mindrecord.reader import decode, places_of
+from ms_prefstream.mindrecord.encoding import decode
 from ms_prefstream.mindrecord.schema import Column, sizes_for
+from ms_prefstream.mindrecord.sidecar import read_offsets
 from ms_prefstream.mindrecord.writer import RecordFile
 
 pytestmark = pytest.mark.mindspore
@@ -34,7 +35,7 @@ ROW = st.tuples(
 
 def blocks_of(path: str) -> list[bytes]:
     data = pathlib.Path(path).read_bytes()
-    return [data[begin:end] for begin, end in places_of(path).tolist()]
+    return [data[begin:end] for begin, end in read_offsets(path).tolist()]
 
 
 def written(path: str, rows: list[Any]) -> list[dict[str, Any]]:
@@ -73,10 +74,10 @@ def test_any_name_of_a_folder(tmp_path: pathlib.Path, name: str, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     path = f"/{tmp_path}/a/part-00000.mindrecord" if name == "/a" else f"{name}/part-00000.mindrecord"
     written(path, [([1], [2], 0.0)] * 3)
-    assert len(places_of(path)) == 3
+    assert len(read_offsets(path)) == 3
     os.unlink(path + ".db")
     with pytest.raises(sqlite3.Error):
-        places_of(path)
+        read_offsets(path)
     assert os.listdir(tmp_path) == [folder.name]
     assert os.listdir(folder) == ["part-00000.mindrecord"]
 

@@ -135,7 +135,7 @@ def test_mindspore_reads_the_columns(task: str, tmp_path: pathlib.Path) -> None:
     path, made = source(tmp_path), TASKS[task]
     out = cached(path, made, tmp_path / "out")
     stream = stream_of(path, made, index=None)
-    good = [(row, one.sample) for row, one in enumerate(stream.data.loader.load(range(50))) if one.sample]
+    good = [(row, one.sample) for row, one in enumerate(stream.data.local.load(range(50))) if one.sample]
     files = sorted(str(file) for file in (tmp_path / "out").glob("*.mindrecord"))
     names = list(mps.write_cache(stream, tmp_path / "other").columns)
     dataset = MindDataset(files, columns_list=names, shuffle=False)

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ms_prefstream import CacheError
+from ms_prefstream.mindrecord.encoding import PaddedBlock
 from ms_prefstream.mindrecord.schema import Column, sizes_for
-from ms_prefstream.mindrecord.writer import PaddedBlock, RecordFile
+from ms_prefstream.mindrecord.writer import RecordFile
 
 pytestmark = pytest.mark.mindspore
 NAME = "part-00000.mindrecord"

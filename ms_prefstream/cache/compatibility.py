@@ -10,7 +10,8 @@ from ms_prefstream.encode.build import fingerprint_of, given_text
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError
 from ms_prefstream.mindrecord.manifest import check_files, read_manifest, without_reference
-from ms_prefstream.sources.cached import CachedRows, sources_in
+from ms_prefstream.sources.base import sources_in
+from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.tasks.base import Task
 
 _SAMPLES = ("version", "layout", "task", "width", "pad_token_id", "fingerprint", "contents")

@@ -24,12 +24,11 @@ from ms_prefstream.cache.reference import Reference, ReferencePass, check_refere
 from ms_prefstream.cache.tables import merged
 from ms_prefstream.checks import check_made
 from ms_prefstream.errors import NoUsableRowsError, OptionError, SourceError
-from ms_prefstream.lengths import progress_on
 from ms_prefstream.lengths.index import GOOD
 from ms_prefstream.load.records import MixedRecords
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.mindrecord.manifest import Manifest, without_reference
-from ms_prefstream.progress import Progress, Silent
+from ms_prefstream.progress import Progress, Silent, progress_on
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.sample import Loaded

@@ -12,8 +12,8 @@ from ms_prefstream.cache.parts import LAYOUTS, ROWS_PER_PART
 from ms_prefstream.cache.verify import verify
 from ms_prefstream.cache.write import ENGINES, write_cache
 from ms_prefstream.cli.options import make_rows, row_options
-from ms_prefstream.lengths import progress_on
 from ms_prefstream.mindrecord.manifest import Manifest
+from ms_prefstream.progress import progress_on
 
 
 def add_cache_commands(group: click.Group) -> None:

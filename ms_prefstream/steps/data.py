@@ -15,13 +15,14 @@ import numpy as np
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.errors import OptionError
 from ms_prefstream.formats.base import Format
-from ms_prefstream.lengths import LengthIndex, progress_on, raise_malformed_of
+from ms_prefstream.lengths import LengthIndex, raise_malformed_of
 from ms_prefstream.load.index_files import Part, build_indexes, find_index, index_parts
 from ms_prefstream.load.loader import Load, Recipe, SampleLoader
 from ms_prefstream.load.one_pass import MixedOnePassRecords, PassWindow, SingleOnePassRecords, open_one_pass
 from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of, open_records
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.load.workers.prefetch import Prefetch
+from ms_prefstream.progress import progress_on
 from ms_prefstream.report.bad_rows import BadRows, Quarantine
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sources.files import QUARANTINE_BEGINS, check_target

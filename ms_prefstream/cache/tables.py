@@ -58,7 +58,7 @@ def merged(material: Material, job: Job, about: dict[str, Any], place: Workplace
         what = "; ".join(f"{name} {count:,}, first at {origins[name][0]}" for name, count in dropped.most_common())
         raise NoUsableRowsError(f"no row of {material.source.name} can be used ({what or 'it has none'}).")
     measured = (Measured(one.lengths, one.keys, one.verdict, []) for one in _parts(place, parts))
-    write_contents(place.path(LENGTHS), rows, measured, material.fingerprint)
+    write_contents(place.path(LENGTHS), measured, material.fingerprint)
     _write_places(place, parts, rows)
     try:
         files |= {name: note_of(place.path(name), 0) for name in (LENGTHS, PLACES)}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ms_prefstream.errors import StateError
 from ms_prefstream.lengths.index import LengthIndex, Loader, Measured, first_malformed, measuring
@@ -54,8 +55,8 @@ def build_index(
     path, shown = os.fspath(path), progress or Silent()
     about = {"version": VERSION, "rows": rows, "fingerprint": dict(fingerprint)}
     with contextlib.closing(Journal(path, about)) as journal:
-        if raise_malformed:
-            _raise_known(journal, loader, origin)
+        if raise_malformed and journal.rows:
+            _raise_first(np.concatenate([part.verdict for part in journal.parts()]), loader, origin)
         chunks = (range(begin, min(begin + CHUNK, rows)) for begin in range(journal.rows, rows, CHUNK))
         shown.begin(rows, journal.rows)
         try:
@@ -67,7 +68,7 @@ def build_index(
                 shown.advance(len(measured.verdict))
         finally:
             shown.end()
-        write_contents(path, rows, journal.parts(), fingerprint)
+        write_contents(path, journal.parts(), fingerprint)
         journal.delete()
     return open_index(path, fingerprint, rows)
 
@@ -78,24 +79,15 @@ def raise_malformed_of(index: LengthIndex, loader: Loader, origin: Callable[[int
     Raises:
         RowError: That row's own error, with its origin.
     """
-    row = index.first_malformed
+    _raise_first(index.verdict, loader, origin)
+
+
+def _raise_first(verdict: NDArray[np.uint8], loader: Loader, origin: Callable[[int], str]) -> None:
+    row = first_malformed(verdict)
     if row is not None:
-        _raise_row(row, loader, origin)
-
-
-def _raise_known(journal: Journal, loader: Loader, origin: Callable[[int], str]) -> None:
-    begin = 0
-    for part in journal.parts():
-        row = first_malformed(part.verdict)
-        if row is not None:
-            _raise_row(begin + row, loader, origin)
-        begin += len(part.verdict)
-
-
-def _raise_row(row: int, loader: Loader, origin: Callable[[int], str]) -> None:
-    (found,) = loader.load([row])
-    if found.error is not None:
-        raise found.error.at(origin(row))
+        (found,) = loader.load([row])
+        if found.error is not None:
+            raise found.error.at(origin(row))
 
 
 class Journal:

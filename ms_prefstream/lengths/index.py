@@ -77,11 +77,6 @@ class LengthIndex:
         """Bad rows by reason, most frequent first."""
         return count_verdicts(self.verdict)
 
-    @property
-    def first_malformed(self) -> int | None:
-        """First row that ``on_bad_row="raise"`` raises for; None if there is none."""
-        return first_malformed(self.verdict)
-
     def good(self) -> NDArray[np.bool_]:
         """Returns a new (N,) bool array: True for good rows."""
         return np.equal(self.verdict, GOOD)

@@ -13,7 +13,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -124,12 +124,11 @@ def read_index(path: str) -> LengthIndex:
     )
 
 
-def write_contents(path: str, rows: int, parts: Iterable[Measured], fingerprint: Mapping[str, Any]) -> None:
+def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[str, Any]) -> None:
     """Writes the file atomically.
 
     Args:
         path: The file; replaced if it exists.
-        rows: The number of rows of all parts.
         parts: Measured rows, in order.
         fingerprint: Plain values for JSON.
 
@@ -139,7 +138,14 @@ def write_contents(path: str, rows: int, parts: Iterable[Measured], fingerprint:
     temporary = f"{path}.tmp"  # one process at a time builds an index, see `Journal`
     try:
         try:
-            _write(temporary, rows, parts, fingerprint)
+            with open(temporary, "wb") as file:
+                checksum = 0
+                for block in _blocks(list(parts), fingerprint):
+                    checksum = zlib.crc32(block, checksum)
+                    file.write(block)
+                file.write(_CHECKSUM_HEADER + checksum.to_bytes(4, "little"))
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             if os.path.exists(temporary):
@@ -157,32 +163,19 @@ def unwritable(path: str, error: OSError) -> SourceError:
     )
 
 
-def _write(path: str, rows: int, parts: Iterable[Measured], fingerprint: Mapping[str, Any]) -> None:
-    with open(path, "w+b") as file:
-        begins = []  # offset of the next entry of each array
-        for shape, dtype in (((rows, 2), np.int32), ((rows,), np.int32), ((rows,), np.uint8)):
-            file.write(_header(shape, dtype))
-            begins.append(file.tell())
-            file.seek(int(np.prod(shape)) * np.dtype(dtype).itemsize, os.SEEK_CUR)
-        end, done = file.tell(), 0
-        for part in parts:
-            arrays: tuple[NDArray[Any], ...] = part.lengths, part.keys, part.verdict
-            for k, array in enumerate(arrays):
-                file.seek(begins[k])
-                begins[k] += file.write(array.tobytes())
-            done += len(part.verdict)
-        assert done == rows, f"{done} of {rows} rows were measured"
-        about = {
-            "version": VERSION,
-            "fingerprint": fingerprint,
-            "reasons": {str(reason): code for reason, code in CODES.items()},
-        }
-        file.seek(end)
-        np.save(file, np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8))
-        checksum = _checksum(file, file.tell())
-        file.write(_CHECKSUM_HEADER + checksum.to_bytes(4, "little"))
-        file.flush()
-        os.fsync(file.fileno())
+def _blocks(parts: Sequence[Measured], fingerprint: Mapping[str, Any]) -> Iterator[bytes]:
+    """Yields the bytes of the file, up to the checksum."""
+    rows = sum(len(part.verdict) for part in parts)
+    yield _header((rows, 2), np.int32)
+    yield from (part.lengths.tobytes() for part in parts)
+    yield _header((rows,), np.int32)
+    yield from (part.keys.tobytes() for part in parts)
+    yield _header((rows,), np.uint8)
+    yield from (part.verdict.tobytes() for part in parts)
+    reasons = {str(reason): code for reason, code in CODES.items()}
+    about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
+    yield _header((len(about),), np.uint8)
+    yield about
 
 
 def _header(shape: tuple[int, ...], dtype: Any) -> bytes:
@@ -208,20 +201,13 @@ def _mapped(file: BinaryIO) -> NDArray[Any]:
 
 def _verified_checksum(file: BinaryIO) -> str:
     """Returns the checksum of a file after comparing it with the contents; moves the position to the beginning."""
-    size = os.fstat(file.fileno()).st_size - len(_CHECKSUM_HEADER) - 4
-    if size < 0:
+    left = os.fstat(file.fileno()).st_size - len(_CHECKSUM_HEADER) - 4
+    if left < 0:
         raise ValueError("it is too short")
-    checksum = _checksum(file, size)
+    checksum = 0
+    while left and (block := file.read(min(left, _BLOCK))):
+        checksum, left = zlib.crc32(block, checksum), left - len(block)
     if file.read() != _CHECKSUM_HEADER + checksum.to_bytes(4, "little"):
         raise ValueError("its checksum does not fit")
     file.seek(0)
     return f"{checksum:08x}"
-
-
-def _checksum(file: BinaryIO, size: int) -> int:
-    """Returns the CRC-32 of the first `size` bytes of a file, and moves the position to their end."""
-    file.seek(0)
-    found = 0
-    while size and (block := file.read(min(size, _BLOCK))):
-        found, size = zlib.crc32(block, found), size - len(block)
-    return found

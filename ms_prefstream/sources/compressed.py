@@ -7,7 +7,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Protocol
+from typing import IO, Any
 
 import zstandard
 
@@ -98,18 +98,6 @@ class StandardInput:
         return hash_of([b"stdin"])
 
 
-class _Member(Protocol):
-    """The decompressor of one gzip member or one Zstandard frame; a file may hold many."""
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, /) -> bytes: ...
-
-
 def read_blocks(path: str) -> Iterator[bytes]:
     """Yields the contents of a file in blocks, decompressed if the suffix is ``.gz``, ``.zst`` or ``.zstd``.
 
@@ -135,9 +123,15 @@ def read_blocks(path: str) -> Iterator[bytes]:
         raise unreadable(path, error) from error
 
 
-def _members(file: IO[bytes], path: str, new: Callable[[], _Member]) -> Iterator[bytes]:
-    """Decompresses member after member; a file that ends inside a member was cut off."""
-    member: _Member | None = None
+def _members(file: IO[bytes], path: str, new: Callable[[], Any]) -> Iterator[bytes]:
+    """Decompresses one gzip member or Zstandard frame after another; a file that ends inside one was cut off.
+
+    Args:
+        file: The file.
+        path: Its path, for errors.
+        new: Returns the decompressor of a member.
+    """
+    member = None
     while packed := file.read(_PACKED_BLOCK):
         while packed:
             if member is None:

@@ -16,7 +16,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeAlias
 
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.fingerprint import hash_of
@@ -27,7 +27,7 @@ from ms_prefstream.sources.lines import LineStream
 
 _SUFFIXES = (".jsonl", ".ndjson")
 _PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
-_LISTINGS = 5  # of a folder, at most, until two consecutive ones agree
+_LISTINGS = 4  # more listings of a folder, at most, until two consecutive ones agree
 _BLOCK = 1 << 18  # fits the processor's cache while its newlines are searched
 _OVERLAP = 32  # bytes read again with each new block, which must not have changed
 
@@ -202,12 +202,7 @@ class Followed:
         return line if line.endswith(b"\n") else b""
 
 
-class _Entry(NamedTuple):
-    """One followed file, as it was listed."""
-
-    path: str
-    identity: tuple[str, int, int]  # path, device, inode
-    size: int
+_File: TypeAlias = tuple[str, int, int]  # path, device and inode, so that a replaced file is another one
 
 
 class FollowedFiles:
@@ -224,8 +219,8 @@ class FollowedFiles:
         self._path = path
         self._is_folder = os.path.isdir(path)
         self._sentinel = None if sentinel is None else os.path.abspath(sentinel)
-        self._current: _Entry | None = None
-        self._sizes: dict[tuple[str, int, int], int] = {}  # of the files that were read to their end, by identity
+        self._current: _File | None = None
+        self._complete: dict[_File, int] = {}  # sizes of the files that were read to their end
 
     def next(self) -> str | None:
         """Moves to the next file and returns its path; None if it does not exist yet.
@@ -238,8 +233,7 @@ class FollowedFiles:
         if not later:
             return None
         self._current = later[0]
-        self._sizes.pop(self._current.identity, None)  # of a deleted file whose inode was used again
-        return self._current.path
+        return self._current[0]
 
     def has_next(self) -> bool:
         """Returns whether a later file exists, so that the current one is complete."""
@@ -248,50 +242,49 @@ class FollowedFiles:
     def finished(self, size: int) -> None:
         """Notes that the current file was read to its end, at this size."""
         assert self._current is not None
-        self._sizes[self._current.identity] = size
+        self._complete[self._current] = size
 
-    def _later(self) -> list[_Entry]:
-        entries = self._entries()
+    def _later(self) -> list[_File]:
+        sizes = self._list()
+        files = list(sizes)
         if self._current is None:
-            return entries
-        identities = [entry.identity for entry in entries]
-        if self._current.identity not in identities:
+            return files
+        if self._current not in sizes:
             raise SourceError(
-                f"{self._current.path}: the file that was followed was deleted, replaced, or renamed. Its rows could "
+                f"{self._current[0]}: the file that was followed was deleted, replaced, or renamed. Its rows could "
                 "not be found again on another rank or by a resumed run. Keep the files as they are until the run is "
                 "over; to start new ones, follow a folder of files that are numbered with leading zeros."
             )
-        at = identities.index(self._current.identity)
-        for entry in entries[: at + (self._current.identity in self._sizes)]:
-            self._check_complete(entry, self._current.path)
-        return entries[at + 1 :]
+        at = files.index(self._current)
+        for file in files[: at + (self._current in self._complete)]:
+            self._check_complete(file, sizes[file], self._current[0])
+        return files[at + 1 :]
 
-    def _check_complete(self, entry: _Entry, current: str) -> None:
-        size = self._sizes.get(entry.identity)
+    def _check_complete(self, file: _File, now: int, current: str) -> None:
+        size = self._complete.get(file)
         if size is None:
             raise SourceError(
-                f"{entry.path}: the file appeared when {current}, which comes after it in the order of names, was "
+                f"{file[0]}: the file appeared when {current}, which comes after it in the order of names, was "
                 "already being read. Files must appear in the order of their names (for example numbered with leading "
                 "zeros); follow each writer's files on their own and mix them with mps.mix."
             )
-        if size != entry.size:
+        if size != now:
             raise SourceError(
-                f"{entry.path}: the file was complete with {size} bytes, since a later one had begun, and has "
-                f"{entry.size} bytes now. A writer must finish a file before it begins the next one; follow each "
+                f"{file[0]}: the file was complete with {size} bytes, since a later one had begun, and has "
+                f"{now} bytes now. A writer must finish a file before it begins the next one; follow each "
                 "writer's files on their own and mix them with mps.mix."
             )
 
-    def _entries(self) -> list[_Entry]:
-        """Lists the files. A listing during which files were renamed may miss some, so two must agree."""
-        entries, before = self._list(), None
-        for _ in range(_LISTINGS - 1):
-            identities = [entry.identity for entry in entries]
-            if identities == before:
+    def _list(self) -> dict[_File, int]:
+        """Lists the files with their sizes. A listing may miss files that are being renamed, so two must agree."""
+        found = self._list_once()
+        for _ in range(_LISTINGS):
+            before, found = found, self._list_once()
+            if list(before) == list(found):
                 break
-            entries, before = self._list(), identities
-        return entries
+        return found
 
-    def _list(self) -> list[_Entry]:
+    def _list_once(self) -> dict[_File, int]:
         paths = [self._path]
         if self._is_folder:
             try:
@@ -300,7 +293,18 @@ class FollowedFiles:
                 raise SourceError(f"{self._path}: the folder cannot be read ({error.strerror or error}).") from error
             paths = [os.path.join(self._path, name) for name in names if not name.startswith(".")]
             paths = [path for path in paths if self._is_data(path)]
-        return [entry for entry in map(_entry, paths) if entry is not None]
+        found: dict[_File, int] = {}
+        for path in paths:
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                continue  # not created yet, or renamed since the folder was listed
+            except OSError as error:
+                raise unreadable(path, error) from error
+            if not stat.S_ISREG(status.st_mode):
+                raise SourceError(f"{path}: found something else than a regular file; only those can be followed.")
+            found[path, status.st_dev, status.st_ino] = status.st_size
+        return found
 
     def _is_data(self, path: str) -> bool:
         if os.path.abspath(path) == self._sentinel or os.path.isdir(path):
@@ -309,18 +313,6 @@ class FollowedFiles:
         if suffix in _PACKED and stem.endswith(_SUFFIXES):
             _refuse_packed(path)
         return suffix in _SUFFIXES
-
-
-def _entry(path: str) -> _Entry | None:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None  # not created yet, or renamed since the folder was listed
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f"{path}: found something else than a regular file; only those can be followed.")
-    return _Entry(path, (path, status.st_dev, status.st_ino), status.st_size)
 
 
 def _refuse_packed(path: str) -> None:

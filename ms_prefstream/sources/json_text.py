@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import orjson
 
-from ms_prefstream.errors import OptionError, Reason, RowError, SourceError
+from ms_prefstream.checks import whole_number
+from ms_prefstream.errors import Reason, RowError, SourceError
 from ms_prefstream.sources.base import RawRow
 
 BOM = b"\xef\xbb\xbf"
@@ -22,14 +23,8 @@ _FOREIGN = {
 
 
 def check_max_row_bytes(value: int) -> int:
-    """Returns the option `max_row_bytes` if it is a positive integer.
-
-    Raises:
-        OptionError: It is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise OptionError(f"max_row_bytes: got {value!r}, expected a whole number of bytes above 0, e.g. 67108864.")
-    return value
+    """Returns the option `max_row_bytes` if it is a whole number above 0; raises `OptionError` if not."""
+    return whole_number("max_row_bytes", value, 1)
 
 
 def refuse_foreign(path: str, head: bytes) -> None:

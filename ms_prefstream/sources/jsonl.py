@@ -8,7 +8,8 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 import jsonlines
 import numpy as np
@@ -75,7 +76,7 @@ def build_line_index(path: str) -> LineIndex:
         SourceError: The file cannot be read, is not text in UTF-8, or changed meanwhile.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb") as file:
             before = FileStamp.of(os.fstat(file.fileno()))
             index = _scan(file, path, before)
             check_unchanged(path, before, os.fstat(file.fileno()))
@@ -84,7 +85,7 @@ def build_line_index(path: str) -> LineIndex:
     return index
 
 
-def _scan(file: BinaryIO, path: str, stamp: FileStamp) -> LineIndex:
+def _scan(file: BufferedReader, path: str, stamp: FileStamp) -> LineIndex:
     buffer = bytearray(_BLOCK + 8)
     view, data = memoryview(buffer), np.frombuffer(buffer, np.uint8)
     digest = hashlib.blake2b(stamp.size.to_bytes(8, "little"), digest_size=8)
@@ -92,7 +93,7 @@ def _scan(file: BinaryIO, path: str, stamp: FileStamp) -> LineIndex:
     starts: list[NDArray[np.int64]] = []
     steps: list[NDArray[np.int64]] = []
     scanner, offset, newlines, last = RowScanner(), 0, 0, _NEWLINE
-    while size := _fill(file, view[:_BLOCK]):
+    while size := file.readinto(view[:_BLOCK]):  # less than a block only at the end
         skip = 0
         if offset == 0:
             refuse_foreign(path, bytes(view[:4]))
@@ -114,14 +115,6 @@ def _scan(file: BinaryIO, path: str, stamp: FileStamp) -> LineIndex:
         newlines_before=None if rows == lines else np.concatenate(steps) if steps else None,
         checksum=digest.digest(),
     )
-
-
-def _fill(file: BinaryIO, view: memoryview) -> int:
-    """Reads until the block is full or the file ends; returns the number of bytes."""
-    done = 0
-    while done < len(view) and (size := file.readinto(view[done:])):  # type: ignore[attr-defined]
-        done += size
-    return done
 
 
 def _weights(words: int) -> NDArray[np.uint64]:

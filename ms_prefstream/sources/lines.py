@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-import jsonlines
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -14,7 +13,6 @@ from ms_prefstream.sources.base import RawRow
 from ms_prefstream.sources.json_text import BOM, reparse, too_large
 
 _NEWLINE = 10
-_NOT_JSON = b"?"
 _SPACE: NDArray[np.bool_] = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # by byte: what bytes.strip() removes
 
 
@@ -90,8 +88,6 @@ class LineStream:
         self._blocks = _without_bom(blocks)
         self._limit = max_row_bytes
         self._number = 0  # of the last line, counted from 1
-        self._line = b""  # the last line
-        self._size = 0  # its size in bytes, also when it was too long to keep
 
     def skip(self, rows: int) -> int:
         """Skips up to this many rows (lines that are not blank) without parsing them; returns how many it skipped."""
@@ -113,48 +109,37 @@ class LineStream:
 
     def rows(self) -> Iterator[tuple[str, RawRow]]:
         """Yields (origin, row) for the rows that are left; a `RowError` for a row that cannot be parsed."""
-        reader = jsonlines.Reader(self._lines(), loads=orjson.loads)
-        while True:
+        for line, size in self._lines():
+            self._number += 1
+            if not line or line.isspace():
+                continue
+            origin = f"{self._where}:{self._number}"
+            size -= line.endswith(b"\r")
             row: RawRow
             try:
-                row = reader.read(allow_none=True, skip_empty=True)
-            except EOFError:
-                return
-            except jsonlines.InvalidLineError:
-                row = self._error()
-            yield f"{self._where}:{self._number}", row
+                row = too_large(size, self._limit, origin) if size > self._limit else orjson.loads(line)
+            except orjson.JSONDecodeError:
+                row = reparse(line, origin)
+            yield origin, row
 
-    def _error(self) -> RawRow:
-        origin = f"{self._where}:{self._number}"
-        return too_large(self._size, self._limit, origin) if self._size > self._limit else reparse(self._line, origin)
-
-    def _lines(self) -> Iterator[bytes]:
-        """Yields every line, also blank ones; for a line that is too long, text that is not JSON."""
+    def _lines(self) -> Iterator[tuple[bytes, int]]:
+        """Yields every line with its size. Of a line above the limit, only a mark and the last byte are kept."""
         pieces: list[bytes] = []  # of the line that is not complete yet
-        size, blank = 0, True  # blank: the pieces that were not kept hold only whitespace
+        size = 0
         for block in self._blocks:
             first, *others = block.split(b"\n")
-            if first:
-                pieces.append(first)
+            pieces.append(first)
             size += len(first)
             if others:
-                yield self._finish(pieces, size, blank)
+                yield b"".join(pieces), size
                 for line in others[:-1]:
-                    yield self._finish([line], len(line), True)
-                pieces, size, blank = [others[-1]], len(others[-1]), True
+                    yield line, len(line)
+                pieces, size = [others[-1]], len(others[-1])
             elif size > self._limit + 1:  # one more, since a carriage return does not count
-                blank = blank and not any(map(bytes.strip, pieces))
-                pieces = [pieces[-1][-1:]]  # whether it is a carriage return
+                kept = b"".join(pieces)
+                pieces = [b"?" if kept.strip() else b"", kept[-1:]]
         if size:
-            yield self._finish(pieces, size, blank)
-
-    def _finish(self, pieces: list[bytes], size: int, blank: bool) -> bytes:
-        self._number += 1
-        self._size = size - (size > 0 and pieces[-1].endswith(b"\r"))
-        if self._size > self._limit:
-            return b"" if blank and not any(map(bytes.strip, pieces)) else _NOT_JSON
-        self._line = b"".join(pieces)
-        return self._line
+            yield b"".join(pieces), size
 
 
 def _without_bom(blocks: Iterator[bytes]) -> Iterator[bytes]:

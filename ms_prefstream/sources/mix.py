@@ -53,28 +53,26 @@ class OpenedPart:
     format: Any  # None for the stream's
 
 
+@dataclass(frozen=True, eq=False)
 class Mix:
     """Sources that share a stream, each with its format, so that it is no source itself. Created by `mps.mix`.
 
     Attributes:
-        name: What messages call it.
         parts: The parts, in the order given.
+        given_weights: A weight for each part, as long as their sizes do not count.
         stop: ``first`` or ``all``: when an epoch ends.
         temperature: Of weights by size, or None.
     """
 
-    def __init__(
-        self,
-        parts: Sequence[OpenedPart],
-        weights: Sequence[float | Fraction],
-        stop: Literal["first", "all"],
-        temperature: float | None,
-    ) -> None:
-        self.parts = tuple(parts)
-        self.stop: Literal["first", "all"] = stop
-        self.temperature = temperature
-        self.name = f"the mix of {', '.join(part.name for part in self.parts)}"
-        self._weights = tuple(weights)
+    parts: tuple[OpenedPart, ...]
+    given_weights: list[float | Fraction]
+    stop: Literal["first", "all"]
+    temperature: float | None
+
+    @property
+    def name(self) -> str:
+        """What messages call the mix."""
+        return f"the mix of {', '.join(part.name for part in self.parts)}"
 
     @property
     def random_access(self) -> bool:
@@ -88,7 +86,7 @@ class Mix:
             sizes: Records of each part; only weights by size need them.
         """
         if self.temperature is None or sizes is None:
-            return list(self._weights)
+            return self.given_weights
         if self.temperature == 1:
             return list(sizes)  # exact: every row once
         largest = max(sizes)
@@ -134,8 +132,8 @@ def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temper
     if temperature is not None:
         _check_temperature(temperature, sources)
     names = _names(given, sources)
-    opened = [OpenedPart(*found) for found in zip(names, sources, (part.format for part in given), strict=True)]
-    return Mix(opened, weights, stop, temperature)
+    opened = (OpenedPart(*found) for found in zip(names, sources, (part.format for part in given), strict=True))
+    return Mix(tuple(opened), weights, stop, temperature)
 
 
 def _as_part(number: int, entry: Any) -> Part:
@@ -175,11 +173,8 @@ def _checked_weights(parts: Sequence[Part], temperature: float | None) -> list[f
             f"temperature={temperature!r} makes the weights from the sizes of the parts, but weights are given. "
             "Leave one of the two out."
         )
-    return [1 if part.weight is None else _plain(part.weight) for part in parts]
-
-
-def _plain(weight: Any) -> float | Fraction:
-    return Fraction(weight) if isinstance(weight, numbers.Rational) else float(weight)
+    weights = [1 if part.weight is None else part.weight for part in parts]
+    return [Fraction(weight) if isinstance(weight, numbers.Rational) else float(weight) for weight in weights]
 
 
 def _open(number: int, part: Part) -> Source:

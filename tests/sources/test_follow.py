@@ -371,7 +371,7 @@ def test_it_is_a_one_pass_source_that_says_what_it_is(tmp_path: pathlib.Path) ->
         (lambda f: follow(f, timeout=0), OptionError, "timeout is 0; expected a number of seconds"),
         (lambda f: follow(f, timeout="5"), OptionError, "timeout is '5'"),
         (lambda f: follow(f, poll=-1), OptionError, "poll is -1"),
-        (lambda f: follow(f, max_row_bytes=0), OptionError, "max_row_bytes: got 0"),
+        (lambda f: follow(f, max_row_bytes=0), OptionError, "max_row_bytes is 0"),
         (lambda f: follow([f]), OptionError, "path is .*expected the path of a file"),
         (lambda f: follow(f / "no" / "x.jsonl"), SourceError, "there is no folder"),
         (lambda f: follow(f, until=f / "no" / "DONE"), SourceError, "there is no folder .* could appear"),

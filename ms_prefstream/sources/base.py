@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from ms_prefstream.errors import SourceError
 
+_ROWS_AT_ONCE = 256
+
 RawRow: TypeAlias = Any
 """One row as the data set wrote it: normally a dict, checked by the format."""
 
@@ -104,6 +106,12 @@ def skip_items(items: Iterator[Any], count: int) -> int:
     counter = itertools.count()
     deque(zip(itertools.islice(items, count), counter), maxlen=0)  # noqa: B905 - the counter has no end
     return next(counter)
+
+
+def rows_in_order(source: RandomAccess, first: int = 0) -> Iterator[RawRow]:
+    """Yields the rows from number `first` on, read some at a time."""
+    for begin in range(first, len(source), _ROWS_AT_ONCE):
+        yield from source.read(range(begin, min(begin + _ROWS_AT_ONCE, len(source))))
 
 
 def sources_in(source: Any) -> Iterator[Any]:

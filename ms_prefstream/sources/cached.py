@@ -84,21 +84,21 @@ class CachedRows:
         """
         ids = as_row_ids(rows, len(self), self.name)
         places = self._tables.places[ids]
-        good = np.flatnonzero(places["size"])
-        found: list[Any] = [None] * len(ids)
-        parts = (ids[good] // self._rows_per_part).tolist()
-        blocks = [self._block(part, place) for part, place in zip(parts, places[good].tolist(), strict=True)]
+        is_good = places["size"] > 0
+        good = ids[is_good]
+        parts = (good // self._rows_per_part).tolist()
+        blocks = [self._block(part, place) for part, place in zip(parts, places[is_good].tolist(), strict=True)]
         try:
-            ready = self._reader.read(blocks, ids[good].tolist())
+            ready = self._reader.read(blocks, good.tolist())
         except ValueError as error:  # the bytes passed their checksums, so the places are wrong
             raise CacheError(f"{self.name}: a part does not hold what {PLACES} says ({error}). {_REMEDY}") from error
         if self._tables.logps is not None:
-            ready = [_with_logps(*both) for both in zip(ready, self._tables.logps[ids[good]].tolist(), strict=True)]
-        for position, one in zip(good.tolist(), ready, strict=True):
-            found[position] = one
-        for position in np.flatnonzero(places["size"] == 0).tolist():
-            found[position] = self._dropped(int(ids[position]))
-        return found
+            ready = [_with_logps(*both) for both in zip(ready, self._tables.logps[good].tolist(), strict=True)]
+        samples = iter(ready)
+        return [
+            next(samples) if one else self._dropped(row)
+            for row, one in zip(ids.tolist(), is_good.tolist(), strict=True)
+        ]
 
     @property
     def pad_token_id(self) -> int:

@@ -17,11 +17,10 @@ from ms_prefstream.sources.base import (
     Source,
     locate,
     read_parts,
+    rows_in_order,
     skip_items,
     start_pass,
 )
-
-_ROWS_AT_ONCE = 64
 
 
 def concat(parts: Sequence[Source]) -> Source:
@@ -38,11 +37,7 @@ def joined_fingerprint(parts: Sequence[Source]) -> str:
 
 
 class JoinedRows:
-    """Random-access sources whose rows are numbered consecutively.
-
-    Args:
-        parts: The sources, in order.
-    """
+    """Random-access sources whose rows are numbered consecutively."""
 
     def __init__(self, parts: Sequence[RandomAccess]) -> None:
         self.name = _name(parts)
@@ -70,11 +65,7 @@ class JoinedRows:
 
 
 class JoinedPass:
-    """Sources of which at least one can only be read from the front: one pass over all, in order.
-
-    Args:
-        parts: The sources, in order.
-    """
+    """Sources of which at least one can only be read from the front: one pass over all, in order."""
 
     start = start_pass
 
@@ -107,17 +98,13 @@ def begin_pass(source: Source, skip: int) -> tuple[int, Iterator[tuple[str, RawR
     """Skips up to `skip` rows of any source. Returns how many rows were skipped, and a pass over the rest."""
     if isinstance(source, RandomAccess):
         skipped = min(skip, len(source))
-        return skipped, _in_order(source, skipped)
+        return skipped, zip(
+            map(source.origin, range(skipped, len(source))), rows_in_order(source, skipped), strict=True
+        )
     if isinstance(source, SkipsRows):
         return source.begin(skip)
     rows = source.start()  # a class of the user: it does not report how many rows it skipped, so they are counted here
     return skip_items(rows, skip), rows
-
-
-def _in_order(source: RandomAccess, first: int) -> Iterator[tuple[str, RawRow]]:
-    for begin in range(first, len(source), _ROWS_AT_ONCE):
-        rows = range(begin, min(begin + _ROWS_AT_ONCE, len(source)))
-        yield from zip(map(source.origin, rows), source.read(rows), strict=True)
 
 
 def _name(parts: Sequence[Source]) -> str:

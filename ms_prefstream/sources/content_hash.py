@@ -10,13 +10,12 @@ from typing import Any
 import orjson
 
 from ms_prefstream.fingerprint import hash_of
-from ms_prefstream.sources.base import RandomAccess, RawRow
+from ms_prefstream.sources.base import RandomAccess, RawRow, rows_in_order
 from ms_prefstream.sources.files import Handles, read_at, stamp, unreadable
 
 _SAMPLE_BYTES = 16 * 1024
 _SAMPLES = 256
 _SAMPLED_ROWS = 64
-_ROWS_AT_ONCE = 512
 _BLOCK = 1 << 20  # bytes
 _ADDRESS = re.compile(rb" at 0x[0-9A-Fa-f]+")
 
@@ -57,12 +56,7 @@ def _hash_file(path: str) -> bytes:
 
 
 def _hash_rows(source: RandomAccess) -> str:
-    digest, count = hashlib.blake2b(digest_size=8), len(source)
-    for begin in range(0, count, _ROWS_AT_ONCE):
-        for row in source.read(range(begin, min(begin + _ROWS_AT_ONCE, count))):
-            data = _row_bytes(row)
-            digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
+    return hash_of(map(_row_bytes, rows_in_order(source)))
 
 
 def sampled_files_hash(paths: Sequence[str]) -> str:

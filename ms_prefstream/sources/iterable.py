@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -72,8 +73,7 @@ class IterableRows:
         return rows
 
     def _pass(self, rows: Iterator[RawRow], first: int) -> Iterator[tuple[str, RawRow]]:
-        row = first
-        while True:
+        for row in itertools.count(first):
             origin = f"row {row} of {self.name}"
             try:
                 found = next(rows)
@@ -81,7 +81,6 @@ class IterableRows:
                 return
             except Exception as error:
                 raise _failed(origin, error) from error
-            row += 1
             yield origin, found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +15,7 @@ from ms_prefstream.sources.json_text import BOM, reparse, too_large
 
 _NEWLINE = 10
 _SPACE: NDArray[np.bool_] = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # by byte: what bytes.strip() removes
+_BLANK_LINE = re.compile(rb"[ \t\r\x0b\x0c]*(\n|\Z)")
 
 
 class RowScanner:
@@ -60,18 +62,14 @@ class RowScanner:
         self._base += data.size
         suspects = np.flatnonzero(_SPACE[data[firsts]])
         if suspects.size:
-            texts = np.flatnonzero(~_SPACE[data])
-            ends = _next(newlines, firsts[suspects], data.size)
-            blank = _next(texts, firsts[suspects], data.size) >= ends
-            if blank[-1] and ends[-1] == data.size:  # blank as far as this block goes
-                self._undecided = int(starts[suspects[-1]])
-            starts = np.delete(starts, suspects[blank])
+            raw, blank = data.tobytes(), []
+            for line in suspects.tolist():
+                if found := _BLANK_LINE.match(raw, int(firsts[line])):
+                    blank.append(line)
+                    if not found[1]:  # no newline: blank as far as this block goes
+                        self._undecided = int(starts[line])
+            starts = np.delete(starts, blank)
         return starts, newlines
-
-
-def _next(positions: NDArray[np.int64], begins: NDArray[np.int64], end: int) -> NDArray[np.int64]:
-    """Returns for each of `begins` the first of the sorted positions that is not before it, else `end`."""
-    return np.append(positions, end)[np.searchsorted(positions, begins)]
 
 
 class LineStream:

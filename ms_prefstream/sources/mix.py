@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from ms_prefstream.errors import OptionError, SourceError
+from ms_prefstream.errors import OptionError
 from ms_prefstream.sources.base import RandomAccess, Source
 from ms_prefstream.sources.concat import joined_fingerprint
-from ms_prefstream.sources.open import open_source
+from ms_prefstream.sources.open import open_item
 
 
 @dataclass(frozen=True)
@@ -183,10 +183,7 @@ def _open(number: int, part: Part) -> Source:
             f"Item {number} of the mix is a {type(part.source).__name__}, expected a source. Put all parts into one "
             "mix, and multiply the weights of inner ones with the weight of their group."
         )
-    try:
-        return open_source(part.source)
-    except SourceError as error:
-        raise SourceError(f"Item {number} of the mix: {error}") from error
+    return open_item(f"Item {number} of the mix", part.source)
 
 
 def _check_temperature(temperature: Any, sources: Sequence[Source]) -> None:

@@ -93,15 +93,16 @@ def _open_list(items: Sequence[Any], max_row_bytes: int) -> Source:
         if is_path:
             parts.append(open_paths([item for _, item in group], max_row_bytes))
         else:
-            parts += [_open_item(number, item, max_row_bytes) for number, item in group]
+            parts += [open_item(f"Item {number} of the list", item, max_row_bytes) for number, item in group]
     return concat(parts)
 
 
-def _open_item(number: int, item: Any, max_row_bytes: int) -> Source:
+def open_item(where: str, item: Any, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> Source:
+    """Opens a source that is part of something larger, which errors name first."""
     try:
         return open_source(item, max_row_bytes=max_row_bytes)
     except SourceError as error:
-        raise SourceError(f"Item {number} of the list: {error}") from error
+        raise SourceError(f"{where}: {error}") from error
 
 
 def _is_of_user(source: object) -> bool:

@@ -6,11 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from ms_prefstream.errors import RowError, SourceError
-from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow
+from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow, rows_in_order
 from ms_prefstream.sources.cached import caches_in
 from ms_prefstream.sources.open import open_source
-
-_ROWS_AT_ONCE = 256
 
 
 def read(source: Any) -> Rows | PassedRows:
@@ -39,9 +37,6 @@ class Rows(Sequence[RawRow]):
     """Raw rows by number.
 
     Access to a row that cannot be parsed raises its `RowError`, with its origin.
-
-    Args:
-        source: The source of the rows.
     """
 
     def __init__(self, source: RandomAccess) -> None:
@@ -65,8 +60,7 @@ class Rows(Sequence[RawRow]):
         return _good(self._source.read([ids])[0])
 
     def __iter__(self) -> Iterator[RawRow]:
-        for begin in range(0, len(self), _ROWS_AT_ONCE):
-            yield from map(_good, self._source.read(range(begin, min(begin + _ROWS_AT_ONCE, len(self)))))
+        return map(_good, rows_in_order(self._source))
 
     def origin(self, row: int) -> str:
         """Returns where a row comes from: ``"data/train.jsonl:17"`` (lines count from 1)."""
@@ -77,11 +71,7 @@ class Rows(Sequence[RawRow]):
 
 
 class PassedRows:
-    """Raw rows that can only be read from the front. Each `iter` is a new pass where the source allows another.
-
-    Args:
-        source: The source of the rows.
-    """
+    """Raw rows that can only be read from the front. Each `iter` is a new pass where the source allows another."""
 
     def __init__(self, source: OnePass) -> None:
         self._source = source

@@ -14,7 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +28,13 @@ _BLOCK = 1 << 22
 _format: Any = np.lib.format
 
 
-class Named(Protocol):
-    """Source, as far as the path of its index depends on it; sources of files also have `paths`."""
-
-    @property
-    def name(self) -> str: ...
-
-
-def beside(source: Named) -> str | None:
+def beside(source: Any) -> str | None:
     """Returns the default path of a source's index: beside its file; None if it has not exactly one file."""
-    paths: Sequence[str] = getattr(source, "paths", ())
-    if len(paths) == 1:
-        return paths[0] + SUFFIX
-    return source.name + SUFFIX if not paths and os.path.isfile(source.name) else None
+    paths: Sequence[str] = getattr(source, "paths", ()) or [source.name]
+    return paths[0] + SUFFIX if len(paths) == 1 and os.path.isfile(paths[0]) else None
 
 
-def index_path(source: Named, given: str | os.PathLike[str] | None) -> str:
+def index_path(source: Any, given: str | os.PathLike[str] | None) -> str:
     """Returns the path of an index that is going to be written: as given, else the default.
 
     Raises:
@@ -88,7 +79,7 @@ def open_index(path: str | os.PathLike[str], fingerprint: Mapping[str, Any], row
     ]
     if changes:
         raise StateError(
-            f"the length index {path} was built for other data or settings: {'; '.join(changes)}. Build it anew "
+            f"the length index {path} was built for other data or settings: {'; '.join(changes)}. Build it again "
             "(stream.build_index() or `ms-prefstream index`), use the former settings, or pass index=None."
         )
     return index
@@ -112,12 +103,12 @@ def read_index(path: str) -> LengthIndex:
                 raise ValueError("the arrays do not belong together")
         except Exception as error:  # numpy's reader of headers raises many kinds
             raise StateError(
-                f"{path} is damaged or no length index ({error}). Delete it and build the index anew."
+                f"{path} is damaged or no length index ({error}). Delete it and build the index again."
             ) from error
     if version != VERSION:
         raise StateError(
             f"{path} is a length index of version {version}; expected version {VERSION}. Delete it and build the "
-            "index anew."
+            "index again."
         )
     return LengthIndex(
         path=path, lengths=lengths, keys=keys, verdict=verdict, fingerprint=fingerprint, checksum=checksum

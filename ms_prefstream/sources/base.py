@@ -23,7 +23,7 @@ class RandomAccess(Protocol):
     """Source whose rows can be read in any order. Prefer it: a step is then a pure function."""
 
     name: str
-    """What messages call the source: a path, or the type of an object."""
+    """Name in messages: a path, or the type of an object."""
 
     def __len__(self) -> int:
         """Returns the number of rows, without reading them all."""
@@ -43,7 +43,7 @@ class OnePass(Protocol):
     """Source that can only be read from the front: compressed files, generators, streams."""
 
     name: str
-    """What messages call the source."""
+    """Name in messages."""
 
     def start(self, skip: int = 0) -> Iterator[tuple[str, RawRow]]:
         """Returns a pass over (origin, raw row), which skips the first `skip` rows without parsing them.

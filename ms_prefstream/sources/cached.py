@@ -24,7 +24,7 @@ from ms_prefstream.sample import Ready
 from ms_prefstream.sources.base import as_row_ids, sources_in
 from ms_prefstream.sources.files import Handles, read_at
 
-_REMEDY = "Copy the file again, or write the cache anew; `ms-prefstream verify` checks every file."
+_REMEDY = "Copy the file again, or write the cache again; `ms-prefstream verify` checks every file."
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,7 @@ class CachedRows:
         if now != then:
             raise StateError(
                 f"{logps} belongs to other tokens: their hash was {then} and is {now} now. Add the reference "
-                "log-probabilities anew: mps.write_cache(stream, out, reference=..., reference_id=..., overwrite=True)."
+                "log-probabilities again: mps.write_cache(stream, out, reference=..., reference_id=..., overwrite=True)."
             )
         return _Tables(places, index, np.load(logps, mmap_mode="r"))
 
@@ -160,7 +160,7 @@ class CachedRows:
         block = read_at(self._handles.get(path), path, begin, size)
         if zlib.crc32(block) != checksum:
             raise CacheError(
-                f"{path} is damaged between bytes {begin} and {begin + size}: what is there is not what was written. "
+                f"{path} is damaged between bytes {begin} and {begin + size}: the bytes differ from those that were written. "
                 f"{_REMEDY}"
             )
         return block

@@ -75,7 +75,7 @@ class JoinedPass:
 
     @property
     def once(self) -> bool:
-        """Whether there is only one pass, because a part allows no second one."""
+        """True if a part can be read only once."""
         return any(getattr(part, "once", False) for part in self.parts)
 
     def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:

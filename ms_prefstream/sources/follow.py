@@ -324,7 +324,7 @@ def _refuse_packed(path: str) -> None:
 
 
 class GrowingFile:
-    """A file that is only appended to; it is read without a lock.
+    """File that is only appended to; it is read without a lock.
 
     Args:
         path: The file.
@@ -377,8 +377,8 @@ class GrowingFile:
         if size < self.size or seen != self._last:
             found = f"has {size} bytes now" if size < self.size else "has other contents there now"
             raise SourceError(
-                f"{self._path}: {self.size} bytes of the file were read, but it {found}: it was cut off or written "
-                "anew. A file that is followed may only be appended to. To start a new file, follow a folder of files "
+                f"{self._path}: {self.size} bytes of the file were read, but it {found}: it was truncated or "
+                "rewritten. A file that is followed may only be appended to. To start a new file, follow a folder of files "
                 "that are numbered with leading zeros."
             )
         if self.size == 0 and block:

@@ -36,7 +36,7 @@ class IterableRows:
 
     @property
     def once(self) -> bool:
-        """Whether there is only one pass: the rows came as an iterator, not as something that makes one."""
+        """True for an iterator, which allows only one pass."""
         return isinstance(self._rows, Iterator)
 
     def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:

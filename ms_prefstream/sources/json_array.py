@@ -17,7 +17,7 @@ from ms_prefstream.sources.files import Handle, check_unchanged, read_at, stamp
 from ms_prefstream.sources.json_text import BOM, DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, refuse_foreign, too_large
 
 MAX_ARRAY_BYTES = 1 << 30
-"""The largest `.json` array that is read: it is parsed whole, which takes several times its size in memory."""
+"""Largest `.json` array that is read: it is parsed as a whole, which takes several times its size in memory."""
 
 _HEAD = 1 << 16
 

@@ -176,7 +176,7 @@ class JsonLines:
 
     @functools.cached_property
     def _index(self) -> tuple[list[LineIndex], NDArray[np.int64]]:
-        """The index of each file, and the bounds of the files as in `base.read_parts`."""
+        """Index of each file, and the bounds of the files as in `base.read_parts`."""
         indexes = [build_line_index(path) for path in self.paths]
         bounds = np.cumsum([0, *(index.rows for index in indexes)], dtype=np.int64)
         if bounds[-1] == 0:

@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from ms_prefstream.errors import SourceError
 from ms_prefstream.sources.base import RandomAccess, RawRow, as_row_ids, no_rows
@@ -15,24 +15,16 @@ from ms_prefstream.sources.content_hash import sampled_rows_hash
 _HASHED_ROWS = 2**14  # some ten milliseconds for rows of usual length
 
 
-class Indexable(Protocol):
-    """Object that `MemoryRows` can read: a list, a tuple, a map-style data set."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, row: int, /) -> Any: ...
-
-
 class MemoryRows:
     """Rows of an object with `__len__` and `__getitem__`; the object is not copied.
 
     A row that is a plain dict is returned as a shallow copy, so that a map function may change its keys.
 
     Args:
-        rows: The object.
+        rows: The object: a list, a tuple, a map-style data set.
     """
 
-    def __init__(self, rows: Indexable) -> None:
+    def __init__(self, rows: Any) -> None:
         self.name = type(rows).__name__
         self._rows = rows
         if len(rows) == 0:

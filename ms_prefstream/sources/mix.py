@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True)
 class OpenedPart:
-    """A part whose source is open."""
+    """Part whose source is open."""
 
     name: str  # what the report calls it, unique among the parts
     source: Source
@@ -71,12 +71,12 @@ class Mix:
 
     @property
     def name(self) -> str:
-        """What messages call the mix."""
+        """Name in messages."""
         return f"the mix of {', '.join(part.name for part in self.parts)}"
 
     @property
     def random_access(self) -> bool:
-        """Whether rows can be read in any order: every part must allow it."""
+        """True if rows can be read in any order: every part must allow it."""
         return all(isinstance(part.source, RandomAccess) for part in self.parts)
 
     def weights(self, sizes: Sequence[int] | None) -> list[float | Fraction]:

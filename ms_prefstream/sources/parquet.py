@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ _KEPT_GROUPS = 4
 
 
 class _Layout(NamedTuple):
-    """The rows of all files, by file and by row group; bounds as in `base.read_parts`."""
+    """Rows of all files, by file and by row group; bounds as in `base.read_parts`."""
 
     stamps: list[FileStamp]  # of each file
     file_bounds: NDArray[np.int64]
@@ -28,7 +29,7 @@ class _Layout(NamedTuple):
 
 
 class ParquetRows:
-    """Rows of one or many Parquet files, numbered through in the order of the files.
+    """Rows of one or many Parquet files, numbered consecutively in the order of the files.
 
     Only whole row groups can be decoded. `read` decodes each row group that it needs once and keeps the last four, so
     rows that are read together should be few or near each other: a shuffled run over files with huge row groups
@@ -85,36 +86,32 @@ class ParquetRows:
         return table
 
     def _decode(self, group: int) -> Any:
-        layout = self._layout
-        number, group_in_file = layout.groups[group]
-        path = self.paths[number]
-        try:
-            with open(path, "rb") as file:
-                check_unchanged(path, layout.stamps[number], os.fstat(file.fileno()))
-                # No threads: several processes read at once, and pyarrow's pool does not survive every fork.
-                return _parquet().ParquetFile(file).read_row_group(group_in_file, use_threads=False)
-        except (OSError, _arrow_error()) as error:
-            raise _damaged(path, error) from error
+        file, number = self._layout.groups[group]
+        with _opened(self.paths[file], self._layout.stamps[file]) as parquet:
+            # No threads: several processes read at once, and pyarrow's pool does not survive every fork.
+            return parquet.read_row_group(number, use_threads=False)
 
 
 def _read_footers(paths: Sequence[str]) -> _Layout:
-    parquet = _parquet()
     stamps = [stamp(path) for path in paths]
     groups: list[tuple[int, int]] = []
     group_rows, file_rows = [0], [0]
     for number, path in enumerate(paths):
-        try:
-            with open(path, "rb") as file:
-                footer = parquet.ParquetFile(file).metadata
-        except (OSError, _arrow_error()) as error:
-            raise _damaged(path, error) from error
+        with _opened(path, stamps[number]) as parquet:
+            footer = parquet.metadata
         groups += [(number, k) for k in range(footer.num_row_groups)]
         group_rows += [footer.row_group(k).num_rows for k in range(footer.num_row_groups)]
         file_rows.append(footer.num_rows)
     return _Layout(stamps, np.cumsum(file_rows, dtype=np.int64), groups, np.cumsum(group_rows, dtype=np.int64))
 
 
-def _parquet() -> Any:
+@contextlib.contextmanager
+def _opened(path: str, then: FileStamp) -> Iterator[Any]:
+    """Opens a file as a `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        SourceError: pyarrow is missing, or the file changed or is damaged; the latter also in the body.
+    """
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -122,19 +119,14 @@ def _parquet() -> Any:
             "Reading Parquet files needs the package pyarrow, which is not installed. Install it (pip install "
             "pyarrow), or convert the files to JSON Lines."
         ) from error
-    return pyarrow.parquet
-
-
-def _arrow_error() -> type[Exception]:
-    import pyarrow
-
-    return pyarrow.ArrowException  # type: ignore[no-any-return]
-
-
-def _damaged(path: str, error: Exception) -> SourceError:
-    if isinstance(error, OSError) and error.errno is not None:
-        return unreadable(path, error)
-    return SourceError(
-        f"{path}: found something that is not a whole Parquet file ({error}). Copy or write the file again; a file "
-        "with other contents needs its own suffix."
-    )
+    try:
+        with open(path, "rb") as file:
+            check_unchanged(path, then, os.fstat(file.fileno()))
+            yield pyarrow.parquet.ParquetFile(file)
+    except (OSError, pyarrow.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(path, error) from error
+        raise SourceError(
+            f"{path}: found something that is not a whole Parquet file ({error}). Copy or write the file again; a file "
+            "with other contents needs its own suffix."
+        ) from error

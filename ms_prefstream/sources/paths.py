@@ -41,7 +41,7 @@ class Kind:
     """One kind of file.
 
     Attributes:
-        name: What messages call it.
+        name: Name in messages.
         open: Opens such files.
     """
 
@@ -84,7 +84,7 @@ KINDS = {
     ".parquet": _PARQUET,
     ".arrow": _ARROW,
 }
-"""How a file is read, by the end of its name."""
+"""Kinds of files by the end of their names."""
 
 _GLOB = re.compile(r"[*?\[]")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")

@@ -149,8 +149,8 @@ class CachedRows:
         now, then = token_hash(places), reference["tokens"]
         if now != then:
             raise StateError(
-                f"{logps} belongs to other tokens: their hash was {then} and is {now} now. Add the reference "
-                "log-probabilities again: mps.write_cache(stream, out, reference=..., reference_id=..., overwrite=True)."
+                f"{logps} belongs to other tokens: their hash was {then} and is {now} now. Add the "
+                "reference log-probabilities again: mps.write_cache(stream, out, reference=..., reference_id=..., overwrite=True)."
             )
         return _Tables(places, index, np.load(logps, mmap_mode="r"))
 
@@ -160,8 +160,8 @@ class CachedRows:
         block = read_at(self._handles.get(path), path, begin, size)
         if zlib.crc32(block) != checksum:
             raise CacheError(
-                f"{path} is damaged between bytes {begin} and {begin + size}: the bytes differ from those that were written. "
-                f"{_REMEDY}"
+                f"{path} is damaged between bytes {begin} and {begin + size}: the bytes differ from those that were "
+                f"written. {_REMEDY}"
             )
         return block
 

@@ -378,8 +378,8 @@ class GrowingFile:
             found = f"has {size} bytes now" if size < self.size else "has other contents there now"
             raise SourceError(
                 f"{self._path}: {self.size} bytes of the file were read, but it {found}: it was truncated or "
-                "rewritten. A file that is followed may only be appended to. To start a new file, follow a folder of files "
-                "that are numbered with leading zeros."
+                "rewritten. A file that is followed may only be appended to. To start a new file, follow a folder of "
+                "files that are numbered with leading zeros."
             )
         if self.size == 0 and block:
             refuse_foreign(self._path, block[:4])

@@ -150,7 +150,8 @@ class CachedRows:
         if now != then:
             raise StateError(
                 f"{logps} belongs to other tokens: their hash was {then} and is {now} now. Add the "
-                "reference log-probabilities again: mps.write_cache(stream, out, reference=..., reference_id=..., overwrite=True)."
+                "reference log-probabilities again: mps.write_cache(stream, out, reference=..., reference_id=..., "
+                "overwrite=True)."
             )
         return _Tables(places, index, np.load(logps, mmap_mode="r"))
 

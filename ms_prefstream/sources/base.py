@@ -116,12 +116,17 @@ def rows_in_order(source: RandomAccess, first: int = 0) -> Iterator[RawRow]:
 
 def sources_in(source: Any) -> Iterator[Any]:
     """Yields the sources that a mix or a list of sources consists of; of any other source, the source itself."""
-    parts = getattr(source, "parts", None)
-    if parts is None:
+    parts = parts_of(source)
+    if not parts:
         yield source
-        return
     for part in parts:
         yield from sources_in(getattr(part, "source", part))
+
+
+def parts_of(source: Any) -> Sequence[Any]:
+    """Returns the direct parts of a mix or of joined sources; of a class of the user, `parts` means something else."""
+    parts: Sequence[Any] = getattr(source, "__dict__", {}).get("parts", ())
+    return parts if type(source).__module__.startswith("ms_prefstream.") else ()
 
 
 # Row ids of a source that consists of parts (files, row groups, sources). `bounds` is (parts + 1,) int64: the first row

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from ms_prefstream.fingerprint import hash_of
-from ms_prefstream.sources.base import RandomAccess, RawRow, rows_in_order
+from ms_prefstream.sources.base import RandomAccess, RawRow, parts_of, rows_in_order
 from ms_prefstream.sources.files import Handles, read_at, stamp, unreadable
 
 _SAMPLE_BYTES = 16 * 1024
@@ -36,7 +36,7 @@ def whole_hash(source: Any) -> str | None:
     """
     if getattr(source, "exact", False):
         return None
-    if parts := getattr(source, "parts", None):
+    if parts := parts_of(source):
         found = [whole_hash(part) for part in parts]
         return hash_of([(one or "").encode() for one in found]) if any(found) else None
     if paths := getattr(source, "paths", None) or getattr(source, "_paths", None):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -151,6 +150,7 @@ class JsonLines:
         self.name = name_of(self.paths)
         self._limit = check_max_row_bytes(max_row_bytes)
         self._handles = Handles()
+        self._built: tuple[list[LineIndex], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return int(self._index[1][-1])
@@ -174,14 +174,16 @@ class JsonLines:
         """Returns a hash of every byte of the files in their order; names, folders and times do not count."""
         return hash_of([index.checksum for index in self._index[0]])
 
-    @functools.cached_property
+    @property  # no cached_property: some versions hold a lock, and a fork during the scan would never release it
     def _index(self) -> tuple[list[LineIndex], NDArray[np.int64]]:
         """Index of each file, and the bounds of the files as in `base.read_parts`."""
-        indexes = [build_line_index(path) for path in self.paths]
-        bounds = np.cumsum([0, *(index.rows for index in indexes)], dtype=np.int64)
-        if bounds[-1] == 0:
-            raise no_rows(self.name)
-        return indexes, bounds
+        if self._built is None:
+            indexes = [build_line_index(path) for path in self.paths]
+            bounds = np.cumsum([0, *(index.rows for index in indexes)], dtype=np.int64)
+            if bounds[-1] == 0:
+                raise no_rows(self.name)
+            self._built = indexes, bounds
+        return self._built
 
     def _origin(self, index: LineIndex, row: int) -> str:
         return f"{index.path}:{index.line_number(row, self._handles.get(index.path))}"

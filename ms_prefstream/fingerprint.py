@@ -1,16 +1,16 @@
-"""What tells a user's function from another one of the same name: a hash of its code and of the plain values in it."""
+"""Short hashes: of byte strings, and of the code of a user's function and the plain values in it."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Any
 
 
-def hash_of(parts: Sequence[bytes]) -> str:
-    """One short hash of several byte strings; where one ends and the next begins counts."""
+def hash_of(parts: Iterable[bytes]) -> str:
+    """Returns one short hash of several byte strings and of their lengths."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
@@ -22,11 +22,11 @@ _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 
 
 def code_hash(function: Any) -> str:
-    """A short hash, the same in every process of one version of Python.
+    """Returns a short hash of a function, the same in every process of one version of Python.
 
-    It covers the code of a function (of the method ``__call__`` for other callables), nested functions included, its
-    default values, and what it encloses or was given by `functools.partial`, as far as these are plain values that
-    cannot change. What it calls, and data that it looks up while it runs, are not covered.
+    It covers the code of the function (of the method ``__call__`` for other callables), nested functions included, its
+    default values, and the values in its closure and in a `functools.partial`, as far as these are plain and immutable.
+    Functions that it calls, and data that it looks up while it runs, are not covered.
 
     Args:
         function: Any callable.
@@ -47,7 +47,7 @@ def _parts(function: Any) -> Iterator[str]:
         function = vars(type(function)).get("__call__")
     code = getattr(function, "__code__", None)
     if code is None:
-        return  # a built-in function: its name says everything
+        return  # a built-in function, which its name identifies
     yield from _code(code)
     yield _plain((function.__defaults__, tuple(sorted((function.__kwdefaults__ or {}).items()))))
     for cell in getattr(function, "__closure__", None) or ():
@@ -66,7 +66,7 @@ def _code(code: CodeType) -> Iterator[str]:
 
 
 def _plain(value: Any) -> str:
-    """A value as text if it is plain and cannot change, else its type's name: other texts may hold addresses."""
+    """Returns a value as text if it is plain and immutable, else its type's name: other texts may hold addresses."""
     if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, tuple):

@@ -22,14 +22,13 @@ from ms_prefstream.cache.ray import write_on_ray
 from ms_prefstream.cache.reference import Reference, ReferenceModel, add_reference
 from ms_prefstream.checks import check_made
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
-from ms_prefstream.lengths import progress_on
 from ms_prefstream.lengths.index import GOOD, REASONS, Measured
 from ms_prefstream.lengths.index_file import write_contents
 from ms_prefstream.load.one_pass import RecordWithOrigin
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, npy_bytes, write_atomically
 from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without_reference
-from ms_prefstream.progress import Progress, Silent
+from ms_prefstream.progress import Progress, Silent, progress_on
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.sample import Loaded
@@ -264,7 +263,7 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
         raise NoUsableRowsError(f"no row of {data.source.name} can be used ({what or 'it has none'}).")
     tables = (part.rows for part in folder.parts())
     measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
-    write_contents(folder.file(LENGTHS), rows, measured, data.fingerprints())
+    write_contents(folder.file(LENGTHS), measured, data.fingerprints())
     places = np.concatenate([part.rows["place"] for part in folder.parts()])
     write_atomically(folder.file(PLACES), npy_bytes(places))
     with guarded(folder.new):

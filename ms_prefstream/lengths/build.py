@@ -1,4 +1,4 @@
-"""One pass over all rows that writes a length index."""
+"""The pass over all rows that writes a length index, and the journal from which an interrupted pass resumes."""
 
 from __future__ import annotations
 
@@ -8,33 +8,100 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ms_prefstream.errors import RowError, StateError
+from ms_prefstream.errors import StateError
 from ms_prefstream.lengths.index import LengthIndex, Loader, Measured, first_malformed, measuring
 from ms_prefstream.lengths.index_file import VERSION, open_index, unwritable, write_contents
 from ms_prefstream.progress import Progress, Silent
 
-SUFFIX = ".part"
+JOURNAL_SUFFIX = ".part"
 _HEAD = struct.Struct("<II")  # CRC-32 of the rest, rows
 _ROW_BYTES = 13
+CHUNK = 512  # rows that are measured, sent to a worker and saved together
+
+
+def build_index(
+    rows: int,
+    loader: Loader,
+    path: str | os.PathLike[str],
+    fingerprint: Mapping[str, Any],
+    *,
+    origin: Callable[[int], str],
+    raise_malformed: bool = True,
+    progress: Progress | None = None,
+) -> LengthIndex:
+    """Measures every row and writes the index; an interrupted pass resumes where it ended.
+
+    The file is byte-identical for any number of workers and interruptions.
+
+    Args:
+        rows: The number of rows.
+        loader: A `SampleLoader`, or a `LoaderPool` for several processes.
+        path: The file to write. Rows that are measured already are stored beside it, with the suffix ``.part``.
+        fingerprint: Everything that determines lengths and verdicts, by name, as plain values for JSON.
+        origin: Maps a row id to its origin.
+        raise_malformed: Whether a malformed row is an error (``on_bad_row="raise"``) or gets a verdict.
+        progress: Shows how far the pass is.
+
+    Raises:
+        RowError: The first malformed row, if such rows are errors.
+        SourceError: The file cannot be written.
+        StateError: Another process is building this index.
+    """
+    path, shown = os.fspath(path), progress or Silent()
+    about = {"version": VERSION, "rows": rows, "fingerprint": dict(fingerprint)}
+    with contextlib.closing(Journal(path, about)) as journal:
+        if raise_malformed and journal.rows:
+            _raise_first(np.concatenate([part.verdict for part in journal.parts()]), loader, origin)
+        chunks = (range(begin, min(begin + CHUNK, rows)) for begin in range(journal.rows, rows, CHUNK))
+        shown.begin(rows, journal.rows)
+        try:
+            for measured in measuring(loader)(chunks):
+                for position, error in measured.errors:
+                    if raise_malformed and error.reason.malformed:
+                        raise error.at(origin(journal.rows + position))
+                journal.append(measured)
+                shown.advance(len(measured.verdict))
+        finally:
+            shown.end()
+        write_contents(path, journal.parts(), fingerprint)
+        journal.delete()
+    return open_index(path, fingerprint, rows)
+
+
+def raise_malformed_of(index: LengthIndex, loader: Loader, origin: Callable[[int], str]) -> None:
+    """Raises the first malformed row of an index that was built with ``on_bad_row="drop"``, for ``"raise"``.
+
+    Raises:
+        RowError: That row's own error, with its origin.
+    """
+    _raise_first(index.verdict, loader, origin)
+
+
+def _raise_first(verdict: NDArray[np.uint8], loader: Loader, origin: Callable[[int], str]) -> None:
+    row = first_malformed(verdict)
+    if row is not None:
+        (found,) = loader.load([row])
+        if found.error is not None:
+            raise found.error.at(origin(row))
 
 
 class Journal:
-    """An append-only file beside the index: a line of JSON, then blocks of measured rows with checksums.
+    """Append-only file beside the index: a line of JSON, then blocks of measured rows with checksums.
 
-    What a killed process had not finished to write is cut off. A journal of other data or settings is begun anew.
-    One process at a time.
+    An incomplete block of a killed process is cut off. A journal of other data or settings is overwritten. The file is
+    locked: one process at a time can build an index.
 
     Args:
         path: The index's path.
-        about: What the rows depend on; plain values for JSON.
+        about: Everything that the rows depend on; plain values for JSON.
 
     Attributes:
-        rows: Rows that are measured already.
+        rows: The number of rows that are measured already.
 
     Raises:
         SourceError: The file cannot be written.
@@ -42,7 +109,7 @@ class Journal:
     """
 
     def __init__(self, path: str, about: Mapping[str, Any]) -> None:
-        self.path = path + SUFFIX
+        self.path = path + JOURNAL_SUFFIX
         self.rows = 0
         self._index = path
         first = json.dumps(about, sort_keys=True).encode() + b"\n"
@@ -65,7 +132,7 @@ class Journal:
             raise unwritable(path, error) from error
 
     def parts(self) -> Iterator[Measured]:
-        """The measured rows from the first on; leaves the file's position behind the last whole block."""
+        """Yields the measured rows from the first on; leaves the file's position at the end of the last whole block."""
         self._file.seek(self._begin)
         while True:
             begin = self._file.tell()
@@ -83,7 +150,7 @@ class Journal:
             )
 
     def append(self, measured: Measured) -> None:
-        """Add the rows that come next.
+        """Adds the next rows.
 
         Raises:
             SourceError: The file cannot be written.
@@ -97,20 +164,16 @@ class Journal:
         self.rows += len(measured.verdict)
 
     def delete(self) -> None:
-        """The index is written; the journal has done its work."""
+        """Deletes the file, after the index has been written."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
 
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Closes the file and releases its lock."""
         self._file.close()
 
     def _lock(self) -> None:
-        """Held until the file is closed or the process ends."""
+        """Locks the file until it is closed or the process ends."""
         with contextlib.suppress(ImportError):  # not on Windows
             import fcntl
 
@@ -121,88 +184,3 @@ class Journal:
                     f"another process is building the length index {self._index} at this moment. Wait for it; with "
                     "several ranks, build the index before they start (`ms-prefstream index`)."
                 ) from None
-
-
-CHUNK = 512  # rows that are measured, sent and saved together
-
-
-def build_index(
-    rows: int,
-    loader: Loader,
-    path: str | os.PathLike[str],
-    fingerprint: Mapping[str, Any],
-    *,
-    origin: Callable[[int], str],
-    raise_malformed: bool = True,
-    progress: Progress | None = None,
-    on_bad: Callable[[int, RowError], None] | None = None,
-) -> LengthIndex:
-    """Measure every row and write the index; a pass that was interrupted goes on where it ended.
-
-    The file is the same, byte for byte, whatever the number of workers and interruptions.
-
-    Args:
-        rows: How many rows there are.
-        loader: A `SampleLoader`, or a `LoaderPool` for several processes.
-        path: Where the index is written; what is measured so far stands beside it with the suffix ``.part``.
-        fingerprint: What decides about lengths and verdicts, by name, as plain values for JSON.
-        origin: Row id to origin.
-        raise_malformed: Whether a malformed row is an error (``on_bad_row="raise"``) or gets its verdict.
-        progress: Is told how far the pass is.
-        on_bad: Is called with each bad row and its error, origin included, once a row over all parts of the pass.
-
-    Raises:
-        RowError: The first malformed row, if such rows are errors.
-        SourceError: The file cannot be written.
-        StateError: Another process is building this index.
-    """
-    path, shown = os.fspath(path), progress or Silent()
-    with Journal(path, {"version": VERSION, "rows": rows, "fingerprint": dict(fingerprint)}) as journal:
-        if raise_malformed and journal.rows:
-            _raise_known(journal, loader, origin)
-        chunks = (range(begin, min(begin + CHUNK, rows)) for begin in range(journal.rows, rows, CHUNK))
-        shown.begin(rows, journal.rows)
-        try:
-            for measured in measuring(loader)(chunks):
-                for position, found in measured.errors:
-                    _settle(found.at(origin(journal.rows + position)), journal.rows + position, raise_malformed, on_bad)
-                journal.append(measured)
-                shown.advance(len(measured.verdict))
-        finally:
-            shown.end()
-        write_contents(path, rows, journal.parts(), fingerprint)
-        journal.delete()
-    return open_index(path, fingerprint, rows)
-
-
-def raise_malformed_of(index: LengthIndex, loader: Loader, origin: Callable[[int], str]) -> None:
-    """For ``on_bad_row="raise"`` with an index that was built with ``"drop"``: raise its first malformed row.
-
-    Raises:
-        RowError: That row's own error, with its origin.
-    """
-    row = index.first_malformed
-    if row is not None:
-        _raise_row(row, loader, origin)
-
-
-def _raise_known(journal: Journal, loader: Loader, origin: Callable[[int], str]) -> None:
-    begin = 0
-    for part in journal.parts():
-        row = first_malformed(part.verdict)
-        if row is not None:
-            _raise_row(begin + row, loader, origin)
-        begin += len(part.verdict)
-
-
-def _raise_row(row: int, loader: Loader, origin: Callable[[int], str]) -> None:
-    (found,) = loader.load([row])
-    if found.error is not None:
-        raise found.error.at(origin(row))
-
-
-def _settle(error: RowError, row: int, raise_malformed: bool, on_bad: Callable[[int, RowError], None] | None) -> None:
-    if raise_malformed and error.reason.malformed:
-        raise error
-    if on_bad is not None:
-        on_bad(row, error)

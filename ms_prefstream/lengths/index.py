@@ -1,4 +1,4 @@
-"""The length index in memory: what each row's sides measure and what became of it, mapped from its file."""
+"""The length index in memory: the lengths of each row, and its verdict. The rows of an index come from `measure`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sample import Loaded
 
 GOOD = 0
+_NO_KEY = -1
 
-# Written into files: a number is never given to another reason, and a new reason gets a new number.
+# Stored in files: a number is never given to another reason, and a new reason gets a new number.
 CODES: dict[Reason, int] = {
     Reason.BAD_JSON: 1,
     Reason.MISSING_FIELD: 2,
@@ -37,137 +38,20 @@ CODES: dict[Reason, int] = {
 REASONS = {code: reason for reason, code in CODES.items()}
 
 _MALFORMED = np.array([code in REASONS and REASONS[code].malformed for code in range(256)])
-
-
-def first_malformed(verdict: NDArray[np.uint8]) -> int | None:
-    """The first row whose verdict is one that `on_bad_row` decides about; None if there is none.
-
-    Args:
-        verdict: (N,) uint8.
-    """
-    rows = np.flatnonzero(_MALFORMED[verdict])
-    return int(rows[0]) if rows.size else None
-
-
-FIRST_ROWS = 5  # per reason, as in `stream.report`
-
-
-class VerdictCount(NamedTuple):
-    """Bad rows of one reason.
-
-    Attributes:
-        reason: Why they do not become samples.
-        rows: How many there are.
-        share: Their share of all rows, 0 to 1.
-        first: The ids of the first few.
-    """
-
-    reason: Reason
-    rows: int
-    share: float
-    first: tuple[int, ...]
-
-
-def count_verdicts(verdict: NDArray[np.uint8]) -> tuple[VerdictCount, ...]:
-    """The bad rows by reason, most frequent first, then by the reasons' numbers.
-
-    Args:
-        verdict: (N,) uint8.
-    """
-    counts = np.bincount(verdict, minlength=256)
-    found = [
-        VerdictCount(
-            reason,
-            int(counts[code]),
-            int(counts[code]) / len(verdict),
-            tuple(np.flatnonzero(verdict == code)[:FIRST_ROWS].tolist()),
-        )
-        for code, reason in sorted(REASONS.items())
-        if counts[code]
-    ]
-    return tuple(sorted(found, key=lambda one: -one.rows))
-
-
-def summary_text(counts: Sequence[VerdictCount], rows: int, origin: Callable[[int], str] = "row {}".format) -> str:
-    """The counts as lines of text: ``too_long: 12 (0.60 %), first at train.jsonl:7, train.jsonl:31``."""
-    dropped = sum(one.rows for one in counts)
-    lines = [f"rows in the length index {rows:,}, dropped {dropped:,} ({100 * dropped / max(1, rows):.2f} %)"]
-    for one in counts:
-        lines.append(
-            f"  {one.reason}: {one.rows:,} ({100 * one.share:.2f} %), first at {', '.join(map(origin, one.first))}"
-        )
-    return "\n".join(lines)
-
-
-NO_KEY = -1
-
-
-class Measured(NamedTuple):
-    """Some rows, measured.
-
-    Attributes:
-        lengths: (n, 2) int32 tokens: of chosen and rejected; for RLHF of prompt and whole sequence. 0 for bad rows.
-        keys: (n,) int32, the length that rows are sorted by; -1 for bad rows.
-        verdict: (n,) uint8, 0 or the number of the reason.
-        errors: (position, error) of each bad row, without origins.
-    """
-
-    lengths: NDArray[np.int32]
-    keys: NDArray[np.int32]
-    verdict: NDArray[np.uint8]
-    errors: list[tuple[int, RowError]]
-
-
-class Loader(Protocol):
-    """Rows to samples, in order."""
-
-    def load(self, rows: Sequence[int]) -> list[Loaded]: ...
-
-
-@runtime_checkable
-class Measures(Protocol):
-    """A loader that can measure many chunks on its own, several at once."""
-
-    def measured(self, chunks: Iterable[range]) -> Iterator[Measured]:
-        """Each chunk of rows, measured, in order."""
-
-
-def measure(loaded: Sequence[Loaded]) -> Measured:
-    """The lengths and verdicts of loaded rows."""
-    lengths = np.zeros((len(loaded), 2), np.int32)
-    keys = np.full(len(loaded), NO_KEY, np.int32)
-    verdict = np.full(len(loaded), GOOD, np.uint8)
-    errors: list[tuple[int, RowError]] = []
-    for position, (sample, error, _) in enumerate(loaded):
-        if sample is None:
-            assert error is not None  # a row without sample says why
-            verdict[position] = CODES[error.reason]
-            errors.append((position, error))
-            continue
-        first = len(sample.sequences[0].ids if sample.prompt is None else sample.prompt)
-        lengths[position] = first, len(sample.sequences[-1].ids)
-        keys[position] = sample.length
-    return Measured(lengths, keys, verdict, errors)
-
-
-def measuring(loader: Loader) -> Callable[[Iterable[range]], Iterator[Measured]]:
-    """How a loader measures chunks of rows: by itself if it can, otherwise one after the other."""
-    if isinstance(loader, Measures):
-        return loader.measured
-    return lambda chunks: (measure(loader.load(chunk)) for chunk in chunks)
+_FIRST_ROWS = 5  # per reason, as in `stream.report`
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LengthIndex:
-    """Token lengths and verdicts of all rows. The arrays are mapped: they take memory only while they are looked at.
+    """Token lengths and verdicts of all rows. The arrays are mapped from the file, so they take memory only when used.
 
     Attributes:
         path: The file.
         lengths: (N, 2) int32 tokens: of chosen and rejected; for RLHF of prompt and whole sequence. 0 for bad rows.
         keys: (N,) int32, the length that rows are sorted by and padded to (the longer side; for RLHF the whole
             sequence); -1 for bad rows, so that a plan leaves them out.
-        verdict: (N,) uint8, 0 for a good row, else the number of its reason (see `verdict`).
-        fingerprint: What decides about lengths and verdicts, by name, as plain values for JSON.
+        verdict: (N,) uint8, 0 for a good row, else the number of its reason (see `CODES`).
+        fingerprint: Everything that determines lengths and verdicts, by name, as plain values for JSON.
         checksum: Of the whole file: two indexes with one checksum give one plan.
     """
 
@@ -180,34 +64,37 @@ class LengthIndex:
 
     @property
     def rows(self) -> int:
-        """Rows of the source, good or bad."""
+        """Number of rows in the source, good or bad."""
         return len(self.verdict)
 
     @functools.cached_property
     def usable(self) -> int:
-        """Rows that are good."""
+        """Number of good rows."""
         return self.rows - int(np.count_nonzero(self.verdict))
 
     @functools.cached_property
     def counts(self) -> tuple[VerdictCount, ...]:
-        """The bad rows by reason, most frequent first."""
+        """Bad rows by reason, most frequent first."""
         return count_verdicts(self.verdict)
 
-    @property
-    def first_malformed(self) -> int | None:
-        """The first row that ``on_bad_row="raise"`` would raise about; None if there is none."""
-        return first_malformed(self.verdict)
-
     def good(self) -> NDArray[np.bool_]:
-        """(N,) bool, freshly made: True for good rows."""
+        """Returns a new (N,) bool array: True for good rows."""
         return np.equal(self.verdict, GOOD)
 
     def __str__(self) -> str:
-        return summary_text(self.counts, self.rows)
+        """Returns lines such as ``too_long: 12 (0.60 %), first at row 7, row 31``, one a reason."""
+        dropped = self.rows - self.usable
+        lines = [
+            f"rows in the length index {self.rows:,}, dropped {dropped:,} ({100 * dropped / max(1, self.rows):.2f} %)"
+        ]
+        for one in self.counts:
+            first = ", ".join(f"row {row}" for row in one.first)
+            lines.append(f"  {one.reason}: {one.rows:,} ({100 * one.share:.2f} %), first at {first}")
+        return "\n".join(lines)
 
 
 def joined(indexes: Sequence[LengthIndex]) -> LengthIndex:
-    """The indexes of several parts as one over all their rows, part behind part; its arrays are copies."""
+    """Returns the indexes of several parts as one over all their rows, in order; its arrays are copies."""
     if len(indexes) == 1:
         return indexes[0]
     return LengthIndex(
@@ -218,3 +105,82 @@ def joined(indexes: Sequence[LengthIndex]) -> LengthIndex:
         fingerprint={index.path: index.fingerprint for index in indexes},
         checksum=hash_of([index.checksum.encode() for index in indexes]),
     )
+
+
+class VerdictCount(NamedTuple):
+    """Number of bad rows with one reason."""
+
+    reason: Reason
+    rows: int
+    share: float  # of all rows, 0 to 1
+    first: tuple[int, ...]  # ids of the first five
+
+
+def count_verdicts(verdict: NDArray[np.uint8]) -> tuple[VerdictCount, ...]:
+    """Counts bad rows by reason, given (N,) verdicts: most frequent first, then by the reasons' numbers."""
+    counts = np.bincount(verdict, minlength=256).tolist()
+    found = [
+        VerdictCount(
+            reason,
+            counts[code],
+            counts[code] / len(verdict),
+            tuple(np.flatnonzero(verdict == code)[:_FIRST_ROWS].tolist()),
+        )
+        for code, reason in sorted(REASONS.items())
+        if counts[code]
+    ]
+    return tuple(sorted(found, key=lambda one: -one.rows))
+
+
+def first_malformed(verdict: NDArray[np.uint8]) -> int | None:
+    """Returns the first row of (N,) verdicts that `on_bad_row` decides about; None if there is none."""
+    rows = np.flatnonzero(_MALFORMED[verdict])
+    return int(rows[0]) if rows.size else None
+
+
+class Measured(NamedTuple):
+    """Lengths and verdicts of n rows; the arrays are those of `LengthIndex`."""
+
+    lengths: NDArray[np.int32]
+    keys: NDArray[np.int32]
+    verdict: NDArray[np.uint8]
+    errors: list[tuple[int, RowError]]  # position and error of each bad row, without origins
+
+
+class Loader(Protocol):
+    """Loads rows as samples, in order."""
+
+    def load(self, rows: Sequence[int]) -> list[Loaded]: ...
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """Loader that measures chunks of rows itself, several at once."""
+
+    def measured(self, chunks: Iterable[range]) -> Iterator[Measured]:
+        """Yields each chunk of rows, measured, in order."""
+
+
+def measure(loaded: Sequence[Loaded]) -> Measured:
+    """Returns the lengths and verdicts of loaded rows."""
+    lengths = np.zeros((len(loaded), 2), np.int32)
+    keys = np.full(len(loaded), _NO_KEY, np.int32)
+    verdict = np.full(len(loaded), GOOD, np.uint8)
+    errors: list[tuple[int, RowError]] = []
+    for position, (sample, error, _) in enumerate(loaded):
+        if sample is None:
+            assert error is not None  # a row without a sample has an error
+            verdict[position] = CODES[error.reason]
+            errors.append((position, error))
+            continue
+        first = len(sample.sequences[0].ids if sample.prompt is None else sample.prompt)
+        lengths[position] = first, len(sample.sequences[-1].ids)
+        keys[position] = sample.length
+    return Measured(lengths, keys, verdict, errors)
+
+
+def measuring(loader: Loader) -> Callable[[Iterable[range]], Iterator[Measured]]:
+    """Returns the function that measures chunks of rows with a loader: its own, or one that loads chunk by chunk."""
+    if isinstance(loader, Measures):
+        return loader.measured
+    return lambda chunks: (measure(loader.load(chunk)) for chunk in chunks)

@@ -9,7 +9,8 @@ from typing import Any
 from ms_prefstream.encode.build import fingerprint_of, given_text
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, StateError
-from ms_prefstream.sources.cached import CachedRows, sources_in
+from ms_prefstream.sources.base import sources_in
+from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.tasks.base import Task
 
 _DEFAULTS = {"boundary": "joint", "special_tokens_in_content": "escape"}

@@ -1,7 +1,7 @@
-"""Where raw rows come from. Every source keeps one of the two protocols in `base.py`.
+"""Raw rows, from files and from objects in memory. Every source keeps one of the two protocols in `base`.
 
-To add a kind of file: one file with a class that is `RandomAccess` or `OnePass`, its suffix in `paths.py`, and its
-line in `resolve._opener`.
+`open_source` accepts whatever a user passes. How to add a kind of file, or a source that is no file, is described in
+`paths`, which holds the table of file kinds.
 """
 
 from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow, Source

@@ -1,16 +1,18 @@
-"""What every source of raw rows looks like to the rest of the library."""
+"""The two kinds of sources, as protocols, and what their implementations share."""
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import SourceError
+
+_ROWS_AT_ONCE = 256
 
 RawRow: TypeAlias = Any
 """One row as the data set wrote it: normally a dict, checked by the format."""
@@ -18,104 +20,160 @@ RawRow: TypeAlias = Any
 
 @runtime_checkable
 class RandomAccess(Protocol):
-    """Rows that can be read in any order: the source of choice, since a step is then a pure function."""
+    """Source whose rows can be read in any order. Prefer it: a step is then a pure function."""
 
     name: str
+    """Name in messages: a path, or the type of an object."""
 
     def __len__(self) -> int:
-        """The number of rows, known without reading them all."""
+        """Returns the number of rows, without reading them all."""
 
     def read(self, rows: Sequence[int]) -> list[RawRow]:
-        """The raw rows with these ids, in this order. A row that cannot be parsed is returned as a `RowError`."""
+        """Returns the rows with these ids, in this order; a `RowError` in the place of a row that cannot be parsed."""
 
     def origin(self, row: int) -> str:
-        """Where a row comes from, for people: ``"data/train.jsonl:17"`` (lines count from 1)."""
+        """Returns where a row comes from, for people: ``"data/train.jsonl:17"`` (lines count from 1)."""
 
     def fingerprint(self) -> str:
-        """A short hash that changes when the data changes (size and time of files, or contents where cheap)."""
+        """Returns a short hash that changes when the data changes; it may look at samples of large data."""
 
 
 @runtime_checkable
 class OnePass(Protocol):
-    """Rows that can only be read from the front: compressed files, generators, streams."""
+    """Source that can only be read from the front: compressed files, generators, streams."""
 
     name: str
+    """Name in messages."""
 
     def start(self, skip: int = 0) -> Iterator[tuple[str, RawRow]]:
-        """A pass over (origin, raw row), beginning behind the first `skip` rows without parsing them.
+        """Returns a pass over (origin, raw row), which skips the first `skip` rows without parsing them.
 
-        A row that cannot be parsed is yielded as a `RowError` in the place of the row. A source that can be read
-        only once raises `SourceError` on the second pass and names the remedy.
+        A row that cannot be parsed is yielded as a `RowError`. A source that can be read only once raises
+        `SourceError` on the second pass and names the remedy.
         """
 
     def fingerprint(self) -> str:
-        """A short hash of what identifies the data (file names, sizes and times; the type of an iterable)."""
+        """Returns a short hash of what identifies the data: pieces of files, or the type of an iterable."""
 
 
 Source: TypeAlias = RandomAccess | OnePass
 
 
-_T = TypeVar("_T")
-
-
 @runtime_checkable
-class Beginner(Protocol):
-    """A one-pass source that can say how many rows it could skip: what a chain of sources needs to go on skipping."""
+class SkipsRows(Protocol):
+    """One-pass source that reports how many rows it skipped, so that skipping can continue in the next source."""
+
+    name: str
 
     def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
-        """Skip up to `skip` rows; how many there were to skip, and the pass over the rest."""
+        """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest."""
 
 
-def start_pass(source: Beginner, name: str, skip: int) -> Iterator[tuple[str, RawRow]]:
-    """`begin`, with a sentence for a source that is too short or has no rows at all.
+def start_pass(source: SkipsRows, skip: int = 0) -> Iterator[tuple[str, RawRow]]:
+    """Returns a pass over (origin, raw row), which skips the first `skip` rows without parsing them.
+
+    Classes with a method `begin` use this function as their method `start`.
 
     Raises:
-        SourceError: Fewer rows than `skip`; or, from the first `next`, no rows where none were skipped.
+        SourceError: The source has fewer rows than `skip` or cannot be read; or, from the first `next`, it has no rows.
     """
     skipped, rows = source.begin(skip)
     if skipped < skip:
         raise SourceError(
-            f"{name}: {skip} rows were to be skipped, but there are only {skipped}. The data got shorter since the "
-            "position was saved: restore it, or start a new run."
+            f"{source.name}: {skip} rows were to be skipped, but there are only {skipped}. The data got shorter since "
+            "the position was saved: restore it, or start a new run."
         )
-    return rows if skip else _some(rows, name, source)
+    return rows if skip else _at_least_one(rows, source)
 
 
-def skip_items(items: Iterator[Any], count: int) -> int:
-    """Throw away up to `count` items at the speed of C; how many there were."""
-    counter = itertools.count()
-    deque(zip(itertools.islice(items, count), counter), maxlen=0)  # noqa: B905 - the counter has no end
-    return next(counter)
+def _at_least_one(rows: Iterator[tuple[str, RawRow]], source: SkipsRows) -> Iterator[tuple[str, RawRow]]:
+    count = 0
+    for count, row in enumerate(rows, 1):  # noqa: B007
+        yield row
+    if count == 0:
+        raise no_rows(source.name, getattr(source, "ended", ""))
 
 
 def no_rows(name: str, ended: str = "") -> SourceError:
-    """The error for a source without a single row; `ended` says why its pass ended, in brackets."""
+    """Returns the error for a source without a single row; `ended` says why its pass ended, in brackets."""
     return SourceError(
         f"{name}: found no rows{ended}, expected at least one. Check that the data was written to the end."
     )
 
 
-def _some(rows: Iterator[_T], name: str, source: object) -> Iterator[_T]:
-    count = 0
-    for count, row in enumerate(rows, 1):  # noqa: B007
-        yield row
-    if count == 0:
-        raise no_rows(name, getattr(source, "ended", ""))
+def skip_items(items: Iterator[Any], count: int) -> int:
+    """Consumes up to `count` items at C speed. Returns how many there were."""
+    counter = itertools.count()
+    deque(zip(itertools.islice(items, count), counter), maxlen=0)  # noqa: B905 - the counter has no end
+    return next(counter)
+
+
+def rows_in_order(source: RandomAccess, first: int = 0) -> Iterator[RawRow]:
+    """Yields the rows from number `first` on, read some at a time."""
+    for begin in range(first, len(source), _ROWS_AT_ONCE):
+        yield from source.read(range(begin, min(begin + _ROWS_AT_ONCE, len(source))))
+
+
+def sources_in(source: Any) -> Iterator[Any]:
+    """Yields the sources that a mix or a list of sources consists of; of any other source, the source itself."""
+    parts = parts_of(source)
+    if not parts:
+        yield source
+    for part in parts:
+        yield from sources_in(getattr(part, "source", part))
+
+
+def parts_of(source: Any) -> Sequence[Any]:
+    """Returns the direct parts of a mix or of joined sources; of a class of the user, `parts` means something else."""
+    parts: Sequence[Any] = getattr(source, "__dict__", {}).get("parts", ())
+    return parts if type(source).__module__.startswith("ms_prefstream.") else ()
+
+
+# Row ids of a source that consists of parts (files, row groups, sources). `bounds` is (parts + 1,) int64: the first row
+# id of each part, and the number of rows as the last entry.
+
+
+def read_parts(
+    rows: Sequence[int], bounds: NDArray[np.int64], name: str, read: Callable[[int, NDArray[np.int64]], list[RawRow]]
+) -> list[RawRow]:
+    """Reads rows from several parts, each part once.
+
+    Args:
+        rows: Row ids, in any order.
+        bounds: First row id of each part.
+        name: The source, for the error.
+        read: Returns rows of a part, given the part's number and (k,) row ids within it, sorted.
+
+    Returns:
+        The rows, in the order of `rows`.
+
+    Raises:
+        SourceError: A row id does not exist.
+    """
+    ids = as_row_ids(rows, int(bounds[-1]), name)
+    found: list[RawRow] = [None] * len(ids)
+    for part, positions in by_part(ids, bounds):
+        for position, row in zip(positions.tolist(), read(part, ids[positions] - bounds[part]), strict=True):
+            found[position] = row
+    return found
+
+
+def locate(row: int, bounds: NDArray[np.int64], name: str) -> tuple[int, int]:
+    """Returns the number of the part that a row lies in, and the row's id within that part.
+
+    Raises:
+        SourceError: The row id does not exist.
+    """
+    as_row_ids([row], int(bounds[-1]), name)
+    part = int(np.searchsorted(bounds, row, side="right")) - 1
+    return part, row - int(bounds[part])
 
 
 def as_row_ids(rows: Sequence[int], count: int, name: str) -> NDArray[np.int64]:
-    """The asked rows as an array, each proven to exist.
-
-    Args:
-        rows: Row ids, in any order; an id may come twice.
-        count: How many rows the source has.
-        name: The source, for the error.
-
-    Returns:
-        (n,) int64.
+    """Returns row ids as an array, each checked to be one of `count` rows.
 
     Raises:
-        SourceError: An id is negative or not below `count`.
+        SourceError: An id is negative or not below `count`; the error begins with `name`.
     """
     ids = np.asarray(rows, dtype=np.int64)
     if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= count):
@@ -128,14 +186,10 @@ def as_row_ids(rows: Sequence[int], count: int, name: str) -> NDArray[np.int64]:
 
 
 def by_part(ids: NDArray[np.int64], bounds: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Split asked rows by the part (file, row group, source) they lie in.
-
-    Args:
-        ids: (n,) int64, row ids in the asked order.
-        bounds: (parts + 1,) int64, first row id of each part; the last entry is the number of rows.
+    """Splits (n,) row ids by the part that they lie in.
 
     Yields:
-        A part with rows, and (k,) positions into `ids`, sorted by row id.
+        The number of a part, and (k,) positions in `ids`, sorted by row id.
     """
     order = np.argsort(ids, kind="stable")
     if bounds.size == 2 and ids.size:  # the usual case, a single part, at half the cost
@@ -143,6 +197,6 @@ def by_part(ids: NDArray[np.int64], bounds: NDArray[np.int64]) -> Iterator[tuple
         return
     parts = np.searchsorted(bounds, ids[order], side="right") - 1
     cuts = np.flatnonzero(np.diff(parts)) + 1
-    for positions in np.split(order, cuts):
+    for part, positions in zip(np.split(parts, cuts), np.split(order, cuts), strict=True):
         if positions.size:
-            yield int(np.searchsorted(bounds, ids[positions[0]], side="right")) - 1, positions
+            yield int(part[0]), positions

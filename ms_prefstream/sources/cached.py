@@ -1,4 +1,4 @@
-"""A cache of this library as a source: samples that were made before, in any order."""
+"""A cache that `write_cache` wrote, as a source: its rows are finished samples, read in any order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,69 +15,46 @@ from numpy.typing import NDArray
 
 from ms_prefstream.errors import CacheError, DroppedRowError, SourceError, StateError
 from ms_prefstream.lengths.index import REASONS, LengthIndex
-from ms_prefstream.lengths.index_file import read_contents
+from ms_prefstream.lengths.index_file import read_index
 from ms_prefstream.mindrecord.files import note_of, part_name
 from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, check_files, read_manifest, without_reference
 from ms_prefstream.mindrecord.ragged import ragged_samples
 from ms_prefstream.mindrecord.sidecar import PLACE
 from ms_prefstream.sample import Ready
-from ms_prefstream.sources.base import as_row_ids
+from ms_prefstream.sources.base import as_row_ids, sources_in
 from ms_prefstream.sources.files import Handles, read_at
 
-
-def sources_in(source: Any) -> Iterator[Any]:
-    """The sources that a mix or a list of sources is made of; any other source itself."""
-    parts = getattr(source, "parts", None) or getattr(source, "_parts", None)
-    if parts is None:
-        yield source
-        return
-    for part in parts:
-        yield from sources_in(getattr(part, "source", part))
-
-
-def caches_in(source: Any) -> list[CachedRows]:
-    """The caches among the sources."""
-    return [one for one in sources_in(source) if isinstance(one, CachedRows)]
-
-
-def only_caches(source: Any) -> bool:
-    """Whether every source is a cache, so that nothing is left to tokenise."""
-    return all(isinstance(one, CachedRows) for one in sources_in(source))
-
-
-_AGAIN = "Copy the file again, or write the cache anew; `ms-prefstream verify` checks every file."
+_REMEDY = "Copy the file again, or write the cache again; `ms-prefstream verify` checks every file."
 
 
 @dataclass(frozen=True, eq=False)
 class _Tables:
-    """What is mapped: where each row lies, the length index, and reference log-probabilities, (N, 2), if there are."""
+    """Tables of a cache with an entry for each of N rows, mapped from files."""
 
-    places: NDArray[Any]
+    places: NDArray[Any]  # (N,) of `PLACE`: the bytes of each row
     index: LengthIndex
-    logps: NDArray[np.float32] | None
+    logps: NDArray[np.float32] | None  # (N, 2), reference log-probabilities
 
 
 class CachedRows:
-    """The rows of a cache, numbered as in the source that it was made from; a dropped row is an error here too.
+    """Rows of a cache, numbered as in the source that it was made from; a dropped row is an error here too.
 
     Args:
         folder: The cache.
-        reference: Whether its reference log-probabilities count, if it has some.
+        reference: Whether to use its reference log-probabilities, if it has any.
 
     Attributes:
-        name: The folder.
         paths: Its files of samples.
-        manifest: What the cache says of itself.
-        exact: The fingerprint covers every file.
+        manifest: The cache's description of itself.
 
     Raises:
-        CacheError: It is damaged or incomplete, as far as sizes and small files tell; names the file.
+        CacheError: It is damaged or incomplete, as far as sizes and small files show; names the file.
         StateError: It is of another version.
         SourceError: It has a layout for other readers.
     """
 
     ready = True  # rows are samples
-    exact = True
+    exact = True  # the fingerprint covers every file
 
     def __init__(self, folder: str, reference: bool = True) -> None:
         self.name = folder
@@ -100,55 +77,55 @@ class CachedRows:
         return self.manifest.source_rows
 
     def read(self, rows: Sequence[int]) -> list[Ready | DroppedRowError]:
-        """The samples of these rows, in this order.
+        """Returns the samples of these rows, in this order.
 
         Raises:
             CacheError: A file is damaged; names it.
         """
         ids = as_row_ids(rows, len(self), self.name)
         places = self._tables.places[ids]
-        good = np.flatnonzero(places["size"])
-        found: list[Any] = [None] * len(ids)
-        parts = (ids[good] // self._rows_per_part).tolist()
-        blocks = [self._block(part, place) for part, place in zip(parts, places[good].tolist(), strict=True)]
+        is_good = places["size"] > 0
+        good = ids[is_good]
+        parts = (good // self._rows_per_part).tolist()
+        blocks = [self._block(part, place) for part, place in zip(parts, places[is_good].tolist(), strict=True)]
         try:
-            ready = ragged_samples(self._dtypes, blocks, ids[good].tolist())
-        except ValueError as error:  # the bytes are those that were written, so the places are not
-            raise CacheError(f"{self.name}: a part does not hold what {PLACES} says ({error}). {_AGAIN}") from error
+            ready = ragged_samples(self._dtypes, blocks, good.tolist())
+        except ValueError as error:  # the bytes passed their checksums, so the places are wrong
+            raise CacheError(f"{self.name}: a part does not hold what {PLACES} says ({error}). {_REMEDY}") from error
         if self._tables.logps is not None:
-            ready = [_with_logps(*both) for both in zip(ready, self._tables.logps[ids[good]].tolist(), strict=True)]
-        for position, one in zip(good.tolist(), ready, strict=True):
-            found[position] = one
-        for position in np.flatnonzero(places["size"] == 0).tolist():
-            found[position] = self._dropped(int(ids[position]))
-        return found
+            ready = [_with_logps(*both) for both in zip(ready, self._tables.logps[good].tolist(), strict=True)]
+        samples = iter(ready)
+        return [
+            next(samples) if one else self._dropped(row)
+            for row, one in zip(ids.tolist(), is_good.tolist(), strict=True)
+        ]
 
     @property
     def pad_token_id(self) -> int:
-        """What the stream padded with that the cache was written from."""
+        """Padding id of the stream that the cache was written from."""
         return int(self.manifest.about["pad_token_id"])
 
     def origin(self, row: int) -> str:
-        """Where a row comes from: ``"cache[16]"``, the number it had in the source of the cache."""
+        """Returns where a row comes from: ``"cache[16]"``, its number in the source of the cache."""
         return f"{self.name}[{row}]"
 
     def fingerprint(self) -> str:
-        """The manifest's checksum, and so that of all files."""
+        """Returns the manifest's checksum, which covers the checksums of all files."""
         return self.manifest.checksum[:16]
 
     @property
     def index(self) -> LengthIndex:
-        """The length index that is part of the cache."""
+        """Length index that is part of the cache."""
         return self._tables.index
 
     @property
     def places(self) -> NDArray[Any]:
-        """(N,) of `PLACE`: where each row lies."""
+        """(N,) of `PLACE`: the bytes of each row."""
         return self._tables.places
 
     @property
     def reference_id(self) -> str | None:
-        """The checkpoint that its reference log-probabilities come from; None if it has none."""
+        """Checkpoint that the reference log-probabilities come from; None if there are none."""
         reference = self.manifest.reference
         return None if reference is None else str(reference["reference_id"])
 
@@ -161,25 +138,22 @@ class CachedRows:
         for name in (LENGTHS, PLACES, *([] if reference is None else [reference["file"]])):
             path = os.path.join(self.name, name)
             if note_of(path, 0).sha256 != self.manifest.files[name].sha256:
-                raise CacheError(f"{path} is damaged: its SHA-256 is not that of the manifest. {_AGAIN}")
-        path = os.path.join(self.name, LENGTHS)
-        lengths, keys, verdict, known, checksum = read_contents(path)
-        index = LengthIndex(
-            path=path, lengths=lengths, keys=keys, verdict=verdict, fingerprint=known, checksum=checksum
-        )
-        places = np.load(os.path.join(self.name, PLACES), mmap_mode="r")
-        if places.dtype != PLACE or len(places) != len(self) or len(verdict) != len(self):
-            raise CacheError(f"{os.path.join(self.name, PLACES)} does not fit the manifest. {_AGAIN}")
+                raise CacheError(f"{path} is damaged: its SHA-256 is not that of the manifest. {_REMEDY}")
+        index = read_index(os.path.join(self.name, LENGTHS))
+        places = np.asarray(np.load(os.path.join(self.name, PLACES), mmap_mode="r"))
+        if places.dtype != PLACE or len(places) != len(self) or index.rows != len(self):
+            raise CacheError(f"{os.path.join(self.name, PLACES)} does not fit the manifest. {_REMEDY}")
         if reference is None:
-            return _Tables(np.asarray(places), index, None)
+            return _Tables(places, index, None)
         logps = os.path.join(self.name, reference["file"])
-        now, then = token_hash(np.asarray(places)), reference["tokens"]
+        now, then = token_hash(places), reference["tokens"]
         if now != then:
             raise StateError(
-                f"{logps} belongs to other tokens: their hash was {then} and is {now} now. Add the reference "
-                "log-probabilities anew: mps.write_cache(stream, out, reference=..., reference_id=..., overwrite=True)."
+                f"{logps} belongs to other tokens: their hash was {then} and is {now} now. Add the "
+                "reference log-probabilities again: mps.write_cache(stream, out, reference=..., reference_id=..., "
+                "overwrite=True)."
             )
-        return _Tables(np.asarray(places), index, np.load(logps, mmap_mode="r"))
+        return _Tables(places, index, np.load(logps, mmap_mode="r"))
 
     def _block(self, part: int, place: tuple[int, int, int]) -> bytes:
         begin, size, checksum = place
@@ -187,20 +161,30 @@ class CachedRows:
         block = read_at(self._handles.get(path), path, begin, size)
         if zlib.crc32(block) != checksum:
             raise CacheError(
-                f"{path} is damaged between bytes {begin} and {begin + size}: what is there is not what was written. "
-                f"{_AGAIN}"
+                f"{path} is damaged between bytes {begin} and {begin + size}: the bytes differ from those that were "
+                f"written. {_REMEDY}"
             )
         return block
 
     def _dropped(self, row: int) -> DroppedRowError:
-        reason = REASONS[int(self._tables.index.verdict[row])]
+        reason = REASONS[int(self.index.verdict[row])]
         return DroppedRowError(reason, "the row was left out when the cache was written")
 
 
 def token_hash(places: NDArray[Any]) -> str:
-    """A hash of the row ids, tokens and masks of a cache, from the checksums of its rows."""
+    """Returns a hash of the row ids, tokens and masks of a cache, from the checksums of its rows."""
     return hashlib.sha256(np.ascontiguousarray(places["crc"]).tobytes()).hexdigest()
 
 
 def _with_logps(ready: Ready, logps: list[float]) -> Ready:
     return ready._replace(sample=ready.sample._replace(ref_logps=(logps[0], logps[1])))
+
+
+def caches_in(source: Any) -> list[CachedRows]:
+    """Returns the caches among the parts of a source or a mix."""
+    return [one for one in sources_in(source) if isinstance(one, CachedRows)]
+
+
+def only_caches(source: Any) -> bool:
+    """Returns whether every part of a source or a mix is a cache, so that nothing has to be tokenised."""
+    return all(isinstance(one, CachedRows) for one in sources_in(source))

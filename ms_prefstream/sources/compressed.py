@@ -2,91 +2,85 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import IO
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
+
+import zstandard
 
 from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawRow, start_pass
-from ms_prefstream.sources.files import name_of, sampled_hash
-from ms_prefstream.sources.lines import DEFAULT_MAX_ROW_BYTES, LineStream, check_max_row_bytes, open_blocks, without_bom
+from ms_prefstream.sources.content_hash import sampled_files_hash
+from ms_prefstream.sources.files import FileStamp, check_unchanged, name_of, unreadable
+from ms_prefstream.sources.json_text import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, refuse_foreign
+from ms_prefstream.sources.lines import LineStream
 
+_PLAIN_BLOCK = 1 << 20
+_PACKED_BLOCK = 1 << 16
 _PIPE_BLOCK = 1 << 16
+_LARGEST_WINDOW = 1 << 31  # of files written with `zstd --long=31`
+_GZIP = 16 + zlib.MAX_WBITS
 
 
 class StreamedJsonLines:
     """One pass over JSON Lines files, in order; each may be plain, ``.gz`` or ``.zst``.
 
     Args:
-        paths: The files, in order.
-        max_row_bytes: A row above this is not parsed but comes as a `RowError` (`row_too_large`).
-
-    Attributes:
-        name: What the rows come from, for people.
         paths: The files.
+        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
     """
+
+    start = start_pass
 
     def __init__(self, paths: Sequence[str], *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
         self.paths = tuple(paths)
         self.name = name_of(self.paths)
         self._limit = check_max_row_bytes(max_row_bytes)
 
-    def start(self, skip: int = 0) -> Iterator[tuple[str, RawRow]]:
-        """A pass over (file:line, row) behind the first `skip` rows, which are decompressed but not parsed.
-
-        Raises:
-            SourceError: A file cannot be read or is damaged, or there are not that many rows.
-        """
-        return start_pass(self, self.name, skip)
-
     def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
-        """How many of `skip` rows there were to skip, and the pass over the rest."""
+        """Skips up to `skip` rows, decompressed but not parsed. Returns how many, and the pass over the rest."""
         skipped = 0
         for number, path in enumerate(self.paths):
             lines = self._open(path)
             skipped += lines.skip(skip - skipped)
             if skipped == skip:
-                return skipped, self._rows(lines, self.paths[number + 1 :])
+                later = itertools.chain.from_iterable(self._open(path).rows() for path in self.paths[number + 1 :])
+                return skipped, itertools.chain(lines.rows(), later)
         return skipped, iter(())
 
     def fingerprint(self) -> str:
-        """A hash of the files' sizes and of pieces of their contents; names, folders and times do not count."""
-        return sampled_hash(self.paths)
+        """Returns a hash of the files' sizes and samples of their contents; names, folders and times do not count."""
+        return sampled_files_hash(self.paths)
 
     def _open(self, path: str) -> LineStream:
-        return LineStream(path, open_blocks(path), self._limit)
-
-    def _rows(self, lines: LineStream, others: Sequence[str]) -> Iterator[tuple[str, RawRow]]:
-        yield from lines.rows()
-        for path in others:
-            yield from self._open(path).rows()
+        return LineStream(path, read_blocks(path), self._limit)
 
 
 class StandardInput:
     """JSON Lines piped into the program: one pass, once.
 
     Args:
-        max_row_bytes: A row above this is not parsed but comes as a `RowError` (`row_too_large`).
+        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
     """
 
     name = "stdin"
     once = True  # there is only one pass
+    start = start_pass
 
     def __init__(self, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
         self._limit = check_max_row_bytes(max_row_bytes)
         self._started = False
 
-    def start(self, skip: int = 0) -> Iterator[tuple[str, RawRow]]:
-        """The pass over (stdin:line, row), behind the first `skip` rows.
+    def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
+        """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest.
 
         Raises:
-            SourceError: On the second call, or when there are not that many rows.
+            SourceError: On the second call.
         """
-        return start_pass(self, self.name, skip)
-
-    def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
-        """How many of `skip` rows there were to skip, and the pass over the rest."""
         if self._started:
             raise SourceError(
                 "stdin: standard input was read already and cannot be read again, as a second epoch would need. "
@@ -94,11 +88,71 @@ class StandardInput:
             )
         self._started = True
         pipe: IO[bytes] = sys.stdin.buffer
-        # read1 gives what is there: rows of a slow writer arrive when they are written, not when a block is full.
+        # read1 does not wait for a full block: rows of a slow writer arrive when they are written.
         blocks = iter(lambda: pipe.read1(_PIPE_BLOCK), b"")  # type: ignore[attr-defined]
-        lines = LineStream(self.name, without_bom(blocks), self._limit)
+        lines = LineStream(self.name, blocks, self._limit)
         return lines.skip(skip), lines.rows()
 
     def fingerprint(self) -> str:
-        """The same for every pipe: what will come is not known."""
+        """Returns the same hash for every pipe, because its data is not known yet."""
         return hash_of([b"stdin"])
+
+
+def read_blocks(path: str) -> Iterator[bytes]:
+    """Yields the contents of a file in blocks, decompressed if the suffix is ``.gz``, ``.zst`` or ``.zstd``.
+
+    Raises:
+        SourceError: The file cannot be read, is cut off or damaged, or changed meanwhile.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            before = FileStamp.of(os.fstat(file.fileno()))
+            suffix = os.path.splitext(path)[1].lower()
+            if suffix == ".gz":
+                yield from _members(file, path, lambda: zlib.decompressobj(_GZIP))
+            elif suffix in (".zst", ".zstd"):
+                unpacker = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
+                yield from _members(file, path, lambda: unpacker.decompressobj())
+            else:
+                first = file.read(_PLAIN_BLOCK)
+                refuse_foreign(path, first[:4])
+                yield first
+                yield from iter(lambda: file.read(_PLAIN_BLOCK), b"")
+            check_unchanged(path, before, os.fstat(file.fileno()))
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _members(file: IO[bytes], path: str, new: Callable[[], Any]) -> Iterator[bytes]:
+    """Decompresses one gzip member or Zstandard frame after another; a file that ends inside one was cut off.
+
+    Args:
+        file: The file.
+        path: Its path, for errors.
+        new: Returns the decompressor of a member.
+    """
+    member = None
+    while packed := file.read(_PACKED_BLOCK):
+        while packed:
+            if member is None:
+                packed = packed.lstrip(b"\0")  # gzip files may be padded with zeros; no frame begins with one
+                if not packed:
+                    break
+                member = new()
+            try:
+                block = member.decompress(packed)
+            except (zlib.error, zstandard.ZstdError) as error:
+                raise SourceError(
+                    f"{path}: the compressed data is damaged, or not what the suffix says ({error}; near byte "
+                    f"{file.tell():,}). Copy the file again, or give it the suffix of its true compression."
+                ) from error
+            if block:
+                yield block
+            packed = member.unused_data if member.eof else b""
+            if member.eof:
+                member = None
+    if member is not None:
+        raise SourceError(
+            f"{path}: the compressed data ends in the middle, at byte {file.tell():,}: the file was cut off. "
+            "Copy or write it again."
+        )

@@ -1,64 +1,111 @@
-"""A hash of everything in a source: what a fingerprint is too quick for, and work that goes on later depends on."""
+"""Hashes of what files and rows hold: of samples for fingerprints, of everything where interrupted work resumes."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ms_prefstream.fingerprint import hash_of
-from ms_prefstream.sources.base import RandomAccess
-from ms_prefstream.sources.files import unreadable
-from ms_prefstream.sources.memory import row_bytes
+import orjson
 
-_AT_ONCE = 512  # rows
+from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.sources.base import RandomAccess, RawRow, parts_of, rows_in_order
+from ms_prefstream.sources.files import Handles, read_at, stamp, unreadable
+
+_SAMPLE_BYTES = 16 * 1024
+_SAMPLES = 256
+_SAMPLED_ROWS = 64
 _BLOCK = 1 << 20  # bytes
+_ADDRESS = re.compile(rb" at 0x[0-9A-Fa-f]+")
 
 
 def whole_hash(source: Any) -> str | None:
-    """A hash of every byte of a source's files, or of every row that is in memory.
+    """Returns a hash of every byte of a source's files, or of every row that is in memory.
 
-    Fingerprints of large files and data sets look at samples, since every stream and every rank asks for them.
+    Fingerprints look at samples of large files and data sets, because every stream and every rank computes them.
 
     Args:
         source: An opened source.
 
     Returns:
-        None if the fingerprint says as much already (the source's `exact`), or if rows come from somewhere that cannot
-        be read twice.
+        None if the fingerprint covers everything already (the source's `exact`), or if the rows cannot be read twice.
 
     Raises:
         SourceError: A file or a row cannot be read.
     """
     if getattr(source, "exact", False):
         return None
-    if parts := getattr(source, "_parts", None):
+    if parts := parts_of(source):
         found = [whole_hash(part) for part in parts]
         return hash_of([(one or "").encode() for one in found]) if any(found) else None
     if paths := getattr(source, "paths", None) or getattr(source, "_paths", None):
-        return _hash_files(paths)
+        return hash_of([_hash_file(path) for path in paths])
     return _hash_rows(source) if isinstance(source, RandomAccess) else None
 
 
-def _hash_files(paths: Sequence[str]) -> str:
-    """Names and times do not count."""
-    digests = []
-    for path in paths:
-        digest = hashlib.blake2b(digest_size=16)
-        try:
-            with open(path, "rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
-        except OSError as error:
-            raise unreadable(path, error) from error
-        digests.append(digest.digest())
-    return hash_of(digests)
+def _hash_file(path: str) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return digest.digest()
 
 
 def _hash_rows(source: RandomAccess) -> str:
-    digest, count = hashlib.blake2b(digest_size=8), len(source)
-    for begin in range(0, count, _AT_ONCE):
-        for row in source.read(range(begin, min(begin + _AT_ONCE, count))):
-            data = row_bytes(row)
-            digest.update(len(data).to_bytes(8, "little") + data)
+    return hash_of(map(_row_bytes, rows_in_order(source)))
+
+
+def sampled_files_hash(paths: Sequence[str]) -> str:
+    """Returns a short hash of the sizes and of evenly spread samples of files, with the first and the last bytes.
+
+    Names and times do not count: a copy of the data on another node has the same hash. Up to 4 MB are read, shared
+    among the files; files that are smaller in total are covered completely.
+
+    Raises:
+        SourceError: A file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    samples = max(2, _SAMPLES // max(1, len(paths)))
+    handles = Handles()
+    for path in paths:
+        size = stamp(path).size
+        digest.update(size.to_bytes(8, "little"))
+        begins, length = [0], size
+        if size > samples * _SAMPLE_BYTES:
+            begins, length = [(size - _SAMPLE_BYTES) * k // (samples - 1) for k in range(samples)], _SAMPLE_BYTES
+        for begin in begins:
+            digest.update(read_at(handles.get(path), path, begin, length))
     return digest.hexdigest()
+
+
+def sampled_rows_hash(
+    kind: type, count: int, read: Callable[[Sequence[int]], list[RawRow]], complete_up_to: int = _SAMPLED_ROWS
+) -> str:
+    """Returns a short hash of a type's name, a number of rows, and 64 evenly spread rows, the first and last included.
+
+    Args:
+        kind: The type.
+        count: The number of rows.
+        read: Returns the rows with the given numbers.
+        complete_up_to: Up to this number of rows, all of them are hashed.
+    """
+    last = count - 1
+    sample = sorted({last * k // (_SAMPLED_ROWS - 1) for k in range(_SAMPLED_ROWS)})
+    if count <= complete_up_to:
+        sample = list(range(count))
+    head = f"{kind.__module__}.{kind.__qualname__}:{count}".encode()
+    return hash_of([head, *map(_row_bytes, read(sample))])
+
+
+def _row_bytes(row: RawRow) -> bytes:
+    """Returns a row as bytes that are the same in every process: keys sorted, no addresses of objects."""
+    options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    try:
+        text = orjson.dumps(row, default=repr, option=options)
+    except TypeError:
+        text = repr(row).encode("utf-8", "backslashreplace")
+    return _ADDRESS.sub(b"", text)

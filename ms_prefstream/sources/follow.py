@@ -1,4 +1,10 @@
-"""JSON Lines that another process is still writing, as a source: what a user asks for with `follow`."""
+"""`mps.follow`: JSON Lines that another process is still writing, as a one-pass source.
+
+Followed        the source: one pass over all rows
+FollowedFiles   the files of a pass in their order, and the checks that this order holds
+GrowingFile     the bytes of one file as they are appended
+Ending          decides when the data has ended, and waits
+"""
 
 from __future__ import annotations
 
@@ -7,141 +13,23 @@ import math
 import numbers
 import operator
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawRow, start_pass
 from ms_prefstream.sources.files import Handle, unreadable
-from ms_prefstream.sources.followed_files import FollowedFiles, Place
-from ms_prefstream.sources.lines import (
-    DEFAULT_MAX_ROW_BYTES,
-    LineStream,
-    check_max_row_bytes,
-    refuse_foreign,
-    without_bom,
-)
+from ms_prefstream.sources.json_text import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, refuse_foreign
+from ms_prefstream.sources.lines import LineStream
 
-
-class Ending:
-    """Decides whether a pass over followed files is over, and waits.
-
-    Only time spent waiting here counts towards the timeout, not the time in which the reader is busy elsewhere.
-
-    Args:
-        sentinel: A file whose existence means that everything has been written; None for none.
-        timeout: Seconds without data; None for ever.
-        poll: Seconds between two looks.
-    """
-
-    def __init__(self, sentinel: str | None, timeout: float | None, poll: float) -> None:
-        self._sentinel, self._timeout, self._poll = sentinel, timeout, poll
-        self._idle_since: float | None = None
-        self.reason = ""
-
-    def over(self) -> bool:
-        """Whether nothing more is going to come. What is there by then must still be read."""
-        if self._sentinel is not None and os.path.exists(self._sentinel):
-            self.reason = f" (the sentinel file {self._sentinel} was there)"
-            return True
-        idle = 0.0 if self._idle_since is None else time.monotonic() - self._idle_since
-        if self._timeout is not None and idle >= self._timeout:
-            self.reason = f" (nothing was written for timeout={self._timeout:g} seconds)"
-            return True
-        return False
-
-    def data(self) -> None:
-        """Something new was there."""
-        self._idle_since = None
-
-    def wait(self) -> None:
-        """Sleep until the next look; short, so that an interrupt is heard."""
-        now = time.monotonic()
-        if self._idle_since is None:
-            self._idle_since = now
-        left = self._poll if self._timeout is None else self._idle_since + self._timeout - now
-        time.sleep(max(0.0, min(self._poll, left)))
-
-
-_BLOCK = 1 << 18  # stays in the processor's cache while its newlines are looked for
-_OVERLAP = 32  # bytes read again with each new block, which must still be what they were
-
-
-class GrowingFile:
-    """A file that is only ever appended to; it is read without a lock.
-
-    Args:
-        path: The file.
-
-    Attributes:
-        read: Bytes read so far.
-
-    Raises:
-        SourceError: It cannot be opened.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.read = 0
-        self._path = path
-        self._handle = Handle(path)  # stays open when the file is renamed, closes itself
-        self._last = b""
-
-    def block(self) -> bytes:
-        """The next bytes; empty if there are none yet.
-
-        Raises:
-            SourceError: The file was cut off or written anew.
-        """
-        try:
-            size = os.fstat(self._handle.fd).st_size
-            more = size > self.read
-            seen = os.pread(self._handle.fd, len(self._last), self.read - len(self._last)) if more else self._last
-            block = os.pread(self._handle.fd, _BLOCK, self.read) if more else b""
-        except OSError as error:
-            raise unreadable(self._path, error) from error
-        if size < self.read or seen != self._last:
-            found = f"has {size} bytes now" if size < self.read else "has other contents there now"
-            raise SourceError(
-                f"{self._path}: {self.read} bytes of the file were read, but it {found}: it was cut off or written "
-                "anew. A file that is followed may only be appended to. Rotate it by renaming it and creating a new "
-                "one (logrotate: create, not copytruncate)."
-            )
-        if self.read == 0 and block:
-            refuse_foreign(self._path, block[:4])
-        self._last = (self._last + block[-_OVERLAP:])[-_OVERLAP:]
-        self.read += len(block)
-        return block
-
-
-def grow(file: GrowingFile, ending: Ending, complete: Callable[[], bool]) -> Iterator[bytes]:
-    """The contents of a growing file, as they are written, up to its end.
-
-    Args:
-        file: The file, unread.
-        ending: Ends the waiting.
-        complete: Whether nothing more is going to be written to this file; asked when there is no more data.
-    """
-    return without_bom(_blocks(file, ending, complete))
-
-
-def _blocks(file: GrowingFile, ending: Ending, complete: Callable[[], bool]) -> Iterator[bytes]:
-    over = False
-    while True:
-        nothing = True
-        while block := file.block():
-            nothing = False
-            ending.data()
-            yield block
-        if not nothing:
-            over = False
-        elif over:  # declared before this last reading: what was written by then was read to the last byte
-            return
-        else:
-            over = ending.over() or complete()
-            if not over:
-                ending.wait()
+_SUFFIXES = (".jsonl", ".ndjson")
+_PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
+_LISTINGS = 4  # more listings of a folder, at most, until two consecutive ones agree
+_BLOCK = 1 << 18  # fits the processor's cache while its newlines are searched
+_OVERLAP = 32  # bytes read again with each new block, which must not have changed
 
 
 def follow(
@@ -152,47 +40,54 @@ def follow(
     poll: float = 0.2,
     max_row_bytes: int = DEFAULT_MAX_ROW_BYTES,
 ) -> Followed:
-    """A JSON Lines file, or a folder of them, that another process is still appending to.
+    """Returns a source of the rows in a JSON Lines file, or in a folder of them, that is still being appended to.
 
         mps.stream(mps.follow("pairs.jsonl"), steps_per_epoch=100, window=1, …)
         mps.stream(mps.follow("rollouts/", until=64_000), window=1, …)
 
-    Rows are delivered once, as soon as their line is complete. Epochs go on in the data: the second one begins
-    behind the last row of the first, and a resumed run behind the last row it trained on (rows are skipped by
-    counting lines). A line that is not complete waits. At the end of a file it counts as a row all the same: many
-    writers leave out the last newline, and a line that a killed writer left unfinished is a bad row, for
-    ``on_bad_row`` to decide about like in any file.
+    Each row is delivered once, as soon as its line is complete. Epochs continue in the data: the second epoch begins
+    after the last row of the first one, and a resumed run after the last row it trained on (rows are skipped by
+    counting lines). An incomplete line waits. At the end of a file it counts as a row: many writers omit the last
+    newline, and a line that a killed writer left unfinished is a bad row, which ``on_bad_row`` decides about as in any
+    file.
 
     A window of the stream needs ``window`` times the global batch before its first step: use ``window=1`` where
     steps should follow the data closely.
 
-    Files come in the order of their names. In a folder those are all that end in .jsonl or .ndjson, without
-    subfolders; a file is complete when a later one exists, so give names that sort by time (step-000123.jsonl), and
-    rename a file into the folder or write it there from its beginning. A single file comes behind its rotated
-    predecessors (pairs.jsonl.2, pairs.jsonl.1, pairs.jsonl, or dates behind the name). A file that appears or grows
-    out of order is an error: other ranks and resumed runs would find its rows in another place. For several writers
-    at once follow each one on its own, ``mps.mix([(mps.follow("rollouts/0"), 1), (mps.follow("rollouts/1"), 1)])``.
-    Keep all files until the run is over, since resuming counts their lines.
+    In a folder, files are read in the order of their names: all that end in .jsonl or .ndjson, without subfolders. A
+    file is complete when a later one exists. Choose names that sort by time (step-000123.jsonl), and rename a file into
+    the folder or write it there from its beginning. To start a new file now and then, follow a folder of numbered
+    files. A file that appears or grows out of order is an error: other ranks and resumed runs would find its rows in
+    another place. For several concurrent writers follow each one separately,
+    ``mps.mix([(mps.follow("rollouts/0"), 1), (mps.follow("rollouts/1"), 1)])``. Keep all files until the run is over,
+    because a resumed run counts their lines.
 
-    How many steps there are must be known before the first one: pass ``steps_per_epoch``, or a number of rows as
-    `until`. If the data end before the last step of an epoch, the epoch ends in a `SourceError` that says why: catch
-    it where an early end is no fault, or keep epochs short (``steps_per_epoch`` as often as the model is saved). Rows
-    that do not fill a window are then not used.
+    The number of steps must be known before the first one: pass ``steps_per_epoch``, or a number of rows as `until`. If
+    the data end before the last step of an epoch, the epoch ends in a `SourceError` that says why: catch it where an
+    early end is expected, or keep epochs short (``steps_per_epoch`` as often as the model is saved). Rows that do not
+    fill a window are then not used.
 
     Args:
         path: A file, which may not exist yet, or a folder.
         until: Ends the data. A path: as soon as that file exists, which the writer creates when it has written
-            everything; it must not be there yet when the run begins. A number: after this many rows.
-        timeout: Ends the data after this many seconds of waiting without any. On one rank only: several would not
-            agree on the last row.
-        poll: Seconds between two looks at the files.
-        max_row_bytes: A row above this is not parsed but comes as a `RowError` (`row_too_large`).
+            everything; it must not exist when the run begins. A number: after this many rows.
+        timeout: Ends the data after this many seconds of waiting without new data. On one rank only: several ranks
+            would not agree on the last row.
+        poll: Seconds between two checks for new data.
+        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
 
     Raises:
-        OptionError: An option is not what it can be.
+        OptionError: An option is not allowed.
         SourceError: The folder does not exist, or the file is compressed.
     """
     path = _as_path("path", path)
+    folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise SourceError(
+            f"{path}: there is no folder {folder!r}. A file that is followed may be created later, its folder must "
+            "exist: create it, or correct the path."
+        )
+    _refuse_packed(path)
     rows, sentinel = None, None
     if isinstance(until, (str, os.PathLike)):
         sentinel = _as_path("until", until)
@@ -204,65 +99,51 @@ def follow(
     if timeout is not None:
         timeout = _as_seconds("timeout", timeout)
     poll = _as_seconds("poll", poll)
-    return Followed(
-        FollowedFiles(path, sentinel),
-        rows=rows,
-        sentinel=sentinel,
-        timeout=timeout,
-        poll=poll,
-        max_row_bytes=check_max_row_bytes(max_row_bytes),
-    )
+    return Followed(path, rows, sentinel, timeout, poll, check_max_row_bytes(max_row_bytes))
 
 
 class Followed:
-    """One pass over growing files. Made by `ms_prefstream.follow`.
+    """One pass over growing files. Created by `ms_prefstream.follow`, which checks the options.
 
     Attributes:
-        name: What the rows come from, for people.
-        rows: How many rows there will be, None when that is not known.
-        ends_by: What ends the data: ``timeout``, ``sentinel``, ``rows``, or empty when nothing does. With a timeout
+        rows: The number of rows, None if it is not known.
+        ends_by: What ends the data: ``timeout``, ``sentinel``, ``rows``, or empty if nothing does. With a timeout,
             ranks do not end at the same row.
-        once: Rows are not there to be counted or looked at beforehand.
-        continues: Each row is delivered once over all epochs: an epoch begins where the one before ended.
         ended: Why the last pass ended, in brackets, for the end of a clause; empty before that.
     """
 
-    once = True
-    continues = True
+    once = True  # rows cannot be counted or inspected beforehand
+    continues = True  # each row is delivered once over all epochs: an epoch begins where the previous one ended
+    start = start_pass
 
     def __init__(
         self,
-        files: FollowedFiles,
-        *,
+        path: str,
         rows: int | None,
         sentinel: str | None,
         timeout: float | None,
         poll: float,
         max_row_bytes: int,
     ) -> None:
-        self.name = files.path
+        self.name = path
         self.rows = rows
         self.ends_by: Literal["timeout", "sentinel", "rows", ""] = (
             "timeout" if timeout is not None else "sentinel" if sentinel is not None else "rows" if rows else ""
         )
         self.ended = ""
-        self._files = files
-        self._ending = (sentinel, timeout, poll)
+        self._sentinel, self._timeout, self._poll = sentinel, timeout, poll
         self._limit = max_row_bytes
-        self._first_line: bytes | None = None
-
-    def start(self, skip: int = 0) -> Iterator[tuple[str, RawRow]]:
-        """A pass over (file:line, row) behind the first `skip` rows, which are counted but not parsed.
-
-        Waits for rows that are not there yet, those to be skipped as well.
-
-        Raises:
-            SourceError: There are not that many rows; or, from `next`, a file changed in a way that loses rows.
-        """
-        return start_pass(self, self.name, skip)
+        self._first_line = b""
 
     def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
-        """How many of `skip` rows there were to skip, and the pass over the rest."""
+        """Skips up to `skip` rows and waits for those that do not exist yet.
+
+        Returns:
+            How many rows were skipped, and the pass over the rest.
+
+        Raises:
+            SourceError: Also from `next`: a file changed in a way that loses rows.
+        """
         if self.rows is not None and skip >= self.rows:
             self.ended = self._all_rows()
             return self.rows, iter(())
@@ -276,10 +157,9 @@ class Followed:
         return skipped, self._rows(files, None if self.rows is None else self.rows - skipped)
 
     def fingerprint(self) -> str:
-        """A hash of the first row: all that is certain not to change. It shows that old files were deleted."""
-        if self._first_line is None:
-            self._first_line = self._read_first_line()
-        return hash_of([b"follow", self._first_line or b""])
+        """Returns a hash of the first row, the only data that cannot change. It shows that old files were deleted."""
+        self._first_line = self._first_line or self._read_first_line()
+        return hash_of([b"follow", self._first_line])
 
     def _rows(self, files: Iterator[LineStream], most: int | None) -> Iterator[tuple[str, RawRow]]:
         rows = itertools.chain.from_iterable(lines.rows() for lines in files)
@@ -290,16 +170,16 @@ class Followed:
                 return
 
     def _lines(self) -> Iterator[LineStream]:
-        """The lines of each file, in order, up to the end of the data."""
+        """Yields the lines of each file, in order, up to the end of the data."""
         self.ended = ""
-        place, ending = Place(self._files), Ending(*self._ending)
+        files, ending = FollowedFiles(self.name, self._sentinel), Ending(self._sentinel, self._timeout, self._poll)
         while True:
             over = ending.over()
-            entry = place.next()
-            if entry is not None:
-                file = GrowingFile(entry.path)
-                yield LineStream(entry.path, grow(file, ending, place.has_next), self._limit)
-                place.finished(file.read)
+            path = files.next()
+            if path is not None:
+                file = GrowingFile(path)
+                yield LineStream(path, file.blocks(ending, files.has_next), self._limit)
+                files.finished(file.size)
             elif over:
                 self.ended = ending.reason
                 return
@@ -309,15 +189,246 @@ class Followed:
     def _all_rows(self) -> str:
         return f" (all until={self.rows} rows were given)"
 
-    def _read_first_line(self) -> bytes | None:
-        for entry in self._files.entries():
+    def _read_first_line(self) -> bytes:
+        """Returns the first line, empty if it is not complete yet."""
+        path = FollowedFiles(self.name, self._sentinel).next()
+        if path is None:
+            return b""
+        try:
+            with open(path, "rb") as file:
+                line = file.readline(self._limit)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        return line if line.endswith(b"\n") else b""
+
+
+_File: TypeAlias = tuple[str, int, int]  # path, device and inode, so that a replaced file is another one
+
+
+class FollowedFiles:
+    """Files of a followed path in the order of their names, as far as a pass has read them.
+
+    The order depends on names alone, so that every rank and every resumed run finds the same one.
+
+    Args:
+        path: A folder, or a file that may not exist yet.
+        sentinel: A file to leave out.
+    """
+
+    def __init__(self, path: str, sentinel: str | None) -> None:
+        self._path = path
+        self._is_folder = os.path.isdir(path)
+        self._sentinel = None if sentinel is None else os.path.abspath(sentinel)
+        self._current: _File | None = None
+        self._complete: dict[_File, int] = {}  # sizes of the files that were read to their end
+
+    def next(self) -> str | None:
+        """Moves to the next file and returns its path; None if it does not exist yet.
+
+        Raises:
+            SourceError: The folder cannot be read or holds compressed files; or a file changed, appeared or vanished
+                out of order.
+        """
+        later = self._later()
+        if not later:
+            return None
+        self._current = later[0]
+        return self._current[0]
+
+    def has_next(self) -> bool:
+        """Returns whether a later file exists, so that the current one is complete."""
+        return bool(self._later())
+
+    def finished(self, size: int) -> None:
+        """Notes that the current file was read to its end, at this size."""
+        assert self._current is not None
+        self._complete[self._current] = size
+
+    def _later(self) -> list[_File]:
+        sizes = self._list()
+        files = list(sizes)
+        if self._current is None:
+            return files
+        if self._current not in sizes:
+            raise SourceError(
+                f"{self._current[0]}: the file that was followed was deleted, replaced, or renamed. Its rows could "
+                "not be found again on another rank or by a resumed run. Keep the files as they are until the run is "
+                "over; to start new ones, follow a folder of files that are numbered with leading zeros."
+            )
+        at = files.index(self._current)
+        for file in files[: at + (self._current in self._complete)]:
+            self._check_complete(file, sizes[file], self._current[0])
+        return files[at + 1 :]
+
+    def _check_complete(self, file: _File, now: int, current: str) -> None:
+        size = self._complete.get(file)
+        if size is None:
+            raise SourceError(
+                f"{file[0]}: the file appeared when {current}, which comes after it in the order of names, was "
+                "already being read. Files must appear in the order of their names (for example numbered with leading "
+                "zeros); follow each writer's files on their own and mix them with mps.mix."
+            )
+        if size != now:
+            raise SourceError(
+                f"{file[0]}: the file was complete with {size} bytes, since a later one had begun, and has "
+                f"{now} bytes now. A writer must finish a file before it begins the next one; follow each "
+                "writer's files on their own and mix them with mps.mix."
+            )
+
+    def _list(self) -> dict[_File, int]:
+        """Lists the files with their sizes. A listing may miss files that are being renamed, so two must agree."""
+        found = self._list_once()
+        for _ in range(_LISTINGS):
+            before, found = found, self._list_once()
+            if list(before) == list(found):
+                break
+        return found
+
+    def _list_once(self) -> dict[_File, int]:
+        paths = [self._path]
+        if self._is_folder:
             try:
-                with open(entry.path, "rb") as file:
-                    line = file.readline(self._limit)
+                names = sorted(os.listdir(self._path))
             except OSError as error:
-                raise unreadable(entry.path, error) from error
-            return line if line.endswith(b"\n") else None
-        return None
+                raise SourceError(f"{self._path}: the folder cannot be read ({error.strerror or error}).") from error
+            paths = [os.path.join(self._path, name) for name in names if not name.startswith(".")]
+            paths = [path for path in paths if self._is_data(path)]
+        found: dict[_File, int] = {}
+        for path in paths:
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                continue  # not created yet, or renamed since the folder was listed
+            except OSError as error:
+                raise unreadable(path, error) from error
+            if not stat.S_ISREG(status.st_mode):
+                raise SourceError(f"{path}: found something else than a regular file; only those can be followed.")
+            found[path, status.st_dev, status.st_ino] = status.st_size
+        return found
+
+    def _is_data(self, path: str) -> bool:
+        if os.path.abspath(path) == self._sentinel or os.path.isdir(path):
+            return False
+        stem, suffix = os.path.splitext(path.lower())
+        if suffix in _PACKED and stem.endswith(_SUFFIXES):
+            _refuse_packed(path)
+        return suffix in _SUFFIXES
+
+
+def _refuse_packed(path: str) -> None:
+    if path.lower().endswith(_PACKED) and not os.path.isdir(path):
+        raise SourceError(
+            f"{path}: found a compressed file, which cannot be followed. Write plain JSON Lines while the run reads "
+            "them, and compress them when it is over."
+        )
+
+
+class GrowingFile:
+    """File that is only appended to; it is read without a lock.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        size: Bytes read so far.
+
+    Raises:
+        SourceError: It cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.size = 0
+        self._path = path
+        self._handle = Handle(path)
+        self._last = b""
+
+    def blocks(self, ending: Ending, is_complete: Callable[[], bool]) -> Iterator[bytes]:
+        """Yields the contents as they are written, up to the end of the file.
+
+        Args:
+            ending: Waits for more data, and decides when to stop waiting.
+            is_complete: Returns whether the file will not grow any more; called when there is no more data.
+
+        Raises:
+            SourceError: The file was truncated or rewritten.
+        """
+        over = False
+        while True:
+            while block := self._read():
+                over = False
+                ending.reset()
+                yield block
+            if over:  # since before the last read, which therefore saw the last byte
+                return
+            over = ending.over() or is_complete()
+            if not over:
+                ending.wait()
+
+    def _read(self) -> bytes:
+        """Returns the next bytes; empty if there are none yet."""
+        try:
+            size = os.fstat(self._handle.fd).st_size
+            seen, block = self._last, b""
+            if size > self.size:
+                seen = os.pread(self._handle.fd, len(self._last), self.size - len(self._last))
+                block = os.pread(self._handle.fd, _BLOCK, self.size)
+        except OSError as error:
+            raise unreadable(self._path, error) from error
+        if size < self.size or seen != self._last:
+            found = f"has {size} bytes now" if size < self.size else "has other contents there now"
+            raise SourceError(
+                f"{self._path}: {self.size} bytes of the file were read, but it {found}: it was truncated or "
+                "rewritten. A file that is followed may only be appended to. To start a new file, follow a folder of "
+                "files that are numbered with leading zeros."
+            )
+        if self.size == 0 and block:
+            refuse_foreign(self._path, block[:4])
+        self._last = (self._last + block[-_OVERLAP:])[-_OVERLAP:]
+        self.size += len(block)
+        return block
+
+
+class Ending:
+    """Decides whether a pass over followed files is over, and waits for data.
+
+    Only time spent waiting here counts towards the timeout, not the time in which the reader is busy elsewhere.
+
+    Args:
+        sentinel: A file whose existence means that everything has been written, or None.
+        timeout: Seconds without data, or None to wait without limit.
+        poll: Seconds between two checks.
+
+    Attributes:
+        reason: Why the pass is over, in brackets.
+    """
+
+    def __init__(self, sentinel: str | None, timeout: float | None, poll: float) -> None:
+        self._sentinel, self._timeout, self._poll = sentinel, timeout, poll
+        self._idle_since: float | None = None
+        self.reason = ""
+
+    def over(self) -> bool:
+        """Returns whether no more data will come. What exists by then must still be read."""
+        if self._sentinel is not None and os.path.exists(self._sentinel):
+            self.reason = f" (the sentinel file {self._sentinel} was there)"
+            return True
+        idle = 0.0 if self._idle_since is None else time.monotonic() - self._idle_since
+        if self._timeout is not None and idle >= self._timeout:
+            self.reason = f" (nothing was written for timeout={self._timeout:g} seconds)"
+            return True
+        return False
+
+    def reset(self) -> None:
+        """Restarts the timeout, because there was new data."""
+        self._idle_since = None
+
+    def wait(self) -> None:
+        """Sleeps until the next check; short, so that an interrupt takes effect soon."""
+        now = time.monotonic()
+        if self._idle_since is None:
+            self._idle_since = now
+        left = self._poll if self._timeout is None else self._idle_since + self._timeout - now
+        time.sleep(max(0.0, min(self._poll, left)))
 
 
 def _as_path(name: str, value: Any) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 from ms_prefstream.errors import SourceError
 from ms_prefstream.sources.base import RawRow, Source, as_row_ids, no_rows
-from ms_prefstream.sources.files import sampled_hash
+from ms_prefstream.sources.content_hash import sampled_files_hash, sampled_rows_hash
 from ms_prefstream.sources.iterable import StatefulRows
-from ms_prefstream.sources.memory import TURNS, sampled_rows_hash
+from ms_prefstream.sources.memory import lock_of
 
 _SAVED = "state.json"
 _SAVED_SPLITS = "dataset_dict.json"
@@ -20,12 +20,12 @@ _SAVED_SPLITS = "dataset_dict.json"
 class HuggingFaceRows:
     """Rows of a `datasets.Dataset`, as plain Python values.
 
-    A transform that was set with `set_transform` is applied; every other output format (torch, numpy, ...) is not.
+    A transform that was set with `set_transform` is applied; other output formats (torch, numpy, ...) are not.
 
     Args:
         dataset: The data set.
-        name: What it is called in messages, e.g. the folder that it was loaded from.
-        paths: The files it was loaded from, if it was; the fingerprint is then taken from them.
+        name: What messages call it, e.g. the folder that it was loaded from.
+        paths: The files it was loaded from, if any; they determine the fingerprint.
     """
 
     def __init__(self, dataset: Any, name: str = "", paths: Sequence[str] = ()) -> None:
@@ -39,9 +39,9 @@ class HuggingFaceRows:
         return len(self._dataset)
 
     def read(self, rows: Sequence[int]) -> list[RawRow]:
-        """The rows with these ids, in this order, as dicts."""
+        """Returns the rows with these ids, in this order, as dicts."""
         ids = as_row_ids(rows, len(self), self.name).tolist()
-        with TURNS.of(self._dataset):  # for a transform of the user
+        with lock_of(self._dataset):  # a transform of the user may not be thread-safe
             columns = self._dataset[ids] if ids else {}
         found = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         if len(found) != len(ids):
@@ -52,24 +52,24 @@ class HuggingFaceRows:
         return found
 
     def origin(self, row: int) -> str:
-        """Where a row comes from: ``"row 17 of Dataset(train)"``, the data set's own index, counted from 0."""
+        """Returns where a row comes from: ``"row 17 of Dataset(train)"``, the data set's own index, counted from 0."""
         return f"row {row} of {self.name}"
 
     def fingerprint(self) -> str:
-        """A hash of the files' contents, or of up to 64 evenly spread rows of a data set that was passed in.
+        """Returns a hash of the files' contents, or of up to 64 evenly spread rows of a data set in memory.
 
-        The package's own fingerprint is of no use here: after some operations it differs from process to process.
+        The package's own fingerprint is not used, because after some operations it differs between processes.
         """
-        return (
-            sampled_hash(self._paths) if self._paths else sampled_rows_hash(type(self._dataset), len(self), self.read)
-        )
+        if self._paths:
+            return sampled_files_hash(self._paths)
+        return sampled_rows_hash(type(self._dataset), len(self), self.read)
 
 
 class _Restartable:
-    """An `IterableDataset` whose passes begin at its front, except the one behind a `load_state_dict`.
+    """`IterableDataset` whose passes begin at its front, except the first one after `load_state_dict`.
 
-    On its own an `IterableDataset` goes back to a loaded state on every later pass of the same epoch. Each pass is
-    therefore made by a new one, in the epoch that was last set on the one passed in, and with plain Python values.
+    An `IterableDataset` alone returns to a loaded state on every later pass of the same epoch. Each pass therefore uses
+    a new object, in the epoch that was last set on the user's one, and with plain Python values.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -93,7 +93,7 @@ class _Restartable:
 
 
 def is_huggingface(source: object) -> bool:
-    """Whether an object is one of `datasets`' own, told without importing that package."""
+    """Returns whether an object is a data set of the package `datasets`, without importing that package."""
     return any(
         kind.__module__.partition(".")[0] == "datasets"
         and kind.__name__ in ("Dataset", "IterableDataset", "DatasetDict", "IterableDatasetDict")
@@ -102,7 +102,7 @@ def is_huggingface(source: object) -> bool:
 
 
 def open_huggingface(dataset: Any) -> Source:
-    """The source for an object of `datasets`.
+    """Returns the source for an object of `datasets`.
 
     Raises:
         SourceError: It holds several splits.
@@ -116,12 +116,12 @@ def open_huggingface(dataset: Any) -> Source:
 
 
 def is_saved(folder: str) -> bool:
-    """Whether a folder was written by `save_to_disk`."""
+    """Returns whether a folder was written by `save_to_disk`."""
     return any(os.path.isfile(os.path.join(folder, name)) for name in (_SAVED, _SAVED_SPLITS))
 
 
 def open_saved(folder: str) -> HuggingFaceRows:
-    """The rows of a folder that was written by `Dataset.save_to_disk`.
+    """Opens a folder that was written by `Dataset.save_to_disk`.
 
     Raises:
         SourceError: It holds several splits, `datasets` is missing, or the folder is damaged.
@@ -141,7 +141,7 @@ def open_saved(folder: str) -> HuggingFaceRows:
 
 
 def open_arrow(path: str) -> HuggingFaceRows:
-    """The rows of one `.arrow` file as `datasets` writes them, mapped into memory, not read.
+    """Opens one `.arrow` file as `datasets` writes them; it is mapped into memory, not read.
 
     Raises:
         SourceError: `datasets` is missing, or the file is damaged.
@@ -157,7 +157,7 @@ def open_arrow(path: str) -> HuggingFaceRows:
 
 
 def _plain(dataset: Any) -> Any:
-    """The data set with Python values instead of tensors; its choice of columns stays."""
+    """Returns the data set with Python values instead of tensors and the same selection of columns."""
     formatting = dataset.format
     if formatting["type"] in (None, "custom"):
         return dataset

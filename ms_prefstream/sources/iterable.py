@@ -1,8 +1,9 @@
-"""Rows from any other iterable: a generator function, a re-iterable object, or an iterator that can be used once."""
+"""Rows of any other iterable: a generator function, a re-iterable object, or an iterator that can be used once."""
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -18,38 +19,33 @@ _ONCE = (
 
 
 class IterableRows:
-    """One pass after another over an iterable, or over what a function without arguments returns.
+    """Passes over an iterable, or over what a function without arguments returns.
 
-    What it cannot promise: that two passes give the same rows in the same order. That is up to the iterable.
+    Whether two passes give the same rows in the same order depends on the iterable.
 
     Args:
         rows: An iterable of rows, or a function that returns one.
-
-    Attributes:
-        name: What the rows come from, for people.
     """
+
+    start = start_pass
 
     def __init__(self, rows: Iterable[RawRow] | Callable[[], Iterable[RawRow]]) -> None:
         self.name = _name(rows)
         self._rows = rows
-        self._last: Iterator[RawRow] | None = None  # an iterator that was handed out cannot be handed out again
+        self._last: Iterator[RawRow] | None = None  # an iterator that was used cannot be used again
 
     @property
     def once(self) -> bool:
-        """Whether there is only one pass: the rows came as an iterator, not as something that makes one."""
+        """True for an iterator, which allows only one pass."""
         return isinstance(self._rows, Iterator)
 
-    def start(self, skip: int = 0) -> Iterator[tuple[str, RawRow]]:
-        """A pass over (origin, row), behind the first `skip` rows.
+    def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
+        """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest.
 
         Raises:
-            SourceError: The iterator was used before, there are not that many rows, or (from `next`) the iterable
-                raised an error, which is the cause.
+            SourceError: The iterator was used before, or (also from `next`) the iterable raised an error, which is the
+                cause.
         """
-        return start_pass(self, self.name, skip)
-
-    def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
-        """How many of `skip` rows there were to skip, and the pass over the rest."""
         rows = self._iterator()
         try:
             skipped = skip_items(rows, skip)
@@ -59,7 +55,7 @@ class IterableRows:
         return skipped, self._pass(rows, skipped)
 
     def fingerprint(self) -> str:
-        """A hash of the iterable's type: what it will give is not known."""
+        """Returns a hash of the iterable's type, because its rows are not known yet."""
         return hash_of([self.name.encode()])
 
     def _iterator(self) -> Iterator[RawRow]:
@@ -77,8 +73,7 @@ class IterableRows:
         return rows
 
     def _pass(self, rows: Iterator[RawRow], first: int) -> Iterator[tuple[str, RawRow]]:
-        row = first
-        while True:
+        for row in itertools.count(first):
             origin = f"row {row} of {self.name}"
             try:
                 found = next(rows)
@@ -86,16 +81,15 @@ class IterableRows:
                 return
             except Exception as error:
                 raise _failed(origin, error) from error
-            row += 1
             yield origin, found
 
 
 class StatefulRows(IterableRows):
-    """An iterable that can save and restore its own position, so that nothing has to be skipped on resume.
+    """Iterable that can save and restore its own position, so that no rows are skipped to resume.
 
     Args:
         rows: An iterable with `state_dict` and `load_state_dict`.
-        name: What it is called in messages; by default its type.
+        name: What messages call it; by default its type.
     """
 
     def __init__(self, rows: Any, name: str = "") -> None:
@@ -106,11 +100,11 @@ class StatefulRows(IterableRows):
         self._restored = 0  # number of the row at which the next pass begins
 
     def state_dict(self) -> dict[str, Any]:
-        """The position behind the row that was given last: its number and the iterable's own state."""
+        """Returns the position after the last row: its number, and the iterable's own state."""
         return {"row": self._given, "state": self._stateful.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next pass begin where `state_dict` was taken; call `start` with ``skip=0`` then."""
+        """Makes the next pass begin where `state_dict` was called; call `start` with ``skip=0`` then."""
         self._stateful.load_state_dict(state["state"])
         self._given = self._restored = state["row"]
         self._last = None
@@ -126,7 +120,7 @@ class StatefulRows(IterableRows):
 
 
 def iterable_rows(rows: Any) -> IterableRows:
-    """The source for an iterable or a function, with `state_dict` and `load_state_dict` where the iterable has them.
+    """Returns the source for an iterable or a function, with the position of the iterable where it has one.
 
     Raises:
         SourceError: A function needs arguments.

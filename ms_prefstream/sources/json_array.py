@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 
@@ -13,16 +14,16 @@ from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawRow, as_row_ids, no_rows
 from ms_prefstream.sources.files import Handle, check_unchanged, read_at, stamp
-from ms_prefstream.sources.lines import BOM, DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, refuse_foreign, too_large
+from ms_prefstream.sources.json_text import BOM, DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, refuse_foreign, too_large
 
 MAX_ARRAY_BYTES = 1 << 30
-"""The largest `.json` array that is read: it is parsed whole, which takes several times its size in memory."""
+"""Largest `.json` array that is read: it is parsed as a whole, which takes several times its size in memory."""
 
 _HEAD = 1 << 16
 
 
 def holds_array(path: str) -> bool:
-    """Whether the first byte of a file that is not blank is ``[``; otherwise a `.json` file holds JSON Lines."""
+    """Returns whether the first byte of a file that is not blank is ``[``; other `.json` files hold JSON Lines."""
     stamp(path)
     with open(path, "rb") as file:
         head = file.read(_HEAD).removeprefix(BOM).lstrip()
@@ -34,31 +35,26 @@ def holds_array(path: str) -> bool:
 class JsonArray:
     """Rows of a file that is one JSON array of at most 1 GiB.
 
-    The file is parsed whole when the length is first asked for. Kept are the rows as JSON text, not as objects: less
-    memory, cheap to pickle, and every `read` gives fresh objects that a caller may change.
+    The file is parsed when the length is first requested. Rows are kept as JSON text, not as objects: this takes less
+    memory, is cheap to pickle, and every `read` returns new objects that a caller may change.
 
     Args:
         path: The file.
-        max_row_bytes: A row whose JSON text is longer comes back as a `RowError` (`row_too_large`).
-
-    Attributes:
-        name: The path.
-        exact: The fingerprint covers every byte.
+        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
     """
 
-    exact = True
+    exact = True  # the fingerprint covers every byte
 
     def __init__(self, path: str, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
         self.name = path
         self._limit = check_max_row_bytes(max_row_bytes)
-        self._loaded: tuple[bytes, NDArray[np.int64], str] | None = None
 
     def __len__(self) -> int:
-        return len(self._load()[1]) - 1
+        return len(self._loaded[1]) - 1
 
     def read(self, rows: Sequence[int]) -> list[RawRow]:
-        """The rows with these ids, in this order."""
-        text, starts, _ = self._load()
+        """Returns the rows with these ids, in this order."""
+        text, starts, _ = self._loaded
         ids = as_row_ids(rows, len(starts) - 1, self.name)
         spans = zip(ids.tolist(), starts[ids].tolist(), starts[ids + 1].tolist(), strict=True)
         return [
@@ -69,21 +65,20 @@ class JsonArray:
         ]
 
     def origin(self, row: int) -> str:
-        """Where a row comes from: ``"demo.json[16]"``, the index in the array, counted from 0."""
+        """Returns where a row comes from: ``"demo.json[16]"``, the index in the array, counted from 0."""
         return f"{self.name}[{row}]"
 
     def fingerprint(self) -> str:
-        """A hash of the whole contents."""
-        return self._load()[2]
+        """Returns a hash of the whole contents."""
+        return self._loaded[2]
 
-    def _load(self) -> tuple[bytes, NDArray[np.int64], str]:
-        if self._loaded is None:
-            self._loaded = _load(self.name)
-        return self._loaded
+    @functools.cached_property
+    def _loaded(self) -> tuple[bytes, NDArray[np.int64], str]:
+        return _load(self.name)
 
 
 def _load(path: str) -> tuple[bytes, NDArray[np.int64], str]:
-    """The rows of an array as one JSON text, where each begins (rows + 1,), and the hash of the file."""
+    """Returns the rows of an array as one JSON text, the (rows + 1,) starts of the rows, and the hash of the file."""
     before = stamp(path)
     if before.size > MAX_ARRAY_BYTES:
         raise SourceError(

@@ -1,4 +1,4 @@
-"""JSON Lines files, read in any order through an index of 8 bytes a row; and the writer of such files."""
+"""JSON Lines files: read in any order through a line index of 8 bytes a row, and written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 import jsonlines
 import numpy as np
@@ -15,33 +16,34 @@ import orjson
 from numpy.typing import NDArray
 
 from ms_prefstream.fingerprint import hash_of
-from ms_prefstream.sources.base import RawRow, as_row_ids, by_part, no_rows
+from ms_prefstream.sources.base import RawRow, locate, no_rows, read_parts
 from ms_prefstream.sources.files import FileStamp, Handle, Handles, check_unchanged, name_of, read_at, unreadable
-from ms_prefstream.sources.lines import (
+from ms_prefstream.sources.json_text import (
     BOM,
     DEFAULT_MAX_ROW_BYTES,
-    RowScanner,
     check_max_row_bytes,
     refuse_foreign,
     reparse,
     too_large,
 )
+from ms_prefstream.sources.lines import RowScanner
 
 _BLOCK = 1 << 18  # fits a core's cache together with its mask and weights: the scan then runs at cache speed
 _STEP = 1 << 16
 _NEWLINE = 10
+_READ_AT_ONCE = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineIndex:
-    """Where the rows of one file are.
+    """Offsets of the rows of one file.
 
     Attributes:
         path: The file.
         stamp: Its size and time when it was indexed.
-        starts: (rows + 1,) int64, byte offset of each row's first byte; the last entry is the file's size.
-        newlines_before: (size / 64 KiB,) int64, how many newlines stand before each 64 KiB step; None when the file
-            has no blank lines, for then row and line are the same.
+        starts: (rows + 1,) int64, offset of each row's first byte; the last entry is the file's size.
+        newlines_before: (size / 64 KiB,) int64, the number of newlines before each 64 KiB step; None if the file has no
+            blank lines, because row and line numbers are then the same.
         checksum: Hash of the whole contents.
     """
 
@@ -53,11 +55,11 @@ class LineIndex:
 
     @property
     def rows(self) -> int:
-        """How many rows the file has."""
+        """Number of rows in the file."""
         return len(self.starts) - 1
 
     def line_number(self, row: int, handle: Handle) -> int:
-        """The physical line (from 1) that a row of this file stands in; reads at most 64 KiB to find out."""
+        """Returns the line (from 1) of a row of this file; reads at most 64 KiB to count."""
         if self.newlines_before is None:
             return int(row) + 1
         start = int(self.starts[row])
@@ -67,13 +69,13 @@ class LineIndex:
 
 
 def build_line_index(path: str) -> LineIndex:
-    """Read a file once, in blocks, and note where its rows begin.
+    """Reads a file once, in blocks, and stores where its rows begin.
 
     Raises:
-        SourceError: The file cannot be read, holds something else than text in UTF-8, or changed meanwhile.
+        SourceError: The file cannot be read, is not text in UTF-8, or changed meanwhile.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb") as file:
             before = FileStamp.of(os.fstat(file.fileno()))
             index = _scan(file, path, before)
             check_unchanged(path, before, os.fstat(file.fileno()))
@@ -82,7 +84,7 @@ def build_line_index(path: str) -> LineIndex:
     return index
 
 
-def _scan(file: BinaryIO, path: str, stamp: FileStamp) -> LineIndex:
+def _scan(file: BufferedReader, path: str, stamp: FileStamp) -> LineIndex:
     buffer = bytearray(_BLOCK + 8)
     view, data = memoryview(buffer), np.frombuffer(buffer, np.uint8)
     digest = hashlib.blake2b(stamp.size.to_bytes(8, "little"), digest_size=8)
@@ -90,7 +92,7 @@ def _scan(file: BinaryIO, path: str, stamp: FileStamp) -> LineIndex:
     starts: list[NDArray[np.int64]] = []
     steps: list[NDArray[np.int64]] = []
     scanner, offset, newlines, last = RowScanner(), 0, 0, _NEWLINE
-    while size := _fill(file, view[:_BLOCK]):
+    while size := file.readinto(view[:_BLOCK]):  # less than a block only at the end
         skip = 0
         if offset == 0:
             refuse_foreign(path, bytes(view[:4]))
@@ -114,16 +116,8 @@ def _scan(file: BinaryIO, path: str, stamp: FileStamp) -> LineIndex:
     )
 
 
-def _fill(file: BinaryIO, view: memoryview) -> int:
-    """Read until the block is full or the file ends; the number of bytes read."""
-    done = 0
-    while done < len(view) and (size := file.readinto(view[done:])):  # type: ignore[attr-defined]
-        done += size
-    return done
-
-
 def _weights(words: int) -> NDArray[np.uint64]:
-    """(words,) odd pseudo-random numbers, the same on every machine (SplitMix64, Steele et al. 2014)."""
+    """Returns (words,) odd pseudo-random numbers, the same on every machine (SplitMix64, Steele et al. 2014)."""
     z = (np.arange(words, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -131,33 +125,25 @@ def _weights(words: int) -> NDArray[np.uint64]:
 
 
 def _checksum(data: NDArray[np.uint8], size: int, weights: NDArray[np.uint64]) -> bytes:
-    """The weighted sum of a block's 64-bit words, modulo 2**64: any one change shows, at several GB/s."""
+    """Returns the weighted sum of a block's 64-bit words, modulo 2**64: detects any single change, at several GB/s."""
     words = -(-size // 8)
     data[size : words * 8] = 0
     total = np.dot(data[: words * 8].view("<u8"), weights[:words])
     return int(total).to_bytes(8, "little")
 
 
-_READ_AT_ONCE = 4 * 1024 * 1024
-
-
 class JsonLines:
-    """Rows of one or many JSON Lines files, numbered through in the order of the files.
+    """Rows of one or many JSON Lines files, numbered consecutively in the order of the files.
 
-    The index is built when the length is first asked for. Instances are safe for threads and forked processes, and
-    can be pickled (the index goes along, open files do not).
+    The index is built when the length is first requested. Instances are thread-safe and fork-safe, and can be pickled
+    (with the index, without open files).
 
     Args:
         paths: The files, in order.
-        max_row_bytes: A row above this is not parsed but comes back as a `RowError` (`row_too_large`).
-
-    Attributes:
-        name: What the rows come from, for people.
-        paths: The files.
-        exact: The fingerprint covers every byte.
+        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
     """
 
-    exact = True
+    exact = True  # the fingerprint covers every byte
 
     def __init__(self, paths: Sequence[str], *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
         self.paths = tuple(paths)
@@ -167,35 +153,30 @@ class JsonLines:
         self._built: tuple[list[LineIndex], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
-        return int(self._index()[1][-1])
+        return int(self._index[1][-1])
 
     def read(self, rows: Sequence[int]) -> list[RawRow]:
-        """The rows with these ids, in this order; a line that cannot be parsed becomes a `RowError`.
+        """Returns the rows with these ids, in this order; a line that cannot be parsed becomes a `RowError`.
 
         Raises:
             SourceError: An id does not exist, or a file changed since it was indexed.
         """
-        indexes, bounds = self._index()
-        ids = as_row_ids(rows, int(bounds[-1]), self.name)
-        result: list[RawRow] = [None] * len(ids)
-        for part, positions in by_part(ids, bounds):
-            local = ids[positions] - bounds[part]
-            for position, row in zip(positions.tolist(), self._read_file(indexes[part], local), strict=True):
-                result[position] = row
-        return result
+        indexes, bounds = self._index
+        return read_parts(rows, bounds, self.name, lambda part, local: self._read_file(indexes[part], local))
 
     def origin(self, row: int) -> str:
-        """Where a row comes from: ``"data/train.jsonl:17"``, the true line of the file, counted from 1."""
-        indexes, bounds = self._index()
-        as_row_ids([row], int(bounds[-1]), self.name)
-        part = int(np.searchsorted(bounds, row, side="right")) - 1
-        return self._origin(indexes[part], row - int(bounds[part]))
+        """Returns where a row comes from: ``"data/train.jsonl:17"``, the true line of the file, counted from 1."""
+        indexes, bounds = self._index
+        part, local = locate(row, bounds, self.name)
+        return self._origin(indexes[part], local)
 
     def fingerprint(self) -> str:
-        """A hash of every byte of the files in their order; names, folders and times do not count."""
-        return hash_of([index.checksum for index in self._index()[0]])
+        """Returns a hash of every byte of the files in their order; names, folders and times do not count."""
+        return hash_of([index.checksum for index in self._index[0]])
 
+    @property  # no cached_property: some versions hold a lock, and a fork during the scan would never release it
     def _index(self) -> tuple[list[LineIndex], NDArray[np.int64]]:
+        """Index of each file, and the bounds of the files as in `base.read_parts`."""
         if self._built is None:
             indexes = [build_line_index(path) for path in self.paths]
             bounds = np.cumsum([0, *(index.rows for index in indexes)], dtype=np.int64)
@@ -208,7 +189,7 @@ class JsonLines:
         return f"{index.path}:{index.line_number(row, self._handles.get(index.path))}"
 
     def _read_file(self, index: LineIndex, rows: NDArray[np.int64]) -> list[RawRow]:
-        """The rows of one file with these ids within the file, sorted."""
+        """Reads rows of one file, given sorted row ids within the file."""
         handle = self._handles.get(index.path)
         begins, ends = index.starts[rows].tolist(), index.starts[rows + 1].tolist()
         result: list[RawRow] = []
@@ -228,7 +209,7 @@ class JsonLines:
         return result
 
     def _read_large(self, index: LineIndex, handle: Handle, row: int) -> RawRow:
-        """A row that reaches further to the next one than allowed; blank lines between them do not count."""
+        """Reads a row whose distance to the next one is above the limit; blank lines between them do not count."""
         begin, end = int(index.starts[row]), int(index.starts[row + 1])
         origin, tail = self._origin(index, row), b""
         for at in range(begin, end, _READ_AT_ONCE):
@@ -244,7 +225,7 @@ class JsonLines:
 
 
 def _runs(begins: list[int], ends: list[int], most: int) -> Iterator[tuple[int, int]]:
-    """Cut sorted rows into runs that lie side by side in the file and have at most `most` bytes (or one row)."""
+    """Cuts sorted rows into runs that are adjacent in the file and have at most `most` bytes (or one row)."""
     first = 0
     for k in range(1, len(begins) + 1):
         if k == len(begins) or begins[k] != ends[k - 1] or ends[k] - begins[first] > most:
@@ -253,12 +234,12 @@ def _runs(begins: list[int], ends: list[int], most: int) -> Iterator[tuple[int, 
 
 
 def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Any], *, append: bool = False) -> int:
-    """Write rows as JSON Lines in UTF-8, other scripts than ASCII kept readable.
+    """Writes rows as JSON Lines in UTF-8, without escapes for other scripts than ASCII.
 
     Args:
         path: The file; it is replaced unless `append`.
-        rows: JSON values. What JSON does not know is written as its `repr`, so that no row is lost.
-        append: Add to the file.
+        rows: JSON values. Other values are written as their `repr`, so that no row is lost.
+        append: Whether to add to the file.
 
     Returns:
         The number of rows written.
@@ -271,10 +252,10 @@ def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Any], *, append: bo
 
 
 def dump_row(row: Any) -> bytes:
-    """One row as JSON in UTF-8; never fails, since it also writes rows that are reported as broken.
+    """Returns one row as JSON in UTF-8; never fails, because it also writes rows that are reported as broken.
 
-    orjson refuses lone surrogates and integers above 64 bits, which the standard library can write; what that refuses
-    too (keys that are tuples, rows that contain themselves) is written as the row's `repr`.
+    orjson refuses lone surrogates and integers above 64 bits, which the standard library can write. Rows that both
+    refuse (keys that are tuples, rows that contain themselves) are written as their `repr`.
     """
     try:
         return orjson.dumps(row, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)

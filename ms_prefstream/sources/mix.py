@@ -1,4 +1,4 @@
-"""Several sources in one stream, each with its share: what a user asks for with `mix`."""
+"""`mps.mix`: several sources in one stream, each with its share of the rows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from ms_prefstream.errors import OptionError, SourceError
-from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.errors import OptionError
 from ms_prefstream.sources.base import RandomAccess, Source
-from ms_prefstream.sources.open import open_source
+from ms_prefstream.sources.concat import joined_fingerprint
+from ms_prefstream.sources.open import open_item
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Part:
     """One source of a mix.
 
     Attributes:
-        source: Whatever `stream` takes as a source, but no mix.
+        source: Anything that `stream` takes as a source, except a mix.
         weight: Its share, in proportion to the other weights: positive, 0.7 as well as 7. None in all parts shares
             equally, or by size with `temperature`.
-        format: Its own format, as for `stream`; None takes the stream's.
-        name: What the report calls it; None takes the source's own name.
+        format: Its own format, as for `stream`; None uses the stream's.
+        name: What the report calls it; None uses the source's own name.
     """
 
     source: Any
@@ -46,85 +46,77 @@ class Part:
 
 @dataclass(frozen=True)
 class OpenedPart:
-    """A part once its source is open.
+    """Part whose source is open."""
 
-    Attributes:
-        name: What the report calls it; no two parts share a name.
-        source: Its raw rows.
-        format: Its own format as given, None for the stream's.
-    """
-
-    name: str
+    name: str  # what the report calls it, unique among the parts
     source: Source
-    format: Any
+    format: Any  # None for the stream's
 
 
+@dataclass(frozen=True, eq=False)
 class Mix:
-    """Sources that share a stream. Made by `ms_prefstream.mix`; it is no source itself, since each part has a format.
+    """Sources that share a stream, each with its format, so that it is no source itself. Created by `mps.mix`.
 
     Attributes:
-        name: What it is called in messages.
         parts: The parts, in the order given.
+        given_weights: A weight for each part, as long as their sizes do not count.
         stop: ``first`` or ``all``: when an epoch ends.
         temperature: Of weights by size, or None.
     """
 
-    def __init__(
-        self,
-        parts: Sequence[OpenedPart],
-        weights: Sequence[float | Fraction],
-        stop: Literal["first", "all"],
-        temperature: float | None,
-    ) -> None:
-        self.parts = tuple(parts)
-        self.stop: Literal["first", "all"] = stop
-        self.temperature = temperature
-        self.name = f"the mix of {', '.join(part.name for part in self.parts)}"
-        self._weights = tuple(weights)
+    parts: tuple[OpenedPart, ...]
+    given_weights: list[float | Fraction]
+    stop: Literal["first", "all"]
+    temperature: float | None
+
+    @property
+    def name(self) -> str:
+        """Name in messages."""
+        return f"the mix of {', '.join(part.name for part in self.parts)}"
 
     @property
     def random_access(self) -> bool:
-        """Whether rows can be read in any order: every part must allow it."""
+        """True if rows can be read in any order: every part must allow it."""
         return all(isinstance(part.source, RandomAccess) for part in self.parts)
 
     def weights(self, sizes: Sequence[int] | None) -> list[float | Fraction]:
-        """The weight of each part.
+        """Returns the weight of each part.
 
         Args:
             sizes: Records of each part; only weights by size need them.
         """
         if self.temperature is None or sizes is None:
-            return list(self._weights)
+            return self.given_weights
         if self.temperature == 1:
             return list(sizes)  # exact: every row once
         largest = max(sizes)
         return [(size / largest) ** (1 / self.temperature) for size in sizes]
 
     def fingerprint(self) -> str:
-        """A hash of the parts' fingerprints in their order; weights do not count."""
-        return hash_of([part.source.fingerprint().encode() for part in self.parts])
+        """Returns a hash of the parts' fingerprints in their order; weights do not count."""
+        return joined_fingerprint([part.source for part in self.parts])
 
 
 def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temperature: float | None = None) -> Mix:
-    """Several sources in one stream, with exact shares.
+    """Returns several sources as one, with exact shares.
 
         mps.mix([("helpful.jsonl", 0.7), ("harmless.jsonl", 0.3)])
 
     Shares are counted, not drawn: after any number of rows each part is within a row or so of its share (half a row
     with two parts, below 1 with four, below 1.7 always), and every epoch has the same shares. Where batches are
     sorted by length the shares hold for every window, otherwise for every step. Where all parts can be read in any
-    order, a step is still a pure function of its number; each part is shuffled on its own. With a part that can only
-    be read from the front, the whole mix is read from the front: rows are shuffled within windows, and all parts begin
-    at their first row in every epoch, so that ``stop="first"`` takes the same rows of longer parts each time.
+    order, a step is still a pure function of its number; each part is shuffled separately. With a part that can only be
+    read from the front, the whole mix is read from the front: rows are shuffled within windows, and all parts begin at
+    their first row in every epoch, so that ``stop="first"`` takes the same rows of longer parts each time.
 
     Args:
-        parts: ``(source, weight)``, a bare source, or `Part` for a part with a format or a name of its own. Weights
-            are for all parts or for none: without them all parts share equally, or by size with `temperature`.
-        stop: When an epoch ends. ``first``: as soon as a part has no row left for its turn, so no row comes twice; of
-            longer parts each epoch takes other rows. ``all``: when every part was seen whole; shorter parts repeat,
-            which the report counts.
+        parts: ``(source, weight)``, a bare source, or `Part` for a part with its own format or name. Give weights to
+            all parts or to none: without them all parts share equally, or by size with `temperature`.
+        stop: When an epoch ends. ``first``: as soon as a part has no row left for its turn, so no row comes twice;
+            each epoch takes other rows of longer parts. ``all``: when every row of every part was delivered; shorter
+            parts repeat, which the report counts.
         temperature: Weights by size: size ** (1 / temperature). 1 is in proportion to the sizes, larger values bring
-            the shares closer together. Every part must know its size.
+            the shares closer together. The size of every part must be known.
 
     Raises:
         OptionError: No parts, a weight that is not positive, weights for some parts only, or options that contradict.
@@ -140,8 +132,8 @@ def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temper
     if temperature is not None:
         _check_temperature(temperature, sources)
     names = _names(given, sources)
-    opened = [OpenedPart(*found) for found in zip(names, sources, (part.format for part in given), strict=True)]
-    return Mix(opened, weights, stop, temperature)
+    opened = (OpenedPart(*found) for found in zip(names, sources, (part.format for part in given), strict=True))
+    return Mix(tuple(opened), weights, stop, temperature)
 
 
 def _as_part(number: int, entry: Any) -> Part:
@@ -162,7 +154,7 @@ def _as_part(number: int, entry: Any) -> Part:
 
 
 def _is_number(text: Any) -> bool:
-    """Whether a text is a number, and not a file or folder of that name."""
+    """Returns whether a text is a number, and not the name of a file or folder."""
     try:
         return isinstance(text, str) and float(text) >= 0 and not os.path.lexists(text)
     except ValueError:
@@ -181,11 +173,8 @@ def _checked_weights(parts: Sequence[Part], temperature: float | None) -> list[f
             f"temperature={temperature!r} makes the weights from the sizes of the parts, but weights are given. "
             "Leave one of the two out."
         )
-    return [1 if part.weight is None else _plain(part.weight) for part in parts]
-
-
-def _plain(weight: Any) -> float | Fraction:
-    return Fraction(weight) if isinstance(weight, numbers.Rational) else float(weight)
+    weights = [1 if part.weight is None else part.weight for part in parts]
+    return [Fraction(weight) if isinstance(weight, numbers.Rational) else float(weight) for weight in weights]
 
 
 def _open(number: int, part: Part) -> Source:
@@ -194,10 +183,7 @@ def _open(number: int, part: Part) -> Source:
             f"Item {number} of the mix is a {type(part.source).__name__}, expected a source. Put all parts into one "
             "mix, and multiply the weights of inner ones with the weight of their group."
         )
-    try:
-        return open_source(part.source)
-    except SourceError as error:
-        raise SourceError(f"Item {number} of the mix: {error}") from error
+    return open_item(f"Item {number} of the mix", part.source)
 
 
 def _check_temperature(temperature: Any, sources: Sequence[Source]) -> None:
@@ -212,12 +198,11 @@ def _check_temperature(temperature: Any, sources: Sequence[Source]) -> None:
 
 
 def _names(parts: Sequence[Part], sources: Sequence[Source]) -> list[str]:
-    """A name for each part: as given, else the source's, numbered where several are the same."""
-    given = [part.name for part in parts if part.name is not None]
-    twice = [name for name, count in Counter(given).items() if count > 1]
-    if twice:
-        raise OptionError(f"Two parts of the mix are named {twice[0]!r}; expected a name of its own for each.")
-    names = list(given)
+    """Returns a name for each part: as given, else the source's, numbered where several are the same."""
+    names = [part.name for part in parts if part.name is not None]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise OptionError(f"Two parts of the mix are named {name!r}; expected a name of its own for each.")
     found = []
     for part, source in zip(parts, sources, strict=True):
         name, number = part.name or source.name, 1

@@ -1,4 +1,4 @@
-"""From what a user passes as the source to an object that reads it."""
+"""Any object that a user passes as the source, opened: the dispatch by type. Paths continue in `paths`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from ms_prefstream.errors import SourceError
-from ms_prefstream.mindrecord.manifest import is_cache
-from ms_prefstream.sources.base import OnePass, RandomAccess, Source, no_rows
-from ms_prefstream.sources.compressed import StandardInput, StreamedJsonLines
+from ms_prefstream.sources.base import OnePass, RandomAccess, Source
+from ms_prefstream.sources.compressed import StandardInput
 from ms_prefstream.sources.concat import concat
-from ms_prefstream.sources.files import Kind, expand, folder_files, kind_of, name_of, stamp
-from ms_prefstream.sources.huggingface import is_huggingface, is_saved, open_arrow, open_huggingface, open_saved
+from ms_prefstream.sources.huggingface import is_huggingface, open_huggingface
 from ms_prefstream.sources.iterable import iterable_rows
-from ms_prefstream.sources.json_array import JsonArray, holds_array
-from ms_prefstream.sources.jsonl import JsonLines
-from ms_prefstream.sources.lines import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes
-from ms_prefstream.sources.memory import MemoryRows, OwnRows, is_own
-from ms_prefstream.sources.parquet import ParquetRows
+from ms_prefstream.sources.json_text import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes
+from ms_prefstream.sources.memory import MemoryRows, OwnRows
+from ms_prefstream.sources.paths import open_paths
 
 _EXPECTED = (
     "expected a path, a glob, a list of them, a list of dicts, an object with __len__ and __getitem__, an iterable of "
@@ -30,16 +26,9 @@ _EXPECTED = (
 
 _SCALARS = frozenset({int, float, bool, type(None)})
 
-_OPENERS: dict[Kind, Callable[..., Source]] = {
-    Kind.LINES: JsonLines,
-    Kind.PACKED_LINES: StreamedJsonLines,
-    Kind.PARQUET: ParquetRows,
-    Kind.ARROW: open_arrow,
-}
-
 
 def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> Source:
-    """The source for what a user passed. The first line that fits decides:
+    """Returns the source for what a user passed. The first line that fits decides:
 
     1. an object that is a source already: itself;
     2. ``"-"`` or ``sys.stdin``: JSON Lines from standard input, one pass;
@@ -64,11 +53,11 @@ def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> S
     """
     check_max_row_bytes(max_row_bytes)
     if not isinstance(source, type) and isinstance(source, (RandomAccess, OnePass)):
-        return OwnRows(source) if isinstance(source, RandomAccess) and is_own(source) else source
+        return OwnRows(source) if isinstance(source, RandomAccess) and _is_of_user(source) else source
     if _is_stdin(source):
         return StandardInput(max_row_bytes=max_row_bytes)
     if isinstance(source, (str, os.PathLike)):
-        return _open_paths([source], max_row_bytes)
+        return open_paths([source], max_row_bytes)
     if is_huggingface(source):
         return open_huggingface(source)
     if isinstance(source, (list, tuple)):
@@ -82,8 +71,8 @@ def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> S
 
 
 def _open_list(items: Sequence[Any], max_row_bytes: int) -> Source:
-    """A list of rows, or a list of paths and sources."""
-    kinds = set(map(type, items))  # one fast look at every item: what a list is must not depend on its first
+    """Opens a list of rows, or a list of paths and sources."""
+    kinds = set(map(type, items))  # of every item: what a list is must not depend on its first
     rows = {kind for kind in kinds if issubclass(kind, Mapping) and not kind.__module__.startswith("datasets.")}
     paths = [kind for kind in kinds if issubclass(kind, (str, os.PathLike))]
     if rows and paths:
@@ -92,7 +81,7 @@ def _open_list(items: Sequence[Any], max_row_bytes: int) -> Source:
             f"The source is a list of {len(items)} items in which rows stand beside paths: item {first} is "
             f"{items[first]!r}. Expected rows only, or paths and sources only."
         )
-    if rows or not kinds:  # what is no dict among them is a row all the same, a bad one
+    if rows or not kinds:  # an item that is no dict is then a malformed row
         return MemoryRows(items)
     if kinds <= _SCALARS:
         raise SourceError(
@@ -102,17 +91,22 @@ def _open_list(items: Sequence[Any], max_row_bytes: int) -> Source:
     parts: list[Source] = []
     for is_path, group in itertools.groupby(enumerate(items), lambda entry: _is_path(entry[1])):
         if is_path:
-            parts.append(_open_paths([item for _, item in group], max_row_bytes))
+            parts.append(open_paths([item for _, item in group], max_row_bytes))
         else:
-            parts += [_open_item(number, item, max_row_bytes) for number, item in group]
+            parts += [open_item(f"Item {number} of the list", item, max_row_bytes) for number, item in group]
     return concat(parts)
 
 
-def _open_item(number: int, item: Any, max_row_bytes: int) -> Source:
+def open_item(where: str, item: Any, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> Source:
+    """Opens a source that is part of something larger, which errors name first."""
     try:
         return open_source(item, max_row_bytes=max_row_bytes)
     except SourceError as error:
-        raise SourceError(f"Item {number} of the list: {error}") from error
+        raise SourceError(f"{where}: {error}") from error
+
+
+def _is_of_user(source: object) -> bool:
+    return str(type(source).__module__).partition(".")[0] != "ms_prefstream"
 
 
 def _is_stdin(source: Any) -> bool:
@@ -125,81 +119,8 @@ def _is_path(item: Any) -> bool:
     return isinstance(item, (str, os.PathLike)) and not _is_stdin(item)
 
 
-def _open_paths(patterns: Sequence[str | os.PathLike[str]], max_row_bytes: int) -> Source:
-    """All files that some paths, globs and folders stand for; neighbours of one kind become one source."""
-    found: list[str] = []
-    saved: set[str] = set()
-    caches: set[str] = set()
-    for pattern in patterns:
-        for path in expand(_text(pattern)):
-            if not os.path.isdir(path):
-                found.append(path)
-            elif is_saved(path):
-                saved.add(path)
-                found.append(path)
-            elif is_cache(path):
-                caches.add(path)
-                found.append(path)
-            else:
-                found += folder_files(path)
-    _check_each_once(found)
-    folders = dict.fromkeys(saved, open_saved) | dict.fromkeys(caches, _open_cache)
-    openers = [(folders[path] if path in folders else _opener(path), path) for path in found]
-    if any(opener is StreamedJsonLines for opener, _ in openers):  # lines of both kinds are one pass in one source
-        openers = [(StreamedJsonLines if opener is JsonLines else opener, path) for opener, path in openers]
-    parts: list[Source] = []
-    for opener, group in itertools.groupby(openers, lambda entry: entry[0]):
-        parts += _open_group(opener, [path for _, path in group], max_row_bytes)
-    return concat(parts)
-
-
-def _open_cache(path: str) -> Source:
-    from ms_prefstream.sources.cached import CachedRows  # it needs the library's samples, which need sources
-
-    return CachedRows(path)
-
-
-def _opener(path: str) -> Callable[..., Source]:
-    """The class or function that reads a file, which was proven to be there and to be readable."""
-    kind = kind_of(path)
-    stamp(path)
-    if kind is Kind.JSON:
-        return JsonArray if holds_array(path) else JsonLines
-    return _OPENERS[kind]
-
-
-def _open_group(opener: Callable[..., Source], paths: list[str], max_row_bytes: int) -> list[Source]:
-    if opener in (JsonLines, StreamedJsonLines):
-        if all(stamp(path).size == 0 for path in paths):
-            raise no_rows(name_of(paths))
-        return [opener(paths, max_row_bytes=max_row_bytes)]
-    if opener is JsonArray:
-        return [JsonArray(path, max_row_bytes=max_row_bytes) for path in paths]
-    return [ParquetRows(paths)] if opener is ParquetRows else [opener(path) for path in paths]
-
-
-def _text(pattern: str | os.PathLike[str]) -> str:
-    text = os.fspath(pattern)
-    if not text:
-        raise SourceError("The source is an empty path; expected the path of a file, a folder or a glob.")
-    return text
-
-
-def _check_each_once(paths: Sequence[str]) -> None:
-    seen: set[str] = set()
-    for path in paths:
-        real = os.path.realpath(path)
-        if real in seen:
-            raise SourceError(
-                f"{path}: the file is named twice, so its rows would come twice in an epoch. Name it once; to see "
-                "some data more often than other data use mps.mix with weights."
-            )
-        seen.add(real)
-
-
 def _refuse(source: Any) -> None:
-    """Things that have a length, an index or an iterator, but whose items are not rows."""
-    kind = type(source).__name__
+    """Raises for objects with a length, an index or an iterator whose items are not rows."""
     remedy = ""
     if isinstance(source, Mapping):
         remedy = "For a dict of columns pass datasets.Dataset.from_dict(...), for one row a list with it"
@@ -212,4 +133,4 @@ def _refuse(source: Any) -> None:
     elif type(source).__module__.partition(".")[0] == "pandas":
         remedy = "Pass frame.to_dict('records')"
     if remedy:
-        raise SourceError(f"The source is of type {kind}; {_EXPECTED}. {remedy}.")
+        raise SourceError(f"The source is of type {type(source).__name__}; {_EXPECTED}. {remedy}.")

@@ -1,4 +1,4 @@
-"""Raw rows for people and scripts: what a source holds, before any format, tokenizer or task."""
+"""`mps.read`: the raw rows of a source, before any format, tokenizer or task."""
 
 from __future__ import annotations
 
@@ -6,27 +6,24 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from ms_prefstream.errors import RowError, SourceError
-from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow
+from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow, rows_in_order
+from ms_prefstream.sources.cached import caches_in
 from ms_prefstream.sources.open import open_source
-
-_AT_ONCE = 256  # rows that a pass reads together
 
 
 def read(source: Any) -> Rows | PassedRows:
-    """The raw rows of a source, to look at or to go through.
+    """Returns the raw rows of a source, to inspect or to iterate over.
 
     Args:
-        source: Anything that `ms_prefstream.stream` takes, but for a mix.
+        source: Anything that `ms_prefstream.stream` takes, except a mix.
 
     Returns:
         `Rows` with a length, an index and slices where rows can be read in any order (plain JSON Lines, JSON arrays,
-        Parquet, Arrow, lists, data sets); else `PassedRows`, which can only be gone through.
+        Parquet, Arrow, lists, data sets); else `PassedRows`, which can only be iterated over.
 
     Raises:
         SourceError: It cannot be opened, holds no rows or samples instead of rows, or is of no known kind.
     """
-    from ms_prefstream.sources.cached import caches_in  # it needs the library's samples, which need sources
-
     opened = open_source(source)
     if caches := caches_in(opened):
         raise SourceError(
@@ -39,10 +36,7 @@ def read(source: Any) -> Rows | PassedRows:
 class Rows(Sequence[RawRow]):
     """Raw rows by number.
 
-    A row that cannot be parsed raises its `RowError`, with its origin, where it is asked for.
-
-    Args:
-        source: Where they are read.
+    Access to a row that cannot be parsed raises its `RowError`, with its origin.
     """
 
     def __init__(self, source: RandomAccess) -> None:
@@ -56,7 +50,7 @@ class Rows(Sequence[RawRow]):
     @overload
     def __getitem__(self, row: slice) -> list[RawRow]: ...
     def __getitem__(self, row: int | slice) -> RawRow:
-        """The row of this number, counted from the end if negative; a list of rows for a slice."""
+        """Returns the row of this number, counted from the end if negative; a list of rows for a slice."""
         try:
             ids = range(len(self))[row]  # negative numbers and steps as for a list
         except IndexError:
@@ -66,11 +60,10 @@ class Rows(Sequence[RawRow]):
         return _good(self._source.read([ids])[0])
 
     def __iter__(self) -> Iterator[RawRow]:
-        for begin in range(0, len(self), _AT_ONCE):
-            yield from map(_good, self._source.read(range(begin, min(begin + _AT_ONCE, len(self)))))
+        return map(_good, rows_in_order(self._source))
 
     def origin(self, row: int) -> str:
-        """Where a row comes from: ``"data/train.jsonl:17"`` (lines count from 1)."""
+        """Returns where a row comes from: ``"data/train.jsonl:17"`` (lines count from 1)."""
         return self._source.origin(range(len(self))[row])
 
     def __repr__(self) -> str:
@@ -78,11 +71,7 @@ class Rows(Sequence[RawRow]):
 
 
 class PassedRows:
-    """Raw rows that can only be read from the front. Each `iter` is a new pass where the source allows another.
-
-    Args:
-        source: Where they are read.
-    """
+    """Raw rows that can only be read from the front. Each `iter` is a new pass where the source allows another."""
 
     def __init__(self, source: OnePass) -> None:
         self._source = source

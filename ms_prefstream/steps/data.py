@@ -19,7 +19,7 @@ from ms_prefstream.checks import check_made
 from ms_prefstream.encode.build import template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer
 from ms_prefstream.errors import OptionError
-from ms_prefstream.lengths import LengthIndex, progress_on, raise_malformed_of
+from ms_prefstream.lengths import LengthIndex, raise_malformed_of
 from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
 from ms_prefstream.load.index_files import Part, build_indexes, find_index, index_parts
 from ms_prefstream.load.loader import Load, Recipe
@@ -28,6 +28,7 @@ from ms_prefstream.load.records import MixedRecords, fingerprint_of, formats_of,
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.load.workers.prefetch import Prefetch
 from ms_prefstream.plan import Ranks
+from ms_prefstream.progress import progress_on
 from ms_prefstream.report.bad_rows import BadRows, Quarantine
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sources import open_source

@@ -42,7 +42,7 @@ def large_source(kind: str, path: pathlib.Path, answer: str) -> Any:
 def test_no_part_of_a_source_that_changed_is_used(
     kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ms_prefstream.sources.files._SAMPLE_BYTES", 1)  # as with files above 4 MB
+    monkeypatch.setattr("ms_prefstream.sources.content_hash._SAMPLE_BYTES", 1)  # as with files above 4 MB
     monkeypatch.setattr("ms_prefstream.sources.memory._HASHED_ROWS", 64)  # as with more than 16,384
     path, out, prints = tmp_path / f"rows.{kind}", tmp_path / "out", []
     for answer, expected in (("no", [0, 1]), ("no", [1]), ("NO", [0, 1]), ("NO", [1])):

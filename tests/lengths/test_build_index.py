@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pathlib
@@ -15,11 +16,12 @@ import pytest
 
 from ms_prefstream import DPO, RLHF
 from ms_prefstream.errors import RowError, StateError
-from ms_prefstream.lengths import build, build_index, progress_on, raise_malformed_of
+from ms_prefstream.lengths import build, build_index, open_index, raise_malformed_of
 from ms_prefstream.lengths.build import Journal
+from ms_prefstream.lengths.index import first_malformed
 from ms_prefstream.load.loader import SampleLoader
 from ms_prefstream.load.workers.pool import LoaderPool
-from ms_prefstream.progress import Bar, Lines
+from ms_prefstream.progress import Bar, Lines, progress_on
 from ms_prefstream.sample import Loaded
 from tests.pools import kill, pairs, recipe, until, wait_ready, write
 
@@ -149,12 +151,11 @@ def test_malformed_rows_raise_with_their_origin_or_get_a_verdict(tmp_path: pathl
     with pytest.raises(RowError, match=r"^row 7: .*chosen.*missing_field"):
         built(loader, path, raise_malformed=True)
     assert not path.exists()
-    bad: list[tuple[int, RowError]] = []
-    built(loader, path, on_bad=lambda row, error: bad.append((row, error)))
-    index = build.open_index(path, FINGERPRINT, COUNT)
-    assert [row for row, _ in bad] == np.flatnonzero(index.verdict).tolist()
-    assert all(error.origin == f"row {row}" for row, error in bad)
-    assert index.first_malformed == 7
+    built(loader, path)
+    index = open_index(path, FINGERPRINT, COUNT)
+    bad = [row for row, one in enumerate(loader.load(range(COUNT))) if one.error is not None]
+    assert bad == np.flatnonzero(index.verdict).tolist()
+    assert first_malformed(index.verdict) == 7
     with pytest.raises(RowError, match=r"^row 7: .*missing_field"):
         raise_malformed_of(index, loader, "row {}".format)
     good = build_index(7, loader, tmp_path / "y", FINGERPRINT, origin=str)  # unusable rows never raise
@@ -186,10 +187,11 @@ def test_prompt_and_sequence_are_measured_for_rlhf(tmp_path: pathlib.Path) -> No
 
 def test_one_process_builds_at_a_time(tmp_path: pathlib.Path) -> None:
     about = {"a": 1}
-    with Journal(str(tmp_path / "x"), about), pytest.raises(StateError, match=r"another process is building.*x"):
-        Journal(str(tmp_path / "x"), about)
-    with Journal(str(tmp_path / "x"), about) as journal:
+    with contextlib.closing(Journal(str(tmp_path / "x"), about)) as journal:
         assert journal.rows == 0
+        with pytest.raises(StateError, match=r"another process is building.*x"):
+            Journal(str(tmp_path / "x"), about)
+    Journal(str(tmp_path / "x"), about).close()
 
 
 class Terminal(io.StringIO):

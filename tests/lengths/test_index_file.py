@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ms_prefstream.errors import OptionError, Reason, SourceError, StateError
-from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, open_index, valid_index
-from ms_prefstream.lengths.index import CODES, REASONS, summary_text
+from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, open_index
+from ms_prefstream.lengths.index import CODES, REASONS
 from ms_prefstream.plan import IndexedPlan, PlanOptions
 from ms_prefstream.sources import open_source
 from tests.pools import pairs, recipe, write
@@ -78,7 +78,7 @@ def test_a_stale_index_is_refused_with_both_values(index: LengthIndex, path: str
     old = COUNT if part == "rows" else FINGERPRINT[part]
     new.pop("rows", None)
     with pytest.raises(StateError) as caught:
-        valid_index(path, new, rows)
+        open_index(path, new, rows)
     assert f"{part} was {old!r} and is {101 if part == 'rows' else 'now'!r} now" in str(caught.value)
     assert str(caught.value).count(" was ") == 2  # "was built for other data" and this one
 
@@ -90,9 +90,7 @@ def test_a_part_that_one_side_does_not_know_is_a_difference(index: LengthIndex, 
         open_index(path, {key: value for key, value in FINGERPRINT.items() if key != "task"}, COUNT)
 
 
-def test_absent_means_none_only_for_auto(path: str) -> None:
-    assert valid_index(path, FINGERPRINT, COUNT) is None
-    assert valid_index(None, FINGERPRINT, COUNT) is None
+def test_an_index_that_does_not_exist_is_an_error(path: str) -> None:
     with pytest.raises(StateError, match="there is no length index"):
         open_index(path, FINGERPRINT, COUNT)
 
@@ -146,9 +144,8 @@ def test_counts_by_reason(index: LengthIndex) -> None:
         rows = np.flatnonzero(index.verdict == CODES[reason])
         assert (one.rows, one.share, one.first) == (len(rows), len(rows) / COUNT, tuple(rows[:5].tolist()))
     assert [one.rows for one in index.counts] == sorted((one.rows for one in index.counts), reverse=True)
-    text = summary_text(index.counts, COUNT, "a.jsonl:{}".format)
     first = counts[Reason.MISSING_FIELD]
-    assert f"  missing_field: {first.rows} ({first.rows:.2f} %), first at a.jsonl:{first.first[0]}," in text
+    assert f"  missing_field: {first.rows} ({first.rows:.2f} %), first at row {first.first[0]}, row" in str(index)
     assert str(index).startswith(f"rows in the length index {COUNT}, dropped {COUNT - index.usable} ")
 
 

@@ -20,7 +20,7 @@ from ms_prefstream.sources import lines as line_reading
 from ms_prefstream.sources.base import OnePass
 from ms_prefstream.sources.compressed import StandardInput, StreamedJsonLines
 from ms_prefstream.sources.jsonl import JsonLines
-from ms_prefstream.sources.lines import LineStream, without_bom
+from ms_prefstream.sources.lines import LineStream
 from ms_prefstream.sources.open import open_source
 
 TEXT = b'\xef\xbb\xbf{"n":0}\n\n \t\r\n{"n":1}\r\n{"n":2\n\n' + '{"n":3,"文":"日本語"}'.encode() + b'\n{"n":4}'
@@ -90,7 +90,7 @@ def test_blocks_of_any_size_read_as_random_access_does(
     expected = [(whole.origin(k), show(row)) for k, row in enumerate(whole.read(range(len(whole))))]
     for skip in range(len(expected) + 1):
         blocks = (text[k : k + block] for k in range(0, len(text), block))
-        stream = LineStream(str(path), without_bom(blocks), limit)
+        stream = LineStream(str(path), blocks, limit)
         assert stream.skip(skip) == skip
         assert [(origin, show(row)) for origin, row in stream.rows()] == expected[skip:]
 

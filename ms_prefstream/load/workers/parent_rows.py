@@ -21,7 +21,7 @@ def is_read_in_parent(source: Any) -> bool:
     Workers open files again, so these are read there.
     """
     if type(source) is JoinedRows:
-        return any(map(is_read_in_parent, source._parts))
+        return any(map(is_read_in_parent, source.parts))
     if type(source) is HuggingFaceRows:
         return not source._paths
     return type(source) in (MemoryRows, OwnRows)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ms_prefstream.errors import SourceError
+from ms_prefstream.sources.base import sources_in
 from ms_prefstream.sources.content_hash import whole_hash
 from ms_prefstream.sources.open import open_source
 from tests.helpers import json_lines
@@ -56,3 +57,29 @@ def test_a_file_that_is_gone(tmp_path: pathlib.Path) -> None:
     path.unlink()
     with pytest.raises(SourceError, match="no such file"):
         whole_hash(source)
+
+
+class WithParts:
+    """A source of the user whose attribute `parts` has nothing to do with sources."""
+
+    name = "mine"
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows, self.parts = rows, ("a", "b")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, rows: Any) -> list[Any]:
+        return [self.rows[row] for row in rows]
+
+    def origin(self, row: int) -> str:
+        return str(row)
+
+    def fingerprint(self) -> str:
+        return "f"
+
+
+def test_a_source_of_the_user_is_hashed_by_its_rows() -> None:
+    assert hash_of(WithParts(ROWS)) not in (None, hash_of(WithParts(changed(3))))
+    assert [one.name for one in sources_in(open_source(WithParts(ROWS)))] == ["mine"]

@@ -1,0 +1,255 @@
+"""Paths, globs and folders as sources: which files they stand for, and how each kind of file is read.
+
+To add a kind of file: write a class that is `RandomAccess` or `OnePass` (see `base`) in a file of its own, and give its
+suffixes an entry in `KINDS`, with a function that opens files of that kind.
+
+A source that is no file, such as a table in an SQLite database, needs no entry here: users pass an object of any class
+with `__len__` and `__getitem__`, or one that keeps a protocol of `base`. To support its address in `mps.stream`, write
+the class in a file of its own and recognise the address in `open.open_source`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import itertools
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ms_prefstream.errors import SourceError
+from ms_prefstream.mindrecord.manifest import is_cache
+from ms_prefstream.sources.base import Source, no_rows
+from ms_prefstream.sources.cached import CachedRows
+from ms_prefstream.sources.compressed import StreamedJsonLines
+from ms_prefstream.sources.concat import concat
+from ms_prefstream.sources.files import name_of, stamp
+from ms_prefstream.sources.huggingface import is_saved, open_arrow, open_saved
+from ms_prefstream.sources.json_array import JsonArray, holds_array
+from ms_prefstream.sources.jsonl import JsonLines
+from ms_prefstream.sources.parquet import ParquetRows
+
+Opener: TypeAlias = Callable[[list[str], int], list[Source]]
+"""Opens neighbouring files of one kind, given their paths and `max_row_bytes`."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of file.
+
+    Attributes:
+        name: Name in messages.
+        open: Opens such files.
+    """
+
+    name: str
+    open: Opener
+
+
+def _open_lines(paths: list[str], max_row_bytes: int) -> list[Source]:
+    return [JsonLines(_not_all_empty(paths), max_row_bytes=max_row_bytes)]
+
+
+def _open_packed_lines(paths: list[str], max_row_bytes: int) -> list[Source]:
+    return [StreamedJsonLines(_not_all_empty(paths), max_row_bytes=max_row_bytes)]
+
+
+def _not_all_empty(paths: list[str]) -> list[str]:
+    if all(stamp(path).size == 0 for path in paths):
+        raise no_rows(name_of(paths))
+    return paths
+
+
+_LINES = Kind("JSON Lines", _open_lines)
+_PACKED_LINES = Kind("compressed JSON Lines", _open_packed_lines)
+_JSON = Kind("JSON", lambda paths, limit: [JsonArray(path, max_row_bytes=limit) for path in paths])
+_PARQUET = Kind("Parquet", lambda paths, _: [ParquetRows(paths)])
+_ARROW = Kind("Arrow", lambda paths, _: [open_arrow(path) for path in paths])
+_SAVED_FOLDER = Kind("saved data set", lambda paths, _: [open_saved(path) for path in paths])
+_CACHE_FOLDER = Kind("cache", lambda paths, _: [CachedRows(path) for path in paths])
+
+KINDS = {
+    ".jsonl": _LINES,
+    ".ndjson": _LINES,
+    ".jsonl.gz": _PACKED_LINES,
+    ".jsonl.zst": _PACKED_LINES,
+    ".ndjson.gz": _PACKED_LINES,
+    ".ndjson.zst": _PACKED_LINES,
+    ".json.gz": _PACKED_LINES,
+    ".json.zst": _PACKED_LINES,
+    ".json": _JSON,
+    ".parquet": _PARQUET,
+    ".arrow": _ARROW,
+}
+"""Kinds of files by the end of their names."""
+
+_GLOB = re.compile(r"[*?\[]")
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+_SPLIT = re.compile(r"(?:^|[^a-z])(train|training|test|valid|validation|dev|eval)(?=[^a-z]|$)")
+_SAME_SPLIT = {"training": "train", "valid": "validation", "dev": "validation", "eval": "test"}
+_NOT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "config.json")
+_SHOWN = 5
+
+
+def open_paths(patterns: Sequence[str | os.PathLike[str]], max_row_bytes: int) -> Source:
+    """Opens all files that paths, globs and folders stand for, as one source.
+
+    Neighbours of one kind are opened together. Plain and compressed JSON Lines are one kind where both occur.
+
+    Raises:
+        SourceError: A file does not exist, cannot be read, is of no known kind, or is named twice.
+    """
+    found = [entry for pattern in patterns for path in _expand(pattern) for entry in _files_at(path)]
+    _check_each_once([path for path, _ in found])
+    if any(kind is _PACKED_LINES for _, kind in found):
+        found = [(path, _PACKED_LINES if kind is _LINES else kind) for path, kind in found]
+    parts: list[Source] = []
+    for kind, group in itertools.groupby(found, lambda entry: entry[1]):
+        parts += kind.open([path for path, _ in group], max_row_bytes)
+    return concat(parts)
+
+
+def _expand(pattern: str | os.PathLike[str]) -> list[str]:
+    """Returns the files and folders that a path or a glob stands for; what a glob matches is sorted by name.
+
+    A name that exists is taken literally, also with ``*`` or ``[`` in it.
+
+    Raises:
+        SourceError: There is none, or the pattern is an address on a network.
+    """
+    text = os.fspath(pattern)
+    if not text:
+        raise SourceError("The source is an empty path; expected the path of a file, a folder or a glob.")
+    if _URL.match(text):
+        raise SourceError(f"{text}: found an address, expected a path. Nothing is downloaded: copy the data first.")
+    path = os.path.expanduser(text)
+    if os.path.lexists(path):
+        return [path]
+    if not _GLOB.search(path):
+        raise _missing(path)
+    found = sorted(glob.glob(path, recursive=True))
+    files = [match for match in found if not os.path.isdir(match)]
+    if not files:
+        what = f"only folders ({', '.join(found[:_SHOWN])})" if found else f"no file{_neighbours(path)}"
+        raise SourceError(f"{text}: the pattern matches {what}; expected data files. Correct the pattern.")
+    return files
+
+
+def _files_at(path: str) -> Iterator[tuple[str, Kind]]:
+    """Yields a file, or what is to be opened in a folder, each with its kind; files are checked to be readable."""
+    if is_saved(path):
+        yield path, _SAVED_FOLDER
+    elif is_cache(path):
+        yield path, _CACHE_FOLDER
+    else:
+        for file in _folder_files(path) if os.path.isdir(path) else [path]:
+            kind = _kind_of(file)
+            stamp(file)
+            yield file, _LINES if kind is _JSON and not holds_array(file) else kind
+
+
+def _kind_of(path: str) -> Kind:
+    kind = _known_kind(path)
+    if kind is None:
+        suffix = os.path.splitext(path)[1]
+        found = f"the suffix {suffix!r}" if suffix else "a name without suffix"
+        raise SourceError(
+            f"{path}: found {found}, expected one of {', '.join(KINDS)}. Rename the file if its contents are of "
+            "such a kind, convert it, or read it yourself and pass the rows."
+        )
+    return kind
+
+
+def _known_kind(path: str) -> Kind | None:
+    return next((kind for suffix, kind in KINDS.items() if path.lower().endswith(suffix)), None)
+
+
+def _folder_files(folder: str) -> list[str]:
+    """Returns the data files in a folder and below, sorted by path; hidden ones and descriptions of data sets left out.
+
+    Raises:
+        SourceError: There are none, or more than one kind, or files of more than one split.
+    """
+    try:
+        os.listdir(folder)  # os.walk silently skips a folder that may not be read
+    except PermissionError as error:
+        raise SourceError(f"{folder}: this user may not read the folder. Give it read permission.") from error
+    found = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(where, name) for name in names if name not in _NOT_DATA and not name.startswith(".")]
+    files = sorted(path for path in found if _known_kind(path))
+    if not files:
+        present = ", ".join(sorted(os.path.relpath(path, folder) for path in found)[:_SHOWN]) or "nothing"
+        raise SourceError(
+            f"{folder}: found no data files in the folder ({present}), expected {', '.join(KINDS)}. "
+            "Name the files, or another folder."
+        )
+    kinds = Counter(_kind_of(path).name for path in files)
+    if len(kinds) > 1:
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        raise SourceError(
+            f"{folder}: found files of several kinds in the folder ({counts}), which may be the same "
+            f"data twice. Name those that you mean with a glob, e.g. {os.path.join(folder, '*.jsonl')}."
+        )
+    _check_one_split(folder, files)
+    return files
+
+
+def _check_one_split(folder: str, files: Sequence[str]) -> None:
+    """Raises if files are named for several splits, so that nobody trains on test data by accident."""
+    splits: dict[str, str] = {}
+    for path in files:
+        for name in _SPLIT.findall(os.path.relpath(path, folder).lower()):
+            splits.setdefault(_SAME_SPLIT.get(name, name), path)
+    if len(splits) > 1:
+        raise SourceError(
+            f"{folder}: found files of several splits ({', '.join(sorted(splits))}) in the folder, expected one. "
+            f"Name the files of one split with a glob, like that of {splits.get('train', splits[min(splits)])}."
+        )
+
+
+def _check_each_once(paths: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise SourceError(
+                f"{path}: the file is named twice, so its rows would come twice in an epoch. Name it once; to see "
+                "some data more often than other data use mps.mix with weights."
+            )
+        seen.add(real)
+
+
+def _missing(path: str) -> SourceError:
+    hint = ""
+    if os.path.isdir(f"{path}.writing"):
+        hint = " A cache of this name is being written, or its writing was interrupted: run that command again."
+    elif _HUB_NAME.match(path) and not os.path.splitext(path)[1]:
+        hint = (
+            " If it is a name on the Hugging Face hub: nothing is downloaded; load it with datasets.load_dataset and "
+            "pass the data set."
+        )
+    return SourceError(
+        f"{path}: no such file or folder{_neighbours(path)}; expected data (relative paths start at {os.getcwd()}). "
+        f"Correct the path.{hint}"
+    )
+
+
+def _neighbours(path: str) -> str:
+    """Returns, in brackets, the existing names most like a missing one, or where its path breaks off."""
+    folder, name = os.path.split(path)
+    while _GLOB.search(folder):
+        folder, name = os.path.split(folder)
+    if not os.path.isdir(folder or "."):
+        above = folder
+        while above and not os.path.isdir(above):
+            above = os.path.dirname(above)
+        return f" (there is no folder {folder!r} in {above or '.'!r})"
+    names = sorted(entry for entry in os.listdir(folder or ".") if not entry.startswith("."))
+    similar = difflib.get_close_matches(name, names, n=_SHOWN, cutoff=0.5) or [n for n in names if _known_kind(n)]
+    return f" (in {folder or '.'!r} there is: {', '.join(similar[:_SHOWN])})" if similar else ""

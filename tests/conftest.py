@@ -31,7 +31,7 @@ def _load_profile(name: str) -> None:
     hypothesis.settings.load_profile(name)
     chosen = hypothesis.settings.get_profile(name)
     hypothesis.settings.register_profile("cheap", chosen, max_examples=4 * EXAMPLES[name])
-    hypothesis.settings.register_profile("costly", chosen, max_examples=EXAMPLES[name] // 3)
+    hypothesis.settings.register_profile("costly", chosen, max_examples=EXAMPLES[name] // 2)
 
 
 _load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

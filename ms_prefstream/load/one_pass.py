@@ -19,7 +19,7 @@ from ms_prefstream.plan.mixture import Mixture, Schedule, whole_weights
 from ms_prefstream.report.report import PartReport
 from ms_prefstream.sample import Ready
 from ms_prefstream.sources.base import RandomAccess, Source, no_rows, skip_items
-from ms_prefstream.sources.concat import JoinedPass
+from ms_prefstream.sources.concat import begin_pass
 from ms_prefstream.sources.mix import Mix
 
 RecordWithOrigin: TypeAlias = tuple[str, Any, Record | Ready | RowError]
@@ -227,12 +227,10 @@ class SingleOnePassRecords:
 
     def begin(self, skip: int) -> tuple[int, Iterator[RecordWithOrigin]]:
         """Returns how many records were skipped, at most `skip`, and the records after them."""
-        joined = JoinedPass((self._source,))  # skips in every kind of source
-        if hasattr(self._format, "count"):  # rows may give any number of records
-            records = records_of(joined.begin(0)[1], self._format)
-            return skip_items(records, skip), records
-        skipped, rows = joined.begin(skip)
-        return skipped, records_of(rows, self._format)
+        many = hasattr(self._format, "count")  # rows may give any number of records
+        skipped, rows = begin_pass(self._source, 0 if many else skip)
+        records = records_of(rows, self._format)
+        return skip_items(records, skip) if many else skipped, records
 
     def count(self) -> int:
         """See `OnePassRecords`.

@@ -20,7 +20,7 @@ from ms_prefstream.lengths.index import count_verdicts
 from ms_prefstream.plan.mixture import MixedOrder, Mixture, whole_weights
 from ms_prefstream.report.report import PartReport
 from ms_prefstream.sample import Ready
-from ms_prefstream.sources.base import RandomAccess, as_row_ids, by_part
+from ms_prefstream.sources.base import RandomAccess, read_parts
 from ms_prefstream.sources.mix import Mix
 
 
@@ -105,14 +105,11 @@ class MixedRecords:
 
     def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
         """Returns the records with these ids, in this order; each part is read once."""
-        bounds = np.array(self.mixture.firsts)
-        ids = as_row_ids(rows, len(self), self.name)
-        result: list[Any] = [None] * len(ids)
-        for part, positions in by_part(ids, bounds):
-            local = (ids[positions] - bounds[part]).tolist()
-            for position, record in zip(positions.tolist(), self._parts[part].read(local), strict=True):
-                result[position] = record
-        return result
+        found: list[Any] = read_parts(rows, np.array(self.mixture.firsts), self.name, self._read_part)
+        return found
+
+    def _read_part(self, part: int, rows: NDArray[np.int64]) -> list[Any]:
+        return list(self._parts[part].read(rows.tolist()))
 
     def origin(self, row: int) -> str:
         """Returns where a record comes from, as its part says."""

@@ -55,15 +55,17 @@ class Bins:
 
 
 class Fitted(NamedTuple):
-    """Exactly so many bins as were wanted.
+    """Exactly as many bins as requested.
 
     Attributes:
         bins: The bins.
-        left_out: Rows that stand in no bin any more.
-        repeats: Rows that stand in bins once more than before.
+        made: How many bins there were before.
+        left_out: Rows that are in no bin any more, because there were too many bins.
+        repeats: Rows that are in one bin more than before, because there were fewer rows than bins.
     """
 
     bins: Bins
+    made: int
     left_out: int
     repeats: int
 
@@ -109,12 +111,12 @@ def exactly(bins: Bins, wanted: int, key: np.random.SeedSequence) -> Fitted:
     """
     if bins.count > wanted:
         kept = bins.take(np.sort(keyed_order(bins.count, key)[:wanted]))
-        return Fitted(kept, bins.rows.size - kept.rows.size, 0)
+        return Fitted(kept, bins.count, bins.rows.size - kept.rows.size, 0)
     if bins.count < wanted:
         split = _split(bins, wanted)
         filled = split.take(np.arange(wanted) % split.count)
-        return Fitted(filled, 0, filled.rows.size - bins.rows.size)
-    return Fitted(bins, 0, 0)
+        return Fitted(filled, bins.count, 0, filled.rows.size - bins.rows.size)
+    return Fitted(bins, bins.count, 0, 0)
 
 
 def _split(bins: Bins, wanted: int) -> Bins:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.checks import WORD, whole_number
-from ms_prefstream.errors import NoUsableRowsError, OptionError
+from ms_prefstream.errors import OptionError
+from ms_prefstream.plan.indexed import check_index
 from ms_prefstream.plan.options import BudgetOptions
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, use_sequence
@@ -41,19 +42,12 @@ class BudgetPlan:
     """
 
     def __init__(self, options: BudgetOptions, lengths: NDArray[np.integer[Any]]) -> None:
-        if lengths.shape != (options.rows,):
-            raise OptionError(
-                f"The length index has {lengths.size} rows, the source {options.rows}. Build the index anew."
-            )
+        check_index(options, lengths)
         limits = np.array(options.widths, np.int64) - options.extra
         if int(lengths.max()) > limits[-1]:
             raise ValueError(f"a row has {lengths.max()} tokens, but the largest width holds {limits[-1]}")
         self.options = options
         self._rows, own = _by_line(lengths, limits)
-        if not own:
-            raise NoUsableRowsError(
-                f"The length index marks all {options.rows} rows as unusable, so nothing is left to train on."
-            )
         self._limits: list[int] = limits[: len(own)].tolist()
         self._sizes = [options.rows_at(width) for width in options.widths[: len(own)]]
         self._firsts = [0, *itertools.accumulate(own)]

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from ms_prefstream.errors import NoUsableRowsError, StateError
 from ms_prefstream.load.loader import Load
+from ms_prefstream.plan.bin_packing import Fitted
 from ms_prefstream.plan.budget import BudgetPlan
 from ms_prefstream.plan.indexed import IndexedPlan
-from ms_prefstream.plan.packed import PackedPlan, PackedWindows, WindowPacks
+from ms_prefstream.plan.packed import PackedPlan, PackedWindows
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windows import WindowedPlan
 from ms_prefstream.report.bad_rows import BadRows
@@ -265,7 +266,7 @@ class _PackedShardWindow(NamedTuple):
 
     rows: NDArray[np.int64]
     samples: list[Sample]
-    packs: WindowPacks
+    packs: Fitted
 
 
 class PackedSteps:

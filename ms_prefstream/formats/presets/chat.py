@@ -5,7 +5,7 @@ from __future__ import annotations
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.auto import LIST, PAIR_OF_LISTS, PAIR_OF_TURNS, TURNS, alone, needs
 from ms_prefstream.formats.base import OneRecord, Row
-from ms_prefstream.formats.divide import History, check_history, complete, divide, require_assistant, split_response
+from ms_prefstream.formats.divide import History, check_history, complete, divide, last_assistant, split_response
 from ms_prefstream.formats.fields import margin_of, missing, present
 from ms_prefstream.formats.messages import turns
 from ms_prefstream.formats.record import Completion, Messages, Pair
@@ -94,7 +94,7 @@ def _with_response(row: Row, prompt: Messages, keep_empty_system: bool) -> tuple
     if not prompt:
         raise missing(row, "prompt")
     response = turns(row["response"], "response", "assistant", keep_empty_system)
-    require_assistant(response, "response")
+    last_assistant(response, "response")
     whole, start = complete(prompt, response, "response")
     while start < len(whole) and whole[start].role != "assistant":
         start += 1

@@ -10,7 +10,7 @@ import numpy as np
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.auto import LIST, TURNS, needs
 from ms_prefstream.formats.base import ManyRecords, OneRecord, Row
-from ms_prefstream.formats.divide import complete, require_assistant
+from ms_prefstream.formats.divide import complete, last_assistant
 from ms_prefstream.formats.fields import as_number, missing, present, wrong_type
 from ms_prefstream.formats.messages import turns
 from ms_prefstream.formats.ranking import Pairing, Policy, ranked_format
@@ -123,5 +123,5 @@ def _response(value: Any, prompt: Messages, where: str) -> Messages:
     side = turns(value, where, "assistant")
     whole, start = complete(prompt, side, where)
     response = whole[start:]
-    require_assistant(response, where)
+    last_assistant(response, where)
     return response

@@ -49,23 +49,17 @@ def read_tokenized(row: Row) -> TokenPair | TokenCompletion:
 
 def _ids(row: Row, name: str) -> tuple[int, ...]:
     value = present(row, name)
-    if isinstance(value, np.ndarray):
-        if value.ndim != 1 or (value.dtype.kind not in "iu" and value.size):
-            raise wrong_type(name, value, f"a flat array of whole numbers, not {value.dtype} of shape {value.shape}")
-        ids = tuple(value.tolist())
-    elif isinstance(value, (list, tuple)):
-        ids = tuple(value)
-        if not set(map(type, ids)) <= {int}:
-            ids = tuple([_id(found, name, index) for index, found in enumerate(ids)])
-    else:
+    if isinstance(value, np.ndarray) and value.ndim:
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
         raise wrong_type(name, value, "a list of token ids")
-    if ids and not (min(ids) >= 0 and max(ids) <= _LARGEST):
-        index = next(index for index, found in enumerate(ids) if not 0 <= found <= _LARGEST)
-        raise wrong_type(f"item {index} of field {name!r}", ids[index], f"a token id from 0 to {_LARGEST}")
-    return ids
+    ids = tuple(value)
+    if set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) <= _LARGEST:
+        return ids
+    return tuple([_id(found, f"item {index} of field {name!r}") for index, found in enumerate(ids)])
 
 
-def _id(found: Any, name: str, index: int) -> int:
-    if isinstance(found, (int, np.integer)) and not isinstance(found, bool):
+def _id(found: Any, place: str) -> int:
+    if isinstance(found, (int, np.integer)) and not isinstance(found, bool) and 0 <= found <= _LARGEST:
         return int(found)
-    raise wrong_type(f"item {index} of field {name!r}", found, "a whole number")
+    raise wrong_type(place, found, f"a token id, a whole number from 0 to {_LARGEST}")

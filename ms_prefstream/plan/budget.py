@@ -89,7 +89,7 @@ class BudgetPlan:
         return self._line(epoch, line, positions)[rank::world].astype(np.int64)
 
     def step_length(self, epoch: int, step: int) -> int:
-        """Returns the tokens to pad for, on all ranks: all that the step's width holds, even if its rows are shorter."""
+        """Returns the tokens to pad for, on all ranks: all that the step's width holds, even if no row needs it."""
         return self._limits[self._locate(epoch, step)[0]]
 
     def _locate(self, epoch: int, step: int) -> tuple[int, int]:

@@ -136,7 +136,7 @@ def check_index(options: PlanOptions | BudgetOptions, lengths: NDArray[np.intege
     mixture = getattr(options, "mixture", None)
     rows = options.rows if mixture is None else mixture.firsts[-1]
     if lengths.shape != (rows,):
-        raise OptionError(f"The length index has {lengths.size} rows, the source {rows}. Build the index anew.")
+        raise OptionError(f"The length index has {lengths.size} rows, the source {rows}. Build the index again.")
     if int(lengths.max()) < 0:
         raise NoUsableRowsError(f"The length index marks all {rows} rows as unusable, so nothing is left to train on.")
 

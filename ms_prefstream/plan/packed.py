@@ -70,7 +70,7 @@ class PackedPlan:
             raise OptionError(
                 f"Pack: {np.count_nonzero(sizes > capacity)} rows of the length index have more than tokens={capacity} "
                 f"tokens (row {int(sizes.argmax())} has {sizes.max()}), so they fit into no pack. Give "
-                f"tokens={sizes.max()} or more, or lower the task's length and build the index anew."
+                f"tokens={sizes.max()} or more, or lower the task's length and build the index again."
             )
         kept = UsableRows(sizes > 0)
         self._seed, self._shuffle = options.seed, options.shuffle

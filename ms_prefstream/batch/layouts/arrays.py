@@ -41,7 +41,7 @@ def pad(rows: Many[Ids], width: int, fill: int) -> tuple[NDArray[np.int32], Leng
     """
     lengths = np.array([len(row) for row in rows], dtype=np.int32)
     if not len(lengths):
-        raise internal_error("a batch without samples was asked for")
+        raise internal_error("a batch without samples was requested")
     if lengths.max() > width or lengths.min() < 1:
         raise internal_error(
             f"the sequences have {lengths.min()} to {lengths.max()} tokens, but an array of {width} columns "

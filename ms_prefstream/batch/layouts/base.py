@@ -50,7 +50,7 @@ class Layout:
 def refuse_shifted(layout: str, shifted: bool) -> None:
     """Checks that no shifted labels are requested from a layout whose readers shift themselves."""
     if shifted:
-        raise internal_error(f"shifted labels were asked of the layout {layout!r}, which only has unshifted ones")
+        raise internal_error(f"shifted labels were requested from the layout {layout!r}, which only has unshifted ones")
 
 
 def add_margin(layout: Layout) -> Layout:

@@ -164,7 +164,7 @@ def _loss_mask(line: _Segments, starts: Ints, shape: tuple[int, int], shifted: b
     counts = np.fromiter(map(len, spans), np.int32, len(spans))
     limits = np.array(list(chain.from_iterable(spans)), np.int32).reshape(-1, 2)
     if (limits[:, 1] > np.repeat(line.lengths, counts)).any():
-        raise internal_error(f"a span ends behind its sequence; the spans of the batch are {spans}")
+        raise internal_error(f"a span ends after its sequence; the spans of the batch are {spans}")
     limits = np.maximum(limits, 1) + np.repeat(starts, counts)[:, None] - np.int32(shifted)
     edges = np.concatenate([[0], limits.reshape(-1), [shape[0] * shape[1]]])
     inside = np.arange(len(edges) - 1) % 2 == 1  # outside, inside, outside, ...

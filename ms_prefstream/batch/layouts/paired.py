@@ -1,4 +1,4 @@
-"""The DPO layout `paired`: each side in columns of its own, as mindrlhf's DPODataset names them.
+"""The DPO layout `paired`: separate columns for each side, as mindrlhf's DPODataset names them.
 
 A prompt (5, 6), chosen (7, 8) and a pad id of 0 at width 5, chosen side:
 

@@ -1,4 +1,4 @@
-"""Anthropic hh-rlhf: dialogues as strings with role markers, whole or with the prompt in a field of its own."""
+"""Anthropic hh-rlhf: dialogues as strings with role markers, whole or with the prompt in a separate field."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _prompt(row: Row) -> Messages:
         raise wrong_type(
             "the end of field 'prompt'",
             found[-1].content,
-            r"the marker '\n\nAssistant:' or a turn behind '\n\nHuman:'",
+            r"the marker '\n\nAssistant:' or a turn after '\n\nHuman:'",
             "Move what the assistant has begun to say into the responses",
         )
     return found

@@ -74,11 +74,6 @@ def text(row: Mapping[str, Any], name: str) -> str:
     raise wrong_type(name, value, "a string")
 
 
-def optional_text(row: Mapping[str, Any], name: str) -> str:
-    """Returns the string in a field; ``""`` when the field is missing or null."""
-    return "" if row.get(name) is None else text(row, name)
-
-
 def two_strings(value: Any, where: str, expected: str) -> tuple[str, str]:
     """Returns `value` as two strings; it must be a list of them."""
     if isinstance(value, (list, tuple, np.ndarray)) and len(value) == 2 and all(isinstance(v, str) for v in value):

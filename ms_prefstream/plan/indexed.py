@@ -43,10 +43,6 @@ class IndexedPlan(Windows):
         self._lengths = lengths
         # Windows are sorted by one number that holds length and row id: five times faster than by two keys.
         self._row_bits = np.int64(lengths.size.bit_length())
-        if int(lengths.max()).bit_length() + lengths.size.bit_length() > 63:
-            raise OptionError(
-                f"The length index is too large: {lengths.size} rows, the longest {lengths.max()} tokens."
-            )
         self._cache: tuple[tuple[_WindowKey, NDArray[np.int64]], ...] = ()
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:

@@ -1,12 +1,9 @@
-"""The options of plans, frozen numbers that check themselves; and the contract of a plan."""
+"""The options of plans: frozen numbers that check themselves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import ClassVar, Literal, TypeAlias
 
 from ms_prefstream.checks import WORD, divisors_near, whole_number
 from ms_prefstream.errors import OptionError
@@ -14,25 +11,6 @@ from ms_prefstream.plan.mixture import Mixture
 
 PLAN_VERSION = 1
 """Increased whenever the same options give another order of rows; states of another version are refused."""
-
-
-class Plan(Protocol):
-    """A plan: a step is a pure function of (seed, epoch, step, rank, world), computed and never remembered."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of every epoch, the same on all ranks."""
-
-    @property
-    def repeats_per_epoch(self) -> int:
-        """Slots of an epoch that hold a row for the second time, to fill the last step."""
-
-    @property
-    def remainder_per_epoch(self) -> int:
-        """Rows that an epoch leaves out, because they do not fill a step."""
-
-    def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64] | None:
-        """Returns the planned row ids of a rank's step, int64; None when they depend on unknown lengths."""
 
 
 Shuffle: TypeAlias = Literal["window"] | bool

@@ -57,6 +57,8 @@ class PackedPlan:
     Attributes:
         steps_per_epoch: Steps of every epoch, the same on all ranks.
         packs_per_epoch: All packs, including those that do not fill a step.
+        repeats_per_epoch: The average number of rows in the packs that fill up the last step.
+        remainder_per_epoch: The average number of rows in the packs that an epoch leaves out.
 
     Raises:
         OptionError: The index has another number of rows, or too few usable ones for one step, or longer ones than fit.
@@ -92,16 +94,8 @@ class PackedPlan:
         self.options = _over_packs(options, packs.count, kept.count, capacity)
         self._order = Windows(self.options)
         self.steps_per_epoch = self._order.steps_per_epoch
-
-    @property
-    def repeats_per_epoch(self) -> int:
-        """The average number of rows in the packs that fill up the last step."""
-        return round(self._rows * self._order.repeats_per_epoch / self.packs_per_epoch)
-
-    @property
-    def remainder_per_epoch(self) -> int:
-        """The average number of rows in the packs that an epoch leaves out."""
-        return round(self._rows * self._order.remainder_per_epoch / self.packs_per_epoch)
+        self.repeats_per_epoch = round(self._rows * self._order.repeats_per_epoch / packs.count)
+        self.remainder_per_epoch = round(self._rows * self._order.remainder_per_epoch / packs.count)
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> list[NDArray[np.int64]]:
         """Returns the row ids in each packed row of a rank's step, G / world arrays.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ms_prefstream.formats.auto import LIST, PAIR_OF_TEXTS, TEXT, needs
 from ms_prefstream.formats.base import OneRecord, Row, pair_of
-from ms_prefstream.formats.fields import margin_of, optional_text, text, two_strings
+from ms_prefstream.formats.fields import margin_of, text, two_strings
 from ms_prefstream.formats.messages import earlier_turns
 from ms_prefstream.formats.record import Completion, Message, Pair
 from ms_prefstream.formats.registry import preset
@@ -29,7 +29,8 @@ def alpaca() -> OneRecord:
 
 def read_alpaca(row: Row) -> Pair | Completion:
     """Returns one row as a pair, or as a completion when `output` is one string."""
-    instruction, given = text(row, "instruction"), optional_text(row, "input")
+    instruction = text(row, "instruction")
+    given = "" if row.get("input") is None else text(row, "input")
     prompt = (*earlier_turns(row), Message("user", f"{instruction}\n{given}" if given else instruction))
     output = row.get("output")
     if output is None or row.get("chosen") is not None or row.get("rejected") is not None:

@@ -56,7 +56,7 @@ class Expanded:
                 self._ends = None
 
     def __len__(self) -> int:
-        """The number of records."""
+        """Returns the number of records."""
         return len(self._source) if self._ends is None else int(self._ends[-1])
 
     def locate(self, row: int) -> tuple[int, int, int]:

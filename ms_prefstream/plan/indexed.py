@@ -84,7 +84,7 @@ class IndexedPlan(Windows):
 
 
 class UsableRows:
-    """Maps the k-th usable row to its row id; stores the shorter of the two lists, kept or dropped.
+    """A map from the k-th usable row to its row id; stores the shorter of the two lists, kept or dropped.
 
     It takes at most 2 bytes a row of the mask (4 beyond 2**31 rows).
 

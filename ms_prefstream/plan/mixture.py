@@ -170,7 +170,7 @@ class MixedOrder:
 
 
 class Schedule:
-    """Deals positions 0, 1, 2, … out to parts, so that each part has its share of the first n for every n.
+    """The part of each position 0, 1, 2, …, such that each part has its share of the first n for every n.
 
     Two parts share by rounding: after n turns one has had round(n * share) of them. More parts form a tree of such
     pairs. So part and count at any position cost one division for each level of the tree. After as many turns as the

@@ -10,6 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Words = NDArray[np.uint64]
+Half = tuple[Words, Words]
+
+LARGEST = 2**60
+_ROUNDS = 10  # with fewer, domains of a handful of rows are visibly uneven
+_BLOCK = 16384  # rows at a time: the working arrays stay in the second-level cache
+_HALF = np.uint64(32)
+# The multipliers of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+MULTIPLY_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+MULTIPLY_SECOND = np.uint64(0x94D049BB133111EB)
+
 
 class SeedUse(enum.IntEnum):
     """The use of a seed sequence; two uses never share random numbers."""
@@ -59,18 +70,6 @@ def keyed_order(count: int, sequence: np.random.SeedSequence) -> NDArray[np.int6
     `numpy.random.Generator.permutation` may change between numpy versions; the words of a `SeedSequence` may not.
     """
     return np.argsort(sequence.generate_state(count, np.uint64), kind="stable").astype(np.int64, copy=False)
-
-
-Words = NDArray[np.uint64]
-Half = tuple[Words, Words]
-
-LARGEST = 2**60
-_ROUNDS = 10  # with fewer, domains of a handful of rows are visibly uneven
-_BLOCK = 16384  # rows at a time: the working arrays stay in the second-level cache
-_HALF = np.uint64(32)
-# The multipliers of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
-MULTIPLY_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-MULTIPLY_SECOND = np.uint64(0x94D049BB133111EB)
 
 
 class KeyedPermutation:

@@ -107,7 +107,7 @@ class Windows:
         """Returns the rows at these positions of an epoch, int64; positions after the last row wrap to the first."""
         epoch = whole_number("epoch", epoch, 0, WORD)
         if self.options.one_pass:
-            return self._rows_in_place(epoch, positions)
+            return self._rows_by_window(epoch, positions)
         if self._mixed is not None:
             return self._mixed.rows_at(epoch, positions)
         positions = positions % self.options.rows
@@ -115,35 +115,25 @@ class Windows:
             return positions
         if self.options.shuffle is True:
             return KeyedPermutation(self.options.rows, epoch_sequence(self.options.seed, epoch)).row_of(positions)
-        return self._rows_near(epoch, positions)
+        return self._rows_by_window(epoch, positions)
 
-    def _rows_near(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Computes `rows_at` for shuffle="window": permutes the windows, and the rows within each window."""
+    def _rows_by_window(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Computes `rows_at` where a window holds rows of one range of the source: one pass, or shuffle="window"."""
         windows, inside = np.divmod(positions, self._window_rows)
         rows = np.empty_like(positions)
         for window in np.unique(windows).tolist():
-            source = self._source_window(epoch, window)
-            start = self.window_start(source)
-            # The last window also covers the remainder, so that each epoch leaves out different rows.
-            size = self.options.rows - start if source == self.windows_per_epoch - 1 else self._window_rows
-            key = window_sequence(self.options.seed, epoch, source, SeedUse.ROWS_OF_WINDOW)
+            source = window if self.options.one_pass else self._source_window(epoch, window)
+            start = source * self._window_rows
+            size = self.options.rows - start
+            # Read in any order, the last window also covers the remainder, so each epoch leaves out different rows.
+            if self.options.one_pass or source < self.windows_per_epoch - 1:
+                size = min(size, self._window_rows)
             here = windows == window
-            rows[here] = start + KeyedPermutation(size, key).row_of(inside[here])
-        return rows
-
-    def _rows_in_place(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Computes `rows_at` for one pass: the positions of a window are rows of the same range of the source."""
-        windows, inside = np.divmod(positions, self._window_rows)
-        rows = np.empty_like(positions)
-        for window in np.unique(windows).tolist():
-            start = self.window_start(window)
-            here = windows == window
-            size = min(self._window_rows, self.options.rows - start)
-            rows[here] = inside[here] % size
+            places = inside[here] % size
             if self.options.shuffle:
-                key = window_sequence(self.options.seed, epoch, window, SeedUse.ROWS_OF_WINDOW)
-                rows[here] = KeyedPermutation(size, key).row_of(rows[here])
-            rows[here] += start
+                key = window_sequence(self.options.seed, epoch, source, SeedUse.ROWS_OF_WINDOW)
+                places = KeyedPermutation(size, key).row_of(places)
+            rows[here] = start + places
         return rows
 
     def _source_window(self, epoch: int, window: int) -> int:
@@ -205,7 +195,7 @@ class WindowedPlan(Windows):
 
 
 class Arrangement(NamedTuple):
-    """How the slots of a shard's window become batches.
+    """The slots of a shard's window as batches.
 
     Attributes:
         batches: (s, b) int64, the slots of each batch; every slot is in exactly one.

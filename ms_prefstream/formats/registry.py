@@ -76,7 +76,8 @@ def resolve_format(format: Any) -> Format:
     Raises:
         OptionError: An unknown name, with the nearest known one, or something that cannot be called.
     """
-    factories: dict[str, Callable[..., Format]] = {"auto": auto, **{name: p.factory for name, p in PRESETS.items()}}
+    factories: dict[str, Callable[..., Format]] = {"auto": auto}
+    factories |= {name: PRESETS[name].factory for name in sorted(PRESETS)}
     if isinstance(format, str):
         if format in factories:
             return factories[format]()

@@ -1,4 +1,4 @@
-"""Whole numbers that a person typed, checked once."""
+"""Checks of option values that several folders share."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ WORD = 2**32 - 1
 
 
 def whole_number(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
-    """The value as a plain int (numpy integers are welcome, booleans and floats are not).
+    """Returns the value as a plain int (numpy integers are accepted, booleans and floats are not).
 
     Args:
         name: The option, as the user typed it.
-        value: What was given.
+        value: The given value.
         minimum: The smallest allowed value.
         maximum: The largest allowed value; None for no bound.
 
@@ -38,13 +38,13 @@ def whole_number(name: str, value: object, minimum: int, maximum: int | None = N
 
 
 def check_made(name: str, given: object, attribute: str, example: str) -> None:
-    """Refuse a name, a number or a class where an object is expected that this library makes.
+    """Checks that an option is an object of this library, not a name, a number or a class.
 
     Args:
         name: The option, as the user typed it.
-        given: What was given.
-        attribute: What every such object has.
-        example: How one is made.
+        given: The given value.
+        attribute: An attribute that every such object has.
+        example: An expression that makes one.
 
     Raises:
         OptionError: It is something else.
@@ -55,9 +55,8 @@ def check_made(name: str, given: object, attribute: str, example: str) -> None:
 
 
 def divisors_near(number: int, wanted: int) -> str:
-    """The divisors of `number` just below and above `wanted`, as words for a remedy: ``"4 or 8"``."""
+    """Returns the divisors of `number` just below and above `wanted`, for a remedy: ``"4 or 8"``."""
     small = [d for d in range(1, min(int(number**0.5), 100_000) + 1) if number % d == 0]
     divisors = sorted({*small, *(number // d for d in small)})
-    below = [d for d in divisors if d < wanted]
-    above = [d for d in divisors if d > wanted]
+    below, above = [d for d in divisors if d < wanted], [d for d in divisors if d > wanted]
     return " or ".join(str(d) for d in below[-1:] + above[:1])

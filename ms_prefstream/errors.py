@@ -1,4 +1,4 @@
-"""What can go wrong, as sentences: where it happened, what was found, what was expected, what to do.
+"""Errors as sentences: where it happened, what was found, what was expected, what to do.
 
 Every error that a user can cause is a `PrefStreamError`. A row that cannot become a sample raises `RowError`, whose
 `Reason` decides whether `on_bad_row` applies (malformed) or the row is always dropped and counted (unusable).
@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import enum
 from collections.abc import Iterator
-from typing import Any, TypeVar
-
-_Row = TypeVar("_Row", bound="RowError")
+from typing import Any
 
 
 class Reason(str, enum.Enum):
-    """Why a row does not become a sample. The value is what reports and quarantine files show."""
+    """The reason why a row does not become a sample; its value appears in reports and quarantine files."""
 
-    # Malformed rows: `on_bad_row` decides.
+    # Malformed rows: `on_bad_row` applies.
     BAD_JSON = "bad_json"
     MISSING_FIELD = "missing_field"
     BAD_TYPE = "bad_type"
@@ -37,7 +35,7 @@ class Reason(str, enum.Enum):
 
     @property
     def malformed(self) -> bool:
-        """Whether `on_bad_row` applies; an unusable row is dropped whatever that option says."""
+        """Whether `on_bad_row` applies; unusable rows are always dropped."""
         return self not in _UNUSABLE
 
     def __str__(self) -> str:
@@ -65,7 +63,7 @@ class OptionError(PrefStreamError, ValueError):
 
 
 class SourceError(PrefStreamError):
-    """A source cannot be opened or read, or cannot do what was asked of it."""
+    """A source cannot be opened or read, or does not support the operation."""
 
 
 class TokenizerError(PrefStreamError):
@@ -81,26 +79,26 @@ class StateError(PrefStreamError):
 
 
 class CacheError(PrefStreamError):
-    """A cache cannot be written, or is damaged or incomplete; names the file."""
+    """A cache cannot be written, or is damaged or incomplete; the error names the file."""
 
 
 class NoUsableRowsError(PrefStreamError):
-    """Nothing is left to train on: every row (of the source, or of one window) was dropped."""
+    """No row is left to train on: all rows of the source, or of one window, were dropped."""
 
 
 class RowError(PrefStreamError):
     """One raw row cannot become a sample.
 
-    Raise it without an origin where only the row is known; whoever knows the origin calls `at`.
+    Raise it without an origin where only the row is known; the caller that has the origin adds it with `at`.
 
     Args:
-        reason: The code that reports count by.
+        reason: The code under which reports count it.
         problem: What was found and what was expected, e.g. ``"field 'chosen' is missing; found fields: prompt"``.
-        remedy: What the person can do, as a sentence without its full stop; may be empty.
+        remedy: What the user can do, as a sentence without its full stop; may be empty.
         origin: Where the row comes from, e.g. ``"data/train.jsonl:17"``.
 
     Attributes:
-        trace: The traceback of an exception in the user's own function, as text: it survives a worker process.
+        trace: The traceback of an exception in the user's own function, as text, which can be pickled.
     """
 
     def __init__(self, reason: Reason, problem: str, remedy: str = "", origin: str = "") -> None:
@@ -114,19 +112,24 @@ class RowError(PrefStreamError):
         super().__init__(f"{where}{problem} [{reason}].{what_to_do}")
 
     def at(self, origin: str) -> RowError:
-        """The same error with its origin filled in (an origin that is already known is kept)."""
-        return self if self.origin else self._again(RowError(self.reason, self.problem, self.remedy, origin))
+        """Returns the same error with its origin filled in; keeps an origin that is already set."""
+        if self.origin:
+            return self
+        found = self._kind(self.reason, self.problem, self.remedy, origin)
+        found.trace, found.__cause__ = self.trace, self.__cause__
+        return found
 
     def cause(self) -> BaseException | None:
-        """What to raise it from, so that the line of the user's own function is shown."""
+        """Returns the exception to raise it from, so that the line of the user's own function is shown."""
         return self.__cause__ or (CarriedTraceback(self.trace) if self.trace else None)
 
-    def _again(self, other: _Row) -> _Row:
-        other.trace, other.__cause__ = self.trace, self.__cause__
-        return other
+    @property
+    def _kind(self) -> type[RowError]:
+        """The class to copy and unpickle as; the constructor of a user's subclass may differ."""
+        return DroppedRowError if isinstance(self, DroppedRowError) else RowError
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RowError, (self.reason, self.problem, self.remedy, self.origin), {"trace": self.trace}
+        return self._kind, (self.reason, self.problem, self.remedy, self.origin), {"trace": self.trace}
 
 
 class CarriedTraceback(Exception):
@@ -137,14 +140,7 @@ class CarriedTraceback(Exception):
 
 
 class DroppedRowError(RowError):
-    """A row that a cache left out when it was written: its drop was decided then and is not raised again."""
-
-    def at(self, origin: str) -> DroppedRowError:
-        """The same error with its origin filled in (an origin that is already known is kept)."""
-        return self if self.origin else self._again(DroppedRowError(self.reason, self.problem, self.remedy, origin))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return DroppedRowError, (self.reason, self.problem, self.remedy, self.origin), {"trace": self.trace}
+    """A row that a cache left out when it was written. `on_bad_row` was applied then and is not applied again."""
 
 
 _INSTALL = {
@@ -155,11 +151,11 @@ _INSTALL = {
 
 @contextlib.contextmanager
 def needs(package: str, what: str) -> Iterator[None]:
-    """Import `package` inside of it.
+    """Turns a failed import of `package` inside the ``with`` block into an error that says how to install it.
 
     Args:
         package: ``mindspore`` or ``mindformers``.
-        what: What it is needed for, as the sentence's subject.
+        what: The feature that needs it, as the sentence's subject.
 
     Raises:
         PrefStreamError: It is not installed.

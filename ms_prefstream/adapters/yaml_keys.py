@@ -15,9 +15,9 @@ from ms_prefstream.errors import OptionError
 from ms_prefstream.formats.fields import nearest
 from ms_prefstream.sources.mix import Part, mix
 from ms_prefstream.stream import Stream, stream
-from ms_prefstream.tasks import DPO, RLHF, Reward
+from ms_prefstream.tasks import TASKS
 
-_TASKS: dict[str, Callable[..., Any]] = {"DPO": DPO, "Reward": Reward, "RLHF": RLHF}
+_TASKS: dict[str, Callable[..., Any]] = {task.__name__: task for task in TASKS.values()}
 _BATCHINGS: dict[str, Callable[..., Any]] = {"Pad": Pad, "Bucket": Bucket, "Pack": Pack}
 _OPTIONS = tuple(inspect.signature(stream).parameters)
 _KEYS = ("source", "dataset_dir", *_OPTIONS[1:])

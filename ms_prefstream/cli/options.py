@@ -14,14 +14,14 @@ from ms_prefstream.errors import OptionError
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.stream import Stream, stream
-from ms_prefstream.tasks import DPO, RLHF, Reward, Task
+from ms_prefstream.tasks import DPO, RLHF, TASKS, Reward, Task
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 source_argument = click.argument("source", nargs=-1, required=True)
 
 _TASK_OPTIONS = (
-    click.option("--task", type=click.Choice(["dpo", "reward", "rlhf"]), required=True, help="What rows become."),
+    click.option("--task", type=click.Choice(list(TASKS)), required=True, help="What rows become."),
     click.option("--max-length", type=int, help="Tokens of one side (dpo, reward)."),
     click.option("--max-prompt-length", type=int, help="Tokens of the prompt; columns of prompt_ids (rlhf)."),
     click.option("--seq-length", type=int, help="Columns of prompt + response (rlhf)."),

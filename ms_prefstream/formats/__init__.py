@@ -1,6 +1,7 @@
 """Formats: from the raw row of a data set to its canonical record.
 
-Each factory returns a format for the option ``format=`` of a stream: ``mps.formats.cvalues(types=[...])``.
+Each factory returns a format for the option ``format=`` of a stream: ``mps.formats.cvalues(types=[...])``. Importing a
+preset here registers it.
 """
 
 from ms_prefstream.formats.base import Format, ManyRecords, OneRecord

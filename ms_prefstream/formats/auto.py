@@ -1,16 +1,16 @@
-"""format="auto": which preset reads a row, decided per row from the names and types of its fields.
+"""Selection of a preset for each row from the names and types of its fields: ``format="auto"``.
 
-1. A preset fits when every field of one of its patterns is there, not null, and of a fitting type.
+1. A preset fits when every field of one of its patterns exists, is not null, and has a fitting type.
 2. A pattern with more fields goes before one whose fields it includes; with the same fields, the one that allows fewer
    types does. (`score_chosen` beside prompt, chosen and rejected: `ultrafeedback`, not `messages`.) A field of the
    wrong type that keeps a row from the pattern with more fields is a bad_type error, never ignored.
 3. If patterns of two presets remain, they would read the row differently: ambiguous_format, naming them.
 4. Patterns for rows without anything to compare (a prompt or a conversation alone) come last, and only when the row
    has no further field of any preset, such as a `chosen` without `rejected`; a few harmless names are excepted.
-5. Rows for `strings` whose prompt or response begins with a role marker of hh-rlhf are ambiguous_format too: the only
-   look at contents.
+5. Rows for `strings` whose prompt or response begins with a role marker of hh-rlhf are ambiguous_format too. No other
+   rule reads the contents of a field.
 
-Neither the order of a row's fields nor the rows before it have any influence.
+Neither the order of a row's fields nor earlier rows have any influence.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.formats.base import check_row
+from ms_prefstream.formats.base import Row, check_row
 from ms_prefstream.formats.fields import missing, names, nearest, wrong_type
 from ms_prefstream.formats.record import Record
 
@@ -31,8 +31,11 @@ LIST = frozenset({"a list"})
 NUMBER = frozenset({"a number"})
 TURNS = frozenset({"a string", "a list", "an object"})
 
-_MAX_SHAPES = 1024  # rows whose fields never repeat must not fill the memory
-_MAX_VERDICTS = 256
+PAIR_OF_TEXTS = {"chosen": TEXT, "rejected": TEXT}
+PAIR_OF_LISTS = {"chosen": LIST, "rejected": LIST}
+PAIR_OF_TURNS = {"chosen": TURNS, "rejected": TURNS}
+
+_MAX_DECISIONS = 1024  # bounds the memory for rows whose fields never repeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +51,15 @@ class Pattern:
     lone: bool = False
 
     def fits(self, kinds: Mapping[str, str]) -> bool:
-        """Whether a row with fields of these kinds matches."""
+        """Returns whether a row with fields of these kinds matches."""
         return all(kinds.get(name) in allowed for name, allowed in self.fields.items())
 
     def unfit(self, kinds: Mapping[str, str]) -> list[str]:
-        """The fields whose kind does not fit."""
+        """Returns the fields whose kind does not fit."""
         return [name for name, allowed in self.fields.items() if kinds[name] not in allowed]
 
     def goes_before(self, other: Pattern) -> bool:
-        """Whether this pattern is the more specific one (rule 2)."""
+        """Returns whether this pattern is the more specific one (rule 2)."""
         mine, theirs = self.fields.keys(), other.fields.keys()
         if mine == theirs:
             return self.fields != other.fields and all(self.fields[name] <= other.fields[name] for name in mine)
@@ -64,45 +67,22 @@ class Pattern:
 
 
 def needs(**fields: frozenset[str]) -> Pattern:
-    """A pattern: ``needs(prompt=TEXT, answers=LIST)``."""
+    """Returns a pattern: ``needs(prompt=TEXT, answers=LIST)``."""
     return Pattern(fields)
 
 
 def alone(**fields: frozenset[str]) -> Pattern:
-    """A pattern for rows with nothing to compare: ``alone(messages=LIST)``."""
+    """Returns a pattern for rows with nothing to compare: ``alone(messages=LIST)``."""
     return Pattern(fields, lone=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A preset as `Auto` sees it: its name, one of its patterns, and what reads the row."""
+    """A preset as `Auto` uses it: its name, one of its patterns, and the format that reads the row."""
 
     preset: str
     pattern: Pattern
     read: Callable[[Any], Record]
-
-
-def kind_of(found: type) -> str:
-    """What patterns call a value of this type."""
-    if issubclass(found, str):
-        return "a string"
-    if issubclass(found, (list, tuple, np.ndarray)):
-        return "a list"
-    if issubclass(found, Mapping):
-        return "an object"
-    if issubclass(found, (int, float, np.number)) and not issubclass(found, bool):
-        return "a number"
-    return "null" if found is type(None) else "another type"
-
-
-class _Shape:
-    """Rows with the same field names: the fields that decide, and the decisions for the types met so far."""
-
-    __slots__ = ("decisive", "verdicts")
-
-    def __init__(self, decisive: tuple[str, ...]) -> None:
-        self.decisive = decisive
-        self.verdicts: dict[tuple[type, ...], Callable[[Any], Record]] = {}
 
 
 class Auto:
@@ -118,33 +98,30 @@ class Auto:
     def __init__(self, entries: Sequence[Entry], harmless: Iterable[str]) -> None:
         self._entries = tuple(entries)
         self._harmless = frozenset(harmless)
-        self._decisive = frozenset(name for entry in entries for name in entry.pattern.fields)
-        self._shapes: dict[tuple[str, ...], _Shape] = {}
+        self._known = frozenset(name for entry in entries for name in entry.pattern.fields)
+        # Names and types of a row's fields -> the format that reads such rows.
+        self._decisions: dict[tuple[tuple[str, ...], tuple[type, ...]], Callable[[Any], Record]] = {}
 
     def __call__(self, row: Any) -> Record:
-        """The record of `row`, read by the preset that fits.
+        """Returns the record of `row`, read by the preset that fits.
 
         Raises:
             RowError: ambiguous_format, missing_field or bad_type when no single preset fits.
         """
         if type(row) is not dict:
             check_row(row)
-        fields = tuple(row)
-        shape = self._shapes.get(fields)
-        if shape is None:
-            shape = self._learn(fields)
-        types = tuple([type(row[name]) for name in shape.decisive])
-        read = shape.verdicts.get(types)
+        shape = tuple(row), tuple(map(type, row.values()))
+        read = self._decisions.get(shape)
         if read is None:
             read = self.decide(row).read
-            if len(shape.verdicts) >= _MAX_VERDICTS:
-                shape.verdicts.clear()
-            shape.verdicts[types] = read
+            if len(self._decisions) >= _MAX_DECISIONS:
+                self._decisions.clear()
+            self._decisions[shape] = read
         return read(row)
 
-    def decide(self, row: Mapping[str, Any]) -> Entry:
-        """The preset that reads a row, by the rules of this module."""
-        kinds = {name: kind_of(type(row[name])) for name in self._decisive & row.keys() if row[name] is not None}
+    def decide(self, row: Row) -> Entry:
+        """Returns the preset that reads a row, by the rules of this module."""
+        kinds = {name: _kind_of(type(row[name])) for name in self._known & row.keys() if row[name] is not None}
         fitting = [e for e in self._entries if not e.pattern.lone and e.pattern.fits(kinds)]
         if not fitting:
             telling = kinds.keys() - self._harmless
@@ -159,28 +136,23 @@ class Auto:
                 f"Name the one that is meant, for example format={presets[0]!r}",
             )
         if not best:
-            raise self._refusal(row, kinds)
+            raise self._nothing_fits(row, kinds)
         self._check_neighbours(best[0].pattern, row, kinds)
         return best[0]
 
-    def _learn(self, fields: tuple[str, ...]) -> _Shape:
-        if len(self._shapes) >= _MAX_SHAPES:
-            self._shapes.clear()
-        return self._shapes.setdefault(fields, _Shape(tuple([name for name in fields if name in self._decisive])))
-
-    def _check_neighbours(self, chosen: Pattern, row: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
-        """Refuse a row that a more specific pattern would have fitted but for the type of a field that it adds."""
+    def _check_neighbours(self, chosen: Pattern, row: Row, kinds: Mapping[str, str]) -> None:
+        """Checks that no more specific pattern fails only because of the type of a field that it adds."""
         for entry in self._entries:
             if chosen.fields.keys() < entry.pattern.fields.keys() <= kinds.keys():
                 unfit = entry.pattern.unfit(kinds)
                 if unfit and not chosen.fields.keys() & unfit:
                     raise _of_wrong_type(entry, unfit[0], row)
 
-    def _refusal(self, row: Mapping[str, Any], kinds: Mapping[str, str]) -> RowError:
-        """What keeps the row from the format that it is nearest to."""
+    def _nothing_fits(self, row: Row, kinds: Mapping[str, str]) -> RowError:
+        """Returns the error that says what keeps the row from the nearest format."""
         complete = [e for e in self._entries if e.pattern.fields.keys() <= kinds.keys()]
         if complete:
-            entry = max(complete, key=lambda e: (len(e.pattern.fields), sum(map(len, e.pattern.fields.values()))))
+            entry = max(complete, key=lambda e: (len(e.pattern.fields), _generality(e.pattern)))
             unfit = entry.pattern.unfit(kinds)
             if unfit:
                 return _of_wrong_type(entry, unfit[0], row)
@@ -203,15 +175,32 @@ class Auto:
         return "auto()"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Auto, (self._entries, self._harmless)  # decisions are made again in the other process
+        return Auto, (self._entries, self._harmless)  # the other process makes its own decisions
 
 
-def _distance(pattern: Pattern, kinds: Mapping[str, str]) -> tuple[int, int]:
-    """How far a row is from a pattern: fields in common count most, then fields that lack."""
+def _kind_of(found: type) -> str:
+    """Returns how patterns call a value of this type."""
+    if issubclass(found, str):
+        return "a string"
+    if issubclass(found, (list, tuple, np.ndarray)):
+        return "a list"
+    if issubclass(found, Mapping):
+        return "an object"
+    if issubclass(found, (int, float, np.number)) and not issubclass(found, bool):
+        return "a number"
+    return "another type"
+
+
+def _distance(pattern: Pattern, kinds: Mapping[str, str]) -> tuple[int, int, int]:
+    """Returns how far a row is from a pattern: common fields count most, then missing ones, then the allowed types."""
     common = len(pattern.fields.keys() & kinds.keys())
-    return -common, len(pattern.fields) - common
+    return -common, len(pattern.fields) - common, -_generality(pattern)
 
 
-def _of_wrong_type(entry: Entry, name: str, row: Mapping[str, Any]) -> RowError:
+def _generality(pattern: Pattern) -> int:
+    return sum(map(len, pattern.fields.values()))
+
+
+def _of_wrong_type(entry: Entry, name: str, row: Row) -> RowError:
     expected = " or ".join(sorted(entry.pattern.fields[name]))
     return wrong_type(name, row[name], f"{expected}, as format {entry.preset!r} has it")

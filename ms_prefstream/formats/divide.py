@@ -1,4 +1,4 @@
-"""Where the two sides of a pair divide: always between messages, never inside one.
+"""The point where the two sides of a pair divide: always between messages, never inside one.
 
 Below, u and v are turns of the user, a to d of the assistant, x and y of a tool.
 
@@ -30,10 +30,10 @@ _COMMON = (
 
 
 def check_history(history: str) -> None:
-    """Refuse a policy that does not exist.
+    """Checks that a policy exists.
 
     Raises:
-        OptionError: Naming the allowed ones.
+        OptionError: It does not; names the allowed ones.
     """
     if history not in get_args(History):
         raise OptionError(f"history is {history!r}; allowed: 'strict' (the default) or 'common'.")
@@ -46,15 +46,15 @@ def divide(
     history: History = "strict",
     sides: tuple[str, str] = ("chosen", "rejected"),
 ) -> tuple[Messages, Messages, Messages]:
-    """The shared prompt and what follows the first message that differs, at least one assistant turn on each side.
+    """Splits a pair at the first message that differs, with at least one assistant turn on each side.
 
     Args:
-        prompt: The turns that both sides are said to share; empty when the sides are whole conversations.
+        prompt: The turns that both sides share by the row; empty when the sides are whole conversations.
         chosen: A continuation of the prompt, or the whole conversation with the prompt repeated in it.
         rejected: Likewise.
-        history: ``"strict"`` refuses sides with a user or system turn behind the point where they divide;
+        history: ``"strict"`` refuses sides with a user or system turn after the point where they divide;
             ``"common"`` takes the longest common run of messages as the prompt whatever follows.
-        sides: What errors call the two sides.
+        sides: The names of the two sides in errors.
 
     Returns:
         (prompt, chosen, rejected).
@@ -65,27 +65,30 @@ def divide(
     """
     if prompt and len(chosen) == 1 == len(rejected) and chosen[0].role == "assistant" == rejected[0].role:
         return prompt, chosen, rejected
-    require_assistant(chosen, sides[0])
-    require_assistant(rejected, sides[1])
+    last_assistant(chosen, sides[0])
+    last_assistant(rejected, sides[1])
     left, floor = complete(prompt, chosen, sides[0])
     right, right_floor = complete(prompt, rejected, sides[1])
-    limit = min(_last_assistant(left, floor, sides[0]), _last_assistant(right, right_floor, sides[1]))
-    shared = _common_run(left, right, limit)
+    limit = min(last_assistant(left, sides[0], floor), last_assistant(right, sides[1], right_floor))
+    shared = next((turn for turn in range(limit) if left[turn] != right[turn]), limit)
     if shared < max(floor, right_floor) or shared == 0:
         raise _nothing_shared(left, right, shared, sides)
-    if history == "strict":
-        for message in (*left[shared:], *right[shared:]):
-            if message.role in _INPUT_ROLES:
-                raise _history_differs(left, right, shared, sides)
+    if history == "strict" and any(message.role in _INPUT_ROLES for message in (*left[shared:], *right[shared:])):
+        raise RowError(
+            Reason.HISTORY_DIFFERS,
+            f"the two sides divide at turn {shared + 1} ({sides[0]!r}: {_turn(left, shared)}; {sides[1]!r}: "
+            f"{_turn(right, shared)}), but user or system turns follow; expected equal histories",
+            _COMMON,
+        )
     return left[:shared], left[shared:], right[shared:]
 
 
 def complete(prompt: Messages, side: Messages, name: str) -> tuple[Messages, int]:
-    """The whole conversation of one side, and how many of its turns the prompt field accounts for.
+    """Returns the whole conversation of one side, and how many of its turns belong to the prompt field.
 
     A side that begins with an assistant or tool turn continues the prompt. One that begins with a user or system
-    turn is a whole conversation, in which the prompt must be found again, equal to the letter: at the front (a
-    system message may stand before it), or, if the prompt is one user turn, as the last user turn.
+    turn is a whole conversation that must contain the prompt exactly: at the front (a system message may precede it),
+    or, if the prompt is one user turn, as the last user turn.
 
     Raises:
         RowError: history_differs when the prompt is not found.
@@ -113,7 +116,7 @@ def complete(prompt: Messages, side: Messages, name: str) -> tuple[Messages, int
 
 
 def split_response(conversation: Messages) -> tuple[Messages, Messages]:
-    """A conversation as prompt and response: the response is what follows the last user or system turn.
+    """Splits a conversation into prompt and response, which follows the last user or system turn.
 
     A conversation that does not end with the assistant is a prompt only.
     """
@@ -125,31 +128,20 @@ def split_response(conversation: Messages) -> tuple[Messages, Messages]:
     return conversation[:start], conversation[start:]
 
 
-def require_assistant(side: Messages, name: str) -> None:
-    """Refuse a response without any turn of the assistant.
+def last_assistant(side: Messages, name: str, floor: int = 0) -> int:
+    """Returns the place of the last turn of the assistant, at or after `floor`.
 
     Raises:
-        RowError: empty_response, or unknown_role if others speak where the assistant should.
+        RowError: empty_response, or unknown_role if there are only turns of others.
     """
-    _last_assistant(side, 0, name)
-
-
-def _common_run(left: Messages, right: Messages, limit: int) -> int:
-    shared = 0
-    while shared < limit and left[shared] == right[shared]:
-        shared += 1
-    return shared
-
-
-def _last_assistant(side: Messages, floor: int, name: str) -> int:
     for index in range(len(side) - 1, floor - 1, -1):
         if side[index].role == "assistant":
             return index
-    behind = side[floor:]
-    roles = ", ".join(message.role for message in behind) or "none"
+    after = side[floor:]
+    roles = ", ".join(message.role for message in after) or "none"
     raise RowError(
-        Reason.UNKNOWN_ROLE if any(message.content.strip() for message in behind) else Reason.EMPTY_RESPONSE,
-        f"field {name!r} has no turn of the assistant behind the prompt; found roles: {roles}; expected assistant",
+        Reason.UNKNOWN_ROLE if any(message.content.strip() for message in after) else Reason.EMPTY_RESPONSE,
+        f"field {name!r} has no turn of the assistant after the prompt; found roles: {roles}; expected assistant",
     )
 
 
@@ -172,13 +164,4 @@ def _nothing_shared(left: Messages, right: Messages, shared: int, sides: tuple[s
         Reason.MISSING_FIELD,
         f"there is no prompt: no prompt field is filled, and {sides[0]!r} and {sides[1]!r} begin with the assistant",
         "Add the field 'prompt', or write whole conversations on both sides",
-    )
-
-
-def _history_differs(left: Messages, right: Messages, shared: int, sides: tuple[str, str]) -> RowError:
-    return RowError(
-        Reason.HISTORY_DIFFERS,
-        f"the two sides divide at turn {shared + 1} ({sides[0]!r}: {_turn(left, shared)}; {sides[1]!r}: "
-        f"{_turn(right, shared)}), but user or system turns stand behind it; expected equal histories",
-        _COMMON,
     )

@@ -1,11 +1,11 @@
-"""Rows that give several records, or none, as a source that can be read in any order."""
+"""The records of a source in any order, for formats that give several records a row, or none."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,15 @@ from ms_prefstream.sources.base import RandomAccess
 _CHUNK = 1024
 
 _Made: TypeAlias = Record | tuple[Record, ...] | RowError
+_Result = TypeVar("_Result")
 
 
 class Expanded:
-    """The records of a source, numbered one by one: random access over what a format makes of it.
+    """The records of a source, numbered one by one, with random access.
 
-    A format without `count` gives one record a row and nothing is read ahead. One with `count` is asked once for
-    every row; the cumulative counts cost 8 bytes a row, and nothing when every row gives one record. A row that
-    cannot be counted counts as one, so that reading it reports what is wrong with it.
+    A format without `count` gives one record a row and nothing is read in advance. With `count`, all rows are counted
+    once; the cumulative counts take 8 bytes a row, and none when every row gives one record. A row that cannot be
+    counted counts as one, so that reading it reports the error.
 
     ====================  ======================  =======================================
     rows of the source    count                   rows here
@@ -35,7 +36,7 @@ class Expanded:
 
     Args:
         source: Raw rows.
-        fmt: What makes records of them.
+        fmt: Turns them into records.
 
     Attributes:
         name: The source's name.
@@ -55,11 +56,11 @@ class Expanded:
                 self._ends = None
 
     def __len__(self) -> int:
-        """The number of records."""
+        """Returns the number of records."""
         return len(self.source) if self._ends is None else int(self._ends[-1])
 
     def locate(self, row: int) -> tuple[int, int, int]:
-        """Where a record comes from: (row of the source, which of its records from 0, how many records it gives)."""
+        """Returns (row of the source, index of the record in it, number of its records) of a record."""
         if self._ends is None:
             return row, 0, 1
         if not 0 <= row < len(self):
@@ -69,37 +70,29 @@ class Expanded:
         return raw, row - start, int(self._ends[raw]) - start
 
     def origin(self, row: int) -> str:
-        """Where a record comes from, for people: ``a.jsonl:17``, or ``a.jsonl:17#2`` if line 17 gives several."""
+        """Returns the origin for errors: ``a.jsonl:17``, or ``a.jsonl:17#2`` if line 17 gives several records."""
         raw, index, count = self.locate(row)
         origin = self.source.origin(raw)
         return f"{origin}#{index + 1}" if count > 1 else origin
 
     def read(self, rows: Sequence[int]) -> list[Record | RowError]:
-        """The records with these numbers, in this order, each with its origin; a bad row is a `RowError`."""
+        """Returns the records with these numbers, in this order, each with its origin; a bad row is a `RowError`."""
         places = [self.locate(row) for row in rows]
         wanted = list(dict.fromkeys(raw for raw, _, _ in places))
-        made = {raw: self._make(found) for raw, found in zip(wanted, self.source.read(wanted), strict=True)}
+        made = {raw: _attempt(self._format, row) for raw, row in zip(wanted, self.source.read(wanted), strict=True)}
         return [self._pick(made[raw], index, count, row) for row, (raw, index, count) in zip(rows, places, strict=True)]
 
     def raw(self, row: int) -> Any:
-        """The raw row that a record comes from, for the quarantine file; None if it cannot be parsed."""
+        """Returns the raw row of a record, for the quarantine file; None if it cannot be parsed."""
         (found,) = self.source.read([self.locate(row)[0]])
         return None if isinstance(found, RowError) else found
 
     def fingerprint(self) -> str:
-        """The source's fingerprint, and with it how many records each row gives."""
+        """Returns a hash of the source's fingerprint and of how many records each row gives."""
         source = self.source.fingerprint()
         if self._ends is None:
             return source
         return hashlib.blake2b(source.encode() + self._ends.tobytes(), digest_size=16).hexdigest()
-
-    def _make(self, raw: Any) -> _Made:
-        if isinstance(raw, RowError):
-            return raw
-        try:
-            return self._format(raw)
-        except RowError as error:
-            return error
 
     def _pick(self, made: _Made, index: int, count: int, row: int) -> Record | RowError:
         if isinstance(made, RowError):
@@ -116,19 +109,21 @@ class Expanded:
 
 
 def _cumulative(source: RandomAccess, count: Callable[[Any], int]) -> NDArray[np.int64]:
-    """Ends of each row's records: the cumulative sum of the counts, (n,) int64."""
+    """Returns the ends of each row's records: the cumulative sum of the counts, (n,) int64."""
     ends = np.empty(len(source), np.int64)
     for start in range(0, len(ends), _CHUNK):
         stop = min(start + _CHUNK, len(ends))
-        ends[start:stop] = [_count_of(raw, count) for raw in source.read(range(start, stop))]
+        counts = [_attempt(count, raw) for raw in source.read(range(start, stop))]
+        ends[start:stop] = [1 if isinstance(found, RowError) else found for found in counts]
     np.cumsum(ends, out=ends)
     return ends
 
 
-def _count_of(raw: Any, count: Callable[[Any], int]) -> int:
+def _attempt(function: Callable[[Any], _Result], raw: Any) -> _Result | RowError:
+    """Returns ``function(raw)``, or the `RowError` of a row that is bad."""
     if isinstance(raw, RowError):
-        return 1
+        return raw
     try:
-        return count(raw)
-    except RowError:
-        return 1
+        return function(raw)
+    except RowError as error:
+        return error

@@ -1,4 +1,4 @@
-"""Fields of a raw row, read with sentences instead of KeyErrors."""
+"""Checked access to the fields of a raw row: every fault is a `RowError` with a full sentence."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _MAX_NAMES = 20
 
 
 def short(value: Any) -> str:
-    """Type and shortened value, for sentences: ``int 5``, ``null``, ``str 'once upon a ... ever after'``."""
+    """Returns type and shortened value, for sentences: ``int 5``, ``null``, ``str 'once upon a ... ever after'``."""
     return "null" if value is None else f"{type(value).__name__} {_REPR.repr(value)}"
 
 
 def names(fields: Iterable[Any]) -> str:
-    """Field names for a sentence, sorted, so that the order of a row's keys never changes it."""
+    """Returns field names for a sentence, sorted, so that the order of a row's keys never changes it."""
     found = sorted(map(str, fields))
     more = f" and {len(found) - _MAX_NAMES} more" if len(found) > _MAX_NAMES else ""
     return (", ".join(found[:_MAX_NAMES]) + more) or "none"
 
 
 def nearest(name: str, known: Iterable[Any]) -> str | None:
-    """The known name that looks most like `name`, if any does."""
+    """Returns the known name most similar to `name`, or None if no name is similar."""
     close = difflib.get_close_matches(name, sorted(map(str, known)), n=1, cutoff=0.6)
     return close[0] if close else None
 
 
 def missing(row: Mapping[str, Any], name: str, where: str = "") -> RowError:
-    """The error for a field that is not there: names it, the fields found and the one that looks most like it."""
+    """Returns the error for a missing field: names it, the fields found and the most similar one."""
     guess = nearest(name, (key for key in row if key != name))
     return RowError(
         Reason.MISSING_FIELD,
@@ -49,13 +49,13 @@ def missing(row: Mapping[str, Any], name: str, where: str = "") -> RowError:
 
 
 def wrong_type(where: str, value: Any, expected: str, remedy: str = "") -> RowError:
-    """The error for a value of the wrong type; `where` is a field name or a phrase that says where it stands."""
+    """Returns the error for a value of the wrong type; `where` is a field name or a phrase such as "item 2 of …"."""
     place = where if " " in where else f"field {where!r}"
     return RowError(Reason.BAD_TYPE, f"{place} is {short(value)}; expected {expected}", remedy)
 
 
 def present(row: Mapping[str, Any], name: str) -> Any:
-    """The value of a field that must be there and not null."""
+    """Returns the value of a field that must exist and not be null."""
     value = row.get(name)
     if value is None:
         raise wrong_type(name, None, "a value") if name in row else missing(row, name)
@@ -63,7 +63,7 @@ def present(row: Mapping[str, Any], name: str) -> Any:
 
 
 def text(row: Mapping[str, Any], name: str) -> str:
-    """The string in a field that must be there."""
+    """Returns the string in a required field."""
     value = row.get(name)
     if type(value) is str:
         return value
@@ -74,20 +74,15 @@ def text(row: Mapping[str, Any], name: str) -> str:
     raise wrong_type(name, value, "a string")
 
 
-def optional_text(row: Mapping[str, Any], name: str) -> str:
-    """The string in a field; ``""`` when the field is missing or null."""
-    return "" if row.get(name) is None else text(row, name)
-
-
 def two_strings(value: Any, where: str, expected: str) -> tuple[str, str]:
-    """`value` as two strings, if it is a list of them."""
+    """Returns `value` as two strings; it must be a list of them."""
     if isinstance(value, (list, tuple, np.ndarray)) and len(value) == 2 and all(isinstance(v, str) for v in value):
         return str(value[0]), str(value[1])
     raise wrong_type(where, value, expected)
 
 
 def as_number(value: Any, where: str) -> float:
-    """`value` as a finite float; booleans and strings are not numbers."""
+    """Returns `value` as a finite float; booleans and strings are not numbers."""
     if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -99,7 +94,7 @@ def as_number(value: Any, where: str) -> float:
 
 
 def number(row: Mapping[str, Any], name: str) -> float:
-    """The finite number in a field that must be there."""
+    """Returns the finite number in a required field."""
     value = row.get(name)
     if value is None and name not in row:
         raise missing(row, name)
@@ -107,21 +102,21 @@ def number(row: Mapping[str, Any], name: str) -> float:
 
 
 def one_of(row: Mapping[str, Any], name: str, allowed: Collection[int]) -> int:
-    """The whole number in a field that must be there and be one of `allowed`."""
+    """Returns the whole number in a required field; it must be one of `allowed`."""
     value = number(row, name)
     if value not in allowed:
         raise wrong_type(name, row[name], f"one of {', '.join(map(str, allowed))}")
     return int(value)
 
 
-def margin_of(row: Mapping[str, Any]) -> float | None:
-    """The optional float field `margin`, which every pair format carries on."""
+def margin_of(row: Mapping[str, Any], default: float | None = None) -> float | None:
+    """Returns the number in the field `margin`, which any row of a pair may have; `default` when there is none."""
     value = row.get("margin")
-    return None if value is None else as_number(value, "margin")
+    return default if value is None else as_number(value, "margin")
 
 
 def scored_margin(row: Mapping[str, Any], better: str, worse: str) -> float:
-    """The difference of the two sides' scores, checked against the side that the row calls better.
+    """Returns the difference of the scores of the two sides, checked against the side that the row prefers.
 
     Raises:
         RowError: tie when they are equal, bad_type when the scores contradict the preference.

@@ -1,4 +1,4 @@
-"""The user's own function in front of a format."""
+"""The user's own function before a format: ``format=function``."""
 
 from __future__ import annotations
 
@@ -16,29 +16,21 @@ _RECORDS = get_args(Record)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Mapped:
-    """``row -> row`` of the user, then a format on its result. A record that the function returns is taken as it is.
+class _UserFunction:
+    """A callable of the user, and the format that reads the rows it returns. Records that it returns are used as is.
 
     Args:
-        function: The user's function.
-        then: What reads the rows it returns.
+        function: The user's callable.
+        then: The format for the rows it returns.
     """
 
-    function: Callable[[Any], Any]
+    function: Any
     then: Callable[[Any], Record]
 
     @property
     def name(self) -> str:
-        """The function's name."""
+        """The callable's name."""
         return name_of(self.function)
-
-    def __call__(self, row: Any) -> Record:
-        """The record of `row`.
-
-        Raises:
-            RowError: bad_type, naming the exception, when the function fails.
-        """
-        return self._record(guarded(self.function, row))
 
     def _record(self, result: Any) -> Record:
         if isinstance(result, _RECORDS):
@@ -55,36 +47,37 @@ class Mapped:
         return f"mapped({self.name} {code_hash(self.function)})"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class MappedMany:
-    """The same for a callable of the user with a method ``count(row) -> int``, which returns a list or tuple of rows.
+class Mapped(_UserFunction):
+    """A function ``row -> row`` or ``row -> record``."""
 
-    Args:
-        function: The user's callable.
-        then: What reads the rows it returns.
-    """
+    __slots__ = ()
 
-    function: Any
-    then: Callable[[Any], Record]
+    def __call__(self, row: Any) -> Record:
+        """Returns the record of `row`.
 
-    @property
-    def name(self) -> str:
-        """The callable's name."""
-        return name_of(self.function)
+        Raises:
+            RowError: bad_type, naming the exception, when the function fails.
+        """
+        return self._record(guarded(self.function, row))
+
+
+class MappedMany(_UserFunction):
+    """A callable ``row -> list or tuple of rows or records`` with a method ``count(row) -> int``."""
+
+    __slots__ = ()
 
     def __call__(self, row: Any) -> tuple[Record, ...]:
-        """The records of `row`."""
+        """Returns the records of `row`."""
         results = guarded(self.function, row)
         if not isinstance(results, (list, tuple)):
             raise RowError(
                 Reason.BAD_TYPE,
                 f"the format function {self.name} returned {short(results)}; expected a list, as it has a method count",
             )
-        one = Mapped(self.function, self.then)
-        return tuple([one._record(result) for result in results])
+        return tuple([self._record(result) for result in results])
 
     def count(self, row: Any) -> int:
-        """What the callable's own `count` says."""
+        """Returns the result of the callable's own `count`."""
         number = guarded(self.function.count, row)
         if isinstance(number, int) and number >= 0:
             return int(number)
@@ -93,21 +86,18 @@ class MappedMany:
             f"count of the format function {self.name} returned {short(number)}; expected a whole number from 0 on",
         )
 
-    def __repr__(self) -> str:
-        return f"mapped({self.name} {code_hash(self.function)})"
-
 
 def name_of(function: Any) -> str:
-    """A name for sentences and fingerprints, without addresses."""
+    """Returns a name for sentences and fingerprints, without addresses."""
     inner = getattr(function, "func", function)  # functools.partial
     return str(getattr(inner, "__qualname__", type(inner).__qualname__))
 
 
 def guarded(function: Callable[[Any], Any], row: Any) -> Any:
-    """``function(row)``, whose exceptions become errors of this row.
+    """Returns ``function(row)`` and turns its exceptions into errors of this row.
 
     Raises:
-        RowError: What the function raised itself, or bad_type that names the exception.
+        RowError: The function's own, or bad_type that names the exception.
     """
     try:
         return function(row)

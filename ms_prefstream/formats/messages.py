@@ -1,7 +1,11 @@
-"""Raw turns of a conversation -> messages, in both spellings (role / content and from / value)."""
+"""Messages from raw rows: turns of a conversation, dialogues with role markers, and the fields system, history, tools.
+
+Turns come in two spellings: role / content and from / value.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -12,100 +16,6 @@ import numpy as np
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.fields import missing, nearest, short, two_strings, wrong_type
 from ms_prefstream.formats.record import Message, Messages
-
-
-def tools_of(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """The tool schemas of a row's field `tools`: a list, or the JSON text of one. None when there are none."""
-    value = row.get("tools")
-    if value is None:
-        return None
-    schemas = value
-    if isinstance(value, str):
-        if not value.strip():
-            return None
-        try:
-            schemas = json.loads(value)
-        except ValueError:
-            raise wrong_type("tools", value, "a list of tool schemas, or JSON text of such a list") from None
-    if isinstance(schemas, np.ndarray):
-        schemas = schemas.tolist()
-    if not isinstance(schemas, (list, tuple)):
-        raise wrong_type("tools", value, "a list of tool schemas, or JSON text of such a list")
-    return tuple(schemas) or None
-
-
-def tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
-    """The OpenAI form of a ShareGPT function_call turn.
-
-    ``'{"name": "add", "arguments": {"a": 1}}'`` -> ``[{"type": "function", "function": {"name": "add", ...}}]``
-
-    Args:
-        value: JSON text of one call or of a list of calls, each with `name` and `arguments`.
-        where: What errors call the turn.
-    """
-    expected = "JSON text of a call {'name', 'arguments'}, or of a list of calls"
-    try:
-        calls = json.loads(value)
-    except (TypeError, ValueError):
-        raise wrong_type(where, value, expected) from None
-    if isinstance(calls, dict):
-        calls = [calls]
-    if not isinstance(calls, list) or not calls or not all(map(_is_call, calls)):
-        raise wrong_type(where, value, expected)
-    return [{"type": "function", "function": call} for call in calls]
-
-
-def check_tool_calls(value: Any, where: str) -> None:
-    """Refuse a field `tool_calls` that is not of OpenAI's form, or of the shorter one without `function`.
-
-    Raises:
-        RowError: bad_type; templates leave out what they do not find, without a word.
-    """
-    calls = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
-    for call in calls:
-        if not (isinstance(call, Mapping) and _is_call(call.get("function", call))):
-            raise wrong_type(
-                f"a call in the tool_calls of {where}", call, "{'type': 'function', 'function': {'name', 'arguments'}}"
-            )
-
-
-def _is_call(call: Any) -> bool:
-    return isinstance(call, Mapping) and isinstance(call.get("name"), str)
-
-
-_MARKER = re.compile(r"\n\n(Human|Assistant):")  # a literal prefix, which re finds as fast as str.split does
-_ROLES = {"Human": "user", "Assistant": "assistant"}
-
-
-def marked(text: str) -> bool:
-    r"""Whether a text is a dialogue: it begins with ``\n\nHuman:`` or ``\n\nAssistant:``."""
-    return text.startswith(("\n\nHuman:", "\n\nAssistant:"))
-
-
-def dialogue(text: str, field: str) -> Messages:
-    r"""The turns of a marked dialogue.
-
-    ``"\n\nHuman: Hi \n\nAssistant: Hello\n"`` -> ``(Message("user", "Hi "), Message("assistant", "Hello\n"))``
-
-    A marker is two newlines, the name and a colon; at the very beginning the newlines may be missing. One space
-    behind the marker belongs to it. Everything else, white space at the end of a turn included, is the turn's text.
-
-    Raises:
-        RowError: bad_type when the text does not begin with a marker.
-    """
-    bare = text.startswith(("Human:", "Assistant:"))
-    # pieces: the text before the first marker, then name, turn, name, turn, ...
-    pieces = _MARKER.split(f"\n\n{text}" if bare else text)
-    if len(pieces) < 3 or pieces[0]:
-        raise wrong_type(
-            field,
-            text,
-            r"a dialogue that begins with '\n\nHuman:' or '\n\nAssistant:'",
-            "If these are plain texts, use format='strings', with the prompt in a field 'prompt'",
-        )
-    named = zip(pieces[1::2], pieces[2::2], strict=True)
-    return tuple([Message(_ROLES[name], turn.removeprefix(" ")) for name, turn in named])
-
 
 ROLES: Mapping[str, str] = {
     "system": "system",
@@ -120,21 +30,24 @@ ROLES: Mapping[str, str] = {
     "ipython": "tool",
     "function": "tool",
 }
-"""What data sets call a role -> what we call it."""
+"""The role names of data sets -> the four canonical roles."""
 
 FUNCTION_CALL = "function_call"
 """A further role: a turn of the assistant whose text is the JSON of its tool calls."""
 
 _TEXT_KEYS = frozenset({"role", "content", "from", "value"})
 
+_MARKER = re.compile(r"\n\n(Human|Assistant):")  # a literal prefix, which re finds as fast as str.split does
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
 
 def turns(value: Any, field: str, lone: str, keep_empty_system: bool = False) -> Messages:
-    """The messages in a field: a list of turns, a single turn, or plain text.
+    """Returns the messages in a field: a list of turns, a single turn, or plain text.
 
     ``[{"role": "user", "content": "Hi"}]`` -> ``(Message("user", "Hi"),)``; ``"Hi"`` likewise when `lone` is user
 
     Args:
-        value: What the field holds.
+        value: The field's value.
         field: Its name, for errors.
         lone: The role of plain text.
         keep_empty_system: Whether a system message without text is a message; otherwise it is absent.
@@ -162,41 +75,8 @@ def _without_empty_system(messages: Messages) -> Messages:
     return messages
 
 
-def lead_with_system(row: Mapping[str, Any], prompt: Messages, keep_empty_system: bool = False) -> Messages:
-    """The prompt behind the row's own optional field `system` (a string beside the conversation)."""
-    system = row.get("system")
-    if system is None or (system == "" and not keep_empty_system):
-        return prompt
-    if not isinstance(system, str):
-        raise wrong_type("system", system, "a string")
-    inside = [m.content for m in prompt if m.role == "system"]
-    if not inside:
-        return (Message("system", system), *prompt)
-    if inside[0] == system:
-        return prompt
-    raise RowError(
-        Reason.AMBIGUOUS_FORMAT,
-        f"field 'system' is {short(system)}, but the conversation has a system message of its own, {short(inside[0])}",
-        "Keep one of the two",
-    )
-
-
-def earlier_turns(row: Mapping[str, Any]) -> Messages:
-    """The turns of the row's optional field `history`: pairs of question and answer that go before the prompt."""
-    history = row.get("history")
-    if history is None:
-        return ()
-    if not isinstance(history, (list, tuple, np.ndarray)):
-        raise wrong_type("history", history, "a list of [question, answer] pairs")
-    found: list[Message] = []
-    for index, exchange in enumerate(history, 1):
-        question, answer = two_strings(exchange, f"item {index} of field 'history'", "[question, answer]")
-        found += [Message("user", question), Message("assistant", answer)]
-    return tuple(found)
-
-
 def message(raw: Any, field: str, index: int = 0) -> Message:
-    """One raw turn as a message; `index` counts from 1, and 0 stands for a turn that is not in a list."""
+    """Returns one raw turn as a message; `index` counts from 1, and 0 means a turn that is not in a list."""
     if type(raw) is not dict and not isinstance(raw, Mapping):
         raise wrong_type(_place(field, index), raw, "a turn such as {'role': 'user', 'content': '...'}")
     name = raw.get("role")
@@ -211,7 +91,7 @@ def message(raw: Any, field: str, index: int = 0) -> Message:
 
 
 def _careful_message(raw: Mapping[str, Any], name: Any, content: Any, place: str) -> Message:
-    """The same for turns with further keys, text blocks, tool calls or faults."""
+    """Converts turns with further keys, text blocks, tool calls or faults."""
     if name is None:
         raise missing(raw, "role", place)
     if raw.get("role") is not None and raw.get("from") is not None:
@@ -223,7 +103,13 @@ def _careful_message(raw: Mapping[str, Any], name: Any, content: Any, place: str
         return Message("assistant", "", {**extra, "tool_calls": tool_calls(content, place)})
     role = ROLES.get(name)
     if role is None:
-        raise _unknown_role(name, place)
+        guess = nearest(name.lower(), [*ROLES, FUNCTION_CALL])
+        raise RowError(
+            Reason.UNKNOWN_ROLE,
+            f"{place} has the role {short(name)}; known roles: {', '.join([*ROLES, FUNCTION_CALL])}",
+            (f"Did you mean {guess!r}? " if guess else "")
+            + "Rename the role with a function row -> row given as format=",
+        )
     if extra.get("tool_calls"):
         check_tool_calls(extra["tool_calls"], place)
     return Message(role, _text(raw, content, place, bool(extra.get("tool_calls"))), extra or None)
@@ -255,10 +141,117 @@ def _place(field: str, index: int) -> str:
     return f"turn {index} of {name}" if index else f"the turn in {name}"
 
 
-def _unknown_role(name: str, place: str) -> RowError:
-    guess = nearest(name.lower(), [*ROLES, FUNCTION_CALL])
-    return RowError(
-        Reason.UNKNOWN_ROLE,
-        f"{place} has the role {short(name)}; known roles: {', '.join([*ROLES, FUNCTION_CALL])}",
-        (f"Did you mean {guess!r}? " if guess else "") + "Rename the role with a function row -> row given as format=",
+def marked(text: str) -> bool:
+    r"""Returns whether a text is a dialogue: it begins with ``\n\nHuman:`` or ``\n\nAssistant:``."""
+    return text.startswith(("\n\nHuman:", "\n\nAssistant:"))
+
+
+def dialogue(text: str, field: str) -> Messages:
+    r"""Returns the turns of a dialogue with role markers.
+
+    ``"\n\nHuman: Hi \n\nAssistant: Hello\n"`` -> ``(Message("user", "Hi "), Message("assistant", "Hello\n"))``
+
+    A marker is two newlines, the name and a colon; at the very beginning the newlines may be missing. One space after
+    the marker belongs to it. Everything else, including white space at the end of a turn, is the turn's text.
+
+    Raises:
+        RowError: bad_type when the text does not begin with a marker.
+    """
+    bare = text.startswith(("Human:", "Assistant:"))
+    # pieces: the text before the first marker, then name, turn, name, turn, ...
+    pieces = _MARKER.split(f"\n\n{text}" if bare else text)
+    if len(pieces) < 3 or pieces[0]:
+        raise wrong_type(
+            field,
+            text,
+            r"a dialogue that begins with '\n\nHuman:' or '\n\nAssistant:'",
+            "If these are plain texts, use format='strings', with the prompt in a field 'prompt'",
+        )
+    named = zip(pieces[1::2], pieces[2::2], strict=True)
+    return tuple([Message(_ROLES[name], turn.removeprefix(" ")) for name, turn in named])
+
+
+def lead_with_system(row: Mapping[str, Any], prompt: Messages, keep_empty_system: bool = False) -> Messages:
+    """Puts the optional field `system` (a string beside the conversation) before the prompt."""
+    system = row.get("system")
+    if system is None or (system == "" and not keep_empty_system):
+        return prompt
+    if not isinstance(system, str):
+        raise wrong_type("system", system, "a string")
+    inside = [m.content for m in prompt if m.role == "system"]
+    if not inside:
+        return (Message("system", system), *prompt)
+    if inside[0] == system:
+        return prompt
+    raise RowError(
+        Reason.AMBIGUOUS_FORMAT,
+        f"field 'system' is {short(system)}, but the conversation has another system message, {short(inside[0])}",
+        "Keep one of the two",
     )
+
+
+def earlier_turns(row: Mapping[str, Any]) -> Messages:
+    """Returns the turns of the optional field `history`: pairs of question and answer that precede the prompt."""
+    history = row.get("history")
+    if history is None:
+        return ()
+    if not isinstance(history, (list, tuple, np.ndarray)):
+        raise wrong_type("history", history, "a list of [question, answer] pairs")
+    found: list[Message] = []
+    for index, exchange in enumerate(history, 1):
+        question, answer = two_strings(exchange, f"item {index} of field 'history'", "[question, answer]")
+        found += [Message("user", question), Message("assistant", answer)]
+    return tuple(found)
+
+
+def tools_of(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """Returns the tool schemas of the field `tools`: a list, or the JSON text of one. None when there are none."""
+    value = row.get("tools")
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    schemas = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):  # text that is no JSON is refused below
+            schemas = json.loads(value)
+    if not isinstance(schemas, (list, tuple)):
+        raise wrong_type("tools", value, "a list of tool schemas, or JSON text of such a list")
+    return tuple(schemas) or None
+
+
+def tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
+    """Returns the OpenAI form of a ShareGPT function_call turn.
+
+    ``'{"name": "add", "arguments": {"a": 1}}'`` -> ``[{"type": "function", "function": {"name": "add", ...}}]``
+
+    Args:
+        value: JSON text of one call or of a list of calls, each with `name` and `arguments`.
+        where: The name of the turn in errors.
+    """
+    expected = "JSON text of a call {'name', 'arguments'}, or of a list of calls"
+    try:
+        calls = json.loads(value)
+    except (TypeError, ValueError):
+        raise wrong_type(where, value, expected) from None
+    if isinstance(calls, dict):
+        calls = [calls]
+    if not isinstance(calls, list) or not calls or not all(map(_is_call, calls)):
+        raise wrong_type(where, value, expected)
+    return [{"type": "function", "function": call} for call in calls]
+
+
+def check_tool_calls(value: Any, where: str) -> None:
+    """Checks that a field `tool_calls` has OpenAI's form, or the shorter one without `function`.
+
+    Raises:
+        RowError: bad_type. Templates would silently leave out calls of another form.
+    """
+    calls = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
+    for call in calls:
+        if not (isinstance(call, Mapping) and _is_call(call.get("function", call))):
+            raise wrong_type(
+                f"a call in the tool_calls of {where}", call, "{'type': 'function', 'function': {'name', 'arguments'}}"
+            )
+
+
+def _is_call(call: Any) -> bool:
+    return isinstance(call, Mapping) and isinstance(call.get("name"), str)

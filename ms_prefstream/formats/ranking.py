@@ -1,4 +1,4 @@
-"""Ranked lists -> pairs, by a named policy."""
+"""Pairs from ranked lists, by a named policy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ReadScores: TypeAlias = Callable[[Mapping[str, Any]], Sequence[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Pairing:
-    """Which pairs a ranked list gives. Equal scores never form a pair.
+    """The policy that selects pairs of a ranked list. Equal scores never form a pair.
 
     For scores 3, 2, 1: ``all`` gives 3>2, 3>1, 2>1; ``adjacent`` gives 3>2, 2>1; ``best_worst`` gives 3>1.
 
@@ -45,7 +45,7 @@ class Pairing:
             raise OptionError(f"min_margin is {self.min_margin!r}; expected a number from 0 on, or None for no limit.")
 
     def indices(self, scores: Sequence[float]) -> list[tuple[int, int]]:
-        """(better, worse) positions in the list, the best side's pairs first."""
+        """Returns (better, worse) positions in the list, the pairs of the best response first."""
         order = sorted(range(len(scores)), key=lambda i: -scores[i])  # stable: equal scores keep the list's order
         if self.policy == "all":
             candidates = [(a, b) for place, a in enumerate(order) for b in order[place + 1 :]]
@@ -62,21 +62,21 @@ class Pairing:
 
 
 def ranked_pairs(row: Mapping[str, Any], read: ReadRanked, scores: ReadScores, pairing: Pairing) -> tuple[Pair, ...]:
-    """The pairs of a row; margin is the difference of the scores. `scores` is what `count_pairs` uses."""
+    """Returns the pairs of a row; the margin is the difference of the scores. Only `count_pairs` uses `scores`."""
     ranked = read(row)
     return tuple(_pair(ranked, a, b) for a, b in pairing.indices([score for _, score in ranked.responses]))
 
 
 def count_pairs(row: Mapping[str, Any], read: ReadRanked, scores: ReadScores, pairing: Pairing) -> int:
-    """How many pairs a row gives, from its scores alone."""
+    """Returns how many pairs a row gives, from its scores alone."""
     return len(pairing.indices(scores(row)))
 
 
 def best_and_worst(row: Mapping[str, Any], read: ReadRanked) -> Pair:
-    """The one pair of the best and the worst response.
+    """Returns the one pair of the best and the worst response.
 
     Raises:
-        RowError: tie when the row prefers none.
+        RowError: tie when all scores are equal.
     """
     ranked = read(row)
     found = [score for _, score in ranked.responses]
@@ -87,9 +87,9 @@ def best_and_worst(row: Mapping[str, Any], read: ReadRanked) -> Pair:
 
 
 def ranked_format(name: str, read: ReadRanked, scores: ReadScores, pairing: Pairing) -> OneRecord | ManyRecords:
-    """The format of a preset for ranked lists.
+    """Returns the format of a preset for ranked lists.
 
-    The best against the worst without a least margin is one pair for every row, so that nothing has to be counted.
+    The best against the worst without a least margin is one pair for every row, so no pairs have to be counted.
     """
     if pairing.policy == "best_worst" and pairing.min_margin is None:
         return OneRecord(name, best_and_worst, {"read": read})

@@ -1,4 +1,4 @@
-"""The canonical records: one frozen shape per kind of row, whatever the data set called its fields."""
+"""The canonical records: one frozen class per kind of row, independent of the field names of data sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Message(NamedTuple):
     """One turn of a conversation.
 
     Attributes:
-        role: ``system``, ``user``, ``assistant`` or ``tool``, after the preset's own role names were mapped.
+        role: ``system``, ``user``, ``assistant`` or ``tool``, after the role names of the data set were mapped.
         content: The text of the turn, unchanged.
         extra: Further keys that chat templates read (``tool_calls``, ``name``, ``reasoning_content``), or None.
     """
@@ -30,9 +30,9 @@ class Pair:
 
     Attributes:
         prompt: The turns both sides share.
-        chosen: The preferred continuation: what follows the point where the two sides divide, at least one turn.
+        chosen: The preferred continuation after the point where the two sides divide, at least one turn.
         rejected: The other continuation, likewise.
-        margin: How much better the chosen side is, in the data set's own unit; None when the row does not say.
+        margin: How much better the chosen side is, in the data set's unit; None when the row does not say.
         tools: Tool schemas for the chat template, or None.
         origin: Where the row comes from, e.g. ``"train.jsonl:17"``.
     """

@@ -1,13 +1,13 @@
-"""Which rows share a packed row: a bin packing of their lengths, done on their histogram instead of row by row.
+"""Bin packing: which rows share a packed row, computed on the histogram of their lengths instead of row by row.
 
 First-fit with a few open bins leaves 6.5 % of the columns empty where a packed row holds three pairs on average (1024
-tokens, CValues-like lengths), and sorting the rows first still 2.7 %: at a bin's end no row is as short as what is
-left over. So the end of a bin is planned. As soon as two rows can fill it to the last token, they do, and of all such
-pairs the one whose rows are most alike, so that the short rows stay for the bins that need them. That leaves 0.8 % at
-1024 tokens and 0.1 % at 4096. And since there are few different lengths, rows of one length are placed many at a
-time: a million rows cost little more than ten thousand. `benchmarks/packing.py` measures all of this.
+tokens, CValues-like lengths). Sorting the rows first still leaves 2.7 %: at a bin's end no row is as short as the room.
+So the end of a bin is planned. As soon as two rows can fill it to the last token, they do. Of all such pairs the most
+similar lengths are taken, which saves the short rows for the bins that need them. That leaves 0.8 % at 1024 tokens and
+0.1 % at 4096. Rows of one length are placed many at a time: a million rows cost little more than ten thousand.
+`benchmarks/packing.py` measures all of this.
 
-A few hundred rows offer few such pairs, and a bin more is felt. There best-fit decreasing, row by row, is tried too.
+A few hundred rows offer few such pairs, and one more bin matters. There best-fit decreasing, row by row, is tried too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from ms_prefstream.plan.shuffle import keyed_order
 
+_FEW = 2**12  # up to so many rows are packed in both ways; best-fit takes some ten milliseconds for them
+_SLACK = 64  # tokens that a closing pair may leave empty; a longer search finds almost nothing
+
 
 @dataclass(frozen=True, eq=False)
 class Bins:
@@ -31,7 +34,7 @@ class Bins:
 
     Attributes:
         rows: (n,) whole numbers, the rows of the first bin, then those of the second, and so on.
-        starts: (count + 1,) whole numbers, where each bin begins in `rows`, and behind them n.
+        starts: (count + 1,) whole numbers, where each bin begins in `rows`, and n at the end.
     """
 
     rows: NDArray[np.integer[Any]]
@@ -43,62 +46,55 @@ class Bins:
         return len(self.starts) - 1
 
     def of(self, number: int) -> NDArray[np.int64]:
-        """The rows of one bin, int64, memory of its own."""
+        """Returns the rows of one bin as a new int64 array."""
         return self.rows[self.starts[number] : self.starts[number + 1]].astype(np.int64)
 
     def take(self, numbers: NDArray[np.int64]) -> Bins:
-        """Some of the bins, in this order; a bin may come several times."""
+        """Returns some of the bins, in this order; a bin may be taken several times."""
         sizes = np.diff(self.starts)[numbers]
         starts = np.zeros(len(numbers) + 1, np.int64)
         np.cumsum(sizes, out=starts[1:])
         return Bins(self.rows[runs(self.starts[numbers], sizes)], starts)
 
 
-class Fitted(NamedTuple):
-    """Exactly so many bins as were wanted.
+def pack_rows(sizes: NDArray[np.integer[Any]], capacity: int, most: int) -> Bins:
+    """Puts rows into as few bins as greedy rules find, each row into exactly one.
 
-    Attributes:
-        bins: The bins.
-        left_out: Rows that stand in no bin any more.
-        repeats: Rows that stand in bins once more than before.
-    """
+        sizes 5 3 7 3 2     capacity 10, most 3      bins 0 1 4 | 2 3      (5 + 3 + 2, 7 + 3)
 
-    bins: Bins
-    left_out: int
-    repeats: int
-
-
-def grouped(owner: NDArray[np.int64], count: int) -> Bins:
-    """Bins from the bin of each row: bins in the order of their first rows, rows ascending within a bin.
-
-        owner 1 1 0 0 1      rows 0 1 4 2 3, starts 0 3 5
+    The result depends only on the sizes and their order. Bins are in the order of their first rows.
 
     Args:
-        owner: (n,) int64, 0 to count - 1; every bin has a row.
-        count: How many bins there are.
+        sizes: (n,) tokens of each row, 1 to `capacity`.
+        capacity: Tokens of a bin.
+        most: Rows that a bin may hold.
+
+    Raises:
+        ValueError: A size is out of bounds, or there is no row.
     """
-    opened = np.empty(count, np.int64)
-    opened[owner[::-1]] = np.arange(owner.size)[::-1]  # the value assigned last stays, which is the first row
-    number = np.empty(count, np.int64)
-    number[np.argsort(opened)] = np.arange(count)
-    owner = number[owner]
-    starts = np.zeros(count + 1, np.int64)
-    np.cumsum(np.bincount(owner, minlength=count), out=starts[1:])
-    return Bins(np.argsort(owner, kind="stable"), starts)
-
-
-def runs(firsts: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Numbers that count on from each first one: firsts 5 0, lengths 3 2 -> 5 6 7 0 1; int64."""
-    before = np.cumsum(lengths) - lengths
-    numbers: NDArray[np.int64] = np.repeat(firsts - before, lengths) + np.arange(int(lengths.sum()))
-    return numbers
+    if not sizes.size or int(sizes.min()) < 1 or int(sizes.max()) > capacity or most < 1:
+        found = f"{sizes.min()} to {sizes.max()}" if sizes.size else "no"
+        raise ValueError(f"found {found} tokens a row, expected 1 to {capacity}; at most {most} rows a bin")
+    contents, counts, times = _Histogram(np.bincount(sizes), capacity).fill(most)
+    # Each entry of `contents` says: `copies` consecutive bins, beginning with bin `first`, hold a row of this size.
+    # Sorted by size, the entries of one size cover its rows in order.
+    first = np.repeat(np.cumsum(times) - times, counts)
+    copies = np.repeat(times, counts)
+    by_size = np.argsort(contents, kind="stable")
+    owner = np.empty(sizes.size, np.int64)
+    owner[np.argsort(sizes, kind="stable")] = runs(first[by_size], copies[by_size])
+    bins = grouped(owner, int(times.sum()))
+    if sizes.size <= _FEW and bins.count > -(-int(sizes.sum()) // capacity):
+        other = _best_fit(sizes, capacity, most)
+        return other if other.count < bins.count else bins
+    return bins
 
 
 def exactly(bins: Bins, wanted: int, key: np.random.SeedSequence) -> Fitted:
-    """As many bins as are wanted; as few rows as possible are lost or repeated for it.
+    """Returns exactly as many bins as are wanted; leaves out or repeats as few rows as possible.
 
-    Of too many bins some are left out, chosen by the key. Too few bins are split, each time the one with the most rows
-    a part; only when every bin has one row, bins come again from the first on.
+    Of too many bins some are left out, chosen by the key. Of too few, the one with the most rows a part is split, again
+    and again. Only when every bin has one row, bins are repeated from the first one.
 
         rows 0 1 4 | 2 3     wanted 3      0 1 | 4 | 2 3
 
@@ -109,16 +105,58 @@ def exactly(bins: Bins, wanted: int, key: np.random.SeedSequence) -> Fitted:
     """
     if bins.count > wanted:
         kept = bins.take(np.sort(keyed_order(bins.count, key)[:wanted]))
-        return Fitted(kept, bins.rows.size - kept.rows.size, 0)
+        return Fitted(kept, bins.count, bins.rows.size - kept.rows.size, 0)
     if bins.count < wanted:
         split = _split(bins, wanted)
         filled = split.take(np.arange(wanted) % split.count)
-        return Fitted(filled, 0, filled.rows.size - bins.rows.size)
-    return Fitted(bins, 0, 0)
+        return Fitted(filled, bins.count, 0, filled.rows.size - bins.rows.size)
+    return Fitted(bins, bins.count, 0, 0)
+
+
+class Fitted(NamedTuple):
+    """Exactly as many bins as requested.
+
+    Attributes:
+        bins: The bins.
+        made: How many bins there were before.
+        left_out: Rows that are in no bin any more, because there were too many bins.
+        repeats: Rows that are in one bin more than before, because there were fewer rows than bins.
+    """
+
+    bins: Bins
+    made: int
+    left_out: int
+    repeats: int
+
+
+def grouped(owner: NDArray[np.int64], count: int) -> Bins:
+    """Makes bins from the bin of each row: bins in the order of their first rows, rows ascending within a bin.
+
+        owner 1 1 0 0 1      rows 0 1 4 2 3, starts 0 3 5
+
+    Args:
+        owner: (n,) int64, 0 to count - 1; every bin has a row.
+        count: How many bins there are.
+    """
+    opened = np.empty(count, np.int64)
+    opened[owner[::-1]] = np.arange(owner.size)[::-1]  # the last assignment wins: the first row
+    number = np.empty(count, np.int64)
+    number[np.argsort(opened)] = np.arange(count)
+    owner = number[owner]
+    starts = np.zeros(count + 1, np.int64)
+    np.cumsum(np.bincount(owner, minlength=count), out=starts[1:])
+    return Bins(np.argsort(owner, kind="stable"), starts)
+
+
+def runs(firsts: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Concatenates ranges: firsts 5 0, lengths 3 2 -> 5 6 7 0 1; int64."""
+    before = np.cumsum(lengths) - lengths
+    numbers: NDArray[np.int64] = np.repeat(firsts - before, lengths) + np.arange(int(lengths.sum()))
+    return numbers
 
 
 def _split(bins: Bins, wanted: int) -> Bins:
-    """The bins cut into `wanted` parts, or into single rows where there are fewer."""
+    """Cuts the bins into `wanted` parts, or into single rows where there are fewer."""
     sizes: list[int] = np.diff(bins.starts).tolist()
     parts = [1] * len(sizes)
     largest = [(-float(size), number) for number, size in enumerate(sizes)]
@@ -135,21 +173,16 @@ def _split(bins: Bins, wanted: int) -> Bins:
     return Bins(bins.rows, np.concatenate([[0], np.cumsum(pieces)]))
 
 
-def best_fit(sizes: NDArray[np.integer[Any]], capacity: int, most: int) -> Bins:
-    """Puts rows into bins one after the other; `fill.pack_rows` says what is in the bins.
+def _best_fit(sizes: NDArray[np.integer[Any]], capacity: int, most: int) -> Bins:
+    """Puts rows into bins one by one, longest first, each into the fullest bin with room; arguments as for `pack_rows`.
 
         sizes 6 5 4 3 2     capacity 10      6 | 6, 5 | 6 4, 5 | 6 4, 5 3 | 6 4, 5 3 2
 
-    Rows of one size keep their order. It costs Python a step for each row, so it is for thousands of rows.
-
-    Args:
-        sizes: (n,) tokens of each row, 1 to `capacity`.
-        capacity: Tokens of a bin.
-        most: Rows that a bin may hold.
+    Rows of one size keep their order. It is a Python loop over the rows, for thousands of them.
     """
     owner = np.empty(sizes.size, np.int64)
     rows_in: list[int] = []
-    open_bins: list[tuple[int, int]] = []  # (room, bin), ascending; full ones are gone
+    open_bins: list[tuple[int, int]] = []  # (room, bin), ascending; full ones are removed
     lengths = sizes.tolist()
     for row in np.argsort(-sizes.astype(np.int64), kind="stable").tolist():
         size = lengths[row]
@@ -166,46 +199,8 @@ def best_fit(sizes: NDArray[np.integer[Any]], capacity: int, most: int) -> Bins:
     return grouped(owner, len(rows_in))
 
 
-_FEW = 2**12  # rows that are packed in both ways; the second one takes some ten milliseconds for them
-_SLACK = 64  # tokens that a closing pair may leave empty; looking further finds next to nothing
-
-
-def pack_rows(sizes: NDArray[np.integer[Any]], capacity: int, most: int) -> Bins:
-    """Puts rows into as few bins as greedy rules find, each row into exactly one.
-
-        sizes 5 3 7 3 2     capacity 10, most 3      bins 0 1 4 | 2 3      (5 + 3 + 2, 7 + 3)
-
-    The result is a function of the sizes in their order and of nothing else. Bins are in the order of their first
-    rows.
-
-    Args:
-        sizes: (n,) tokens of each row, 1 to `capacity`.
-        capacity: Tokens of a bin.
-        most: Rows that a bin may hold.
-
-    Raises:
-        ValueError: A size is out of bounds, or there is no row.
-    """
-    if not sizes.size or int(sizes.min()) < 1 or int(sizes.max()) > capacity or most < 1:
-        found = f"{sizes.min()} to {sizes.max()}" if sizes.size else "no"
-        raise ValueError(f"found {found} tokens a row, expected 1 to {capacity}; at most {most} rows a bin")
-    contents, counts, times = _Histogram(np.bincount(sizes), capacity).fill(most)
-    # Each entry of `contents` says: `copies` bins from `first` on hold a row of this size. Sorted by size, the entries
-    # of one size cover its rows one behind the other.
-    first = np.repeat(np.cumsum(times) - times, counts)
-    copies = np.repeat(times, counts)
-    by_size = np.argsort(contents, kind="stable")
-    owner = np.empty(sizes.size, np.int64)
-    owner[np.argsort(sizes, kind="stable")] = runs(first[by_size], copies[by_size])
-    bins = grouped(owner, int(times.sum()))
-    if sizes.size <= _FEW and bins.count > -(-int(sizes.sum()) // capacity):
-        other = best_fit(sizes, capacity, most)
-        return other if other.count < bins.count else bins
-    return bins
-
-
 class _Histogram:
-    """How many rows of each size are left, with bit sets that find sizes, and pairs of sizes, in one operation.
+    """The number of rows left of each size, with bit sets that find sizes, and pairs of sizes, in one operation.
 
     Args:
         counts: Rows of each size; its index is the size.
@@ -217,13 +212,13 @@ class _Histogram:
         self._capacity = capacity
         self._rows = int(counts.sum())
         self._tokens = int((counts * np.arange(counts.size)).sum())
-        self._left = self._mirror = 0  # bit s, and bit capacity - s, for each size s that is left
+        self._left = self._mirror = 0  # bit s, and bit capacity - s, for each remaining size s
         for size in np.flatnonzero(counts).tolist():
             self._left |= 1 << size
             self._mirror |= 1 << (capacity - size)
 
     def fill(self, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """All bins: the sizes in each kind of bin one behind the other, their number, and how many bins are alike."""
+        """Returns for each kind of bin: its sizes (all concatenated), how many sizes, and how many equal bins."""
         contents: list[int] = []
         counts: list[int] = []
         times: list[int] = []
@@ -235,8 +230,8 @@ class _Histogram:
         return np.array(contents, np.int64), np.array(counts, np.int64), np.array(times, np.int64)
 
     def _one_bin(self, most: int) -> list[int]:
-        """The sizes in the next bin, the longest row that is left first; they are taken out."""
-        # Rows may be so short that bins run out of places, not of tokens: then each bin must hold short rows, too.
+        """Takes out the sizes of the next bin, the longest remaining row first."""
+        # Rows may be so short that bins run out of places, not of tokens. Each bin must then hold short rows, too.
         crowded = self._tokens * most < self._capacity * self._rows
         mean = self._tokens // self._rows
         sizes: list[int] = []
@@ -262,17 +257,14 @@ class _Histogram:
         return (self._left & -self._left).bit_length() - 1
 
     def _longest(self, limit: int) -> int:
-        """The largest size that is left and at most `limit`; -1 if there is none."""
-        longest = self._left.bit_length() - 1
-        if longest > limit:
-            longest = (self._left & ((2 << limit) - 1)).bit_length() - 1
-        return longest
+        """Returns the largest remaining size of at most `limit`; -1 if there is none."""
+        return (self._left & ((2 << limit) - 1)).bit_length() - 1
 
     def _closing_pair(self, room: int, alone: int) -> tuple[int, int] | None:
-        """Two sizes that fill the room better than `alone` does: as fully, and then as much alike, as possible."""
+        """Returns two sizes that fill the room better than `alone`: as fully, then as equally, as possible."""
         for total in range(room, max(alone, room - _SLACK), -1):
             half = (total + 1) // 2
-            # Bit s is set where both s and total - s are left; from the half on, so that each pair comes once.
+            # Bit s is set where both s and total - s remain; from the half on, so that each pair is found once.
             pairs = (self._left & self._mirror >> (self._capacity - total)) >> half
             while pairs:
                 longer = half + (pairs & -pairs).bit_length() - 1
@@ -282,7 +274,7 @@ class _Histogram:
         return None
 
     def _again(self, sizes: list[int]) -> int:
-        """Takes out the same bin as many more times as the rows that are left allow."""
+        """Takes out the same bin as many more times as the remaining rows allow."""
         kinds = {size: sizes.count(size) for size in set(sizes)}
         times = min(self._counts[size] // count for size, count in kinds.items())
         if times:

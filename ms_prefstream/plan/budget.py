@@ -1,4 +1,4 @@
-"""Steps by a token budget: few long rows or many short ones, every step at one width of a closed set."""
+"""The plan by a token budget: few long rows or many short ones, every step at one width of a closed set."""
 
 from __future__ import annotations
 
@@ -9,31 +9,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.checks import WORD, whole_number
-from ms_prefstream.errors import NoUsableRowsError, OptionError
+from ms_prefstream.errors import OptionError
+from ms_prefstream.plan.indexed import check_index
 from ms_prefstream.plan.options import BudgetOptions
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, use_sequence
 
-_BLOCK = 2**20  # rows that are looked at together
+_BLOCK = 2**20  # rows that are processed together
 
 
 class BudgetPlan:
-    """All usable rows, sorted into lines by the width they need; each line is shuffled and cut into steps of its size.
+    """All usable rows, grouped into lines by the width they need; each line is shuffled and cut into steps of its size.
 
         width      rows a step   rows that need it    line               steps
           128           4             a … j           a … j (10)         2, two rows are left and move on
           256           2             k l m           i j k l m (5)      2, one row moves on
          1024           1             n               m n                2
 
-    What does not fill a step of its own width moves on to the next larger one, other rows in each epoch. So the steps
-    of all lines are the same number in every epoch, and less than one step of the last line is left over. The steps of
-    all lines together are permuted for each epoch.
+    Rows that do not fill a step of their width move on to the next larger one, different rows in each epoch. So the
+    number of steps of every line is the same in every epoch, and less than one step of the last line is left over. The
+    steps of all lines together are permuted for each epoch.
 
-    The plan holds 4 bytes for each usable row (8 beyond 2**31 rows), and of the lengths it was given nothing.
+    The plan stores 4 bytes for each usable row (8 beyond 2**31 rows) and does not keep the lengths.
 
     Args:
         options: What to plan. `rows` counts all rows of the index.
         lengths: (N,) key length of each row; negative where a row is unusable.
+
+    Attributes:
+        steps_per_epoch: Steps of every epoch, the same on all ranks.
+        repeats_per_epoch: Slots of an epoch that hold a row for the second time, to fill the last step.
+        remainder_per_epoch: Rows that an epoch leaves out, because they do not fill a step.
 
     Raises:
         OptionError: The index has another number of rows, or too few usable ones for one step.
@@ -41,19 +47,12 @@ class BudgetPlan:
     """
 
     def __init__(self, options: BudgetOptions, lengths: NDArray[np.integer[Any]]) -> None:
-        if lengths.shape != (options.rows,):
-            raise OptionError(
-                f"The length index has {lengths.size} rows, the source {options.rows}. Build the index anew."
-            )
+        check_index(options, lengths)
         limits = np.array(options.widths, np.int64) - options.extra
         if int(lengths.max()) > limits[-1]:
             raise ValueError(f"a row has {lengths.max()} tokens, but the largest width holds {limits[-1]}")
         self.options = options
         self._rows, own = _by_line(lengths, limits)
-        if not own:
-            raise NoUsableRowsError(
-                f"The length index marks all {options.rows} rows as unusable, so nothing is left to train on."
-            )
         self._limits: list[int] = limits[: len(own)].tolist()
         self._sizes = [options.rows_at(width) for width in options.widths[: len(own)]]
         self._firsts = [0, *itertools.accumulate(own)]
@@ -62,10 +61,13 @@ class BudgetPlan:
             steps, rest = divmod(count + self._moved_in[-1], size)
             self._steps_of.append(steps)
             self._moved_in.append(rest)
-        self._rest = self._moved_in.pop()
-        if self._rest and not options.drop_remainder:
+        rest = self._moved_in.pop()
+        self.repeats_per_epoch, self.remainder_per_epoch = 0, rest
+        if rest and not options.drop_remainder:
             self._steps_of[-1] += 1
+            self.repeats_per_epoch, self.remainder_per_epoch = self._sizes[-1] - rest, 0
         self._ends = np.cumsum(self._steps_of)
+        self.steps_per_epoch = int(self._ends[-1])
         if not self.steps_per_epoch:
             raise OptionError(
                 f"Only {self._rows.size} of {options.rows} rows are usable, less than one step: the budget holds "
@@ -73,23 +75,8 @@ class BudgetPlan:
                 "repeats rows to fill the step."
             )
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of every epoch, the same on all ranks."""
-        return int(self._ends[-1])
-
-    @property
-    def repeats_per_epoch(self) -> int:
-        """Slots of an epoch that hold a row for the second time, to fill the last step (`drop_remainder=False`)."""
-        return 0 if self.options.drop_remainder or not self._rest else self._sizes[-1] - self._rest
-
-    @property
-    def remainder_per_epoch(self) -> int:
-        """Rows that an epoch leaves out, because they do not fill a step (`drop_remainder=True`)."""
-        return self._rest if self.options.drop_remainder else 0
-
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
-        """The row ids of a rank's step, int64; as many as the step's width allows.
+        """Returns the row ids of a rank's step, int64; as many as the step's width allows.
 
         Raises:
             OptionError: There is no such step, or no such rank, or `world` does not divide the logical shards.
@@ -98,27 +85,27 @@ class BudgetPlan:
         line, batch = self._locate(epoch, step)
         size = self._sizes[line]
         count = self._own[line] + self._moved_in[line]
-        positions = (batch * size + np.arange(size)) % count  # beyond the end only where rows are repeated
+        positions = (batch * size + np.arange(size)) % count  # beyond the end only in a step with repeated rows
         return self._line(epoch, line, positions)[rank::world].astype(np.int64)
 
     def step_length(self, epoch: int, step: int) -> int:
-        """The tokens to pad for, on all ranks: what the step's width holds, though its rows may all be shorter."""
+        """Returns the tokens to pad for, on all ranks: all that the step's width holds, even if no row needs it."""
         return self._limits[self._locate(epoch, step)[0]]
 
     def _locate(self, epoch: int, step: int) -> tuple[int, int]:
-        """(line, number of the step in that line) of a step of an epoch."""
+        """Returns (line, number of the step in that line) of a step of an epoch."""
         epoch = whole_number("epoch", epoch, 0, WORD)
         last = self.steps_per_epoch - 1
         step = whole_number("step", step, 0, last)
         key = use_sequence(self.options.seed, epoch, SeedUse.STEPS_BY_BUDGET)
         first, number = KeyedPermutation(last + 1, key).row_of(np.array([0, step])).tolist()
-        if self.options.longest_first and epoch == 0:  # the first step and the widest one change places
+        if self.options.longest_first and epoch == 0:  # the first step and the widest one are swapped
             number = last if step == 0 else first if number == last else number
         line = int(np.searchsorted(self._ends, number, side="right"))
         return line, number - (int(self._ends[line - 1]) if line else 0)
 
     def _line(self, epoch: int, line: int, positions: NDArray[np.int64]) -> NDArray[np.integer[Any]]:
-        """The row ids at these positions of a line: first the rows that moved in, then its own."""
+        """Returns the row ids at these positions of a line: first the rows that moved in, then its own."""
         before = self._moved_in[line]
         moved = positions < before
         found: NDArray[np.integer[Any]] = np.empty(positions.size, self._rows.dtype)
@@ -135,9 +122,9 @@ class BudgetPlan:
 def _by_line(
     lengths: NDArray[np.integer[Any]], limits: NDArray[np.int64]
 ) -> tuple[NDArray[np.integer[Any]], list[int]]:
-    """The usable rows of each line, one line behind the other, and how many each has, up to the last that has any.
+    """Returns the usable rows of all lines, concatenated, and the number of each, up to the last line with rows.
 
-    Sorting would take 30 bytes a row for the moment; looking for one line after another takes 8.
+    Sorting would take 30 bytes a row temporarily; selecting one line after another takes 8.
     """
     line = np.empty(lengths.size, np.uint16)
     for begin in range(0, lengths.size, _BLOCK):

@@ -1,4 +1,4 @@
-"""Several parts in one epoch: how many rows it has, and how many of them come from each part."""
+"""Mixtures: an epoch of several weighted parts, its number of rows, and the row at each position."""
 
 from __future__ import annotations
 
@@ -15,155 +15,10 @@ from numpy.typing import NDArray
 
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import NoUsableRowsError, OptionError
-from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, use_sequence
+from ms_prefstream.plan.shuffle import MULTIPLY_FIRST, MULTIPLY_SECOND, KeyedPermutation, SeedUse, use_sequence
 
 LARGEST_TOTAL = 2**30
-"""Weights add up to about this much at most, so that products of two of them fit 64 bits."""
-
-
-class _Node(NamedTuple):
-    """A set of parts: a single one (`part`), or two sets that share its turns (`left` and `right`)."""
-
-    weight: int
-    first: int  # the lowest part in it
-    part: int = -1
-    left: Any = None
-    right: Any = None
-
-    def left_of(self, turns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many of this many turns are the left set's: its share, rounded; int64 of the same shape."""
-        periods, rest = np.divmod(turns, self.weight)
-        whole = periods * self.left.weight
-        rounded: NDArray[np.int64] = whole + (2 * rest * self.left.weight + self.weight) // (2 * self.weight)
-        return rounded
-
-
-class Schedule:
-    """Deals positions 0, 1, 2, … out to parts, so that each part has its share of every beginning of them.
-
-    Two parts share by rounding: after n turns one has had round(n * share) of them. More parts form a tree of such
-    pairs. So part and count at any position cost one division for each level of the tree, and after each sum of the
-    weights every part has had exactly its weight in turns.
-
-        weights 3, 2        positions  0 1 2 3 4 5 6 7 8 9
-                            parts      0 1 0 1 0 0 1 0 1 0
-                            numbers    0 0 1 1 2 3 2 4 3 5
-
-    Args:
-        weights: Positive whole numbers, as `whole_weights` gives them.
-
-    Attributes:
-        weights: Divided by their greatest common divisor.
-        error_bound: No part is ever further from its share than this many rows: 0.5 with two parts, below 1 with
-            three and four, below 1.7 with any number.
-    """
-
-    def __init__(self, weights: Sequence[int]) -> None:
-        divisor = int(np.gcd.reduce(np.array(weights, np.int64)))
-        self.weights = tuple(weight // divisor for weight in weights)
-        leaves = [_Node(weight, part, part) for part, weight in enumerate(self.weights)]
-        self._root = min((_by_weight(leaves), _by_halves(leaves)), key=_error_bound)
-        self.error_bound = float(_error_bound(self._root))
-
-    def locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For each position its part, and how many turns that part had before; (n,) int64 each."""
-        parts, numbers = np.empty_like(positions), np.empty_like(positions)
-        todo = [(self._root, np.arange(positions.size), positions)]
-        while todo:
-            node, where, turns = todo.pop()
-            if node.part >= 0:
-                parts[where], numbers[where] = node.part, turns
-                continue
-            before = node.left_of(turns)
-            is_left = node.left_of(turns + 1) > before
-            todo.append((node.left, where[is_left], before[is_left]))
-            todo.append((node.right, where[~is_left], (turns - before)[~is_left]))
-        return parts, numbers
-
-    def counts(self, positions: int) -> list[int]:
-        """How many of the first `positions` turns each part has."""
-        counts = [0] * len(self.weights)
-        todo = [(self._root, positions)]
-        while todo:
-            node, turns = todo.pop()
-            if node.part >= 0:
-                counts[node.part] = turns
-                continue
-            left = int(node.left_of(np.array(turns, np.int64)))
-            todo += [(node.left, left), (node.right, turns - left)]
-        return counts
-
-    def position(self, part: int, number: int) -> int:
-        """The position of a part's turn, its first one having number 0; the inverse of `locate`."""
-        above: list[tuple[_Node, bool]] = []
-        node = self._root
-        while node.part != part:
-            is_left = part in _parts(node.left)
-            above.append((node, is_left))
-            node = node.left if is_left else node.right
-        for parent, is_left in reversed(above):
-            half = parent.weight * (2 * number + 1)  # exact: Python's numbers have no largest one
-            # The first n for which round(n * left / weight) is above the number; halves are rounded up.
-            number = -(-half // (2 * parent.left.weight)) - 1 if is_left else half // (2 * parent.right.weight)
-        return number
-
-
-def whole_weights(weights: Sequence[float | Fraction]) -> tuple[int, ...]:
-    """Positive whole numbers in the same proportions.
-
-    Exact for what people write (0.7 and 0.3, 1/3, numbers of rows); otherwise right to one part in 10**9.
-
-    Args:
-        weights: Positive and finite.
-    """
-    exact = [_as_written(weight) for weight in weights]
-    unit = Fraction(math.gcd(*(w.numerator for w in exact)), math.lcm(*(w.denominator for w in exact)))
-    total = sum(exact)
-    if total <= LARGEST_TOTAL * unit:
-        return tuple(int(weight / unit) for weight in exact)
-    return tuple(max(1, round(weight * LARGEST_TOTAL / total)) for weight in exact)
-
-
-def _as_written(weight: float | Fraction) -> Fraction:
-    """0.7 is meant as 7/10, although the float nearest to it is another number."""
-    exact = Fraction(weight)
-    simple = exact.limit_denominator(10**6)
-    return simple if float(simple) == float(weight) else exact
-
-
-def _by_weight(leaves: Sequence[_Node]) -> _Node:
-    """The two lightest sets become one, again and again (Huffman's tree): heavy parts end up near the root."""
-    heap = [(leaf.weight, leaf.first, leaf) for leaf in leaves]
-    heapq.heapify(heap)
-    while len(heap) > 1:
-        light, heavy = heapq.heappop(heap)[2], heapq.heappop(heap)[2]
-        node = _join(heavy, light)
-        heapq.heappush(heap, (node.weight, node.first, node))
-    return heap[0][2]
-
-
-def _by_halves(leaves: Sequence[_Node]) -> _Node:
-    """Half of the parts against the other half: no part is deeper than it must be."""
-    if len(leaves) == 1:
-        return leaves[0]
-    middle = (len(leaves) + 1) // 2
-    return _join(_by_halves(leaves[:middle]), _by_halves(leaves[middle:]))
-
-
-def _join(left: _Node, right: _Node) -> _Node:
-    return _Node(left.weight + right.weight, min(left.first, right.first), -1, left, right)
-
-
-def _parts(node: _Node) -> set[int]:
-    return {node.part} if node.part >= 0 else _parts(node.left) | _parts(node.right)
-
-
-def _error_bound(node: _Node, error: Fraction = Fraction(0)) -> Fraction:
-    """The largest error of any part: half a row from each rounding above it, of which only a share is passed on."""
-    if node.part >= 0:
-        return error
-    shares = ((child, Fraction(child.weight, node.weight)) for child in (node.left, node.right))
-    return max(_error_bound(child, error * share + Fraction(1, 2)) for child, share in shares)
+"""The largest sum of weights, so that products of two of them fit 64 bits."""
 
 
 Stop: TypeAlias = Literal["first", "all"]
@@ -171,16 +26,16 @@ Stop: TypeAlias = Literal["first", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Parts with their sizes and weights. The rows of all parts are numbered through, part by part.
+    """Parts with their sizes and weights. Row ids count through all parts, part by part.
 
         sizes 4, 10   weights 1, 1      stop="first": 8 rows, 4 + 4       stop="all": 20 rows, 10 + 10 (4 repeated)
 
     Attributes:
         sizes: Rows of each part.
         weights: Whole numbers in proportion to the shares of the parts.
-        stop: When the epoch ends. ``first``: when a part has no row left for its turn; that part was seen whole, of
-            the others as many rows as their shares allow, other ones each epoch when shuffling. ``all``: when the last
-            part was seen whole; the others begin anew, in a new order, as often as it takes.
+        stop: When the epoch ends. ``first``: when a part has no row left for its turn. The epoch then has all rows of
+            that part, and of the others as many as their shares allow, different ones each epoch when shuffling.
+            ``all``: when every part was read completely; shorter parts are repeated, in a new order each time.
     """
 
     sizes: tuple[int, ...]
@@ -197,7 +52,7 @@ class Mixture:
 
     @functools.cached_property
     def schedule(self) -> Schedule:
-        """Whose turn it is at each position."""
+        """The part of each position."""
         return Schedule(self.weights)
 
     @functools.cached_property
@@ -210,11 +65,11 @@ class Mixture:
 
     @functools.cached_property
     def firsts(self) -> tuple[int, ...]:
-        """The row id of each part's first row, and behind them the number of rows of all parts together."""
+        """The row id of each part's first row, and at the end the number of rows of all parts."""
         return tuple(sum(self.sizes[:part]) for part in range(len(self.sizes) + 1))
 
     def over(self, usable: NDArray[np.bool_]) -> Mixture:
-        """The same weights over the usable rows alone.
+        """Returns the same weights over the usable rows alone.
 
         Args:
             usable: (rows of all parts,) bool, False for rows that are left out.
@@ -232,24 +87,19 @@ class Mixture:
         return replace(self, sizes=tuple(sizes))
 
 
-# The multipliers of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
-_MULTIPLY_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_MULTIPLY_SECOND = np.uint64(0x94D049BB133111EB)
-
-
 class MixedOrder:
     """The rows of a mixture at the positions of an epoch, in closed form.
 
-    Each part is shuffled on its own, anew for each pass over it, so the shares stay exact wherever one looks: every
-    global batch has its share of every part before it is sorted, and so has every window.
+    Each part is shuffled separately, again for each pass over it, so the shares are exact everywhere: every global
+    batch has its share of every part before it is sorted, and so has every window.
 
     Args:
         mixture: The parts.
         seed: The plan's seed.
         shuffle: True, False or "window"; for the last, a part's rows stay within their window of that part.
-        global_batch: Rows of a step over all ranks. When shuffling, the positions of a step change places, lest a
-            pattern in the turns (every second row, say) always falls to the same rank.
-        window_rows: Rows of a window of the plan; a part's windows are its share of that.
+        global_batch: Rows of a step over all ranks. When shuffling, the positions of a step are permuted. Otherwise a
+            pattern in the turns (every second row, say) would always go to the same rank.
+        window_rows: Rows of a window of the plan; a part's windows have its share of them.
     """
 
     def __init__(
@@ -259,7 +109,7 @@ class MixedOrder:
         self._seed, self._shuffle, self._batch, self._window_rows = seed, shuffle, global_batch, window_rows
 
     def rows_at(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows at these positions, (n,) int64; positions behind the last row begin again at the first."""
+        """Returns the rows at these positions, (n,) int64; positions after the last row wrap to the first."""
         if self._shuffle is not False:
             positions = self._dealt(epoch, positions)
         parts, numbers = self.mixture.schedule.locate(positions % self.mixture.rows)
@@ -270,8 +120,8 @@ class MixedOrder:
         return rows
 
     def _rows_of(self, epoch: int, part: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of a part, counted from its first, that its turns with these numbers take."""
-        turns, inside = np.divmod(numbers, self.mixture.sizes[part])  # which pass over the part, and where in it
+        """Returns the rows of a part, counted from its first, for its turns with these numbers."""
+        turns, inside = np.divmod(numbers, self.mixture.sizes[part])  # the pass over the part, and the place in it
         if self._shuffle is False:
             return inside
         order = self._near if self._shuffle == "window" else self._anywhere
@@ -281,12 +131,12 @@ class MixedOrder:
         return inside
 
     def _anywhere(self, epoch: int, part: int, turn: int, inside: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A permutation of the whole part."""
+        """Permutes the whole part."""
         key = use_sequence(self._seed, epoch, SeedUse.ROWS_OF_PART, part, turn)
         return KeyedPermutation(self.mixture.sizes[part], key).row_of(inside)
 
     def _near(self, epoch: int, part: int, turn: int, inside: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The part's windows change places, except for one that is not full; rows change places within them."""
+        """Permutes the part's windows, except for one that is not full, and the rows within each."""
         size, weights = self.mixture.sizes[part], self.mixture.weights
         share = max(1, self._window_rows * weights[part] // sum(weights))
         windows, rows = np.divmod(inside, share)
@@ -304,16 +154,161 @@ class MixedOrder:
         return found
 
     def _dealt(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The positions that change places with these within their global batch."""
+        """Permutes positions within their global batch."""
         if self._batch == 1:
             return positions
         steps, inside = np.divmod(positions, self._batch)
         found, which = np.unique(steps, return_inverse=True)
         mixed = (found[:, None] * self._batch + np.arange(self._batch)).astype(np.uint64)  # (steps, G)
         for key in use_sequence(self._seed, epoch, SeedUse.TURNS_OF_STEP).generate_state(2, np.uint64):
-            mixed = (mixed ^ key) * _MULTIPLY_FIRST
-            mixed = (mixed ^ (mixed >> np.uint64(32))) * _MULTIPLY_SECOND
+            mixed = (mixed ^ key) * MULTIPLY_FIRST
+            mixed = (mixed ^ (mixed >> np.uint64(32))) * MULTIPLY_SECOND
             mixed ^= mixed >> np.uint64(29)
         places = np.argsort(mixed, axis=1, kind="stable")
         dealt: NDArray[np.int64] = steps * self._batch + places[which, inside]
         return dealt
+
+
+class Schedule:
+    """The part of each position 0, 1, 2, …, such that each part has its share of the first n for every n.
+
+    Two parts share by rounding: after n turns one has had round(n * share) of them. More parts form a tree of such
+    pairs. So part and count at any position cost one division for each level of the tree. After as many turns as the
+    sum of the weights, every part has had exactly its weight in turns.
+
+        weights 3, 2        positions  0 1 2 3 4 5 6 7 8 9
+                            parts      0 1 0 1 0 0 1 0 1 0
+                            numbers    0 0 1 1 2 3 2 4 3 5
+
+    Args:
+        weights: Positive whole numbers, as `whole_weights` gives them.
+
+    Attributes:
+        weights: Divided by their greatest common divisor.
+        error_bound: The largest distance of any part from its share, in rows: 0.5 with two parts, below 1 with three
+            and four, below 1.7 with any number.
+    """
+
+    def __init__(self, weights: Sequence[int]) -> None:
+        divisor = int(np.gcd.reduce(np.array(weights, np.int64)))
+        self.weights = tuple(weight // divisor for weight in weights)
+        leaves = [_Node(weight, part, part) for part, weight in enumerate(self.weights)]
+        self._root = min((_by_weight(leaves), _by_halves(leaves)), key=_error_bound)
+        self.error_bound = float(_error_bound(self._root))
+
+    def locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns the part of each position, and how many turns that part had before; (n,) int64 each."""
+        parts, numbers = np.empty_like(positions), np.empty_like(positions)
+        todo = [(self._root, np.arange(positions.size), positions)]
+        while todo:
+            node, where, turns = todo.pop()
+            if node.part >= 0:
+                parts[where], numbers[where] = node.part, turns
+                continue
+            before = node.left_of(turns)
+            is_left = node.left_of(turns + 1) > before
+            todo.append((node.left, where[is_left], before[is_left]))
+            todo.append((node.right, where[~is_left], (turns - before)[~is_left]))
+        return parts, numbers
+
+    def counts(self, positions: int) -> list[int]:
+        """Returns how many of the first `positions` turns each part has."""
+        counts = [0] * len(self.weights)
+        todo = [(self._root, positions)]
+        while todo:
+            node, turns = todo.pop()
+            if node.part >= 0:
+                counts[node.part] = turns
+                continue
+            left = int(node.left_of(np.array(turns, np.int64)))
+            todo += [(node.left, left), (node.right, turns - left)]
+        return counts
+
+    def position(self, part: int, number: int) -> int:
+        """Returns the position of a part's turn, counted from 0; the inverse of `locate`."""
+        above: list[tuple[_Node, bool]] = []
+        node = self._root
+        while node.part != part:
+            is_left = part in _parts(node.left)
+            above.append((node, is_left))
+            node = node.left if is_left else node.right
+        for parent, is_left in reversed(above):
+            half = parent.weight * (2 * number + 1)  # exact: Python's integers are unbounded
+            # The first n for which round(n * left / weight) is above the number; halves are rounded up.
+            number = -(-half // (2 * parent.left.weight)) - 1 if is_left else half // (2 * parent.right.weight)
+        return number
+
+
+def whole_weights(weights: Sequence[float | Fraction]) -> tuple[int, ...]:
+    """Returns positive whole numbers in the same proportions.
+
+    They are exact for common weights (0.7 and 0.3, 1/3, numbers of rows), otherwise within one part in 10**9.
+
+    Args:
+        weights: Positive and finite.
+    """
+    exact = [_as_written(weight) for weight in weights]
+    unit = Fraction(math.gcd(*(w.numerator for w in exact)), math.lcm(*(w.denominator for w in exact)))
+    total = sum(exact)
+    if total <= LARGEST_TOTAL * unit:
+        return tuple(int(weight / unit) for weight in exact)
+    return tuple(max(1, round(weight * LARGEST_TOTAL / total)) for weight in exact)
+
+
+def _as_written(weight: float | Fraction) -> Fraction:
+    """Returns the simple fraction that a float stands for: 0.7 means 7/10, although the nearest float differs."""
+    exact = Fraction(weight)
+    simple = exact.limit_denominator(10**6)
+    return simple if float(simple) == float(weight) else exact
+
+
+class _Node(NamedTuple):
+    """A set of parts: a single one (`part`), or two sets (`left` and `right`) that share its turns."""
+
+    weight: int
+    first: int  # the lowest part in it
+    part: int = -1
+    left: Any = None
+    right: Any = None
+
+    def left_of(self, turns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns how many of this many turns the left set has: its share, rounded; int64 of the same shape."""
+        periods, rest = np.divmod(turns, self.weight)
+        whole = periods * self.left.weight
+        rounded: NDArray[np.int64] = whole + (2 * rest * self.left.weight + self.weight) // (2 * self.weight)
+        return rounded
+
+
+def _by_weight(leaves: Sequence[_Node]) -> _Node:
+    """Joins the two lightest sets until one is left (Huffman's tree): heavy parts end up near the root."""
+    heap = [(leaf.weight, leaf.first, leaf) for leaf in leaves]
+    heapq.heapify(heap)
+    while len(heap) > 1:
+        light, heavy = heapq.heappop(heap)[2], heapq.heappop(heap)[2]
+        node = _join(heavy, light)
+        heapq.heappush(heap, (node.weight, node.first, node))
+    return heap[0][2]
+
+
+def _by_halves(leaves: Sequence[_Node]) -> _Node:
+    """Joins half of the parts with the other half: no part is deeper than necessary."""
+    if len(leaves) == 1:
+        return leaves[0]
+    middle = (len(leaves) + 1) // 2
+    return _join(_by_halves(leaves[:middle]), _by_halves(leaves[middle:]))
+
+
+def _join(left: _Node, right: _Node) -> _Node:
+    return _Node(left.weight + right.weight, min(left.first, right.first), -1, left, right)
+
+
+def _parts(node: _Node) -> set[int]:
+    return {node.part} if node.part >= 0 else _parts(node.left) | _parts(node.right)
+
+
+def _error_bound(node: _Node, error: Fraction = Fraction(0)) -> Fraction:
+    """Returns the largest error of any part: half a row from each rounding above it, scaled by the shares below."""
+    if node.part >= 0:
+        return error
+    shares = ((child, Fraction(child.weight, node.weight)) for child in (node.left, node.right))
+    return max(_error_bound(child, error * share + Fraction(1, 2)) for child, share in shares)

@@ -1,100 +1,16 @@
-"""What a plan is made from: a few numbers that check themselves."""
+"""The options of plans: frozen numbers that check themselves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import ClassVar, Literal, TypeAlias
 
 from ms_prefstream.checks import WORD, divisors_near, whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.plan.mixture import Mixture
 
 PLAN_VERSION = 1
-"""Raised whenever the same options give another order of rows; states of another version are refused."""
-
-
-class Plan(Protocol):
-    """A step is a pure function of (seed, epoch, step, rank, world): computed, never remembered."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of every epoch, the same on all ranks."""
-
-    @property
-    def repeats_per_epoch(self) -> int:
-        """Slots of an epoch that hold a row for the second time, to fill the last step."""
-
-    @property
-    def remainder_per_epoch(self) -> int:
-        """Rows that an epoch leaves out, because they do not fill a step."""
-
-    def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64] | None:
-        """The planned row ids of a rank's step, int64; None when they cannot be known without lengths."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BudgetOptions:
-    """The numbers that fix which rows form which step, in every epoch and on every number of ranks.
-
-        tokens = 4096, sequences = 2, logical_shards = 2      width   128   256   1024
-                                                              rows     16     8      2   of a step, all ranks together
-
-    Attributes:
-        rows: The number of rows of the source.
-        tokens: Columns times sequences that a step may have, all ranks together: `max_tokens` times the ranks.
-        sequences: Sequences of a row that are padded to the width: 2 for pairs, 1 otherwise.
-        widths: Every width that a step may be padded to, ascending; the last holds any row.
-        extra: Columns of each width that are not meant for tokens.
-        logical_shards: The rows of a step are a multiple of this, so that any number of ranks that divides it shares
-            them out evenly.
-        window: Of no use here: rows are sorted by width over the whole epoch. Kept, because states name it.
-        seed: 0..2**32 - 1.
-        drop_remainder: Rows that do not fill a last step: True leaves them out of the epoch (other ones each epoch),
-            False fills the step with rows that come again.
-        longest_first: Whether the first step of all has the largest width.
-    """
-
-    rows: int
-    tokens: int
-    sequences: int
-    widths: tuple[int, ...]
-    extra: int = 0
-    logical_shards: int = 1
-    window: int = 64
-    seed: int = 0
-    drop_remainder: bool = True
-    longest_first: bool = False
-
-    shuffle: ClassVar[Literal[True]] = True
-    sorts: ClassVar[Literal[True]] = True
-
-    def __post_init__(self) -> None:
-        for name in ("rows", "tokens", "sequences", "logical_shards", "window"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
-        object.__setattr__(self, "seed", whole_number("seed", self.seed, 0, WORD))
-        for name in ("drop_remainder", "longest_first"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"{name}={getattr(self, name)!r} is not allowed; expected True or False.")
-        if not self.rows_at(self.widths[-1]):
-            widest = self.sequences * self.widths[-1]
-            raise OptionError(
-                f"Bucket: max_tokens times the number of ranks is {self.tokens}, shared by logical_shards="
-                f"{self.logical_shards}, but a row takes {widest} tokens when it is padded to the largest width of "
-                f"{self.widths[-1]} columns{' on both sides' if self.sequences == 2 else ''}. Raise max_tokens until "
-                f"that product is {widest * self.logical_shards} or more, or lower the task's length."
-            )
-
-    @property
-    def global_batch(self) -> int:
-        """What states call the global batch: the tokens, as the number of rows differs from step to step."""
-        return self.tokens
-
-    def rows_at(self, width: int) -> int:
-        """Rows of a step that is padded to this width, all ranks together."""
-        return self.logical_shards * (self.tokens // (self.logical_shards * self.sequences * width))
+"""Increased whenever the same options give another order of rows; states of another version are refused."""
 
 
 Shuffle: TypeAlias = Literal["window"] | bool
@@ -102,27 +18,28 @@ Shuffle: TypeAlias = Literal["window"] | bool
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """The numbers that fix which rows form which step, in every epoch and on every number of ranks.
+    """The options that determine which rows form which step, in every epoch and on every number of ranks.
 
     Attributes:
         rows: The number of rows of the source.
         global_batch: Rows of one step, all ranks together.
-        logical_shards: How many shards are planned; a rank owns an equal share of them. More of them let more numbers
-            of ranks resume the run, and cost padding, since every shard sorts a window of its own (one rank of 32 rows
-            and 64 batches a window: 3.6 % with 1 shard, 8.1 % with 8, 16.1 % with 32). Unused with a length index.
+        logical_shards: How many shards are planned; a rank owns an equal share of them. With more shards the run can
+            resume on more numbers of ranks, but padding grows, since every shard sorts a separate window (one rank of
+            32 rows and 64 batches a window: 3.6 % with 1 shard, 8.1 % with 8, 16.1 % with 32). Unused with a length
+            index.
         window: Global batches in a window: the range of rows that is sorted by length together.
         seed: 0..2**32 - 1.
         shuffle: True: a new permutation of all rows for each epoch. False: source order; then nothing is sorted
             either, and step s holds the rows from s * global_batch on. "window": rows stay within their window of the
-            source (for disks that like to be read in order); the windows are visited in a new order each epoch.
-        drop_remainder: Rows beyond a multiple of the global batch: True leaves them out of the epoch (other ones each
-            epoch, when shuffling), False fills the last step with rows from the epoch's beginning.
-        sort: Whether the rows of a window are sorted by length. Of no use where every batch has one length.
-        one_pass: Whether rows can only be read from the front. Each window then holds the rows of its own range of
-            the source, shuffled within it, and slots behind the last row repeat rows of the last window.
-        longest_first: Whether the first step of all holds the longest rows of its window, so that a device that is too
-            small shows at once.
-        mixture: The parts that a mixed epoch is made of; `rows` is then the mixture's `rows`. None for a single part.
+            source (for disks that read best in order); the windows are visited in a new order each epoch.
+        drop_remainder: Rows beyond a multiple of the global batch: True leaves them out of the epoch (different ones
+            each epoch, when shuffling), False fills the last step with rows from the epoch's beginning.
+        sort: Whether the rows of a window are sorted by length. Useless where every batch has one length.
+        one_pass: Whether rows can only be read in order. Each window then holds the rows of its range of the source,
+            shuffled within it, and slots after the last row repeat rows of the last window.
+        longest_first: Whether the very first step holds the longest rows of its window, so that a device with too
+            little memory fails at once.
+        mixture: The parts of a mixed epoch; `rows` is then the mixture's `rows`. None for a single part.
     """
 
     rows: int
@@ -138,12 +55,8 @@ class PlanOptions:
     mixture: Mixture | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rows", "global_batch", "logical_shards", "window"):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
-        object.__setattr__(self, "seed", whole_number("seed", self.seed, 0, WORD))
-        for name in ("drop_remainder", "sort", "longest_first", "one_pass"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"{name}={getattr(self, name)!r} is not allowed; expected True or False.")
+        counts = ("rows", "global_batch", "logical_shards", "window")
+        _check(self, counts, ("drop_remainder", "sort", "longest_first", "one_pass"))
         if not (isinstance(self.shuffle, bool) or self.shuffle == "window"):
             raise OptionError(f"shuffle={self.shuffle!r} is not allowed; expected True, False or 'window'.")
         if self.mixture is not None and (self.one_pass or self.rows != self.mixture.rows):
@@ -186,3 +99,71 @@ class PlanOptions:
     def shard_batch(self) -> int:
         """Rows of one step that come from one logical shard."""
         return self.global_batch // self.logical_shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions:
+    """The options of a plan by a token budget.
+
+        tokens = 4096, sequences = 2, logical_shards = 2      width   128   256   1024
+                                                              rows     16     8      2   of a step, all ranks together
+
+    Attributes:
+        rows: The number of rows of the source.
+        tokens: Columns times sequences that a step may have, all ranks together: `max_tokens` times the ranks.
+        sequences: Sequences of a row that are padded to the width: 2 for pairs, 1 otherwise.
+        widths: Every width that a step may be padded to, ascending; the last holds any row.
+        extra: Columns of each width that do not hold tokens.
+        logical_shards: The rows of a step are a multiple of this, so that any number of ranks that divides it gets
+            equal shares.
+        window: Unused: rows are sorted by width over the whole epoch. States contain it.
+        seed: 0..2**32 - 1.
+        drop_remainder: Rows that do not fill a last step: True leaves them out of the epoch (different ones each
+            epoch), False fills the step with repeated rows.
+        longest_first: Whether the very first step has the largest width.
+    """
+
+    rows: int
+    tokens: int
+    sequences: int
+    widths: tuple[int, ...]
+    extra: int = 0
+    logical_shards: int = 1
+    window: int = 64
+    seed: int = 0
+    drop_remainder: bool = True
+    longest_first: bool = False
+
+    shuffle: ClassVar[Literal[True]] = True
+    sorts: ClassVar[Literal[True]] = True
+
+    def __post_init__(self) -> None:
+        counts = ("rows", "tokens", "sequences", "logical_shards", "window")
+        _check(self, counts, ("drop_remainder", "longest_first"))
+        if not self.rows_at(self.widths[-1]):
+            widest = self.sequences * self.widths[-1]
+            raise OptionError(
+                f"Bucket: max_tokens times the number of ranks is {self.tokens}, shared by logical_shards="
+                f"{self.logical_shards}, but a row takes {widest} tokens when it is padded to the largest width of "
+                f"{self.widths[-1]} columns{' on both sides' if self.sequences == 2 else ''}. Raise max_tokens until "
+                f"that product is {widest * self.logical_shards} or more, or lower the task's length."
+            )
+
+    @property
+    def global_batch(self) -> int:
+        """The global batch in states: the tokens, because the number of rows differs between steps."""
+        return self.tokens
+
+    def rows_at(self, width: int) -> int:
+        """Returns the rows of a step that is padded to this width, all ranks together."""
+        return self.logical_shards * (self.tokens // (self.logical_shards * self.sequences * width))
+
+
+def _check(options: PlanOptions | BudgetOptions, counts: tuple[str, ...], switches: tuple[str, ...]) -> None:
+    """Checks numbers (stored as plain ints), the seed and booleans."""
+    for name in counts:
+        object.__setattr__(options, name, whole_number(name, getattr(options, name), 1))
+    object.__setattr__(options, "seed", whole_number("seed", options.seed, 0, WORD))
+    for name in switches:
+        if not isinstance(getattr(options, name), bool):
+            raise OptionError(f"{name}={getattr(options, name)!r} is not allowed; expected True or False.")

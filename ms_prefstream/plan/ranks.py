@@ -1,4 +1,4 @@
-"""Who does what: ranks, logical shards and the rows each rank adds to a step."""
+"""Ranks, logical shards, and the number of rows that each rank adds to a step."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Ranks:
     def given(
         cls, num_shards: int | None = None, shard_id: int | None = None, logical_shards: int | None = None
     ) -> Ranks:
-        """Ranks from the options a user typed: num_shards and shard_id come together or not at all.
+        """Makes ranks from the options of a user: num_shards and shard_id come together or not at all.
 
         Raises:
             OptionError: One of the two is missing, or a number is not allowed.
@@ -56,15 +56,15 @@ class Ranks:
 
     @property
     def shards(self) -> range:
-        """The logical shards this rank owns, in the order in which they make up its batch."""
+        """The logical shards of this rank, in the order in which they fill its batch."""
         share = self.logical_shards // self.world
         return range(self.rank * share, (self.rank + 1) * share)
 
     def global_batch(self, batch_size: int) -> int:
-        """Rows of one step over all ranks, when this many are asked for on each.
+        """Returns the rows of one step over all ranks, with this many on each rank.
 
         Raises:
-            OptionError: The logical shards cannot share them out evenly.
+            OptionError: The logical shards cannot get equal shares.
         """
         rows = whole_number("batch_size", batch_size, 1) * self.world
         if rows % self.logical_shards:
@@ -77,10 +77,10 @@ class Ranks:
         return rows
 
     def batch_size(self, global_batch: int) -> int:
-        """Rows of this rank in a step of `global_batch` rows.
+        """Returns the rows of this rank in a step of `global_batch` rows.
 
         Raises:
-            OptionError: The ranks cannot share them out evenly.
+            OptionError: The ranks cannot get equal shares.
         """
         rows = whole_number("global_batch", global_batch, 1)
         if rows % self.world:

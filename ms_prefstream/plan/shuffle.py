@@ -1,4 +1,4 @@
-"""A permutation of 0..n-1 that is computed, not stored."""
+"""Seed sequences by use, and permutations of 0..n-1 that are computed instead of stored."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Words = NDArray[np.uint64]
+Half = tuple[Words, Words]
+
+LARGEST = 2**60
+_ROUNDS = 10  # with fewer, domains of a handful of rows are visibly uneven
+_BLOCK = 16384  # rows at a time: the working arrays stay in the second-level cache
+_HALF = np.uint64(32)
+# The multipliers of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+MULTIPLY_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+MULTIPLY_SECOND = np.uint64(0x94D049BB133111EB)
+
 
 class SeedUse(enum.IntEnum):
-    """What a sequence is for; two uses never share their numbers."""
+    """The use of a seed sequence; two uses never share random numbers."""
 
     BATCH_ORDER = 1
     ROWS_OF_WINDOW = 2
@@ -30,63 +41,51 @@ class SeedUse(enum.IntEnum):
 
 
 def epoch_sequence(seed: int, epoch: int) -> np.random.SeedSequence:
-    """The sequence behind one epoch's permutation of all rows."""
+    """Returns the seed of one epoch's permutation of all rows."""
     return np.random.SeedSequence([seed, epoch])
 
 
 def run_sequence(seed: int, use: SeedUse) -> np.random.SeedSequence:
-    """The sequence behind one use of a whole run."""
+    """Returns the seed of one use in a whole run."""
     return np.random.SeedSequence([seed], spawn_key=(int(use),))
 
 
 def window_sequence(seed: int, epoch: int, window: int, use: SeedUse, *which: int) -> np.random.SeedSequence:
-    """The sequence behind one use of one window, or of a shard of it.
+    """Returns the seed of one use in one window, or in a shard of it.
 
-    `SeedSequence` fills up with zeros, so ``[seed, epoch, 0]`` alone would equal ``[seed, epoch]``: window 0 would
-    repeat the epoch's own key. The use stands behind the fill (a spawn key) and keeps them apart.
+    `SeedSequence` pads with zeros, so ``[seed, epoch, 0]`` alone would equal ``[seed, epoch]``: window 0 would repeat
+    the epoch's key. The use is a spawn key, which follows the padding and keeps them apart.
     """
     return np.random.SeedSequence([seed, epoch, window], spawn_key=(int(use), *which))
 
 
 def use_sequence(seed: int, epoch: int, use: SeedUse, *which: int) -> np.random.SeedSequence:
-    """The sequence behind one use of an epoch, or of what is named: a part of a mixture, a pass over it, a width."""
+    """Returns the seed of one use in an epoch, or in a part of it: of a mixture, a pass over it, a width."""
     return np.random.SeedSequence([seed, epoch], spawn_key=(int(use), *which))
 
 
 def keyed_order(count: int, sequence: np.random.SeedSequence) -> NDArray[np.int64]:
-    """A permutation of a few items, (count,) int64: the order of their random 64-bit words.
+    """Returns a permutation of a few items, (count,) int64: the order of their random 64-bit words.
 
     `numpy.random.Generator.permutation` may change between numpy versions; the words of a `SeedSequence` may not.
     """
     return np.argsort(sequence.generate_state(count, np.uint64), kind="stable").astype(np.int64, copy=False)
 
 
-Words = NDArray[np.uint64]
-Half = tuple[Words, Words]
-
-LARGEST = 2**60
-_ROUNDS = 10  # with fewer, domains of a handful of rows are visibly uneven
-_BLOCK = 16384  # rows at a time: the working arrays stay in the second-level cache
-_HALF = np.uint64(32)
-# The multipliers of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
-_MULTIPLY_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_MULTIPLY_SECOND = np.uint64(0x94D049BB133111EB)
-
-
 class KeyedPermutation:
     """A bijection of 0..n-1, chosen by a key, in constant memory and both directions.
 
-    A Feistel network over a rectangle of a x b >= n cells, with a and b close to the square root of n. In each round
-    one coordinate is moved on by a keyed hash of the other, modulo its side, which can be undone. The few cells that
-    lie outside 0..n-1 (fewer than a) are led back in by going on until the result is inside (cycle walking: Black and
-    Rogaway, "Ciphers with Arbitrary Finite Domains", 2002).
+    A Feistel network over a rectangle of a x b >= n cells, with a and b close to the square root of n. In each round a
+    keyed hash of one coordinate is added to the other, modulo its side, which is invertible. The few results outside
+    0..n-1 (fewer than a) are mapped again until they are inside (cycle walking: Black and Rogaway, "Ciphers with
+    Arbitrary Finite Domains", 2002).
 
         positions   0  1  2  3  4  5  6
-        row_of      4  0  6  1  5  2  3      and index_of leads back
+        row_of      4  0  6  1  5  2  3      index_of is the inverse
 
     Args:
         n: The number of rows, 1..2**60.
-        key: The seed sequence that picks the permutation.
+        key: The seed sequence that selects the permutation.
     """
 
     def __init__(self, n: int, key: np.random.SeedSequence) -> None:
@@ -98,11 +97,11 @@ class KeyedPermutation:
         self._keys = key.generate_state(_ROUNDS, np.uint64)
 
     def row_of(self, positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        """The rows at these positions; int64 of the same shape."""
+        """Returns the rows at these positions; int64 of the same shape."""
         return self._walk(positions, self._forward)
 
     def index_of(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        """The positions at which these rows stand; int64 of the same shape."""
+        """Returns the positions of these rows; int64 of the same shape."""
         return self._walk(rows, self._backward)
 
     def _walk(self, numbers: NDArray[np.integer[Any]], turn: Callable[[Words], Words]) -> NDArray[np.int64]:
@@ -145,11 +144,11 @@ class KeyedPermutation:
         return high, cells - high * wide
 
     def _hash(self, half: Words, turn: int, size: int) -> Words:
-        """A keyed number in 0..size-1 for each half: two multiplications, then the upper 32 bits scaled down."""
+        """Hashes each half to a number in 0..size-1: two keyed multiplications, then the upper 32 bits scaled down."""
         mixed: Words = half ^ self._keys[turn]
-        mixed *= _MULTIPLY_FIRST
+        mixed *= MULTIPLY_FIRST
         mixed ^= mixed >> _HALF
-        mixed *= _MULTIPLY_SECOND
+        mixed *= MULTIPLY_SECOND
         mixed >>= _HALF
         mixed *= np.uint64(size)
         mixed >>= _HALF
@@ -157,14 +156,14 @@ class KeyedPermutation:
 
 
 def _add(half: Words, step: Words, size: int) -> Words:
-    """(half + step) modulo size, both below size: unsigned numbers wrap, so the wrong candidate is the huge one."""
+    """Adds modulo size, both below size: unsigned numbers wrap, so the wrong candidate is the huge one."""
     total = half + step
     reduced: Words = np.minimum(total, total - np.uint64(size))
     return reduced
 
 
 def _subtract(half: Words, step: Words, size: int) -> Words:
-    """(half - step) modulo size, both below size."""
+    """Subtracts modulo size, both below size."""
     difference = half - step
     reduced: Words = np.minimum(difference, difference + np.uint64(size))
     return reduced

@@ -1,4 +1,4 @@
-"""What must be saved to go on: a few numbers and fingerprints, the same on every rank."""
+"""The saved state of a run: a few numbers and fingerprints, the same on every rank."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ State = dict[str, Any]
 
 
 def make_state(settings: Mapping[str, Any], step: int, steps_per_epoch: int) -> State:
-    """The state before an absolute step: a dict of plain values for JSON.
+    """Returns the state before an absolute step: a dict of plain values for JSON.
 
     Args:
-        settings: What decides which rows form which step and what they become; plain values by name.
+        settings: Everything that determines the rows and samples of each step; plain values by name.
         step: Steps that the trainer has finished, counted over all epochs.
         steps_per_epoch: K; the epoch is step // K.
     """
@@ -32,7 +32,7 @@ def make_state(settings: Mapping[str, Any], step: int, steps_per_epoch: int) -> 
 
 
 def check_state(state: Any, settings: Mapping[str, Any], steps_per_epoch: int) -> int:
-    """The absolute step of a saved state, once everything it depends on is found unchanged.
+    """Returns the absolute step of a saved state after checking that nothing it depends on has changed.
 
     Args:
         state: What `make_state` returned, perhaps after a trip through JSON.
@@ -40,7 +40,7 @@ def check_state(state: Any, settings: Mapping[str, Any], steps_per_epoch: int) -
         steps_per_epoch: K in use now.
 
     Raises:
-        StateError: Something is missing or differs; names the old and the new value.
+        StateError: A setting is missing or differs; names the old and the new value.
     """
     if not isinstance(state, Mapping):
         raise StateError(f"a state is a dict as stream.state(step) returns it; found {type(state).__name__}.")
@@ -55,9 +55,9 @@ def check_state(state: Any, settings: Mapping[str, Any], steps_per_epoch: int) -
     ]
     if changes:
         raise StateError(
-            "the state was saved with other settings, so going on would repeat or lose rows: "
+            "the state was saved with other settings, so resuming would repeat or lose rows: "
             + "; ".join(changes)
-            + ". Use the former settings, or start anew without the state."
+            + ". Use the former settings, or start again without the state."
         )
     step = state["step"]
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:

@@ -1,7 +1,8 @@
-"""The calendar both plans share: steps, windows, and which row stands at which position of an epoch."""
+"""Steps, windows and the order of rows in an epoch; and the plan that sorts each window where it is loaded."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +16,189 @@ from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, epoch_sequence, keyed_order, window_sequence
 
 
-class Arrangement(NamedTuple):
-    """How the slots of a shard's window become batches.
+class Windows:
+    """An epoch as a line of positions, K steps of G rows each, cut into windows of W steps.
+
+        rows = 11, G = 2, W = 2      positions   0 1 2 3 | 4 5 6 7 | 8 9        K = 5, the last window is short
+                                     windows        0    |    1    |  2         one row is left out
+
+    Args:
+        options: What to plan; checked already.
+        steps: The steps of an epoch that holds exactly `options.rows` positions, whatever G is (packs of rows): each
+            window then has positions in proportion to its steps. None where every step holds G rows.
 
     Attributes:
-        batches: (s, b) int64, the slots of each batch; every slot stands in exactly one.
+        steps_per_epoch: Steps of every epoch, the same on all ranks.
+        windows_per_epoch: Windows of every epoch; the last one may be short.
+        repeats_per_epoch: Slots of an epoch that hold a row for the second time, to fill the last step.
+        remainder_per_epoch: Rows that an epoch leaves out, because they do not fill a step.
+    """
+
+    def __init__(self, options: PlanOptions, steps: int | None = None) -> None:
+        self.options = options
+        batch, self._positions = options.global_batch, options.rows
+        if steps is None:
+            whole, rest = divmod(options.rows, batch)
+            steps = whole + (1 if rest and not options.drop_remainder else 0)
+            self._positions = steps * batch
+            self._window_rows = options.window * batch
+            self._full_windows = options.rows // self._window_rows
+        else:
+            batch = 1
+            self._window_rows = math.ceil(options.rows * options.window / steps)
+            self._full_windows = steps // options.window
+        self.steps_per_epoch = steps
+        self.windows_per_epoch = -(-steps // options.window)
+        self.repeats_per_epoch = max(0, self._positions - options.rows)
+        self.remainder_per_epoch = max(0, options.rows - self._positions)
+        # The order of the last requested window: every step of a window reads it.
+        self._order: tuple[tuple[int, int], NDArray[np.int64]] = (-1, -1), np.empty(0, np.int64)
+        self._mixed = None
+        if options.mixture is not None:
+            self._mixed = MixedOrder(
+                options.mixture,
+                seed=options.seed,
+                shuffle=options.shuffle,
+                global_batch=batch,
+                window_rows=self._window_rows,
+            )
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """Returns (window, step in that window) of a step of an epoch.
+
+        Raises:
+            OptionError: The epoch has no such step.
+        """
+        return divmod(whole_number("step", step, 0, self.steps_per_epoch - 1), self.options.window)
+
+    def steps_in(self, window: int) -> int:
+        """Returns the steps of a window: `options.window`, fewer in a short last one."""
+        window = whole_number("window", window, 0, self.windows_per_epoch - 1)
+        return min(self.options.window, self.steps_per_epoch - window * self.options.window)
+
+    def window_start(self, window: int) -> int:
+        """Returns the epoch position at which a window begins; the end of the epoch for the window after the last."""
+        steps = min(window * self.options.window, self.steps_per_epoch)
+        return self._positions * steps // self.steps_per_epoch
+
+    def batch_order(self, epoch: int, window: int) -> NDArray[np.int64]:
+        """Returns which batch of a window each of its steps takes, (steps_in(window),) int64, the same on all ranks.
+
+        Without it, consecutive steps would grow in length together. In the very first window, `longest_first` moves
+        the last batch of the sorted window, the longest, to the front. The array is cached and read-only.
+        """
+        steps, epoch = self.steps_in(window), whole_number("epoch", epoch, 0, WORD)
+        kept = self._order  # read once: other threads may replace it
+        if kept[0] != (epoch, window):
+            kept = (epoch, window), self._new_order(epoch, window, steps)
+            kept[1].flags.writeable = False
+            self._order = kept
+        return kept[1]
+
+    def _new_order(self, epoch: int, window: int, steps: int) -> NDArray[np.int64]:
+        if self.options.shuffle is False:
+            return np.arange(steps)
+        order = keyed_order(steps, window_sequence(self.options.seed, epoch, window, SeedUse.BATCH_ORDER))
+        if self.options.longest_first and epoch == 0 and window == 0:
+            order = np.concatenate([[steps - 1], order[order != steps - 1]])
+        return order
+
+    def rows_at(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the rows at these positions of an epoch, int64; positions after the last row wrap to the first."""
+        epoch = whole_number("epoch", epoch, 0, WORD)
+        if self.options.one_pass:
+            return self._rows_by_window(epoch, positions)
+        if self._mixed is not None:
+            return self._mixed.rows_at(epoch, positions)
+        positions = positions % self.options.rows
+        if self.options.shuffle is False:
+            return positions
+        if self.options.shuffle is True:
+            return KeyedPermutation(self.options.rows, epoch_sequence(self.options.seed, epoch)).row_of(positions)
+        return self._rows_by_window(epoch, positions)
+
+    def _rows_by_window(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Computes `rows_at` where a window holds rows of one range of the source: one pass, or shuffle="window"."""
+        windows, inside = np.divmod(positions, self._window_rows)
+        rows = np.empty_like(positions)
+        for window in np.unique(windows).tolist():
+            source = window if self.options.one_pass else self._source_window(epoch, window)
+            start = source * self._window_rows
+            size = self.options.rows - start
+            # Read in any order, the last window also covers the remainder, so each epoch leaves out different rows.
+            if self.options.one_pass or source < self.windows_per_epoch - 1:
+                size = min(size, self._window_rows)
+            here = windows == window
+            places = inside[here] % size
+            if self.options.shuffle:
+                key = window_sequence(self.options.seed, epoch, source, SeedUse.ROWS_OF_WINDOW)
+                places = KeyedPermutation(size, key).row_of(places)
+            rows[here] = start + places
+        return rows
+
+    def _source_window(self, epoch: int, window: int) -> int:
+        """Returns which window of the source the epoch visits as `window`; one that is not full stays last."""
+        if window >= self._full_windows:
+            return window
+        key = window_sequence(self.options.seed, epoch, 0, SeedUse.WINDOW_ORDER)
+        return int(KeyedPermutation(self._full_windows, key).row_of(np.array([window]))[0])
+
+
+class WindowedPlan(Windows):
+    """Windows dealt out to logical shards; the rank that owns a shard sorts the shard's part of each window.
+
+    Position p of a window belongs to logical shard p % C, so every shard has the same number of rows in each window,
+    and a global step holds the same rows whatever the number of ranks. The path of a step:
+
+        window, inside = plan.locate(step)
+        batch = plan.batch_order(epoch, window)[inside]
+        for shard in Ranks(world, rank, C).shards:
+            rows = plan.shard_rows(epoch, window, shard)                # (s * b,)
+            batches, filled_by = plan.arrange(lengths_of(rows), rows)   # tokenises one window
+            rows[filled_by[batches[batch]]]                             # (b,) what this shard adds to the step
+
+    Args:
+        options: What to plan.
+    """
+
+    def shard_rows(self, epoch: int, window: int, shard: int) -> NDArray[np.int64]:
+        """Returns the planned row ids of a shard in a window, (steps_in(window) * b,) int64, in window order."""
+        shards = self.options.logical_shards
+        shard = whole_number("shard", shard, 0, shards - 1)
+        count = self.steps_in(window) * self.options.shard_batch
+        return self.rows_at(epoch, self.window_start(window) + shard + shards * np.arange(count))
+
+    def arrange(self, lengths: NDArray[np.integer[Any]], rows: NDArray[np.int64]) -> Arrangement:
+        """Returns the batches of one logical shard's window, bad rows replaced; see the function `arrange`.
+
+        Args:
+            lengths: (s * b,) key lengths in window order; -1 where the row is bad.
+            rows: (s * b,) int64, what `shard_rows` gave.
+        """
+        return arrange(lengths, rows, self.options.shard_batch, sort=self.options.sorts)
+
+    def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64] | None:
+        """Returns the planned row ids of a rank's step, (G / world,) int64; None when they depend on lengths.
+
+        Raises:
+            OptionError: There is no such step, or no such rank, or `world` does not divide the logical shards.
+        """
+        ranks = Ranks(world, rank, self.options.logical_shards)
+        window, inside = self.locate(step)
+        if self.options.sorts:
+            return None
+        batch = self.batch_order(epoch, window)[inside]
+        slots = batch * self.options.shard_batch + np.arange(self.options.shard_batch)
+        shards = np.array(ranks.shards)[:, None]  # (C / world, 1)
+        positions = self.window_start(window) + shards + self.options.logical_shards * slots
+        return self.rows_at(epoch, positions.reshape(-1))
+
+
+class Arrangement(NamedTuple):
+    """The slots of a shard's window as batches.
+
+    Attributes:
+        batches: (s, b) int64, the slots of each batch; every slot is in exactly one.
         filled_by: (s * b,) int64, the slot whose row each slot delivers: itself, or its stand-in.
     """
 
@@ -33,7 +212,7 @@ def arrange(
     """Fills the slots of bad rows, sorts by length and cuts into batches.
 
     The i-th bad slot, in window order, is filled by the i-th good slot in key order (length, then row id, ascending),
-    beginning again when there are more bad slots than good ones. Slots are then sorted by (length of the row that
+    cyclically when there are more bad slots than good ones. Slots are then sorted by (length of the row that
     fills them, planned row id).
 
         lengths    9 -1  4  7     rows  30 10 20 40     batch_rows 2
@@ -63,7 +242,7 @@ def arrange(
 def _stand_ins(
     lengths: NDArray[np.integer[Any]], rows: NDArray[np.int64], good: NDArray[np.int64], wanted: int
 ) -> NDArray[np.int64]:
-    """The first `wanted` good slots in key order, cyclically: (wanted,) int64."""
+    """Returns the first `wanted` good slots in key order, cyclically: (wanted,) int64."""
     if not good.size:
         shown = ", ".join(str(row) for row in rows[:5].tolist()) + (", …" if rows.size > 5 else "")
         raise NoUsableRowsError(
@@ -74,194 +253,3 @@ def _stand_ins(
     by_key = np.lexsort((rows[good], lengths[good]))
     chosen: NDArray[np.int64] = good[by_key[np.arange(wanted) % good.size]]
     return chosen
-
-
-class Windows:
-    """An epoch as a line of positions 0..K * G - 1 (K steps of G rows), cut into windows of W steps.
-
-        rows = 11, G = 2, W = 2      positions   0 1 2 3 | 4 5 6 7 | 8 9        K = 5, the last window is short
-                                     windows        0    |    1    |  2         one row is left out
-
-    Args:
-        options: What to plan; checked already.
-    """
-
-    def __init__(self, options: PlanOptions) -> None:
-        self.options = options
-        self._window_rows = options.window * options.global_batch
-        # The one asked for last: a batch at every step, and a window has many.
-        self._order: tuple[tuple[int, int], NDArray[np.int64]] = (-1, -1), np.empty(0, np.int64)
-        self._mixed = None
-        if options.mixture is not None:
-            self._mixed = MixedOrder(
-                options.mixture,
-                seed=options.seed,
-                shuffle=options.shuffle,
-                global_batch=options.global_batch,
-                window_rows=self._window_rows,
-            )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of every epoch, the same on all ranks."""
-        whole, rest = divmod(self.options.rows, self.options.global_batch)
-        return whole + (1 if rest and not self.options.drop_remainder else 0)
-
-    @property
-    def windows_per_epoch(self) -> int:
-        """Windows of every epoch; the last one may be short."""
-        return -(-self.steps_per_epoch // self.options.window)
-
-    @property
-    def repeats_per_epoch(self) -> int:
-        """Slots of an epoch that hold a row for the second time, to fill the last step (`drop_remainder=False`)."""
-        return max(0, self.steps_per_epoch * self.options.global_batch - self.options.rows)
-
-    @property
-    def remainder_per_epoch(self) -> int:
-        """Rows that an epoch leaves out, because they do not fill a step (`drop_remainder=True`)."""
-        return max(0, self.options.rows - self.steps_per_epoch * self.options.global_batch)
-
-    def locate(self, step: int) -> tuple[int, int]:
-        """(window, step in that window) of a step of an epoch.
-
-        Raises:
-            OptionError: The epoch has no such step.
-        """
-        return divmod(whole_number("step", step, 0, self.steps_per_epoch - 1), self.options.window)
-
-    def steps_in(self, window: int) -> int:
-        """The steps of a window: `options.window`, fewer in a short last one."""
-        window = whole_number("window", window, 0, self.windows_per_epoch - 1)
-        return min(self.options.window, self.steps_per_epoch - window * self.options.window)
-
-    def batch_order(self, epoch: int, window: int) -> NDArray[np.int64]:
-        """Which batch of a window each of its steps takes, (steps_in(window),) int64; one order for all ranks.
-
-        Without it neighbouring steps would grow in length together. In the first window of all, `longest_first` brings
-        the last batch of the sorted window, the longest, to the front. The array is kept: it is not to be changed.
-        """
-        steps, epoch = self.steps_in(window), _checked(epoch)
-        kept = self._order  # one look at it: other threads may replace it
-        if kept[0] != (epoch, window):
-            kept = (epoch, window), self._new_order(epoch, window, steps)
-            kept[1].flags.writeable = False
-            self._order = kept
-        return kept[1]
-
-    def _new_order(self, epoch: int, window: int, steps: int) -> NDArray[np.int64]:
-        if self.options.shuffle is False:
-            return np.arange(steps)
-        order = keyed_order(steps, window_sequence(self.options.seed, epoch, window, SeedUse.BATCH_ORDER))
-        if self.options.longest_first and epoch == 0 and window == 0:
-            order = np.concatenate([[steps - 1], order[order != steps - 1]])
-        return order
-
-    def window_start(self, window: int) -> int:
-        """The epoch position at which a window begins."""
-        return window * self._window_rows
-
-    def rows_at(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows at these positions of an epoch, int64; positions behind the last row begin again at the first."""
-        epoch = _checked(epoch)
-        if self.options.one_pass:
-            return self._rows_in_place(epoch, positions)
-        if self._mixed is not None:
-            return self._mixed.rows_at(epoch, positions)
-        positions = positions % self.options.rows
-        if self.options.shuffle is False:
-            return positions
-        if self.options.shuffle is True:
-            return KeyedPermutation(self.options.rows, epoch_sequence(self.options.seed, epoch)).row_of(positions)
-        return self._rows_near(epoch, positions)
-
-    def _rows_near(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`rows_at` for shuffle="window": windows change places, rows change places within their window."""
-        windows, inside = np.divmod(positions, self._window_rows)
-        rows = np.empty_like(positions)
-        for window in np.unique(windows).tolist():
-            source = self._source_window(epoch, window)
-            start = self.window_start(source)
-            # The last window also covers the remainder, so that the rows left out are other ones each epoch.
-            size = self.options.rows - start if source == self.windows_per_epoch - 1 else self._window_rows
-            key = window_sequence(self.options.seed, epoch, source, SeedUse.ROWS_OF_WINDOW)
-            here = windows == window
-            rows[here] = start + KeyedPermutation(size, key).row_of(inside[here])
-        return rows
-
-    def _rows_in_place(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`rows_at` for one pass: the positions of a window are rows of the same range of the source."""
-        windows, inside = np.divmod(positions, self._window_rows)
-        rows = np.empty_like(positions)
-        for window in np.unique(windows).tolist():
-            start = self.window_start(window)
-            here = windows == window
-            size = min(self._window_rows, self.options.rows - start)
-            rows[here] = inside[here] % size
-            if self.options.shuffle:
-                key = window_sequence(self.options.seed, epoch, window, SeedUse.ROWS_OF_WINDOW)
-                rows[here] = KeyedPermutation(size, key).row_of(rows[here])
-            rows[here] += start
-        return rows
-
-    def _source_window(self, epoch: int, window: int) -> int:
-        """Which window of the source is visited as the epoch's `window`; one that is not full stays last."""
-        full = self.options.rows // self._window_rows
-        if window >= full:
-            return window
-        key = window_sequence(self.options.seed, epoch, 0, SeedUse.WINDOW_ORDER)
-        return int(KeyedPermutation(full, key).row_of(np.array([window]))[0])
-
-
-def _checked(epoch: int) -> int:
-    return whole_number("epoch", epoch, 0, WORD)
-
-
-class WindowedPlan(Windows):
-    """Windows dealt out to logical shards; each shard's window is sorted on its own by the rank that owns it.
-
-    Position p of a window belongs to logical shard p % C, so every shard has the same number of rows in each window,
-    and a global step holds the same rows whatever the number of ranks. The path of a step:
-
-        window, inside = plan.locate(step)
-        batch = plan.batch_order(epoch, window)[inside]
-        for shard in Ranks(world, rank, C).shards:
-            rows = plan.shard_rows(epoch, window, shard)                # (s * b,)
-            batches, filled_by = plan.arrange(lengths_of(rows), rows)   # tokenises one window
-            rows[filled_by[batches[batch]]]                             # (b,) what this shard adds to the step
-
-    Args:
-        options: What to plan.
-    """
-
-    def shard_rows(self, epoch: int, window: int, shard: int) -> NDArray[np.int64]:
-        """The planned row ids of one logical shard in one window, (steps_in(window) * b,) int64, in window order."""
-        shards = self.options.logical_shards
-        shard = whole_number("shard", shard, 0, shards - 1)
-        count = self.steps_in(window) * self.options.shard_batch
-        return self.rows_at(epoch, self.window_start(window) + shard + shards * np.arange(count))
-
-    def arrange(self, lengths: NDArray[np.integer[Any]], rows: NDArray[np.int64]) -> Arrangement:
-        """The batches of one logical shard's window, bad rows replaced; see `arrangement.arrange`.
-
-        Args:
-            lengths: (s * b,) key lengths in window order; -1 where the row is bad.
-            rows: (s * b,) int64, what `shard_rows` gave.
-        """
-        return arrange(lengths, rows, self.options.shard_batch, sort=self.options.sorts)
-
-    def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64] | None:
-        """The planned row ids of a rank's step, (G / world,) int64; None when they depend on lengths.
-
-        Raises:
-            OptionError: There is no such step, or no such rank, or `world` does not divide the logical shards.
-        """
-        ranks = Ranks(world, rank, self.options.logical_shards)
-        window, inside = self.locate(step)
-        if self.options.sorts:
-            return None
-        batch = self.batch_order(epoch, window)[inside]
-        slots = batch * self.options.shard_batch + np.arange(self.options.shard_batch)
-        shards = np.array(ranks.shards)[:, None]  # (C / world, 1)
-        positions = self.window_start(window) + shards + self.options.logical_shards * slots
-        return self.rows_at(epoch, positions.reshape(-1))

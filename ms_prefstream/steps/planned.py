@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from ms_prefstream.errors import NoUsableRowsError, StateError
 from ms_prefstream.load.loader import Load
+from ms_prefstream.plan.bin_packing import Fitted
 from ms_prefstream.plan.budget import BudgetPlan
 from ms_prefstream.plan.indexed import IndexedPlan
-from ms_prefstream.plan.packed import PackedPlan, PackedWindows, WindowPacks
+from ms_prefstream.plan.packed import PackedPlan, PackedWindows
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windows import WindowedPlan
 from ms_prefstream.report.bad_rows import BadRows
@@ -328,5 +329,5 @@ class PackedSteps(WindowedSteps):
             raise NoUsableRowsError("no good row")
         kept = [sample for sample in samples if sample is not None]
         sizes = np.array([sample.total_length for sample in kept], np.int64)
-        packs: WindowPacks = self.plan.pack(sizes, *divmod(unit, self.plan.windows_per_epoch), shard)
+        packs: Fitted = self.plan.pack(sizes, *divmod(unit, self.plan.windows_per_epoch), shard)
         return _ShardWindow(rows[good], kept, packs)

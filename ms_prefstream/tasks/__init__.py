@@ -1,8 +1,13 @@
-"""Tasks: what a record becomes. One file a task; `Task` in base.py says what a task must offer."""
+"""Tasks: what a record becomes. One file a task and its line in `TASKS`; `Task` in base.py is the contract."""
+
+from typing import Any
 
 from ms_prefstream.tasks.base import Task
 from ms_prefstream.tasks.dpo import DPO
 from ms_prefstream.tasks.reward import Reward
 from ms_prefstream.tasks.rlhf import RLHF
 
-__all__ = ["DPO", "RLHF", "Reward", "Task"]
+__all__ = ["DPO", "RLHF", "TASKS", "Reward", "Task"]
+
+TASKS: dict[str, type[Any]] = {"dpo": DPO, "reward": Reward, "rlhf": RLHF}
+"""Name on the command line -> the task; in YAML files a task goes by the name of its class."""

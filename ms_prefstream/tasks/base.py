@@ -1,4 +1,4 @@
-"""What a task is: which records it takes, how long they may be, and what they become."""
+"""The contract of a task, and the checks and the truncation that tasks share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,57 @@ from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Flat, fit
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.sample import Sample, Sequence
 
+Sampler: TypeAlias = Callable[[Many[Flat], float | None], Sample]
+"""A function (sides of one row, margin) -> sample. It raises `RowError` for a row without anything to learn."""
+
+
+class Task(Protocol):
+    """The options of a task: a frozen dataclass that checks itself, and makes the function from tokens to samples."""
+
+    @property
+    def name(self) -> str:
+        """Its key in `TASKS`."""
+
+    @property
+    def layout(self) -> str:
+        """The layout of its batches (see `ms_prefstream.batch.layouts`)."""
+
+    @property
+    def pairs(self) -> bool:
+        """Whether rows must be pairs; otherwise the chosen side of a pair is the response."""
+
+    @property
+    def length(self) -> int:
+        """The largest number of tokens of a sequence."""
+
+    @property
+    def shifted(self) -> bool:
+        """Whether labels and loss mask are shifted one column to the left."""
+
+    @property
+    def margin(self) -> bool:
+        """Whether batches have a margin column."""
+
+    @property
+    def prompt_columns(self) -> int | None:
+        """Columns of prompt_ids; None for layouts without them."""
+
+    def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
+        """Returns the function that makes samples.
+
+        Raises:
+            TokenizerError: The vocabulary lacks a token that the task needs.
+        """
+
+    def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
+        """Returns control tokens that no content may hold, whatever `special_tokens_in_content` says."""
+
 
 def fit_pair(sides: Many[Flat], limits: Budget) -> tuple[Sequence, ...]:
-    """Both sides within their budget.
+    """Truncates both sides to their budget.
 
     Raises:
-        RowError: If a side has nothing to train on, or the sides no longer differ.
+        RowError: A side has nothing to train on, or the sides no longer differ.
     """
     for name, side in zip(("chosen", "rejected"), sides, strict=True):
         if not side.spans:
@@ -35,66 +80,20 @@ def fit_pair(sides: Many[Flat], limits: Budget) -> tuple[Sequence, ...]:
     return sequences
 
 
-Sampler: TypeAlias = Callable[[Many[Flat], float | None], Sample]
-"""(sides of one row, margin) -> sample; raises `RowError` when nothing can be learned from the row."""
-
-
-class Task(Protocol):
-    """The options of a task; frozen, checked when they are made."""
-
-    @property
-    def name(self) -> str:
-        """``dpo``, ``reward`` or ``rlhf``."""
-
-    @property
-    def layout(self) -> str:
-        """Which arrays a batch has (see `ms_prefstream.batch`)."""
-
-    @property
-    def pairs(self) -> bool:
-        """Whether rows must be pairs; otherwise the chosen side of a pair is the response."""
-
-    @property
-    def length(self) -> int:
-        """Tokens of the longest sequence a sample can have."""
-
-    @property
-    def shifted(self) -> bool:
-        """Whether labels and loss mask stand one column to the left."""
-
-    @property
-    def margin(self) -> bool:
-        """Whether batches have a margin column."""
-
-    @property
-    def prompt_columns(self) -> int | None:
-        """Columns of prompt_ids, for the layout that has them."""
-
-    def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
-        """The function that makes samples, bound to what it needs of the tokenizer.
-
-        Raises:
-            TokenizerError: If the vocabulary lacks what the task needs.
-        """
-
-    def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
-        """Control tokens that no content may hold, whatever `special_tokens_in_content` says."""
-
-
 def check_length(task: str, name: str, value: object, least: int = 1) -> None:
-    """Refuse anything but a whole number of at least `least` tokens."""
+    """Checks that an option is a whole number of at least `least` tokens."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise OptionError(f"{task}: {name} is {value!r}; expected a whole number of tokens, {least} or more.")
 
 
 def check_choice(task: str, name: str, value: object, allowed: Many[str]) -> None:
-    """Refuse anything that is not one of the allowed words."""
+    """Checks that an option is one of the allowed words."""
     if value not in allowed:
         raise OptionError(f"{task}: {name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
 
 
 def budget(task: str, max_length: int, max_prompt_length: int | None, truncation: str, reserve: int = 0) -> Budget:
-    """The checked budget of a task (a prompt limit must leave room for one response token)."""
+    """Returns the checked budget of a task (a prompt limit must leave room for one response token)."""
     check_length(task, "max_length", max_length, 2 + reserve)
     if max_prompt_length is not None:
         check_length(task, "max_prompt_length", max_prompt_length)
@@ -108,10 +107,10 @@ def budget(task: str, max_length: int, max_prompt_length: int | None, truncation
 
 
 def check_room(task: Task, encoder: ConversationEncoder) -> None:
-    """Refuse lengths in which no row could keep a token of its response.
+    """Checks that a row of the task's length can keep a token of its response.
 
     Raises:
-        OptionError: Names the least length that is of any use.
+        OptionError: Names the smallest useful length.
     """
     bare = least_length(encoder)
     least = bare + (1 if task.layout == "reward_token" else 0)

@@ -1,4 +1,4 @@
-"""DPO (and ORPO, SimPO, IPO: the same arrays): both sides with labels and a mask of what is trained on."""
+"""DPO (and ORPO, SimPO, IPO, which read the same arrays): both sides with labels and a loss mask."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DPO:
 
     Attributes:
         max_length: Tokens of one side, prompt and response together.
-        max_prompt_length: Tokens of the prompt alone, generation header included; None for no limit of its own.
+        max_prompt_length: Tokens of the prompt alone, generation header included; None for no separate limit.
         truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.truncate`).
         layout: ``paired``: eight columns, (B, L) each, chosen first. ``concat``: four columns, (2B, L), chosen rows
             first.
@@ -58,7 +58,7 @@ class DPO:
 
         def sample(sides: Many[Flat], margin: float | None) -> Sample:
             sequences = fit_pair(sides, limits)
-            predictable = tuple(map(_predictable, sequences))  # raises where nothing is left to learn in any layout
+            predictable = tuple(map(_predictable, sequences))  # raises when no token is left to learn, in every layout
             return Sample(predictable if self.shifted else sequences, margin=margin)
 
         return sample
@@ -68,7 +68,7 @@ class DPO:
 
 
 def _predictable(side: Sequence) -> Sequence:
-    """The side without its very first token in the mask: nothing stands before it that could predict it."""
+    """Takes a side's first token out of its spans: no token before it can predict it."""
     if not side.spans or side.spans[0][0] > 0:
         return side
     (_, end), *rest = side.spans

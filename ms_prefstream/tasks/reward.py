@@ -1,4 +1,4 @@
-"""Reward models: score both sides at their end, or at a reward token behind them."""
+"""Reward models: both sides are scored at their last token, or at a reward token appended to them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Reward:
     Attributes:
         max_length: Tokens of one side, prompt, response and reward token together.
         layout: ``mindformers``: the batch that MindFormers' RewardModelDataset made, scored at ``end_ind - 1``.
-            ``reward_token``: a reward token behind each side holds the only label, 0 for chosen and 1 for rejected
+            ``reward_token``: a reward token appended to each side has the only label, 0 for chosen and 1 for rejected
             (XTuner's convention).
         reward_token: Its text or id. None takes a reserved token of the vocabulary; ``reward_token`` layout only.
-        max_prompt_length: Tokens of the prompt alone, generation header included; None for no limit of its own.
+        max_prompt_length: Tokens of the prompt alone, generation header included; None for no separate limit.
         truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.truncate`).
         margin: Whether to add a margin column, (B,) float32, from the data.
     """
@@ -52,12 +52,8 @@ class Reward:
                 f"Reward: reward_token is {token!r}, but layout is {self.layout!r}, which has none. "
                 'Pass layout="reward_token", or leave reward_token out.'
             )
-        if (
-            isinstance(token, bool)
-            or not (token is None or isinstance(token, (str, int)))
-            or token in ("",)
-            or (isinstance(token, int) and token < 0)
-        ):
+        is_id = isinstance(token, int) and not isinstance(token, bool) and token >= 0
+        if not (token is None or is_id or (isinstance(token, str) and token)):
             raise OptionError(f"Reward: reward_token is {token!r}; expected the text or the id of a token.")
 
     @property
@@ -69,10 +65,10 @@ class Reward:
         return 1 if self.layout == "reward_token" else 0
 
     def token_id(self, tokenizer: Tokenizer | None) -> int:
-        """The id of the reward token.
+        """Returns the id of the reward token.
 
         Raises:
-            TokenizerError: If it is not in the vocabulary, or none was given and none is reserved.
+            TokenizerError: It is not in the vocabulary, or none was given and none is reserved.
         """
         if isinstance(self.reward_token, int):
             if tokenizer is not None and self.reward_token >= tokenizer.vocab_size:
@@ -102,14 +98,10 @@ class Reward:
     def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
         limits = budget("Reward", self.max_length, self.max_prompt_length, self.truncation, self._reserve)
         if self.layout == "mindformers":
-
-            def sample(sides: Many[Flat], margin: float | None) -> Sample:
-                return Sample(fit_pair(sides, limits), margin=margin)
-
-            return sample
+            return lambda sides, margin: Sample(fit_pair(sides, limits), margin=margin)
         token = np.array([self.token_id(tokenizer)], np.int32)
 
-        def sample_with_token(sides: Many[Flat], margin: float | None) -> Sample:
+        def sample(sides: Many[Flat], margin: float | None) -> Sample:
             for name, side in zip(("chosen", "rejected"), sides, strict=True):
                 if (side.ids == token).any():
                     raise RowError(
@@ -119,7 +111,7 @@ class Reward:
                     )
             return Sample(tuple([_append(side, token) for side in fit_pair(sides, limits)]), margin=margin)
 
-        return sample_with_token
+        return sample
 
     def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
         if self.layout != "reward_token" or tokenizer is None:
@@ -129,6 +121,6 @@ class Reward:
 
 
 def _append(side: Sequence, token: Ids) -> Sequence:
-    """The side with the reward token behind it, the only token that has a label."""
+    """Appends the reward token, the only token that has a label."""
     end = len(side.ids)
     return Sequence(np.concatenate([side.ids, token]), ((end, end + 1),), side.truncated, side.question_cut)

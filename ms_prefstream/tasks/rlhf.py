@@ -1,4 +1,4 @@
-"""RLHF / PPO: prompts to roll out from, and prompt + response for the pretraining loss."""
+"""RLHF / PPO: prompts to start rollouts from, and prompt + response for the pretraining loss."""
 
 from __future__ import annotations
 
@@ -56,15 +56,14 @@ class RLHF:
     def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
         columns = self.max_prompt_length
         prompt_limits = Budget(max_length=columns, max_prompt_length=columns, truncation=self.truncation)
-        whole = self.max_prompt_length >= self.seq_length
-        limits = budget("RLHF", self.seq_length, None if whole else self.max_prompt_length, self.truncation)
+        limits = budget("RLHF", self.seq_length, columns if columns < self.seq_length else None, self.truncation)
 
         def sample(sides: Many[Flat], margin: float | None) -> Sample:
             if len(sides) > 1 and not sides[1].spans:
                 raise RowError(Reason.NO_RESPONSE_TOKENS, "the response has no token")
             (prompt,) = fit(sides[:1], prompt_limits)
             if not len(prompt.ids):
-                raise _no_prompt(sides[0], self.max_prompt_length)
+                raise _no_prompt(sides[0], columns)
             if len(sides) == 1:
                 return Sample((prompt,), prompt.ids)
             return Sample(fit(sides[1:], limits), prompt.ids)

@@ -161,7 +161,7 @@ def test_the_yaml_of_the_readme_makes_a_stream(readme: str, path: pathlib.Path) 
         ({"task": {"type": "DPO"}}, r"data_loader\.task \(DPO\): max_length is missing"),
         ({"task": {"type": "DPO", "max_len": 9}}, r"task \(DPO\): max_len is no option\. Did you mean max_length\?"),
         ({"batching": {"type": "Bucket", "multiple": 8}}, r"batching \(Bucket\): multiple is no option\. Did you mean"),
-        ({"format": {"type": "cvalue"}}, r"data_loader\.format\.type is 'cvalue'; expected one of messages"),
+        ({"format": {"type": "cvalue"}}, r"data_loader\.format\.type is 'cvalue'; expected one of alpaca"),
         ({"source": None}, r"data_loader\.source is missing"),
         ({"num_shards": 2, "shard_id": 0}, r"data_loader\.num_shards is 2, but the parallel mode makes it 4"),
     ],

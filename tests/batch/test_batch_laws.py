@@ -226,7 +226,7 @@ def pair(chosen=((1, 3),), rejected=((1, 2),), ids=(5, 6, 7), others=(5, 8)):
         ("rlhf", [pair()], False, "1 of 1 samples have no prompt"),
         ("rlhf", [pair()._replace(prompt=np.zeros(13, np.int32))], False, "13 to 13 tokens, but an array of 12"),
         ("paired", [], False, "without samples"),
-        ("paired", [pair()._replace(ref_logps=(1.0, 2.0))], False, "was not told about"),
+        ("paired", [pair()._replace(ref_logps=(1.0, 2.0))], False, "has no column"),
         ("concat", [pair()._replace(sequences=pair().sequences[:1])], False, "no sequence number 1"),
     ],
 )

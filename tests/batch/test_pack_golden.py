@@ -117,7 +117,7 @@ def test_a_first_token_under_the_loss_is_taken_out_of_it(shifted):
         ([[]], {}, "no samples"),
         ([[Sample((seq([]), seq([1])))]], {}, "none of them empty"),
         ([[FIRST._replace(ref_logps=(-1.0, -2.0))]], {}, "reference log-probabilities"),
-        ([[Sample((seq([1, 2], (1, 3)), seq([1])))]], {}, "a span ends behind its sequence"),
+        ([[Sample((seq([1, 2], (1, 3)), seq([1])))]], {}, "a span ends after its sequence"),
     ],
 )
 def test_packs_that_no_plan_makes_are_internal_errors(packs, options, words):
@@ -126,5 +126,5 @@ def test_packs_that_no_plan_makes_are_internal_errors(packs, options, words):
 
 
 def test_scores_cannot_be_shifted():
-    with pytest.raises(RuntimeError, match="shifted labels were asked of the layout 'reward_token'"):
+    with pytest.raises(RuntimeError, match="shifted labels were requested from the layout 'reward_token'"):
         PackedLayout(tokens=12, max_segments=6, scores=True).build(PACKS, 0, True)

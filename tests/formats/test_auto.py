@@ -213,7 +213,7 @@ def test_the_memory_of_decisions_is_bounded() -> None:
     format = auto()
     for number in range(1500):
         format({"prompt": "Hi", f"extra {number}": 1})
-    assert len(format._shapes) <= 1024
+    assert len(format._decisions) <= 1024
 
 
 def test_it_travels_to_other_processes() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import inspect
 import pickle
+import pkgutil
 import re
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import ms_prefstream.formats as formats
 from ms_prefstream.errors import OptionError, Reason, RowError
-from ms_prefstream.formats import PRESETS, Format, Pair, resolve_format
+from ms_prefstream.formats import PRESETS, Format, Pair, presets, resolve_format
 from ms_prefstream.formats.auto import Auto
 
 from .conversations import assistant, refusal, user
@@ -32,6 +33,11 @@ def test_names_stand_for_the_defaults() -> None:
         assert fmt.name == name
         assert isinstance(fmt, Format)
     assert isinstance(resolve_format("auto"), Auto)
+
+
+def test_every_file_of_a_preset_is_imported() -> None:
+    found = {module.name for module in pkgutil.iter_modules(presets.__path__)}
+    assert found == {preset.factory.__module__.rpartition(".")[2] for preset in PRESETS.values()}
 
 
 def test_what_a_factory_made_is_taken_as_it_is() -> None:
@@ -63,7 +69,7 @@ def test_every_factory_is_public_documented_and_can_travel(factory: Any) -> None
 
 def test_an_unknown_name_lists_the_known_and_the_nearest() -> None:
     with pytest.raises(
-        OptionError, match=r"format is 'sharegbt'; known formats: auto, messages.*Did you mean 'sharegpt'"
+        OptionError, match=r"format is 'sharegbt'; known formats: auto, alpaca.*Did you mean 'sharegpt'"
     ):
         resolve_format("sharegbt")
     with pytest.raises(OptionError, match="function row -> row"):

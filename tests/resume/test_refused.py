@@ -63,7 +63,7 @@ def test_another_setting_is_refused_by_name(change: str) -> None:
     with pytest.raises(StateError, match=sentence) as caught:
         stream.resume(state)
     text = str(caught.value)
-    assert "Use the former settings, or start anew" in text
+    assert "Use the former settings, or start again" in text
     assert "\n" not in text
     assert (stream.start_step, rows_of(stream.batches())) == before  # a refused state leaves no trace
 

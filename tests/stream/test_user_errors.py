@@ -65,7 +65,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
     ),
     "no pair": ({"source": "prompt.jsonl"}, RowError, r"prompt\.jsonl:\d: .*rejected.* \[missing_field\]\. "),
     # Formats
-    "unknown format": ({"format": "nope"}, OptionError, r"format is 'nope'; known formats: auto, messages"),
+    "unknown format": ({"format": "nope"}, OptionError, r"format is 'nope'; known formats: auto, alpaca"),
     "format of another kind": ({"format": 3}, OptionError, r"format is 3; expected the name of a preset"),
     "function that fails": ({"format": lambda row: row["x"]}, RowError, r"good\.jsonl:\d: .* raised KeyError: 'x'"),
     "function without rows": ({"format": lambda row: 5}, RowError, r"returned int 5; expected a row"),

@@ -1,4 +1,4 @@
-"""The DPO layout `concat`: chosen rows first, rejected rows behind them, so that one forward pass takes both.
+"""The DPO layout `concat`: chosen rows first, then rejected rows, so that one forward pass takes both.
 
 A prompt (5, 6), chosen (7, 8) and a pad id of 0 at width 5, the chosen row:
 
@@ -15,11 +15,10 @@ import numpy as np
 from ms_prefstream.batch.layouts.arrays import (
     IGNORE,
     inside,
-    lengths_of,
     only_where,
-    pad_ids,
+    pad,
+    sequences_of,
     shift_left,
-    side,
     span_mask,
 )
 from ms_prefstream.batch.layouts.base import Layout
@@ -27,15 +26,13 @@ from ms_prefstream.sample import Batch, Sample
 
 
 def concat() -> Layout:
-    """The layout `concat`: (2B, L) int32 columns; labels are -100 wherever the loss mask is 0."""
+    """Returns the layout `concat`: (2B, L) int32 columns; labels are -100 wherever the loss mask is 0."""
     return Layout("concat", ("input_ids", "labels", "attention_mask", "loss_mask"), _build, sides=2)
 
 
 def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False) -> Batch:
-    sequences = side(samples, 0) + side(samples, 1)
-    rows = [sequence.ids for sequence in sequences]
-    lengths = lengths_of(rows, width)
-    ids = pad_ids(rows, width, pad_id)  # (2B, L)
+    sequences = sequences_of(samples, 0, 1)
+    ids, lengths = pad([sequence.ids for sequence in sequences], width, pad_id)  # (2B, L), (2B,)
     mask = span_mask(sequences, lengths, width, shifted)
     return {
         "input_ids": ids,

@@ -1,4 +1,4 @@
-"""The layout of packed rows: several sequences one behind the other, with everything a model needs to keep them apart.
+"""The layout of packed rows: several sequences in one row, with the arrays that keep them apart; and `causal_mask`.
 
 Two pairs, (5 6 7) and (5 6 8 9), (4 7) and (4 8), in rows of 12 tokens with max_segments 6 and a pad id of 0; the
 response is what follows 5 6 or 4:
@@ -11,10 +11,10 @@ response is what follows 5 6 or 4:
     pair_ids         1    1    1    1    1    1    1    2    2    2    2    0
     actual_seq_len   3    7    9   11   12   12
 
-Shifted, labels and loss_mask stand one column to the left within each sequence. A row of a step other than the first
-has the tokens of the rows before it added to its actual_seq_len: the batch is then one line of tokens, as packed
-attention reads it. The padding behind the last sequence is a segment of its own there, so it never belongs to the next
-row. What has one sequence a sample (RLHF) has pair_ids equal to segment_ids.
+Shifted labels and loss_mask move one column to the left within each sequence. The actual_seq_len of row r counts from
+the first token of the batch: packed attention reads all rows as one line of tokens. The padding after the last sequence
+is a separate segment there, so it never belongs to the next row. With one sequence a sample (RLHF), pair_ids equal
+segment_ids.
 """
 
 from __future__ import annotations
@@ -33,77 +33,7 @@ from ms_prefstream.batch.layouts.base import refuse_shifted
 from ms_prefstream.errors import OptionError
 from ms_prefstream.sample import Batch, Sample, Sequence
 
-
-def causal_mask(batch: Mapping[str, Any] | Any, *, visible: int = 0, heads: bool = True) -> NDArray[np.uint8]:
-    """The attention mask of packed rows: block-diagonal, and causal within each block.
-
-        segment_ids 1 1 2 0      0 1 1 1      a token sees itself and what stands before it in its own sequence;
-                                 0 0 1 1      the padding is a block of its own, so that no line is masked as a whole
-                                 1 1 0 1      (its softmax would not be a number)
-                                 1 1 1 0
-
-    Args:
-        batch: A packed batch, or its `segment_ids` alone, (B, L): an array or a tensor.
-        visible: The value of a column that a token attends to: 0 (masked columns are 1, as MindFormers has it) or 1.
-        heads: Whether there is an axis of size 1 for the attention heads.
-
-    Returns:
-        (B, 1, L, L) uint8, or (B, L, L) without `heads`: B * L * L bytes.
-
-    Raises:
-        OptionError: The batch is not packed, or an option is not allowed.
-    """
-    if isinstance(visible, bool) or visible not in (0, 1):
-        raise OptionError(f"causal_mask: visible is {visible!r}; expected 0 (masked is 1) or 1 (masked is 0).")
-    if isinstance(batch, Mapping):
-        if "segment_ids" not in batch:
-            found = ", ".join(map(str, batch)) or "none"
-            raise OptionError(
-                f"causal_mask: the batch has no segment_ids; found columns: {found}. Only batches of mps.Pack have "
-                "them; padded batches bring an attention mask or loss mask of their own."
-            )
-        batch = batch["segment_ids"]
-    segments = np.asarray(batch.asnumpy() if hasattr(batch, "asnumpy") else batch)
-    if segments.ndim != 2 or segments.dtype.kind not in "iu" or not segments.size:
-        raise OptionError(
-            f"causal_mask: segment_ids are {segments.shape} {segments.dtype}; expected whole numbers, (rows, columns)."
-        )
-    return _blocks(segments, np.uint8(visible), heads)
-
-
-def _blocks(segments: NDArray[Any], visible: np.uint8, heads: bool) -> NDArray[np.uint8]:
-    rows, width = segments.shape
-    mask = np.full((rows, width, width), 1 - visible, np.uint8)
-    changes = segments[:, 1:] != segments[:, :-1]
-    longest = np.tri(width, dtype=np.bool_)
-    for target, change in zip(mask, changes, strict=True):
-        borders = [0, *(np.flatnonzero(change) + 1).tolist(), width]
-        for begin, end in pairwise(borders):
-            np.copyto(target[begin:end, begin:end], visible, where=longest[: end - begin, : end - begin])
-    return mask[:, None] if heads else mask
-
-
 Ints = NDArray[np.int32]
-
-
-class _Segments(NamedTuple):
-    """All sequences of a batch and the padding behind each row, as one line of B * T tokens; n of them.
-
-    Attributes:
-        ids: The token ids of each, padding included.
-        lengths: (n,) tokens of each; a full row ends with a padding of none.
-        numbers: (n,) the sequence's number in its row from 1 on; 0 for padding.
-        pairs: (n,) the sample's number in its row from 1 on; 0 for padding.
-        sides: (n,) which sequence of its sample it is, from 0 on; 0 for padding.
-        sequences: (n,) the sequence, None for padding.
-    """
-
-    ids: list[Ints]
-    lengths: Ints
-    numbers: list[int]
-    pairs: list[int]
-    sides: list[int]
-    sequences: list[Sequence | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,15 +64,15 @@ class PackedLayout:
     )
 
     def build(self, packs: Many[Many[Sample]], pad_id: int, shifted: bool = False) -> Batch:
-        """The batch of some packs.
+        """Returns the batch of some packs.
 
         Args:
             packs: B packs, the samples of each in order.
-            pad_id: What input_ids are filled up with.
-            shifted: Whether labels and loss mask stand one column to the left (not with `scores`).
+            pad_id: The id that pads input_ids.
+            shifted: Whether labels and loss mask are shifted one column to the left (not with `scores`).
 
         Returns:
-            Column name -> array: (B, T), and actual_seq_len (B, S); C-contiguous, memory of its own.
+            Column name -> array: (B, T), and actual_seq_len (B, S); C-contiguous, new memory.
         """
         if self.scores:
             refuse_shifted("reward_token", shifted)
@@ -191,7 +121,7 @@ class PackedLayout:
         return line._replace(lengths=np.fromiter(map(len, line.ids), np.int32, len(line.ids)))
 
     def _ends(self, numbers: list[int], ends: Ints, rows: int) -> Ints:
-        """(B, S): where each sequence ends in the line of all rows, and behind them the row's end again and again."""
+        """Returns (B, S): where each sequence ends in the line of all rows; then the row's end, repeated."""
         last = np.arange(1, rows + 1, dtype=np.int32) * np.int32(self.tokens)
         table = np.repeat(last, self.max_segments).reshape(rows, self.max_segments)
         column = np.array(numbers)
@@ -201,22 +131,41 @@ class PackedLayout:
         return table
 
 
+class _Segments(NamedTuple):
+    """The n segments of a batch, its sequences and the padding after each row, as one line of B * T tokens.
+
+    Attributes:
+        ids: The token ids of each, padding included.
+        lengths: (n,) tokens of each; a full row ends with a padding of none.
+        numbers: (n,) the sequence's number in its row from 1 on; 0 for padding.
+        pairs: (n,) the sample's number in its row from 1 on; 0 for padding.
+        sides: (n,) which sequence of its sample it is, from 0 on; 0 for padding.
+        sequences: (n,) the sequence, None for padding.
+    """
+
+    ids: list[Ints]
+    lengths: Ints
+    numbers: list[int]
+    pairs: list[int]
+    sides: list[int]
+    sequences: list[Sequence | None]
+
+
 def _spread(values: list[int], lengths: Ints) -> Ints:
-    """(B * T,) int32: the value of the segment that each token belongs to."""
+    """Returns (B * T,) int32: the value of the segment that each token belongs to."""
     return np.repeat(np.array(values, np.int32), lengths)
 
 
 def _loss_mask(line: _Segments, starts: Ints, shape: tuple[int, int], shifted: bool) -> NDArray[np.bool_]:
-    """(B, T) bool: True on the spans, one column to the left if shifted, but never for a sequence's first token.
+    """Returns (B, T) bool: True on the spans, moved left by one if shifted, but never for a sequence's first token.
 
-    Nothing stands before that token in its own sequence to predict it, and what stands before it in the row belongs to
-    another one.
+    No token of its own sequence comes before it to predict it; the token before it in the row belongs to another one.
     """
     spans = [() if sequence is None else sequence.spans for sequence in line.sequences]
     counts = np.fromiter(map(len, spans), np.int32, len(spans))
     limits = np.array(list(chain.from_iterable(spans)), np.int32).reshape(-1, 2)
     if (limits[:, 1] > np.repeat(line.lengths, counts)).any():
-        raise internal_error(f"a span ends behind its sequence; the spans of the batch are {spans}")
+        raise internal_error(f"a span ends after its sequence; the spans of the batch are {spans}")
     limits = np.maximum(limits, 1) + np.repeat(starts, counts)[:, None] - np.int32(shifted)
     edges = np.concatenate([[0], limits.reshape(-1), [shape[0] * shape[1]]])
     inside = np.arange(len(edges) - 1) % 2 == 1  # outside, inside, outside, ...
@@ -224,7 +173,7 @@ def _loss_mask(line: _Segments, starts: Ints, shape: tuple[int, int], shifted: b
 
 
 def _scores(line: _Segments, ends: Ints, shape: tuple[int, int]) -> tuple[Ints, NDArray[np.bool_]]:
-    """(B, T) each: 0 or 1 at each sequence's last token and -100 elsewhere; True at these tokens."""
+    """Returns (B, T) each: labels, 0 or 1 at each sequence's last token and -100 elsewhere; True at these tokens."""
     real = np.array(line.numbers) > 0
     at = ends[real] - 1
     labels = np.full(shape, IGNORE, np.int32)
@@ -232,3 +181,52 @@ def _scores(line: _Segments, ends: Ints, shape: tuple[int, int]) -> tuple[Ints, 
     mask = np.zeros(shape, np.bool_)
     mask.reshape(-1)[at] = True
     return labels, mask
+
+
+def causal_mask(batch: Mapping[str, Any] | Any, *, visible: int = 0, heads: bool = True) -> NDArray[np.uint8]:
+    """Returns the attention mask of packed rows: block-diagonal, and causal within each block.
+
+        segment_ids 1 1 2 0      0 1 1 1      a token attends to itself and to earlier tokens of its sequence; the
+                                 0 0 1 1      padding is a separate block, so that no line is masked completely
+                                 1 1 0 1      (its softmax would be NaN)
+                                 1 1 1 0
+
+    Args:
+        batch: A packed batch, or its `segment_ids` alone, (B, L): an array or a tensor.
+        visible: The value of a column that a token attends to: 0 (masked columns are 1, as MindFormers has it) or 1.
+        heads: Whether there is an axis of size 1 for the attention heads.
+
+    Returns:
+        (B, 1, L, L) uint8, or (B, L, L) without `heads`: B * L * L bytes.
+
+    Raises:
+        OptionError: The batch is not packed, or an option is not allowed.
+    """
+    if isinstance(visible, bool) or visible not in (0, 1):
+        raise OptionError(f"causal_mask: visible is {visible!r}; expected 0 (masked is 1) or 1 (masked is 0).")
+    if isinstance(batch, Mapping):
+        if "segment_ids" not in batch:
+            found = ", ".join(map(str, batch)) or "none"
+            raise OptionError(
+                f"causal_mask: the batch has no segment_ids; found columns: {found}. Only batches of mps.Pack have "
+                "them; padded batches have an attention mask or a loss mask."
+            )
+        batch = batch["segment_ids"]
+    segments = np.asarray(batch.asnumpy() if hasattr(batch, "asnumpy") else batch)
+    if segments.ndim != 2 or segments.dtype.kind not in "iu" or not segments.size:
+        raise OptionError(
+            f"causal_mask: segment_ids are {segments.shape} {segments.dtype}; expected whole numbers, (rows, columns)."
+        )
+    return _blocks(segments, np.uint8(visible), heads)
+
+
+def _blocks(segments: NDArray[Any], visible: np.uint8, heads: bool) -> NDArray[np.uint8]:
+    rows, width = segments.shape
+    mask = np.full((rows, width, width), 1 - visible, np.uint8)
+    changes = segments[:, 1:] != segments[:, :-1]
+    longest = np.tri(width, dtype=np.bool_)
+    for target, change in zip(mask, changes, strict=True):
+        borders = [0, *(np.flatnonzero(change) + 1).tolist(), width]
+        for begin, end in pairwise(borders):
+            np.copyto(target[begin:end, begin:end], visible, where=longest[: end - begin, : end - begin])
+    return mask[:, None] if heads else mask

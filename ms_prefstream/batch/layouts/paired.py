@@ -1,4 +1,4 @@
-"""The DPO layout `paired`: each side in columns of its own, as mindrlhf's DPODataset names them.
+"""The DPO layout `paired`: separate columns for each side, as mindrlhf's DPODataset names them.
 
 A prompt (5, 6), chosen (7, 8) and a pad id of 0 at width 5, chosen side:
 
@@ -12,25 +12,32 @@ from collections.abc import Sequence as Many
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ms_prefstream.batch.layouts.arrays import inside, internal_error, lengths_of, pad_ids, shift_left, side, span_mask
+from ms_prefstream.batch.layouts.arrays import (
+    inside,
+    internal_error,
+    pad,
+    required,
+    sequences_of,
+    shift_left,
+    span_mask,
+)
 from ms_prefstream.batch.layouts.base import Layout
-from ms_prefstream.sample import Batch, Sample
+from ms_prefstream.sample import Batch, Sample, Sequence
 
 _SIDES = ("chosen", "rejected")
 _COLUMNS = ("input_ids", "labels", "attention_mask", "loss_mask")
 
 
 def paired(with_ref_logps: bool = False) -> Layout:
-    """The layout `paired`.
+    """Returns the layout `paired`.
 
     Args:
         with_ref_logps: Whether each side ends with its reference log-probabilities, (B, 1) float32. Every sample must
-            then carry them; without it none may, so that they are never left out by mistake.
+            then have them; without it none may, so that they are never left out by mistake.
 
     Returns:
-        The layout; every other column is (B, L) int32. Labels equal the ids everywhere, only the loss mask selects.
+        The layout; every other column is (B, L) int32. Labels equal the ids everywhere; only the loss mask selects.
     """
     columns = (*_COLUMNS, "ref_logps") if with_ref_logps else _COLUMNS
     names = tuple(f"{name}_{column}" for name in _SIDES for column in columns)
@@ -41,34 +48,21 @@ def _build(
     samples: Many[Sample], width: int, pad_id: int, shifted: bool = False, *, with_ref_logps: bool = False
 ) -> Batch:
     batch: Batch = {}
-    for at, name in enumerate(_SIDES):
-        batch |= _one_side(samples, at, f"{name}_", width, pad_id, shifted)
-        if with_ref_logps:
-            batch[f"{name}_ref_logps"] = _ref_logps(samples, at)
     if not with_ref_logps and any(sample.ref_logps is not None for sample in samples):
-        raise internal_error("samples carry reference log-probabilities that the layout 'paired' was not told about")
+        raise internal_error("samples have reference log-probabilities, for which this layout 'paired' has no column")
+    for side, name in enumerate(_SIDES):
+        batch |= _one_side(sequences_of(samples, side), f"{name}_", width, pad_id, shifted)
+        if with_ref_logps:
+            logps = required([sample.ref_logps for sample in samples], "reference log-probabilities")
+            batch[f"{name}_ref_logps"] = np.array([[both[side]] for both in logps], dtype=np.float32)
     return batch
 
 
-def _one_side(samples: Many[Sample], at: int, prefix: str, width: int, pad_id: int, shifted: bool) -> Batch:
-    sequences = side(samples, at)
-    rows = [sequence.ids for sequence in sequences]
-    lengths = lengths_of(rows, width)
-    ids = pad_ids(rows, width, pad_id)  # (B, L)
+def _one_side(sequences: Many[Sequence], prefix: str, width: int, pad_id: int, shifted: bool) -> Batch:
+    ids, lengths = pad([sequence.ids for sequence in sequences], width, pad_id)  # (B, L), (B,)
     return {
         f"{prefix}input_ids": ids,
         f"{prefix}labels": shift_left(ids, pad_id) if shifted else ids.copy(),
         f"{prefix}attention_mask": inside(lengths, width).astype(np.int32),
         f"{prefix}loss_mask": span_mask(sequences, lengths, width, shifted).astype(np.int32),
     }
-
-
-def _ref_logps(samples: Many[Sample], at: int) -> NDArray[np.float32]:
-    """(B, 1) float32."""
-    values = [sample.ref_logps[at] for sample in samples if sample.ref_logps is not None]
-    if len(values) != len(samples):
-        raise internal_error(
-            f"{len(samples) - len(values)} of {len(samples)} samples have no reference log-probabilities, but the "
-            "batch has a column for them"
-        )
-    return np.array(values, dtype=np.float32)[:, None].copy()

@@ -33,7 +33,7 @@ LAYOUT_NAMES = tuple(_REGISTRY)
 def make_layout(
     name: str, *, with_margin: bool = False, with_ref_logps: bool = False, max_prompt_length: int | None = None
 ) -> Layout:
-    """The layout with that name and with the optional columns that were asked for.
+    """Returns the layout with that name and the requested optional columns.
 
     Args:
         name: One of `LAYOUT_NAMES`.
@@ -45,7 +45,7 @@ def make_layout(
         The layout; `columns` names exactly what `build` returns.
 
     Raises:
-        OptionError: If there is no such layout, or it has no place for what was asked.
+        OptionError: There is no such layout, or it does not have the requested columns.
     """
     entry = _REGISTRY.get(name)
     if entry is None:

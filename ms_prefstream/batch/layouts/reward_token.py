@@ -11,13 +11,13 @@ from collections.abc import Sequence as Many
 
 import numpy as np
 
-from ms_prefstream.batch.layouts.arrays import IGNORE, inside, lengths_of, pad_ids, side
+from ms_prefstream.batch.layouts.arrays import IGNORE, inside, pad, sequences_of
 from ms_prefstream.batch.layouts.base import Layout, refuse_shifted
 from ms_prefstream.sample import Batch, Sample
 
 
 def reward_token() -> Layout:
-    """The layout `reward_token`: (2B, L) int32 columns, chosen rows first.
+    """Returns the layout `reward_token`: (2B, L) int32 columns, chosen rows first.
 
     Labels are 0 on a chosen and 1 on a rejected row at its last token, -100 elsewhere.
     """
@@ -26,12 +26,11 @@ def reward_token() -> Layout:
 
 def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False) -> Batch:
     refuse_shifted("reward_token", shifted)
-    rows = [sequence.ids for at in (0, 1) for sequence in side(samples, at)]
-    lengths = lengths_of(rows, width)
-    labels = np.full((len(rows), width), IGNORE, dtype=np.int32)  # (2B, L)
-    labels[np.arange(len(rows)), lengths - 1] = np.repeat((0, 1), len(samples))
+    ids, lengths = pad([sequence.ids for sequence in sequences_of(samples, 0, 1)], width, pad_id)  # (2B, L), (2B,)
+    labels = np.full(ids.shape, IGNORE, dtype=np.int32)
+    labels[np.arange(len(ids)), lengths - 1] = np.repeat((0, 1), len(samples))
     return {
-        "input_ids": pad_ids(rows, width, pad_id),
+        "input_ids": ids,
         "attention_mask": inside(lengths, width).astype(np.int32),
         "labels": labels,
     }

@@ -1,4 +1,4 @@
-"""The RLHF layout: prompts to roll out from, and prompt + response as pretraining text.
+"""The RLHF layout: prompts to start rollouts from, and prompt + response as pretraining text.
 
 A prompt (5, 6) with response (7, 8), a pad id of 0, max_prompt_length 3 and width 5:
 
@@ -12,13 +12,13 @@ from functools import partial
 
 import numpy as np
 
-from ms_prefstream.batch.layouts.arrays import internal_error, lengths_of, pad_ids, side, span_mask
+from ms_prefstream.batch.layouts.arrays import pad, required, sequences_of, span_mask
 from ms_prefstream.batch.layouts.base import Layout, refuse_shifted
 from ms_prefstream.sample import Batch, Sample
 
 
 def rlhf(max_prompt_length: int) -> Layout:
-    """The layout `rlhf`, all int32: prompt_ids (B, max_prompt_length), pretrain_ids and loss_mask (B, L).
+    """Returns the layout `rlhf`, all int32: prompt_ids (B, max_prompt_length), pretrain_ids and loss_mask (B, L).
 
     Args:
         max_prompt_length: Columns of prompt_ids in every batch; the width of a batch acts on the other two.
@@ -29,15 +29,11 @@ def rlhf(max_prompt_length: int) -> Layout:
 
 def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False, *, max_prompt_length: int) -> Batch:
     refuse_shifted("rlhf", shifted)
-    prompts = [sample.prompt for sample in samples if sample.prompt is not None]
-    if len(prompts) != len(samples):
-        raise internal_error(f"{len(samples) - len(prompts)} of {len(samples)} samples have no prompt")
-    lengths_of(prompts, max_prompt_length)
-    sequences = side(samples, 0)
-    rows = [sequence.ids for sequence in sequences]
-    lengths = lengths_of(rows, width)
+    prompts, _ = pad(required([sample.prompt for sample in samples], "prompt"), max_prompt_length, pad_id)
+    sequences = sequences_of(samples, 0)
+    ids, lengths = pad([sequence.ids for sequence in sequences], width, pad_id)  # (B, L), (B,)
     return {
-        "prompt_ids": pad_ids(prompts, max_prompt_length, pad_id),
-        "pretrain_ids": pad_ids(rows, width, pad_id),
+        "prompt_ids": prompts,
+        "pretrain_ids": ids,
         "loss_mask": span_mask(sequences, lengths, width, shifted=False).astype(np.int32),
     }

@@ -1,1 +1,1 @@
-"""One small module per data set: a function row -> record, and a factory that binds its options."""
+"""Presets, one file a data set: a function row -> record, and the factory that registers it and binds its options."""

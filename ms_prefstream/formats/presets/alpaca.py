@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from ms_prefstream.formats.base import OneRecord
-from ms_prefstream.formats.fields import margin_of, optional_text, text, two_strings
+from ms_prefstream.formats.auto import LIST, PAIR_OF_TEXTS, TEXT, needs
+from ms_prefstream.formats.base import OneRecord, Row, pair_of
+from ms_prefstream.formats.fields import margin_of, text, two_strings
 from ms_prefstream.formats.messages import earlier_turns
-from ms_prefstream.formats.record import Completion, Message, Messages, Pair
+from ms_prefstream.formats.record import Completion, Message, Pair
+from ms_prefstream.formats.registry import preset
 
 
+@preset(
+    needs(instruction=TEXT, **PAIR_OF_TEXTS), needs(instruction=TEXT, output=LIST), needs(instruction=TEXT, output=TEXT)
+)
 def alpaca() -> OneRecord:
-    r"""Alpaca pairs; `chosen` (or the first of two outputs) is better, `rejected` (or the second) is worse.
+    r"""Reads Alpaca pairs; `chosen` (or the first of two outputs) is better, `rejected` (or the second) is worse.
 
     ``{instruction: "Add", input: "1 2", chosen: "3", rejected: "4"}`` ->
     ``Pair(prompt=(user "Add\n1 2"), chosen=(assistant 3), rejected=(assistant 4))``
@@ -25,19 +27,15 @@ def alpaca() -> OneRecord:
     return OneRecord("alpaca", read_alpaca)
 
 
-def read_alpaca(row: Mapping[str, Any]) -> Pair | Completion:
-    """One row as a pair, or as a completion when `output` is one string."""
-    prompt = _prompt(row)
-    if row.get("chosen") is None and row.get("rejected") is None and row.get("output") is not None:
-        output = row["output"]
-        if isinstance(output, str):
-            return Completion(prompt, (Message("assistant", text(row, "output")),))
-        chosen, rejected = two_strings(output, "output", "a string, or a list of two strings, the better one first")
-    else:
-        chosen, rejected = text(row, "chosen"), text(row, "rejected")
-    return Pair(prompt, (Message("assistant", chosen),), (Message("assistant", rejected),), margin_of(row))
-
-
-def _prompt(row: Mapping[str, Any]) -> Messages:
-    instruction, given = text(row, "instruction"), optional_text(row, "input")
-    return (*earlier_turns(row), Message("user", f"{instruction}\n{given}" if given else instruction))
+def read_alpaca(row: Row) -> Pair | Completion:
+    """Returns one row as a pair, or as a completion when `output` is one string."""
+    instruction = text(row, "instruction")
+    given = "" if row.get("input") is None else text(row, "input")
+    prompt = (*earlier_turns(row), Message("user", f"{instruction}\n{given}" if given else instruction))
+    output = row.get("output")
+    if output is None or row.get("chosen") is not None or row.get("rejected") is not None:
+        return pair_of(row, prompt, "chosen", "rejected")
+    if isinstance(output, str):
+        return Completion(prompt, (Message("assistant", text(row, "output")),))
+    better, worse = two_strings(output, "output", "a string, or a list of two strings, the better one first")
+    return Pair(prompt, (Message("assistant", better),), (Message("assistant", worse),), margin_of(row))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.formats.base import OneRecord
-from ms_prefstream.formats.divide import History, check_history, complete, divide, require_assistant, split_response
+from ms_prefstream.formats.auto import LIST, PAIR_OF_LISTS, PAIR_OF_TURNS, TURNS, alone, needs
+from ms_prefstream.formats.base import OneRecord, Row
+from ms_prefstream.formats.divide import History, check_history, complete, divide, last_assistant, split_response
 from ms_prefstream.formats.fields import margin_of, missing, present
 from ms_prefstream.formats.messages import turns
 from ms_prefstream.formats.record import Completion, Messages, Pair
+from ms_prefstream.formats.registry import preset
 
 
+@preset(
+    needs(prompt=TURNS, **PAIR_OF_TURNS),
+    needs(**PAIR_OF_LISTS),
+    needs(prompt=TURNS, response=TURNS),
+    alone(prompt=TURNS, messages=LIST),
+    alone(messages=LIST),
+    alone(prompt=TURNS),
+)
 def messages(history: History = "strict", keep_empty_system: bool = False) -> OneRecord:
-    """Chat messages; `chosen` is the better continuation, `rejected` the worse one.
+    """Reads chat messages; `chosen` is the better continuation, `rejected` the worse one.
 
     ``{prompt: [user Hi], chosen: [assistant Hello], rejected: [assistant What]}`` ->
     ``Pair(prompt=(user Hi), chosen=(assistant Hello), rejected=(assistant What))``
@@ -30,19 +37,17 @@ def messages(history: History = "strict", keep_empty_system: bool = False) -> On
     function = tool. Content is a string or a list of text blocks.
 
     Args:
-        history: What happens when a user or system turn stands behind the point where the sides divide: ``"strict"``
-            makes the row a history_differs error, ``"common"`` takes the longest common run of turns as the prompt.
-        keep_empty_system: Whether a system message without text counts; by default it is absent, which lets the
-            template put its own.
+        history: What happens when a user or system turn follows the point where the sides divide: ``"strict"`` makes
+            the row a history_differs error, ``"common"`` takes the longest common run of turns as the prompt.
+        keep_empty_system: Whether a system message without text counts; by default it is absent, and the template may
+            insert its own.
     """
     check_history(history)
     return OneRecord("messages", read_messages, {"history": history, "keep_empty_system": keep_empty_system})
 
 
-def read_messages(
-    row: Mapping[str, Any], history: History = "strict", keep_empty_system: bool = False
-) -> Pair | Completion:
-    """One row as a pair when it has `chosen` or `rejected`, as a completion otherwise."""
+def read_messages(row: Row, history: History = "strict", keep_empty_system: bool = False) -> Pair | Completion:
+    """Returns one row as a pair when it has `chosen` or `rejected`, as a completion otherwise."""
     if row.get("chosen") is None and row.get("rejected") is None:
         return _completion(row, keep_empty_system)
     prompt: Messages = ()
@@ -52,9 +57,9 @@ def read_messages(
 
 
 def read_pair(
-    row: Mapping[str, Any], prompt: Messages, history: History, keep_empty_system: bool, margin: float | None = None
+    row: Row, prompt: Messages, history: History, keep_empty_system: bool, margin: float | None = None
 ) -> Pair:
-    """The pair of a prompt with the row's `chosen` and `rejected`; the row's own `margin` goes before the one given."""
+    """Returns the pair of a prompt with the row's `chosen` and `rejected`; `margin` is for rows without that field."""
     left, right = present(row, "chosen"), present(row, "rejected")
     if not prompt and (isinstance(left, str) or isinstance(right, str)):
         raise missing(row, "prompt")
@@ -64,11 +69,10 @@ def read_pair(
         turns(right, "rejected", "assistant", keep_empty_system),
         history,
     )
-    own_margin = margin_of(row)
-    return Pair(shared, chosen, rejected, margin if own_margin is None else own_margin)
+    return Pair(shared, chosen, rejected, margin_of(row, margin))
 
 
-def _completion(row: Mapping[str, Any], keep_empty_system: bool) -> Completion:
+def _completion(row: Row, keep_empty_system: bool) -> Completion:
     given = row.get("prompt")
     prompt = () if given is None else turns(given, "prompt", "user", keep_empty_system)
     if row.get("response") is not None:
@@ -83,14 +87,14 @@ def _completion(row: Mapping[str, Any], keep_empty_system: bool) -> Completion:
     return Completion(prompt, response)
 
 
-def _with_response(row: Mapping[str, Any], prompt: Messages, keep_empty_system: bool) -> tuple[Messages, Messages]:
-    """Prompt and response of a row that gives both; what stands before the first new assistant turn is prompt."""
+def _with_response(row: Row, prompt: Messages, keep_empty_system: bool) -> tuple[Messages, Messages]:
+    """Returns prompt and response of a row with both; the response begins at the first new assistant turn."""
     if row.get("messages") is not None:
         raise RowError(Reason.AMBIGUOUS_FORMAT, "the row has both 'response' and 'messages'", "Keep one of the two")
     if not prompt:
         raise missing(row, "prompt")
     response = turns(row["response"], "response", "assistant", keep_empty_system)
-    require_assistant(response, "response")
+    last_assistant(response, "response")
     whole, start = complete(prompt, response, "response")
     while start < len(whole) and whole[start].role != "assistant":
         start += 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from ms_prefstream.errors import OptionError
-from ms_prefstream.formats.base import ManyRecords, OneRecord
-from ms_prefstream.formats.fields import margin_of, text
-from ms_prefstream.formats.record import Message, Pair
+from ms_prefstream.formats.auto import TEXT, needs
+from ms_prefstream.formats.base import ManyRecords, OneRecord, Row, pair_of
+from ms_prefstream.formats.fields import text
+from ms_prefstream.formats.record import Pair
+from ms_prefstream.formats.registry import preset
 
 REFUSAL_WITH_ADVICE = "拒绝&正向建议"
 REFUSAL = "拒绝为主"
@@ -22,8 +23,9 @@ DIFFICULTIES: tuple[tuple[str, str], ...] = (
 """The three (better, worse) combinations of the data set's documentation."""
 
 
+@preset(needs(prompt=TEXT, pos_resp=TEXT, neg_resp=TEXT))
 def cvalues(types: Iterable[tuple[str, str] | str] | None = None) -> OneRecord | ManyRecords:
-    """CValues-Comparison rows; `pos_resp` is the better response, `neg_resp` the worse one.
+    """Reads CValues-Comparison rows; `pos_resp` is the better response, `neg_resp` the worse one.
 
     ``{prompt: 你好, pos_resp: 好, neg_resp: 坏, pos_type: …, neg_type: …}`` ->
     ``Pair(prompt=(user 你好), chosen=(assistant 好), rejected=(assistant 坏))``
@@ -44,21 +46,16 @@ def cvalues(types: Iterable[tuple[str, str] | str] | None = None) -> OneRecord |
     return ManyRecords("cvalues", _read_wanted, _count_wanted, {"types": wanted})
 
 
-def read_cvalues(row: Mapping[str, Any]) -> Pair:
-    """One row as a pair."""
-    return Pair(
-        (Message("user", text(row, "prompt")),),
-        (Message("assistant", text(row, "pos_resp")),),
-        (Message("assistant", text(row, "neg_resp")),),
-        margin_of(row),
-    )
+def read_cvalues(row: Row) -> Pair:
+    """Returns one row as a pair."""
+    return pair_of(row, "prompt", "pos_resp", "neg_resp")
 
 
-def _count_wanted(row: Mapping[str, Any], types: tuple[tuple[str, str], ...]) -> int:
+def _count_wanted(row: Row, types: tuple[tuple[str, str], ...]) -> int:
     return int((text(row, "pos_type"), text(row, "neg_type")) in types)
 
 
-def _read_wanted(row: Mapping[str, Any], types: tuple[tuple[str, str], ...]) -> tuple[Pair, ...]:
+def _read_wanted(row: Row, types: tuple[tuple[str, str], ...]) -> tuple[Pair, ...]:
     return (read_cvalues(row),) if _count_wanted(row, types) else ()
 
 

@@ -1,28 +1,28 @@
-"""Anthropic hh-rlhf: dialogues as strings with role markers, whole or with the prompt in a field of its own."""
+"""Anthropic hh-rlhf: dialogues as strings with role markers, whole or with the prompt in a separate field."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from ms_prefstream.formats.base import OneRecord
+from ms_prefstream.formats.auto import PAIR_OF_TEXTS, needs
+from ms_prefstream.formats.base import OneRecord, Row
 from ms_prefstream.formats.divide import History, check_history, complete, divide, split_response
 from ms_prefstream.formats.fields import margin_of, text, wrong_type
 from ms_prefstream.formats.messages import dialogue, marked
 from ms_prefstream.formats.record import Completion, Message, Messages, Pair
+from ms_prefstream.formats.registry import preset
 
 
+@preset(needs(**PAIR_OF_TEXTS))
 def hh_rlhf(history: History = "strict") -> OneRecord:
-    r"""hh-rlhf rows; `chosen` is the better dialogue, `rejected` the worse one.
+    r"""Reads hh-rlhf rows; `chosen` is the better dialogue, `rejected` the worse one.
 
     ``{chosen: "\n\nHuman: Hi\n\nAssistant: Hello", rejected: "\n\nHuman: Hi\n\nAssistant: What"}`` ->
     ``Pair(prompt=(user Hi), chosen=(assistant Hello), rejected=(assistant What))``
 
     The same pair from ``{prompt: "\n\nHuman: Hi\n\nAssistant:", chosen: " Hello", rejected: " What"}``, as
-    Dahoas/full-hh-rlhf has it; whole dialogues beside a prompt must repeat it to the letter, and it may then be the
+    Dahoas/full-hh-rlhf has it; whole dialogues beside a prompt must repeat it exactly, and it may then be the
     text of the last turn alone. ``{prompt, response}`` or ``{prompt}`` is a prompt with its response, for RLHF.
 
-    The prompt ends at a role marker, never inside a turn. One space behind a marker belongs to the marker; the rest
+    The prompt ends at a role marker, never inside a turn. One space after a marker belongs to the marker; the rest
     of a turn, white space at its end included, stays as it is. Optional: `margin` (a float).
 
     Args:
@@ -32,8 +32,8 @@ def hh_rlhf(history: History = "strict") -> OneRecord:
     return OneRecord("hh_rlhf", read_hh_rlhf, {"history": history})
 
 
-def read_hh_rlhf(row: Mapping[str, Any], history: History = "strict") -> Pair | Completion:
-    """One row as a pair when it has `chosen` or `rejected`, as a completion otherwise."""
+def read_hh_rlhf(row: Row, history: History = "strict") -> Pair | Completion:
+    """Returns one row as a pair when it has `chosen` or `rejected`, as a completion otherwise."""
     given = row.get("prompt") is not None
     if given and row.get("chosen") is None and row.get("rejected") is None:
         return _completion(row)
@@ -41,23 +41,23 @@ def read_hh_rlhf(row: Mapping[str, Any], history: History = "strict") -> Pair | 
     return Pair(*divide(_shared(row) if given else (), chosen, rejected, history), margin_of(row))
 
 
-def _shared(row: Mapping[str, Any]) -> Messages:
-    """The turns of the prompt of a pair, which beside whole dialogues may be plain text, or empty."""
+def _shared(row: Row) -> Messages:
+    """Returns the turns of the prompt of a pair; beside whole dialogues it may be plain text, or empty."""
     prompt = text(row, "prompt")
     if marked(prompt) or not (marked(row["chosen"]) and marked(row["rejected"])):
         return _prompt(row)
     return (Message("user", prompt),) if prompt else ()
 
 
-def _completion(row: Mapping[str, Any]) -> Completion:
+def _completion(row: Row) -> Completion:
     if row.get("response") is None:
         return Completion(*split_response(_turns(row)))
     whole, start = complete(_prompt(row), _side(row, "response", True), "response")
     return Completion(whole[:start], whole[start:])
 
 
-def _turns(row: Mapping[str, Any]) -> Messages:
-    """The turns of the prompt, without one that is only opened: ``...\n\nAssistant:``."""
+def _turns(row: Row) -> Messages:
+    """Returns the turns of the prompt, without an empty last one of the assistant: ``...\n\nAssistant:``."""
     whole = dialogue(text(row, "prompt"), "prompt")
     found = whole[:-1] if whole[-1] == Message("assistant", "") else whole
     if not found:
@@ -65,19 +65,19 @@ def _turns(row: Mapping[str, Any]) -> Messages:
     return found
 
 
-def _prompt(row: Mapping[str, Any]) -> Messages:
+def _prompt(row: Row) -> Messages:
     found = _turns(row)
     if found[-1].role == "assistant":
         raise wrong_type(
             "the end of field 'prompt'",
             found[-1].content,
-            r"the marker '\n\nAssistant:' or a turn behind '\n\nHuman:'",
+            r"the marker '\n\nAssistant:' or a turn after '\n\nHuman:'",
             "Move what the assistant has begun to say into the responses",
         )
     return found
 
 
-def _side(row: Mapping[str, Any], name: str, responds: bool) -> Messages:
-    """A whole dialogue, or the response to a prompt, whose first turn needs no marker."""
+def _side(row: Row, name: str, responds: bool) -> Messages:
+    """Returns a whole dialogue, or the response to a prompt, whose first turn needs no marker."""
     found = text(row, name)
     return dialogue(f"\n\nAssistant:{found}" if responds and not marked(found) else found, name)

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ms_prefstream.formats.base import ManyRecords, OneRecord
+from ms_prefstream.formats.auto import LIST, TEXT, needs
+from ms_prefstream.formats.base import ManyRecords, OneRecord, Row
 from ms_prefstream.formats.fields import as_number, present, text, wrong_type
 from ms_prefstream.formats.messages import dialogue
 from ms_prefstream.formats.presets.ranked import as_list
 from ms_prefstream.formats.ranking import Pairing, Policy, ranked_format
 from ms_prefstream.formats.record import Message, Messages, Ranked
+from ms_prefstream.formats.registry import preset
 
 
+@preset(needs(prompt=TEXT, answers=LIST), policy="best_worst")
 def nectar(
     policy: Policy = "all", max_pairs: int | None = None, min_margin: float | None = None
 ) -> OneRecord | ManyRecords:
-    r"""Nectar rows; `rank` 1 is the best answer.
+    r"""Reads Nectar rows; `rank` 1 is the best answer.
 
     ``{prompt: "\n\nHuman: Hi\n\nAssistant: ", answers: [{answer: "Hello", rank: 1}, {answer: "What", rank: 2}]}`` ->
     ``(Pair(prompt=(user Hi), chosen=(assistant Hello), rejected=(assistant What), margin=1),)``
@@ -33,8 +36,8 @@ def nectar(
     return ranked_format("nectar", read_nectar, read_ranks, pairing)
 
 
-def read_nectar(row: Mapping[str, Any]) -> Ranked:
-    """One row as a ranked list."""
+def read_nectar(row: Row) -> Ranked:
+    """Returns one row as a ranked list."""
     sides = []
     for index, answer in enumerate(_answers(row), 1):
         if not isinstance(answer.get("answer"), str):
@@ -43,8 +46,8 @@ def read_nectar(row: Mapping[str, Any]) -> Ranked:
     return Ranked(_prompt(text(row, "prompt")), tuple(zip(sides, read_ranks(row), strict=True)))
 
 
-def read_ranks(row: Mapping[str, Any]) -> list[float]:
-    """The negative rank of each answer, so that higher is better."""
+def read_ranks(row: Row) -> list[float]:
+    """Returns the negative rank of each answer, so that higher is better."""
     return [
         -as_number(answer.get("rank"), f"the rank of {_item(index)}") for index, answer in enumerate(_answers(row), 1)
     ]
@@ -54,7 +57,7 @@ def _item(index: int) -> str:
     return f"item {index} of field 'answers'"
 
 
-def _answers(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _answers(row: Row) -> list[Mapping[str, Any]]:
     answers = as_list(present(row, "answers"), "answers")
     for index, answer in enumerate(answers, 1):
         if not isinstance(answer, Mapping):

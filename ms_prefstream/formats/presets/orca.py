@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from ms_prefstream.formats.base import OneRecord
-from ms_prefstream.formats.fields import margin_of, text
-from ms_prefstream.formats.record import Message, Pair
+from ms_prefstream.formats.auto import PAIR_OF_TEXTS, TEXT, needs
+from ms_prefstream.formats.base import OneRecord, Row, pair_of
+from ms_prefstream.formats.record import Pair
+from ms_prefstream.formats.registry import preset
 
 
+@preset(needs(question=TEXT, **PAIR_OF_TEXTS))
 def orca(keep_empty_system: bool = False) -> OneRecord:
-    """Orca pairs; `chosen` is the better answer, `rejected` the worse one.
+    """Reads Orca pairs; `chosen` is the better answer, `rejected` the worse one.
 
     ``{system: "Be brief.", question: "Hi", chosen: "Hello", rejected: "What"}`` ->
     ``Pair(prompt=(system Be brief., user Hi), chosen=(assistant Hello), rejected=(assistant What))``
@@ -24,11 +23,6 @@ def orca(keep_empty_system: bool = False) -> OneRecord:
     return OneRecord("orca", read_orca, {"keep_empty_system": keep_empty_system})
 
 
-def read_orca(row: Mapping[str, Any], **_: bool) -> Pair:
-    """One row as a pair; `keep_empty_system` is for `with_system_and_tools`, which reads the field `system`."""
-    return Pair(
-        (Message("user", text(row, "question")),),
-        (Message("assistant", text(row, "chosen")),),
-        (Message("assistant", text(row, "rejected")),),
-        margin_of(row),
-    )
+def read_orca(row: Row, **_: bool) -> Pair:
+    """Returns one row as a pair; `OneRecord` reads the field `system` and the option `keep_empty_system`."""
+    return pair_of(row, "question", "chosen", "rejected")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.formats.base import OneRecord
-from ms_prefstream.formats.fields import margin_of, short, text
+from ms_prefstream.formats.auto import PAIR_OF_TEXTS, TEXT, alone, needs
+from ms_prefstream.formats.base import OneRecord, Row, pair_of
+from ms_prefstream.formats.fields import short, text
 from ms_prefstream.formats.messages import earlier_turns, marked
 from ms_prefstream.formats.record import Completion, Message, Pair
+from ms_prefstream.formats.registry import preset
 
 
+@preset(needs(prompt=TEXT, **PAIR_OF_TEXTS), needs(prompt=TEXT, response=TEXT), alone(prompt=TEXT), dialogues=False)
 def strings(dialogues: bool = True) -> OneRecord:
-    r"""Plain strings; `chosen` is the better response, `rejected` the worse one.
+    r"""Reads plain strings; `chosen` is the better response, `rejected` the worse one.
 
     ``{prompt: "Hi", chosen: "Hello", rejected: "What"}`` ->
     ``Pair(prompt=(user Hi), chosen=(assistant Hello), rejected=(assistant What))``
@@ -29,20 +29,19 @@ def strings(dialogues: bool = True) -> OneRecord:
     return OneRecord("strings", read_strings, {} if dialogues else {"dialogues": False})
 
 
-def read_strings(row: Mapping[str, Any], dialogues: bool = True) -> Pair | Completion:
-    """One row as a pair when it has `chosen` or `rejected`, as a completion otherwise."""
+def read_strings(row: Row, dialogues: bool = True) -> Pair | Completion:
+    """Returns one row as a pair when it has `chosen` or `rejected`, as a completion otherwise."""
     if not dialogues:
         _refuse_dialogues(row)
     prompt = (*earlier_turns(row), Message("user", text(row, "prompt")))
     if row.get("chosen") is not None or row.get("rejected") is not None:
-        chosen, rejected = text(row, "chosen"), text(row, "rejected")
-        return Pair(prompt, (Message("assistant", chosen),), (Message("assistant", rejected),), margin_of(row))
+        return pair_of(row, prompt, "chosen", "rejected")
     if row.get("response") is None:
         return Completion(prompt)
     return Completion(prompt, (Message("assistant", text(row, "response")),))
 
 
-def _refuse_dialogues(row: Mapping[str, Any]) -> None:
+def _refuse_dialogues(row: Row) -> None:
     for name in ("prompt", "chosen", "rejected", "response"):
         value = row.get(name)
         if isinstance(value, str) and marked(value):

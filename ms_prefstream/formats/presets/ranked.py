@@ -8,20 +8,29 @@ from typing import Any
 import numpy as np
 
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.formats.base import ManyRecords, OneRecord
-from ms_prefstream.formats.divide import complete, require_assistant
+from ms_prefstream.formats.auto import LIST, TURNS, needs
+from ms_prefstream.formats.base import ManyRecords, OneRecord, Row
+from ms_prefstream.formats.divide import complete, last_assistant
 from ms_prefstream.formats.fields import as_number, missing, present, wrong_type
 from ms_prefstream.formats.messages import turns
 from ms_prefstream.formats.ranking import Pairing, Policy, ranked_format
 from ms_prefstream.formats.record import Messages, Ranked
+from ms_prefstream.formats.registry import preset
 
 _TEXT_KEYS = ("content", "text", "response", "answer")
 
 
+@preset(
+    needs(prompt=TURNS, responses=LIST),
+    needs(prompt=TURNS, responses=LIST, scores=LIST),
+    needs(prompt=TURNS, completions=LIST, scores=LIST),
+    needs(prompt=TURNS, completions=LIST),
+    policy="best_worst",
+)
 def ranked(
     policy: Policy = "all", max_pairs: int | None = None, min_margin: float | None = None
 ) -> OneRecord | ManyRecords:
-    """Scored lists; a higher `score` is better, a lower `rank` is better (1 is the best).
+    """Reads scored lists; a higher `score` is better, a lower `rank` is better (1 is the best).
 
     ``{prompt: "Hi", responses: [{content: "Hello", score: 3}, {content: "What", score: 1}]}`` ->
     ``(Pair(prompt=(user Hi), chosen=(assistant Hello), rejected=(assistant What), margin=2),)``
@@ -43,8 +52,8 @@ def ranked(
     return ranked_format("ranked", read_ranked, read_scores, pairing)
 
 
-def read_ranked(row: Mapping[str, Any]) -> Ranked:
-    """One row as a ranked list."""
+def read_ranked(row: Row) -> Ranked:
+    """Returns one row as a ranked list."""
     field, items = _items(row)
     scores = read_scores(row)
     prompt = turns(present(row, "prompt"), "prompt", "user")
@@ -58,8 +67,8 @@ def read_ranked(row: Mapping[str, Any]) -> Ranked:
     return Ranked(prompt, responses)
 
 
-def read_scores(row: Mapping[str, Any]) -> list[float]:
-    """The score of each response, higher is better; ranks become negative scores."""
+def read_scores(row: Row) -> list[float]:
+    """Returns the score of each response, higher is better; ranks become negative scores."""
     field, items = _items(row)
     if row.get("scores") is None:
         return [_item_score(item, field, index) for index, item in enumerate(items, 1)]
@@ -73,7 +82,7 @@ def read_scores(row: Mapping[str, Any]) -> list[float]:
 
 
 def as_list(value: Any, field: str) -> Sequence[Any]:
-    """`value` if it is a list, tuple or array."""
+    """Returns `value` if it is a list, tuple or array."""
     if isinstance(value, (list, tuple)):
         return value
     if isinstance(value, np.ndarray) and value.ndim == 1:
@@ -81,7 +90,7 @@ def as_list(value: Any, field: str) -> Sequence[Any]:
     raise wrong_type(field, value, "a list")
 
 
-def _items(row: Mapping[str, Any]) -> tuple[str, Sequence[Any]]:
+def _items(row: Row) -> tuple[str, Sequence[Any]]:
     found = [name for name in ("responses", "completions") if row.get(name) is not None]
     if len(found) == 2:
         raise RowError(Reason.AMBIGUOUS_FORMAT, "the row has both 'responses' and 'completions'", "Keep one of the two")
@@ -114,5 +123,5 @@ def _response(value: Any, prompt: Messages, where: str) -> Messages:
     side = turns(value, where, "assistant")
     whole, start = complete(prompt, side, where)
     response = whole[start:]
-    require_assistant(response, where)
+    last_assistant(response, where)
     return response

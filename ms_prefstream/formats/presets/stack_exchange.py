@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from ms_prefstream.formats.base import OneRecord
-from ms_prefstream.formats.fields import margin_of, text
-from ms_prefstream.formats.record import Message, Pair
+from ms_prefstream.formats.auto import TEXT, needs
+from ms_prefstream.formats.base import OneRecord, Row, pair_of
+from ms_prefstream.formats.record import Pair
+from ms_prefstream.formats.registry import preset
 
 
+@preset(needs(question=TEXT, response_j=TEXT, response_k=TEXT))
 def stack_exchange() -> OneRecord:
-    """Stack Exchange pairs; `response_j` is the better answer, `response_k` the worse one.
+    """Reads Stack Exchange pairs; `response_j` is the better answer, `response_k` the worse one.
 
     ``{question: "How?", response_j: "So.", response_k: "No."}`` ->
     ``Pair(prompt=(user How?), chosen=(assistant So.), rejected=(assistant No.))``
@@ -21,11 +20,6 @@ def stack_exchange() -> OneRecord:
     return OneRecord("stack_exchange", read_stack_exchange)
 
 
-def read_stack_exchange(row: Mapping[str, Any]) -> Pair:
-    """One row as a pair."""
-    return Pair(
-        (Message("user", text(row, "question")),),
-        (Message("assistant", text(row, "response_j")),),
-        (Message("assistant", text(row, "response_k")),),
-        margin_of(row),
-    )
+def read_stack_exchange(row: Row) -> Pair:
+    """Returns one row as a pair."""
+    return pair_of(row, "question", "response_j", "response_k")

@@ -1,22 +1,28 @@
-"""Rows that are token ids already."""
+"""Rows that are already tokenized."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.formats.base import OneRecord
+from ms_prefstream.formats.auto import LIST, alone, needs
+from ms_prefstream.formats.base import OneRecord, Row
 from ms_prefstream.formats.fields import margin_of, present, wrong_type
 from ms_prefstream.formats.record import TokenCompletion, TokenPair
+from ms_prefstream.formats.registry import preset
 
 _LARGEST = 2**31 - 1  # ids are int32 in batches
 
 
+@preset(
+    needs(prompt_ids=LIST, chosen_ids=LIST, rejected_ids=LIST),
+    needs(prompt_ids=LIST, response_ids=LIST),
+    alone(prompt_ids=LIST),
+)
 def tokenized() -> OneRecord:
-    """Token ids; `chosen_ids` continue `prompt_ids` on the better side, `rejected_ids` on the worse one.
+    """Reads token ids; `chosen_ids` continue `prompt_ids` on the better side, `rejected_ids` on the worse one.
 
     ``{prompt_ids: [1, 2], chosen_ids: [3], rejected_ids: [4]}`` -> ``TokenPair((1, 2), (3,), (4,))``
 
@@ -26,8 +32,8 @@ def tokenized() -> OneRecord:
     return OneRecord("tokenized", read_tokenized)
 
 
-def read_tokenized(row: Mapping[str, Any]) -> TokenPair | TokenCompletion:
-    """One row as a token pair when it has `chosen_ids` or `rejected_ids`, as a token completion otherwise."""
+def read_tokenized(row: Row) -> TokenPair | TokenCompletion:
+    """Returns one row as a token pair when it has `chosen_ids` or `rejected_ids`, as a token completion otherwise."""
     prompt = _ids(row, "prompt_ids")
     response = row.get("response_ids")
     if row.get("chosen_ids") is None and row.get("rejected_ids") is None:
@@ -41,25 +47,19 @@ def read_tokenized(row: Mapping[str, Any]) -> TokenPair | TokenCompletion:
     return TokenPair(prompt, _ids(row, "chosen_ids"), _ids(row, "rejected_ids"), margin_of(row))
 
 
-def _ids(row: Mapping[str, Any], name: str) -> tuple[int, ...]:
+def _ids(row: Row, name: str) -> tuple[int, ...]:
     value = present(row, name)
-    if isinstance(value, np.ndarray):
-        if value.ndim != 1 or (value.dtype.kind not in "iu" and value.size):
-            raise wrong_type(name, value, f"a flat array of whole numbers, not {value.dtype} of shape {value.shape}")
-        ids = tuple(value.tolist())
-    elif isinstance(value, (list, tuple)):
-        ids = tuple(value)
-        if not set(map(type, ids)) <= {int}:
-            ids = tuple([_id(found, name, index) for index, found in enumerate(ids)])
-    else:
+    if isinstance(value, np.ndarray) and value.ndim:
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
         raise wrong_type(name, value, "a list of token ids")
-    if ids and not (min(ids) >= 0 and max(ids) <= _LARGEST):
-        index = next(index for index, found in enumerate(ids) if not 0 <= found <= _LARGEST)
-        raise wrong_type(f"item {index} of field {name!r}", ids[index], f"a token id from 0 to {_LARGEST}")
-    return ids
+    ids = tuple(value)
+    if set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) <= _LARGEST:
+        return ids
+    return tuple([_id(found, f"item {index} of field {name!r}") for index, found in enumerate(ids)])
 
 
-def _id(found: Any, name: str, index: int) -> int:
-    if isinstance(found, (int, np.integer)) and not isinstance(found, bool):
+def _id(found: Any, place: str) -> int:
+    if isinstance(found, (int, np.integer)) and not isinstance(found, bool) and 0 <= found <= _LARGEST:
         return int(found)
-    raise wrong_type(f"item {index} of field {name!r}", found, "a whole number")
+    raise wrong_type(place, found, f"a token id, a whole number from 0 to {_LARGEST}")

@@ -40,7 +40,7 @@ class TestForms:
         assert tokenizer.vocab_size == size
         assert tokenizer.chat_template == CHATML
         assert not tokenizer.add_bos
-        assert tokenizer.reserved_id() is None
+        assert tokenizer.reserved_id is None
 
     def test_a_path_as_a_string_or_to_the_file(self, chatml_dir: pathlib.Path) -> None:
         for path in (str(chatml_dir), chatml_dir / "tokenizer.json"):
@@ -223,7 +223,7 @@ class TestControl:
         size = load(chatml_dir).vocab_size
         added = {str(size + i): {"content": f"<|reserved_special_token_{i}|>", "special": True} for i in range(2)}
         tokenizer = load_tokenizer(write_directory(tmp_path, spec_of(chatml_dir), {"added_tokens_decoder": added}))
-        assert tokenizer.reserved_id() == size == tokenizer.special["<|reserved_special_token_0|>"]
+        assert tokenizer.reserved_id == size == tokenizer.special["<|reserved_special_token_0|>"]
         assert tokenizer.notes == ()
 
     def test_an_id_that_the_file_does_not_give_is_noted(self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -300,7 +300,7 @@ class TestErrors:
     def test_backends_that_do_not_fit(self, chatml_dir: pathlib.Path, sentencepiece_model: pathlib.Path) -> None:
         self.expect(chatml_dir, "needs a SentencePiece model", "sentencepiece")
         self.expect(sentencepiece_model, "needs a tokenizer.json", "tiktoken")
-        self.expect("bytes", "cannot be used for the tokenizer 'bytes'", "tiktoken")
+        self.expect("bytes", "needs a tokenizer.json, and tokenizer 'bytes' has none", "tiktoken")
         with pytest.raises(OptionError, match="expected one of auto, tiktoken"):
             load_tokenizer(chatml_dir, "rust")
 

@@ -1,4 +1,4 @@
-"""What lies in a tokenizer's directory."""
+"""A tokenizer before it is loaded: its files and configuration, and the named tokens in them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import Any
 
 import orjson
 
+from ms_prefstream.encode.backends.base import Form
 from ms_prefstream.errors import TokenizerError
 
+ACCEPTED = (
+    "Pass a directory with tokenizer.json or tokenizer.model, a path to such a file, a tokenizer object of "
+    'transformers or mindformers, or "bytes"'
+)
 _OTHERS = ("sep_token", "cls_token", "mask_token")
 _RESERVED = re.compile(r"[<\[]\|?(reserved|extra|unused|placeholder|control|dummy)\w*\|?[>\]]", re.IGNORECASE)
 
@@ -35,87 +40,40 @@ class Names:
     others: tuple[str, ...] = field(default=())
 
     @property
+    def by_option(self) -> dict[str, Any]:
+        """The four that a `Tokenizer` has, under its names for them."""
+        return {"bos_token": self.bos, "eos_token": self.eos, "pad_token": self.pad, "unk_token": self.unk}
+
+    @property
     def control(self) -> list[str]:
         """All of them once, in the order in which transformers adds them."""
         return list(dict.fromkeys(name for name in (self.bos, self.eos, self.unk, self.pad, *self.others) if name))
 
 
-def text_of(token: Any) -> str | None:
-    """The content of a token written as a string, as a dictionary or as an AddedToken object."""
-    if isinstance(token, Mapping):
-        token = token.get("content")
-    content = token if isinstance(token, str) else getattr(token, "content", None)
-    return content if isinstance(content, str) and content else None
-
-
-def read_names(config: Mapping[str, Any], fallback: Mapping[str, Any] | None = None) -> Names:
-    """The names in a tokenizer_config.json; what it does not mention at all is taken from special_tokens_map.json."""
-    merged = {**(fallback or {}), **config}
-    extra = merged.get("additional_special_tokens") or []
-    found = [text_of(merged.get(key)) for key in _OTHERS] + [text_of(token) for token in extra]
-    return Names(
-        bos=text_of(merged.get("bos_token")),
-        eos=text_of(merged.get("eos_token")),
-        pad=text_of(merged.get("pad_token")),
-        unk=text_of(merged.get("unk_token")),
-        others=tuple(name for name in found if name),
-    )
-
-
-def names_of_object(obj: Any) -> Names:
-    """The names that a tokenizer object of transformers or mindformers carries."""
-    keys = ("bos_token", "eos_token", "pad_token", "unk_token", *_OTHERS)
-    # The attribute without underscore logs an error where the token is not set.
-    values: dict[str, Any] = dict(getattr(obj, "special_tokens_map", None) or {})
-    return read_names({**{key: None for key in keys}, **values})
-
-
-def find_reserved(candidates: Iterable[tuple[str, int]], taken: Iterable[str | None]) -> int | None:
-    """The lowest id among tokens that are named as reserved or unused, e.g. ``<|reserved_special_token_0|>``."""
-    used = set(taken)
-    found = [id_ for name, id_ in candidates if name not in used and _RESERVED.fullmatch(name)]
-    return min(found, default=None)
-
-
-def chat_template_of(config: Mapping[str, Any]) -> str | None:
-    """The chat template of a configuration: a string, or the one called ``default`` (or the only one) of several."""
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        template = {t.get("name"): t.get("template") for t in template if isinstance(t, Mapping)}
-    if isinstance(template, Mapping):
-        template = template.get("default", next(iter(template.values())) if len(template) == 1 else None)
-    return template if isinstance(template, str) and template else None
-
-
-ACCEPTED = (
-    "Pass a directory with tokenizer.json or tokenizer.model, a path to such a file, a tokenizer object of "
-    'transformers or mindformers, or "bytes"'
-)
-
-
 @dataclass(frozen=True, kw_only=True)
-class TokenizerFiles:
-    """The files of one tokenizer.
+class TokenizerSource:
+    """A tokenizer before it is loaded.
 
     Attributes:
-        name: What reports call it: the path as the user gave it.
-        json_path: The tokenizer.json, if there is one.
-        model_path: The SentencePiece model, if there is one.
+        name: Its name in reports: a path as the user gave it, or what an object calls itself.
+        forms: The forms in which it exists, and where each is: the path of a tokenizer.json or its parsed content,
+            the path of a SentencePiece model, an object.
         config: tokenizer_config.json, parsed; empty without one.
         names: bos, eos and the other named tokens.
         chat_template: The chat template, if there is one.
         legacy_added: added_tokens.json, parsed.
         has_config: Whether there is a tokenizer_config.json.
+        shared: What loaders of the same form leave for each other.
     """
 
     name: str
-    json_path: pathlib.Path | None
-    model_path: pathlib.Path | None
-    config: Mapping[str, Any]
-    names: Names
-    chat_template: str | None
-    legacy_added: Mapping[str, int]
-    has_config: bool
+    forms: Mapping[Form, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
+    chat_template: str | None = None
+    legacy_added: Mapping[str, int] = field(default_factory=dict)
+    has_config: bool = False
+    shared: dict[str, Any] = field(default_factory=dict)
 
     @property
     def added_tokens_decoder(self) -> dict[int, Mapping[str, Any]]:
@@ -124,31 +82,27 @@ class TokenizerFiles:
         return {int(id_): token for id_, token in listed.items()}
 
 
-def find_files(path: pathlib.Path) -> TokenizerFiles:
-    """Look at a directory, a tokenizer.json or a ``.model`` file and at the configuration beside it.
+def find_files(path: pathlib.Path) -> TokenizerSource:
+    """Find the tokenizer in a directory, or that of a tokenizer.json or ``.model`` file, and its configuration.
 
     Raises:
         TokenizerError: Nothing there is a tokenizer, or a file cannot be parsed.
     """
     directory = path if path.is_dir() else path.parent
-    json_path: pathlib.Path | None = None
-    model_path: pathlib.Path | None = None
+    forms = {Form.JSON if path.suffix == ".json" else Form.MODEL: path}
     if path.is_dir():
-        json_path = _existing(directory / "tokenizer.json")
         models = sorted(directory.glob("*.model"))
-        model_path = _existing(directory / "tokenizer.model") or (models[0] if len(models) == 1 else None)
-        if json_path is None and model_path is None:
+        named = directory / "tokenizer.model"
+        model = named if named.is_file() else models[0] if len(models) == 1 else None
+        found = {Form.JSON: directory / "tokenizer.json", Form.MODEL: model}
+        forms = {form: file for form, file in found.items() if file is not None and file.is_file()}
+        if not forms:
             raise _nothing_found(directory, models)
-    elif path.suffix == ".json":
-        json_path = path
-    else:
-        model_path = path
     config = read_json(directory / "tokenizer_config.json")
     jinja = directory / "chat_template.jinja"
-    return TokenizerFiles(
+    return TokenizerSource(
         name=str(path),
-        json_path=json_path,
-        model_path=model_path,
+        forms=forms,
         config=config,
         names=read_names(config, read_json(directory / "special_tokens_map.json")),
         chat_template=_read_text(jinja) if jinja.is_file() else chat_template_of(config),
@@ -158,7 +112,7 @@ def find_files(path: pathlib.Path) -> TokenizerFiles:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """A JSON object from a file; empty if there is no such file."""
+    """Returns the JSON object in a file; an empty one if there is no such file."""
     if not path.is_file():
         return {}
     try:
@@ -173,7 +127,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_bytes(path: pathlib.Path) -> bytes:
-    """A file's content, or a `TokenizerError` that says why it cannot be read."""
+    """Returns a file's content, or raises a `TokenizerError` that says why it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -185,10 +139,6 @@ def _read_text(path: pathlib.Path) -> str:
         return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from None
-
-
-def _existing(path: pathlib.Path) -> pathlib.Path | None:
-    return path if path.is_file() else None
 
 
 def _nothing_found(directory: pathlib.Path, models: list[pathlib.Path]) -> TokenizerError:
@@ -209,3 +159,50 @@ def _nothing_found(directory: pathlib.Path, models: list[pathlib.Path]) -> Token
     return TokenizerError(
         f"{directory} holds no tokenizer: expected tokenizer.json or tokenizer.model, found {shown}. {remedy}"
     )
+
+
+def _text_of(token: Any) -> str | None:
+    """Returns the content of a token written as a string, as a dictionary or as an AddedToken object."""
+    if isinstance(token, Mapping):
+        token = token.get("content")
+    content = token if isinstance(token, str) else getattr(token, "content", None)
+    return content if isinstance(content, str) and content else None
+
+
+def read_names(config: Mapping[str, Any], fallback: Mapping[str, Any] | None = None) -> Names:
+    """Returns the names in a tokenizer_config.json; special_tokens_map.json gives those that it does not mention."""
+    merged = {**(fallback or {}), **config}
+    extra = merged.get("additional_special_tokens") or []
+    found = [_text_of(merged.get(key)) for key in _OTHERS] + [_text_of(token) for token in extra]
+    return Names(
+        bos=_text_of(merged.get("bos_token")),
+        eos=_text_of(merged.get("eos_token")),
+        pad=_text_of(merged.get("pad_token")),
+        unk=_text_of(merged.get("unk_token")),
+        others=tuple(name for name in found if name),
+    )
+
+
+def names_of_object(obj: Any) -> Names:
+    """Returns the named tokens of a tokenizer object of transformers or mindformers."""
+    keys = ("bos_token", "eos_token", "pad_token", "unk_token", *_OTHERS)
+    # The attribute without underscore logs an error where the token is not set.
+    values: dict[str, Any] = dict(getattr(obj, "special_tokens_map", None) or {})
+    return read_names({**{key: None for key in keys}, **values})
+
+
+def find_reserved(candidates: Iterable[tuple[str, int]], names: Names) -> int | None:
+    """Returns the lowest id of tokens named as reserved or unused, such as ``<|reserved_special_token_0|>``."""
+    used = names.by_option.values()
+    found = [id_ for name, id_ in candidates if name not in used and _RESERVED.fullmatch(name)]
+    return min(found, default=None)
+
+
+def chat_template_of(config: Mapping[str, Any]) -> str | None:
+    """Returns the chat template of a configuration: a string, or ``default`` (or the only one) of several."""
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        template = {t.get("name"): t.get("template") for t in template if isinstance(t, Mapping)}
+    if isinstance(template, Mapping):
+        template = template.get("default", next(iter(template.values())) if len(template) == 1 else None)
+    return template if isinstance(template, str) and template else None

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ms_prefstream.encode.jinja import Render, TemplateRefusal
 from ms_prefstream.encode.layout import Kind
 from ms_prefstream.encode.pieces import ControlTokens
-from ms_prefstream.encode.tracked_text import Run, Sight, Tracked, joined, plain
+from ms_prefstream.encode.tracked_text import ContentReads, Run, Tracked, joined, plain
 
 
 class Part(NamedTuple):
@@ -78,7 +78,7 @@ class Dissector:
         if inference and not self._asks:
             written = self._begun_as_asked(written)
         self._text = plain(written)
-        self._tracked = written if isinstance(written, Tracked) else Tracked(written, (), Sight())
+        self._tracked = written if isinstance(written, Tracked) else Tracked(written, (), ContentReads())
         self._runs = self._tracked.runs
         self._where = self._places()
         self._systems = next((at for at, m in enumerate(messages) if m["role"] != "system"), len(messages))
@@ -259,9 +259,9 @@ class Dissector:
 
 def placeholders(roles: Sequence[str]) -> list[dict[str, Any]]:
     """Returns messages with these roles, and contents that stand for any text."""
-    sight = Sight()
+    reads = ContentReads()
     names = [f"\ue000{index}\ue001" for index in range(len(roles))]  # private-use characters, which no template writes
     return [
-        {"role": role, "content": Tracked(name, (Run(0, len(name), index),), sight)}
+        {"role": role, "content": Tracked(name, (Run(0, len(name), index),), reads)}
         for index, (role, name) in enumerate(zip(roles, names, strict=True))
     ]

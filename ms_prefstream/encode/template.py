@@ -16,7 +16,7 @@ from ms_prefstream.encode.jinja import TemplateRefusal, renderer
 from ms_prefstream.encode.layout import Kind, Layout, Piece, build_layout
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.encode.tracked_text import Edits, Run, Sight, Tracked, edited, plain
+from ms_prefstream.encode.tracked_text import ContentReads, Edits, Run, Tracked, edited, plain
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Message, Messages
 
@@ -121,13 +121,13 @@ class ChatTemplate:
         except TemplateRefusal:
             return _Learned()
         written = sorted(run.owner for run in found.text.runs if run.whole)
-        if found.text.sight.looked or len(found.text.runs) != len(roles) or written != list(range(len(roles))):
+        if found.text.reads.was_read or len(found.text.runs) != len(roles) or written != list(range(len(roles))):
             return _Learned()
         layout = build_layout(
             self._pieces(found, slots=True), prompt_messages, roles, self._encoder, differs=found.differs
         )
         edits = tuple((run.owner, run.edits) for run in found.text.runs if run.edits)
-        return _Learned(layout, edits, tuple(sorted(found.text.sight.needed)))
+        return _Learned(layout, edits, tuple(sorted(found.text.reads.needed)))
 
     def _dissect(self, messages: Sequence[Mapping[str, Any]], prompt_messages: int, tools: Any = None) -> Anatomy:
         """Render messages and take the text apart."""
@@ -220,12 +220,55 @@ class ChatTemplate:
         raise TemplateRefusal("it leaves out the tool calls of an assistant turn")
 
 
+class PlainTemplate:
+    """Prompt and response as text: BOS if the tokenizer has one, prompt, response, EOS.
+
+    Args:
+        tokenizer: Gives BOS and EOS.
+        control: Special tokens that act in contents; None takes every content as ordinary text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, control: ControlTokens | None = None) -> None:
+        self._control = control
+        self._bos = (
+            [] if tokenizer.bos_id is None else [(Piece(0, Kind.PREAMBLE, tokenizer.bos_token), tokenizer.bos_id)]
+        )
+        self._eos = [] if tokenizer.eos_id is None else [(Piece(1, Kind.TAIL, tokenizer.eos_token), tokenizer.eos_id)]
+        self._encoder = tokenizer.encoder
+        slots = [(Piece(0, Kind.BODY, None), -1)], [(Piece(1, Kind.BODY, None), -1)]
+        self._full = self._build(slots[0] + slots[1] + self._eos, 2)
+        self._prompt = self._build(slots[0], 1)
+
+    def _build(self, pieces: list[tuple[Piece, int]], messages: int) -> Layout:
+        roles = ("user", "assistant")[:messages]
+        return build_layout([*self._bos, *pieces], 1, roles, self._encoder, bos_begins=bool(self._bos))
+
+    def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
+        if len(prompt) != 1 or len(response) > 1 or tools is not None or any(m.extra for m in (*prompt, *response)):
+            shape = " + ".join(message.role for message in (*prompt, *response)) + (" with tools" if tools else "")
+            raise RowError(
+                Reason.TEMPLATE_REFUSED,
+                f"the row has the turns {shape}; expected one prompt and one response without tools, all that can be "
+                "joined as text without a chat template",
+                'Use a tokenizer with a chat template, or pass template="<Jinja text>"',
+            )
+        contents = [message.content for message in (*prompt, *response)]
+        if self._control is not None and any(map(self._control.find, contents)):
+            pieces = [
+                (Piece(owner, Kind.BODY, text[cut.begin : cut.end]), cut.id)
+                for owner, text in enumerate(contents)
+                for cut in self._control.cut(text)
+            ]
+            return LaidOut(self._build(pieces + (self._eos if response else []), len(contents)), contents, False)
+        return LaidOut(self._full if response else self._prompt, contents, False)
+
+
 def _tracked(messages: Sequence[Message], empty: str | None = "") -> list[dict[str, Any]]:
     """Returns messages as templates read them, contents tracked; `empty` replaces "" beside tool calls."""
-    sight = Sight()
+    reads = ContentReads()
     dicts = []
     for owner, message in enumerate(messages):
-        content = Tracked(message.content, (Run(0, len(message.content), owner),), sight)
+        content = Tracked(message.content, (Run(0, len(message.content), owner),), reads)
         found = _as_dict(message, content)
         if not message.content and found.get("tool_calls"):
             found["content"] = content if empty == "" else empty

@@ -20,7 +20,7 @@ from ms_prefstream.encode.backends.added import AddedToken, AddedTokens
 from ms_prefstream.encode.backends.base import Form, NotServedError, Place, TextEncoder, Tokenizer
 from ms_prefstream.encode.backends.self_check import corpus
 from ms_prefstream.encode.backends.sentencepiece_backend import SentencePieceEncoder
-from ms_prefstream.encode.backends.sentencepiece_proto import read_model, with_prefix
+from ms_prefstream.encode.backends.sentencepiece_proto import read_model, with_dummy_prefix
 from ms_prefstream.encode.backends.spelling import Spelling, build_spelling, from_byte_alphabet
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
 from ms_prefstream.encode.backends.tokenizer_source import (
@@ -80,7 +80,7 @@ def load_sentencepiece(source: TokenizerSource) -> Tokenizer:
     data = processor.serialized_model_proto()
     prefixed = frozenset({Place.START, Place.AFTER_SPECIAL})
     if not read_model(data).dummy_prefix:  # the object itself sets the prefix, before a whole text only
-        data, prefixed = with_prefix(data), frozenset({Place.START})
+        data, prefixed = with_dummy_prefix(data, True), frozenset({Place.START})
     model = read_model(data)
     extra = [token for token in tokens if token.id >= len(model.pieces)]
     encoder = SentencePieceEncoder(data, model, _special(tokens), prefixed, extra)
@@ -111,8 +111,8 @@ def _tokenizer(source: TokenizerSource, tokens: Sequence[AddedToken], encoder: T
     ids = {token.content: token.id for token in tokens}
     add_bos = source.config["add_bos_token"]
     if not isinstance(add_bos, bool):
-        build = getattr(obj, "build_inputs_with_special_tokens", None)
-        add_bos = names.bos is not None and callable(build) and list(build([0]))[:1] == [ids.get(names.bos)]
+        build, bos = getattr(obj, "build_inputs_with_special_tokens", None), names.tokens["bos_token"]
+        add_bos = bos is not None and callable(build) and list(build([0]))[:1] == [ids.get(bos)]
     return Tokenizer(
         name=source.name,
         encoder=encoder,
@@ -120,7 +120,7 @@ def _tokenizer(source: TokenizerSource, tokens: Sequence[AddedToken], encoder: T
         reason=reason,
         special=_special(tokens),
         special_in_template=ids,
-        **names.by_option,
+        **names.tokens,
         add_bos=add_bos,
         vocab_size=1 + max([*map(int, vocab.values()), *ids.values()]),
         chat_template=template,

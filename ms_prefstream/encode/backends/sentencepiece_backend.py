@@ -19,7 +19,7 @@ from ms_prefstream.encode.backends.sentencepiece_proto import (
     as_control,
     read_model,
     read_offsets,
-    without_prefix,
+    with_dummy_prefix,
 )
 from ms_prefstream.encode.backends.spelling import META, Prefix, Spelling, metaspace_spelling
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
@@ -56,8 +56,8 @@ def load(source: TokenizerSource) -> Tokenizer:
         reason="the tokenizer is a SentencePiece model",
         special=special,
         special_in_template=ids,
-        **names.by_option,
-        add_bos=add_bos if isinstance(add_bos, bool) else names.bos is not None,
+        **names.tokens,
+        add_bos=add_bos if isinstance(add_bos, bool) else names.tokens["bos_token"] is not None,
         vocab_size=max(len(model.pieces), 1 + max(known.values())),
         chat_template=source.chat_template,
         fingerprint=digest.hexdigest(),
@@ -97,7 +97,7 @@ class SentencePieceEncoder(PlainTextEncoder):
         ]
         shown = as_control(data, frozenset(defined)) if defined else data
         self._as_is = sentencepiece.SentencePieceProcessor(model_proto=shown)
-        self._bare = sentencepiece.SentencePieceProcessor(model_proto=without_prefix(shown))
+        self._bare = sentencepiece.SentencePieceProcessor(model_proto=with_dummy_prefix(shown, False))
         prefix = Prefix(mark=META, places=prefixed) if model.dummy_prefix and prefixed else None
         self._places = prefixed if model.dummy_prefix else frozenset(Place)
         beyond = {token.content: token.id for token in extra}
@@ -171,13 +171,9 @@ def _parse(data: bytes, path: pathlib.Path) -> SentencePieceModel:
 
 def _names(processor: Any, model: SentencePieceModel, told: Names, known: Mapping[str, int]) -> Names:
     """Returns bos, eos, pad and unk as the configuration names them, else as the model itself numbers them."""
-
-    def name(key: str) -> str | None:
-        listed: str | None = getattr(told, key)
-        id_ = int(getattr(processor, f"{key}_id")())
-        return listed if listed in known else model.pieces[id_][0] if id_ >= 0 else None
-
-    return Names(bos=name("bos"), eos=name("eos"), pad=name("pad"), unk=name("unk"))
+    ids = {key: int(getattr(processor, key.replace("token", "id"))()) for key in told.tokens}
+    own = {key: model.pieces[id_][0] if id_ >= 0 else None for key, id_ in ids.items()}
+    return Names(tokens={key: told.tokens[key] if told.tokens[key] in known else own[key] for key in own})
 
 
 def _added_tokens(model: SentencePieceModel, source: TokenizerSource) -> list[AddedToken]:

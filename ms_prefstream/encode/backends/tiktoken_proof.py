@@ -63,7 +63,11 @@ def tiktoken_plan(spec: Spec, rust: RustTokenizer) -> TiktokenPlan:
         NotServedError: Something in the file cannot be reproduced, or no proof covers it.
     """
     model = spec["model"]
-    _check_model(model)
+    if model.get("type") != "BPE":
+        raise NotServedError(f"its model is {model.get('type')}, not BPE")
+    for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+        if model.get(option):
+            raise NotServedError(f"its model uses {option}")
     kinds = [step.get("type") for step in normalizers_of(spec)]
     if kinds not in ([], ["NFC"]):
         raise NotServedError(f"it normalises with {' + '.join(map(str, kinds))}")
@@ -74,15 +78,8 @@ def tiktoken_plan(spec: Spec, rust: RustTokenizer) -> TiktokenPlan:
     return TiktokenPlan(pattern=pattern, ranks=_ranks(spec, rust), nfc=bool(kinds))
 
 
-def _check_model(model: Mapping[str, Any]) -> None:
-    if model.get("type") != "BPE":
-        raise NotServedError(f"its model is {model.get('type')}, not BPE")
-    for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
-        if model.get(option):
-            raise NotServedError(f"its model uses {option}")
-
-
 def _ranks(spec: Spec, rust: RustTokenizer) -> dict[bytes, int]:
+    """Returns the ranks by the three facts above, checked for every token."""
     vocab: dict[str, int] = spec["model"]["vocab"]
     order = [vocab[token] for token in merged_tokens(spec["model"].get("merges") or [])]
     if order != sorted(order):
@@ -121,6 +118,7 @@ BYTE_LEVEL_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N
 
 
 def _pattern(steps: list[dict[str, Any]]) -> str:
+    """Returns the one regular expression that splits a text as these pre-tokenisers do."""
     kinds = [str(step.get("type")) for step in steps]
     if not steps or kinds[-1] != "ByteLevel":
         raise NotServedError(f"it splits text with {' + '.join(kinds) or 'nothing'}, not at the byte level")
@@ -138,7 +136,7 @@ def _pattern(steps: list[dict[str, Any]]) -> str:
     if len(stages) > 1:
         single = single_pattern(stages)
         if single is None:
-            raise NotServedError(f"it splits text in {len(stages)} stages that no single pattern is known for")
+            raise NotServedError(f"it splits text in {len(stages)} stages, and no single pattern for them is known")
         return single
     if not means_the_same(stages[0]):
         raise NotServedError("its pattern uses constructs that the two regular expression engines read differently")
@@ -160,11 +158,8 @@ def single_pattern(stages: Sequence[str]) -> str | None:
     Args:
         stages: The patterns in their order, line breaks written as in the file or as escapes.
     """
-    written = tuple(stage.replace("\r", r"\r").replace("\n", r"\n") for stage in stages)
-    return _deepseek() if written == _DEEPSEEK else None
-
-
-def _deepseek() -> str:
+    if tuple(stage.replace("\r", r"\r").replace("\n", r"\n") for stage in stages) != _DEEPSEEK:
+        return None
     within = (
         rf"[[{_HAN}]--[\p{{L}}\p{{P}}\p{{S}}]]?[[\p{{L}}\p{{M}}]&&[{_HAN}]]+",
         rf"[[\p{{P}}\p{{S}}]&&[{_HAN}]]+",

@@ -17,6 +17,7 @@ ACCEPTED = (
     "Pass a directory with tokenizer.json or tokenizer.model, a path to such a file, a tokenizer object of "
     'transformers or mindformers, or "bytes"'
 )
+_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 _OTHERS = ("sep_token", "cls_token", "mask_token")
 _RESERVED = re.compile(r"[<\[]\|?(reserved|extra|unused|placeholder|control|dummy)\w*\|?[>\]]", re.IGNORECASE)
 
@@ -26,28 +27,17 @@ class Names:
     """Named tokens, as written in a configuration.
 
     Attributes:
-        bos: The token at the beginning of a sequence, or None.
-        eos: The token at the end.
-        pad: The token that fills rows.
-        unk: The token for what the vocabulary lacks.
+        tokens: ``bos_token``, ``eos_token``, ``unk_token`` and ``pad_token``; a content or None each.
         others: Further control tokens.
     """
 
-    bos: str | None = None
-    eos: str | None = None
-    pad: str | None = None
-    unk: str | None = None
-    others: tuple[str, ...] = field(default=())
-
-    @property
-    def by_option(self) -> dict[str, Any]:
-        """The four that a `Tokenizer` has, under its names for them."""
-        return {"bos_token": self.bos, "eos_token": self.eos, "pad_token": self.pad, "unk_token": self.unk}
+    tokens: Mapping[str, Any] = field(default_factory=lambda: dict.fromkeys(_NAMED))
+    others: tuple[str, ...] = ()
 
     @property
     def control(self) -> list[str]:
         """All of them once, in the order in which transformers adds them."""
-        return list(dict.fromkeys(name for name in (self.bos, self.eos, self.unk, self.pad, *self.others) if name))
+        return list(dict.fromkeys(name for name in (*self.tokens.values(), *self.others) if name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,26 +164,19 @@ def read_names(config: Mapping[str, Any], fallback: Mapping[str, Any] | None = N
     merged = {**(fallback or {}), **config}
     extra = merged.get("additional_special_tokens") or []
     found = [_text_of(merged.get(key)) for key in _OTHERS] + [_text_of(token) for token in extra]
-    return Names(
-        bos=_text_of(merged.get("bos_token")),
-        eos=_text_of(merged.get("eos_token")),
-        pad=_text_of(merged.get("pad_token")),
-        unk=_text_of(merged.get("unk_token")),
-        others=tuple(name for name in found if name),
-    )
+    tokens = {key: _text_of(merged.get(key)) for key in _NAMED}
+    return Names(tokens=tokens, others=tuple(name for name in found if name))
 
 
 def names_of_object(obj: Any) -> Names:
     """Returns the named tokens of a tokenizer object of transformers or mindformers."""
-    keys = ("bos_token", "eos_token", "pad_token", "unk_token", *_OTHERS)
     # The attribute without underscore logs an error where the token is not set.
-    values: dict[str, Any] = dict(getattr(obj, "special_tokens_map", None) or {})
-    return read_names({**{key: None for key in keys}, **values})
+    return read_names(getattr(obj, "special_tokens_map", None) or {})
 
 
 def find_reserved(candidates: Iterable[tuple[str, int]], names: Names) -> int | None:
     """Returns the lowest id of tokens named as reserved or unused, such as ``<|reserved_special_token_0|>``."""
-    used = names.by_option.values()
+    used = names.tokens.values()
     found = [id_ for name, id_ in candidates if name not in used and _RESERVED.fullmatch(name)]
     return min(found, default=None)
 

@@ -87,7 +87,7 @@ def _read(source: TokenizerSource) -> Reference:
     if source.has_config and isinstance(pre, dict) and pre.get("type") == "ByteLevel":
         # Where it stands alone, transformers takes this from the configuration, or False.
         pre["add_prefix_space"] = bool(source.config.get("add_prefix_space", False))
-    drop_leaking_merges(spec, [entry["content"] for entry in spec["added_tokens"] if entry.get("special")])
+    drop_leaking_merges(spec)
     try:
         rust = RustTokenizer.from_str(orjson.dumps(spec).decode())
     except Exception as error:  # the package raises nothing more precise
@@ -98,9 +98,9 @@ def _read(source: TokenizerSource) -> Reference:
         ) from None
     number_added_tokens(spec, rust)
     added = {token.content: token.id for token in added_tokens(spec)}
-    add_bos = source.config.get("add_bos_token")
+    bos, add_bos = names.tokens["bos_token"], source.config.get("add_bos_token")
     if not isinstance(add_bos, bool):
-        add_bos = names.bos is not None and rust.encode("a").ids[:1] == [added.get(names.bos)]
+        add_bos = bos is not None and rust.encode("a").ids[:1] == [added.get(bos)]
     encoder = TokenizersEncoder(spec, rust)
     tokenizer = Tokenizer(
         name=source.name,
@@ -109,7 +109,7 @@ def _read(source: TokenizerSource) -> Reference:
         reason="the tokenizer is a tokenizer.json",
         special=special_tokens(spec),
         special_in_template=added,
-        **names.by_option,
+        **names.tokens,
         add_bos=add_bos,
         vocab_size=1 + max([*vocabulary(spec).values(), *added.values()]),
         chat_template=source.chat_template,

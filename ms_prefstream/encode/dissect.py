@@ -1,7 +1,7 @@
 """Takes a rendered conversation apart: the message of each character, the ends of turns, the start of the response.
 
 Contents are `Tracked` while the template renders, so their places are known. A turn ends where the rendering of the
-messages up to it ends. A response begins where the rendering with a generation header ends (`Dissector._body`). Only
+messages up to it ends. A response begins where the rendering with a generation header ends, see `_response_begin`. Only
 where a template writes such a prefix differently is the first control token after the content the end of the turn.
 
     <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHello<|im_end|>\\n
@@ -82,8 +82,10 @@ class Dissector:
         self._runs = self._tracked.runs
         self._where = self._places()
         self._systems = next((at for at, m in enumerate(messages) if m["role"] != "system"), len(messages))
-        # (role, next role, text between their contents) -> (offset of the border, whether asking gives another text)
-        self._borders: dict[tuple[str, str, str], tuple[int, bool]] = {}
+        # (role, next role, text between their contents) -> offset of the end of the turn
+        self._turn_borders: dict[tuple[str, str, str], int] = {}
+        # (role before, text before the content) -> (offset of the response, whether the prompt alone differs)
+        self._response_begins: dict[tuple[str, str], tuple[int, bool]] = {}
         self._parts: list[Part] = []
         self._next_run = 0
 
@@ -154,9 +156,8 @@ class Dissector:
         role = self._messages[index]["role"]
         then = "" if index + 1 == len(self._messages) else self._messages[index + 1]["role"]
         gap = self._text[lower:upper]
-        known = self._borders.get((role, then, gap))
-        if known is not None:
-            return lower + known[0]
+        if (role, then, gap) in self._turn_borders:
+            return lower + self._turn_borders[role, then, gap]
         prefix = self._prefix(index + 1, asking=False)
         if prefix is not None and lower <= prefix <= upper:
             end = prefix
@@ -167,7 +168,7 @@ class Dissector:
             end = lower if found is None or self._where[index] is None else lower + found.end
             if end > lower and self._text[end : min(end + 1, upper)] == "\n":
                 end += 1
-        self._borders[role, then, gap] = (end - lower, False)
+        self._turn_borders[role, then, gap] = end - lower
         return end
 
     def _prefix(self, count: int, asking: bool) -> int | None:
@@ -220,7 +221,7 @@ class Dissector:
         place = self._where[index]
         if place is not None and not begin <= place[0] <= place[1] <= end:
             place = None
-        body = self._body(index, begin, end, place)
+        body = self._response_begin(index, begin, end, place)
         behind = body if place is None else max(body, place[1])
         more = place is None or not self._messages[index].keys() <= _PLAIN_KEYS  # tool calls follow the content
         stop = (self._control.last if more else self._control.first)(self._text, behind, end)
@@ -232,29 +233,31 @@ class Dissector:
         self._add(index, Kind.BODY, body, behind)
         self._add(index, Kind.TAIL, behind, end)
 
-    def _body(self, index: int, begin: int, end: int, place: tuple[int, int] | None) -> int:
+    def _response_begin(self, index: int, begin: int, end: int, place: tuple[int, int] | None) -> int:
         """Returns the start of the response, the response border in characters: the end of the generation header."""
-        head = "" if place is None else self._text[begin : place[0]]
-        before = self._messages[index - 1]["role"]
-        known = None if place is None else self._borders.get((before, "asked", head))
-        if known is not None:
-            self._differs |= known[1]
-            return begin + known[0]
-        asked = self._prefix(index, asking=True)
-        if place is not None:
+        if place is None:
+            asked = self._prefix(index, asking=True)
+            if asked is not None and begin < asked <= end:
+                return asked
+            header = self._header("assistant")
+            if header and self._text.startswith(header, begin, end):
+                return begin + len(header)
+            raise TemplateRefusal(
+                "the start of the response cannot be found: its text does not start with the prompt's"
+            )
+        head = self._text[begin : place[0]]
+        key = self._messages[index - 1]["role"], head
+        if key not in self._response_begins:
+            asked = self._prefix(index, asking=True)
             differs = asked is None or not begin <= asked <= place[0]
-            body = place[0]
+            offset = len(head)
+            # Where the generation prompt adds nothing, the header before the content counts as prompt if it has text.
             if asked is not None and not differs and (asked > begin or not head.strip()):
-                body = asked  # a template without a generation header writes the header here, unless it has none
-            self._borders[before, "asked", head] = (body - begin, differs)
-            self._differs |= differs
-            return body
-        if asked is not None and begin < asked <= end:
-            return asked
-        header = self._header("assistant")
-        if header and self._text.startswith(header, begin, end):
-            return begin + len(header)
-        raise TemplateRefusal("the start of the response cannot be found: its text does not start with the prompt's")
+                offset = asked - begin
+            self._response_begins[key] = offset, differs
+        offset, differs = self._response_begins[key]
+        self._differs |= differs
+        return begin + offset
 
 
 def placeholders(roles: Sequence[str]) -> list[dict[str, Any]]:

@@ -7,10 +7,10 @@ One record goes this way:
 2. `layout.py` has grouped the layout into steps: ids that are known, and units of text to encode.
 3. `ConversationEncoder._draft` adds the text of each open step to the batch (`Texts`), and the tokenizer's backend
    encodes the whole batch at once.
-4. `ConversationEncoder._assemble` joins the ids of a conversation's steps and finds the tokens under the loss. The
-   response border in characters comes from `Dissector._body`, in tokens from `ConversationEncoder._response_border`.
+4. `ConversationEncoder._assemble` joins the ids of a conversation's steps and finds the tokens under the loss.
 
-Truncation follows in `truncate.py`, outside of this walk.
+`Dissector._response_begin` computes the response border in characters, once for a sequence of roles;
+`ConversationEncoder._response_border` computes it in tokens, for each row. Truncation follows in `truncate.py`.
 """
 
 from __future__ import annotations

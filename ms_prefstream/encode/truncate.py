@@ -24,6 +24,76 @@ from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.sample import Ids, Span
 from ms_prefstream.sample import Sequence as TokenSequence
 
+TRUNCATIONS = ("prompt_left", "response_right", "drop")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """How long a sequence may be.
+
+    Attributes:
+        max_length: Tokens of prompt and response together.
+        max_prompt_length: Tokens of the prompt, generation header included; None for no limit of its own.
+        truncation: ``prompt_left``, ``response_right`` or ``drop``.
+        reserve: Tokens kept free after the response (1 for a reward token).
+    """
+
+    max_length: int
+    max_prompt_length: int | None = None
+    truncation: str = "prompt_left"
+    reserve: int = 0
+
+    @property
+    def room(self) -> int:
+        """Tokens that prompt and response may have."""
+        return self.max_length - self.reserve
+
+    @property
+    def prompt_room(self) -> int:
+        """Tokens that the prompt may have."""
+        return self.room if self.max_prompt_length is None else min(self.room, self.max_prompt_length)
+
+
+@dataclass(slots=True)
+class Flat:
+    """One conversation as flat ids, and its cut map on demand.
+
+    Attributes:
+        ids: (n,) int32.
+        prompt: How many of them are the prompt.
+        spans: Token ranges under the loss; empty for a prompt without response.
+        cuts: Returns the cut map.
+    """
+
+    ids: Ids
+    prompt: int
+    spans: tuple[Span, ...]
+    cuts: Callable[[], CutMap]
+
+
+def fit(sides: Sequence[Flat], budget: Budget) -> tuple[TokenSequence, ...]:
+    """Cut the sides of one row, with one common cut of the prompt.
+
+    Raises:
+        RowError: ``too_long`` if what must stay does not fit, ``no_response_tokens`` if nothing to train on is left.
+    """
+    room, prompt_room = budget.room, budget.prompt_room
+    for side in sides:
+        if len(side.ids) > room or side.prompt > prompt_room:
+            break
+    else:
+        return tuple([TokenSequence(side.ids, side.spans) for side in sides])
+    if budget.truncation == "drop":
+        raise _too_long(sides, budget)
+    maps = [side.cuts() for side in sides]
+    if budget.truncation == "prompt_left":
+        rooms = [min(prompt_room, room - (len(side.ids) - side.prompt)) for side in sides]
+    else:
+        rooms = [side.prompt if budget.max_prompt_length is None else prompt_room for side in sides]
+    cuts = _common_cut(maps, rooms)
+    return tuple(_apply(side, m, cut, budget) for side, m, cut in zip(sides, maps, cuts, strict=True))
+
+
 Points: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
 """(token positions, character offsets) at which a text can be divided."""
 
@@ -145,76 +215,6 @@ def token_cut_map(ids: Ids, prompt: int) -> CutMap:
     turn.body_end = turn.tail = turn.end = prompt
     turn.units.append(0)
     return CutMap(ids, 0, [turn] if prompt else [], prompt, False)
-
-
-TRUNCATIONS = ("prompt_left", "response_right", "drop")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Budget:
-    """How long a sequence may be.
-
-    Attributes:
-        max_length: Tokens of prompt and response together.
-        max_prompt_length: Tokens of the prompt, generation header included; None for no limit of its own.
-        truncation: ``prompt_left``, ``response_right`` or ``drop``.
-        reserve: Tokens kept free after the response (1 for a reward token).
-    """
-
-    max_length: int
-    max_prompt_length: int | None = None
-    truncation: str = "prompt_left"
-    reserve: int = 0
-
-    @property
-    def room(self) -> int:
-        """Tokens that prompt and response may have."""
-        return self.max_length - self.reserve
-
-    @property
-    def prompt_room(self) -> int:
-        """Tokens that the prompt may have."""
-        return self.room if self.max_prompt_length is None else min(self.room, self.max_prompt_length)
-
-
-@dataclass(slots=True)
-class Flat:
-    """One conversation as flat ids, and its cut map on demand.
-
-    Attributes:
-        ids: (n,) int32.
-        prompt: How many of them are the prompt.
-        spans: Token ranges under the loss; empty for a prompt without response.
-        cuts: Returns the cut map.
-    """
-
-    ids: Ids
-    prompt: int
-    spans: tuple[Span, ...]
-    cuts: Callable[[], CutMap]
-
-
-def fit(sides: Sequence[Flat], budget: Budget) -> tuple[TokenSequence, ...]:
-    """Cut the sides of one row, with one common cut of the prompt.
-
-    Raises:
-        RowError: ``too_long`` if what must stay does not fit, ``no_response_tokens`` if nothing to train on is left.
-    """
-    room, prompt_room = budget.room, budget.prompt_room
-    for side in sides:
-        if len(side.ids) > room or side.prompt > prompt_room:
-            break
-    else:
-        return tuple([TokenSequence(side.ids, side.spans) for side in sides])
-    if budget.truncation == "drop":
-        raise _too_long(sides, budget)
-    maps = [side.cuts() for side in sides]
-    if budget.truncation == "prompt_left":
-        rooms = [min(prompt_room, room - (len(side.ids) - side.prompt)) for side in sides]
-    else:
-        rooms = [side.prompt if budget.max_prompt_length is None else prompt_room for side in sides]
-    cuts = _common_cut(maps, rooms)
-    return tuple(_apply(side, m, cut, budget) for side, m, cut in zip(sides, maps, cuts, strict=True))
 
 
 def _too_long(sides: Sequence[Flat], budget: Budget) -> RowError:

@@ -222,16 +222,16 @@ class Dissector:
         if place is not None and not begin <= place[0] <= place[1] <= end:
             place = None
         body = self._response_begin(index, begin, end, place)
-        behind = body if place is None else max(body, place[1])
+        body_end = body if place is None else max(body, place[1])
         more = place is None or not self._messages[index].keys() <= _PLAIN_KEYS  # tool calls follow the content
-        stop = (self._control.last if more else self._control.first)(self._text, behind, end)
+        stop = (self._control.last if more else self._control.first)(self._text, body_end, end)
         if stop is not None:
-            behind = stop.begin
+            body_end = stop.begin
         elif more:
-            behind += len(self._text[behind:end].rstrip())
+            body_end += len(self._text[body_end:end].rstrip())
         self._add(index, Kind.HEAD, begin, body)
-        self._add(index, Kind.BODY, body, behind)
-        self._add(index, Kind.TAIL, behind, end)
+        self._add(index, Kind.BODY, body, body_end)
+        self._add(index, Kind.TAIL, body_end, end)
 
     def _response_begin(self, index: int, begin: int, end: int, place: tuple[int, int] | None) -> int:
         """Returns the start of the response, the response border in characters: the end of the generation header."""

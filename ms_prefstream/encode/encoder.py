@@ -72,8 +72,8 @@ class _Draft:
     def __init__(self, laid: LaidOut, steps: Sequence[Ids | int | None]) -> None:
         self.laid = laid
         self.steps = list(steps)
-        self.heads: dict[int, int] | None = None
-        self.rests: dict[int, int] | None = None
+        self.heads: dict[int, int] = {}
+        self.rests: dict[int, int] = {}
 
 
 class ConversationEncoder:
@@ -176,10 +176,8 @@ class ConversationEncoder:
             draft.steps[index] = self._ticket(unit, contents, texts)
             if unit.trained and unit.border:
                 if unit.head is None:
-                    draft.heads = draft.heads or {}
                     draft.heads[index] = texts.add(unit.text(contents, 0, unit.border), unit.place)
                 if self._inference:
-                    draft.rests = draft.rests or {}
                     draft.rests[index] = texts.add(unit.text(contents, unit.border), Place.CONTINUATION)
         return draft
 
@@ -203,15 +201,15 @@ class ConversationEncoder:
         """
         layout = draft.laid.layout
         arrays: list[Ids] = [results[it] if it.__class__ is int else it for it in draft.steps]  # type: ignore[misc]
-        if layout.answer is not None and draft.rests is None and self.keeps_ends:
-            at, head, trained, behind = layout.answer
+        if layout.answer is not None and not draft.rests and self.keeps_ends:
+            at, head, trained, after = layout.answer
             answer = arrays[at]
             if answer[: len(head)].tolist() == head:
                 first = sum(map(len, arrays[:at]))
                 end = first + len(answer)
                 begin, last = first + len(head), end + trained
                 spans = ((begin, last),) if begin < last else ()
-                return Encoded(draft.laid, arrays, begin, end + behind, spans, layout.differs, answer)
+                return Encoded(draft.laid, arrays, begin, end + after, spans, layout.differs, answer)
         encoded = Encoded(draft.laid, arrays, 0, 0, (), layout.differs, _NONE)
         found: list[Span] = []
         position = 0
@@ -252,7 +250,6 @@ class ConversationEncoder:
         unit = encoded.laid.layout.units[encoded.laid.layout.steps[index].first]
         head = unit.head
         if head is None:
-            assert draft.heads is not None
             head = tuple(results[draft.heads[index]].tolist())
         border = len(head)
         ids = tuple(encoded.arrays[index][:border].tolist())
@@ -261,7 +258,7 @@ class ConversationEncoder:
             starts = self.starts(unit, encoded.laid.contents, joint=True)
             border = tokens_before(starts, len(unit.text(encoded.laid.contents, 0, unit.border)), alike)
             encoded.differs = encoded.differs or ids != head or border != len(head)
-        if draft.rests is not None and index in draft.rests:
+        if index in draft.rests:
             border = len(head)
             encoded.arrays[index] = np.concatenate([np.array(head, np.int32), results[draft.rests[index]]])
         return border
@@ -281,8 +278,8 @@ class ConversationEncoder:
         if joint or not (self._inference and unit.trained and unit.border):
             return self._starts(unit.text(contents), unit.place)
         head, rest = unit.text(contents, 0, unit.border), unit.text(contents, unit.border)
-        behind = self._starts(rest, Place.CONTINUATION)
-        return np.concatenate([self._starts(head, unit.place)[:-1], np.where(behind < 0, behind, behind + len(head))])
+        after = self._starts(rest, Place.CONTINUATION)
+        return np.concatenate([self._starts(head, unit.place)[:-1], np.where(after < 0, -1, after + len(head))])
 
 
 class Texts:
@@ -324,11 +321,11 @@ def tokens_before(starts: NDArray[np.int64], border: int, at_least: int = 0) -> 
         at_least: A number of tokens that certainly end before it. It decides where the border falls into characters
             that are split over several tokens, for which there are no offsets.
     """
-    behind = tokens_until(starts, border)
-    if starts[behind] == border:
-        return behind
+    until = tokens_until(starts, border)
+    if starts[until] == border:
+        return until
     first = int(np.flatnonzero((starts >= 0) & (starts < border))[-1])  # the last token that certainly begins before it
-    return max(first, min(at_least, behind - 1))
+    return max(first, min(at_least, until - 1))
 
 
 def tokens_until(starts: NDArray[np.int64], border: int) -> int:

@@ -29,7 +29,7 @@ from ms_prefstream.sample import Ids, Span
 
 
 class Kind(enum.IntEnum):
-    """What a piece of a rendered conversation is."""
+    """Role of a piece in a rendered conversation."""
 
     PREAMBLE = 0  # BOS, the template's own system block, the row's system message: truncation always keeps it
     HEAD = 1  # template text before a message's content
@@ -105,13 +105,13 @@ class Answer(NamedTuple):
         step: Its index.
         head: The ids that its unit begins with before the response does.
         trained: Tokens under the loss directly after it.
-        behind: All tokens after it.
+        after: All tokens after it.
     """
 
     step: int
     head: list[int]
     trained: int
-    behind: int
+    after: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -266,8 +266,8 @@ def _answer(steps: Sequence[Step], unknown: Sequence[tuple[int, Unit]]) -> Answe
     spans = [span for step in fixed for span in step.spans]
     if spans and (len(spans) > 1 or not fixed[0].spans or spans[0][0]):
         return None
-    behind = sum(len(step.ids) for step in fixed if step.ids is not None)
-    return Answer(at, list(unit.head or ()), spans[0][1] if spans else 0, behind)
+    after = sum(len(step.ids) for step in fixed if step.ids is not None)
+    return Answer(at, list(unit.head or ()), spans[0][1] if spans else 0, after)
 
 
 def merged(spans: Iterable[Span]) -> tuple[Span, ...]:

@@ -31,7 +31,7 @@ class Run(NamedTuple):
     Attributes:
         begin: Where they begin.
         end: Where they end.
-        owner: The message whose content it is.
+        owner: The message with that content.
         edits: The strips that were applied to the content.
         whole: Whether the run is the complete result of these strips.
     """
@@ -155,8 +155,8 @@ class Tracked(str):
 
     def partition(self, sep: str, /) -> tuple[str, str, str]:
         self.reads.was_read = True
-        before, found, behind = self._located(list(str.partition(self, sep)), 0)
-        return before, found, behind
+        before, found, after = self._located(list(str.partition(self, sep)), 0)
+        return before, found, after
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
         self.reads.was_read = True

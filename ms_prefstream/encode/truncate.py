@@ -90,7 +90,8 @@ def fit(sides: Sequence[Flat], budget: Budget) -> tuple[TokenSequence, ...]:
         rooms = [min(prompt_room, room - (len(side.ids) - side.prompt)) for side in sides]
     else:
         rooms = [side.prompt if budget.max_prompt_length is None else prompt_room for side in sides]
-    cuts = _common_cut(maps, rooms)
+    fitting = (cuts for cuts in _cuts(maps, rooms) if all(size(cut) <= most for cut, most in zip(cuts, rooms)))  # noqa: B905
+    cuts = next(fitting, None) or [m.floor() for m in maps]
     return tuple(_apply(side, m, cut, budget) for side, m, cut in zip(sides, maps, cuts, strict=True))
 
 
@@ -224,16 +225,8 @@ def _too_long(sides: Sequence[Flat], budget: Budget) -> RowError:
     return RowError(Reason.TOO_LONG, f"the prompt has {prompt} tokens; expected at most {budget.prompt_room}")
 
 
-def _common_cut(maps: Sequence[CutMap], rooms: Sequence[int]) -> list[Cut]:
-    """Returns the smallest common cut with which every prompt fits its room; the floor if none does."""
-    for cuts in _cuts(maps, rooms):
-        if all(size(cut) <= room for cut, room in zip(cuts, rooms, strict=True)):
-            return cuts
-    return [m.floor() for m in maps]
-
-
 def _cuts(maps: Sequence[CutMap], rooms: Sequence[int]) -> Iterator[list[Cut]]:
-    """Yields candidates, the one that keeps most first."""
+    """Yields common cuts of all sides, the one that keeps most first."""
     turns = maps[0].turns
     if any([turn.opens for turn in m.turns] != [turn.opens for turn in turns] for m in maps):
         # The template wrote the prompt differently for the two sides: they have no common place for a cut.

@@ -20,7 +20,7 @@ class Place(enum.Enum):
 
 
 class Form(enum.Enum):
-    """What a tokenizer can be read from; the values complete "needs ..."."""
+    """Form in which a tokenizer exists; the values complete "needs ..." in errors."""
 
     BYTES = "the name 'bytes'"
     JSON = "a tokenizer.json"
@@ -29,7 +29,7 @@ class Form(enum.Enum):
 
 
 class NotServedError(Exception):
-    """Why a backend cannot serve a tokenizer; the message completes "it does not fit, because ..."."""
+    """Refusal of a tokenizer by a backend; the message completes "it does not fit, because ..."."""
 
 
 class TextEncoder(Protocol):
@@ -76,7 +76,7 @@ class Tokenizer:
         chat_template: Jinja source, or None.
         fingerprint: A hash of everything that determines the ids, and of the chat template.
         reserved_id: The id of a reserved token such as ``<|reserved_special_token_0|>``; None without one.
-        notes: What a person should know about this tokenizer, as sentences.
+        notes: Peculiarities that a person should know, as sentences.
     """
 
     name: str

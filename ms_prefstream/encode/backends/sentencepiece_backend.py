@@ -147,8 +147,7 @@ def _spelling(model: SentencePieceModel, control: Mapping[str, int], prefix: Pre
     """Returns what the ids of a model stand for."""
     vocab = {piece: id_ for id_, (piece, kind) in enumerate(model.pieces) if kind is not PieceType.UNKNOWN}
     unknown = {piece: id_ for id_, (piece, kind) in enumerate(model.pieces) if kind is PieceType.UNKNOWN}
-    unknown_id = next(iter(unknown.values()), None)
-    return metaspace_spelling(vocab, {**control, **unknown}, prefix, frozenset(control.values()), unknown_id)
+    return metaspace_spelling(vocab, {**control, **unknown}, prefix, frozenset(control.values()))
 
 
 def _parse(data: bytes, path: pathlib.Path) -> SentencePieceModel:
@@ -163,17 +162,17 @@ def _parse(data: bytes, path: pathlib.Path) -> SentencePieceModel:
         raise TokenizerError(f"{path} is not a SentencePiece model. {hint}.") from None
     if model.suffix:
         raise TokenizerError(
-            f"{path} sets spaces behind words (treat_whitespace_as_suffix), which is not supported. "
+            f"{path} sets spaces after words (treat_whitespace_as_suffix), which is not supported. "
             "Pass a directory with tokenizer.json."
         )
     return model
 
 
-def _names(processor: Any, model: SentencePieceModel, told: Names, known: Mapping[str, int]) -> Names:
+def _names(processor: Any, model: SentencePieceModel, given: Names, known: Mapping[str, int]) -> Names:
     """Returns bos, eos, pad and unk as the configuration names them, else as the model itself numbers them."""
-    ids = {key: int(getattr(processor, key.replace("token", "id"))()) for key in told.tokens}
+    ids = {key: int(getattr(processor, key.replace("token", "id"))()) for key in given.tokens}
     own = {key: model.pieces[id_][0] if id_ >= 0 else None for key, id_ in ids.items()}
-    return Names(tokens={key: told.tokens[key] if told.tokens[key] in known else own[key] for key in own})
+    return Names(tokens={key: given.tokens[key] if given.tokens[key] in known else own[key] for key in own})
 
 
 def _added_tokens(model: SentencePieceModel, source: TokenizerSource) -> list[AddedToken]:

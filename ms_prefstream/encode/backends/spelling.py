@@ -93,7 +93,7 @@ class Spelling:
 
 
 # Byte-level tokens write each byte as one character (the mapping of the GPT-2 release): these bytes as their own, the
-# others as 256, 257 ... What no byte is written as becomes a character that latin-1 refuses.
+# others as 256, 257 ... All other characters become one that latin-1 refuses.
 _PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 _TO_LATIN = {byte: byte if byte in _PRINTABLE else 0xFFFF for byte in range(256)} | dict(enumerate(_OTHERS, 256))
@@ -158,17 +158,16 @@ def byte_level_spelling(
 
 
 def metaspace_spelling(
-    vocab: Mapping[str, int],
-    added: Mapping[str, int],
-    prefix: Prefix | None,
-    borders: frozenset[int],
-    unknown: int | None,
+    vocab: Mapping[str, int], added: Mapping[str, int], prefix: Prefix | None, borders: frozenset[int]
 ) -> Spelling:
-    """Returns the spelling of a SentencePiece-like tokenizer: ``▁`` for spaces, ``<0x0A>`` for single bytes."""
+    """Returns the spelling of a SentencePiece-like tokenizer: ``▁`` for spaces, ``<0x0A>`` for single bytes.
+
+    The unknown token belongs to `added`: it takes bytes of any number.
+    """
     written = (
         (bytes([int(piece[3:5], 16)]), 1)
         if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
-        else (piece.replace(META, " ").encode("utf-8"), -1 if id_ == unknown else len(piece.encode("utf-8")))
-        for piece, id_ in vocab.items()
+        else (piece.replace(META, " ").encode("utf-8"), len(piece.encode("utf-8")))
+        for piece in vocab
     )
     return build_spelling(vocab.values(), written, added, prefix, borders, META)

@@ -23,7 +23,7 @@ class PlainTextEncoder(abc.ABC):
 
     Attributes:
         added: Finds the added tokens that are recognised in text; each is one token.
-        spelling: What the ids write; None where that is not known, and then the backend decodes.
+        spelling: The bytes that the ids stand for; None where that is not known, and then the backend decodes.
         nfc: Whether texts are normalised to NFC first.
         max_chars: The longest text that is encoded.
     """

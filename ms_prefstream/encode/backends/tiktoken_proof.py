@@ -1,11 +1,11 @@
 """Proof that `tiktoken` gives the ids of a tokenizer.json, and the pattern and ranks with which it does.
 
-The two differ in how they merge. The `tokenizers` package knows a list of merges and applies, among adjacent pairs
-that are in it, the one that comes first in the list (the leftmost of equals). `tiktoken` knows a set of tokens with
+The two differ in how they merge. The `tokenizers` package has a list of merges and applies, among adjacent pairs
+that are in it, the one that comes first in the list (the leftmost of equals). `tiktoken` has a set of tokens with
 ranks and joins, among adjacent pairs whose concatenation is in the set, the one of lowest rank (the leftmost of
 equals); before that it looks the whole word up.
 
-Let run(T) be what the list of merges makes of the characters of a token T alone. Whatever stands around it, a stretch
+Let run(T) be what the list of merges makes of the characters of a token T alone. In any surroundings, a stretch
 that ends up between two borders is merged exactly as run does, because merges across a border that survives never
 happen. So when A and B stand side by side and AB = T is a token, run(T) passes through the state (A, B). Hence both
 procedures make the same choices at every step, given three facts, which are checked here for every token:
@@ -183,8 +183,8 @@ def _unmatched(alternatives: Sequence[str], character: str) -> str:
     return f"(?:(?!{'|'.join(alternatives)}){character})+"
 
 
-# \w, \b, anchors, back references, look-behind, nested classes and class arithmetic differ or are too rare to trust;
-# a quantifier behind a counted one ({1,3}+) is possessive to one engine and a repetition to the other.
+# \w, \b, anchors, back references, lookbehind, nested classes and class arithmetic differ or are too rare to trust;
+# a quantifier after a counted one ({1,3}+) is possessive to one engine and a repetition to the other.
 _ATOM = r"\\[rntsSdD]|\\[pP]\{[A-Za-z_]+\}|\\[^\w\s]"
 _IN_CLASS = rf"(?:{_ATOM}|(?!&&|--|~~)[^\[\]\\])"
 _COMMON = re.compile(

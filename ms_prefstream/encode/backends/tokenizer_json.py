@@ -146,7 +146,7 @@ def merged_tokens(merges: Sequence[str] | Sequence[Sequence[str]]) -> list[str]:
 
 
 class Leaks:
-    """The control tokens whose ids plain text gives in spite of all, and the smaller pieces that replace them.
+    """Control tokens that plain text still gives, and the smaller pieces that replace their ids.
 
     Args:
         control: Control tokens, content to id.

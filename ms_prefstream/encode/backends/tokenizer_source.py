@@ -53,7 +53,7 @@ class TokenizerSource:
         chat_template: The chat template, if there is one.
         legacy_added: added_tokens.json, parsed.
         has_config: Whether there is a tokenizer_config.json.
-        shared: What loaders of the same form leave for each other.
+        shared: Parsed parts that loaders of the same form share, so that a file is read once.
     """
 
     name: str

@@ -298,9 +298,8 @@ def _spelling(spec: Spec, kind: str | None) -> Spelling | None:
     borders, prefix = frozenset(added.values()), read_pipeline(spec).prefix
     if kind == "bytes":
         return byte_level_spelling(vocab, added, prefix, borders)
-    unknown = spec["model"].get("unk_token")
-    if spec["model"].get("type") == "Unigram":
-        index = spec["model"].get("unk_id")
-    else:
-        index = vocab.get(unknown) if unknown is not None else None
-    return metaspace_spelling(vocab, added, prefix, borders, index)
+    model = spec["model"]
+    unk = model.get("unk_id") if model.get("type") == "Unigram" else vocab.get(model.get("unk_token"))
+    unknown = {piece: id_ for piece, id_ in vocab.items() if id_ == unk}
+    known = {piece: id_ for piece, id_ in vocab.items() if id_ != unk}
+    return metaspace_spelling(known, {**unknown, **added}, prefix, borders)

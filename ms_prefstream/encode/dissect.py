@@ -78,7 +78,10 @@ class Dissector:
         if inference and not self._asks:
             written = self._begun_as_asked(written)
         self._text = plain(written)
-        self._tracked = written if isinstance(written, Tracked) else Tracked(written, (), ContentReads())
+        self._tracked = Tracked(self._text, (), ContentReads())
+        if isinstance(written, Tracked):
+            reads = ContentReads(written.reads.was_read, written.reads.needed)  # without those of later renderings
+            self._tracked = Tracked(self._text, written.runs, reads)
         self._runs = self._tracked.runs
         self._where = self._places()
         self._systems = next((at for at, m in enumerate(messages) if m["role"] != "system"), len(messages))

@@ -131,8 +131,8 @@ class ConversationEncoder:
         if self._refused is not None:
             self._refuse(record)
         if isinstance(record, Pair):
-            _check_text(record.chosen, "chosen")
-            _check_text(record.rejected, "rejected")
+            _check_side(record.chosen, "chosen")
+            _check_side(record.rejected, "rejected")
             if record.chosen == record.rejected:
                 raise RowError(Reason.IDENTICAL, "chosen and rejected are the same text")
             chosen = self._draft(lay_out(prompt, record.chosen, record.tools), texts)
@@ -140,7 +140,7 @@ class ConversationEncoder:
         asked = self._draft(lay_out(prompt, (), record.tools), texts)
         if not record.response:
             return (asked,)
-        _check_text(record.response, "response")
+        _check_side(record.response, "response")
         return asked, self._draft(lay_out(prompt, record.response, record.tools), texts)
 
     def _refuse(self, record: Pair | Completion) -> None:
@@ -164,12 +164,9 @@ class ConversationEncoder:
     def _draft(self, laid: LaidOut, texts: Texts, other: _Draft | None = None) -> _Draft:
         """Add the texts of a conversation to the batch; the other side of the pair shares its prompt with it."""
         layout, contents = laid.layout, laid.contents
-        begin = 0
-        if other is not None and other.laid.layout is layout:
-            begin = layout.shared
-            draft = _Draft(laid, other.steps)
-        else:
-            draft = _Draft(laid, layout.known)
+        shares = other is not None and other.laid.layout is layout
+        draft = _Draft(laid, other.steps if other is not None and shares else layout.known)
+        begin = layout.shared if shares else 0
         for index, unit in layout.open:
             if index < begin:
                 continue
@@ -374,7 +371,7 @@ def _join(sides: Sequence[Encoded]) -> None:
         begin = end
 
 
-def _check_text(messages: Messages, side: str) -> None:
+def _check_side(messages: Messages, side: str) -> None:
     """Refuse a side on which the assistant says nothing, or which has no assistant turn."""
     for message in messages:
         if message.role == "assistant":

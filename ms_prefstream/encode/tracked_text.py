@@ -51,9 +51,9 @@ class ContentReads:
         needed: (owner, edits) of contents that it only tested for being non-empty.
     """
 
-    def __init__(self) -> None:
-        self.was_read = False
-        self.needed: set[tuple[int, Edits]] = set()
+    def __init__(self, was_read: bool = False, needed: Iterable[tuple[int, Edits]] = ()) -> None:
+        self.was_read = was_read
+        self.needed = set(needed)
 
 
 class Tracked(str):

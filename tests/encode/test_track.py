@@ -1,4 +1,4 @@
-"""Tracked strings: they behave as strings, know whose characters they hold, and notice being looked into."""
+"""Tracked strings: they behave as strings, record whose characters they hold, and mark contents as read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_strip_of_more_than_a_content_depends_on_it() -> None:
     assert text.reads.was_read
 
 
-LOOKS: dict[str, Callable[[Any], Any]] = {
+READS: dict[str, Callable[[Any], Any]] = {
     "length": len, "item": lambda t: t[0], "slice": lambda t: t[1:], "in": lambda t: "a" in t, "iterate": list,
     "equal": lambda t: t == "ab", "not equal": lambda t: t != "ab", "swapped": lambda t: "ab" == t,  # noqa: SIM300
     "less": lambda t: t < "b", "hash": hash, "repr": repr, "format": lambda t: f"{t:>5}", "times": lambda t: t * 2,
@@ -67,10 +67,10 @@ LOOKS: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LOOKS)
-def test_looks_are_noticed_and_give_what_a_string_gives(name: str) -> None:
+@pytest.mark.parametrize("name", READS)
+def test_reads_are_marked_and_give_what_a_string_gives(name: str) -> None:
     text = tracked("ab")
-    assert LOOKS[name](text) == LOOKS[name]("ab")
+    assert READS[name](text) == READS[name]("ab")
     assert text.reads.was_read
 
 
@@ -81,7 +81,7 @@ HARMLESS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_what_tells_nothing_is_no_look(name: str) -> None:
+def test_operations_that_show_nothing_are_not_reads(name: str) -> None:
     text = tracked("ab")
     found = HARMLESS[name](text)
     assert not text.reads.was_read

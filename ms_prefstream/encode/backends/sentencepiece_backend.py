@@ -37,12 +37,12 @@ def load(source: TokenizerSource) -> Tokenizer:
     path = source.forms[Form.MODEL]
     data = read_bytes(path)
     model = _parse(data, path)
-    tokens = {token.content: token for token in _added_tokens(model, source)}
+    tokens = _added_tokens(model, source)
     known = {piece: id_ for id_, (piece, _) in enumerate(model.pieces)} | {t.content: t.id for t in tokens.values()}
     names = _names(sentencepiece.SentencePieceProcessor(model_proto=data), model, source.names, known)
     for content in (*names.control, *source.names.control):
         if content in known:
-            tokens[content] = _token(content, known[content], True)
+            tokens[content] = AddedToken(content=content, id=known[content], special=True)
     special = {t.content: t.id for t in tokens.values() if t.special}
     extra = [t for t in tokens.values() if t.id >= len(model.pieces) or model.pieces[t.id][0] != t.content]
     ids = {t.content: t.id for t in tokens.values()}
@@ -175,13 +175,12 @@ def _names(processor: Any, model: SentencePieceModel, given: Names, known: Mappi
     return Names(tokens={key: given.tokens[key] if given.tokens[key] in known else own[key] for key in own})
 
 
-def _added_tokens(model: SentencePieceModel, source: TokenizerSource) -> list[AddedToken]:
+def _added_tokens(model: SentencePieceModel, source: TokenizerSource) -> dict[str, AddedToken]:
     """Returns the symbols of the model, with the flags of the configuration, then the tokens that it adds."""
-    declared = {
-        str(token["content"]): (id_, bool(token.get("special"))) for id_, token in source.added_tokens_decoder.items()
-    }
-    declared = {**{content: (id_, False) for content, id_ in source.legacy_added.items()}, **declared}
-    found: list[AddedToken] = []
+    declared = {content: (id_, False) for content, id_ in source.legacy_added.items()}
+    for id_, token in source.added_tokens_decoder.items():
+        declared[str(token["content"])] = id_, bool(token.get("special"))
+    found: dict[str, AddedToken] = {}
     inside = {piece: id_ for id_, (piece, _) in enumerate(model.pieces)}
     # The configuration renames reserved pieces by their ids, as for InternLM2's ChatML tokens.
     renamed = {
@@ -190,21 +189,15 @@ def _added_tokens(model: SentencePieceModel, source: TokenizerSource) -> list[Ad
         if content not in inside and id_ < len(model.pieces) and model.pieces[id_][1] in _RENAMED
     }
     for id_, (piece, kind) in enumerate(model.pieces):
-        if id_ in renamed:
+        symbol = kind in (PieceType.CONTROL, PieceType.UNKNOWN)
+        if id_ in renamed or not (symbol or kind is PieceType.USER_DEFINED):
             continue
-        if kind in (PieceType.CONTROL, PieceType.UNKNOWN):
-            found.append(_token(piece, id_, True))
-        elif kind is PieceType.USER_DEFINED:
-            # Without a configuration, a symbol written like <|name|> counts as control, to be safe.
-            looks = not source.has_config and piece.startswith("<|") and piece.endswith("|>")
-            found.append(_token(piece, id_, declared[piece][1] if piece in declared else looks))
-    listed = {token.content for token in found}
+        # Without a configuration, a symbol written like <|name|> counts as control, to be safe.
+        looks = not source.has_config and piece.startswith("<|") and piece.endswith("|>")
+        special = symbol or (declared[piece][1] if piece in declared else looks)
+        found[piece] = AddedToken(content=piece, id=id_, special=special)
     for content, (id_, special) in sorted(declared.items(), key=lambda item: item[1]):
         known = inside.get(content) == id_ or (id_ in renamed and content not in inside)
-        if content not in listed and (known or id_ >= len(model.pieces)):
-            found.append(_token(content, id_, special))
+        if content not in found and (known or id_ >= len(model.pieces)):
+            found[content] = AddedToken(content=content, id=id_, special=special)
     return found
-
-
-def _token(content: str, id_: int, special: bool) -> AddedToken:
-    return AddedToken(content=content, id=id_, special=special)

@@ -231,9 +231,6 @@ for _name in (set(dir(str)) - set(dir(object)) | _READING) - set(vars(Tracked)):
         setattr(Tracked, _name, _reading(_name))
 
 
-_PERCENT = re.compile("%(.?)", re.DOTALL)
-
-
 def percent(text: str, values: Any) -> str | None:
     """Returns ``text % values`` where every conversion is a plain ``%s``, else None.
 
@@ -242,16 +239,11 @@ def percent(text: str, values: Any) -> str | None:
         values: One value, or a tuple of them.
     """
     given = list(values) if isinstance(values, tuple) else [values]
-    kinds = _PERCENT.findall(text)
+    kinds = re.findall("(?s)%(.?)", text)
     if set(kinds) - {"s", "%"} or kinds.count("s") != len(given) or not any(map(_is_tracked, given)):
         return None
-    parts: list[str] = []
-    end = 0
-    for match in _PERCENT.finditer(text):
-        parts.append(text[end : match.start()])
-        parts.append("%" if match.group(1) == "%" else str(given.pop(0)))
-        end = match.end()
-    return joined([*parts, text[end:]])
+    parts = re.split("(%[s%])", text)
+    return joined("%" if part == "%%" else str(given.pop(0)) if part == "%s" else part for part in parts)
 
 
 def braces(text: str, values: Sequence[Any], named: Mapping[str, Any]) -> str | None:

@@ -8,12 +8,15 @@ import pathlib
 import pickle
 import subprocess
 import sys
+import types
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ms_prefstream.encode.backends.base import Place
+from ms_prefstream.encode import tokenizer as tokenizer_module
+from ms_prefstream.encode.backends import BACKENDS, LOADERS, Loader
+from ms_prefstream.encode.backends.base import Form, NotServedError, Place
 from ms_prefstream.encode.backends.sentencepiece_proto import read_model
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, TokenizerError
@@ -258,6 +261,33 @@ class TestFingerprint:
         change(spec)
         config = json.loads((chatml_dir / "tokenizer_config.json").read_text(encoding="utf-8"))
         assert load_tokenizer(write_directory(tmp_path, spec, config)).fingerprint != load(chatml_dir).fingerprint
+
+
+class TestRegistry:
+    def test_a_backend_is_one_file_and_one_line(
+        self, chatml_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`auto` takes the first line that serves the tokenizer; one that refuses is passed over, with its reason."""
+        module: Any = types.ModuleType("ms_prefstream.encode.backends.new_backend")
+        module.load = lambda source: dataclasses.replace(load(chatml_dir), backend="new", name=source.name)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(tokenizer_module, "LOADERS", (Loader("new", Form.JSON, "new_backend:load"), *LOADERS))
+        monkeypatch.setattr(tokenizer_module, "BACKENDS", (*BACKENDS, "new"))
+        assert load_tokenizer(chatml_dir).backend == "new"
+        assert load_tokenizer(chatml_dir, "new").reason == "backend='new' was asked for"
+
+        def refuse(source: Any) -> None:
+            raise NotServedError("it is Tuesday")
+
+        module.load = refuse
+        other = load_tokenizer(chatml_dir)
+        assert (other.backend, other.reason) == ("tiktoken", "new does not fit, because it is Tuesday")
+        with pytest.raises(TokenizerError, match=r"backend='new' cannot be used for .*: new does not fit"):
+            load_tokenizer(chatml_dir, "new")
+
+    def test_the_lines(self) -> None:
+        assert BACKENDS == ("auto", "tiktoken", "tokenizers", "sentencepiece")
+        assert {loader.reads for loader in LOADERS} == set(Form)
 
 
 class TestErrors:

@@ -35,7 +35,7 @@ from ms_prefstream.encode.backends.unicode import check_unicode, nfc
 from ms_prefstream.errors import TokenizerError
 from ms_prefstream.sample import Ids
 
-MAX_SLOW_CHARS = 2**17  # merging in Python takes quadratic time on long words
+MAX_CHARS = 2**17  # merging in Python takes quadratic time on long words
 
 
 def read_object(obj: Any) -> TokenizerSource:
@@ -62,7 +62,7 @@ def load(source: TokenizerSource) -> Tokenizer:
     """Returns the tokenizer of an object, encoded by the object itself."""
     obj = source.forms[Form.OBJECT]
     tokens = _added_tokens(obj, source.names)
-    encoder = SlowEncoder(obj, tokens, source.name)
+    encoder = ObjectEncoder(obj, tokens, source.name)
     return _tokenizer(source, tokens, encoder, "the object brings no faster backend with it")
 
 
@@ -157,7 +157,7 @@ def _stretches(token: Any) -> bool:
     return any(getattr(token, flag, False) for flag in ("lstrip", "rstrip", "single_word"))
 
 
-class SlowEncoder(PlainTextEncoder):
+class ObjectEncoder(PlainTextEncoder):
     """Text to ids by an object's own ``tokenize``, for byte-level tokenizers without a dummy prefix.
 
     Args:
@@ -170,7 +170,7 @@ class SlowEncoder(PlainTextEncoder):
     """
 
     backend = "object"
-    max_chars = MAX_SLOW_CHARS
+    max_chars = MAX_CHARS
 
     def __init__(self, obj: Any, tokens: Sequence[AddedToken], name: str) -> None:
         self._obj = obj

@@ -16,7 +16,7 @@ One record goes this way:
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -33,6 +33,7 @@ from ms_prefstream.formats.record import Completion, Messages, Pair
 from ms_prefstream.sample import Ids, Span
 
 _NONE = np.empty(0, np.int32)
+_NO_TICKETS: Mapping[int, int] = {}
 _SPACES = " \n\t\u3000"  # white space that a normaliser may trim
 SYSTEM_CACHE = 4096  # distinct system prompts whose ids are cached
 
@@ -72,8 +73,8 @@ class _Draft:
     def __init__(self, laid: LaidOut, steps: Sequence[Ids | int | None]) -> None:
         self.laid = laid
         self.steps = list(steps)
-        self.heads: dict[int, int] = {}
-        self.rests: dict[int, int] = {}
+        self.heads: Mapping[int, int] = _NO_TICKETS
+        self.rests: Mapping[int, int] = _NO_TICKETS
 
 
 class ConversationEncoder:
@@ -173,9 +174,10 @@ class ConversationEncoder:
             draft.steps[index] = self._ticket(unit, contents, texts)
             if unit.trained and unit.border:
                 if unit.head is None:
-                    draft.heads[index] = texts.add(unit.text(contents, 0, unit.border), unit.place)
+                    draft.heads = {**draft.heads, index: texts.add(unit.text(contents, 0, unit.border), unit.place)}
                 if self._inference:
-                    draft.rests[index] = texts.add(unit.text(contents, unit.border), Place.CONTINUATION)
+                    rest = texts.add(unit.text(contents, unit.border), Place.CONTINUATION)
+                    draft.rests = {**draft.rests, index: rest}
         return draft
 
     def _ticket(self, unit: Unit, contents: Sequence[str], texts: Texts) -> Ids | int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from ms_prefstream.encode.backends.base import Place, Tokenizer
 from ms_prefstream.encode.backends.spelling import build_spelling
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
 from ms_prefstream.encode.backends.tokenizer_source import TokenizerSource
-from ms_prefstream.encode.backends.unicode import check_unicode
+from ms_prefstream.encode.backends.unicode import check_size, check_unicode
 from ms_prefstream.sample import Ids
 
 CONTROL = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258, "<|pad|>": 259}
@@ -35,12 +36,17 @@ class ByteEncoder(PlainTextEncoder):
         written = ((bytes([byte]), 1) for byte in range(256))
         self.spelling = build_spelling(range(256), written, CONTROL)
 
-    def plain_ids(self, text: str, place: Place) -> Ids:
+    def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[Ids]:
+        """Returns the ids of each text; see `TextEncoder`."""
+        check_size(texts)
         try:
-            return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int32)
+            return [np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int32) for text in texts]
         except UnicodeEncodeError:
-            check_unicode((text,))
+            check_unicode(texts)
             raise
+
+    def plain_ids(self, text: str, place: Place) -> Ids:
+        return self.encode((text,))[0]
 
     def offset_starts(self, text: str, place: Place) -> NDArray[np.int64]:
         raise AssertionError("bytes always spell their text")

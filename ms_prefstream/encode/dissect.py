@@ -1,9 +1,8 @@
-"""Takes a rendered conversation apart: which characters are whose, where turns end, where the response begins.
+"""Takes a rendered conversation apart: the message of each character, the ends of turns, the start of the response.
 
-Contents are `Tracked` while the template renders, so their places are known. Where a turn ends is the length of the
-rendering of the messages up to it; where a response begins is the length of the rendering that asks for it. Only where
-a template writes such a beginning of the conversation differently does the first control token behind the content
-serve as the end of the turn.
+Contents are `Tracked` while the template renders, so their places are known. A turn ends where the rendering of the
+messages up to it ends. A response begins where the rendering with a generation header ends, see `_response_begin`. Only
+where a template writes such a prefix differently is the first control token after the content the end of the turn.
 
     <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHello<|im_end|>\\n
     HEAD 0           B  TAIL 0       HEAD 1                BODY TAIL 1
@@ -17,11 +16,11 @@ from typing import Any, NamedTuple
 from ms_prefstream.encode.jinja import Render, TemplateRefusal
 from ms_prefstream.encode.layout import Kind
 from ms_prefstream.encode.pieces import ControlTokens
-from ms_prefstream.encode.tracked_text import Edits, Run, Sight, Tracked, joined, plain
+from ms_prefstream.encode.tracked_text import ContentReads, Run, Tracked, joined, plain
 
 
 class Part(NamedTuple):
-    """Characters [begin, end) of the text: their message, what they are there, and the content they are, if any."""
+    """Characters [begin, end) of the text: their message, their kind, and the content that they are, if any."""
 
     owner: int
     kind: Kind
@@ -34,19 +33,13 @@ class Anatomy(NamedTuple):
     """A rendered conversation, taken apart.
 
     Attributes:
-        text: All of it.
+        text: The whole text, with the runs of contents in it.
         parts: Its parts, in order and without gaps.
-        runs: The runs of contents.
-        looked: Whether the template looked into a content, so that the text may depend on it.
-        needed: (message, edits) of contents that the template asked to be anything but empty.
-        differs: Whether what a model is asked with is not the beginning of the text up to the response.
+        differs: Whether the prompt that the template gives a model is not the text up to the response.
     """
 
-    text: str
+    text: Tracked
     parts: tuple[Part, ...]
-    runs: tuple[Run, ...]
-    looked: bool
-    needed: frozenset[tuple[int, Edits]]
     differs: bool
 
 
@@ -59,11 +52,11 @@ class Dissector:
     Args:
         render: The template.
         messages: As the template reads them, each content a `Tracked` of its index.
-        prompt_messages: How many of them are the prompt; all of them asks for the header that makes a model answer.
+        prompt_messages: How many of them are the prompt; if all of them are, the text ends with the generation header.
         tools: For the template.
         control: The control tokens.
-        header: What the template writes before a content, by role, "" where that is not known.
-        inference: Whether the text begins with what a model is asked with, even where the template, given the
+        header: Gives the template text before the content of a role, "" where that is not known.
+        inference: Whether the text begins with the prompt of a model at inference, even where the template, given the
             response, would write the prompt differently.
     """
 
@@ -74,8 +67,8 @@ class Dissector:
         prompt_messages: int,
         tools: Any,
         control: ControlTokens,
-        header: Callable[[str], str] = lambda role: "",
-        inference: bool = False,
+        header: Callable[[str], str],
+        inference: bool,
     ) -> None:
         self._render, self._tools, self._control, self._header = render, tools, control, header
         self._messages, self._prompt = messages, prompt_messages
@@ -85,23 +78,25 @@ class Dissector:
         if inference and not self._asks:
             written = self._begun_as_asked(written)
         self._text = plain(written)
-        self._runs: tuple[Run, ...] = ()
-        self._looked, self._needed = False, frozenset[tuple[int, Edits]]()
+        self._tracked = Tracked(self._text, (), ContentReads())
         if isinstance(written, Tracked):
-            self._runs, self._looked = written.runs, written.sight.looked
-            self._needed = frozenset(written.sight.needed)
+            reads = ContentReads(written.reads.was_read, written.reads.needed)  # without those of later renderings
+            self._tracked = Tracked(self._text, written.runs, reads)
+        self._runs = self._tracked.runs
         self._where = self._places()
         self._systems = next((at for at, m in enumerate(messages) if m["role"] != "system"), len(messages))
-        # (role, next role, text between their contents) -> (offset of the border, whether asking gives another text)
-        self._borders: dict[tuple[str, str, str], tuple[int, bool]] = {}
+        # (role, next role, text between their contents) -> offset of the end of the turn
+        self._turn_borders: dict[tuple[str, str, str], int] = {}
+        # (role before, text before the content) -> (offset of the response, whether the prompt alone differs)
+        self._response_begins: dict[tuple[str, str], tuple[int, bool]] = {}
         self._parts: list[Part] = []
         self._next_run = 0
 
     def dissect(self) -> Anatomy:
-        """The anatomy.
+        """Returns the anatomy.
 
         Raises:
-            TemplateRefusal: If where a response begins cannot be told.
+            TemplateRefusal: If the start of a response cannot be found.
         """
         begin = 0
         for index, end in enumerate(self._turn_ends()):
@@ -112,10 +107,10 @@ class Dissector:
             begin = end
         if self._asks:
             self._add(self._prompt, Kind.HEAD, begin, len(self._text))
-        return Anatomy(self._text, tuple(self._parts), self._runs, self._looked, self._needed, self._differs)
+        return Anatomy(self._tracked, tuple(self._parts), self._differs)
 
     def _begun_as_asked(self, written: str) -> str:
-        """What a model is asked with and the response, if the text does not begin with the former."""
+        """Returns the prompt at inference and the response, if the text does not begin with that prompt."""
         try:
             asked = self._render(self._messages[: self._prompt], self._tools, True)
         except TemplateRefusal:
@@ -129,7 +124,7 @@ class Dissector:
         return joined((asked, written.clip(begin, len(plain(written)))))
 
     def _places(self) -> list[tuple[int, int] | None]:
-        """(begin, end) of each content; None for one that is not there or stands before an earlier turn's."""
+        """Returns (begin, end) of each content; None for a missing one, or one before an earlier turn's."""
         where: list[tuple[int, int] | None] = [None] * len(self._messages)
         for run in self._runs:
             known = where[run.owner]
@@ -145,7 +140,7 @@ class Dissector:
         return where
 
     def _turn_ends(self) -> list[int]:
-        """Where the text of each message ends; for a system message inside a later turn, where it would begin."""
+        """Returns where the text of each message ends; a system message inside a later turn has no length."""
         ends: list[int] = []
         position = 0
         for index, place in enumerate(self._where):
@@ -160,13 +155,12 @@ class Dissector:
         return ends
 
     def _turn_end(self, index: int, begin: int, lower: int, upper: int) -> int:
-        """Where a turn ends that begins at `begin`: not before `lower`, where its content ends, nor behind `upper`."""
+        """Returns where the turn from `begin` ends: not before `lower`, where its content ends, nor after `upper`."""
         role = self._messages[index]["role"]
         then = "" if index + 1 == len(self._messages) else self._messages[index + 1]["role"]
         gap = self._text[lower:upper]
-        known = self._borders.get((role, then, gap))
-        if known is not None:
-            return lower + known[0]
+        if (role, then, gap) in self._turn_borders:
+            return lower + self._turn_borders[role, then, gap]
         prefix = self._prefix(index + 1, asking=False)
         if prefix is not None and lower <= prefix <= upper:
             end = prefix
@@ -177,11 +171,11 @@ class Dissector:
             end = lower if found is None or self._where[index] is None else lower + found.end
             if end > lower and self._text[end : min(end + 1, upper)] == "\n":
                 end += 1
-        self._borders[role, then, gap] = (end - lower, False)
+        self._turn_borders[role, then, gap] = end - lower
         return end
 
     def _prefix(self, count: int, asking: bool) -> int | None:
-        """Length of the rendering of the first messages, if the text begins with it."""
+        """Returns the length of the rendering of the first messages, if the text begins with it."""
         try:
             prefix = plain(self._render(self._messages[:count], self._tools, asking))
         except TemplateRefusal:
@@ -189,7 +183,7 @@ class Dissector:
         return len(prefix) if self._text.startswith(prefix) else None
 
     def _add(self, owner: int, kind: Kind, begin: int, end: int) -> None:
-        """Add the characters [begin, end), the contents inside them as parts of their own."""
+        """Add the characters [begin, end); the contents inside them become parts of their own."""
         position = begin
         while self._next_run < len(self._runs) and self._runs[self._next_run].begin < end:
             run = self._runs[self._next_run]
@@ -205,6 +199,7 @@ class Dissector:
             self._parts.append(Part(owner, kind, position, end))
 
     def _prompt_turn(self, index: int, begin: int, end: int) -> None:
+        """Add the characters of a prompt message."""
         place = self._where[index]
         if index < self._systems:
             self._add(index, Kind.PREAMBLE, begin, end)
@@ -222,56 +217,57 @@ class Dissector:
             self._add(index, Kind.TAIL, place[1], end)
 
     def _response_turn(self, index: int, begin: int, end: int) -> None:
+        """Add the characters of a response message: header, the text that the model writes, end of turn."""
         if self._messages[index]["role"] != "assistant":
             self._add(index, Kind.HEAD, begin, end)
             return
         place = self._where[index]
         if place is not None and not begin <= place[0] <= place[1] <= end:
             place = None
-        body = self._body(index, begin, end, place)
-        behind = body if place is None else max(body, place[1])
-        more = place is None or not self._messages[index].keys() <= _PLAIN_KEYS  # tool calls stand behind the content
-        stop = (self._control.last if more else self._control.first)(self._text, behind, end)
+        body = self._response_begin(index, begin, end, place)
+        body_end = body if place is None else max(body, place[1])
+        more = place is None or not self._messages[index].keys() <= _PLAIN_KEYS  # tool calls follow the content
+        stop = (self._control.last if more else self._control.first)(self._text, body_end, end)
         if stop is not None:
-            behind = stop.begin
+            body_end = stop.begin
         elif more:
-            behind += len(self._text[behind:end].rstrip())
+            body_end += len(self._text[body_end:end].rstrip())
         self._add(index, Kind.HEAD, begin, body)
-        self._add(index, Kind.BODY, body, behind)
-        self._add(index, Kind.TAIL, behind, end)
+        self._add(index, Kind.BODY, body, body_end)
+        self._add(index, Kind.TAIL, body_end, end)
 
-    def _body(self, index: int, begin: int, end: int, place: tuple[int, int] | None) -> int:
-        """Where the response text of an assistant turn begins: behind the header that makes the model answer."""
-        head = "" if place is None else self._text[begin : place[0]]
-        before = self._messages[index - 1]["role"]
-        known = None if place is None else self._borders.get((before, "asked", head))
-        if known is not None:
-            self._differs |= known[1]
-            return begin + known[0]
-        asked = self._prefix(index, asking=True)
-        if place is not None:
+    def _response_begin(self, index: int, begin: int, end: int, place: tuple[int, int] | None) -> int:
+        """Returns the start of the response, the response border in characters: the end of the generation header."""
+        if place is None:
+            asked = self._prefix(index, asking=True)
+            if asked is not None and begin < asked <= end:
+                return asked
+            header = self._header("assistant")
+            if header and self._text.startswith(header, begin, end):
+                return begin + len(header)
+            raise TemplateRefusal(
+                "the start of the response cannot be found: its text does not start with the prompt's"
+            )
+        head = self._text[begin : place[0]]
+        key = self._messages[index - 1]["role"], head
+        if key not in self._response_begins:
+            asked = self._prefix(index, asking=True)
             differs = asked is None or not begin <= asked <= place[0]
-            body = place[0]
+            offset = len(head)
+            # Where the generation prompt adds nothing, the header before the content counts as prompt if it has text.
             if asked is not None and not differs and (asked > begin or not head.strip()):
-                body = (
-                    asked  # a template that asks with nothing of its own writes the header even so, unless it has none
-                )
-            self._borders[before, "asked", head] = (body - begin, differs)
-            self._differs |= differs
-            return body
-        if asked is not None and begin < asked <= end:
-            return asked
-        header = self._header("assistant")
-        if header and self._text.startswith(header, begin, end):
-            return begin + len(header)
-        raise TemplateRefusal("where the response begins cannot be told: its text does not start with the prompt's")
+                offset = asked - begin
+            self._response_begins[key] = offset, differs
+        offset, differs = self._response_begins[key]
+        self._differs |= differs
+        return begin + offset
 
 
 def placeholders(roles: Sequence[str]) -> list[dict[str, Any]]:
-    """Messages with these roles and contents that stand for any text."""
-    sight = Sight()
+    """Returns messages with these roles, and contents that stand for any text."""
+    reads = ContentReads()
     names = [f"\ue000{index}\ue001" for index in range(len(roles))]  # private-use characters, which no template writes
     return [
-        {"role": role, "content": Tracked(name, (Run(0, len(name), index),), sight)}
+        {"role": role, "content": Tracked(name, (Run(0, len(name), index),), reads)}
         for index, (role, name) in enumerate(zip(roles, names, strict=True))
     ]

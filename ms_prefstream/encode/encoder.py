@@ -1,9 +1,22 @@
-"""Records to token ids: many at a time, every distinct piece of text once, the response's border exact."""
+"""Records to token ids: many records at a time, every distinct piece of text once, with an exact response border.
+
+One record goes this way:
+
+1. `ChatTemplate` or `PlainTemplate` (`template.py`, `build.py`) gives the layout of each of its conversations. A chat
+   template is rendered by `jinja.py` with contents as `tracked_text.Tracked`, and `dissect.py` takes the text apart.
+2. `layout.py` has grouped the layout into steps: ids that are known, and units of text to encode.
+3. `ConversationEncoder._draft` adds the text of each open step to the batch (`Texts`), and the tokenizer's backend
+   encodes the whole batch at once.
+4. `ConversationEncoder._assemble` joins the ids of a conversation's steps and finds the tokens under the loss.
+
+`Dissector._response_begin` computes the response border in characters, once for a sequence of roles;
+`ConversationEncoder._response_border` computes it in tokens, for each row. Truncation follows in `truncate.py`.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -19,61 +32,10 @@ from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair
 from ms_prefstream.sample import Ids, Span
 
-
-class Texts:
-    """A batch of texts; a ticket is an index into what `encode` returns."""
-
-    def __init__(self) -> None:
-        self._size = 0
-        self._by_place: dict[Place, dict[str, int]] = {}  # text -> ticket
-        self._place: Place | None = None  # the place of the last text, and what waits there
-        self._known: dict[str, int] = {}
-
-    def add(self, text: str, place: Place) -> int:
-        """The ticket of a text at a place."""
-        if place is not self._place:
-            self._place = place
-            self._known = self._by_place.setdefault(place, {})
-        ticket = self._known.setdefault(text, self._size)
-        if ticket == self._size:
-            self._size += 1
-        return ticket
-
-    def encode(self, encoder: TextEncoder) -> list[Ids]:
-        """The ids of every ticket."""
-        if len(self._by_place) == 1:
-            return encoder.encode(list(self._known), self._place or Place.START)
-        results: list[Ids] = [np.empty(0, np.int32)] * self._size
-        for place, tickets in self._by_place.items():
-            for ticket, ids in zip(tickets.values(), encoder.encode(list(tickets), place), strict=True):
-                results[ticket] = ids
-        return results
-
-
-def tokens_before(starts: NDArray[np.int64], border: int, at_least: int = 0) -> int:
-    """How many tokens end at or before a character offset.
-
-    Args:
-        starts: (n + 1,) where tokens begin, -1 inside a character.
-        border: The offset.
-        at_least: A number of tokens that are known to lie before it. It decides where the border falls into
-            characters that are split over several tokens, about which the offsets say nothing.
-    """
-    behind = tokens_until(starts, border)
-    if starts[behind] == border:
-        return behind
-    first = int(np.flatnonzero((starts >= 0) & (starts < border))[-1])  # the last token known to begin before it
-    return max(first, min(at_least, behind - 1))
-
-
-def tokens_until(starts: NDArray[np.int64], border: int) -> int:
-    """How many tokens begin before a character offset."""
-    return int(np.flatnonzero(starts >= border)[0])
-
-
 _NONE = np.empty(0, np.int32)
-_SPACES = " \n\t\u3000"  # what a normaliser may trim
-SYSTEM_CACHE = 4096  # distinct system prompts whose ids are kept
+_NO_TICKETS: Mapping[int, int] = {}
+_SPACES = " \n\t\u3000"  # white space that a normaliser may trim
+SYSTEM_CACHE = 4096  # distinct system prompts whose ids are cached
 
 
 @dataclass(slots=True)
@@ -81,11 +43,11 @@ class Encoded:
     """One conversation as ids, not cut yet.
 
     Attributes:
-        laid: The units it is made of.
+        laid: Its layout and contents.
         arrays: int32 ids of each step of the layout.
-        prompt: Tokens of the prompt, the header that makes the model answer included.
+        prompt: Tokens of the prompt, generation header included.
         length: Tokens in all.
-        spans: What is trained on: the response's tokens and its end of turn.
+        spans: Token ranges under the loss: the response and its end of turn.
         differs: Whether the prompt's ids at generation time are not a prefix of the joint encoding.
         ids: (length,) int32, part of one array for all conversations that were encoded together.
     """
@@ -100,10 +62,10 @@ class Encoded:
 
 
 class _Draft:
-    """A conversation whose texts wait to be encoded.
+    """A conversation whose texts are still to be encoded.
 
-    `steps` holds ids or tickets. `heads` holds, for steps in which the response begins behind text that is not
-    fixed, the ticket of that text; `rests` the ticket of what follows it (inference boundary only).
+    `steps` holds ids or tickets. `heads` holds the ticket of the text before the response, for steps in which that
+    text is not fixed; `rests` the ticket of the text after it (inference boundary only).
     """
 
     __slots__ = ("heads", "laid", "rests", "steps")
@@ -111,8 +73,8 @@ class _Draft:
     def __init__(self, laid: LaidOut, steps: Sequence[Ids | int | None]) -> None:
         self.laid = laid
         self.steps = list(steps)
-        self.heads: dict[int, int] | None = None
-        self.rests: dict[int, int] | None = None
+        self.heads: Mapping[int, int] = _NO_TICKETS
+        self.rests: Mapping[int, int] = _NO_TICKETS
 
 
 class ConversationEncoder:
@@ -121,9 +83,9 @@ class ConversationEncoder:
     Args:
         encoder: The tokenizer's text encoder.
         template: Lays conversations out as units.
-        boundary: ``joint`` encodes the text as the model will see it and finds the response by offsets;
-            ``inference`` keeps the prompt's ids as they are at generation time and goes on from there.
-        refused: Control tokens that no content may hold (all of them, or a reward token); None refuses nothing.
+        boundary: ``joint`` encodes the text as the model will see it and finds the response in it;
+            ``inference`` keeps the prompt's ids as they are at generation time and continues from there.
+        refused: Control tokens that no content may hold (all of them, or a reward token), or None.
     """
 
     def __init__(
@@ -145,7 +107,7 @@ class ConversationEncoder:
     def encode(self, records: Sequence[Pair | Completion]) -> list[tuple[Encoded, ...] | RowError]:
         """Encode records: (chosen, rejected) for a pair; (prompt alone[, prompt + response]) for a completion.
 
-        A record that cannot be encoded gives its `RowError` in its place.
+        A record that cannot be encoded gives a `RowError` instead.
         """
         texts = Texts()
         drafts: list[tuple[_Draft, ...] | RowError] = []
@@ -156,21 +118,22 @@ class ConversationEncoder:
                 drafts.append(error.at(record.origin))
         try:
             results = texts.encode(self._encoder)
-            found = [d if isinstance(d, RowError) else tuple([self._finish(x, results) for x in d]) for d in drafts]
+            found = [d if isinstance(d, RowError) else tuple([self._assemble(x, results) for x in d]) for d in drafts]
             _join([side for sides in found if not isinstance(sides, RowError) for side in sides])
             return found
-        except RowError as error:  # a text that no tokenizer takes: find the record it belongs to
+        except RowError as error:  # a text that no tokenizer accepts: find its record
             if len(records) == 1:
                 return [_blame(records[0], error).at(records[0].origin)]
             return [self.encode([record])[0] for record in records]
 
     def _draft_record(self, record: Pair | Completion, texts: Texts) -> tuple[_Draft, ...]:
+        """Lay out the conversations of a record and add their texts to the batch."""
         lay_out, prompt = self._template.lay_out, record.prompt
         if self._refused is not None:
             self._refuse(record)
         if isinstance(record, Pair):
-            _check_text(record.chosen, "chosen")
-            _check_text(record.rejected, "rejected")
+            _check_side(record.chosen, "chosen")
+            _check_side(record.rejected, "rejected")
             if record.chosen == record.rejected:
                 raise RowError(Reason.IDENTICAL, "chosen and rejected are the same text")
             chosen = self._draft(lay_out(prompt, record.chosen, record.tools), texts)
@@ -178,50 +141,47 @@ class ConversationEncoder:
         asked = self._draft(lay_out(prompt, (), record.tools), texts)
         if not record.response:
             return (asked,)
-        _check_text(record.response, "response")
+        _check_side(record.response, "response")
         return asked, self._draft(lay_out(prompt, record.response, record.tools), texts)
 
     def _refuse(self, record: Pair | Completion) -> None:
         """Refuse control tokens where they are not allowed."""
         assert self._refused is not None
-        sides = (record.chosen, record.rejected) if isinstance(record, Pair) else (record.response,)
-        found = self._refused.find_in(record.tools)
-        where = "the tool schemas hold"
-        for message in (*record.prompt, *(message for side in sides for message in side)):
+        values = [("the tool schemas hold", record.tools)] + [
+            (f"the {message.role} turn holds", (message.content, message.extra))
+            for messages in _sides(record).values()
+            for message in messages
+        ]
+        for where, value in values:
+            found = self._refused.find_in(value)
             if found is not None:
-                break
-            found = self._refused.find_in((message.content, message.extra))
-            where = f"the {message.role} turn holds"
-        if found is not None:
-            raise RowError(
-                Reason.SPECIAL_TOKEN,
-                f"{where} the control token {found!r}; expected text without it",
-                "Remove it from the row; a control token that is not the reward token can also be taken as plain text "
-                'with special_tokens_in_content="escape"',
-            )
+                raise RowError(
+                    Reason.SPECIAL_TOKEN,
+                    f"{where} the control token {found!r}; expected text without it",
+                    "Remove it from the row; a control token that is not the reward token can also be taken as plain "
+                    'text with special_tokens_in_content="escape"',
+                )
 
     def _draft(self, laid: LaidOut, texts: Texts, other: _Draft | None = None) -> _Draft:
+        """Add the texts of a conversation to the batch; the other side of the pair shares its prompt with it."""
         layout, contents = laid.layout, laid.contents
-        begin = 0
-        if other is not None and other.laid.layout is layout:
-            begin = layout.shared
-            draft = _Draft(laid, other.steps)
-        else:
-            draft = _Draft(laid, layout.known)
+        shares = other is not None and other.laid.layout is layout
+        draft = _Draft(laid, other.steps if other is not None and shares else layout.known)
+        begin = layout.shared if shares else 0
         for index, unit in layout.open:
             if index < begin:
                 continue
             draft.steps[index] = self._ticket(unit, contents, texts)
             if unit.trained and unit.border:
                 if unit.head is None:
-                    draft.heads = draft.heads or {}
-                    draft.heads[index] = texts.add(unit.text(contents, 0, unit.border), unit.place)
+                    draft.heads = {**draft.heads, index: texts.add(unit.text(contents, 0, unit.border), unit.place)}
                 if self._inference:
-                    draft.rests = draft.rests or {}
-                    draft.rests[index] = texts.add(unit.text(contents, unit.border), Place.CONTINUATION)
+                    rest = texts.add(unit.text(contents, unit.border), Place.CONTINUATION)
+                    draft.rests = {**draft.rests, index: rest}
         return draft
 
     def _ticket(self, unit: Unit, contents: Sequence[str], texts: Texts) -> Ids | int:
+        """Returns the ticket of a unit; a unit with a system message is encoded at once, and its ids are cached."""
         text = unit.text(contents)
         if not unit.system:
             return texts.add(text, unit.place)
@@ -232,67 +192,44 @@ class ConversationEncoder:
             self._systems[key] = self._encoder.encode([text], unit.place)[0]
         return self._systems[key]
 
-    def _finish(self, draft: _Draft, results: list[Ids]) -> Encoded:
+    def _assemble(self, draft: _Draft, results: list[Ids]) -> Encoded:
+        """Join the steps of a conversation and find its tokens under the loss.
+
+        The usual layout has one answer, at its end, after a fixed head. If the answer's ids begin with the ids of the
+        head, the response border is at the end of these (see `_response_border`).
+        """
         layout = draft.laid.layout
         arrays: list[Ids] = [results[it] if it.__class__ is int else it for it in draft.steps]  # type: ignore[misc]
-        if layout.answer is not None and draft.rests is None and self.keeps_ends:
-            at, head, trained, behind = layout.answer
+        if layout.answer is not None and not draft.rests and self.keeps_ends:
+            at, head, trained, after = layout.answer
             answer = arrays[at]
             if answer[: len(head)].tolist() == head:
                 first = sum(map(len, arrays[:at]))
                 end = first + len(answer)
                 begin, last = first + len(head), end + trained
-                return Encoded(
-                    draft.laid,
-                    arrays,
-                    begin,
-                    end + behind,
-                    ((begin, last),) if begin < last else (),
-                    layout.differs,
-                    answer,
-                )
-        return self._finish_any(draft, arrays, results)
-
-    def _finish_any(self, draft: _Draft, arrays: list[Ids], results: list[Ids]) -> Encoded:
-        layout = draft.laid.layout
+                spans = ((begin, last),) if begin < last else ()
+                return Encoded(draft.laid, arrays, begin, end + after, spans, layout.differs, answer)
         encoded = Encoded(draft.laid, arrays, 0, 0, (), layout.differs, _NONE)
-        spans: list[Span] = []
+        found: list[Span] = []
         position = 0
         for index, step in enumerate(layout.steps):
-            trained = step.spans
+            ranges = step.spans
             if step.ids is None and layout.units[step.first].trained:
-                trained = self._trained(encoded, draft, index, results)
-            for begin, end in trained:
-                spans.append((position + begin, position + end))
+                ranges = self._trained(encoded, draft, index, results)
+            found += [(position + begin, position + end) for begin, end in ranges]
             position += len(encoded.arrays[index])
         encoded.length = position
-        encoded.spans = merged(spans)
-        encoded.prompt = encoded.spans[0][0] if spans else position
+        encoded.spans = merged(found)
+        encoded.prompt = encoded.spans[0][0] if found else position
         return encoded
 
     def _trained(self, encoded: Encoded, draft: _Draft, index: int, results: list[Ids]) -> tuple[Span, ...]:
-        """Token ranges under the loss in a step that was encoded: a token that straddles belongs to the response."""
+        """Returns the token ranges under the loss in a step that was encoded."""
         layout, contents = encoded.laid.layout, encoded.laid.contents
         unit = layout.units[layout.steps[index].first]
-        border = 0
-        if unit.border:
-            head = unit.head
-            if head is None:
-                assert draft.heads is not None
-                head = tuple(results[draft.heads[index]].tolist())
-            border = len(head)
-            ids = tuple(encoded.arrays[index][:border].tolist())
-            if ids != head or not self.keeps_ends:
-                alike = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(ids, head))))  # noqa: B905
-                starts = self.starts(unit, contents, joint=True)
-                border = tokens_before(starts, len(unit.text(contents, 0, unit.border)), alike)
-                encoded.differs = encoded.differs or ids != head or border != len(head)
-            if draft.rests is not None and index in draft.rests:
-                border = len(head)
-                encoded.arrays[index] = np.concatenate([np.array(head, np.int32), results[draft.rests[index]]])
-        size = len(encoded.arrays[index])
+        border = self._response_border(encoded, draft, index, results) if unit.border else 0
         if len(unit.trained) == len(unit.pieces) - unit.border:
-            return ((border, size),)
+            return ((border, len(encoded.arrays[index])),)
         starts = self.starts(unit, contents)
         ranges = []
         for piece in unit.trained:
@@ -302,54 +239,130 @@ class ConversationEncoder:
             ranges.append((first, tokens_until(starts, len(unit.text(contents, 0, piece + 1)))))
         return tuple(ranges)
 
+    def _response_border(self, encoded: Encoded, draft: _Draft, index: int, results: list[Ids]) -> int:
+        """Returns the response border of a step: how many of its tokens come before the response.
+
+        The text before the response, the head, is encoded alone as well. If the step's ids begin with the head's ids,
+        the border is at their end. Otherwise the character offsets of the tokens decide, and a token that straddles
+        the border belongs to the response. With the inference boundary, the head's ids replace those of the step.
+        """
+        unit = encoded.laid.layout.units[encoded.laid.layout.steps[index].first]
+        head = unit.head
+        if head is None:
+            head = tuple(results[draft.heads[index]].tolist())
+        border = len(head)
+        ids = tuple(encoded.arrays[index][:border].tolist())
+        if ids != head or not self.keeps_ends:
+            alike = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(ids, head))))  # noqa: B905
+            starts = self.starts(unit, encoded.laid.contents, joint=True)
+            border = tokens_before(starts, len(unit.text(encoded.laid.contents, 0, unit.border)), alike)
+            encoded.differs = encoded.differs or ids != head or border != len(head)
+        if index in draft.rests:
+            border = len(head)
+            encoded.arrays[index] = np.concatenate([np.array(head, np.int32), results[draft.rests[index]]])
+        return border
+
     def ids(self, text: str, place: Place) -> Ids:
-        """Ids of a text by itself."""
+        """Returns the ids of one text."""
         return self._encoder.encode([text], place)[0]
 
     def starts(self, unit: Unit, contents: Sequence[str], joint: bool = False) -> NDArray[np.int64]:
-        """Character offsets at which the tokens of a unit of text begin, (n + 1,) (see `TextEncoder.starts`).
+        """Returns where the tokens of a unit of text begin, (n + 1,) character offsets (see `TextEncoder.starts`).
 
         Args:
             unit: The unit.
-            contents: What fills its slots.
-            joint: Whether to take the unit as one text even where the boundary is that of inference.
+            contents: The contents of its slots.
+            joint: Whether to take the unit as one text even with the inference boundary.
         """
         if joint or not (self._inference and unit.trained and unit.border):
             return self._starts(unit.text(contents), unit.place)
         head, rest = unit.text(contents, 0, unit.border), unit.text(contents, unit.border)
-        behind = self._starts(rest, Place.CONTINUATION)
-        return np.concatenate([self._starts(head, unit.place)[:-1], np.where(behind < 0, behind, behind + len(head))])
+        after = self._starts(rest, Place.CONTINUATION)
+        return np.concatenate([self._starts(head, unit.place)[:-1], np.where(after < 0, -1, after + len(head))])
+
+
+class Texts:
+    """A batch of texts; a ticket is an index into the list that `encode` returns."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._by_place: dict[Place, dict[str, int]] = {}  # text -> ticket
+        self._place: Place | None = None  # the place of the last text, and its tickets
+        self._known: dict[str, int] = {}
+
+    def add(self, text: str, place: Place) -> int:
+        """Add a text at a place; returns its ticket."""
+        if place is not self._place:
+            self._place = place
+            self._known = self._by_place.setdefault(place, {})
+        ticket = self._known.setdefault(text, self._size)
+        if ticket == self._size:
+            self._size += 1
+        return ticket
+
+    def encode(self, encoder: TextEncoder) -> list[Ids]:
+        """Returns the ids of every ticket."""
+        if len(self._by_place) == 1:
+            return encoder.encode(list(self._known), self._place or Place.START)
+        results: list[Ids] = [np.empty(0, np.int32)] * self._size
+        for place, tickets in self._by_place.items():
+            for ticket, ids in zip(tickets.values(), encoder.encode(list(tickets), place), strict=True):
+                results[ticket] = ids
+        return results
+
+
+def tokens_before(starts: NDArray[np.int64], border: int, at_least: int = 0) -> int:
+    """Returns how many tokens end at or before a character offset.
+
+    Args:
+        starts: (n + 1,) where tokens begin, -1 inside a character.
+        border: The offset.
+        at_least: A number of tokens that certainly end before it. It decides where the border falls into characters
+            that are split over several tokens, for which there are no offsets.
+    """
+    until = tokens_until(starts, border)
+    if starts[until] == border:
+        return until
+    first = int(np.flatnonzero((starts >= 0) & (starts < border))[-1])  # the last token that certainly begins before it
+    return max(first, min(at_least, until - 1))
+
+
+def tokens_until(starts: NDArray[np.int64], border: int) -> int:
+    """Returns how many tokens begin before a character offset."""
+    return int(np.flatnonzero(starts >= border)[0])
+
+
+def _sides(record: Pair | Completion) -> dict[str, Messages]:
+    """Returns the messages of a record by side."""
+    if isinstance(record, Pair):
+        return {"prompt": record.prompt, "chosen": record.chosen, "rejected": record.rejected}
+    return {"prompt": record.prompt, "response": record.response}
 
 
 def _blame(record: Pair | Completion, error: RowError) -> RowError:
-    """The error of the message whose text no tokenizer takes, counted in that text; `error` if none is to blame."""
-    sides = {"chosen": record.chosen, "rejected": record.rejected} if isinstance(record, Pair) else {}
-    if isinstance(record, Completion):
-        sides = {"response": record.response}
-    for side, messages in {"prompt": record.prompt, **sides}.items():
+    """Returns the error of the message whose text no tokenizer accepts; `error` if none is found."""
+    for side, messages in _sides(record).items():
         for message in messages:
             try:
                 check_text(message.content)
             except RowError as found:
-                where = (
-                    f"the {message.role} turn of the {side} side" if side != "prompt" else f"the {message.role} turn"
-                )
+                where = f"the {message.role} turn" + ("" if side == "prompt" else f" of the {side} side")
                 return RowError(found.reason, f"{where}: {found.problem}", found.remedy)
     return error
 
 
 def keeps_ends(encoder: TextEncoder) -> bool:
-    """Whether white space at the end of a text has tokens.
+    """Returns whether white space at the end of a text has tokens.
 
     SentencePiece trims it unless it was trained not to, and so do some normalisers. A header that ends in white space
-    then has fewer tokens by itself than in front of a content, and says nothing about where it ends there.
+    then has fewer tokens alone than before a content, so its ids do not show where it ends there.
     """
     bare, *others = encoder.encode(["x", *(f"x{space}" for space in _SPACES)])
     return all(len(ids) > len(bare) or ids.tolist() != bare.tolist() for ids in others)
 
 
 def _join(sides: Sequence[Encoded]) -> None:
-    """Give every conversation its ids, as a part of one array: one copy for all rather than one for each."""
+    """Set the ids of every conversation, as parts of one array: one copy for all rather than one for each."""
     if not sides:
         return
     joined = np.concatenate([ids for side in sides for ids in side.arrays])
@@ -360,8 +373,8 @@ def _join(sides: Sequence[Encoded]) -> None:
         begin = end
 
 
-def _check_text(messages: Messages, side: str) -> None:
-    """Refuse a side on which the assistant says nothing, or no turn is the assistant's."""
+def _check_side(messages: Messages, side: str) -> None:
+    """Refuse a side on which the assistant says nothing, or which has no assistant turn."""
     for message in messages:
         if message.role == "assistant":
             content = message.content

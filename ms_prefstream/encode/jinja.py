@@ -1,6 +1,6 @@
 """Compiles and renders chat templates in the sandbox that transformers uses, with the same helpers and settings.
 
-The one addition: whatever the template does with contents, `Tracked` strings stay tracked.
+The one addition: `Tracked` strings stay tracked, and operations that read a content mark it as read.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from ms_prefstream.encode.tracked_text import Tracked, braces, joined, percent, read_marks
+from ms_prefstream.encode.tracked_text import Tracked, braces, joined, mark_read, percent
 from ms_prefstream.errors import TemplateError
 
 
 class TemplateRefusal(Exception):
-    """The template itself refused a conversation (`raise_exception`, or a field it needs is missing)."""
+    """Refusal of a conversation by the template itself (`raise_exception`, or a field it needs is missing)."""
 
 
 class Render(Protocol):
     """A compiled template."""
 
     def __call__(self, messages: Sequence[Mapping[str, Any]], tools: Any = None, generation: bool = False) -> str:
-        """The text of a conversation, ending with the header that makes a model answer if `generation`.
+        """Returns the text of a conversation, with the generation header at its end if `generation`.
 
         Raises:
             TemplateRefusal: If the template refuses it.
@@ -50,7 +50,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Generator(jinja2.compiler.CodeGenerator):
-    """Jinja's own, but for ``a ~ b``, which keeps track, and ``a in b``, which looks into a."""
+    """Code generator in which ``a ~ b`` keeps the track of contents, and ``a in b`` marks a as read."""
 
     def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
         self.write("environment.concat(map(str, (")
@@ -60,50 +60,50 @@ class _Generator(jinja2.compiler.CodeGenerator):
         self.write(")))")
 
     def visit_Compare(self, node: jinja2.nodes.Compare, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
-        sought = any(operand.op in ("in", "notin") for operand in node.ops)
-        self.write("(environment.sought(" if sought else "(")
+        searched = any(operand.op in ("in", "notin") for operand in node.ops)
+        self.write("(environment.searched(" if searched else "(")
         self.visit(node.expr, frame)
-        self.write(")" if sought else "")
+        self.write(")" if searched else "")
         for operand in node.ops:
             self.visit(operand, frame)
         self.write(")")
 
 
-def _sought(value: Any) -> Any:
-    """What stands left of ``in``; finding it somewhere is a look into it."""
-    read_marks(value)
+def _searched(value: Any) -> Any:
+    """Returns the left operand of ``in``, marked as read."""
+    mark_read(value)
     return value
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     code_generator_class = _Generator
     concat = staticmethod(joined)
-    sought = staticmethod(_sought)
+    searched = staticmethod(_searched)
     intercepted_binops = frozenset({"%"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """``left % right``: plain conversions keep track, others look into what they get."""
+        """Returns ``left % right``: plain conversions keep the track of contents, others read their values."""
         if isinstance(left, str):
             found = None if isinstance(left, Tracked) else percent(left, right)
             if found is not None:
                 return found
-            read_marks([left, right])
+            mark_read([left, right])
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, function: Any, /, *args: Any, **options: Any) -> Any:
-        """Call what a template calls; methods of ordinary strings look into what they get, but for plain ``format``."""
+        """Call a function; methods of ordinary strings read their arguments, except plain ``format``."""
         method = getattr(function, "__wrapped__", function)  # the sandbox wraps ``format``, in some versions
         text = getattr(method, "__self__", None)
         if isinstance(text, str) and not isinstance(text, Tracked):
             if getattr(method, "__name__", "") == "format" and (found := braces(text, args, options)) is not None:
                 return found
-            read_marks([*args, *options.values()])
+            mark_read([*args, *options.values()])
         return super().call(context, function, *args, **options)
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     # Jinja's own filter escapes HTML; models were trained on plain JSON.
-    read_marks(value)
+    mark_read(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
@@ -118,20 +118,20 @@ def _refuse(message: str) -> None:
     raise TemplateRefusal(message)
 
 
-def _watched(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that counts as looking into the contents it is given."""
+def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a filter that marks the contents among its arguments as read."""
 
-    @functools.wraps(function)  # also copies what tells Jinja which arguments to pass
-    def watched(*args: Any, **options: Any) -> Any:
+    @functools.wraps(function)  # also copies the marks by which Jinja chooses the arguments
+    def reading(*args: Any, **options: Any) -> Any:
         for value in args:
             if isinstance(value, Tracked):
-                value.sight.looked = True
+                value.reads.was_read = True
         return function(*args, **options)
 
-    return watched
+    return reading
 
 
-_WRITE_ONLY = ("trim", "string", "default", "d")  # filters that tell nothing about a content that is not tracked
+_WRITE_ONLY = ("trim", "string", "default", "d")  # filters that show nothing about a content
 
 
 @functools.lru_cache(maxsize=32)
@@ -139,10 +139,10 @@ def _compile(text: str) -> jinja2.Template:
     environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
-    watched: dict[str, Any] = {name: _watched(f) for name, f in environment.filters.items() if name not in _WRITE_ONLY}
-    environment.filters.update(watched)
+    reading: dict[str, Any] = {name: _reading(f) for name, f in environment.filters.items() if name not in _WRITE_ONLY}
+    environment.filters.update(reading)
     is_in: Any = environment.tests["in"]
-    environment.tests["in"] = _watched(is_in)
+    environment.tests["in"] = _reading(is_in)
     environment.filters["join"] = _join
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
@@ -158,11 +158,11 @@ def _compile(text: str) -> jinja2.Template:
 
 
 def renderer(text: str, variables: Mapping[str, Any]) -> Render:
-    """The compiled template.
+    """Returns the compiled template.
 
     Args:
         text: The Jinja source.
-        variables: What the template may name besides messages: ``bos_token``, ``eos_token`` ...
+        variables: The names besides messages that the template may use: ``bos_token``, ``eos_token`` ...
 
     Raises:
         TemplateError: If the template does not compile.
@@ -176,7 +176,7 @@ def renderer(text: str, variables: Mapping[str, Any]) -> Render:
             )
         except TemplateRefusal:
             raise
-        except Exception as error:  # anything a template can do wrong with one conversation
+        except Exception as error:  # any error of the template on one conversation
             raise TemplateRefusal(f"{type(error).__name__}: {error}") from None
 
     return render

@@ -1,4 +1,4 @@
-"""Cuts rendered text at control tokens, and hides control tokens in content from a template being rendered."""
+"""Control tokens in text: cuts rendered text at them, and hides those in contents from a template."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Cut(NamedTuple):
 
 
 class ControlTokens:
-    """The special tokens of a tokenizer, as text that must be found, hidden or refused.
+    """The special tokens of a tokenizer as strings: found in text, hidden, or refused.
 
     Args:
         special: Control string -> id.
@@ -31,8 +31,8 @@ class ControlTokens:
         self._pattern = re.compile("|".join(map(re.escape, self._names)) or "(?!)")
         first = {name[:1] for name in self._names}
         self._first = first.pop() if len(first) == 1 else None
-        # Each character of each name has a private-use character of its own: a template that measures or cuts a
-        # content finds it as long as it is, and half a name is half a name when it is revealed.
+        # Each character of each name has a private-use character of its own. So hidden contents keep their lengths,
+        # and a part of a hidden name is revealed as the same part of the name.
         self._signs: dict[str, str] = {}
         self._shown = "".join(self._names)[:_SIGNS]
         begin = 0
@@ -40,21 +40,21 @@ class ControlTokens:
             if begin + len(name) <= _SIGNS:
                 self._signs[name] = "".join(map(chr, range(_FIRST_SIGN + begin, _FIRST_SIGN + begin + len(name))))
             begin += len(name)
-        # Characters that mean something in hidden text: those of a content are written as a number, and so are names
-        # for which no signs are left.
+        # Characters of a content that have a meaning in hidden text are written as a number, and so are names for which
+        # no signs are left.
         signs = f"[{chr(_FIRST_SIGN)}-{chr(_FIRST_SIGN + max(1, len(self._shown)) - 1)}]"
         self._hidden = re.compile("|".join([*map(re.escape, self._names), "\ue002", signs]))
         self._signed = re.compile(f"\ue002([0-9]+)\ue003|{signs}")
 
     def find(self, text: str) -> str | None:
-        """The first control string in a text, or None."""
+        """Returns the first control string in a text, or None."""
         if self._first is not None and self._first not in text:
             return None
         match = self._pattern.search(text)
         return match.group() if match else None
 
     def find_in(self, value: Any) -> str | None:
-        """The first control string in a structure of strings, or None."""
+        """Returns the first control string in a structure of strings, or None."""
         if isinstance(value, str):
             return self.find(value)
         if isinstance(value, Mapping):
@@ -64,7 +64,7 @@ class ControlTokens:
         return None
 
     def hide(self, value: Any) -> Any:
-        """The value (a string, or a structure of them) with each control string replaced by a private-use mask."""
+        """Returns the value (a string, or a structure of them) with each control string as private-use characters."""
         if isinstance(value, str):
             return self._hidden.sub(self._sign, value)
         if isinstance(value, Mapping):
@@ -74,7 +74,7 @@ class ControlTokens:
         return value
 
     def reveal(self, text: str) -> str:
-        """The inverse of `hide` on text, or on a part of it."""
+        """Returns a text as it was before `hide`; also a part of a text."""
         return self._signed.sub(self._meant, text)
 
     def _sign(self, match: re.Match[str]) -> str:
@@ -91,7 +91,7 @@ class ControlTokens:
         return chr(number) if number < _NAMES else self._names[number - _NAMES]
 
     def cut(self, text: str, begin: int = 0, end: int | None = None) -> Iterator[Cut]:
-        """The control tokens between two offsets, and the stretches of text between them."""
+        """Yields the control tokens between two offsets, and the stretches of text between them."""
         end = len(text) if end is None else end
         position = begin
         for match in self._pattern.finditer(text, begin, end):
@@ -103,10 +103,10 @@ class ControlTokens:
             yield Cut(position, end, -1)
 
     def first(self, text: str, begin: int, end: int) -> Cut | None:
-        """The first control token between two offsets."""
+        """Returns the first control token between two offsets."""
         return next((cut for cut in self.cut(text, begin, end) if cut.id >= 0), None)
 
     def last(self, text: str, begin: int, end: int) -> Cut | None:
-        """The last control token between two offsets, if only white space follows it."""
+        """Returns the last control token between two offsets, if only white space follows it."""
         controls = [cut for cut in self.cut(text, begin, end) if cut.id >= 0]
         return controls[-1] if controls and not text[controls[-1].end : end].strip() else None

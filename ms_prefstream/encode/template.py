@@ -1,8 +1,13 @@
-"""Conversations to layouts by a chat template: learned once for a sequence of roles, rendered in full elsewhere."""
+"""Templates: from the messages of a conversation to its layout.
+
+A chat template is rendered once for a sequence of roles, and the layout learned from that serves all conversations with
+these roles. Where the text depends on more than the roles, each conversation is rendered in full.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -11,12 +16,12 @@ from ms_prefstream.encode.jinja import TemplateRefusal, renderer
 from ms_prefstream.encode.layout import Kind, Layout, Piece, build_layout
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.encode.tracked_text import Run, Sight, Tracked, edited, plain
+from ms_prefstream.encode.tracked_text import ContentReads, Edits, Run, Tracked, edited, plain
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Message, Messages
 
-PROOFS = 3  # rows of each role sequence that are also rendered in full, to check what was learned
-LAYOUTS = 1024  # role sequences whose layouts are kept
+PROOFS = 3  # rows of each role sequence that are also rendered in full, to check the learned layout
+LAYOUTS = 1024  # role sequences whose layouts are cached
 
 
 class LaidOut(NamedTuple):
@@ -37,7 +42,7 @@ class Template(Protocol):
     """Turns messages into units of control tokens and text."""
 
     def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
-        """The layout of a conversation; without response, of the prompt with the header that makes a model answer.
+        """Returns the layout of a conversation; without response, of the prompt with the generation header.
 
         Raises:
             RowError: If the template refuses this conversation.
@@ -46,15 +51,32 @@ class Template(Protocol):
 
 @dataclass(slots=True)
 class _Learned:
-    """What is known about conversations with certain roles.
+    """The layout of all conversations with certain roles, learned from one rendering with placeholders.
 
     Attributes:
-        layout: Their layout; None if it depends on more than the roles.
-        proofs: How many more rows are to be rendered in full and compared.
+        layout: The layout; None if it depends on more than the roles.
+        edits: (message, strips) of contents that the template strips.
+        needed: (message, strips) of contents that must not be empty for this layout to hold.
+        proofs: How many more rows are rendered in full and compared.
     """
 
-    layout: Layout | None
-    proofs: int
+    layout: Layout | None = None
+    edits: tuple[tuple[int, Edits], ...] = ()
+    needed: tuple[tuple[int, Edits], ...] = ()
+    proofs: int = PROOFS
+
+    def fill(self, given: Sequence[str]) -> LaidOut | None:
+        """Returns the layout with these contents; None if there is none, or one is empty that must not be."""
+        if self.layout is None:
+            return None
+        if not self.edits and not self.needed:
+            return LaidOut(self.layout, given, False)
+        if not all(edited(given[owner], edits) for owner, edits in self.needed):
+            return None
+        contents = list(given)
+        for owner, edits in self.edits:
+            contents[owner] = edited(contents[owner], edits)
+        return LaidOut(self.layout, contents, any(map(operator.ne, contents, given)))
 
 
 class ChatTemplate:
@@ -64,7 +86,7 @@ class ChatTemplate:
         text: The Jinja source.
         tokenizer: Gives the encoder, the special tokens and the variables that templates name.
         allow_special: Whether special tokens in contents act as such.
-        inference: Whether conversations begin with exactly what a model is asked with (see `Dissector`).
+        inference: Whether conversations begin with exactly the prompt of a model at inference (see `Dissector`).
     """
 
     def __init__(self, text: str, tokenizer: Tokenizer, allow_special: bool = False, inference: bool = False) -> None:
@@ -86,83 +108,82 @@ class ChatTemplate:
             if learned is None:
                 if len(self._learned) >= LAYOUTS:
                     self._learned.clear()
-                learned = self._learned[key] = _Learned(self._learn(*key), PROOFS)
-            layout = learned.layout
-            if layout is not None:
-                laid = _filled(layout, contents)
-                if laid is not None and (not learned.proofs or self._prove(learned, laid, messages)):
-                    return laid
+                learned = self._learned[key] = self._learn(*key)
+            laid = learned.fill(contents)
+            if laid is not None and (not learned.proofs or self._prove(learned, laid, messages)):
+                return laid
         return self._in_full(messages, len(prompt), tools)
 
-    def _learn(self, roles: tuple[str, ...], prompt_messages: int) -> Layout | None:
-        """The layout for all conversations with these roles; None if the text depends on more than the roles."""
+    def _learn(self, roles: tuple[str, ...], prompt_messages: int) -> _Learned:
+        """Learn the layout of all conversations with these roles from a rendering with placeholders."""
         try:
-            found = self._dissect(placeholders(roles), prompt_messages, None, self.header)
+            found = self._dissect(placeholders(roles), prompt_messages)
         except TemplateRefusal:
-            return None
-        written = sorted(run.owner for run in found.runs if run.whole)
-        if found.looked or len(found.runs) != len(roles) or written != list(range(len(roles))):
-            return None
-        return build_layout(
-            self._pieces(found, slots=True),
-            prompt_messages,
-            roles,
-            self._encoder,
-            edits=tuple((run.owner, run.edits) for run in found.runs if run.edits),
-            needed=tuple(sorted(found.needed)),
-            differs=found.differs,
+            return _Learned()
+        written = sorted(run.owner for run in found.text.runs if run.whole)
+        if found.text.reads.was_read or len(found.text.runs) != len(roles) or written != list(range(len(roles))):
+            return _Learned()
+        layout = build_layout(
+            self._pieces(found, slots=True), prompt_messages, roles, self._encoder, differs=found.differs
         )
+        edits = tuple((run.owner, run.edits) for run in found.text.runs if run.edits)
+        return _Learned(layout, edits, tuple(sorted(found.text.reads.needed)))
 
-    def _dissect(self, messages: Any, prompt_messages: int, tools: Any, header: Any) -> Anatomy:
+    def _dissect(self, messages: Sequence[Mapping[str, Any]], prompt_messages: int, tools: Any = None) -> Anatomy:
+        """Render messages and take the text apart."""
         return Dissector(
-            self._render, messages, prompt_messages, tools, self._control, header, self._inference
+            self._render, messages, prompt_messages, tools, self._control, self.header, self._inference
         ).dissect()
 
     def _pieces(self, found: Anatomy, slots: bool) -> Iterator[tuple[Piece, int]]:
-        """The parts cut at control tokens; contents as slots to be filled, or as they are in this conversation."""
+        """Cut the parts at control tokens; contents become slots, or stay as they are in this conversation."""
+        whole = plain(found.text)
         for owner, kind, begin, end, run in found.parts:
             if slots and run is not None:
                 yield Piece(owner, kind, None), -1
                 continue
-            for cut in self._control.cut(found.text, begin, end):
-                text = found.text[cut.begin : cut.end]
+            for cut in self._control.cut(whole, begin, end):
+                text = whole[cut.begin : cut.end]
                 yield Piece(owner, kind, text if cut.id >= 0 or self._allow else self._control.reveal(text)), cut.id
 
     def _prove(self, learned: _Learned, laid: LaidOut, messages: Messages) -> bool:
-        """Compare what was learned with a rendering of this row; forget it if they differ."""
+        """Compare a learned layout with a rendering of this row; drop the layout if they differ."""
         asks = len(messages) == laid.layout.prompt_messages
         try:
             text = self._render([_as_dict(message, message.content) for message in messages], None, asks)
         except TemplateRefusal:
             text = ""
-        begun_as_asked = self._inference and laid.layout.differs  # no rendering has this text
-        if begun_as_asked or text == "".join([unit.text(laid.contents) for unit in laid.layout.units]):
+        not_rendered = self._inference and laid.layout.differs  # the text is two renderings, joined
+        if not_rendered or text == "".join([unit.text(laid.contents) for unit in laid.layout.units]):
             learned.proofs -= 1
             return True
         learned.layout = None
         return False
 
     def header(self, role: str) -> str:
-        """What the template writes before the content of a later message of this role; "" if that is not fixed."""
+        """Returns the template text before the content of a later message of this role; "" if that is not fixed."""
         if role not in self._headers:
             roles = ("user", "assistant") if role == "assistant" else ("user", "assistant", role)
             self._headers[role] = ""
             try:
-                found = self._dissect(placeholders(roles), len(roles), None, self.header)
+                found = self._dissect(placeholders(roles), len(roles))
             except TemplateRefusal:
                 return ""
             last = len(roles) - 1
             head = [part for part in found.parts if part.owner == last and part.kind is Kind.HEAD]
-            self._headers[role] = "".join(found.text[part.begin : part.end] for part in head)
+            self._headers[role] = "".join(plain(found.text)[part.begin : part.end] for part in head)
         return self._headers[role]
 
     def _in_full(self, messages: Messages, prompt_messages: int, tools: Any) -> LaidOut:
-        hide: Callable[[Any], Any] = _as_it_is if self._allow else self._control.hide
-        hidden = [Message(role, hide(content), hide(extra)) for role, content, extra in messages]
+        """Returns the layout of this one conversation, from its own rendering."""
+        hidden, hidden_tools = messages, tools
+        if not self._allow:
+            hide, hidden_tools = self._control.hide, self._control.hide(tools)
+            hidden = tuple(Message(role, hide(content), hide(extra)) for role, content, extra in messages)
         calls = any(message.extra and message.extra.get("tool_calls") for message in messages)
         try:
-            dicts = self._with_calls(hidden, hide(tools)) if calls else _tracked(hidden)
-            found = self._dissect(dicts, prompt_messages, hide(tools), self.header)
+            dicts = self._with_calls(hidden, hidden_tools) if calls else _tracked(hidden)
+            found = self._dissect(dicts, prompt_messages, hidden_tools)
         except TemplateRefusal as refusal:
             raise RowError(
                 Reason.TEMPLATE_REFUSED,
@@ -171,14 +192,18 @@ class ChatTemplate:
             ) from None
         roles = tuple([message.role for message in messages])
         layout = build_layout(self._pieces(found, slots=False), prompt_messages, roles, None, differs=found.differs)
-        written = {run.owner for run in found.runs if run.whole and not _changes(run, messages[run.owner].content)}
+        written = {
+            run.owner
+            for run in found.text.runs
+            if run.whole and edited(messages[run.owner].content, run.edits) == messages[run.owner].content
+        }
         rewritten = any(owner not in written for owner, message in enumerate(messages) if message.content)
         return LaidOut(layout, (), rewritten)
 
     def _with_calls(self, messages: Sequence[Message], tools: Any) -> list[dict[str, Any]]:
-        """Messages in a form in which the template writes their tool calls.
+        """Returns messages in a form in which the template writes their tool calls.
 
-        Some templates write them only where the content is none, as in OpenAI's form, others only where it is text.
+        Some templates write them only where the content is None, as in OpenAI's form, others only where it is text.
 
         Raises:
             TemplateRefusal: If the template leaves them out in either form.
@@ -195,12 +220,55 @@ class ChatTemplate:
         raise TemplateRefusal("it leaves out the tool calls of an assistant turn")
 
 
+class PlainTemplate:
+    """Prompt and response as text: BOS if the tokenizer has one, prompt, response, EOS.
+
+    Args:
+        tokenizer: Gives BOS and EOS.
+        control: Special tokens that act in contents; None takes every content as ordinary text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, control: ControlTokens | None = None) -> None:
+        self._control = control
+        self._bos = (
+            [] if tokenizer.bos_id is None else [(Piece(0, Kind.PREAMBLE, tokenizer.bos_token), tokenizer.bos_id)]
+        )
+        self._eos = [] if tokenizer.eos_id is None else [(Piece(1, Kind.TAIL, tokenizer.eos_token), tokenizer.eos_id)]
+        self._encoder = tokenizer.encoder
+        slots = [(Piece(0, Kind.BODY, None), -1)], [(Piece(1, Kind.BODY, None), -1)]
+        self._full = self._build(slots[0] + slots[1] + self._eos, 2)
+        self._prompt = self._build(slots[0], 1)
+
+    def _build(self, pieces: list[tuple[Piece, int]], messages: int) -> Layout:
+        roles = ("user", "assistant")[:messages]
+        return build_layout([*self._bos, *pieces], 1, roles, self._encoder, bos_begins=bool(self._bos))
+
+    def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
+        if len(prompt) != 1 or len(response) > 1 or tools is not None or any(m.extra for m in (*prompt, *response)):
+            shape = " + ".join(message.role for message in (*prompt, *response)) + (" with tools" if tools else "")
+            raise RowError(
+                Reason.TEMPLATE_REFUSED,
+                f"the row has the turns {shape}; expected one prompt and one response without tools, all that can be "
+                "joined as text without a chat template",
+                'Use a tokenizer with a chat template, or pass template="<Jinja text>"',
+            )
+        contents = [message.content for message in (*prompt, *response)]
+        if self._control is not None and any(map(self._control.find, contents)):
+            pieces = [
+                (Piece(owner, Kind.BODY, text[cut.begin : cut.end]), cut.id)
+                for owner, text in enumerate(contents)
+                for cut in self._control.cut(text)
+            ]
+            return LaidOut(self._build(pieces + (self._eos if response else []), len(contents)), contents, False)
+        return LaidOut(self._full if response else self._prompt, contents, False)
+
+
 def _tracked(messages: Sequence[Message], empty: str | None = "") -> list[dict[str, Any]]:
-    """Messages as templates read them, contents tracked; `empty` takes the place of "" beside tool calls."""
-    sight = Sight()
+    """Returns messages as templates read them, contents tracked; `empty` replaces "" beside tool calls."""
+    reads = ContentReads()
     dicts = []
     for owner, message in enumerate(messages):
-        content = Tracked(message.content, (Run(0, len(message.content), owner),), sight)
+        content = Tracked(message.content, (Run(0, len(message.content), owner),), reads)
         found = _as_dict(message, content)
         if not message.content and found.get("tool_calls"):
             found["content"] = content if empty == "" else empty
@@ -208,30 +276,6 @@ def _tracked(messages: Sequence[Message], empty: str | None = "") -> list[dict[s
     return dicts
 
 
-def _filled(layout: Layout, given: Sequence[str]) -> LaidOut | None:
-    """The layout with these contents; None if one is empty and the template writes that differently."""
-    if not layout.edits and not layout.needed:
-        return LaidOut(layout, given, False)
-    contents = list(given)
-    for owner, edits in layout.needed:
-        if not edited(contents[owner], edits):
-            return None
-    rewritten = False
-    for owner, edits in layout.edits:
-        content = edited(contents[owner], edits)
-        rewritten |= content != contents[owner]
-        contents[owner] = content
-    return LaidOut(layout, contents, rewritten)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _changes(run: Run, content: str) -> bool:
-    return edited(content, run.edits) != content
-
-
 def _as_dict(message: Message, content: str | None) -> dict[str, Any]:
-    """A message as templates read it."""
+    """Returns a message as templates read it."""
     return {"role": message.role, "content": content, **(message.extra or {})}

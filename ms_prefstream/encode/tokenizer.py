@@ -1,19 +1,19 @@
-"""Loading a tokenizer, whatever form it comes in."""
+"""Loads a tokenizer, whatever form it comes in, with the first backend of `backends.LOADERS` that serves it."""
 
 from __future__ import annotations
 
+import dataclasses
 import numbers
 import os
 import pathlib
 from typing import Any
 
-from ms_prefstream.encode.backends.base import Tokenizer
-from ms_prefstream.encode.backends.tokenizer_files import ACCEPTED, find_files, read_bytes
+from ms_prefstream.encode.backends import BACKENDS, LOADERS
+from ms_prefstream.encode.backends.base import Form, NotServedError, Tokenizer
+from ms_prefstream.encode.backends.tokenizer_source import ACCEPTED, TokenizerSource, find_files, read_bytes
 from ms_prefstream.errors import OptionError, TokenizerError
 
-__all__ = ["BACKENDS", "Tokenizer", "load_tokenizer"]
-
-BACKENDS = ("auto", "tiktoken", "tokenizers", "sentencepiece")
+__all__ = ["Tokenizer", "choose_pad_id", "load_tokenizer"]
 
 # Where mindformers puts what belongs to a model name: checkpoint_download/<family>/, e.g. llama2 for llama2_7b.
 _MINDFORMERS_FOLDER = pathlib.Path("checkpoint_download")
@@ -24,12 +24,9 @@ def load_tokenizer(tokenizer: Any, backend: str = "auto") -> Tokenizer:
 
     Args:
         tokenizer: A directory in Hugging Face layout, a tokenizer.json, a SentencePiece ``.model`` (or a directory
-            with one), a mindformers YAML file or model name whose files are there already, a tokenizer object of
+            with one), a mindformers YAML file or model name whose files exist locally, a tokenizer object of
             transformers or mindformers, ``"bytes"``, or a `Tokenizer`, which is returned as it is.
-        backend: ``auto`` takes tiktoken where it is proven equal, else what the files are made for.
-
-    Returns:
-        The tokenizer.
+        backend: ``auto`` takes tiktoken where it is proven equal, else the backend that the files are made for.
 
     Raises:
         OptionError: The backend has a name that does not exist.
@@ -39,53 +36,46 @@ def load_tokenizer(tokenizer: Any, backend: str = "auto") -> Tokenizer:
         raise OptionError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)}.")
     if isinstance(tokenizer, Tokenizer):
         return tokenizer
-    if isinstance(tokenizer, (str, os.PathLike)):
-        if tokenizer == "bytes":
-            return _bytes(backend)
-        return _from_path(os.fspath(tokenizer), backend)
-    from ms_prefstream.encode.backends.object_backend import load_object, looks_like_tokenizer
+    source = _source(tokenizer)
+    loaders = [loader for loader in LOADERS if backend in ("auto", loader.backend)]
+    refusals: list[str] = []
+    for loader in loaders:
+        if loader.reads not in source.forms:
+            continue
+        try:
+            loaded = loader.load(source)
+        except NotServedError as why:
+            refusals.append(f"{loader.backend} does not fit, because {why}")
+            continue
+        reason = f"backend={backend!r} was asked for" if backend != "auto" else "; ".join(refusals) or loaded.reason
+        return dataclasses.replace(loaded, reason=reason)
+    if refusals:
+        raise TokenizerError(
+            f"backend={backend!r} cannot be used for {source.name}: {refusals[0]}. Use backend='auto'."
+        )
+    raise TokenizerError(
+        f"backend={backend!r} needs {loaders[0].reads.value}, and tokenizer {source.name!r} has none. Use "
+        "backend='auto', or pass a directory with such a file."
+    )
 
-    if not looks_like_tokenizer(tokenizer):
-        raise TokenizerError(f"a {type(tokenizer).__name__} is not a tokenizer. {ACCEPTED}.")
-    return load_object(tokenizer, backend)
 
+def _source(tokenizer: Any) -> TokenizerSource:
+    """Returns the tokenizer's files, or what an object offers."""
+    if not isinstance(tokenizer, (str, os.PathLike)):
+        from ms_prefstream.encode.backends.object_backend import read_object
 
-def _bytes(backend: str) -> Tokenizer:
-    from ms_prefstream.encode.backends.bytes_backend import byte_tokenizer
-
-    if backend != "auto":
-        raise TokenizerError(f"backend={backend!r} cannot be used for the tokenizer 'bytes'. Use backend='auto'.")
-    return byte_tokenizer()
-
-
-def _from_path(name: str, backend: str) -> Tokenizer:
+        return read_object(tokenizer)
+    if tokenizer == "bytes":
+        return TokenizerSource(name="bytes", forms={Form.BYTES: None})
+    name = os.fspath(tokenizer)
     path = pathlib.Path(name).expanduser()
     if not path.exists():
         path = _mindformers_folder(name)
-    if path.suffix in (".yaml", ".yml"):
-        path = _named_in_yaml(path)
-    files = find_files(path)
-    if files.json_path is not None and backend != "sentencepiece":
-        from ms_prefstream.encode.backends.load_hf import load_hf
-
-        return load_hf(files.json_path, files, backend)
-    if files.model_path is None:
-        raise TokenizerError(
-            f"backend='sentencepiece' needs a SentencePiece model, and {path} has none. Use backend='auto'."
-        )
-    if backend in ("tiktoken", "tokenizers"):
-        raise TokenizerError(
-            f"backend={backend!r} needs a tokenizer.json, and {path} has none. Use backend='auto', or pass a directory "
-            "with tokenizer.json."
-        )
-    from ms_prefstream.encode.backends.sentencepiece_backend import load_spm
-
-    reason = "it was asked for" if backend == "sentencepiece" else "the tokenizer is a SentencePiece model"
-    return load_spm(files.model_path, files, reason)
+    return find_files(_named_in_yaml(path) if path.suffix in (".yaml", ".yml") else path)
 
 
 def _mindformers_folder(name: str) -> pathlib.Path:
-    """The folder into which mindformers downloads the files of a model name, if they are there."""
+    """Returns the folder into which mindformers downloads the files of a model name, if it exists."""
     folder = _MINDFORMERS_FOLDER / name.rsplit("/", 1)[-1].split("_")[0]
     if name and "\\" not in name and folder.is_dir():
         return folder
@@ -93,7 +83,7 @@ def _mindformers_folder(name: str) -> pathlib.Path:
 
 
 def _named_in_yaml(path: pathlib.Path) -> pathlib.Path:
-    """The tokenizer file that a mindformers YAML names, or the folder it lies in."""
+    """Returns the tokenizer file that a mindformers YAML names, or the folder of the YAML file."""
     import yaml  # comes with mindformers
 
     try:
@@ -113,14 +103,14 @@ def _named_in_yaml(path: pathlib.Path) -> pathlib.Path:
 
 
 def choose_pad_id(given: int | None, tokenizer: Tokenizer | None) -> int:
-    """The id that is given, else the tokenizer's pad token, else a reserved one, else its end token.
+    """Returns the given id, else the tokenizer's pad token, else a reserved one, else its end token.
 
     Args:
         given: The option `pad_token_id`.
         tokenizer: None for rows that are already tokenized.
 
     Raises:
-        OptionError: The id is none of the tokenizer's, or is missing for rows that are already tokenized.
+        OptionError: The tokenizer has no such id, or it is missing for rows that are already tokenized.
         TokenizerError: The tokenizer has none of these tokens.
     """
     if given is not None:
@@ -135,7 +125,7 @@ def choose_pad_id(given: int | None, tokenizer: Tokenizer | None) -> int:
             "tokenizer=None is for rows that are already tokenized, and these need pad_token_id, the id that arrays "
             "are filled up with. Pass pad_token_id=<id>, or tokenizer= for rows with text."
         )
-    for candidate in (tokenizer.pad_id, tokenizer.reserved_id(), tokenizer.eos_id):
+    for candidate in (tokenizer.pad_id, tokenizer.reserved_id, tokenizer.eos_id):
         if candidate is not None:
             return candidate
     raise TokenizerError(

@@ -1,8 +1,8 @@
-"""Text that remembers which characters came from which message while a chat template writes it down.
+"""Strings that record which characters came from which message while a chat template writes them.
 
-A template gets contents as `Tracked` strings. Joining, printing and stripping keep track of them, so the rendered text
-itself says where every content stands: nothing is ever searched for. `Sight` notes what the template found out about
-the contents on the way: if it only wrote them down, what it wrote around them holds for all contents.
+A template gets contents as `Tracked` strings. Joining, formatting and stripping keep the record, so the rendered text
+itself shows where every content stands, without a search. `ContentReads` records whether the template read a content.
+If it only wrote them, the text that it wrote around them holds for all contents.
 
     render([{"role": "user", "content": Hi}])  ->  "<|im_start|>user\\nHi<|im_end|>\\n", Run(begin=17, end=19, owner=0)
 """
@@ -19,7 +19,7 @@ Edits: TypeAlias = tuple[tuple[str, "str | None"], ...]
 
 
 def edited(content: str, edits: Edits) -> str:
-    """The content after these strips."""
+    """Returns the content after these strips."""
     for name, characters in edits:
         content = getattr(str, name)(content, characters)
     return content
@@ -31,9 +31,9 @@ class Run(NamedTuple):
     Attributes:
         begin: Where they begin.
         end: Where they end.
-        owner: The message whose content it is.
-        edits: How the content was stripped before.
-        whole: Whether the run is all that these strips left of the content.
+        owner: The message with that content.
+        edits: The strips that were applied to the content.
+        whole: Whether the run is the complete result of these strips.
     """
 
     begin: int
@@ -43,44 +43,44 @@ class Run(NamedTuple):
     whole: bool = True
 
 
-class Sight:
-    """What a template found out about the contents of one rendering.
+class ContentReads:
+    """Record of the ways in which a template read the contents of one rendering.
 
     Attributes:
-        looked: Whether it looked into one (compared, searched, measured, cut it): its text may depend on the contents.
-        needed: (owner, edits) of contents that it only asked to be anything but empty.
+        was_read: Whether it compared, searched, measured or cut one: its text may depend on the contents.
+        needed: (owner, edits) of contents that it only tested for being non-empty.
     """
 
-    def __init__(self) -> None:
-        self.looked = False
-        self.needed: set[tuple[int, Edits]] = set()
+    def __init__(self, was_read: bool = False, needed: Iterable[tuple[int, Edits]] = ()) -> None:
+        self.was_read = was_read
+        self.needed = set(needed)
 
 
 class Tracked(str):
     """A string with the runs of contents in it, in order."""
 
     runs: tuple[Run, ...]
-    sight: Sight
+    reads: ContentReads
 
-    def __new__(cls, text: str, runs: tuple[Run, ...], sight: Sight) -> Tracked:
+    def __new__(cls, text: str, runs: tuple[Run, ...], reads: ContentReads) -> Tracked:
         self = super().__new__(cls, text)
         self.runs = runs
-        self.sight = sight
+        self.reads = reads
         return self
 
     def clip(self, begin: int, end: int) -> Tracked:
-        """The characters [begin, end) without having looked at them."""
+        """Returns the characters [begin, end) without marking them as read."""
         runs = []
         for run in self.runs:
             first, last = max(run.begin, begin), min(run.end, end)
             if first < last or (first == last and run.begin == run.end):
                 whole = run.whole and (first, last) == (run.begin, run.end)
                 runs.append(run._replace(begin=first - begin, end=last - begin, whole=whole))
-        return Tracked(str.__getitem__(self, slice(begin, end)), tuple(runs), self.sight)
+        return Tracked(str.__getitem__(self, slice(begin, end)), tuple(runs), self.reads)
 
     @property
     def _alone(self) -> Run | None:
-        """The run, if the string is one whole content and nothing else."""
+        """Returns the run, if the string is one whole content and nothing else."""
         if len(self.runs) != 1:
             return None
         run = self.runs[0]
@@ -98,9 +98,9 @@ class Tracked(str):
     def __bool__(self) -> bool:
         size, alone = str.__len__(self), self._alone
         if alone is not None:
-            self.sight.needed.add((alone.owner, alone.edits))
+            self.reads.needed.add((alone.owner, alone.edits))
         elif size == sum(run.end - run.begin for run in self.runs):
-            self.sight.looked = True  # otherwise some of it is the template's own and it is true whatever the contents
+            self.reads.was_read = True  # otherwise some of it is template text, and it is true for all contents
         return size > 0
 
     def __eq__(self, other: object) -> bool:
@@ -108,14 +108,14 @@ class Tracked(str):
             return False
         if not str.__len__(other) and self._alone is not None:
             return not self
-        self.sight.looked = True
+        self.reads.was_read = True
         return str.__eq__(self, other)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        self.sight.looked = True  # a look-up with the content as its key
+        self.reads.was_read = True  # a look-up with the content as its key
         return str.__hash__(self)
 
     def strip(self, characters: str | None = None, /) -> Tracked:
@@ -132,13 +132,13 @@ class Tracked(str):
         alone = self._alone
         if alone is not None:
             run = Run(0, len(text), alone.owner, (*alone.edits, (name, characters)))
-            return Tracked(text, (run,), self.sight)
-        self.sight.looked = True
+            return Tracked(text, (run,), self.reads)
+        self.reads.was_read = True
         begin = 0 if name == "rstrip" else str.__len__(self) - len(str.lstrip(self, characters))
         return self.clip(begin, begin + len(text))
 
     def __getitem__(self, key: SupportsIndex | slice, /) -> str:
-        self.sight.looked = True
+        self.reads.was_read = True
         if isinstance(key, slice):
             begin, end, step = key.indices(str.__len__(self))
             return self.clip(begin, max(begin, end)) if step == 1 else str.__getitem__(self, key)
@@ -146,20 +146,20 @@ class Tracked(str):
         return self.clip(begin, begin + 1)
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
-        self.sight.looked = True
+        self.reads.was_read = True
         return self._located(str.split(self, sep, maxsplit), len(sep or ""))
 
     def splitlines(self, keepends: bool = False) -> list[str]:
-        self.sight.looked = True
+        self.reads.was_read = True
         return self._located(str.splitlines(self, keepends), 0)
 
     def partition(self, sep: str, /) -> tuple[str, str, str]:
-        self.sight.looked = True
-        before, found, behind = self._located(list(str.partition(self, sep)), 0)
-        return before, found, behind
+        self.reads.was_read = True
+        before, found, after = self._located(list(str.partition(self, sep)), 0)
+        return before, found, after
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
-        self.sight.looked = True
+        self.reads.was_read = True
         if not old:
             return str.replace(self, old, new, count)
         return joined(
@@ -167,7 +167,7 @@ class Tracked(str):
         )
 
     def _located(self, parts: list[str], gap: int) -> list[str]:
-        """Parts of this string, in order, with what is known about their characters.
+        """Returns parts of this string with the runs of their characters.
 
         Args:
             parts: Substrings that follow each other.
@@ -183,10 +183,10 @@ class Tracked(str):
 
 
 def joined(parts: Iterable[str]) -> str:
-    """``"".join(parts)`` that keeps track of contents."""
+    """Returns ``"".join(parts)`` with the runs of contents."""
     texts = list(parts)
-    sight = next((text.sight for text in texts if isinstance(text, Tracked)), None)
-    if sight is None:
+    reads = next((text.reads for text in texts if isinstance(text, Tracked)), None)
+    if reads is None:
         return "".join(texts)
     runs: list[Run] = []
     position = 0
@@ -194,77 +194,67 @@ def joined(parts: Iterable[str]) -> str:
         if isinstance(text, Tracked):
             runs += [run._replace(begin=run.begin + position, end=run.end + position) for run in text.runs]
         position += str.__len__(text)
-    return Tracked("".join(texts), tuple(runs), sight)
+    return Tracked("".join(texts), tuple(runs), reads)
 
 
 def plain(text: str) -> str:
-    """The text as an ordinary string."""
+    """Returns the text as an ordinary string."""
     return str.__getitem__(text, slice(None))
 
 
-def read_marks(value: Any) -> None:
-    """Note that the contents in a value were looked into, however deep they lie in it."""
+def mark_read(value: Any) -> None:
+    """Mark the contents in a value as read, at any depth."""
     if isinstance(value, Tracked):
-        value.sight.looked = True
+        value.reads.was_read = True
     elif isinstance(value, dict):
         for item in value.values():
-            read_marks(item)
+            mark_read(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            read_marks(item)
+            mark_read(item)
 
 
-def _looking(name: str) -> Any:
+def _reading(name: str) -> Any:
     original = getattr(str, name)
 
     def method(self: Tracked, *args: Any, **options: Any) -> Any:
-        self.sight.looked = True
+        self.reads.was_read = True
         return original(self, *args, **options)
 
     return method
 
 
-# Every other way to learn something about a string: what it returns is no longer tracked.
-_NO_LOOK = frozenset(dir(object)) - {"__lt__", "__le__", "__gt__", "__ge__", "__repr__", "__format__"}
-for _name in set(dir(str)) - _NO_LOOK - set(vars(Tracked)):
+# Every other method of a string reads it; its result is not tracked.
+_READING = {"__lt__", "__le__", "__gt__", "__ge__", "__repr__", "__format__"}
+for _name in (set(dir(str)) - set(dir(object)) | _READING) - set(vars(Tracked)):
     if callable(getattr(str, _name)) and _name not in ("__getnewargs__", "maketrans"):
-        setattr(Tracked, _name, _looking(_name))
-for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__repr__", "__format__"):
-    setattr(Tracked, _name, _looking(_name))
-
-
-_PERCENT = re.compile("%(.?)", re.DOTALL)
+        setattr(Tracked, _name, _reading(_name))
 
 
 def percent(text: str, values: Any) -> str | None:
-    """``text % values`` where every conversion is a plain ``%s``; None where another way is needed.
+    """Returns ``text % values`` where every conversion is a plain ``%s``, else None.
 
     Args:
         text: The template's own text.
         values: One value, or a tuple of them.
     """
     given = list(values) if isinstance(values, tuple) else [values]
-    kinds = _PERCENT.findall(text)
+    kinds = re.findall("(?s)%(.?)", text)
     if set(kinds) - {"s", "%"} or kinds.count("s") != len(given) or not any(map(_is_tracked, given)):
         return None
-    parts: list[str] = []
-    end = 0
-    for match in _PERCENT.finditer(text):
-        parts.append(text[end : match.start()])
-        parts.append("%" if match.group(1) == "%" else str(given.pop(0)))
-        end = match.end()
-    return joined([*parts, text[end:]])
+    parts = re.split("(%[s%])", text)
+    return joined("%" if part == "%%" else str(given.pop(0)) if part == "%s" else part for part in parts)
 
 
 def braces(text: str, values: Sequence[Any], named: Mapping[str, Any]) -> str | None:
-    """``text.format(*values, **named)`` where every field is plain: ``{}``, ``{0}`` or ``{name}``; None otherwise."""
+    """Returns ``text.format(*values, **named)`` where every field is plain (``{}``, ``{0}``, ``{name}``), else None."""
     if not any(map(_is_tracked, (*values, *named.values()))):
         return None
     parts: list[str] = []
     try:
         fields = list(string.Formatter().parse(text))
     except ValueError:
-        return None  # Jinja says what is wrong with it
+        return None  # Jinja reports the error
     for number, (before, name, form, conversion) in enumerate(fields):
         parts.append(before)
         if name is None:

@@ -1,4 +1,4 @@
-"""Truncation: fit encoded conversations into their budgets without losing what a model needs.
+"""Truncation: cuts encoded conversations to their budgets, at places that a model can do without.
 
 ``prompt_left`` (default)
     Whole old turns go first (an exchange at a time), then text of the oldest turn left, down to BOS, system message
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,106 +23,6 @@ from numpy.typing import NDArray
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.sample import Ids, Span
 from ms_prefstream.sample import Sequence as TokenSequence
-
-Points: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""(token positions, character offsets) at which a text can be divided."""
-
-
-class Turn(NamedTuple):
-    """Token positions of one prompt message.
-
-    A token that straddles the border between the template's text and the content is the only thing between `content`
-    and `body`, and between `tail` and `body_end`.
-
-    Attributes:
-        begin: Its first token, header included.
-        content: The first token that holds a character of its content.
-        body: The first token that begins in its content.
-        body_end: Behind the last token that begins in its content.
-        tail: The first token that holds a character behind its content.
-        end: Behind its last token.
-        opens: Whether an exchange begins with it (a user message).
-        divisible: Whether its text can be cut.
-        pinned: Whether the template wrote the system message into its header, which must stay then.
-        unit: The unit in which its content begins.
-        header: Which pieces of that unit are its header.
-    """
-
-    begin: int
-    content: int
-    body: int
-    body_end: int
-    tail: int
-    end: int
-    opens: bool
-    divisible: bool
-    pinned: bool = False
-    unit: int = -1
-    header: Span = (0, 0)
-
-
-@dataclass(slots=True)
-class CutMap:
-    """What truncation needs to know about one encoded conversation.
-
-    Attributes:
-        ids: Its ids.
-        keep: Leading tokens that always stay: BOS, the template's or the row's system message.
-        turns: The other prompt messages in order.
-        prompt: Where the response begins.
-        headed: Whether the template has a header of its own that makes the model answer.
-        frame: The header of a turn, to stand before content that was cut.
-        points: For a turn: where its content can be divided.
-        clean: Largest position <= the given one at which the response can be cut without splitting a character.
-    """
-
-    ids: Ids
-    keep: int
-    turns: list[Turn]
-    prompt: int
-    headed: bool
-    frame: Callable[[Turn], Ids]
-    points: Callable[[Turn], Points]
-    clean: Callable[[int], int]
-
-    def floor(self) -> Cut:
-        """What is left of the prompt when all text is gone: BOS, system message and generation header.
-
-        Where the template has no header of its own for answers ([INST] style), the frame of the last turn serves as
-        one.
-        """
-        if not self.turns:
-            return (self.ids[: self.prompt],)
-        last = self.turns[-1]
-        frames = [self.frame(turn) for turn in self.turns if turn.pinned]
-        if not frames and not self.headed:
-            frames = [self.frame(last)]
-        rest = last.end if self.headed and not last.pinned else max(last.tail, last.body)
-        return (self.ids[: self.keep], *frames, self.ids[rest : self.prompt])
-
-    @property
-    def least(self) -> int:
-        """Tokens of the floor."""
-        return size(self.floor())
-
-
-Cut: TypeAlias = tuple[Ids, ...]
-"""The parts of a prompt that stay."""
-
-
-def size(cut: Cut) -> int:
-    """Tokens of a cut prompt."""
-    return sum(map(len, cut))
-
-
-def token_cut_map(ids: Ids, prompt: int) -> CutMap:
-    """The cut map of a row that came as ids: one turn, to be divided anywhere."""
-    positions = np.arange(prompt + 1)
-    turns = [Turn(0, 0, 0, prompt, prompt, prompt, opens=True, divisible=True)] if prompt else []
-    return CutMap(
-        ids, 0, turns, prompt, False, lambda _: ids[:0], lambda _: (positions, positions), lambda position: position
-    )
-
 
 TRUNCATIONS = ("prompt_left", "response_right", "drop")
 
@@ -135,7 +35,7 @@ class Budget:
         max_length: Tokens of prompt and response together.
         max_prompt_length: Tokens of the prompt, generation header included; None for no limit of its own.
         truncation: ``prompt_left``, ``response_right`` or ``drop``.
-        reserve: Tokens kept free behind the response (1 for a reward token).
+        reserve: Tokens kept free after the response (1 for a reward token).
     """
 
     max_length: int
@@ -156,13 +56,13 @@ class Budget:
 
 @dataclass(slots=True)
 class Flat:
-    """One conversation as flat ids with a way to learn where it may be cut.
+    """One conversation as flat ids, and its cut map on demand.
 
     Attributes:
         ids: (n,) int32.
         prompt: How many of them are the prompt.
         spans: Token ranges under the loss; empty for a prompt without response.
-        cuts: Gives the cut map.
+        cuts: Returns the cut map.
     """
 
     ids: Ids
@@ -190,8 +90,132 @@ def fit(sides: Sequence[Flat], budget: Budget) -> tuple[TokenSequence, ...]:
         rooms = [min(prompt_room, room - (len(side.ids) - side.prompt)) for side in sides]
     else:
         rooms = [side.prompt if budget.max_prompt_length is None else prompt_room for side in sides]
-    cuts = _common_cut(maps, rooms)
+    fitting = (cuts for cuts in _cuts(maps, rooms) if all(size(cut) <= most for cut, most in zip(cuts, rooms)))  # noqa: B905
+    cuts = next(fitting, None) or [m.floor() for m in maps]
     return tuple(_apply(side, m, cut, budget) for side, m, cut in zip(sides, maps, cuts, strict=True))
+
+
+Points: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""(token positions, character offsets) at which a text can be divided."""
+
+
+class Turn:
+    """Token positions of one prompt message.
+
+    A token that straddles the border between the template's text and the content is the only thing between `content`
+    and `body`, and between `tail` and `body_end`.
+
+    Attributes:
+        begin: Its first token, header included.
+        content: The first token that holds a character of its content.
+        body: The first token that begins in its content.
+        body_end: One past the last token that begins in its content.
+        tail: The first token that holds a character after its content.
+        end: One past its last token.
+        opens: Whether an exchange begins with it (a user message).
+        pinned: Whether the template wrote the system message into its header, which must stay then.
+        first: (unit, piece) with which it begins.
+        units: The units that hold its content.
+        header: The pieces [first, last) of the unit with its content that are its header.
+    """
+
+    __slots__ = (
+        "begin", "body", "body_end", "content", "end", "first", "header", "opens", "pinned", "tail", "units",
+    )  # fmt: skip
+
+    def __init__(self, begin: int, opens: bool, first: Span = (0, 0)) -> None:
+        self.begin = self.content = self.body = self.body_end = self.tail = self.end = begin
+        self.opens = opens
+        self.pinned = False
+        self.first = first
+        self.units: list[int] = []
+        self.header: Span = (0, 0)
+
+    @property
+    def divisible(self) -> bool:
+        """Whether its text can be cut."""
+        return len(set(self.units)) == 1 and self.body < self.body_end
+
+
+Cut: TypeAlias = tuple[Ids, ...]
+"""The parts of a prompt that stay."""
+
+
+def size(cut: Cut) -> int:
+    """Returns the number of tokens of a cut prompt."""
+    return sum(map(len, cut))
+
+
+class CutMap:
+    """The places at which one encoded conversation may be cut.
+
+    The methods here serve a row that came as ids, which can be divided at any token without a header.
+
+    Args:
+        ids: Its ids.
+        keep: Leading tokens that always stay: BOS, the template's or the row's system message.
+        turns: The other prompt messages in order.
+        prompt: The first token of the response.
+        headed: Whether the template has a generation header of its own.
+    """
+
+    def __init__(self, ids: Ids, keep: int, turns: list[Turn], prompt: int, headed: bool) -> None:
+        self.ids, self.keep, self.turns, self.prompt, self.headed = ids, keep, turns, prompt, headed
+
+    def frame(self, turn: Turn) -> Ids:
+        """Returns the header of a turn, to stand before content that was cut."""
+        return self.ids[:0]
+
+    def points(self, turn: Turn) -> Points:
+        """Returns where the content of a turn can be divided."""
+        positions = np.arange(turn.body, turn.body_end + 1)
+        return positions, positions
+
+    def clean(self, position: int) -> int:
+        """Returns the last position up to this one at which the response can be cut without dividing a character."""
+        return position
+
+    def floor(self) -> Cut:
+        """Returns the prompt without any text: BOS, system message and generation header.
+
+        Where the template has no generation header of its own ([INST] style), the frame of the last turn replaces it.
+        """
+        if not self.turns:
+            return (self.ids[: self.prompt],)
+        last = self.turns[-1]
+        frames = [self.frame(turn) for turn in self.turns if turn.pinned]
+        if not frames and not self.headed:
+            frames = [self.frame(last)]
+        rest = last.end if self.headed and not last.pinned else max(last.tail, last.body)
+        return (self.ids[: self.keep], *frames, self.ids[rest : self.prompt])
+
+    @property
+    def least(self) -> int:
+        """Tokens of the floor."""
+        return size(self.floor())
+
+    def before(self, index: int) -> Cut:
+        """Returns the part before a turn that stays: BOS, system message, the headers that it was written into."""
+        return (self.ids[: self.keep], *(self.frame(turn) for turn in self.turns[:index] if turn.pinned))
+
+    def front(self, index: int) -> Cut:
+        """Returns the part before the text of a turn that stays; the turn's own header if none is pinned."""
+        before = self.before(index)
+        return before if len(before) > 1 else (*before, self.frame(self.turns[index]))
+
+    def from_turn(self, index: int) -> Cut:
+        """Returns the cut that drops all turns before this one; after a pinned header its own header goes too."""
+        before = self.before(index)
+        turn = self.turns[index]
+        return (*before, self.ids[turn.begin if len(before) == 1 else turn.content : self.prompt])
+
+
+def token_cut_map(ids: Ids, prompt: int) -> CutMap:
+    """Returns the cut map of a row that came as ids: one turn, divisible anywhere."""
+    turn = Turn(0, opens=True)
+    turn.body_end = turn.tail = turn.end = prompt
+    turn.units.append(0)
+    return CutMap(ids, 0, [turn] if prompt else [], prompt, False)
 
 
 def _too_long(sides: Sequence[Flat], budget: Budget) -> RowError:
@@ -201,54 +225,28 @@ def _too_long(sides: Sequence[Flat], budget: Budget) -> RowError:
     return RowError(Reason.TOO_LONG, f"the prompt has {prompt} tokens; expected at most {budget.prompt_room}")
 
 
-def _common_cut(maps: Sequence[CutMap], rooms: Sequence[int]) -> list[Cut]:
-    """The smallest cut, the same for all sides, with which every prompt fits its room; the floor if none does."""
-    for cuts in _cuts(maps, rooms):
-        if all(size(cut) <= room for cut, room in zip(cuts, rooms, strict=True)):
-            return cuts
-    return [m.floor() for m in maps]
-
-
 def _cuts(maps: Sequence[CutMap], rooms: Sequence[int]) -> Iterator[list[Cut]]:
-    """Candidates, the one that keeps most first."""
+    """Yields common cuts of all sides, the one that keeps most first."""
     turns = maps[0].turns
     if any([turn.opens for turn in m.turns] != [turn.opens for turn in turns] for m in maps):
-        # The template wrote the prompt differently for the two sides: there is no common place to cut it at.
+        # The template wrote the prompt differently for the two sides: they have no common place for a cut.
         yield [(m.ids[: m.prompt],) for m in maps]
         return
     opening = [index for index, turn in enumerate(turns) if index == 0 or turn.opens]
     for index in opening:
-        yield [_from_turn(m, index) for m in maps]
+        yield [m.from_turn(index) for m in maps]
     for index in range(opening[-1] if opening else 0, len(turns)):
         divided = _divided(maps, index, rooms)
         if divided is not None:
             yield divided
         if index + 1 < len(turns):
-            yield [_from_turn(m, index + 1) for m in maps]
-
-
-def _before(m: CutMap, index: int) -> Cut:
-    """What stays of everything before a turn: BOS, system message, the headers that it was written into."""
-    return (m.ids[: m.keep], *(m.frame(turn) for turn in m.turns[:index] if turn.pinned))
-
-
-def _front(m: CutMap, index: int) -> Cut:
-    """What stays in front of the text of a turn: `_before`, and the turn's own header if none is pinned."""
-    before = _before(m, index)
-    return before if len(before) > 1 else (*before, m.frame(m.turns[index]))
-
-
-def _from_turn(m: CutMap, index: int) -> Cut:
-    """The cut that drops all turns before this one; behind a pinned header the text goes on without one of its own."""
-    before = _before(m, index)
-    turn = m.turns[index]
-    return (*before, m.ids[turn.begin if len(before) == 1 else turn.content : m.prompt])
+            yield [m.from_turn(index + 1) for m in maps]
 
 
 def _divided(maps: Sequence[CutMap], index: int, rooms: Sequence[int]) -> list[Cut] | None:
     """Shorten the text of one turn on its left, at a character where a token begins on every side."""
     turns = [m.turns[index] for m in maps]
-    fronts = [_front(m, index) for m in maps]
+    fronts = [m.front(index) for m in maps]
     for m, turn, front, room in zip(maps, turns, fronts, rooms, strict=True):
         if not turn.divisible or size(front) + 1 + m.prompt - turn.body_end > room:
             return None  # no token of it can stay
@@ -270,7 +268,7 @@ def _divided(maps: Sequence[CutMap], index: int, rooms: Sequence[int]) -> list[C
 
 
 def _apply(side: Flat, cut_map: CutMap, cut: Cut, budget: Budget) -> TokenSequence:
-    """One side with its prompt cut, and its response too where that is not enough."""
+    """Cut the prompt of one side, and its response too where that is not enough."""
     prompt = size(cut)
     if prompt > budget.prompt_room or (side.spans and prompt >= budget.room):
         if budget.truncation == "response_right" and (budget.max_prompt_length is None or prompt <= budget.prompt_room):
@@ -290,6 +288,6 @@ def _apply(side: Flat, cut_map: CutMap, cut: Cut, budget: Budget) -> TokenSequen
     spans = tuple((a + shift, min(b, end) + shift) for a, b in side.spans if a < end)
     if side.spans and not spans:
         raise RowError(Reason.NO_RESPONSE_TOKENS, f"no token of the response fits into {budget.room} tokens")
-    # Template text behind the end of turn is nobody's: a row that loses only that counts as whole.
+    # A row that loses only template text after the end of turn counts as whole.
     lost = prompt < side.prompt or bool(side.spans and side.spans[-1][1] > end)
     return TokenSequence(ids, spans, lost, prompt < side.prompt and prompt <= cut_map.least)

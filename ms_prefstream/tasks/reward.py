@@ -80,7 +80,7 @@ class Reward:
         if tokenizer is None:
             raise TokenizerError("Reward: rows that are already tokenized need reward_token as an id; give a number.")
         if self.reward_token is None:
-            reserved = tokenizer.reserved_id()
+            reserved = tokenizer.reserved_id
             if reserved is None:
                 raise TokenizerError(
                     f"Reward: tokenizer {tokenizer.name} has no reserved token to serve as reward token. Name one that "

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 import ms_prefstream as mps
 from ms_prefstream.encode.backends.base import Place, TextEncoder
-from ms_prefstream.encode.backends.bytes_backend import byte_tokenizer
 from ms_prefstream.encode.build import build_encoder, least_length
 from ms_prefstream.encode.encoder import ConversationEncoder, tokens_before
+from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import OptionError, Reason, RowError, TemplateError
 from ms_prefstream.formats.record import Completion, Messages, Pair
 from tests.encode.chat_templates import CHATML
@@ -141,7 +141,7 @@ class TestErrorsInBatches:
             list(mps.stream(rows, **options).batches())
 
     def test_an_origin_that_is_known_is_kept(self) -> None:
-        encoder = build_encoder(byte_tokenizer())
+        encoder = build_encoder(load_tokenizer("bytes"))
         row = Pair((user("a"),), (assistant(self.BAD),), (assistant("b"),), origin="here:7")
         (found,) = encoder.encode([row])
         assert isinstance(found, RowError)
@@ -248,14 +248,14 @@ class TestPlain:
         ],
     )
     def test_conversations_are_refused(self, prompt: Messages, response: Messages, shape: str) -> None:
-        encoder = build_encoder(byte_tokenizer(), template=None)
+        encoder = build_encoder(load_tokenizer("bytes"), template=None)
         (found,) = encoder.encode([Completion(prompt, response)])
         assert isinstance(found, RowError)
         assert found.reason is Reason.TEMPLATE_REFUSED
         assert shape.rsplit(" + ", len(response))[0] in str(found)
 
     def test_tools_are_refused(self) -> None:
-        encoder = build_encoder(byte_tokenizer(), template=None)
+        encoder = build_encoder(load_tokenizer("bytes"), template=None)
         (found,) = encoder.encode([Completion((user("Q"),), (assistant("A"),), tools=({},))])
         assert isinstance(found, RowError)
         assert "with tools" in str(found)
@@ -263,7 +263,7 @@ class TestPlain:
 
 class TestOptions:
     def encoder(self, **options: Any) -> ConversationEncoder:
-        return build_encoder(byte_tokenizer(), **options)
+        return build_encoder(load_tokenizer("bytes"), **options)
 
     @pytest.mark.parametrize(
         ("options", "error", "message"),
@@ -288,7 +288,7 @@ class TestOptions:
     def test_a_template_file(self, tmp_path: pathlib.Path) -> None:
         path = tmp_path / "own.jinja"
         path.write_text("{% for m in messages %}{{ m.content }}|{% endfor %}", encoding="utf-8")
-        tokenizer = byte_tokenizer()
+        tokenizer = load_tokenizer("bytes")
         encoded = encode_response(self.encoder(template=str(path)), (user("Q"),), (assistant("A"),))
         assert tokenizer.decode(encoded.ids.tolist()) == "Q|A|"
 

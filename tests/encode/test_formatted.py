@@ -9,7 +9,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.encode.jinja import renderer
-from ms_prefstream.encode.tracked_text import Run, Sight, Tracked
+from ms_prefstream.encode.tracked_text import ContentReads, Run, Tracked
 
 PLAIN = [
     "{{ '<%s>%s%%' % (role, content) }}",
@@ -31,11 +31,11 @@ def rendered(template: str, content: Any) -> str:
 @pytest.mark.parametrize("template", [*PLAIN, *OTHER])
 @pytest.mark.parametrize("content", ["Hi", "%s {} {0} %", ""])
 def test_the_text_is_jinjas(template: str, content: str) -> None:
-    sight = Sight()
-    found = rendered(template, Tracked(content, (Run(0, len(content), 0),), sight))
+    reads = ContentReads()
+    found = rendered(template, Tracked(content, (Run(0, len(content), 0),), reads))
     expected = jinja2.sandbox.ImmutableSandboxedEnvironment().from_string(template)
     assert str.__str__(found) == expected.render(role="user", content=content)
-    assert sight.looked == (template in OTHER[:2])
+    assert reads.was_read == (template in OTHER[:2])
     if template in PLAIN:
         assert isinstance(found, Tracked)
         assert {found[run.begin : run.end] for run in found.runs} == {content}

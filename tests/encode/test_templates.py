@@ -282,7 +282,7 @@ class TestRefusals:
             field / "chatml",
             template="{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
         )
-        with pytest.raises(RowError, match="where the response begins cannot be told"):
+        with pytest.raises(RowError, match="the start of the response cannot be found"):
             encode_response(encoder, (HI,), (HELLO,))
 
 

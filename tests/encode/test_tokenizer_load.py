@@ -8,12 +8,15 @@ import pathlib
 import pickle
 import subprocess
 import sys
+import types
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ms_prefstream.encode.backends.base import Place
+from ms_prefstream.encode import tokenizer as tokenizer_module
+from ms_prefstream.encode.backends import BACKENDS, LOADERS, Loader
+from ms_prefstream.encode.backends.base import Form, NotServedError, Place
 from ms_prefstream.encode.backends.sentencepiece_proto import read_model
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, TokenizerError
@@ -40,7 +43,7 @@ class TestForms:
         assert tokenizer.vocab_size == size
         assert tokenizer.chat_template == CHATML
         assert not tokenizer.add_bos
-        assert tokenizer.reserved_id() is None
+        assert tokenizer.reserved_id is None
 
     def test_a_path_as_a_string_or_to_the_file(self, chatml_dir: pathlib.Path) -> None:
         for path in (str(chatml_dir), chatml_dir / "tokenizer.json"):
@@ -223,7 +226,7 @@ class TestControl:
         size = load(chatml_dir).vocab_size
         added = {str(size + i): {"content": f"<|reserved_special_token_{i}|>", "special": True} for i in range(2)}
         tokenizer = load_tokenizer(write_directory(tmp_path, spec_of(chatml_dir), {"added_tokens_decoder": added}))
-        assert tokenizer.reserved_id() == size == tokenizer.special["<|reserved_special_token_0|>"]
+        assert tokenizer.reserved_id == size == tokenizer.special["<|reserved_special_token_0|>"]
         assert tokenizer.notes == ()
 
     def test_an_id_that_the_file_does_not_give_is_noted(self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -258,6 +261,33 @@ class TestFingerprint:
         change(spec)
         config = json.loads((chatml_dir / "tokenizer_config.json").read_text(encoding="utf-8"))
         assert load_tokenizer(write_directory(tmp_path, spec, config)).fingerprint != load(chatml_dir).fingerprint
+
+
+class TestRegistry:
+    def test_a_backend_is_one_file_and_one_line(
+        self, chatml_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`auto` takes the first line that serves the tokenizer; one that refuses is passed over, with its reason."""
+        module: Any = types.ModuleType("ms_prefstream.encode.backends.new_backend")
+        module.load = lambda source: dataclasses.replace(load(chatml_dir), backend="new", name=source.name)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(tokenizer_module, "LOADERS", (Loader("new", Form.JSON, "new_backend:load"), *LOADERS))
+        monkeypatch.setattr(tokenizer_module, "BACKENDS", (*BACKENDS, "new"))
+        assert load_tokenizer(chatml_dir).backend == "new"
+        assert load_tokenizer(chatml_dir, "new").reason == "backend='new' was asked for"
+
+        def refuse(source: Any) -> None:
+            raise NotServedError("it is Tuesday")
+
+        module.load = refuse
+        other = load_tokenizer(chatml_dir)
+        assert (other.backend, other.reason) == ("tiktoken", "new does not fit, because it is Tuesday")
+        with pytest.raises(TokenizerError, match=r"backend='new' cannot be used for .*: new does not fit"):
+            load_tokenizer(chatml_dir, "new")
+
+    def test_the_lines(self) -> None:
+        assert BACKENDS == ("auto", "tiktoken", "tokenizers", "sentencepiece")
+        assert {loader.reads for loader in LOADERS} == set(Form)
 
 
 class TestErrors:
@@ -300,7 +330,7 @@ class TestErrors:
     def test_backends_that_do_not_fit(self, chatml_dir: pathlib.Path, sentencepiece_model: pathlib.Path) -> None:
         self.expect(chatml_dir, "needs a SentencePiece model", "sentencepiece")
         self.expect(sentencepiece_model, "needs a tokenizer.json", "tiktoken")
-        self.expect("bytes", "cannot be used for the tokenizer 'bytes'", "tiktoken")
+        self.expect("bytes", "needs a tokenizer.json, and tokenizer 'bytes' has none", "tiktoken")
         with pytest.raises(OptionError, match="expected one of auto, tiktoken"):
             load_tokenizer(chatml_dir, "rust")
 

@@ -74,6 +74,11 @@ class TestFastObjects:
         assert (obj.backend_tokenizer.to_str(), obj.backend_tokenizer.encode_special_tokens) == before
         assert obj("<|im_end|>")["input_ids"] == [ours.eos_id]  # the object still recognises its own tokens
 
+    def test_it_holds_no_sentencepiece_model(self, chatml_dir: pathlib.Path) -> None:
+        obj = transformers.PreTrainedTokenizerFast.from_pretrained(str(chatml_dir))
+        with pytest.raises(TokenizerError, match="backend='sentencepiece' needs a SentencePiece model"):
+            load_tokenizer(obj, "sentencepiece")
+
     def test_bos_by_post_processor(self, llama2_dir: pathlib.Path) -> None:
         ours = load_tokenizer(transformers.PreTrainedTokenizerFast.from_pretrained(str(llama2_dir)))
         assert ours.add_bos

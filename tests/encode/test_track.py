@@ -1,4 +1,4 @@
-"""Tracked strings: they behave as strings, know whose characters they hold, and notice being looked into."""
+"""Tracked strings: they behave as strings, record whose characters they hold, and mark contents as read."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.encode.jinja import renderer
-from ms_prefstream.encode.tracked_text import Run, Sight, Tracked, edited, joined, plain
+from ms_prefstream.encode.tracked_text import ContentReads, Run, Tracked, edited, joined, plain
 
 QUICK = settings(settings.get_profile("cheap"), derandomize=True)
 
 
-def tracked(text: str, owner: int = 0, sight: Sight | None = None) -> Tracked:
-    return Tracked(text, (Run(0, len(text), owner),), sight or Sight())
+def tracked(text: str, owner: int = 0, reads: ContentReads | None = None) -> Tracked:
+    return Tracked(text, (Run(0, len(text), owner),), reads or ContentReads())
 
 
 def owned(text: str) -> list[tuple[int, str]]:
@@ -26,16 +26,16 @@ def owned(text: str) -> list[tuple[int, str]]:
 
 
 def test_joining_keeps_places_and_is_not_a_look() -> None:
-    sight = Sight()
-    a, b = tracked("ab", 0, sight), tracked("", 1, sight)
+    reads = ContentReads()
+    a, b = tracked("ab", 0, reads), tracked("", 1, reads)
     text = "<" + a + ">" + b + "!"
     assert plain(text) == "<ab>!"
     assert type(plain(text)) is str
     assert text.runs == (Run(1, 3, 0), Run(4, 4, 1))  # type: ignore[attr-defined]
     assert joined(["x", text, a]).runs == (Run(2, 4, 0), Run(5, 5, 1), Run(6, 8, 0))  # type: ignore[attr-defined]
     assert type(joined(["x", "y"])) is str
-    assert not sight.looked
-    assert not sight.needed
+    assert not reads.was_read
+    assert not reads.needed
 
 
 def test_strips_of_a_whole_content_are_remembered() -> None:
@@ -44,7 +44,7 @@ def test_strips_of_a_whole_content_are_remembered() -> None:
     assert plain(stripped) == "a"
     assert stripped.runs == (Run(0, 1, 3, (("strip", None), ("rstrip", "b"))),)
     assert edited(plain(text), stripped.runs[0].edits) == "a"
-    assert not text.sight.looked
+    assert not text.reads.was_read
 
 
 def test_a_strip_of_more_than_a_content_depends_on_it() -> None:
@@ -53,10 +53,10 @@ def test_a_strip_of_more_than_a_content_depends_on_it() -> None:
     assert plain(stripped) == "x ab"
     assert owned(stripped) == [(0, " ab")]
     assert not stripped.runs[0].whole  # type: ignore[attr-defined]
-    assert text.sight.looked
+    assert text.reads.was_read
 
 
-LOOKS: dict[str, Callable[[Any], Any]] = {
+READS: dict[str, Callable[[Any], Any]] = {
     "length": len, "item": lambda t: t[0], "slice": lambda t: t[1:], "in": lambda t: "a" in t, "iterate": list,
     "equal": lambda t: t == "ab", "not equal": lambda t: t != "ab", "swapped": lambda t: "ab" == t,  # noqa: SIM300
     "less": lambda t: t < "b", "hash": hash, "repr": repr, "format": lambda t: f"{t:>5}", "times": lambda t: t * 2,
@@ -67,11 +67,11 @@ LOOKS: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LOOKS)
-def test_looks_are_noticed_and_give_what_a_string_gives(name: str) -> None:
+@pytest.mark.parametrize("name", READS)
+def test_reads_are_marked_and_give_what_a_string_gives(name: str) -> None:
     text = tracked("ab")
-    assert LOOKS[name](text) == LOOKS[name]("ab")
-    assert text.sight.looked
+    assert READS[name](text) == READS[name]("ab")
+    assert text.reads.was_read
 
 
 HARMLESS: dict[str, Callable[[Any], Any]] = {
@@ -81,10 +81,10 @@ HARMLESS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_what_tells_nothing_is_no_look(name: str) -> None:
+def test_operations_that_show_nothing_are_not_reads(name: str) -> None:
     text = tracked("ab")
     found = HARMLESS[name](text)
-    assert not text.sight.looked
+    assert not text.reads.was_read
     assert found == HARMLESS[name]("ab")
 
 
@@ -92,19 +92,19 @@ def test_what_tells_nothing_is_no_look(name: str) -> None:
 def test_asking_whether_there_is_a_content(ask: Callable[[Any], bool]) -> None:
     text = tracked("ab", 5)
     assert ask(text) == ask("ab")
-    assert not text.sight.looked
-    assert text.sight.needed == {(5, ())}
+    assert not text.reads.was_read
+    assert text.reads.needed == {(5, ())}
     empty = tracked("", 5).strip()
     assert ask(empty) == ask("")
-    assert empty.sight.needed == {(5, (("strip", None),))}
+    assert empty.reads.needed == {(5, (("strip", None),))}
 
 
 def test_a_text_with_words_of_the_template_is_never_empty() -> None:
     text = tracked("ab")
     assert "x" + text
-    assert not text.sight.needed
-    assert joined((text, tracked("", 1, text.sight)))
-    assert text.sight.looked
+    assert not text.reads.needed
+    assert joined((text, tracked("", 1, text.reads)))
+    assert text.reads.was_read
 
 
 def test_pieces_know_where_they_come_from() -> None:
@@ -199,8 +199,8 @@ def test_what_templates_do(template: str) -> None:
     content = tracked(" a<b ")
     text = render([{"role": "user", "content": content}])
     assert plain(text) == render([{"role": "user", "content": " a<b "}])
-    assert content.sight.looked is TEMPLATES[template]
-    if not content.sight.looked:
+    assert content.reads.was_read is TEMPLATES[template]
+    if not content.reads.was_read:
         assert isinstance(text, Tracked)
         assert [edited(" a<b ", run.edits) for run in text.runs] == [piece for _, piece in owned(text)]
         assert all(run.whole for run in text.runs)

@@ -133,7 +133,7 @@ def test_trap_16_the_reward_token_has_its_slot(tok: Tok) -> None:
 
 def test_trap_16_a_vocabulary_without_a_reserved_token(tok: Tok) -> None:
     """Without a reserved token the id has to be given; user text that holds the token is refused."""
-    if tok.loaded.reserved_id() is None:
+    if tok.loaded.reserved_id is None:
         with pytest.raises(mps.TokenizerError, match=r"no reserved token.*reward_token="):
             stream_of([pair("a", "b", "c")], tok, mps.Reward(64, layout="reward_token"))
     else:

@@ -1,4 +1,4 @@
-"""Added tokens: strings that a tokenizer cuts out of the text before its own rules apply."""
+"""Added tokens: strings that a tokenizer cuts out of a text before its own rules apply."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class AddedToken:
         content: Its text.
         id: Its id.
         special: A control token: never recognised in user text.
-        normalized: Looked for after normalisation rather than before it.
+        normalized: Searched for after normalisation rather than before it.
         stretches: Takes neighbouring spaces with it (lstrip, rstrip) or stands only between words (single_word).
     """
 
@@ -36,15 +36,15 @@ class Part(NamedTuple):
 
 
 class AddedTokens:
-    """Finds the added tokens that are recognised in plain text, as the `tokenizers` package does.
+    """The added tokens that are recognised in plain text, found as the `tokenizers` package finds them.
 
-    The package looks for the leftmost, then the longest match among all added tokens, and skips the special ones
-    afterwards: a special token hides what it overlaps. Tokens with ``normalized`` are looked for a second time, in
-    what the first pass and the normaliser leave.
+    The package takes the leftmost, then the longest match among all added tokens, and skips the special ones
+    afterwards: a special token hides what it overlaps. A second pass searches for tokens with ``normalized``, in the
+    normalised text that the first pass leaves.
 
     Args:
         tokens: All added tokens, special ones included.
-        normalize: What happens to the text between the two passes.
+        normalize: Normalises the text between the two passes.
     """
 
     def __init__(self, tokens: Iterable[AddedToken], normalize: Callable[[str], str] | None = None) -> None:
@@ -57,16 +57,16 @@ class AddedTokens:
         self._sure = normalize is None or not self._normal.recognises
 
     def may_occur(self, text: str) -> bool:
-        """Whether `split` can find anything; False is certain."""
+        """Returns whether `split` can find anything; False is certain."""
         if self._quick is None:
             return False
         return not (self._sure or text.isascii()) or self._quick.search(text) is not None
 
     def split(self, text: str) -> list[Part]:
-        """The text in parts: plain ones (normalised where a second pass looked at them) and recognised tokens.
+        """Returns the text in parts: plain ones (normalised where the second pass found a token) and recognised tokens.
 
-        Offsets count characters of the text as given; behind a second-pass token in a part that the normaliser
-        changed they are not known (-1).
+        Offsets count characters of the text as given. After a second-pass token, in a part that the normaliser
+        changed, they are not known (-1).
         """
         parts: list[Part] = []
         for part in self._raw.split(text, 0):
@@ -85,6 +85,8 @@ class AddedTokens:
 
 
 class _Pass:
+    """One search for added tokens."""
+
     def __init__(self, tokens: list[AddedToken]) -> None:
         self._ids = {token.content: token.id for token in tokens if not token.special}
         self.recognises = bool(self._ids)

@@ -1,10 +1,14 @@
-"""Tokenizer objects of transformers and mindformers, taken as they are; nothing of either package is imported."""
+"""The backend for tokenizer objects of transformers and mindformers; neither package is imported.
+
+A fast tokenizer holds a tokenizer.json and goes to the backends for that form. A slow one is encoded by the
+SentencePiece model that it holds, or else by its own ``tokenize``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,209 +17,124 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
 from ms_prefstream.encode.backends.added import AddedToken, AddedTokens
-from ms_prefstream.encode.backends.base import Place, TextEncoder, Tokenizer
-from ms_prefstream.encode.backends.load_hf import build_hf
+from ms_prefstream.encode.backends.base import Form, NotServedError, Place, TextEncoder, Tokenizer
 from ms_prefstream.encode.backends.self_check import corpus
 from ms_prefstream.encode.backends.sentencepiece_backend import SentencePieceEncoder
-from ms_prefstream.encode.backends.sentencepiece_proto import read_model, with_prefix
-from ms_prefstream.encode.backends.spelling import Spelling, from_byte_alphabet, spelled_starts, starts_by_parts
-from ms_prefstream.encode.backends.tokenizer_files import Names, chat_template_of, find_reserved, names_of_object
-from ms_prefstream.encode.backends.tokenizer_json import merge_added_tokens
-from ms_prefstream.encode.backends.unicode import check_size, check_unicode, nfc
+from ms_prefstream.encode.backends.sentencepiece_proto import read_model, with_dummy_prefix
+from ms_prefstream.encode.backends.spelling import Spelling, build_spelling, from_byte_alphabet
+from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
+from ms_prefstream.encode.backends.tokenizer_source import (
+    ACCEPTED,
+    Names,
+    TokenizerSource,
+    chat_template_of,
+    find_reserved,
+    names_of_object,
+)
+from ms_prefstream.encode.backends.unicode import check_unicode, nfc
 from ms_prefstream.errors import TokenizerError
+from ms_prefstream.sample import Ids
 
-MAX_SLOW_CHARS = 2**17  # merging in Python takes quadratic time on long words
-
-Ids = NDArray[np.int32]
+MAX_CHARS = 2**17  # merging in Python takes quadratic time on long words
 
 
-class SlowEncoder:
-    """Text to ids by an object's own ``tokenize``, for byte-level tokenizers without a dummy prefix.
-
-    Args:
-        obj: The tokenizer object.
-        tokens: Its added tokens.
-        name: What errors call it.
+def read_object(obj: Any) -> TokenizerSource:
+    """Returns what an object offers: a tokenizer.json (a copy, the object stays as it is) or its own methods.
 
     Raises:
-        TokenizerError: The object does something that cannot be followed (a prefix, a normalisation other than NFC).
+        TokenizerError: If it is not a tokenizer.
     """
-
-    backend = "object"
-
-    def __init__(self, obj: Any, tokens: Sequence[AddedToken], name: str) -> None:
-        self._obj = obj
-        self._control = {token.content: token.id for token in tokens if token.special}
-        self._normalizes = False
-        self._added = AddedTokens(tokens)
-        self._breaks: re.Pattern[str] | None = None
-        self._spelling = _spelling(obj, tokens)
-        self._break_leaks()
-        self._check(name)
-
-    def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[Ids]:
-        """Ids of each text; see `TextEncoder`. The place of a text makes no difference here."""
-        check_size(texts, MAX_SLOW_CHARS)
-        check_unicode(texts)
-        return [self._one(text) for text in texts]
-
-    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL) -> NDArray[np.int64]:
-        """Where each token begins; see `TextEncoder`."""
-        check_size((text,), MAX_SLOW_CHARS)
-        check_unicode((text,))
-        return starts_by_parts(text, place, self._added, self._plain_starts)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids, control tokens included."""
-        return self._spelling.decode(ids)
-
-    def _one(self, text: str) -> Ids:
-        if not self._added.may_occur(text):
-            return self._plain(text)
-        arrays = [
-            self._plain(part.text) if part.id is None else np.array([part.id], dtype=np.int32)
-            for part in self._added.split(text)
-        ]
-        return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int32)
-
-    def _plain(self, text: str) -> Ids:
-        """Ids of a text without added tokens; what the object would take for control is handed over in two parts."""
-        cuts = [match.start() + 1 for match in self._breaks.finditer(text)] if self._breaks else []
-        pieces = [text[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        ids = [id_ for piece in pieces if piece for id_ in self._own(piece)]
-        return np.array(ids, dtype=np.int32)
-
-    def _own(self, text: str) -> list[int]:
-        found: list[int] = self._obj.convert_tokens_to_ids(self._obj.tokenize(text, split_special_tokens=True))
-        return found
-
-    def _plain_starts(self, text: str, place: Place) -> NDArray[np.int64]:
-        starts = spelled_starts(text, place, self._plain(text), self._spelling, self._normalizes)
-        if starts is None:
-            raise TokenizerError(
-                f"the tokens of {type(self._obj).__name__} do not spell the text {text[:40]!r}. "
-                "Pass a directory with tokenizer.json instead of the object."
-            )
-        return starts
-
-    def _break_leaks(self) -> None:
-        """Find the control strings that the object recognises in spite of everything."""
-        ids = set(self._control.values())
-        leaked = [content for content in self._control if len(content) > 1 and ids & set(self._own(content))]
-        if leaked:
-            self._breaks = re.compile("|".join(map(re.escape, sorted(leaked, key=len, reverse=True))))
-
-    def _check(self, name: str) -> None:
-        accent = "e\u0301"
-        self._normalizes = self.decode(self._plain(accent).tolist()) == nfc(accent)
-        for text in corpus(self._control):
-            ids = self._one(text).tolist()
-            wanted = nfc(text) if self._normalizes else text
-            if self.decode(ids) != wanted or set(ids) & set(self._control.values()):
-                raise TokenizerError(
-                    f"the tokenizer object {name} changes the text {text[:24]!r} or turns it into control tokens, so "
-                    "the border of a response cannot be found in its ids. Pass a directory with tokenizer.json, a "
-                    ".model file or a fast tokenizer."
-                )
-
-
-def _spelling(obj: Any, tokens: Sequence[AddedToken]) -> Spelling:
-    """What the ids write: tokens are bytes, or strings in the byte-level alphabet."""
-    known = {token.id: token.content.encode("utf-8") for token in tokens}
-    size = 1 + max([*map(int, obj.get_vocab().values()), *known])
-    shown: list[bytes] = []
-    lengths = np.full(size, -1, dtype=np.int64)
-    for id_ in range(size):
-        if id_ in known:
-            shown.append(known[id_])
-            continue
-        token = _token(obj, id_)
-        written = token if isinstance(token, bytes) else from_byte_alphabet(token)
-        shown.append(written or b"")
-        lengths[id_] = -1 if written is None else len(written)
-    return Spelling(shown=shown, lengths=lengths)
-
-
-def _token(obj: Any, id_: int) -> str | bytes:
-    try:
-        token = obj.convert_ids_to_tokens(id_)
-    except (KeyError, IndexError, ValueError):  # a gap in the numbering
-        return ""
-    return token if isinstance(token, (str, bytes)) else ""
-
-
-def rust_of(obj: Any) -> RustTokenizer | None:
-    """The `tokenizers` object inside a fast tokenizer (or the object itself)."""
-    for candidate in (obj, getattr(obj, "backend_tokenizer", None), getattr(obj, "_tokenizer", None)):
-        if isinstance(candidate, RustTokenizer):
-            return candidate
-    return None
-
-
-def looks_like_tokenizer(obj: Any) -> bool:
-    """Whether an object can be used: a fast tokenizer, or one with a slow tokenizer's methods."""
-    needed = ("tokenize", "convert_tokens_to_ids", "convert_ids_to_tokens", "get_vocab")
-    return rust_of(obj) is not None or all(callable(getattr(obj, name, None)) for name in needed)
-
-
-def load_object(obj: Any, backend: str) -> Tokenizer:
-    """The tokenizer that an object stands for; the object itself is not changed."""
-    name = str(getattr(obj, "name_or_path", "") or "") or type(obj).__name__
-    template = chat_template_of({"chat_template": getattr(obj, "chat_template", None)})
-    rust = rust_of(obj)
-    if rust is not None:
-        spec = orjson.loads(rust.to_str())  # a copy: the object stays as it is
-        names = Names() if rust is obj else names_of_object(obj)
-        merge_added_tokens(spec, {}, names.control, [])
-        return build_hf(spec, name, names, template, getattr(obj, "add_bos_token", None), backend)
-    if backend not in ("auto", "sentencepiece"):
-        raise TokenizerError(
-            f"backend={backend!r} cannot be used for the tokenizer object {name}, which is not built on the "
-            "`tokenizers` package. Use backend='auto', or pass a directory with tokenizer.json."
-        )
-    return _load_slow(obj, name, template, backend)
-
-
-def _load_slow(obj: Any, name: str, template: str | None, backend: str) -> Tokenizer:
-    names = names_of_object(obj)
-    tokens = _added_tokens(obj, names)
-    special = {token.content: token.id for token in tokens if token.special}
-    found = _by_sentencepiece(obj, tokens, special)
-    if found is None and backend == "sentencepiece":
-        raise TokenizerError(
-            f"backend='sentencepiece' cannot be used for the tokenizer object {name}: it holds no SentencePiece model, "
-            "or gives other ids than its model. Use backend='auto'."
-        )
-    encoder, reason = found or (SlowEncoder(obj, tokens, name), "the object brings no faster machinery with it")
-    ids = {key: special.get(str(getattr(names, key))) for key in ("bos", "eos", "pad")}
-    add_bos = getattr(obj, "add_bos_token", None)
-    vocab = obj.get_vocab()
-    digest = hashlib.blake2b(repr(sorted((i, str(t)) for t, i in vocab.items())).encode(), digest_size=16)
-    digest.update(repr((type(obj).__name__, sorted((t.id, t.content, t.special) for t in tokens), template)).encode())
-    return Tokenizer(
-        name=name,
-        encoder=encoder,
-        backend=encoder.backend,
-        reason=reason,
-        special=special,
-        special_in_template={token.content: token.id for token in tokens},
-        bos_token=names.bos,
-        eos_token=names.eos,
-        pad_token=names.pad,
-        unk_token=names.unk,
-        bos_id=ids["bos"],
-        eos_id=ids["eos"],
-        pad_id=ids["pad"],
-        add_bos=add_bos if isinstance(add_bos, bool) else _sets_bos(obj, ids["bos"]),
-        vocab_size=1 + max([*map(int, vocab.values()), *(token.id for token in tokens)]),
-        chat_template=template,
-        fingerprint=digest.hexdigest(),
-        reserved=find_reserved(((t.content, t.id) for t in tokens), (names.bos, names.eos, names.pad, names.unk)),
+    rust = next((it for it in (obj, getattr(obj, "backend_tokenizer", None), getattr(obj, "_tokenizer", None))
+                 if isinstance(it, RustTokenizer)), None)  # fmt: skip
+    methods = ("tokenize", "convert_tokens_to_ids", "convert_ids_to_tokens", "get_vocab")
+    if rust is None and not all(callable(getattr(obj, name, None)) for name in methods):
+        raise TokenizerError(f"a {type(obj).__name__} is not a tokenizer. {ACCEPTED}.")
+    return TokenizerSource(
+        name=str(getattr(obj, "name_or_path", "") or "") or type(obj).__name__,
+        forms={Form.OBJECT: obj} if rust is None else {Form.JSON: orjson.loads(rust.to_str())},
+        config={"add_bos_token": getattr(obj, "add_bos_token", None)},
+        names=Names() if rust is obj else names_of_object(obj),
+        chat_template=chat_template_of({"chat_template": getattr(obj, "chat_template", None)}),
     )
 
 
+def load(source: TokenizerSource) -> Tokenizer:
+    """Returns the tokenizer of an object, encoded by the object itself."""
+    obj = source.forms[Form.OBJECT]
+    tokens = _added_tokens(obj, source.names)
+    encoder = ObjectEncoder(obj, tokens, source.name)
+    return _tokenizer(source, tokens, encoder, "the object brings no faster backend with it")
+
+
+def load_sentencepiece(source: TokenizerSource) -> Tokenizer:
+    """Returns the tokenizer of an object, encoded by the SentencePiece model inside it.
+
+    Raises:
+        NotServedError: If there is no such model, or it gives other ids than the object.
+    """
+    obj = source.forms[Form.OBJECT]
+    processor: Any = getattr(obj, "sp_model", None)
+    if not callable(getattr(processor, "serialized_model_proto", None)):
+        raise NotServedError("the object holds no SentencePiece model")
+    tokens = _added_tokens(obj, source.names)
+    data = processor.serialized_model_proto()
+    prefixed = frozenset({Place.START, Place.AFTER_SPECIAL})
+    if not read_model(data).dummy_prefix:  # the object itself sets the prefix, before a whole text only
+        data, prefixed = with_dummy_prefix(data, True), frozenset({Place.START})
+    model = read_model(data)
+    extra = [token for token in tokens if token.id >= len(model.pieces)]
+    encoder = SentencePieceEncoder(data, model, _special(tokens), prefixed, extra)
+    if model.suffix or not all(_agree(obj, encoder, text) for text in corpus()):
+        raise NotServedError("the object gives other ids than the SentencePiece model that it holds")
+    return _tokenizer(
+        source, tokens, encoder, "the object holds a SentencePiece model, and a self-check agreed with its ids"
+    )
+
+
+def _agree(obj: Any, encoder: TextEncoder, text: str) -> bool:
+    """Returns whether an object and an encoder give the same ids at the start and after a special token."""
+    pieces = {
+        Place.START: obj.tokenize(text, split_special_tokens=True) if text else [],
+        Place.AFTER_SPECIAL: obj._tokenize(text) if text else [],
+    }
+    return all(
+        np.array_equal(np.array(obj.convert_tokens_to_ids(own), dtype=np.int64), encoder.encode((text,), place)[0])
+        for place, own in pieces.items()
+    )
+
+
+def _tokenizer(source: TokenizerSource, tokens: Sequence[AddedToken], encoder: TextEncoder, reason: str) -> Tokenizer:
+    obj, names, template = source.forms[Form.OBJECT], source.names, source.chat_template
+    vocab = obj.get_vocab()
+    digest = hashlib.blake2b(repr(sorted((i, str(t)) for t, i in vocab.items())).encode(), digest_size=16)
+    digest.update(repr((type(obj).__name__, sorted((t.id, t.content, t.special) for t in tokens), template)).encode())
+    ids = {token.content: token.id for token in tokens}
+    add_bos = source.config["add_bos_token"]
+    if not isinstance(add_bos, bool):
+        build, bos = getattr(obj, "build_inputs_with_special_tokens", None), names.tokens["bos_token"]
+        add_bos = bos is not None and callable(build) and list(build([0]))[:1] == [ids.get(bos)]
+    return Tokenizer(
+        name=source.name,
+        encoder=encoder,
+        backend=encoder.backend,
+        reason=reason,
+        special=_special(tokens),
+        special_in_template=ids,
+        **names.tokens,
+        add_bos=add_bos,
+        vocab_size=1 + max([*map(int, vocab.values()), *ids.values()]),
+        chat_template=template,
+        fingerprint=digest.hexdigest(),
+        reserved_id=find_reserved(ids.items(), names),
+    )
+
+
+def _special(tokens: Sequence[AddedToken]) -> Mapping[str, int]:
+    return {token.content: token.id for token in tokens if token.special}
+
+
 def _added_tokens(obj: Any, names: Names) -> list[AddedToken]:
-    """The object's added tokens, and its named ones even where it does not count them among these."""
+    """Returns the object's added tokens, and its named ones even where it does not list them."""
     listed: Mapping[int, Any] = getattr(obj, "added_tokens_decoder", None) or {}
     tokens = {
         str(getattr(token, "content", token)): (int(id_), bool(getattr(token, "special", True)), _stretches(token))
@@ -238,35 +157,82 @@ def _stretches(token: Any) -> bool:
     return any(getattr(token, flag, False) for flag in ("lstrip", "rstrip", "single_word"))
 
 
-def _by_sentencepiece(
-    obj: Any, tokens: Sequence[AddedToken], special: Mapping[str, int]
-) -> tuple[TextEncoder, str] | None:
-    """The SentencePiece model inside the object, if it gives the object's ids."""
-    processor: Any = getattr(obj, "sp_model", None)
-    if not callable(getattr(processor, "serialized_model_proto", None)):
-        return None
-    data = processor.serialized_model_proto()
-    after_special = frozenset({Place.START, Place.AFTER_SPECIAL})
-    legacy = read_model(data).dummy_prefix
-    if not legacy:  # the object itself sets the prefix, before a whole text only
-        data = with_prefix(data)
-    model = read_model(data)
-    if model.suffix:
-        return None
-    extra = [token for token in tokens if token.id >= len(model.pieces)]
-    encoder = SentencePieceEncoder(data, model, special, after_special if legacy else frozenset({Place.START}), extra)
-    for text in corpus():
-        for place, tokenize in ((Place.START, _whole(obj)), (Place.AFTER_SPECIAL, obj._tokenize)):
-            own = obj.convert_tokens_to_ids(tokenize(text)) if text else []
-            if not np.array_equal(np.array(own, dtype=np.int64), encoder.encode((text,), place)[0]):
-                return None
-    return encoder, "the object holds a SentencePiece model, and a self-check agreed with its ids"
+class ObjectEncoder(PlainTextEncoder):
+    """Text to ids by an object's own ``tokenize``, for byte-level tokenizers without a dummy prefix.
+
+    Args:
+        obj: The tokenizer object.
+        tokens: Its added tokens.
+        name: Its name in errors.
+
+    Raises:
+        TokenizerError: The object changes texts in an unsupported way (a prefix, a normalisation other than NFC).
+    """
+
+    backend = "object"
+    max_chars = MAX_CHARS
+
+    def __init__(self, obj: Any, tokens: Sequence[AddedToken], name: str) -> None:
+        self._obj = obj
+        self._control = _special(tokens)
+        self.added = AddedTokens(tokens)
+        self._breaks: re.Pattern[str] | None = None
+        self.spelling = _spelling(obj, tokens)
+        self._break_leaks()
+        self._check(name)
+
+    def plain_ids(self, text: str, place: Place) -> Ids:
+        """Returns the ids; a string that the object would take for a control token is passed to it in two parts."""
+        check_unicode((text,))
+        cuts = [match.start() + 1 for match in self._breaks.finditer(text)] if self._breaks else []
+        pieces = [text[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        ids = [id_ for piece in pieces if piece for id_ in self._own(piece)]
+        return np.array(ids, dtype=np.int32)
+
+    def _own(self, text: str) -> list[int]:
+        found: list[int] = self._obj.convert_tokens_to_ids(self._obj.tokenize(text, split_special_tokens=True))
+        return found
+
+    def offset_starts(self, text: str, place: Place) -> NDArray[np.int64]:
+        raise TokenizerError(
+            f"the tokens of {type(self._obj).__name__} do not spell the text {text[:40]!r}. "
+            "Pass a directory with tokenizer.json instead of the object."
+        )
+
+    def _break_leaks(self) -> None:
+        """Find the control strings that the object recognises in text although it is asked not to."""
+        ids = set(self._control.values())
+        leaked = [content for content in self._control if len(content) > 1 and ids & set(self._own(content))]
+        if leaked:
+            self._breaks = re.compile("|".join(map(re.escape, sorted(leaked, key=len, reverse=True))))
+
+    def _check(self, name: str) -> None:
+        accent = "e\u0301"
+        self.nfc = self.decode(self.plain_ids(accent, Place.START).tolist()) == nfc(accent)
+        for text in corpus(self._control):
+            ids = self.ids_by_parts(text, Place.START).tolist()
+            wanted = nfc(text) if self.nfc else text
+            if self.decode(ids) != wanted or set(ids) & set(self._control.values()):
+                raise TokenizerError(
+                    f"the tokenizer object {name} changes the text {text[:24]!r} or turns it into control tokens, so "
+                    "the border of a response cannot be found in its ids. Pass a directory with tokenizer.json, a "
+                    ".model file or a fast tokenizer."
+                )
 
 
-def _whole(obj: Any) -> Callable[[str], list[str]]:
-    return lambda text: list(obj.tokenize(text, split_special_tokens=True))
+def _spelling(obj: Any, tokens: Sequence[AddedToken]) -> Spelling:
+    """Returns what the ids write: tokens are bytes, or strings in the byte-level alphabet."""
+    added = {token.content: token.id for token in tokens}
+    size = 1 + max([*map(int, obj.get_vocab().values()), *added.values()])
+    ids = sorted(set(range(size)) - set(added.values()))
+    return build_spelling(ids, (_written(obj, id_) for id_ in ids), added)
 
 
-def _sets_bos(obj: Any, bos: int | None) -> bool:
-    build = getattr(obj, "build_inputs_with_special_tokens", None)
-    return bos is not None and callable(build) and list(build([0]))[:1] == [bos]
+def _written(obj: Any, id_: int) -> tuple[bytes, int]:
+    """Returns the bytes of a token and their number; nothing and -1 where it has none."""
+    try:
+        token = obj.convert_ids_to_tokens(id_)
+    except (KeyError, IndexError, ValueError):  # a gap in the numbering
+        token = ""
+    written = from_byte_alphabet(token) if isinstance(token, str) else token if isinstance(token, bytes) else b""
+    return (b"", -1) if written is None else (written, len(written))

@@ -1,4 +1,4 @@
-"""A few hundred short texts on which two backends must agree before one may stand in for the other."""
+"""The self-check: a few hundred short texts on which two backends must agree before one may replace the other."""
 
 from __future__ import annotations
 
@@ -132,44 +132,14 @@ _RUNS = (
 )
 # A letter, a mark, a digit or a sign that was new in Unicode 10, 11, ... 17: engines with other tables disagree here.
 _NEW = (
-    "\u0860",
-    "\u1c90",
-    "\u0c77",
-    "\U00010d00",
-    "\U0001e100",
-    "\u0eba",
-    "\U00010e80",
-    "\U00011950",
-    "\u0870",
-    "\U00012f90",
-    "\U0001e290",
-    "\u0898",
-    "\U0001f7f0",
-    "\U00011f02",
-    "\U0001e4d0",
-    "\U00011f50",
-    "\U0001fa75",
-    "\U0002ebf0",
-    "\u2ffc",
-    "\u1c89",
-    "\U00010d40",
-    "\U0001cc00",
-    "\U00016100",
-    "\u0897",
-    "\ua7cb",
-    "\U00013460",
-    "\ua7ce",
-    "\u1acf",
-    "\U00010940",
-    "\U000323b0",
-    "\U00011de0",
-    "\u20c1",
-    "\U0001fac8",
+    "\u0860\u1c90\u0c77\U00010d00\U0001e100\u0eba\U00010e80\U00011950\u0870\U00012f90\U0001e290\u0898"
+    "\U0001f7f0\U00011f02\U0001e4d0\U00011f50\U0001fa75\U0002ebf0\u2ffc\u1c89\U00010d40\U0001cc00"
+    "\U00016100\u0897\ua7cb\U00013460\ua7ce\u1acf\U00010940\U000323b0\U00011de0\u20c1\U0001fac8"
 )
 
 
 def corpus(contents: Iterable[str] = ()) -> list[str]:
-    """The texts: scripts, spaces, marks, runs, characters of each Unicode version, and the given tokens in context."""
+    """Returns the texts: scripts, spaces, marks, runs, characters of each Unicode version, given tokens in context."""
     texts = ["", *_WORDS, *_CONTRACTIONS, *_NUMBERS, *_SPACES, *_MARKS, *_COMBINED, *_PICTURES, *_STRANGE, *_RUNS]
     texts += [f"a{c}{c}1 {c}b\n{c}" for c in _NEW]
     texts += [" ".join(_WORDS), "".join(_SPACES), "\n".join(_MARKS), "".join(_STRANGE), "".join(_NEW)]
@@ -179,7 +149,7 @@ def corpus(contents: Iterable[str] = ()) -> list[str]:
 
 
 def first_difference(one: TextEncoder, other: TextEncoder, contents: Iterable[str] = ()) -> str | None:
-    """The first text, shortened, that two encoders encode differently at some place; None if they agree on all."""
+    """Returns the first text, shortened, that two encoders encode differently at some place; None if there is none."""
     texts = corpus(contents)
     for place in Place:
         for text, left, right in zip(texts, one.encode(texts, place), other.encode(texts, place), strict=True):

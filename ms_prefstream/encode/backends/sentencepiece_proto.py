@@ -1,4 +1,4 @@
-"""The few fields of SentencePiece's protocol buffers that are needed, read and changed without a schema.
+"""SentencePiece's protocol buffers: the few fields that are needed, read and changed without a schema.
 
 Field numbers are those of sentencepiece_model.proto (ModelProto: 1 pieces, 2 trainer_spec, 3 normalizer_spec) and
 sentencepiece.proto (SentencePieceText: 2 pieces, with 2 id, 4 begin, 5 end).
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 
 class PieceType(enum.IntEnum):
-    """What a piece is (ModelProto.SentencePiece.Type)."""
+    """Type of a piece (ModelProto.SentencePiece.Type)."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -24,7 +24,7 @@ class PieceType(enum.IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class SentencePieceModel:
-    """What a SentencePiece model says about itself.
+    """The parts of a SentencePiece model that matter here.
 
     Attributes:
         pieces: (text, type) by id.
@@ -45,15 +45,15 @@ def read_model(data: bytes) -> SentencePieceModel:
     """Read a serialised ModelProto.
 
     Raises:
-        ValueError: The data is no such message.
+        ValueError: The data is not such a message.
     """
     pieces: list[tuple[str, PieceType]] = []
     normalizer: dict[int, int | bytes] = {}
     trainer: dict[int, int | bytes] = {}
     for number, value in fields(data):
         if number == 1 and isinstance(value, bytes):
-            told = dict(fields(value))
-            pieces.append((_bytes(told.get(1, b"")).decode("utf-8"), PieceType(_int(told.get(3, 1)))))
+            piece = dict(fields(value))
+            pieces.append((_text(piece), PieceType(_int(piece.get(3, 1)))))
         elif number == 2 and isinstance(value, bytes):
             trainer.update(fields(value))
         elif number == 3 and isinstance(value, bytes):
@@ -70,25 +70,16 @@ def read_model(data: bytes) -> SentencePieceModel:
     )
 
 
-def without_prefix(data: bytes) -> bytes:
-    """The model with ``add_dummy_prefix = false``: a message that occurs twice is merged, the later value wins."""
-    return data + b"\x1a\x02\x18\x00"
-
-
-def with_prefix(data: bytes) -> bytes:
-    """The model with ``add_dummy_prefix = true``."""
-    return data + b"\x1a\x02\x18\x01"
+def with_dummy_prefix(data: bytes, present: bool) -> bytes:
+    """Returns the model with another ``add_dummy_prefix``: repeated messages are merged, and the later value wins."""
+    return data + b"\x1a\x02\x18" + bytes([present])
 
 
 def as_control(data: bytes, contents: Collection[str]) -> bytes:
-    """The model with these pieces turned into control symbols, which text never matches."""
+    """Returns the model with these pieces as control symbols, which text never matches."""
     out = bytearray()
     for number, value in fields(data):
-        if (
-            number == 1
-            and isinstance(value, bytes)
-            and _bytes(dict(fields(value)).get(1, b"")).decode("utf-8") in contents
-        ):
+        if number == 1 and isinstance(value, bytes) and _text(dict(fields(value))) in contents:
             value += bytes([3 << 3, PieceType.CONTROL])
         if isinstance(value, bytes):
             out += _varint(number << 3 | 2) + _varint(len(value)) + value
@@ -98,20 +89,14 @@ def as_control(data: bytes, contents: Collection[str]) -> bytes:
 
 
 def read_offsets(data: bytes) -> tuple[list[int], list[int], list[int]]:
-    """(ids, begins, ends) of a serialised SentencePieceText; offsets are bytes of the text."""
-    ids: list[int] = []
-    begins: list[int] = []
-    ends: list[int] = []
-    for number, value in fields(data):
-        if number == 2 and isinstance(value, bytes):
-            told = dict(fields(value))
-            for target, key in ((ids, 2), (begins, 4), (ends, 5)):
-                target.append(_int(told.get(key, 0)))
+    """Returns (ids, begins, ends) of a serialised SentencePieceText; offsets are bytes of the text."""
+    pieces = [dict(fields(value)) for number, value in fields(data) if number == 2 and isinstance(value, bytes)]
+    ids, begins, ends = ([_int(piece.get(key, 0)) for piece in pieces] for key in (2, 4, 5))
     return ids, begins, ends
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a message: (number, value); numbers for varints, bytes for everything else.
+    """Yields the fields of a message: (number, value); numbers for varints, bytes for everything else.
 
     Raises:
         ValueError: The data ends inside a field or has a wire type that does not exist.
@@ -161,5 +146,7 @@ def _int(value: int | bytes) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _bytes(value: int | bytes) -> bytes:
-    return value if isinstance(value, bytes) else b""
+def _text(piece: dict[int, int | bytes]) -> str:
+    """Returns the text of a piece."""
+    value = piece.get(1, b"")
+    return value.decode("utf-8") if isinstance(value, bytes) else ""

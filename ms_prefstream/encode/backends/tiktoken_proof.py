@@ -1,11 +1,11 @@
-"""When `tiktoken` gives the ids that a tokenizer.json asks for, and with which pattern and ranks.
+"""Proof that `tiktoken` gives the ids of a tokenizer.json, and the pattern and ranks with which it does.
 
-The two differ in how they merge. The `tokenizers` package knows a list of merges and applies, among adjacent pairs
-that are in it, the one that comes first in the list (the leftmost of equals). `tiktoken` knows a set of tokens with
+The two differ in how they merge. The `tokenizers` package has a list of merges and applies, among adjacent pairs
+that are in it, the one that comes first in the list (the leftmost of equals). `tiktoken` has a set of tokens with
 ranks and joins, among adjacent pairs whose concatenation is in the set, the one of lowest rank (the leftmost of
 equals); before that it looks the whole word up.
 
-Let run(T) be what the list of merges makes of the characters of a token T alone. Whatever stands around it, a stretch
+Let run(T) be what the list of merges makes of the characters of a token T alone. In any surroundings, a stretch
 that ends up between two borders is merged exactly as run does, because merges across a border that survives never
 happen. So when A and B stand side by side and AB = T is a token, run(T) passes through the state (A, B). Hence both
 procedures make the same choices at every step, given three facts, which are checked here for every token:
@@ -26,6 +26,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as RustTokenizer
 
+from ms_prefstream.encode.backends.base import NotServedError
 from ms_prefstream.encode.backends.spelling import byte_level_tokens
 from ms_prefstream.encode.backends.tokenizer_json import (
     Spec,
@@ -34,6 +35,113 @@ from ms_prefstream.encode.backends.tokenizer_json import (
     normalizers_of,
     pretokenizers_of,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiktokenPlan:
+    """The arguments for a `tiktoken.Encoding`.
+
+    Attributes:
+        pattern: The regular expression that splits a text into words.
+        ranks: Token bytes to id, which is also their rank.
+        nfc: Whether texts are normalised to NFC first.
+    """
+
+    pattern: str
+    ranks: Mapping[bytes, int]
+    nfc: bool
+
+
+def tiktoken_plan(spec: Spec, rust: RustTokenizer) -> TiktokenPlan:
+    """Returns the plan for a tokenizer.json that `tiktoken` reproduces exactly.
+
+    Args:
+        spec: The parsed file.
+        rust: The package's tokenizer made from it, used to run single tokens through its model.
+
+    Raises:
+        NotServedError: Something in the file cannot be reproduced, or no proof covers it.
+    """
+    model = spec["model"]
+    if model.get("type") != "BPE":
+        raise NotServedError(f"its model is {model.get('type')}, not BPE")
+    for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+        if model.get(option):
+            raise NotServedError(f"its model uses {option}")
+    kinds = [step.get("type") for step in normalizers_of(spec)]
+    if kinds not in ([], ["NFC"]):
+        raise NotServedError(f"it normalises with {' + '.join(map(str, kinds))}")
+    stretched = [token.content for token in added_tokens(spec) if token.stretches and not token.special]
+    if stretched:
+        raise NotServedError(f"the added token {stretched[0]!r} takes its surroundings with it")
+    pattern = _pattern(pretokenizers_of(spec))
+    return TiktokenPlan(pattern=pattern, ranks=_ranks(spec, rust), nfc=bool(kinds))
+
+
+def _ranks(spec: Spec, rust: RustTokenizer) -> dict[bytes, int]:
+    """Returns the ranks by the three facts above, checked for every token."""
+    vocab: dict[str, int] = spec["model"]["vocab"]
+    order = [vocab[token] for token in merged_tokens(spec["model"].get("merges") or [])]
+    if order != sorted(order):
+        raise NotServedError("its merges are not in the order of its ids")
+    whole_words = bool(spec["model"].get("ignore_merges"))
+    written = byte_level_tokens(vocab)
+    ranks: dict[bytes, int] = {}
+    for (token, pieces), word in zip(_runs(vocab, rust, whole_words), written, strict=True):
+        if word is None:
+            continue
+        if pieces == 2 and whole_words:
+            raise NotServedError(f"its token {token!r} is whole as a word but not made by its merges")
+        if pieces == 1 or whole_words:
+            ranks[word] = vocab[token]
+    if not all(bytes([byte]) in ranks for byte in range(256)):
+        raise NotServedError("its vocabulary lacks some of the 256 bytes")
+    return ranks
+
+
+def _runs(vocab: Iterable[str], rust: RustTokenizer, whole_words: bool) -> list[tuple[str, int]]:
+    """Returns every token with the number of pieces into which the merges alone split it."""
+    model = rust.model
+    if whole_words:  # the look-up of whole words is off while the merges are tried
+        model.ignore_merges = False
+    try:
+        tokenize = model.tokenize
+        return [(token, len(tokenize(token))) for token in vocab]
+    finally:
+        if whole_words:
+            model.ignore_merges = True
+
+
+_WORDS = {("Isolated", False), ("Removed", True)}  # what a pattern that matches words is used with
+# How the ByteLevel pre-tokeniser splits alone (documented with it; the pattern of the GPT-2 release).
+BYTE_LEVEL_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def _pattern(steps: list[dict[str, Any]]) -> str:
+    """Returns the one regular expression that splits a text as these pre-tokenisers do."""
+    kinds = [str(step.get("type")) for step in steps]
+    if not steps or kinds[-1] != "ByteLevel":
+        raise NotServedError(f"it splits text with {' + '.join(kinds) or 'nothing'}, not at the byte level")
+    if steps[-1].get("add_prefix_space", True):
+        raise NotServedError("it sets a space before every text")
+    own = steps[-1].get("use_regex", True)
+    if kinds == ["ByteLevel"] and own:
+        return BYTE_LEVEL_PATTERN
+    if own or len(steps) < 2 or set(kinds[:-1]) != {"Split"}:
+        raise NotServedError(f"it splits text with {' + '.join(kinds)}")
+    stages = [split["pattern"].get("Regex") for split in steps[:-1]]
+    ways = {(split.get("behavior"), bool(split.get("invert"))) for split in steps[:-1]}
+    if None in stages or not ways <= ({("Isolated", False)} if len(stages) > 1 else _WORDS):
+        raise NotServedError("its splitting rule is not a pattern of words")
+    if len(stages) > 1:
+        single = single_pattern(stages)
+        if single is None:
+            raise NotServedError(f"it splits text in {len(stages)} stages, and no single pattern for them is known")
+        return single
+    if not means_the_same(stages[0]):
+        raise NotServedError("its pattern uses constructs that the two regular expression engines read differently")
+    return str(stages[0])
+
 
 _HAN = "一-龥぀-ゟ゠-ヿ"
 _DEEPSEEK = (
@@ -45,16 +153,13 @@ _DEEPSEEK = (
 
 
 def single_pattern(stages: Sequence[str]) -> str | None:
-    """The one pattern that splits as these patterns do one after the other, matches isolated; None if none is known.
+    """Returns the one pattern that splits as these consecutive patterns do, matches isolated; None if none is known.
 
     Args:
         stages: The patterns in their order, line breaks written as in the file or as escapes.
     """
-    written = tuple(stage.replace("\r", r"\r").replace("\n", r"\n") for stage in stages)
-    return _deepseek() if written == _DEEPSEEK else None
-
-
-def _deepseek() -> str:
+    if tuple(stage.replace("\r", r"\r").replace("\n", r"\n") for stage in stages) != _DEEPSEEK:
+        return None
     within = (
         rf"[[{_HAN}]--[\p{{L}}\p{{P}}\p{{S}}]]?[[\p{{L}}\p{{M}}]&&[{_HAN}]]+",
         rf"[[\p{{P}}\p{{S}}]&&[{_HAN}]]+",
@@ -74,12 +179,12 @@ def _deepseek() -> str:
 
 
 def _unmatched(alternatives: Sequence[str], character: str) -> str:
-    """A run of characters at none of which an alternative matches: `tiktoken` would leave it out."""
+    """Returns the pattern of a run in which no alternative matches anywhere: `tiktoken` would leave such a run out."""
     return f"(?:(?!{'|'.join(alternatives)}){character})+"
 
 
-# \w, \b, anchors, back references, look-behind, nested classes and class arithmetic differ or are too rare to trust;
-# a quantifier behind a counted one ({1,3}+) is possessive to one engine and a repetition to the other.
+# \w, \b, anchors, back references, lookbehind, nested classes and class arithmetic differ or are too rare to trust;
+# a quantifier after a counted one ({1,3}+) is possessive to one engine and a repetition to the other.
 _ATOM = r"\\[rntsSdD]|\\[pP]\{[A-Za-z_]+\}|\\[^\w\s]"
 _IN_CLASS = rf"(?:{_ATOM}|(?!&&|--|~~)[^\[\]\\])"
 _COMMON = re.compile(
@@ -89,117 +194,5 @@ _COMMON = re.compile(
 
 
 def means_the_same(pattern: str) -> bool:
-    """Whether only constructs occur that both engines read alike."""
+    """Returns whether both regular expression engines read every construct of the pattern alike."""
     return _COMMON.fullmatch(pattern) is not None
-
-
-_WORDS = {("Isolated", False), ("Removed", True)}  # what a pattern that matches words is used with
-# How the ByteLevel pre-tokeniser splits by itself (documented with it; the pattern of the GPT-2 release).
-BYTE_LEVEL_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FastPlan:
-    """What `tiktoken` needs.
-
-    Attributes:
-        pattern: The regular expression that splits a text into words.
-        ranks: Token bytes to id, which is also their rank.
-        nfc: Whether texts are normalised to NFC first.
-    """
-
-    pattern: str
-    ranks: Mapping[bytes, int]
-    nfc: bool
-
-
-class NotEquivalentError(Exception):
-    """Why `tiktoken` cannot stand in for a tokenizer; the message completes "tiktoken is not used because ..."."""
-
-
-def tiktoken_plan(spec: Spec, rust: RustTokenizer) -> FastPlan:
-    """The plan for a tokenizer.json that `tiktoken` reproduces exactly.
-
-    Args:
-        spec: The parsed file.
-        rust: The package's tokenizer made from it, used to run single tokens through its model.
-
-    Raises:
-        NotEquivalentError: Something in the file cannot be reproduced, or not be shown to be.
-    """
-    model = spec["model"]
-    _check_model(model)
-    kinds = [step.get("type") for step in normalizers_of(spec)]
-    if kinds not in ([], ["NFC"]):
-        raise NotEquivalentError(f"it normalises with {' + '.join(map(str, kinds))}")
-    stretched = [token.content for token in added_tokens(spec) if token.stretches and not token.special]
-    if stretched:
-        raise NotEquivalentError(f"the added token {stretched[0]!r} takes its surroundings with it")
-    pattern = _pattern(pretokenizers_of(spec))
-    return FastPlan(pattern=pattern, ranks=_ranks(spec, rust), nfc=bool(kinds))
-
-
-def _check_model(model: Mapping[str, Any]) -> None:
-    if model.get("type") != "BPE":
-        raise NotEquivalentError(f"its model is {model.get('type')}, not BPE")
-    for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
-        if model.get(option):
-            raise NotEquivalentError(f"its model uses {option}")
-
-
-def _pattern(steps: list[dict[str, Any]]) -> str:
-    kinds = [str(step.get("type")) for step in steps]
-    if not steps or kinds[-1] != "ByteLevel":
-        raise NotEquivalentError(f"it splits text with {' + '.join(kinds) or 'nothing'}, not at the byte level")
-    if steps[-1].get("add_prefix_space", True):
-        raise NotEquivalentError("it sets a space before every text")
-    own = steps[-1].get("use_regex", True)
-    if kinds == ["ByteLevel"] and own:
-        return BYTE_LEVEL_PATTERN
-    if own or len(steps) < 2 or set(kinds[:-1]) != {"Split"}:
-        raise NotEquivalentError(f"it splits text with {' + '.join(kinds)}")
-    stages = [split["pattern"].get("Regex") for split in steps[:-1]]
-    ways = {(split.get("behavior"), bool(split.get("invert"))) for split in steps[:-1]}
-    if None in stages or not ways <= ({("Isolated", False)} if len(stages) > 1 else _WORDS):
-        raise NotEquivalentError("its splitting rule is not a pattern of words")
-    if len(stages) > 1:
-        single = single_pattern(stages)
-        if single is None:
-            raise NotEquivalentError(f"it splits text in {len(stages)} stages that no single pattern is known for")
-        return single
-    if not means_the_same(stages[0]):
-        raise NotEquivalentError("its pattern uses constructs that the two regular expression engines read differently")
-    return str(stages[0])
-
-
-def _ranks(spec: Spec, rust: RustTokenizer) -> dict[bytes, int]:
-    vocab: dict[str, int] = spec["model"]["vocab"]
-    order = [vocab[token] for token in merged_tokens(spec["model"].get("merges") or [])]
-    if order != sorted(order):
-        raise NotEquivalentError("its merges are not in the order of its ids")
-    whole_words = bool(spec["model"].get("ignore_merges"))
-    written = byte_level_tokens(vocab)
-    ranks: dict[bytes, int] = {}
-    for (token, pieces), word in zip(_runs(vocab, rust, whole_words), written, strict=True):
-        if word is None:
-            continue
-        if pieces == 2 and whole_words:
-            raise NotEquivalentError(f"its token {token!r} is whole as a word but not made by its merges")
-        if pieces == 1 or whole_words:
-            ranks[word] = vocab[token]
-    if not all(bytes([byte]) in ranks for byte in range(256)):
-        raise NotEquivalentError("its vocabulary lacks some of the 256 bytes")
-    return ranks
-
-
-def _runs(vocab: Iterable[str], rust: RustTokenizer, whole_words: bool) -> list[tuple[str, int]]:
-    """Every token and into how many pieces the merges alone split it."""
-    model = rust.model
-    if whole_words:  # the look-up of whole words is off while the merges are tried
-        model.ignore_merges = False
-    try:
-        tokenize = model.tokenize
-        return [(token, len(tokenize(token))) for token in vocab]
-    finally:
-        if whole_words:
-            model.ignore_merges = True

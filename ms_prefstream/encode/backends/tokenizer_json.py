@@ -1,10 +1,10 @@
-"""A tokenizer.json as data: its vocabulary, its added tokens, what its configuration adds, and what identifies it."""
+"""A tokenizer.json as data: vocabulary, merges, added tokens, the steps before the model, and its fingerprint."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Pipeline:
 
 
 def steps(node: Any, key: str) -> list[dict[str, Any]]:
-    """The steps of a normaliser or pre-tokeniser, sequences unrolled; ``key`` is what a sequence calls its members."""
+    """Returns the steps of a normaliser or pre-tokeniser, sequences unrolled; sequences list members under `key`."""
     if not isinstance(node, dict):
         return []
     if node.get("type") == "Sequence":
@@ -49,17 +49,17 @@ def steps(node: Any, key: str) -> list[dict[str, Any]]:
 
 
 def normalizers_of(spec: Spec) -> list[dict[str, Any]]:
-    """The normalisers of a tokenizer.json in their order."""
+    """Returns the normalisers of a tokenizer.json in their order."""
     return steps(spec.get("normalizer"), "normalizers")
 
 
 def pretokenizers_of(spec: Spec) -> list[dict[str, Any]]:
-    """The pre-tokenisers of a tokenizer.json in their order."""
+    """Returns the pre-tokenisers of a tokenizer.json in their order."""
     return steps(spec.get("pre_tokenizer"), "pretokenizers")
 
 
 def read_pipeline(spec: Spec) -> Pipeline:
-    """What is known about a tokenizer's steps; `kind` is None where tokens cannot be told to spell the text."""
+    """Returns the pipeline of a tokenizer.json; `kind` is None unless its tokens certainly spell the text."""
     norms, pres = normalizers_of(spec), pretokenizers_of(spec)
     varies = pipeline_for_place(spec, Place.CONTINUATION) != (spec.get("normalizer"), spec.get("pre_tokenizer"))
     kinds = [step.get("type") for step in norms]
@@ -80,10 +80,10 @@ def read_pipeline(spec: Spec) -> Pipeline:
 
 
 def pipeline_for_place(spec: Spec, place: Place) -> tuple[Any, Any]:
-    """(normalizer, pre_tokenizer) of a tokenizer.json for a text at `place`.
+    """Returns (normalizer, pre_tokenizer) of a tokenizer.json for a text at `place`.
 
-    The start of a sequence is what the file describes. Behind a special token nothing is prefixed by a Metaspace of
-    scheme ``first``; a text that continues another gets no prefix of any kind.
+    The file describes the start of a sequence. After a special token, a Metaspace of scheme ``first`` sets no prefix.
+    A text that continues another gets no prefix of any kind.
     """
     norm, pre = copy.deepcopy(spec.get("normalizer")), copy.deepcopy(spec.get("pre_tokenizer"))
     if place is Place.START:
@@ -126,22 +126,17 @@ def _metaspace_places(step: Mapping[str, Any]) -> frozenset[Place]:
     return {"always": _EVERYWHERE, "first": frozenset({Place.START})}.get(_scheme(step), frozenset())
 
 
-def drop_leaking_merges(spec: Spec, control: Iterable[str]) -> bool:
-    """Take the merges that make a control token out of a BPE model; whether there were any."""
-    model = spec["model"]
-    merges = model.get("merges")
-    if not merges:
-        return False
-    names = frozenset(control)
+def drop_leaking_merges(spec: Spec) -> None:
+    """Drop the merges that make a control token from a BPE model."""
+    names = {entry["content"] for entry in spec["added_tokens"] if entry.get("special")}
+    merges = spec["model"].get("merges") or []
     made = merged_tokens(merges)
-    if names.isdisjoint(made):
-        return False
-    model["merges"] = [merge for merge, token in zip(merges, made, strict=True) if token not in names]
-    return True
+    if not names.isdisjoint(made):
+        spec["model"]["merges"] = [merge for merge, token in zip(merges, made, strict=True) if token not in names]
 
 
 def merged_tokens(merges: Sequence[str] | Sequence[Sequence[str]]) -> list[str]:
-    """The tokens that merges make, from either way of writing them (``"a b"`` or ``["a", "b"]``)."""
+    """Returns the tokens that merges make, written either way (``"a b"`` or ``["a", "b"]``)."""
     if not merges or not isinstance(merges[0], str):
         return list(map("".join, merges))
     made = "\n".join(merges).replace(" ", "").split("\n")  # type: ignore[arg-type]
@@ -151,12 +146,12 @@ def merged_tokens(merges: Sequence[str] | Sequence[Sequence[str]]) -> list[str]:
 
 
 class Leaks:
-    """Spells leaked control ids in smaller pieces.
+    """Control tokens that plain text still gives, and the smaller pieces that replace their ids.
 
     Args:
         control: Control tokens, content to id.
-        encode: Ids of a text, control tokens in it taken as text.
-        pieces: Ids that the model alone gives for a string.
+        encode: Returns the ids of a text, control tokens in it taken as text.
+        pieces: Returns the ids that the model alone gives for a string.
     """
 
     def __init__(
@@ -179,15 +174,15 @@ class Leaks:
 
     @property
     def helpless(self) -> list[int]:
-        """Control ids for which no smaller pieces exist: their text cannot be written at all."""
+        """Control ids for which no smaller pieces exist, so that their text cannot be encoded."""
         return [id_ for id_, pieces in self._smaller.items() if not pieces]
 
     def mend(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The ids with every leaked control id spelled out."""
+        """Returns the ids with every leaked control id spelled out."""
         return ids if not self._touches(ids) else np.array([i for id_ in ids for i in self._spelled(id_)], np.int32)
 
     def mend_starts(self, ids: NDArray[np.int32], starts: list[int]) -> list[int]:
-        """The starts, (n,), of `mend(ids)` from those of `ids`."""
+        """Returns the starts of `mend(ids)`, given the starts, (n,), of `ids`."""
         if not self._touches(ids):
             return starts
         return [
@@ -205,13 +200,13 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def vocabulary(spec: Spec) -> dict[str, int]:
-    """Pieces to ids, from the dictionary of BPE models or the list of Unigram ones."""
+    """Returns pieces to ids, from the dictionary of a BPE model or the list of a Unigram one."""
     vocab = spec["model"]["vocab"]
     return vocab if isinstance(vocab, dict) else {entry[0]: at for at, entry in enumerate(vocab)}
 
 
 def added_tokens(spec: Spec) -> list[AddedToken]:
-    """The added tokens of a tokenizer.json."""
+    """Returns the added tokens of a tokenizer.json."""
     return [
         AddedToken(
             content=entry["content"],
@@ -225,30 +220,26 @@ def added_tokens(spec: Spec) -> list[AddedToken]:
 
 
 def special_tokens(spec: Spec) -> dict[str, int]:
-    """The control tokens: added tokens that are marked special."""
+    """Returns the control tokens: added tokens that are marked special."""
     return {token.content: token.id for token in added_tokens(spec) if token.special}
 
 
 def merge_added_tokens(
     spec: Spec, decoder: Mapping[int, Mapping[str, Any]], control: list[str], others: list[str]
-) -> bool:
+) -> None:
     """Put the added tokens of a configuration into a tokenizer.json, in the order in which transformers adds them.
 
-    New tokens come behind those of the file, first those with an id in the configuration, by that id; a token that
-    both describe takes the configuration's flags. A control token is special whatever its flags say.
+    New tokens come after those of the file, first those with an id in the configuration, by that id. A token that
+    both describe takes the configuration's flags, but a control token is always special.
 
     Args:
         spec: The parsed tokenizer.json, changed in place.
         decoder: ``added_tokens_decoder`` of tokenizer_config.json, by id.
         control: bos, eos, pad and the other named tokens.
         others: Contents of added_tokens.json, in the order of their ids.
-
-    Returns:
-        Whether anything changed.
     """
     entries: list[dict[str, Any]] = spec.setdefault("added_tokens", []) or []
     spec["added_tokens"] = entries
-    before = [dict(entry) for entry in entries]
     by_content = {entry["content"]: entry for entry in entries}
 
     def put(content: str, flags: Mapping[str, Any]) -> None:
@@ -267,11 +258,10 @@ def merge_added_tokens(
             put(content, {"special": content in control})
     for content in control:
         by_content[content]["special"] = True
-    return before != entries
 
 
 def number_added_tokens(spec: Spec, rust: RustTokenizer) -> None:
-    """Replace the added tokens of a tokenizer.json by those that the package made of them, with their real ids."""
+    """Replace the added tokens of a tokenizer.json by those of the package's tokenizer, with their real ids."""
     known: dict[int, RustAddedToken] = rust.get_added_tokens_decoder()
     spec["added_tokens"] = [
         {"id": id_, "content": token.content, **{flag: getattr(token, flag) for flag in _FLAGS}}
@@ -280,9 +270,9 @@ def number_added_tokens(spec: Spec, rust: RustTokenizer) -> None:
 
 
 def fingerprint(spec: Spec, chat_template: str | None) -> str:
-    """A hash of all that decides about ids: vocabulary, merges, added tokens, normaliser, pre-tokeniser, template.
+    """Returns a hash of all parts that determine ids, and of the chat template.
 
-    Ways of writing the same (defaults left out, merges as pairs or joined by a space) give the same hash.
+    The hash does not depend on how a file is written (defaults left out, merges as pairs or joined by a space).
     """
     model = dict(spec["model"])
     vocab, merges = model.pop("vocab", None), model.pop("merges", None) or []
@@ -296,29 +286,23 @@ def fingerprint(spec: Spec, chat_template: str | None) -> str:
 
 
 def bare(norm: Any, pre: Any) -> RustTokenizer:
-    """A tokenizer with these steps before an empty model."""
-    empty = {"type": "BPE", "vocab": {}, "merges": []}
-    parts: dict[str, Any] = {
-        "version": "1.0",
-        "added_tokens": [],
-        "post_processor": None,
-        "decoder": None,
-        "model": empty,
-    }
-    return RustTokenizer.from_str(orjson.dumps({**parts, "normalizer": norm, "pre_tokenizer": pre}).decode())
+    """Returns a tokenizer with these steps before an empty model."""
+    spec = {"version": "1.0", "added_tokens": [], "normalizer": norm, "pre_tokenizer": pre, "post_processor": None}
+    model = {"decoder": None, "model": {"type": "BPE", "vocab": {}, "merges": []}}
+    return RustTokenizer.from_str(orjson.dumps(spec | model).decode())
 
 
 def _canonical_steps(spec: Spec) -> tuple[Any, Any]:
-    """(normalizer, pre_tokenizer) as the package itself writes them, whatever version wrote the file."""
-    told = orjson.loads(bare(spec.get("normalizer"), spec.get("pre_tokenizer")).to_str())
-    return told["normalizer"], told["pre_tokenizer"]
+    """Returns (normalizer, pre_tokenizer) as the installed package writes them, for files of any version."""
+    written = orjson.loads(bare(spec.get("normalizer"), spec.get("pre_tokenizer")).to_str())
+    return written["normalizer"], written["pre_tokenizer"]
 
 
 def _essence(node: Any) -> Any:
-    """The node without the members that say nothing (null, false, empty)."""
+    """Returns the node without members that are null, false or empty."""
     if isinstance(node, Mapping):
-        told = {key: _essence(value) for key, value in node.items()}
-        return {key: value for key, value in told.items() if value is not None and value is not False and value != ""}
+        kept = {key: _essence(value) for key, value in node.items()}
+        return {key: value for key, value in kept.items() if value is not None and value is not False and value != ""}
     if isinstance(node, list):
         return [_essence(value) for value in node]
     return node

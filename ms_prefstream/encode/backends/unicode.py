@@ -1,4 +1,7 @@
-"""Normalisation to NFC, exactly as the `tokenizers` package does it, at next to no cost where it changes nothing."""
+"""Unicode: which texts can be encoded, and NFC exactly as the `tokenizers` package does it.
+
+Normalisation costs next to nothing where it changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +47,12 @@ def check_unicode(texts: Sequence[str]) -> None:
 
 
 def check_text(text: str) -> None:
-    """Both checks for one text, for callers that want to know before a whole batch is encoded."""
+    """Raise a `RowError` if one text is too long or holds a lone surrogate."""
     check_size((text,))
     check_unicode((text,))
 
 
-# Characters that normalisation never touches and never joins to what stands before them (NFC_Quick_Check=Yes,
+# Characters that normalisation never changes and never joins to the one before them (NFC_Quick_Check=Yes,
 # combining class 0). All were assigned before Unicode 4.1 or lie in blocks of symbols, so by Unicode's stability
 # policy every version of the tables agrees on them: Python's and the package's may differ without harm.
 _INERT = (
@@ -68,12 +71,12 @@ _JOINING = frozenset(
 ) | frozenset(map(chr, [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]))
 
 _normalizer = normalizers.NFC()
-_AT_ONCE = 256  # texts that are looked at together,
-_MANY = 2**20  # if they have no more characters than this
+_AT_ONCE = 256  # texts that are examined together,
+_MANY = 2**20  # if they have at most this many characters
 
 
 def nfc(text: str) -> str:
-    """The text in form NFC; the very same object where nothing can change."""
+    """Returns the text in form NFC; the very same object where nothing changes."""
     if text.isascii() or _TOUCHY.search(text) is None:
         return text
     normal: str = _normalizer.normalize_str(text)
@@ -81,7 +84,7 @@ def nfc(text: str) -> str:
 
 
 def nfc_all(texts: Sequence[str]) -> list[str]:
-    """`nfc` of each text; a table tells for many texts at once which of them hold anything to look at."""
+    """Returns `nfc` of each text; a table shows for many texts at once which of them can change."""
     found = list(texts)
     for begin in range(0, len(found), _AT_ONCE):
         part = found[begin : begin + _AT_ONCE]
@@ -101,15 +104,15 @@ def nfc_all(texts: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _touchy_points() -> NDArray[np.bool_]:
-    """For each code point, (0x110000,): whether `_TOUCHY` matches it."""
+    """Returns for each code point, (0x110000,), whether `_TOUCHY` matches it."""
     table = np.ones(0x110000, np.bool_)
     for first, last in re.findall("(.)-(.)", _INERT, re.DOTALL):
         table[ord(first) : ord(last) + 1] = False
     return table
 
 
-def begins_unit(character: str) -> bool:
-    """Whether normalisation never crosses the border before this character."""
+def _begins_unit(character: str) -> bool:
+    """Returns whether normalisation never crosses the border before this character."""
     if _TOUCHY.match(character) is None:
         return True
     return (
@@ -120,7 +123,7 @@ def begins_unit(character: str) -> bool:
 
 
 def origins(text: str, normal: str) -> NDArray[np.int64]:
-    """Where the characters of the normal form stand in the text.
+    """Returns where the characters of the normal form stand in the text.
 
     Args:
         text: The text as it is.
@@ -133,7 +136,7 @@ def origins(text: str, normal: str) -> NDArray[np.int64]:
     if normal == text:
         return np.arange(len(text) + 1, dtype=np.int64)
     where = np.full(len(normal) + 1, -1, dtype=np.int64)
-    borders = [i for i, character in enumerate(text) if i == 0 or begins_unit(character)]
+    borders = [i for i, character in enumerate(text) if i == 0 or _begins_unit(character)]
     at = 0
     for begin, end in zip(borders, [*borders[1:], len(text)], strict=True):
         unit = text[begin:end]

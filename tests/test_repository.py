@@ -178,7 +178,7 @@ def test_both_readmes_have_the_same_outline() -> None:
 def test_both_readmes_have_the_same_code() -> None:
     english, chinese = (_code(name) for name in READMES)
     assert english == chinese
-    assert {language for language, _ in english} == {"bash", "python", "text", "yaml"}
+    assert {language for language, _ in english} == {"bash", "python", "yaml"}
 
 
 def test_the_files_that_the_readme_names_exist() -> None:

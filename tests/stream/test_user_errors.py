@@ -78,7 +78,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
     ),
     "not a tokenizer": ({"tokenizer": 5}, TokenizerError, r"a int is not a tokenizer\. Pass a directory"),
     "backend": ({"backend": "x"}, OptionError, r"backend is 'x'; expected one of auto"),
-    "backend that cannot": ({"backend": "tiktoken"}, TokenizerError, r"cannot be used for the tokenizer 'bytes'"),
+    "backend that cannot": ({"backend": "tiktoken"}, TokenizerError, r"tokenizer 'bytes' has none"),
     "text without tokenizer": ({"tokenizer": None, "pad_token_id": 0}, OptionError, r"the source has rows with text"),
     "no pad id": ({"tokenizer": None}, OptionError, r"these need pad_token_id, .* Pass pad_token_id=<id>"),
     "pad id": ({"pad_token_id": 260}, OptionError, r"pad_token_id is 260; .* tokenizer bytes has the ids 0 to 259"),

@@ -152,19 +152,17 @@ def check_files(folder: str, manifest: Manifest) -> None:
         found = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
     except OSError as error:
         raise CacheError(f"{folder} cannot be read: {error.strerror}. Check the permissions.") from error
-    foreign = sorted(name for name in found if is_mindrecord(name) and name not in manifest.files)
     for name, note in manifest.files.items():
         path = os.path.join(folder, name)
         if name not in found:
-            renamed = f" {foreign[0]} does not belong here: was it renamed?" if foreign else ""
-            raise CacheError(f"{path} is missing.{renamed} Copy the file again, or write the cache again.")
+            raise CacheError(f"{path} is missing. Copy the file again, or write the cache again.")
         if found[name] != note.bytes:
             how = "truncated" if found[name] < note.bytes else "too long"
             raise CacheError(
                 f"{path} is {how}: it has {found[name]:,} bytes instead of {note.bytes:,}. Copy the file again, or "
                 "write the cache again."
             )
-    if foreign:
+    if foreign := sorted(name for name in found if is_mindrecord(name) and name not in manifest.files):
         raise CacheError(
             f"{os.path.join(folder, foreign[0])} does not belong to the cache, by its manifest. Remove it, or write "
             "the cache again."

@@ -258,7 +258,6 @@ def test_a_place_below_a_file(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system in which nothing can be made")
 def test_a_place_where_no_folder_can_be_made(tmp_path: pathlib.Path) -> None:
-    """It looks as if another process had just removed the folder, again and again."""
     with pytest.raises(CacheError, match=r"/proc/x.writing cannot be written: No such file or directory"):
         mps.write_cache(stream_of(source(tmp_path), mps.DPO(128)), "/proc/x")
 

@@ -17,7 +17,7 @@ from typing import Any
 from ms_prefstream.cache.compatibility import differences
 from ms_prefstream.cache.parts import PartDone, read_note, write_note
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError
-from ms_prefstream.mindrecord.files import guarded, sync_folder
+from ms_prefstream.mindrecord.files import foreign_files, guarded, sync_folder
 from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, has_manifest, read_manifest, write_manifest
 
 REFERENCE_FILE = re.compile(r"reference-[0-9a-f]{12}\.npy(\.tmp)?")
@@ -254,15 +254,12 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
 
 def _foreign_files(out: str) -> list[str]:
-    """Returns the names in the folder of a cache that are not those of its files."""
+    """Returns the files in the folder of a cache that are not its own."""
     try:
-        known = set(read_manifest(out).files)
+        known = list(read_manifest(out).files)
     except PrefStreamError:  # it is damaged
-        known = {name for name in os.listdir(out) if _CACHE_FILE.fullmatch(name)}
-    known |= {MANIFEST, MANIFEST + ".tmp", *filter(REFERENCE_FILE.fullmatch, os.listdir(out))}
-    return sorted(
-        entry.name for entry in os.scandir(out) if entry.name not in known or not entry.is_file(follow_symlinks=False)
-    )
+        known = list(filter(_CACHE_FILE.fullmatch, os.listdir(out)))
+    return foreign_files(out, {MANIFEST, MANIFEST + ".tmp", *known, *filter(REFERENCE_FILE.fullmatch, os.listdir(out))})
 
 
 def _is_ours(path: str) -> bool:

@@ -3,9 +3,9 @@
     parent -> worker    an empty message, then one per task: (function, argument, raw rows read in the parent)
     worker -> parent    one answer per message, in order: (result, None) or (None, error)
 
-The first answer says that the worker has read the recipe. The worker is started with `python -c` and not by
-`multiprocessing`, so it never imports the program that started it: scripts need no main guard, and notebooks and
-programs from standard input work.
+A message is its length, then a pickle; the first answer says that the worker has read the recipe. The worker is
+started with `python -c` and not by `multiprocessing`, so it never imports the program that started it: scripts need no
+main guard, and notebooks and programs from standard input work.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from io import FileIO
+from typing import Any
 
 from ms_prefstream.errors import PrefStreamError
 from ms_prefstream.load.loader import SampleLoader
@@ -33,6 +33,7 @@ from ms_prefstream.load.workers.task_queue import Task, TaskQueue
 
 _IN_FLIGHT = 2  # one in work, one waiting in the pipe, so that a worker never waits for the parent
 _DIED_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
 # sys.path comes as arguments, so that the worker can import whatever can be imported here.
 _CODE = (
     "import sys; parent, recipe, sys.path[:] = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]; "
@@ -64,36 +65,35 @@ class WorkerProcess(threading.Thread):
         self._tasks = tasks
         self._in_flight: deque[Task] = deque()
         self.ready = False
-        # Pipes of `multiprocessing` have no lock that a fork of this process could inherit.
-        theirs, self._outgoing = Pipe(duplex=False)
-        self._incoming, answers = Pipe(duplex=False)
-        for pipe in (self._outgoing, self._incoming):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _CODE, str(os.getpid()), str(recipe.file.fileno()), *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**_ENVIRONMENT, **os.environ},
+            pass_fds=[recipe.file.fileno()],
+            start_new_session=True,  # Ctrl-C reaches the parent alone
+        )
+        pipes: list[Any] = [self.process.stdin, self.process.stdout]
+        self._outgoing, self._incoming = pipes  # unbuffered: a fork of this process inherits no lock of theirs
+        for pipe in pipes:
             with contextlib.suppress(AttributeError, OSError):  # Linux has it, up to a limit
-                fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        with theirs, answers:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _CODE, str(os.getpid()), str(recipe.file.fileno()), *sys.path],
-                stdin=theirs.fileno(),
-                stdout=answers.fileno(),
-                env={**_ENVIRONMENT, **os.environ},
-                pass_fds=[recipe.file.fileno()],
-                start_new_session=True,  # Ctrl-C reaches the parent alone
-            )
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._title = f"worker process {number} of {of} (pid {self.process.pid})"
 
     def run(self) -> None:
         """Runs in the thread."""
         try:
-            self._outgoing.send_bytes(b"")
-            _, error = pickle.loads(self._incoming.recv_bytes())
+            _send(self._outgoing, b"")
+            _, error = pickle.loads(_receive(self._incoming))
             if error is not None:
                 self._tasks.fail(f"{self._title} could not start: {error}")
                 return
             self.ready = self._tasks.ready = True
             while self._send_tasks():
-                answer = self._incoming.recv_bytes()
+                answer = _receive(self._incoming)
                 self._in_flight.popleft().set_result(answer)
-        except (EOFError, OSError):
+        except (EOFError, OSError, ValueError):  # ValueError: the interpreter has closed the pipes
             if not self._tasks.closed:
                 self.report_death()
         finally:
@@ -129,24 +129,43 @@ class WorkerProcess(threading.Thread):
                 task.set_exception(error)
                 continue
             self._in_flight.append(task)
-            self._outgoing.send_bytes(data)
+            _send(self._outgoing, data)
         return bool(self._in_flight)
 
 
-_LOOK_SECONDS = 1.0
+def _send(pipe: FileIO, message: bytes) -> None:
+    """Sends a message; an OSError says that the other end is closed."""
+    for part in (len(message).to_bytes(8, "little"), message):
+        view = memoryview(part)
+        while view:
+            view = view[pipe.write(view) :]
+
+
+def _receive(pipe: FileIO) -> bytearray:
+    """Waits for a message; an EOFError says that the other end is closed."""
+    return _read(pipe, int.from_bytes(_read(pipe, 8), "little"))
+
+
+def _read(pipe: FileIO, size: int) -> bytearray:
+    buffer = bytearray(size)
+    view = memoryview(buffer)
+    while view:
+        count = pipe.readinto(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return buffer
 
 
 def main(parent: int, file: int) -> None:
-    """Runs in the worker: answers messages until the parent closes the pipe or ends.
+    """Runs in the worker: answers messages until the parent process ends or closes the pipe.
 
-    Args:
-        parent: Process id of the parent.
-        file: Descriptor of the recipe's file.
+    `file` is the descriptor of the recipe's file.
     """
-    incoming, outgoing = Connection(os.dup(0), writable=False), Connection(os.dup(1), readable=False)
+    incoming, outgoing = FileIO(os.dup(0), "rb"), FileIO(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what format functions print goes to stderr, not between the messages
-    messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     threading.Thread(target=_listen, args=(incoming, messages), daemon=True).start()
     loader: SampleLoader | None = None
@@ -167,18 +186,18 @@ def main(parent: int, file: int) -> None:
         except BaseException as error:  # SystemExit too: a format function must not end the worker silently
             answer = pickle.dumps((None, _portable(error)), protocol=5)
         try:
-            outgoing.send_bytes(answer)
+            _send(outgoing, answer)
         except OSError:
             os._exit(0)
         if messages.empty():
             sys.stdout.flush()  # what format functions print
 
 
-def _listen(incoming: Connection, messages: queue.SimpleQueue[bytes]) -> None:
+def _listen(incoming: FileIO, messages: queue.SimpleQueue[bytearray]) -> None:
     """Receives without pause, so that the parent never blocks while it sends. Ends the process with the parent."""
     try:
         while True:
-            messages.put(incoming.recv_bytes())
+            messages.put(_receive(incoming))
     except (EOFError, OSError):
         os._exit(0)
 

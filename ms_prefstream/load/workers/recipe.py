@@ -66,11 +66,7 @@ def pack_recipe(recipe: Recipe, workers: int) -> PackedRecipe:
 
 
 def unpack_recipe(file: int) -> tuple[Recipe, dict[int, SentRows]]:
-    """Returns the recipe in a worker, and the sources that get their rows from the parent, by number.
-
-    Args:
-        file: Descriptor of the file; see `PackedRecipe`.
-    """
+    """Returns the recipe in a worker, and the sources that get their rows from the parent, by number."""
     mapped = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
     text, sizes = pickle.load(mapped)
     buffers, end = [], mapped.tell()

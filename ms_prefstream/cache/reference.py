@@ -104,12 +104,7 @@ class ReferenceModel:
 def add_reference(model: ReferenceModel, folder: str, work: str, shown: Progress, overwrite: bool) -> Manifest:
     """Computes the log-probabilities of a complete cache and adds them to it. The cache is complete at any moment.
 
-    Args:
-        model: The reference model.
-        folder: The cache. The caller holds the lock on it.
-        work: A folder for finished parts. An interrupted pass resumes with them.
-        shown: The progress bar.
-        overwrite: Whether log-probabilities that the cache has already may be replaced.
+    The caller holds the lock on the cache. An interrupted pass resumes with the finished parts in the folder `work`.
 
     Raises:
         CacheError: The cache lacks a file.

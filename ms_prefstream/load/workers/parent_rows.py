@@ -30,9 +30,6 @@ def is_read_in_parent(source: Any) -> bool:
 class ParentRows:
     """The parent's end: reads the raw rows that a task needs.
 
-    Args:
-        records: The records of the recipe, or None.
-
     Attributes:
         sources: The sources that are read here; a worker knows them by their place in this list.
     """

@@ -110,10 +110,8 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
     ) -> Iterator[_Answer]:
         """Yields ``function(loader, argument)`` for each argument, in order; two per worker are under way at any time.
 
-        Args:
-            function: Defined in a module, so that workers can import it. It may take minutes.
-            arguments: Can be pickled; their text says what a worker did if it dies.
-            rows_of: The row ids that the function loads.
+        A call may take minutes, and loads the rows `rows_of(argument)`. The text of an argument says what a worker did
+        if it dies.
         """
         tasks = (Task(function, argument, rows_of(argument), long=True) for argument in arguments)
         return self._in_order(tasks, 2 * self.workers)

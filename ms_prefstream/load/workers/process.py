@@ -46,13 +46,7 @@ _SIGNALS = {number.value: number.name for number in signal.Signals}
 
 
 class WorkerProcess(threading.Thread):
-    """A worker process, and the thread that sends it tasks until the queue is closed.
-
-    Args:
-        number: Which worker, from 1.
-        of: How many there are.
-        recipe: What the worker makes samples with.
-        tasks: The tasks to work on.
+    """Worker process `number` of `of`, and the thread that sends it tasks until the queue is closed.
 
     Attributes:
         process: The process, started.

@@ -50,10 +50,7 @@ def describe(job: Job, data: StreamData) -> dict[str, Any]:
 def has_samples(folder: str, about: Mapping[str, Any], complete: bool = False) -> bool:
     """Returns whether a folder is a cache of these samples, whatever their files and the name of their source.
 
-    Args:
-        folder: The folder; need not exist.
-        about: What would be written, as plain values for JSON.
-        complete: Whether all files must exist.
+    All its files must exist if it is to be `complete`.
     """
     try:
         manifest = read_manifest(folder)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import glob
 import itertools
 import json
 import os
 import re
 import shutil
-import stat
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ms_prefstream.cache.compatibility import differences
 from ms_prefstream.cache.parts import PartDone, read_note, write_note
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError
-from ms_prefstream.mindrecord.files import guarded, sync_folder
+from ms_prefstream.mindrecord.files import foreign_files, guarded, sync_folder
 from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, has_manifest, read_manifest, write_manifest
 
 REFERENCE_FILE = re.compile(r"reference-[0-9a-f]{12}\.npy(\.tmp)?")
@@ -25,11 +25,10 @@ _CACHE_FILE = re.compile(r"part-\d{5,}\.mindrecord(\.db)?|lengths\.mprefidx|plac
 
 _PLAN, _NEW, _REFERENCE, _FORMER = "plan.json", "new", "reference", "former"
 _FORMAT = "ms_prefstream plan"
-_ATTEMPTS = 1000
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some cluster file systems
 
 
-class StagingFolder:
+class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
     """Staging folder `OUT.writing/`, locked by the writing process and identified by its `plan.json`.
 
         plan.json           what is being written; holds the lock; deleted last
@@ -68,9 +67,6 @@ class StagingFolder:
                 self.close()
                 raise
 
-    def __enter__(self) -> StagingFolder:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -92,8 +88,8 @@ class StagingFolder:
         self._about, self._overwrite = about, overwrite
         with guarded(self.new):
             self._check_out()
-            plan = json.dumps({"format": _FORMAT, "about": about}, sort_keys=True).encode()
-            if not resume or os.pread(self._lock, os.fstat(self._lock).st_size, 0) != plan:
+            plan = {"about": about}
+            if not resume or os.pread(self._lock, os.fstat(self._lock).st_size, 0) != _plan_text(plan):
                 self._empty()
                 _write_plan(self._lock, plan)
             for path in glob.glob(glob.escape(self.path) + "/tmp-*"):
@@ -186,20 +182,28 @@ class StagingFolder:
         self._lock = -1
 
     def _acquire(self) -> int:
-        """Returns a descriptor of the plan that holds its lock; tries again if another process deletes the folder."""
-        for attempt in itertools.count(1):
-            try:
-                if not _is_ours(self.path):
-                    raise OptionError(
-                        f"{self.path} is needed to write the cache {self._name}, and somebody else's files are there. "
-                        "Move them away, or write the cache under another name; nothing was changed."
-                    )
-                os.makedirs(self.path, exist_ok=True)
-                return _open_locked(os.path.join(self.path, _PLAN), self._name)
-            except (FileExistsError, FileNotFoundError):
-                if attempt == _ATTEMPTS:
-                    raise
-        raise AssertionError("the last attempt raises")
+        """Returns a descriptor of the plan that holds its lock."""
+        if not _is_ours(self.path):
+            raise OptionError(
+                f"{self.path} is needed to write the cache {self._name}, and somebody else's files are there. Move "
+                "them away, or write the cache under another name; nothing was changed."
+            )
+        os.makedirs(self.path, exist_ok=True)
+        path = os.path.join(self.path, _PLAN)
+        plan = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            # A plan that another process has deleted meanwhile gives no lock on the folder.
+            if not _lock(plan) or not os.path.exists(path) or not os.path.samestat(os.fstat(plan), os.stat(path)):
+                raise StateError(
+                    f"another process is writing the cache {self._name} at this moment. Wait for it; with several "
+                    "ranks, write the cache before they start."
+                )
+            if not os.fstat(plan).st_size:
+                _write_plan(plan, {})
+        except BaseException:
+            os.close(plan)
+            raise
+        return plan
 
     def _repair(self) -> None:
         """Undoes or completes the swap of a process that was killed during it."""
@@ -250,27 +254,18 @@ class StagingFolder:
 
 
 def _foreign_files(out: str) -> list[str]:
-    """Returns the names in the folder of a cache that are not those of its files."""
+    """Returns the files in the folder of a cache that are not its own."""
     try:
-        known = set(read_manifest(out).files)
+        known = list(read_manifest(out).files)
     except PrefStreamError:  # it is damaged
-        known = {name for name in os.listdir(out) if _CACHE_FILE.fullmatch(name)}
-    known |= {MANIFEST, MANIFEST + ".tmp", *filter(REFERENCE_FILE.fullmatch, os.listdir(out))}
-    return sorted(
-        entry.name for entry in os.scandir(out) if entry.name not in known or not entry.is_file(follow_symlinks=False)
-    )
+        known = list(filter(_CACHE_FILE.fullmatch, os.listdir(out)))
+    return foreign_files(out, {MANIFEST, MANIFEST + ".tmp", *known, *filter(REFERENCE_FILE.fullmatch, os.listdir(out))})
 
 
 def _is_ours(path: str) -> bool:
-    """Returns whether a path is free, or an empty folder, or a staging folder of this library.
-
-    Raises:
-        FileNotFoundError: Another process deletes it meanwhile.
-    """
-    if not os.path.lexists(path):
-        return True
-    if not stat.S_ISDIR(os.lstat(path).st_mode):
-        return False
+    """Returns whether a path is free, or an empty folder, or a staging folder of this library."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        return not os.path.lexists(path)
     names = os.listdir(path)
     if _PLAN not in names:
         return not names
@@ -279,39 +274,23 @@ def _is_ours(path: str) -> bool:
     return f'"{_FORMAT}"'.encode() in text or (not text and names == [_PLAN])  # killed before it was written
 
 
-def _open_locked(path: str, name: str) -> int:
-    """Returns a descriptor of a plan that holds its lock.
-
-    Raises:
-        StateError: Another process holds it.
-        FileNotFoundError: Another process has deleted the plan meanwhile.
-    """
-    plan = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+def _lock(plan: int) -> bool:
+    """Locks a plan and returns True, also on file systems without locks; False if another process holds the lock."""
     try:
-        with contextlib.suppress(ImportError):  # not on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(plan, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StateError(
-                    f"another process is writing the cache {name} at this moment. Wait for it; with several ranks, "
-                    "write the cache before they start."
-                ) from None
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    raise
-        if not os.path.samestat(os.fstat(plan), os.stat(path)):
-            raise FileNotFoundError(path)
-        if not os.fstat(plan).st_size:
-            _write_plan(plan, json.dumps({"format": _FORMAT}).encode())
-    except BaseException:
-        os.close(plan)
-        raise
-    return plan
+        fcntl.flock(plan, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
-def _write_plan(plan: int, text: bytes) -> None:
-    os.ftruncate(plan, 0)
-    os.pwrite(plan, text, 0)
-    os.fsync(plan)
+def _plan_text(plan: Mapping[str, Any]) -> bytes:
+    return json.dumps({"format": _FORMAT, **plan}, sort_keys=True).encode()
+
+
+def _write_plan(file: int, plan: Mapping[str, Any]) -> None:
+    os.ftruncate(file, 0)
+    os.pwrite(file, _plan_text(plan), 0)
+    os.fsync(file)

@@ -15,8 +15,8 @@ from typing import Any
 
 from ms_prefstream.cache.parts import PartDone, PartTask, write_part
 from ms_prefstream.errors import OptionError, PrefStreamError
-from ms_prefstream.load.loader import Recipe, SampleLoader
-from ms_prefstream.load.workers.user_modules import Constants, constants, set_constants
+from ms_prefstream.load.loader import SampleLoader
+from ms_prefstream.load.workers.user_modules import constants, set_constants
 from ms_prefstream.steps.data import StreamData
 
 _JOIN_SECONDS = 30.0  # Ray itself tries for minutes, and has no option for it
@@ -32,11 +32,8 @@ def write_on_ray(
 ) -> Generator[PartDone, None, None]:
     """Yields the finished parts in order; two tasks a core run or wait at any time.
 
-    Args:
-        data: Has the recipe of the samples.
-        workers: Processes of a local cluster; of a running cluster all are used.
-        address: Of a running cluster; None starts a local one that ends with the parts.
-        tasks: The parts to write.
+    Without an address a local cluster starts, with this many workers, and ends with the parts. Of a running cluster
+    all workers are used.
 
     Raises:
         OptionError: Ray is not installed, or there is no cluster at the address.
@@ -76,40 +73,40 @@ def _connect(ray: Any, workers: int, address: str | None) -> None:
         OptionError: It cannot.
     """
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is not None and address != "local":
-        outcome: Future[None] = Future()
-        options |= {"address": address, "runtime_env": {"env_vars": _ENVIRONMENT}}
-        threading.Thread(target=_call, args=(outcome, ray.init, options), daemon=True).start()
+    if address is None or address == "local":
+        paths = os.pathsep.join(filter(None, sys.path))  # to import the same modules
+        options |= {"num_cpus": max(1, workers), "include_dashboard": False}
+        options |= {"runtime_env": {"env_vars": {**_ENVIRONMENT, "PYTHONPATH": paths}}}
         try:
-            outcome.result(_JOIN_SECONDS)
-        except Exception as error:
-            why = str(error) or f"no cluster answers within {_JOIN_SECONDS:.0f} seconds"
-            raise OptionError(
-                f"ray_address is {address!r}, and Ray cannot join a cluster there: {why}. Start one with `ray start "
-                "--head` and name the address that it prints (host:port), or leave ray_address out for a cluster on "
-                "this machine. A cluster that asks for a token needs RAY_AUTH_MODE=token in the environment."
-            ) from error
+            ray.init(address="local", **options)  # without an address it would join any running cluster
+        except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+            raise OptionError(f'engine is "ray", and Ray cannot be started on this machine: {error}') from error
         return
-    environment = {**_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # to import the same modules
-    options |= {"num_cpus": max(1, workers), "include_dashboard": False, "runtime_env": {"env_vars": environment}}
-    try:
-        ray.init(address="local", **options)  # without an address it would join any running cluster
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
-        raise OptionError(f'engine is "ray", and Ray cannot be started on this machine: {error}') from error
+    outcome: Future[None] = Future()
 
+    def join() -> None:
+        try:
+            outcome.set_result(ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **options))
+        except BaseException as error:
+            outcome.set_exception(error)
 
-def _call(outcome: Future[None], function: Any, options: dict[str, Any]) -> None:
+    threading.Thread(target=join, daemon=True).start()
     try:
-        function(**options)
-        outcome.set_result(None)
-    except BaseException as error:
-        outcome.set_exception(error)
+        outcome.result(_JOIN_SECONDS)
+    except Exception as error:
+        why = str(error) or f"no cluster answers within {_JOIN_SECONDS:.0f} seconds"
+        raise OptionError(
+            f"ray_address is {address!r}, and Ray cannot join a cluster there: {why}. Start one with `ray start "
+            "--head` and name the address that it prints (host:port), or leave ray_address out for a cluster on "
+            "this machine. A cluster that asks for a token needs RAY_AUTH_MODE=token in the environment."
+        ) from error
 
 
 def _result(ray: Any, task: PartTask, reference: Any) -> PartDone:
     """Waits for a part."""
     try:
         done: PartDone = ray.get(reference)
+        return done
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, PrefStreamError):
             raise error.cause from None
@@ -119,7 +116,6 @@ def _result(ray: Any, task: PartTask, reference: Any) -> PartDone:
             f"{task}: its Ray worker was lost {_RETRIES + 1} times ({type(error).__name__}). It may have run out "
             "of memory: give the cluster fewer workers a machine, or write smaller parts (rows_per_part)."
         ) from error
-    return done
 
 
 def _write(recipes: list[Any], task: PartTask) -> PartDone:
@@ -129,8 +125,6 @@ def _write(recipes: list[Any], task: PartTask) -> PartDone:
     key = recipes[0].binary()
     if key not in _loaders:
         _loaders.clear()
-        recipe: Recipe
-        values: Constants
         recipe, values = ray.get(recipes[0])
         set_constants(values)
         _loaders[key] = recipe.loader()

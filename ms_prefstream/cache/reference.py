@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -104,19 +104,14 @@ class ReferenceModel:
 def add_reference(model: ReferenceModel, folder: str, work: str, shown: Progress, overwrite: bool) -> Manifest:
     """Computes the log-probabilities of a complete cache and adds them to it. The cache is complete at any moment.
 
-    Args:
-        model: The reference model.
-        folder: The cache. The caller holds the lock on it.
-        work: A folder for finished parts. An interrupted pass resumes with them.
-        shown: The progress bar.
-        overwrite: Whether log-probabilities that the cache has already may be replaced.
+    The caller holds the lock on the cache. An interrupted pass resumes with the finished parts in the folder `work`.
 
     Raises:
         CacheError: The cache lacks a file.
         OptionError: The cache has them already.
         StateError: The cache has those of another checkpoint.
     """
-    reference_pass = _ReferencePass(model, folder, work)  # checks the files of the cache
+    reference_pass = _ReferencePass(model, CachedRows(folder, reference=False))  # checks the files of the cache
     known = read_manifest(folder).reference
     if known is not None and not overwrite:
         if known["reference_id"] != model.reference_id:
@@ -128,81 +123,79 @@ def add_reference(model: ReferenceModel, folder: str, work: str, shown: Progress
             f"{folder} has the log-probabilities of the reference {model.reference_id!r} already. Pass overwrite=True "
             "to compute them again."
         )
-    manifest = reference_pass.run(shown)
+    manifest = reference_pass.run(work, shown)
     shutil.rmtree(work, ignore_errors=True)
     return manifest
 
 
 class _ReferencePass:
-    """One pass of a reference model over a cache; see `add_reference`."""
+    """One pass of a reference model over a cache, in batches of similar length; see `add_reference`."""
 
-    def __init__(self, model: ReferenceModel, folder: str, work: str) -> None:
-        self._model, self._rows, self._work = model, CachedRows(folder, reference=False), work
-        batching, keys = model.batching, self._rows.index.keys
+    def __init__(self, model: ReferenceModel, cache: CachedRows) -> None:
+        self._model, self._cache = model, cache
+        batching, keys = model.batching, cache.index.keys
         self._batching = Pad(batching.batch_size) if isinstance(batching, Pack) else batching
         self._widths = self._batching.widths(model.task.length, keys[keys > 0])
         budget = getattr(self._batching, "max_tokens", None)  # as many pairs as it has room for at the largest width
         self._size = self._batching.batch_size or max(1, (budget or 0) // (2 * self._widths[-1]))
         self._layout = make_layout("paired")
 
-    def run(self, shown: Progress) -> Manifest:
+    def run(self, work: str, shown: Progress) -> Manifest:
         """Computes what is missing and adds it to the cache."""
-        rows, size = self._rows, self._rows.manifest.about["rows_per_part"]
-        with guarded(rows.name):
-            tokens = token_hash(rows.places)
+        count, folder = len(self._cache), self._cache.name
+        with guarded(folder):
+            tokens = token_hash(self._cache.places)
             # Parts of another model, other tokens or other batches are in another folder.
             plan = [self._model.reference_id, tokens, self._size, *self._widths]
-            self._work = os.path.join(self._work, hash_of([json.dumps(plan).encode()]))
-            os.makedirs(self._work, exist_ok=True)
-        shown.begin(len(rows), 0)
+            work = os.path.join(work, hash_of([json.dumps(plan).encode()]))
+            os.makedirs(work, exist_ok=True)
+        shown.begin(count, 0)
         try:
-            parts = []
-            for number, first in enumerate(range(0, len(rows), size)):
-                parts.append(self._part(number, first, min(first + size, len(rows)), shown))
+            size = self._cache.manifest.about["rows_per_part"]
+            ranges = [range(first, min(first + size, count)) for first in range(0, count, size)]
+            parts = [
+                self._part(os.path.join(work, f"part-{number:05d}.npy"), rows, shown)
+                for number, rows in enumerate(ranges)
+            ]
         finally:
             shown.end()
-        with guarded(rows.name):
+        with guarded(folder):
             return self._add(np.concatenate(parts), tokens)
 
-    def _part(self, number: int, first: int, end: int, shown: Progress) -> NDArray[np.float32]:
+    def _part(self, path: str, part: range, shown: Progress) -> NDArray[np.float32]:
         """Returns the log-probabilities of some rows, (n, 2) float32, NaN for dropped ones."""
-        path = os.path.join(self._work, f"part-{number:05d}.npy")
         if os.path.exists(path):
+            shown.advance(len(part))
             known: NDArray[np.float32] = np.load(path)
-            shown.advance(end - first)
             return known
-        logps = np.full((end - first, 2), np.nan, np.float32)
-        for rows in self._batches(first, end):
-            logps[rows - first] = self._logps(rows)
+        logps = np.full((len(part), 2), np.nan, np.float32)
+        keys = self._cache.index.keys[part.start : part.stop]
+        good = part.start + np.argsort(keys, kind="stable")[np.count_nonzero(keys < 0) :]
+        for begin in range(0, len(good), self._size):
+            rows = good[begin : begin + self._size]
+            logps[rows - part.start] = self._logps(rows)
             shown.advance(len(rows))
-        shown.advance(int(np.isnan(logps[:, 0]).sum()))
+        shown.advance(len(part) - len(good))
         write_atomically(path, npy_bytes(logps))
         return logps
 
-    def _batches(self, first: int, end: int) -> Iterator[NDArray[np.int64]]:
-        """Yields the good rows of a range in batches of similar length."""
-        keys = self._rows.index.keys[first:end]
-        order = first + np.argsort(keys, kind="stable")[np.count_nonzero(keys < 0) :]
-        for begin in range(0, len(order), self._size):
-            yield order[begin : begin + self._size]
-
     def _logps(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns those of one batch, (n, 2) float32. A short batch is filled with its last row."""
-        samples: list[Sample] = [one.sample for one in self._rows.read(rows.tolist())]  # type: ignore[union-attr]
+        samples: list[Sample] = [one.sample for one in self._cache.read(rows.tolist())]  # type: ignore[union-attr]
         samples += [samples[-1]] * (self._size - len(samples))
         width = self._batching.width_for(max(sample.length for sample in samples), self._widths)
-        batch = self._layout.build(samples, width, self._rows.pad_token_id, self._model.task.shifted)
+        batch = self._layout.build(samples, width, self._cache.pad_token_id, self._model.task.shifted)
         return self._model.logps(batch, len(samples))[: len(rows)]
 
     def _add(self, logps: NDArray[np.float32], tokens: str) -> Manifest:
         """Writes a file named by its content, then the manifest that names it, and deletes the former file last."""
-        folder, data = self._rows.name, npy_bytes(logps)
+        folder, data = self._cache.name, npy_bytes(logps)
         name = f"reference-{hashlib.sha256(data).hexdigest()[:12]}.npy"
         path = os.path.join(folder, name)
         write_atomically(path, data)
         manifest = dataclasses.replace(
-            self._rows.manifest,
-            files={**self._rows.manifest.files, name: note_of(path, 0)},
+            self._cache.manifest,
+            files={**self._cache.manifest.files, name: note_of(path, 0)},
             reference={"reference_id": self._model.reference_id, "tokens": tokens, "file": name},
         )
         write_manifest(folder, manifest)

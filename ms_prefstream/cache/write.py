@@ -9,7 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -157,14 +157,7 @@ def check_source(data: StreamData) -> None:
 def write_locally(
     data: StreamData, workers: int, address: str | None, tasks: Iterator[PartTask]
 ) -> Generator[PartDone, None, None]:
-    """Yields the finished parts in order, written in this process or by worker processes.
-
-    Args:
-        data: Has the recipe of the samples.
-        workers: Processes; 0 for none.
-        address: None.
-        tasks: The parts to write.
-    """
+    """Yields the finished parts in order, written in this process or by worker processes. The address is unused."""
     first = list(itertools.islice(tasks, 2)) if workers != 0 else []
     tasks = itertools.chain(first, tasks)
     if len(first) < 2:  # starting a process for a single part costs more than it gains
@@ -174,8 +167,7 @@ def write_locally(
         yield from pool.calls(write_part, tasks, PartTask.row_ids)
 
 
-Engine: TypeAlias = Callable[[StreamData, int, "str | None", Iterator[PartTask]], Generator[PartDone, None, None]]
-ENGINES: dict[str, Engine] = {"local": write_locally, "ray": write_on_ray}
+ENGINES: dict[str, Callable[..., Generator[PartDone, None, None]]] = {"local": write_locally, "ray": write_on_ray}
 
 
 def check_engine(name: str, address: str | None) -> None:
@@ -194,7 +186,7 @@ def write_missing(
     job: Job,
     data: StreamData,
     folder: StagingFolder,
-    run: Callable[[Iterator[PartTask]], Generator[PartDone, None, None]],
+    run: Callable[..., Generator[PartDone, None, None]],
     shown: Progress,
 ) -> None:
     """Writes every part that no earlier run has finished."""
@@ -286,22 +278,15 @@ def _settle(
     first: int = 0,
     read: Sequence[RecordWithOrigin] | None = None,
 ) -> dict[str, list[str]]:
-    """Raises, counts or quarantines bad rows. Returns the origins of the first few for each reason.
+    """Raises, counts or quarantines bad rows, given with their ids. Returns the first few origins for each reason.
 
-    Args:
-        data: The source.
-        errors: (row id, error) of each.
-        first: Row id of the first row that was read.
-        read: The rows themselves where the source has no random access.
+    A source without random access gives the rows that were read, and the id of the first.
     """
-    origin: Callable[[int], str]
-    raw: Callable[[int], Any]
     if read is None:
         assert data.records is not None
         origin, raw = data.records.origin, data.records.raw
     else:
-        origin = {row: one[0] for row, one in enumerate(read, first)}.__getitem__
-        raw = {row: one[1] for row, one in enumerate(read, first)}.__getitem__
+        origin, raw = (lambda row: read[row - first][0]), (lambda row: read[row - first][1])
     bad_rows = BadRows(data.report, data.raise_malformed, origin, raw, data.quarantine)
     origins: dict[str, list[str]] = {}
     for row, error in errors:

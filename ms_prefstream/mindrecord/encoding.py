@@ -35,10 +35,6 @@ class PaddedBlock:
     def __len__(self) -> int:
         return len(self.block)
 
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        rest = self.length - self.block.shape[1]
-        return (np.concatenate([row, np.repeat(row[-1:], rest)]) for row in self.block)
-
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the numbers."""
@@ -64,22 +60,14 @@ _BYTES, _SHIFTS = np.array([1, 2, 4, 8]), np.array([6, 4, 2, 0], np.uint8)
 
 
 def encode(columns: Sequence[Arrays]) -> Iterator[bytes]:
-    """Yields the bytes of each row.
-
-    Args:
-        columns: int32, int64 or float32 arrays for two columns or more, in the order of the columns' names.
-    """
+    """Yields the bytes of each row, from two or more int32, int64 or float32 columns in the order of their names."""
     for fields in zip(*map(_encode_column, columns), strict=True):
         pieces = list(itertools.chain.from_iterable(fields))  # joined once: a padded row is long
         yield b"".join((sum(map(len, pieces)).to_bytes(8, "little"), *pieces))
 
 
 def decode(blocks: Sequence[bytes], dtypes: Sequence[str]) -> list[list[NDArray[Any]]]:
-    """Returns the values of some rows: for each column, the array of each row.
-
-    Args:
-        blocks: The bytes of each row.
-        dtypes: The columns' types, in the order of their names.
+    """Returns the values of some rows: for each column, in the order of their names, the array of each row.
 
     Raises:
         ValueError: A row is not made of these columns.
@@ -99,11 +87,9 @@ def decode(blocks: Sequence[bytes], dtypes: Sequence[str]) -> list[list[NDArray[
 
 
 def encode_searchable(names: Sequence[str], numbers: Sequence[int]) -> bytes:
-    """Returns the numbers that a row is searched by, in MessagePack; MindRecord needs at least one.
+    """Returns the numbers, from 0 on, that a row is searched by, in MessagePack; MindRecord needs at least one.
 
-    Args:
-        names: At most 15 names of at most 31 letters.
-        numbers: From 0 on.
+    There are at most 15 names of at most 31 letters.
     """
     pairs = list(zip(names, numbers, strict=True)) or [("id", 0)]
     packed = b"".join(bytes([0xA0 + len(name)]) + name.encode() + _pack_number(number) for name, number in pairs)
@@ -175,12 +161,7 @@ def _repeated_width(width: int, count: int) -> bytes:
 
 
 def _encode_numbers(values: NDArray[Any], counts: NDArray[np.int64]) -> tuple[list[bytes], list[bytes]]:
-    """Returns the widths and the values of whole numbers, each as bytes of every row.
-
-    Args:
-        values: Those of all rows, concatenated.
-        counts: How many belong to each row.
-    """
+    """Returns the widths and the values of whole numbers as bytes of every row; `counts` belong to each row."""
     widths = _widths(values)
     sizes = np.left_shift(np.uint8(1), widths)
     if widths.any():
@@ -234,9 +215,7 @@ def _column_bounds(blocks: Sequence[bytes], columns: int) -> NDArray[np.int64]:
 def _decode_numbers(data: NDArray[np.uint8], bounds: NDArray[np.int64]) -> list[NDArray[Any]]:
     """Returns n arrays of whole numbers, int32 if all values are stored with 4 bytes or less, else int64.
 
-    Args:
-        data: All bytes.
-        bounds: (n, 2), where each array lies: count, widths, values.
+    `bounds`, (n, 2), are where each array lies: count, widths, values.
     """
     begins, ends = bounds.T
     counts = data[begins[:, None] + _FOUR].astype(np.int64) @ _BIG_ENDIAN

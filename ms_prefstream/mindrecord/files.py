@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import pathlib
 import re
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
@@ -24,22 +25,10 @@ def is_mindrecord(name: str) -> bool:
     return _MINDRECORD.search(name) is not None
 
 
-def foreign_files(folder: str, known: Collection[str]) -> Iterator[str]:
-    """Yields the files and subfolders of a folder that are not known, as paths relative to it.
-
-    Files are found at any depth. Subfolders are named, with a slash at the end, if they are empty or links.
-    """
-    for at, folders, files in os.walk(folder):
-        folders.sort()
-        inner = os.path.relpath(at, folder)
-        if inner != os.curdir and not files and not folders:
-            yield inner + os.sep
-        links = [name for name in folders if os.path.islink(os.path.join(at, name))]  # os.walk does not follow them
-        yield from (os.path.normpath(os.path.join(inner, name)) + os.sep for name in links)
-        for name in sorted(files):
-            path = os.path.normpath(os.path.join(inner, name))
-            if path not in known:
-                yield path
+def foreign_files(folder: str, known: Collection[str]) -> list[str]:
+    """Returns the files and links at any depth of a folder that are not known, as sorted paths relative to it."""
+    entries = [path for path in pathlib.Path(folder).rglob("*") if path.is_symlink() or not path.is_dir()]
+    return sorted({str(path.relative_to(folder)) for path in entries} - set(known))
 
 
 class FileNote(NamedTuple):
@@ -137,6 +126,6 @@ def _free_space(path: str) -> str:
         folder = os.path.dirname(folder)
     try:
         found = os.statvfs(folder)
-    except (OSError, AttributeError):
+    except OSError:
         return ""
     return f"; {found.f_bavail * found.f_frsize // 2**20:,} MB are free there"

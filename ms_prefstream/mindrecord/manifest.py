@@ -18,7 +18,6 @@ MANIFEST = "manifest.json"
 LENGTHS = "lengths.mprefidx"
 PLACES = "places.npy"
 _FORMAT = "ms_prefstream cache"
-_KEYS = ("about", "columns", "rows", "source_rows", "dropped", "notes", "files", "library", "reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ class Manifest:
 
     def text(self) -> str:
         """Returns the text of the file; it ends in a checksum of itself."""
-        values = {"format": _FORMAT, **{name: getattr(self, name) for name in _KEYS}}
+        values = {"format": _FORMAT, **vars(self)}
         values["files"] = {name: note._asdict() for name, note in sorted(self.files.items())}
         return json.dumps({**values, "checksum": checksum_of(values)}, indent=1, ensure_ascii=False) + "\n"
 
@@ -114,13 +113,11 @@ def read_manifest(folder: str) -> Manifest:
         version = values["about"]["version"]
         if version == FORMAT_VERSION and checksum != checksum_of(values):
             raise ValueError("its checksum does not fit")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CacheError(
             f"{path} is missing: the folder is no cache, was not copied whole, or its writing was interrupted. Copy it "
             "again, or write the cache again."
         ) from None
-    except NotADirectoryError:
-        raise CacheError(f"{folder} is a file; expected the folder of a cache. Name the folder.") from None
     except OSError as error:
         raise CacheError(f"{path} cannot be read: {error.strerror}. Check the disk and the permissions.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -130,7 +127,7 @@ def read_manifest(folder: str) -> Manifest:
             f"{path} is of version {version}, and this library reads version {FORMAT_VERSION}. Write the cache again."
         )
     files = {name: FileNote(**note) for name, note in values["files"].items()}
-    return Manifest(**{name: values[name] for name in _KEYS} | {"files": files})
+    return Manifest(**{name: values[name] for name in Manifest.__dataclass_fields__} | {"files": files})
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
@@ -152,19 +149,17 @@ def check_files(folder: str, manifest: Manifest) -> None:
         found = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
     except OSError as error:
         raise CacheError(f"{folder} cannot be read: {error.strerror}. Check the permissions.") from error
-    foreign = sorted(name for name in found if is_mindrecord(name) and name not in manifest.files)
     for name, note in manifest.files.items():
         path = os.path.join(folder, name)
         if name not in found:
-            renamed = f" {foreign[0]} does not belong here: was it renamed?" if foreign else ""
-            raise CacheError(f"{path} is missing.{renamed} Copy the file again, or write the cache again.")
+            raise CacheError(f"{path} is missing. Copy the file again, or write the cache again.")
         if found[name] != note.bytes:
             how = "truncated" if found[name] < note.bytes else "too long"
             raise CacheError(
                 f"{path} is {how}: it has {found[name]:,} bytes instead of {note.bytes:,}. Copy the file again, or "
                 "write the cache again."
             )
-    if foreign:
+    if foreign := sorted(name for name in found if is_mindrecord(name) and name not in manifest.files):
         raise CacheError(
             f"{os.path.join(folder, foreign[0])} does not belong to the cache, by its manifest. Remove it, or write "
             "the cache again."

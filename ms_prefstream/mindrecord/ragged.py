@@ -25,14 +25,7 @@ _ONE = ("ids",)
 
 
 def ragged_columns(pairs: bool, length: int, prompt_length: int | None, margin: bool) -> dict[str, Column]:
-    """Returns the columns of a task's samples, in order.
-
-    Args:
-        pairs: Whether a sample has a chosen and a rejected side.
-        length: Tokens of the longest sequence.
-        prompt_length: Tokens of the longest prompt, where samples have a separate prompt; None for `length`.
-        margin: Whether to add a margin column.
-    """
+    """Returns the columns of a task's samples, in order. Both lengths are the most tokens."""
     names = _PAIR if pairs else _ONE
     columns = {"row_id": Column(dtype="int64", most=1, shape=(1,))}
     if not pairs:
@@ -49,14 +42,7 @@ def ragged_columns(pairs: bool, length: int, prompt_length: int | None, margin: 
 def ragged_values(
     samples: Many[Sample], notes: Many[int], rows: Many[int], columns: Columns
 ) -> dict[str, list[NDArray[Any]]]:
-    """Returns samples as columns of a file, n arrays each.
-
-    Args:
-        samples: The samples.
-        notes: The notes of each, for reports.
-        rows: Their row ids.
-        columns: The layout's.
-    """
+    """Returns samples with their notes and row ids as columns of a file, n arrays each."""
     names = [name for name in (*_PAIR, *_ONE) if name in columns]
     values: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
     for sample, noted, row in zip(samples, notes, rows, strict=True):
@@ -76,12 +62,7 @@ def ragged_values(
 
 
 def ragged_samples(dtypes: Mapping[str, str], blocks: Many[bytes], rows: Many[int]) -> list[Ready]:
-    """Returns the samples of some rows.
-
-    Args:
-        dtypes: Of the layout's columns, by name.
-        blocks: The bytes of each row.
-        rows: The row ids that they must have.
+    """Returns the samples of some rows from the bytes of each. Checks that the rows have these ids.
 
     Raises:
         ValueError: The bytes are not those of these rows.

@@ -6,6 +6,7 @@ takes microseconds.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -45,12 +46,7 @@ class Entry(NamedTuple):
 
 
 def write_sidecar(path: str, names: Sequence[str], rows: Iterable[tuple[Entry, tuple[int, ...]]]) -> None:
-    """Creates the sidecar of a file. The caller syncs it to the disk.
-
-    Args:
-        path: The MindRecord file.
-        names: Its columns of numbers, sorted.
-        rows: For each row its entry and its numbers.
+    """Creates the sidecar of a MindRecord file with these columns of numbers, sorted. The caller syncs it to the disk.
 
     Raises:
         CacheError: It cannot be written.
@@ -63,8 +59,7 @@ def write_sidecar(path: str, names: Sequence[str], rows: Iterable[tuple[Entry, t
     marks = ", ".join("?" * len(columns))
     values = ((*entry, *(value for number in numbers for value in (0, number))) for entry, numbers in rows)
     try:
-        connection = sqlite3.connect(path + SIDECAR, isolation_level=None)
-        try:
+        with contextlib.closing(sqlite3.connect(path + SIDECAR, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = OFF")  # an incomplete sidecar is never read
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("BEGIN")
@@ -73,8 +68,6 @@ def write_sidecar(path: str, names: Sequence[str], rows: Iterable[tuple[Entry, t
             connection.execute("CREATE TABLE SHARD_NAME(NAME TEXT NOT NULL)")
             connection.execute("INSERT INTO SHARD_NAME VALUES(?)", [os.path.basename(path)])
             connection.execute("COMMIT")
-        finally:
-            connection.close()
     except sqlite3.Error as error:
         raise unwritable(path + SIDECAR, error) from error
 
@@ -98,13 +91,11 @@ def read_offsets(path: str) -> NDArray[np.int64]:
     if head["version"] != VERSION:
         raise ValueError(f"it is of MindRecord version {head['version']}, expected {VERSION}")
     # Opened as a URI, because SQLite would create a missing sidecar; '#', '?' and '%41' have to be escaped in one.
-    connection = sqlite3.connect(f"{pathlib.Path(path + SIDECAR).absolute().as_uri()}?mode=ro", uri=True)
-    try:
+    uri = f"{pathlib.Path(path + SIDECAR).absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
         rows = connection.execute(
             "SELECT ROW_ID, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES ORDER BY ROW_ID"
         ).fetchall()
-    finally:
-        connection.close()
     numbers, page, begin, end = np.array(rows, np.int64).reshape(-1, 4).T
     if (numbers != np.arange(len(numbers))).any():
         raise ValueError("its sidecar does not number the rows")

@@ -27,7 +27,7 @@ from ms_prefstream.mindrecord.sidecar import PLACE, SIDECAR, VERSION, Entry, wri
 _BUFFER = 1 << 15  # larger than unpadded rows; padded rows bypass it
 
 
-class RecordFile:
+class RecordFile(contextlib.AbstractContextManager["RecordFile"]):
     """Writer of one MindRecord file; no file is created before the first row. The order of rows decides the bytes.
 
     Args:
@@ -111,9 +111,6 @@ class RecordFile:
         places["begin"] = self._begin(0) + pages * self._page_size + begins
         places["size"], places["crc"] = ends - begins, self._sums
         return places
-
-    def __enter__(self) -> RecordFile:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:

@@ -65,7 +65,7 @@ def test_verify_of_what_is_no_cache(
     assert run(monkeypatch, "verify", tmp_path) == 1
     assert "manifest.json is missing" in capsys.readouterr().err
     assert run(monkeypatch, "verify", source(tmp_path)) == 1
-    assert "is a file; expected the folder of a cache" in capsys.readouterr().err
+    assert "rows.jsonl/manifest.json is missing: the folder is no cache" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tokenizer", ["none", "bytes"])

@@ -22,7 +22,7 @@ from ms_prefstream.cache import folder as folder_module
 from ms_prefstream.cache import parts
 from ms_prefstream.cache import write as write_module
 from ms_prefstream.mindrecord.files import unwritable
-from tests.cache.places import PART, rows_with_bad, source, stream_of, tree
+from tests.cache.places import PART, flip, rows_with_bad, source, stream_of, tree
 from tests.helpers import json_lines
 
 pytestmark = pytest.mark.mindspore
@@ -258,7 +258,6 @@ def test_a_place_below_a_file(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system in which nothing can be made")
 def test_a_place_where_no_folder_can_be_made(tmp_path: pathlib.Path) -> None:
-    """It looks as if another process had just removed the folder, again and again."""
     with pytest.raises(CacheError, match=r"/proc/x.writing cannot be written: No such file or directory"):
         mps.write_cache(stream_of(source(tmp_path), mps.DPO(128)), "/proc/x")
 
@@ -345,14 +344,15 @@ def test_a_part_that_does_not_hold_its_rows_is_found(tmp_path: pathlib.Path, mon
     assert not (tmp_path / "out").exists()
 
 
-def test_a_part_that_holds_other_values_is_found(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = parts.RecordFile.write
+def test_a_part_that_holds_other_bytes_is_found(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = parts.RecordFile.close
 
-    def changing(self: Any, values: dict[str, Any]) -> None:
-        real(self, {**values, "row_id": [row + 1 for row in values["row_id"]]})
+    def damaging(self: Any) -> None:
+        real(self)
+        flip(pathlib.Path(self.path), int(self.places()["begin"][3]) + 20)
 
-    monkeypatch.setattr(parts.RecordFile, "write", changing)
-    with pytest.raises(CacheError, match="other values than were written"):
+    monkeypatch.setattr(parts.RecordFile, "close", damaging)
+    with pytest.raises(CacheError, match="other bytes than were written"):
         write(source(tmp_path), tmp_path / "out")
 
 

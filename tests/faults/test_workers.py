@@ -33,7 +33,7 @@ def slow(row: Any) -> Any:
 def pool_of(workers: int, format: Callable[[Any], Any] = slow) -> LoaderPool:
     pool = LoaderPool(recipe(pairs(100, bad=False), format=format), workers)
     wait_ready(pool)
-    until(lambda: all(worker._recipe is None for worker in pool._processes))  # all are ready, not only the first
+    until(lambda: all(worker.ready for worker in pool._processes))  # all are ready, not only the first
     return pool
 
 

@@ -133,7 +133,8 @@ def test_rows_in_short_are_the_rows_written_out(dtype: str, width: int, length: 
     block[0] = 0
     short = {"a": PaddedBlock(block, length), "b": np.broadcast_to(np.arange(length, dtype=dtype), (6, length))}
     columns = {name: Column(dtype=dtype, most=length, shape=(length,)) for name in short}
-    whole = {name: np.stack(list(column)) for name, column in short.items()}
+    padding = np.repeat(block[:, -1:], length - width, axis=1)
+    whole = {"a": np.concatenate([block, padding], axis=1), "b": short["b"]}
     assert short["a"].nbytes == whole["a"].nbytes
     check(columns, whole, [])
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:

@@ -30,9 +30,6 @@ def is_read_in_parent(source: Any) -> bool:
 class ParentRows:
     """The parent's end: reads the raw rows that a task needs.
 
-    Args:
-        records: The records of the recipe, or None.
-
     Attributes:
         sources: The sources that are read here; a worker knows them by their place in this list.
     """
@@ -57,20 +54,17 @@ class ParentRows:
             local = [row - ids.start for row in rows if row in ids]
             if isinstance(records, Expanded):  # several records may come from one raw row
                 local = [records.locate(row)[0] for row in local]
-            if local:
-                sent[number] = _pickled_rows(self.sources[number], list(dict.fromkeys(local)))
+            if local := list(dict.fromkeys(local)):
+                source = self.sources[number]
+                found = zip(source.read(local), map(source.origin, local), strict=True)
+                try:
+                    sent[number] = pickle.dumps(dict(zip(local, found, strict=True)), protocol=5)
+                except Exception as error:
+                    raise SourceError(
+                        f"rows of {source.name} cannot be sent to worker processes: {type(error).__name__}: {error}. "
+                        "Use workers=0, or rows of plain values."
+                    ) from error
         return sent
-
-
-def _pickled_rows(source: RandomAccess, rows: list[int]) -> bytes:
-    found = zip(source.read(rows), map(source.origin, rows), strict=True)
-    try:
-        return pickle.dumps(dict(zip(rows, found, strict=True)), protocol=5)
-    except Exception as error:
-        raise SourceError(
-            f"rows of {source.name} cannot be sent to worker processes: {type(error).__name__}: {error}. Use "
-            "workers=0, or rows of plain values."
-        ) from error
 
 
 class SentRows:

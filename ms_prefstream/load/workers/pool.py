@@ -24,13 +24,14 @@ from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths.index import Measured, measure
 from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.workers.process import WorkerProcess
-from ms_prefstream.load.workers.recipe import pack_recipe
+from ms_prefstream.load.workers.recipe import PackedRecipe, pack_recipe
 from ms_prefstream.load.workers.task_queue import Task, TaskQueue
 from ms_prefstream.sample import Ids, Loaded, Note, Ready, Sample
 from ms_prefstream.sample import Sequence as TokenSequence
 
 _Argument = TypeVar("_Argument")
 _Answer = TypeVar("_Answer")
+_Item = TypeVar("_Item")
 
 CHUNK = 64  # rows of one task: small enough to share a window out evenly, large enough to be worth a message
 _LOOK_SECONDS = 0.2  # between looks at whether the workers are alive, and for Ctrl-C
@@ -64,7 +65,7 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         self._owner = os.getpid()
         self._packed = pack_recipe(recipe, workers)
         self._local = recipe.loader() if local is None else local
-        self._end = weakref.finalize(self, _end, self._owner, self._tasks, self._processes)
+        self._end = weakref.finalize(self, _end, self._owner, self._tasks, self._packed, self._processes)
 
     def load(self, rows: Sequence[int]) -> list[Loaded]:
         """Returns the samples of these rows, in this order, loaded by all workers."""
@@ -72,13 +73,11 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
 
     def spread(self, rows: Sequence[int]) -> list[Task]:
         """Lets all workers load these rows. Returns the tasks for `collect`."""
-        chunks = (list(rows[begin : begin + CHUNK]) for begin in range(0, len(rows), CHUNK))
-        return self._post([Task(load_block, chunk, chunk) for chunk in chunks])
+        return self._post([Task(load_block, chunk, chunk) for chunk in _chunks(rows)])
 
     def spread_records(self, records: Sequence[Record | Ready | RowError]) -> list[Task]:
         """Lets all workers make samples of these records. Returns the tasks for `collect`."""
-        chunks = (list(records[begin : begin + CHUNK]) for begin in range(0, len(records), CHUNK))
-        return self._post([Task(samples_block, chunk) for chunk in chunks])
+        return self._post([Task(samples_block, chunk) for chunk in _chunks(records)])
 
     def collect(self, tasks: Sequence[Task]) -> list[Loaded]:
         """Waits for these tasks and returns their samples, in this order.
@@ -111,10 +110,8 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
     ) -> Iterator[_Answer]:
         """Yields ``function(loader, argument)`` for each argument, in order; two per worker are under way at any time.
 
-        Args:
-            function: Defined in a module, so that workers can import it. It may take minutes.
-            arguments: Can be pickled; their text says what a worker did if it dies.
-            rows_of: The row ids that the function loads.
+        A call may take minutes, and loads the rows `rows_of(argument)`. The text of an argument says what a worker did
+        if it dies.
         """
         tasks = (Task(function, argument, rows_of(argument), long=True) for argument in arguments)
         return self._in_order(tasks, 2 * self.workers)
@@ -188,8 +185,7 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
             except OSError as error:
                 self._tasks.fail(f"workers={self.workers} cannot be started: {error}. Use fewer, or workers=0.")
             finally:
-                if self._packed.shared is not None:
-                    self._packed.shared.close()
+                self._packed.file.close()
             for process in self._processes:
                 process.start()
 
@@ -200,11 +196,12 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
                 worker.report_death()
 
 
-def _end(owner: int, tasks: TaskQueue, workers: list[WorkerProcess]) -> None:
+def _end(owner: int, tasks: TaskQueue, recipe: PackedRecipe, workers: list[WorkerProcess]) -> None:
     """Ends the workers and waits for them; does nothing in a fork of the process that started them."""
     if os.getpid() != owner:
         return
     tasks.close()
+    recipe.file.close()
     for worker in workers:
         worker.process.terminate()
     for worker in workers:
@@ -215,6 +212,10 @@ def _end(owner: int, tasks: TaskQueue, workers: list[WorkerProcess]) -> None:
             worker.process.wait()
         with contextlib.suppress(RuntimeError):  # it has not started, or runs this function
             worker.join(_END_SECONDS)
+
+
+def _chunks(items: Sequence[_Item]) -> Iterator[list[_Item]]:
+    return (list(items[begin : begin + CHUNK]) for begin in range(0, len(items), CHUNK))
 
 
 def load_block(loader: SampleLoader, rows: Sequence[int]) -> Block:

@@ -47,12 +47,7 @@ class Prefetch:
         self._jobs: dict[Hashable, _Job] = {}
 
     def hint(self, units: Iterable[Unit], rows_of: Callable[[Unit], Sequence[int]]) -> None:
-        """Starts to load the rows of these units.
-
-        Args:
-            units: What will be loaded, the next first; may be endless.
-            rows_of: The rows of a unit, exactly as `load` will request them.
-        """
+        """Starts to load units, the next first; there may be no end of them. `load` must request exactly their rows."""
         kept: dict[Hashable, _Job] = {}
         ahead = 0
         for position, unit in enumerate(units):

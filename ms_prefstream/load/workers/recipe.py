@@ -1,4 +1,4 @@
-"""A recipe on its way to the workers: callables by value, large arrays in shared memory."""
+"""A recipe on its way to the workers: callables by value, large arrays in a file in memory that workers share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import mmap
 import os
 import pickle
+import tempfile
 import types
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,19 +23,18 @@ from ms_prefstream.sources.base import RandomAccess
 
 _SHARE_FROM = 1 << 16  # bytes; smaller arrays travel inside the pickle
 _ALIGN = 64
+_LINUX = hasattr(os, "memfd_create")
 
 
 class PackedRecipe(NamedTuple):
     """A recipe, ready to be sent.
 
     Attributes:
-        data: The pickle, together with the sizes of the large arrays.
-        shared: The large arrays, in shared memory; None if there are none.
+        file: The pickle and its large arrays, in a file without a name that every worker maps.
         parent_rows: Reads the rows of sources that workers cannot read.
     """
 
-    data: bytes
-    shared: BinaryIO | None
+    file: BinaryIO
     parent_rows: ParentRows
 
 
@@ -55,25 +55,25 @@ def pack_recipe(recipe: Recipe, workers: int) -> PackedRecipe:
             f"{type(error).__name__}: {error}. Use workers=0, or leave out of it what cannot be sent (locks, open "
             "files, connections)."
         ) from error
-    data = pickle.dumps((text, [buffer.nbytes for buffer in buffers]))
-    return PackedRecipe(data, _share(buffers) if buffers else None, parent_rows)
+    file: Any  # closed by the pool
+    file = open(os.memfd_create(__name__), "wb") if _LINUX else tempfile.TemporaryFile()  # noqa: SIM115
+    pickle.dump((text, [buffer.nbytes for buffer in buffers]), file)
+    for buffer in buffers:
+        file.write(bytes(-file.tell() % _ALIGN))
+        file.write(buffer)
+    file.flush()
+    return PackedRecipe(file, parent_rows)
 
 
-def unpack_recipe(data: bytes | bytearray, shared: int) -> tuple[Recipe, dict[int, SentRows]]:
-    """Returns the recipe in a worker, and the sources that get their rows from the parent, by number.
-
-    Args:
-        data: See `PackedRecipe`.
-        shared: Descriptor of the shared memory, if there are large arrays.
-    """
-    text, sizes = pickle.loads(data)
-    buffers = []
-    if sizes:
-        mapped = memoryview(mmap.mmap(shared, 0, access=mmap.ACCESS_READ))
-        begin = 0
-        for size in sizes:
-            buffers.append(mapped[begin : begin + size])
-            begin += size + -size % _ALIGN
+def unpack_recipe(file: int) -> tuple[Recipe, dict[int, SentRows]]:
+    """Returns the recipe in a worker, and the sources that get their rows from the parent, by number."""
+    mapped = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+    text, sizes = pickle.load(mapped)
+    buffers, end = [], mapped.tell()
+    for size in sizes:
+        begin = end + -end % _ALIGN
+        end = begin + size
+        buffers.append(memoryview(mapped)[begin:end])
     sources: dict[int, SentRows] = defaultdict(SentRows)
     unpickler = pickle.Unpickler(io.BytesIO(text), buffers=buffers)
     unpickler.persistent_load = sources.__getitem__  # type: ignore[method-assign]  # of the numbers of `_Pickler`
@@ -121,20 +121,10 @@ def _dumps(obj: Any, sources: Sequence[RandomAccess] = ()) -> tuple[bytes, list[
 
 def _keep_in_band(buffers: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
     raw = buffer.raw()
-    if raw.nbytes < _SHARE_FROM or not hasattr(os, "memfd_create"):  # Linux has it
+    if raw.nbytes < _SHARE_FROM:
         return True
     buffers.append(raw)
     return False
-
-
-def _share(buffers: Sequence[memoryview]) -> BinaryIO:
-    """Returns an anonymous file in memory with these arrays, for workers to map."""
-    file = open(os.memfd_create("ms_prefstream"), "wb")  # noqa: SIM115 - the pool closes it
-    for raw in buffers:
-        file.write(raw)
-        file.write(bytes(-raw.nbytes % _ALIGN))
-    file.flush()
-    return file
 
 
 def _culprit(recipe: Recipe) -> str:

@@ -68,9 +68,7 @@ class TaskQueue:
     def take(self, busy: bool) -> Task | None:
         """Removes the oldest task for a worker; an idle worker waits for one.
 
-        Args:
-            busy: Whether the worker has a task already. It then gets None rather than a long task, or one that an idle
-                worker could begin at once.
+        A busy worker gets None rather than a long task, or one that an idle worker could begin at once.
         """
         with self._changed:
             while not busy and not self._waiting and not self.closed:

@@ -29,7 +29,7 @@ from ms_prefstream.load.loader import SampleLoader
 from ms_prefstream.load.records import MixedRecords
 from ms_prefstream.load.workers.parent_rows import ParentRows, is_read_in_parent
 from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
-from ms_prefstream.load.workers.recipe import pack_recipe
+from ms_prefstream.load.workers.recipe import pack_recipe, unpack_recipe
 from ms_prefstream.sources import open_source
 from tests.pools import gone, pairs, plain, recipe, shuffled, together, wait_ready, write
 
@@ -345,10 +345,12 @@ def test_a_closed_pool_says_so(data: str) -> None:
 def test_the_index_of_a_large_file_is_shared_and_not_sent(tmp_path: pathlib.Path) -> None:
     row = pairs(1, bad=False)
     made = recipe(write(tmp_path / "many.jsonl", row * 20_000))
-    packed = pack_recipe(made, 1)
-    assert pickle.loads(packed.data)[1] == [8 * 20_001]
-    small = pack_recipe(recipe(write(tmp_path / "few.jsonl", row * 3)), 1)
-    assert len(packed.data) < len(small.data) + 1000
+    with pack_recipe(made, 1).file as file:
+        found, _ = unpack_recipe(file.fileno())
+    starts = found.records.source._index[0][0].starts  # type: ignore[union-attr]
+    assert len(starts) == 20_001
+    assert not starts.flags.owndata
+    assert not starts.flags.writeable
     with LoaderPool(made, 1) as pool:
         wait_ready(pool)
         assert plain(pool.load([19_999, 0])) == plain(made.loader().load([19_999, 0]))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from ms_prefstream.fingerprint import hash_of
-from ms_prefstream.sources.base import RandomAccess, RawRow, parts_of, rows_in_order
+from ms_prefstream.sources.base import RandomAccess, RawRow, rows_in_order
 from ms_prefstream.sources.files import Handles, read_at, stamp, unreadable
 
 _SAMPLE_BYTES = 16 * 1024
@@ -36,12 +36,12 @@ def whole_hash(source: Any) -> str | None:
     """
     if getattr(source, "exact", False):
         return None
-    if parts := parts_of(source):
+    if parts := getattr(source, "parts", ()):
         found = [whole_hash(part) for part in parts]
         return hash_of([(one or "").encode() for one in found]) if any(found) else None
-    if paths := getattr(source, "paths", None) or getattr(source, "_paths", None):
-        return hash_of([_hash_file(path) for path in paths])
-    return _hash_rows(source) if isinstance(source, RandomAccess) else None
+    if paths := getattr(source, "paths", ()) or getattr(source, "_paths", ()):
+        return hash_of(map(_hash_file, paths))
+    return hash_of(map(_row_bytes, rows_in_order(source))) if isinstance(source, RandomAccess) else None
 
 
 def _hash_file(path: str) -> bytes:
@@ -53,10 +53,6 @@ def _hash_file(path: str) -> bytes:
     except OSError as error:
         raise unreadable(path, error) from error
     return digest.digest()
-
-
-def _hash_rows(source: RandomAccess) -> str:
-    return hash_of(map(_row_bytes, rows_in_order(source)))
 
 
 def sampled_files_hash(paths: Sequence[str]) -> str:
@@ -82,23 +78,20 @@ def sampled_files_hash(paths: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def sampled_rows_hash(
-    kind: type, count: int, read: Callable[[Sequence[int]], list[RawRow]], complete_up_to: int = _SAMPLED_ROWS
-) -> str:
+def sampled_rows_hash(kind: type, source: RandomAccess, complete_up_to: int = _SAMPLED_ROWS) -> str:
     """Returns a short hash of a type's name, a number of rows, and 64 evenly spread rows, the first and last included.
 
     Args:
         kind: The type.
-        count: The number of rows.
-        read: Returns the rows with the given numbers.
+        source: The rows.
         complete_up_to: Up to this number of rows, all of them are hashed.
     """
-    last = count - 1
-    sample = sorted({last * k // (_SAMPLED_ROWS - 1) for k in range(_SAMPLED_ROWS)})
+    count = len(source)
+    sample = sorted({(count - 1) * k // (_SAMPLED_ROWS - 1) for k in range(_SAMPLED_ROWS)})
     if count <= complete_up_to:
         sample = list(range(count))
     head = f"{kind.__module__}.{kind.__qualname__}:{count}".encode()
-    return hash_of([head, *map(_row_bytes, read(sample))])
+    return hash_of([head, *map(_row_bytes, source.read(sample))])
 
 
 def _row_bytes(row: RawRow) -> bytes:

@@ -21,12 +21,10 @@ from ms_prefstream.sources.files import FileStamp, Handle, Handles, check_unchan
 from ms_prefstream.sources.json_text import (
     BOM,
     DEFAULT_MAX_ROW_BYTES,
-    check_max_row_bytes,
     refuse_foreign,
     reparse,
-    too_large,
 )
-from ms_prefstream.sources.lines import RowScanner
+from ms_prefstream.sources.lines import LineStream, RowScanner
 
 _BLOCK = 1 << 18  # fits a core's cache together with its mask and weights: the scan then runs at cache speed
 _STEP = 1 << 16
@@ -148,7 +146,7 @@ class JsonLines:
     def __init__(self, paths: Sequence[str], *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
         self.paths = tuple(paths)
         self.name = name_of(self.paths)
-        self._limit = check_max_row_bytes(max_row_bytes)
+        self._limit = max_row_bytes
         self._handles = Handles()
         self._built: tuple[list[LineIndex], NDArray[np.int64]] | None = None
 
@@ -211,17 +209,11 @@ class JsonLines:
     def _read_large(self, index: LineIndex, handle: Handle, row: int) -> RawRow:
         """Reads a row whose distance to the next one is above the limit; blank lines between them do not count."""
         begin, end = int(index.starts[row]), int(index.starts[row + 1])
-        origin, tail = self._origin(index, row), b""
-        for at in range(begin, end, _READ_AT_ONCE):
-            piece, newline, _ = read_at(handle, index.path, at, min(end - at, _READ_AT_ONCE)).partition(b"\n")
-            tail = (tail + piece)[-1:]
-            if newline:
-                end = at + len(piece)
-                break
-        size = end - begin - (tail == b"\r")
-        if size > self._limit:
-            return too_large(size, self._limit, origin)
-        return reparse(read_at(handle, index.path, begin, size), origin)
+        blocks = (
+            read_at(handle, index.path, at, min(end - at, _READ_AT_ONCE)) for at in range(begin, end, _READ_AT_ONCE)
+        )
+        lines = LineStream(index.path, blocks, self._limit, index.line_number(row, handle) - 1)
+        return next(lines.rows())[1]
 
 
 def _runs(begins: list[int], ends: list[int], most: int) -> Iterator[tuple[int, int]]:

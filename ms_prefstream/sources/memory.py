@@ -48,7 +48,7 @@ class MemoryRows:
 
     def fingerprint(self) -> str:
         """Returns a hash of type, length and all rows; beyond 16,384 rows, of 64 evenly spread ones."""
-        return sampled_rows_hash(type(self._rows), len(self), self.read, _HASHED_ROWS)
+        return sampled_rows_hash(type(self._rows), self, _HASHED_ROWS)
 
     def _row(self, row: int) -> RawRow:
         try:
@@ -62,11 +62,10 @@ class MemoryRows:
 
 
 class OwnRows:
-    """A source of a class of the user, read by one thread at a time; other attributes are those of the source."""
-
-    name: str
+    """Random-access source of a class of the user, read by one thread at a time."""
 
     def __init__(self, source: RandomAccess) -> None:
+        self.name = source.name
         self._source = source
 
     def __len__(self) -> int:
@@ -87,22 +86,13 @@ class OwnRows:
         with lock_of(self._source):
             return self._source.fingerprint()
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "_source":  # while it is being unpickled
-            raise AttributeError(name)
-        return getattr(self._source, name)
-
 
 _guard = threading.Lock()
 _locks: weakref.WeakValueDictionary[int, threading.RLock] = weakref.WeakValueDictionary()
 
 
 def lock_of(thing: object) -> threading.RLock:
-    """Returns the lock under which one thread at a time reads an object; streams that share the object share it.
-
-    Args:
-        thing: The object, which must live as long as the lock is held.
-    """
+    """Returns the lock under which one thread at a time reads an object; streams that share the object share it."""
     with _guard:
         return _locks.setdefault(id(thing), threading.RLock())
 
@@ -113,5 +103,4 @@ def _new_locks() -> None:
     _guard, _locks = threading.Lock(), weakref.WeakValueDictionary()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_locks)
+os.register_at_fork(after_in_child=_new_locks)

@@ -13,7 +13,7 @@ from ms_prefstream.errors import SourceError
 from ms_prefstream.sources.base import OnePass, RandomAccess, Source
 from ms_prefstream.sources.compressed import StandardInput
 from ms_prefstream.sources.concat import concat
-from ms_prefstream.sources.huggingface import is_huggingface, open_huggingface
+from ms_prefstream.sources.huggingface import open_huggingface
 from ms_prefstream.sources.iterable import iterable_rows
 from ms_prefstream.sources.json_text import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes
 from ms_prefstream.sources.memory import MemoryRows, OwnRows
@@ -58,8 +58,8 @@ def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> S
         return StandardInput(max_row_bytes=max_row_bytes)
     if isinstance(source, (str, os.PathLike)):
         return open_paths([source], max_row_bytes)
-    if is_huggingface(source):
-        return open_huggingface(source)
+    if (opened := open_huggingface(source)) is not None:
+        return opened
     if isinstance(source, (list, tuple)):
         return _open_list(source, max_row_bytes)
     _refuse(source)

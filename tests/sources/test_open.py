@@ -139,8 +139,9 @@ def test_the_size_limit_reaches_every_kind_of_text(folder: pathlib.Path) -> None
         (row,) = source.read([0]) if isinstance(source, RandomAccess) else [row for _, row in source.start()]
         assert isinstance(row, RowError)
         assert row.reason is Reason.ROW_TOO_LARGE
-    with pytest.raises(OptionError, match="max_row_bytes"):
-        open_source([{}], max_row_bytes=0)
+    for wrong in (0, -1, True, 2.5, "64MB"):
+        with pytest.raises(OptionError, match="max_row_bytes"):
+            open_source([{}], max_row_bytes=wrong)  # type: ignore[arg-type]
 
 
 def test_a_missing_file_names_its_neighbours(folder: pathlib.Path) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import itertools
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
-from ms_prefstream.sources.base import RawRow, skip_items, start_pass
+from ms_prefstream.sources.base import RawPass, RawRow, skip_items, start_pass
 
 _ONCE = (
     "Pass what can be read again: a list, the path of a file, or a function without arguments that returns a new "
@@ -33,13 +31,15 @@ class IterableRows:
         self.name = _name(rows)
         self._rows = rows
         self._last: Iterator[RawRow] | None = None  # an iterator that was used cannot be used again
+        self._first = 0  # number of the first row of the next pass
+        self._given = 0  # number of the next row
 
     @property
     def once(self) -> bool:
         """True for an iterator, which allows only one pass."""
         return isinstance(self._rows, Iterator)
 
-    def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
+    def begin(self, skip: int) -> tuple[int, RawPass]:
         """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest.
 
         Raises:
@@ -50,9 +50,9 @@ class IterableRows:
         try:
             skipped = skip_items(rows, skip)
         except Exception as error:
-            where = "a row" if skip == sys.maxsize else f"a row before row {skip}"
-            raise _failed(f"{where} of {self.name}", error) from error
-        return skipped, self._pass(rows, skipped)
+            raise _failed(f"a skipped row of {self.name}", error) from error
+        first, self._first = self._first + skipped, 0
+        return skipped, self._pass(rows, first)
 
     def fingerprint(self) -> str:
         """Returns a hash of the iterable's type, because its rows are not known yet."""
@@ -72,16 +72,14 @@ class IterableRows:
         self._last = rows if rows is made else None
         return rows
 
-    def _pass(self, rows: Iterator[RawRow], first: int) -> Iterator[tuple[str, RawRow]]:
-        for row in itertools.count(first):
-            origin = f"row {row} of {self.name}"
-            try:
-                found = next(rows)
-            except StopIteration:
-                return
-            except Exception as error:
-                raise _failed(origin, error) from error
-            yield origin, found
+    def _pass(self, rows: Iterator[RawRow], first: int) -> RawPass:
+        row = first - 1
+        try:
+            for row, found in enumerate(rows, first):
+                self._given = row + 1
+                yield f"row {row} of {self.name}", found
+        except Exception as error:
+            raise _failed(f"row {row + 1} of {self.name}", error) from error
 
 
 class StatefulRows(IterableRows):
@@ -96,8 +94,6 @@ class StatefulRows(IterableRows):
         super().__init__(rows)
         self.name = name or self.name
         self._stateful = rows
-        self._given = 0  # number of the next row
-        self._restored = 0  # number of the row at which the next pass begins
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position after the last row: its number, and the iterable's own state."""
@@ -106,17 +102,8 @@ class StatefulRows(IterableRows):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next pass begin where `state_dict` was called; call `start` with ``skip=0`` then."""
         self._stateful.load_state_dict(state["state"])
-        self._given = self._restored = state["row"]
+        self._given = self._first = state["row"]
         self._last = None
-
-    def _pass(self, rows: Iterator[RawRow], first: int) -> Iterator[tuple[str, RawRow]]:
-        self._given, self._restored = first + self._restored, 0
-        return self._counted(super()._pass(rows, self._given))
-
-    def _counted(self, rows: Iterator[tuple[str, RawRow]]) -> Iterator[tuple[str, RawRow]]:
-        for row in rows:
-            self._given += 1
-            yield row
 
 
 def iterable_rows(rows: Any) -> IterableRows:

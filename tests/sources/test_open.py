@@ -147,7 +147,7 @@ def test_the_size_limit_reaches_every_kind_of_text(folder: pathlib.Path) -> None
 def test_a_missing_file_names_its_neighbours(folder: pathlib.Path) -> None:
     with pytest.raises(SourceError, match=r"b-3\.jsonl: no such file or folder \(in '\.' there is: b-2\.jsonl"):
         open_source("b-3.jsonl")
-    with pytest.raises(SourceError, match=r"there is no folder 'dat' in '\.'"):
+    with pytest.raises(SourceError, match=r"there is no folder 'dat'"):
         open_source("dat/a.jsonl")
 
 
@@ -232,7 +232,7 @@ def test_a_folder_that_may_not_be_read(folder: pathlib.Path, monkeypatch: pytest
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(os, "listdir", refuse)
-    with pytest.raises(SourceError, match="may not read the folder"):
+    with pytest.raises(SourceError, match="this user may not read"):
         open_source(".")
 
 

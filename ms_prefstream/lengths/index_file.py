@@ -9,6 +9,7 @@ before its own array.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -35,11 +36,7 @@ def beside(source: Any) -> str | None:
 
 
 def index_path(source: Any, given: str | os.PathLike[str] | None) -> str:
-    """Returns the path of an index that is going to be written: as given, else the default.
-
-    Raises:
-        OptionError: No path is given, and the source is not one file.
-    """
+    """Returns the path of an index that is going to be written: as given, else beside the source's only file."""
     path = beside(source) if given is None else os.fspath(given)
     if path is None:
         raise OptionError(
@@ -116,34 +113,27 @@ def read_index(path: str) -> LengthIndex:
 
 
 def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[str, Any]) -> None:
-    """Writes the file atomically.
-
-    Args:
-        path: The file; replaced if it exists.
-        parts: Measured rows, in order.
-        fingerprint: Plain values for JSON.
+    """Writes the measured rows and the fingerprint, plain values for JSON, to a file, atomically.
 
     Raises:
         SourceError: The file cannot be written.
     """
     temporary = f"{path}.tmp"  # one process at a time builds an index, see `Journal`
     try:
-        try:
-            with open(temporary, "wb") as file:
-                checksum = 0
-                for block in _blocks(list(parts), fingerprint):
-                    checksum = zlib.crc32(block, checksum)
-                    file.write(block)
-                file.write(_CHECKSUM_HEADER + checksum.to_bytes(4, "little"))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
+        with open(temporary, "wb") as file:
+            checksum = 0
+            for block in _blocks(list(parts), fingerprint):
+                checksum = zlib.crc32(block, checksum)
+                file.write(block)
+            file.write(_CHECKSUM_HEADER + checksum.to_bytes(4, "little"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     except OSError as error:
         raise unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 def unwritable(path: str, error: OSError) -> SourceError:

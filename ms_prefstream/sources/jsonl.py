@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -67,11 +69,7 @@ class LineIndex:
 
 
 def build_line_index(path: str) -> LineIndex:
-    """Reads a file once, in blocks, and stores where its rows begin.
-
-    Raises:
-        SourceError: The file cannot be read, is not text in UTF-8, or changed meanwhile.
-    """
+    """Reads a file once, in blocks, and returns where its rows begin."""
     try:
         with open(path, "rb") as file:
             before = FileStamp.of(os.fstat(file.fileno()))
@@ -148,7 +146,6 @@ class JsonLines:
         self.name = name_of(self.paths)
         self._limit = max_row_bytes
         self._handles = Handles()
-        self._built: tuple[list[LineIndex], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return int(self._index[1][-1])
@@ -172,16 +169,14 @@ class JsonLines:
         """Returns a hash of every byte of the files in their order; names, folders and times do not count."""
         return hash_of([index.checksum for index in self._index[0]])
 
-    @property  # no cached_property: some versions hold a lock, and a fork during the scan would never release it
+    @functools.cached_property
     def _index(self) -> tuple[list[LineIndex], NDArray[np.int64]]:
         """Index of each file, and the bounds of the files as in `base.read_parts`."""
-        if self._built is None:
-            indexes = [build_line_index(path) for path in self.paths]
-            bounds = np.cumsum([0, *(index.rows for index in indexes)], dtype=np.int64)
-            if bounds[-1] == 0:
-                raise no_rows(self.name)
-            self._built = indexes, bounds
-        return self._built
+        indexes = [build_line_index(path) for path in self.paths]
+        bounds = np.cumsum([0, *(index.rows for index in indexes)], dtype=np.int64)
+        if bounds[-1] == 0:
+            raise no_rows(self.name)
+        return indexes, bounds
 
     def _origin(self, index: LineIndex, row: int) -> str:
         return f"{index.path}:{index.line_number(row, self._handles.get(index.path))}"
@@ -252,7 +247,6 @@ def dump_row(row: Any) -> bytes:
     try:
         return orjson.dumps(row, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
     except TypeError:
-        try:
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
             return json.dumps(row, default=repr).encode()
-        except (TypeError, ValueError, RecursionError):
-            return json.dumps(repr(row)).encode()
+    return json.dumps(repr(row)).encode()

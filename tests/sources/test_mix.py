@@ -139,7 +139,6 @@ A = rows("a", 1)
         ([(A, 1), (A, 0)], {}, "Item 1 of the mix: weight is 0; .* Leave the part out"),
         ([(A, -1)], {}, "Item 0 of the mix: weight is -1"),
         ([(A, float("nan"))], {}, "weight is nan"),
-        ([("a.jsonl", "0.5")], {}, r"Item 0 of the mix is \('a.jsonl', '0.5'\); expected \(source, weight\)"),
         ([("a.jsonl", 1), (0.5, "a.jsonl")], {}, r"Item 1 of the mix is \(0.5, 'a.jsonl'\); expected"),
         ([(A, float("inf"))], {}, "weight is inf"),
         ([(A, True)], {}, "weight is True"),

@@ -25,7 +25,6 @@ from ms_prefstream.lengths.index import CODES, LengthIndex, Measured
 
 SUFFIX = ".mprefidx"
 VERSION = 1
-_BLOCK = 1 << 22
 _format: Any = np.lib.format
 
 
@@ -182,13 +181,10 @@ def _mapped(file: BinaryIO) -> NDArray[Any]:
 
 def _verified_checksum(file: BinaryIO) -> str:
     """Returns the checksum of a file after comparing it with the contents; moves the position to the beginning."""
-    left = os.fstat(file.fileno()).st_size - len(_CHECKSUM_HEADER) - 4
-    if left < 0:
-        raise ValueError("it is too short")
-    checksum = 0
-    while left and (block := file.read(min(left, _BLOCK))):
-        checksum, left = zlib.crc32(block, checksum), left - len(block)
-    if file.read() != _CHECKSUM_HEADER + checksum.to_bytes(4, "little"):
+    content = np.memmap(file, np.uint8, "r").data
+    end = max(0, len(content) - len(_CHECKSUM_HEADER) - 4)
+    checksum = zlib.crc32(content[:end])
+    if content[end:].tobytes() != _CHECKSUM_HEADER + checksum.to_bytes(4, "little"):
         raise ValueError("its checksum does not fit")
     file.seek(0)
     return f"{checksum:08x}"

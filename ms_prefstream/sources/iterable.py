@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ms_prefstream.errors import SourceError
@@ -27,7 +27,7 @@ class IterableRows:
 
     start = start_pass
 
-    def __init__(self, rows: Iterable[RawRow] | Callable[[], Iterable[RawRow]]) -> None:
+    def __init__(self, rows: Any) -> None:
         self.name = _name(rows)
         self._rows = rows
         self._last: Iterator[RawRow] | None = None  # an iterator that was used cannot be used again
@@ -40,12 +40,7 @@ class IterableRows:
         return isinstance(self._rows, Iterator)
 
     def begin(self, skip: int) -> tuple[int, RawPass]:
-        """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest.
-
-        Raises:
-            SourceError: The iterator was used before, or (also from `next`) the iterable raised an error, which is the
-                cause.
-        """
+        """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest."""
         rows = self._iterator()
         try:
             skipped = skip_items(rows, skip)
@@ -59,13 +54,11 @@ class IterableRows:
         return hash_of([self.name.encode()])
 
     def _iterator(self) -> Iterator[RawRow]:
-        made = self._rows
+        made = self._rows if isinstance(self._rows, Iterable) else self._rows()
         if not isinstance(made, Iterable):
-            made = made()
-            if not isinstance(made, Iterable):
-                raise SourceError(
-                    f"{self.name}: the function returned {type(made).__name__}, expected an iterator of rows."
-                )
+            raise SourceError(
+                f"{self.name}: the function returned {type(made).__name__}, expected an iterator of rows."
+            )
         rows = iter(made)
         if rows is self._last:
             raise SourceError(f"{self.name}: this iterator was used before and cannot be read again. {_ONCE}")
@@ -93,15 +86,14 @@ class StatefulRows(IterableRows):
     def __init__(self, rows: Any, name: str = "") -> None:
         super().__init__(rows)
         self.name = name or self.name
-        self._stateful = rows
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position after the last row: its number, and the iterable's own state."""
-        return {"row": self._given, "state": self._stateful.state_dict()}
+        return {"row": self._given, "state": self._rows.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next pass begin where `state_dict` was called; call `start` with ``skip=0`` then."""
-        self._stateful.load_state_dict(state["state"])
+        self._rows.load_state_dict(state["state"])
         self._given = self._first = state["row"]
         self._last = None
 
@@ -112,23 +104,19 @@ def iterable_rows(rows: Any) -> IterableRows:
     Raises:
         SourceError: A function needs arguments.
     """
-    if not isinstance(rows, Iterable):
-        _check_no_arguments(rows)
-    elif callable(getattr(rows, "state_dict", None)) and callable(getattr(rows, "load_state_dict", None)):
-        return StatefulRows(rows)
-    return IterableRows(rows)
-
-
-def _check_no_arguments(function: Callable[..., Any]) -> None:
+    if isinstance(rows, Iterable):
+        has_state = all(callable(getattr(rows, name, None)) for name in ("state_dict", "load_state_dict"))
+        return StatefulRows(rows) if has_state else IterableRows(rows)
     try:
-        inspect.signature(function).bind()
-    except ValueError:  # some built-in functions have no signature
-        return
+        inspect.signature(rows).bind()
+    except ValueError:
+        pass  # some built-in functions have no signature
     except TypeError as error:
         raise SourceError(
-            f"{_name(function)}: found a function that needs arguments ({error}), expected one without. "
+            f"{_name(rows)}: found a function that needs arguments ({error}), expected one without. "
             "Wrap it: lambda: function(...), or functools.partial."
         ) from error
+    return IterableRows(rows)
 
 
 def _name(rows: Any) -> str:

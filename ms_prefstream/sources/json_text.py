@@ -11,7 +11,7 @@ from ms_prefstream.sources.base import RawRow
 BOM = b"\xef\xbb\xbf"
 DEFAULT_MAX_ROW_BYTES = 64 * 1024 * 1024
 _SHOWN = 60
-_IGNORED_PREFIXES = (BOM, b"\x1e")  # of files that were joined with cat; of RFC 7464 text sequences
+_RECORD_MARK = b"\x1e"  # before each row of an RFC 7464 text sequence
 _NOT_JSON_NUMBERS = ("NaN", "nan", "Infinity", "-Infinity", "inf", "-inf")
 _FOREIGN = {
     b"\x1f\x8b": ("gzip data", "Name the file .jsonl.gz"),
@@ -54,28 +54,18 @@ def reparse(raw: bytes, origin: str) -> RawRow:
     Returns:
         The row, or a `RowError` with reason `bad_json`.
     """
-    line = raw.split(b"\n", 1)[0].rstrip(b"\r")
-    for prefix in _IGNORED_PREFIXES:
-        if line.startswith(prefix):
-            line = line[len(prefix) :]
-            break
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        return _explain(line, error).at(origin)
-
-
-def _explain(line: bytes, error: orjson.JSONDecodeError) -> RowError:
-    begins = f"the line begins {line[: _SHOWN * 4].decode('utf-8', 'replace')[:_SHOWN]!r}"
+    line = raw.split(b"\n", 1)[0].rstrip(b"\r").removeprefix(BOM).removeprefix(_RECORD_MARK)
     try:
         text = line.decode("utf-8")
-    except UnicodeDecodeError as fault:
-        found = f"the line is not valid UTF-8: byte {fault.start + 1} is 0x{line[fault.start]:02x}; {begins}"
-        return RowError(
-            Reason.BAD_JSON, found, "Save the file as UTF-8 and check that no line was cut in mid-character"
-        )
-    problem = f"the line is not valid JSON: {error.msg} at column {error.colno}; {begins}"
-    return RowError(Reason.BAD_JSON, problem, _remedy(text, error.pos))
+        return orjson.loads(line)
+    except UnicodeDecodeError as error:
+        problem = f"the line is not valid UTF-8: byte {error.start + 1} is 0x{line[error.start]:02x}"
+        remedy = "Save the file as UTF-8 and check that no line was cut in mid-character"
+    except orjson.JSONDecodeError as error:
+        problem = f"the line is not valid JSON: {error.msg} at column {error.colno}"
+        remedy = _remedy(text, error.pos)
+    begins = line[: _SHOWN * 4].decode("utf-8", "replace")[:_SHOWN]
+    return RowError(Reason.BAD_JSON, f"{problem}; the line begins {begins!r}", remedy, origin)
 
 
 def _remedy(text: str, fault: int) -> str:

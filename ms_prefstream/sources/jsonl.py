@@ -75,9 +75,9 @@ def build_line_index(path: str) -> LineIndex:
             before = FileStamp.of(os.fstat(file.fileno()))
             index = _scan(file, path, before)
             check_unchanged(path, before, os.fstat(file.fileno()))
+            return index
     except OSError as error:
         raise unreadable(path, error) from error
-    return index
 
 
 def _scan(file: BufferedReader, path: str, stamp: FileStamp) -> LineIndex:
@@ -151,11 +151,7 @@ class JsonLines:
         return int(self._index[1][-1])
 
     def read(self, rows: Sequence[int]) -> list[RawRow]:
-        """Returns the rows with these ids, in this order; a line that cannot be parsed becomes a `RowError`.
-
-        Raises:
-            SourceError: An id does not exist, or a file changed since it was indexed.
-        """
+        """Returns the rows with these ids, in this order; a line that cannot be parsed becomes a `RowError`."""
         indexes, bounds = self._index
         return read_parts(rows, bounds, self.name, lambda part, local: self._read_file(indexes[part], local))
 

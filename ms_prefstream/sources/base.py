@@ -75,10 +75,8 @@ class SkipsRows(Protocol):
 def start_pass(source: SkipsRows, skip: int = 0) -> RawPass:
     """Returns a pass over (origin, raw row), which skips the first `skip` rows without parsing them.
 
-    Classes with a method `begin` use this function as their method `start`.
-
-    Raises:
-        SourceError: The source has fewer rows than `skip` or cannot be read; or, from the first `next`, it has no rows.
+    Classes with a method `begin` use this function as their method `start`. Too few rows to skip, or no rows at all
+    (from the first `next`), raise `SourceError`.
     """
     skipped, rows = source.begin(skip)
     if skipped < skip:
@@ -98,11 +96,7 @@ def _at_least_one(rows: RawPass, source: SkipsRows) -> RawPass:
 
 
 def begin_parts(begins: Iterable[Callable[[int], tuple[int, RawPass]]], skip: int) -> tuple[int, RawPass]:
-    """Skips up to `skip` rows over several parts, given the method `begin` of each; later parts are opened lazily.
-
-    Returns:
-        How many rows were skipped, and one pass over the rest of all parts.
-    """
+    """Skips up to `skip` rows over several parts, given the method `begin` of each; later parts are opened lazily."""
     left, begins = skip, iter(begins)
     rows: RawPass = iter(())
     while left and (begin := next(begins, None)):
@@ -183,11 +177,7 @@ def as_row_ids(rows: Sequence[int], count: int, name: str) -> NDArray[np.int64]:
 
 
 def by_part(ids: NDArray[np.int64], bounds: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Splits (n,) row ids by the part that they lie in.
-
-    Yields:
-        The number of a part, and (k,) positions in `ids`, sorted by row id.
-    """
+    """Yields the number of each part that (n,) row ids lie in, and (k,) positions in `ids`, sorted by row id."""
     order = np.argsort(ids, kind="stable")
     if bounds.size == 2 and ids.size:  # the usual case, a single part, at half the cost
         yield 0, order

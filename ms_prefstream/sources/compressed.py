@@ -27,9 +27,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 class StreamedJsonLines:
     """One pass over JSON Lines files, in order; each may be plain, ``.gz`` or ``.zst``.
 
-    Args:
-        paths: The files.
-        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
+    In the place of a row above `max_row_bytes` there is a `RowError`, here and in `StandardInput`.
     """
 
     start = start_pass
@@ -49,11 +47,7 @@ class StreamedJsonLines:
 
 
 class StandardInput:
-    """JSON Lines piped into the program: one pass, once.
-
-    Args:
-        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
-    """
+    """JSON Lines piped into the program: one pass, once."""
 
     name = "stdin"
     once = True  # there is only one pass
@@ -82,11 +76,7 @@ class StandardInput:
 
 
 def read_blocks(path: str) -> Iterator[bytes]:
-    """Yields the contents of a file in blocks, decompressed if the suffix is ``.gz``, ``.zst`` or ``.zstd``.
-
-    Raises:
-        SourceError: The file cannot be read, is cut off or damaged, or changed meanwhile.
-    """
+    """Yields the contents of a file in blocks, decompressed if the suffix is ``.gz``, ``.zst`` or ``.zstd``."""
     try:
         with open(path, "rb", buffering=0) as file:
             before = FileStamp.of(os.fstat(file.fileno()))

@@ -25,14 +25,8 @@ def whole_hash(source: Any) -> str | None:
 
     Fingerprints look at samples of large files and data sets, because every stream and every rank computes them.
 
-    Args:
-        source: An opened source.
-
     Returns:
         None if the fingerprint covers everything already (the source's `exact`), or if the rows cannot be read twice.
-
-    Raises:
-        SourceError: A file or a row cannot be read.
     """
     if getattr(source, "exact", False):
         return None
@@ -60,9 +54,6 @@ def sampled_files_hash(paths: Sequence[str]) -> str:
 
     Names and times do not count: a copy of the data on another node has the same hash. Up to 4 MB are read, shared
     among the files; files that are smaller in total are covered completely.
-
-    Raises:
-        SourceError: A file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=8)
     samples = max(2, _SAMPLES // max(1, len(paths)))
@@ -81,10 +72,7 @@ def sampled_files_hash(paths: Sequence[str]) -> str:
 def sampled_rows_hash(kind: type, source: RandomAccess, complete_up_to: int = _SAMPLED_ROWS) -> str:
     """Returns a short hash of a type's name, a number of rows, and 64 evenly spread rows, the first and last included.
 
-    Args:
-        kind: The type.
-        source: The rows.
-        complete_up_to: Up to this number of rows, all of them are hashed.
+    Up to `complete_up_to` rows, all of them are hashed.
     """
     count = len(source)
     sample = sorted({(count - 1) * k // (_SAMPLED_ROWS - 1) for k in range(_SAMPLED_ROWS)})

@@ -141,9 +141,6 @@ def check_target(option: str, path: str | os.PathLike[str], source: Any, begins:
         path: The file; it may not exist.
         source: The rows: an opened source or a mix.
         begins: The first bytes of files of the kind that is written.
-
-    Raises:
-        OptionError: Names the file and what it is.
     """
     if not os.path.isfile(path):
         return

@@ -116,14 +116,7 @@ class Followed:
         self._first_line = b""
 
     def begin(self, skip: int) -> tuple[int, RawPass]:
-        """Skips up to `skip` rows and waits for those that do not exist yet.
-
-        Returns:
-            How many rows were skipped, and the pass over the rest.
-
-        Raises:
-            SourceError: Also from `next`: a file changed in a way that loses rows.
-        """
+        """Skips up to `skip` rows, and waits for them. Returns how many were skipped, and the pass over the rest."""
         if self.rows is None:
             return begin_parts(self._files(), skip)
         skipped, rows = begin_parts(self._files(), skip) if skip < self.rows else (self.rows, iter(()))
@@ -190,12 +183,7 @@ class FollowedFiles:
         self._complete: dict[_File, int] = {}  # sizes of the files that were read to their end
 
     def next(self) -> str | None:
-        """Moves to the next file and returns its path; None if it does not exist yet.
-
-        Raises:
-            SourceError: The folder cannot be read or holds compressed files; or a file changed, appeared or vanished
-                out of order.
-        """
+        """Moves to the next file and returns its path; None if it does not exist yet."""
         later = self._later()
         if not later:
             return None
@@ -298,9 +286,6 @@ class GrowingFile:
         Args:
             ending: Waits for more data, and decides when to stop waiting.
             is_complete: Returns whether the file will not grow any more; called when there is no more data.
-
-        Raises:
-            SourceError: The file was truncated or rewritten.
         """
         over = False
         while True:

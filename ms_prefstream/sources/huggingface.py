@@ -94,11 +94,7 @@ class _Restartable:
 
 
 def open_huggingface(dataset: Any) -> Source | None:
-    """Returns the source for an object of `datasets`, None for any other object; does not import that package.
-
-    Raises:
-        SourceError: It holds several splits.
-    """
+    """Returns the source for an object of `datasets`, None for any other object; does not import that package."""
     kinds = {kind.__name__ for kind in type(dataset).__mro__ if kind.__module__.partition(".")[0] == "datasets"}
     if kinds & {"DatasetDict", "IterableDatasetDict"}:
         raise _several_splits(type(dataset).__name__, list(dataset), 'dataset["{}"]')
@@ -113,11 +109,7 @@ def is_saved(folder: str) -> bool:
 
 
 def open_saved(folder: str) -> HuggingFaceRows:
-    """Opens a folder that was written by `Dataset.save_to_disk`.
-
-    Raises:
-        SourceError: It holds several splits, `datasets` is missing, or the folder is damaged.
-    """
+    """Opens a folder that was written by `Dataset.save_to_disk`; one that holds several splits is an error."""
     try:
         splits = os.path.join(folder, _SAVED_SPLITS)
         if os.path.isfile(splits):
@@ -132,11 +124,7 @@ def open_saved(folder: str) -> HuggingFaceRows:
 
 
 def open_arrow(path: str) -> HuggingFaceRows:
-    """Opens one `.arrow` file as `datasets` writes them; it is mapped into memory, not read.
-
-    Raises:
-        SourceError: `datasets` is missing, or the file is damaged.
-    """
+    """Opens one `.arrow` file as `datasets` writes them; it is mapped into memory, not read."""
     try:
         dataset = _datasets(path).Dataset.from_file(path)
     except (OSError, ValueError) as error:

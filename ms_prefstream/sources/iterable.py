@@ -20,9 +20,6 @@ class IterableRows:
     """Passes over an iterable, or over what a function without arguments returns.
 
     Whether two passes give the same rows in the same order depends on the iterable.
-
-    Args:
-        rows: An iterable of rows, or a function that returns one.
     """
 
     start = start_pass
@@ -76,12 +73,7 @@ class IterableRows:
 
 
 class StatefulRows(IterableRows):
-    """Iterable that can save and restore its own position, so that no rows are skipped to resume.
-
-    Args:
-        rows: An iterable with `state_dict` and `load_state_dict`.
-        name: What messages call it; by default its type.
-    """
+    """Iterable that restores its own position with `load_state_dict`, so that no rows are skipped to resume."""
 
     def __init__(self, rows: Any, name: str = "") -> None:
         super().__init__(rows)
@@ -99,11 +91,7 @@ class StatefulRows(IterableRows):
 
 
 def iterable_rows(rows: Any) -> IterableRows:
-    """Returns the source for an iterable or a function, with the position of the iterable where it has one.
-
-    Raises:
-        SourceError: A function needs arguments.
-    """
+    """Returns the source for an iterable or a function, with the position of the iterable where it has one."""
     if isinstance(rows, Iterable):
         has_state = all(callable(getattr(rows, name, None)) for name in ("state_dict", "load_state_dict"))
         return StatefulRows(rows) if has_state else IterableRows(rows)

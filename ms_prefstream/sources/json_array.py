@@ -34,11 +34,8 @@ class JsonArray:
     """Rows of a file that is one JSON array of at most 1 GiB.
 
     The file is parsed when the length is first requested. Rows are kept as JSON text, not as objects: this takes less
-    memory, is cheap to pickle, and every `read` returns new objects that a caller may change.
-
-    Args:
-        path: The file.
-        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
+    memory, is cheap to pickle, and every `read` returns new objects that a caller may change. In the place of a row
+    above `max_row_bytes` there is a `RowError`.
     """
 
     exact = True  # the fingerprint covers every byte

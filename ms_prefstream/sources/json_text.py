@@ -28,11 +28,7 @@ def check_max_row_bytes(value: int) -> int:
 
 
 def refuse_foreign(path: str, head: bytes) -> None:
-    """Raises for a file whose first bytes show that it is not UTF-8 text.
-
-    Raises:
-        SourceError: It begins like a compressed file, a Parquet file or UTF-16 text.
-    """
+    """Raises `SourceError` for a file that begins like a compressed file, a Parquet file or UTF-16 text."""
     for magic, (found, remedy) in _FOREIGN.items():
         if head.startswith(magic):
             raise SourceError(f"{path}: found {found}, expected JSON Lines text in UTF-8. {remedy}.")
@@ -45,14 +41,11 @@ def too_large(size: int, limit: int, origin: str) -> RowError:
 
 
 def reparse(raw: bytes, origin: str) -> RawRow:
-    """Parses a line that orjson refused, without what may legally surround a row.
+    """Parses a line that orjson refused, without what may legally surround a row; else returns a `RowError`.
 
     Args:
         raw: The line, perhaps followed by blank lines.
         origin: The line's place, as file:line.
-
-    Returns:
-        The row, or a `RowError` with reason `bad_json`.
     """
     line = raw.split(b"\n", 1)[0].rstrip(b"\r").removeprefix(BOM).removeprefix(_RECORD_MARK)
     try:

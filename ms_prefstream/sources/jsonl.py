@@ -132,11 +132,7 @@ class JsonLines:
     """Rows of one or many JSON Lines files, numbered consecutively in the order of the files.
 
     The index is built when the length is first requested. Instances are thread-safe and fork-safe, and can be pickled
-    (with the index, without open files).
-
-    Args:
-        paths: The files, in order.
-        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
+    (with the index, without open files). In the place of a row above `max_row_bytes` there is a `RowError`.
     """
 
     exact = True  # the fingerprint covers every byte

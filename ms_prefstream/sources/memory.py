@@ -19,9 +19,6 @@ class MemoryRows:
     """Rows of an object with `__len__` and `__getitem__`; the object is not copied.
 
     A row that is a plain dict is returned as a shallow copy, so that a map function may change its keys.
-
-    Args:
-        rows: The object: a list, a tuple, a map-style data set.
     """
 
     def __init__(self, rows: Any) -> None:
@@ -34,11 +31,7 @@ class MemoryRows:
         return len(self._rows)
 
     def read(self, rows: Sequence[int]) -> list[RawRow]:
-        """Returns the rows with these ids, in this order.
-
-        Raises:
-            SourceError: An id does not exist, or the object raised an error; that error is the cause.
-        """
+        """Returns the rows with these ids, in this order; an error of the object becomes a `SourceError`."""
         with lock_of(self._rows):
             return [self._row(row) for row in as_row_ids(rows, len(self), self.name).tolist()]
 

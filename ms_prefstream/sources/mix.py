@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import numbers
-import reprlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,17 +137,12 @@ def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temper
 def _as_part(number: int, entry: Any) -> Part:
     if isinstance(entry, Part):
         return entry
-    # A tuple of two paths is a source; only a number makes the second one a weight.
-    if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], numbers.Real):
+    # A tuple of two paths is a source: only with a number is it a source and its weight.
+    if isinstance(entry, tuple) and len(entry) == 2 and any(isinstance(item, numbers.Real) for item in entry):
         try:
             return Part(*entry)
         except OptionError as error:
-            raise OptionError(f"Item {number} of the mix: {error}") from error
-    if isinstance(entry, tuple) and any(isinstance(item, numbers.Real) for item in entry):
-        raise OptionError(
-            f"Item {number} of the mix is {reprlib.repr(entry)}; expected (source, weight), with a positive number as "
-            "the weight."
-        )
+            raise OptionError(f"Item {number} of the mix, (source, weight): {error}") from error
     return Part(entry)
 
 

@@ -34,9 +34,6 @@ class ParquetRows:
     Only whole row groups can be decoded. `read` decodes each row group that it needs once and keeps the last four, so
     rows that are read together should be few or near each other: a shuffled run over files with huge row groups
     decodes much more than it uses. JSON Lines has no such cost.
-
-    Args:
-        paths: The files, in order.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:

@@ -78,9 +78,6 @@ def open_paths(patterns: Sequence[str | os.PathLike[str]], max_row_bytes: int) -
     """Opens all files that paths, globs and folders stand for, as one source.
 
     Neighbours of one kind are opened together. Plain and compressed JSON Lines are one kind where both occur.
-
-    Raises:
-        SourceError: A file does not exist, cannot be read, is of no known kind, or is named twice.
     """
     found = [entry for pattern in patterns for path in _expand(pattern) for entry in _files_at(path)]
     _check_each_once([path for path, _ in found])
@@ -127,21 +124,17 @@ def _files_at(path: str) -> Iterator[tuple[str, Kind]]:
     else:
         for file in _folder_files(path) if os.path.isdir(path) else [path]:
             kind = _kind_of(file)
+            if kind is None:
+                raise SourceError(
+                    f"{file}: found the suffix {os.path.splitext(file)[1]!r}, expected one of {', '.join(KINDS)}. "
+                    "Rename the file if its contents are of such a kind, convert it, or read it yourself and pass the "
+                    "rows."
+                )
             stamp(file)
             yield file, _LINES if kind is _JSON and not holds_array(file) else kind
 
 
-def _kind_of(path: str) -> Kind:
-    kind = _known_kind(path)
-    if kind is None:
-        raise SourceError(
-            f"{path}: found the suffix {os.path.splitext(path)[1]!r}, expected one of {', '.join(KINDS)}. Rename the "
-            "file if its contents are of such a kind, convert it, or read it yourself and pass the rows."
-        )
-    return kind
-
-
-def _known_kind(path: str) -> Kind | None:
+def _kind_of(path: str) -> Kind | None:
     return next((kind for suffix, kind in KINDS.items() if path.lower().endswith(suffix)), None)
 
 
@@ -155,14 +148,14 @@ def _folder_files(folder: str) -> list[str]:
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [os.path.join(where, name) for name in names if name not in _NOT_DATA and not name.startswith(".")]
-    files = sorted(path for path in found if _known_kind(path))
+    files = sorted(filter(_kind_of, found))
     if not files:
         present = ", ".join(sorted(os.path.relpath(path, folder) for path in found)[:_SHOWN]) or "nothing"
         raise SourceError(
             f"{folder}: found no data files in the folder ({present}), expected {', '.join(KINDS)}. "
             "Name the files, or another folder."
         )
-    kinds = Counter(_kind_of(path).name for path in files)
+    kinds = Counter(kind.name for kind in map(_kind_of, files) if kind)
     if len(kinds) > 1:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         raise SourceError(
@@ -218,5 +211,5 @@ def _neighbours(path: str) -> str:
     if not os.path.isdir(folder or "."):
         return f" (there is no folder {folder!r})"
     names = sorted(entry for entry in os.listdir(folder or ".") if not entry.startswith("."))
-    similar = difflib.get_close_matches(name, names, n=_SHOWN, cutoff=0.5) or [n for n in names if _known_kind(n)]
+    similar = difflib.get_close_matches(name, names, n=_SHOWN, cutoff=0.5) or [n for n in names if _kind_of(n)]
     return f" (in {folder or '.'!r} there is: {', '.join(similar[:_SHOWN])})" if similar else ""

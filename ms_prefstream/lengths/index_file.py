@@ -14,7 +14,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -117,14 +117,16 @@ def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[st
     Raises:
         SourceError: The file cannot be written.
     """
+    reasons = {str(reason): code for reason, code in CODES.items()}
+    about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
+    lengths, keys, verdict, _ = zip(*parts, strict=True)
+    arrays = *map(np.concatenate, (lengths, keys, verdict)), np.frombuffer(about, np.uint8)
+    body = b"".join(map(_npy_bytes, arrays))
     temporary = f"{path}.tmp"  # one process at a time builds an index, see `Journal`
     try:
         with open(temporary, "wb") as file:
-            checksum = 0
-            for block in _blocks(list(parts), fingerprint):
-                checksum = zlib.crc32(block, checksum)
-                file.write(block)
-            file.write(_CHECKSUM_HEADER + checksum.to_bytes(4, "little"))
+            file.write(body)
+            file.write(_checksum_bytes(zlib.crc32(body)))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -143,29 +145,14 @@ def unwritable(path: str, error: OSError) -> SourceError:
     )
 
 
-def _blocks(parts: Sequence[Measured], fingerprint: Mapping[str, Any]) -> Iterator[bytes]:
-    """Yields the bytes of the file, up to the checksum."""
-    rows = sum(len(part.verdict) for part in parts)
-    yield _header((rows, 2), np.int32)
-    yield from (part.lengths.tobytes() for part in parts)
-    yield _header((rows,), np.int32)
-    yield from (part.keys.tobytes() for part in parts)
-    yield _header((rows,), np.uint8)
-    yield from (part.verdict.tobytes() for part in parts)
-    reasons = {str(reason): code for reason, code in CODES.items()}
-    about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
-    yield _header((len(about),), np.uint8)
-    yield about
+def _npy_bytes(array: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
-def _header(shape: tuple[int, ...], dtype: Any) -> bytes:
-    head = io.BytesIO()
-    described = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-    _format.write_array_header_1_0(head, described)
-    return head.getvalue()
-
-
-_CHECKSUM_HEADER = _header((1,), "<u4")
+def _checksum_bytes(checksum: int) -> bytes:
+    return _npy_bytes(np.array([checksum], "<u4"))
 
 
 def _mapped(file: BinaryIO) -> NDArray[Any]:
@@ -182,9 +169,9 @@ def _mapped(file: BinaryIO) -> NDArray[Any]:
 def _verified_checksum(file: BinaryIO) -> str:
     """Returns the checksum of a file after comparing it with the contents; moves the position to the beginning."""
     content = np.memmap(file, np.uint8, "r").data
-    end = max(0, len(content) - len(_CHECKSUM_HEADER) - 4)
+    end = max(0, len(content) - len(_checksum_bytes(0)))
     checksum = zlib.crc32(content[:end])
-    if content[end:].tobytes() != _CHECKSUM_HEADER + checksum.to_bytes(4, "little"):
+    if content[end:] != _checksum_bytes(checksum):
         raise ValueError("its checksum does not fit")
     file.seek(0)
     return f"{checksum:08x}"

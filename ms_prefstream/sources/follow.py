@@ -117,10 +117,11 @@ class Followed:
 
     def begin(self, skip: int) -> tuple[int, RawPass]:
         """Skips up to `skip` rows, and waits for them. Returns how many were skipped, and the pass over the rest."""
-        if self.rows is None:
-            return begin_parts(self._files(), skip)
-        skipped, rows = begin_parts(self._files(), skip) if skip < self.rows else (self.rows, iter(()))
-        return skipped, self._first(self.rows - skipped, rows)
+        if self.rows is not None and skip >= self.rows:
+            self.ended = self._all_given()
+            return self.rows, iter(())
+        skipped, rows = begin_parts(self._files(), skip)
+        return skipped, rows if self.rows is None else self._first(self.rows - skipped, rows)
 
     def fingerprint(self) -> str:
         """Returns a hash of the first row, the only data that cannot change. It shows that old files were deleted."""
@@ -129,7 +130,10 @@ class Followed:
 
     def _first(self, count: int, rows: RawPass) -> RawPass:
         yield from itertools.islice(rows, count)
-        self.ended = self.ended or f" (all until={self.rows} rows were given)"
+        self.ended = self.ended or self._all_given()
+
+    def _all_given(self) -> str:
+        return f" (all until={self.rows} rows were given)"
 
     def _files(self) -> Iterator[Callable[[int], tuple[int, RawPass]]]:
         """Yields the method `begin` of each file, in order, up to the end of the data."""

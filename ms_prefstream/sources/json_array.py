@@ -12,7 +12,7 @@ from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawRow, as_row_ids, no_rows
 from ms_prefstream.sources.files import Handle, check_unchanged, read_at, stamp
-from ms_prefstream.sources.json_text import BOM, DEFAULT_MAX_ROW_BYTES, refuse_foreign, too_large
+from ms_prefstream.sources.json_text import BOM, DEFAULT_MAX_ROW_BYTES, too_large
 
 MAX_ARRAY_BYTES = 1 << 30
 """Largest `.json` array that is read: it is parsed as a whole, which takes several times its size in memory."""
@@ -82,14 +82,7 @@ def _load(path: str) -> tuple[list[bytes], str]:
     handle = Handle(path)
     content = read_at(handle, path, 0, before.size)
     check_unchanged(path, before, os.fstat(handle.fd))
-    rows = _parse(path, content.removeprefix(BOM))
-    if not rows:
-        raise no_rows(path)
-    return [orjson.dumps(row) for row in rows], hash_of([content])
-
-
-def _parse(path: str, content: bytes) -> list[RawRow]:
-    refuse_foreign(path, content[:4])
+    digest, content = hash_of([content]), content.removeprefix(BOM)
     try:
         content.decode("utf-8")  # for its error, which names the byte
         rows: list[RawRow] = orjson.loads(content)  # a list, because the text begins with a bracket
@@ -104,4 +97,6 @@ def _parse(path: str, content: bytes) -> list[RawRow]:
             f"{path}:{error.lineno}: the JSON array is not valid: {error.msg} at column {error.colno}. Correct the "
             "file, or save it as JSON Lines, where a broken line costs one row only."
         ) from error
-    return rows
+    if not rows:
+        raise no_rows(path)
+    return [orjson.dumps(row) for row in rows], digest

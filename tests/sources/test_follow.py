@@ -129,6 +129,9 @@ def test_the_end_by_a_number_of_rows(tmp_path: pathlib.Path) -> None:
     assert numbers(source.start(5)) == []
     with pytest.raises(SourceError, match="6 rows were to be skipped, but there are only 5"):
         source.start(6)
+    again = follow(path, until=5, poll=POLL)
+    assert again.begin(6)[0] == 5
+    assert again.ended == " (all until=5 rows were given)"
 
 
 def test_the_end_by_a_time_without_data_counts_only_waiting(tmp_path: pathlib.Path) -> None:

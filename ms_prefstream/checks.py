@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import operator
 import reprlib
 
@@ -35,6 +37,11 @@ def whole_number(name: str, value: object, minimum: int, maximum: int | None = N
     if number < minimum or (maximum is not None and number > maximum):
         raise OptionError(f"{name} is {number}; expected {allowed}.")
     return number
+
+
+def is_positive(value: object) -> bool:
+    """Returns whether a value is a finite number above 0; booleans are not."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
 
 
 def check_made(name: str, given: object, attribute: str, example: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import IO, Any, Protocol
+from typing import IO
 
 _LINE_SECONDS = 10.0
 
 
-class Progress(Protocol):
-    """Receiver of the progress of a pass."""
+class Progress:
+    """Progress of a pass; this class does not show it."""
 
     def begin(self, total: int, done: int) -> None:
         """Starts a pass over `total` rows, `done` of which an interrupted pass has done."""
@@ -22,23 +22,11 @@ class Progress(Protocol):
         """Ends the pass, finished or interrupted."""
 
 
-class Silent:
-    """Progress that is not shown."""
-
-    def begin(self, total: int, done: int) -> None: ...
-
-    def advance(self, rows: int) -> None: ...
-
-    def end(self) -> None: ...
-
-
-class Lines:
+class Lines(Progress):
     """Progress as a line every ten seconds, and one at the end; arguments as for `progress_on`."""
 
     def __init__(self, label: str, file: IO[str], unit: str = "rows") -> None:
         self._label, self._file, self._unit = label, file, unit
-        self._total = self._first = self._done = 0
-        self._begin = self._next = 0.0
 
     def begin(self, total: int, done: int) -> None:
         self._total, self._first, self._done = total, done, done
@@ -65,7 +53,7 @@ class Lines:
         self._file.flush()
 
 
-class Bar:
+class Bar(Progress):
     """Progress as a bar with rows a second and the time left; arguments as for `progress_on`."""
 
     def __init__(self, label: str, file: IO[str], unit: str = "rows") -> None:
@@ -82,9 +70,6 @@ class Bar:
             TimeRemainingColumn(),
             console=Console(file=file),
         )
-        self._task: Any = None
-        self._begin = 0.0
-        self._rows = 0
 
     def begin(self, total: int, done: int) -> None:
         self._begin, self._rows = time.monotonic(), 0

@@ -23,7 +23,7 @@ from ms_prefstream.mindrecord.files import guarded, note_of, npy_bytes, write_at
 from ms_prefstream.mindrecord.manifest import Manifest, read_manifest, write_manifest
 from ms_prefstream.progress import Progress
 from ms_prefstream.sample import Batch, Sample
-from ms_prefstream.sources.cached import CachedRows, token_hash
+from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.tasks.base import Task
 
 Reference: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], tuple[Any, Any]]
@@ -144,7 +144,7 @@ class _ReferencePass:
         """Computes what is missing and adds it to the cache."""
         count, folder = len(self._cache), self._cache.name
         with guarded(folder):
-            tokens = token_hash(self._cache.places)
+            tokens = self._cache.token_hash()
             # Parts of another model, other tokens or other batches are in another folder.
             plan = [self._model.reference_id, tokens, self._size, *self._widths]
             work = os.path.join(work, hash_of([json.dumps(plan).encode()]))

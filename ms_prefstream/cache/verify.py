@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ms_prefstream.mindrecord.files import FileNote, foreign_files, is_mindrecord, note_of
 from ms_prefstream.mindrecord.manifest import MANIFEST, read_manifest
-from ms_prefstream.progress import Progress, Silent
+from ms_prefstream.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def verify(folder: str, progress: Progress | None = None) -> list[Checked]:
         CacheError: The manifest is missing or damaged.
         StateError: The cache is of another version.
     """
-    manifest, shown = read_manifest(folder), progress or Silent()
+    manifest, shown = read_manifest(folder), progress or Progress()
     checked = []
     shown.begin(sum(note.bytes for note in manifest.files.values()), 0)
     try:

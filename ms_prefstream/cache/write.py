@@ -28,7 +28,7 @@ from ms_prefstream.load.one_pass import RecordWithOrigin
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, npy_bytes, write_atomically
 from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without_reference
-from ms_prefstream.progress import Progress, Silent, progress_on
+from ms_prefstream.progress import Progress, progress_on
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.sample import Loaded
@@ -305,4 +305,4 @@ def _settle_again(job: Job, data: StreamData, done: PartDone) -> None:
 
 
 def _bar(label: str, progress: bool) -> Progress:
-    return progress_on(sys.stderr, label) if progress else Silent()
+    return progress_on(sys.stderr, label) if progress else Progress()

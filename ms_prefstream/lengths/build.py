@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import struct
@@ -14,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import StateError
-from ms_prefstream.lengths.index import LengthIndex, Loader, Measured, first_malformed, measuring
+from ms_prefstream.lengths.index import MALFORMED, LengthIndex, Loader, Measured, measuring
 from ms_prefstream.lengths.index_file import VERSION, open_index, unwritable, write_contents
-from ms_prefstream.progress import Progress, Silent
+from ms_prefstream.progress import Progress
 
 JOURNAL_SUFFIX = ".part"
 _HEAD = struct.Struct("<II")  # CRC-32 of the rest, rows
@@ -52,11 +53,11 @@ def build_index(
         SourceError: The file cannot be written.
         StateError: Another process is building this index.
     """
-    path, shown = os.fspath(path), progress or Silent()
+    path, shown = os.fspath(path), progress or Progress()
     about = {"version": VERSION, "rows": rows, "fingerprint": dict(fingerprint)}
     with contextlib.closing(Journal(path, about)) as journal:
         if raise_malformed and journal.rows:
-            _raise_first(np.concatenate([part.verdict for part in journal.parts()]), loader, origin)
+            raise_malformed_of(np.concatenate([part.verdict for part in journal.parts()]), loader, origin)
         chunks = (range(begin, min(begin + CHUNK, rows)) for begin in range(journal.rows, rows, CHUNK))
         shown.begin(rows, journal.rows)
         try:
@@ -69,22 +70,17 @@ def build_index(
         finally:
             shown.end()
         write_contents(path, journal.parts(), fingerprint)
-        journal.delete()
+        os.unlink(journal.path)
     return open_index(path, fingerprint, rows)
 
 
-def raise_malformed_of(index: LengthIndex, loader: Loader, origin: Callable[[int], str]) -> None:
-    """Raises the first malformed row of an index that was built with ``on_bad_row="drop"``, for ``"raise"``.
+def raise_malformed_of(verdict: NDArray[np.uint8], loader: Loader, origin: Callable[[int], str]) -> None:
+    """Raises the first malformed row of verdicts that were stored with ``on_bad_row="drop"``, for ``"raise"``.
 
     Raises:
         RowError: That row's own error, with its origin.
     """
-    _raise_first(index.verdict, loader, origin)
-
-
-def _raise_first(verdict: NDArray[np.uint8], loader: Loader, origin: Callable[[int], str]) -> None:
-    row = first_malformed(verdict)
-    if row is not None:
+    for row in np.flatnonzero(MALFORMED[verdict])[:1].tolist():
         (found,) = loader.load([row])
         if found.error is not None:
             raise found.error.at(origin(row))
@@ -110,24 +106,19 @@ class Journal:
 
     def __init__(self, path: str, about: Mapping[str, Any]) -> None:
         self.path = path + JOURNAL_SUFFIX
-        self.rows = 0
         self._index = path
         first = json.dumps(about, sort_keys=True).encode() + b"\n"
+        self._begin = len(first)
         try:
-            self._file: BinaryIO = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-            try:
-                self._lock()
-                self._begin = len(first)
-                if self._file.readline() != first:
-                    self._file.seek(0)
-                    self._file.truncate()
-                    self._file.write(first)
-                    self._file.flush()
-                self.rows = sum(len(part.verdict) for part in self.parts())
-                self._file.truncate()
-            except BaseException:
-                self._file.close()
-                raise
+            self._file: BinaryIO = open(self.path, "a+b")  # noqa: SIM115 - closed in `close`
+            self._lock()
+            self._file.seek(0)
+            if self._file.readline() != first:
+                self._file.truncate(0)
+                self._file.write(first)
+                self._file.flush()
+            self.rows = sum(len(part.verdict) for part in self.parts())
+            self._file.truncate()
         except OSError as error:
             raise unwritable(path, error) from error
 
@@ -150,11 +141,7 @@ class Journal:
             )
 
     def append(self, measured: Measured) -> None:
-        """Adds the next rows.
-
-        Raises:
-            SourceError: The file cannot be written.
-        """
+        """Adds the next rows."""
         body = measured.lengths.tobytes() + measured.keys.tobytes() + measured.verdict.tobytes()
         try:
             self._file.write(_HEAD.pack(zlib.crc32(body), len(measured.verdict)) + body)
@@ -163,24 +150,17 @@ class Journal:
             raise unwritable(self._index, error) from error
         self.rows += len(measured.verdict)
 
-    def delete(self) -> None:
-        """Deletes the file, after the index has been written."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-
     def close(self) -> None:
         """Closes the file and releases its lock."""
         self._file.close()
 
     def _lock(self) -> None:
         """Locks the file until it is closed or the process ends."""
-        with contextlib.suppress(ImportError):  # not on Windows
-            import fcntl
-
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StateError(
-                    f"another process is building the length index {self._index} at this moment. Wait for it; with "
-                    "several ranks, build the index before they start (`ms-prefstream index`)."
-                ) from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise StateError(
+                f"another process is building the length index {self._index} at this moment. Wait for it; with "
+                "several ranks, build the index before they start (`ms-prefstream index`)."
+            ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,9 @@ CODES: dict[Reason, int] = {
 }
 REASONS = {code: reason for reason, code in CODES.items()}
 
-_MALFORMED = np.array([code in REASONS and REASONS[code].malformed for code in range(256)])
+MALFORMED = np.array([code in REASONS and REASONS[code].malformed for code in range(256)])
+"""(256,) bool, by number of a reason: True if `on_bad_row` decides about such a row."""
+
 _FIRST_ROWS = 5  # per reason, as in `stream.report`
 
 
@@ -119,23 +121,11 @@ class VerdictCount(NamedTuple):
 def count_verdicts(verdict: NDArray[np.uint8]) -> tuple[VerdictCount, ...]:
     """Counts bad rows by reason, given (N,) verdicts: most frequent first, then by the reasons' numbers."""
     counts = np.bincount(verdict, minlength=256).tolist()
-    found = [
-        VerdictCount(
-            reason,
-            counts[code],
-            counts[code] / len(verdict),
-            tuple(np.flatnonzero(verdict == code)[:_FIRST_ROWS].tolist()),
-        )
-        for code, reason in sorted(REASONS.items())
-        if counts[code]
-    ]
-    return tuple(sorted(found, key=lambda one: -one.rows))
-
-
-def first_malformed(verdict: NDArray[np.uint8]) -> int | None:
-    """Returns the first row of (N,) verdicts that `on_bad_row` decides about; None if there is none."""
-    rows = np.flatnonzero(_MALFORMED[verdict])
-    return int(rows[0]) if rows.size else None
+    found = []
+    for code in sorted(filter(counts.__getitem__, REASONS), key=lambda code: (-counts[code], code)):
+        first = np.flatnonzero(verdict == code)[:_FIRST_ROWS].tolist()
+        found.append(VerdictCount(REASONS[code], counts[code], counts[code] / len(verdict), tuple(first)))
+    return tuple(found)
 
 
 class Measured(NamedTuple):
@@ -148,17 +138,9 @@ class Measured(NamedTuple):
 
 
 class Loader(Protocol):
-    """Loads rows as samples, in order."""
+    """Loads rows as samples, in order; a method `measured` measures several chunks of rows at once."""
 
     def load(self, rows: Sequence[int]) -> list[Loaded]: ...
-
-
-@runtime_checkable
-class Measures(Protocol):
-    """Loader that measures chunks of rows itself, several at once."""
-
-    def measured(self, chunks: Iterable[range]) -> Iterator[Measured]:
-        """Yields each chunk of rows, measured, in order."""
 
 
 def measure(loaded: Sequence[Loaded]) -> Measured:
@@ -181,6 +163,5 @@ def measure(loaded: Sequence[Loaded]) -> Measured:
 
 def measuring(loader: Loader) -> Callable[[Iterable[range]], Iterator[Measured]]:
     """Returns the function that measures chunks of rows with a loader: its own, or one that loads chunk by chunk."""
-    if isinstance(loader, Measures):
-        return loader.measured
-    return lambda chunks: (measure(loader.load(chunk)) for chunk in chunks)
+    own: Callable[[Iterable[range]], Iterator[Measured]] | None = getattr(loader, "measured", None)
+    return own or (lambda chunks: (measure(loader.load(chunk)) for chunk in chunks))

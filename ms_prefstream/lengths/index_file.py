@@ -9,11 +9,12 @@ before its own array.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,7 +25,6 @@ from ms_prefstream.lengths.index import CODES, LengthIndex, Measured
 
 SUFFIX = ".mprefidx"
 VERSION = 1
-_BLOCK = 1 << 22
 _format: Any = np.lib.format
 
 
@@ -35,11 +35,7 @@ def beside(source: Any) -> str | None:
 
 
 def index_path(source: Any, given: str | os.PathLike[str] | None) -> str:
-    """Returns the path of an index that is going to be written: as given, else the default.
-
-    Raises:
-        OptionError: No path is given, and the source is not one file.
-    """
+    """Returns the path of an index that is going to be written: as given, else beside the source's only file."""
     path = beside(source) if given is None else os.fspath(given)
     if path is None:
         raise OptionError(
@@ -116,34 +112,29 @@ def read_index(path: str) -> LengthIndex:
 
 
 def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[str, Any]) -> None:
-    """Writes the file atomically.
-
-    Args:
-        path: The file; replaced if it exists.
-        parts: Measured rows, in order.
-        fingerprint: Plain values for JSON.
+    """Writes the measured rows and the fingerprint, plain values for JSON, to a file, atomically.
 
     Raises:
         SourceError: The file cannot be written.
     """
+    reasons = {str(reason): code for reason, code in CODES.items()}
+    about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
+    lengths, keys, verdict, _ = zip(*parts, strict=True)
+    arrays = *map(np.concatenate, (lengths, keys, verdict)), np.frombuffer(about, np.uint8)
+    body = b"".join(map(_npy_bytes, arrays))
     temporary = f"{path}.tmp"  # one process at a time builds an index, see `Journal`
     try:
-        try:
-            with open(temporary, "wb") as file:
-                checksum = 0
-                for block in _blocks(list(parts), fingerprint):
-                    checksum = zlib.crc32(block, checksum)
-                    file.write(block)
-                file.write(_CHECKSUM_HEADER + checksum.to_bytes(4, "little"))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
+        with open(temporary, "wb") as file:
+            file.write(body)
+            file.write(_checksum_bytes(zlib.crc32(body)))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     except OSError as error:
         raise unwritable(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 def unwritable(path: str, error: OSError) -> SourceError:
@@ -154,29 +145,14 @@ def unwritable(path: str, error: OSError) -> SourceError:
     )
 
 
-def _blocks(parts: Sequence[Measured], fingerprint: Mapping[str, Any]) -> Iterator[bytes]:
-    """Yields the bytes of the file, up to the checksum."""
-    rows = sum(len(part.verdict) for part in parts)
-    yield _header((rows, 2), np.int32)
-    yield from (part.lengths.tobytes() for part in parts)
-    yield _header((rows,), np.int32)
-    yield from (part.keys.tobytes() for part in parts)
-    yield _header((rows,), np.uint8)
-    yield from (part.verdict.tobytes() for part in parts)
-    reasons = {str(reason): code for reason, code in CODES.items()}
-    about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
-    yield _header((len(about),), np.uint8)
-    yield about
+def _npy_bytes(array: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
-def _header(shape: tuple[int, ...], dtype: Any) -> bytes:
-    head = io.BytesIO()
-    described = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-    _format.write_array_header_1_0(head, described)
-    return head.getvalue()
-
-
-_CHECKSUM_HEADER = _header((1,), "<u4")
+def _checksum_bytes(checksum: int) -> bytes:
+    return _npy_bytes(np.array([checksum], "<u4"))
 
 
 def _mapped(file: BinaryIO) -> NDArray[Any]:
@@ -192,13 +168,10 @@ def _mapped(file: BinaryIO) -> NDArray[Any]:
 
 def _verified_checksum(file: BinaryIO) -> str:
     """Returns the checksum of a file after comparing it with the contents; moves the position to the beginning."""
-    left = os.fstat(file.fileno()).st_size - len(_CHECKSUM_HEADER) - 4
-    if left < 0:
-        raise ValueError("it is too short")
-    checksum = 0
-    while left and (block := file.read(min(left, _BLOCK))):
-        checksum, left = zlib.crc32(block, checksum), left - len(block)
-    if file.read() != _CHECKSUM_HEADER + checksum.to_bytes(4, "little"):
+    content = np.memmap(file, np.uint8, "r").data
+    end = max(0, len(content) - len(_checksum_bytes(0)))
+    checksum = zlib.crc32(content[:end])
+    if content[end:] != _checksum_bytes(checksum):
         raise ValueError("its checksum does not fit")
     file.seek(0)
     return f"{checksum:08x}"

@@ -191,7 +191,7 @@ class SingleOnePassRecords:
         self.name = source.name
         self.continues = bool(getattr(source, "continues", False))
         self.once = bool(getattr(source, "once", False))
-        self.ends_by_time = getattr(source, "ends_by", "") == "timeout"
+        self.ends_by_time = bool(getattr(source, "ends_by_time", False))
         self._source, self._format = source, fmt
 
     def start(self, first: int, known: Position | None = None) -> Iterator[RecordWithOrigin]:

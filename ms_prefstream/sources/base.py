@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -16,6 +16,9 @@ _ROWS_AT_ONCE = 256
 
 RawRow: TypeAlias = Any
 """One row as the data set wrote it: normally a dict, checked by the format."""
+
+RawPass: TypeAlias = Iterator[tuple[str, RawRow]]
+"""One pass over (origin, raw row)."""
 
 
 @runtime_checkable
@@ -45,7 +48,7 @@ class OnePass(Protocol):
     name: str
     """Name in messages."""
 
-    def start(self, skip: int = 0) -> Iterator[tuple[str, RawRow]]:
+    def start(self, skip: int = 0) -> RawPass:
         """Returns a pass over (origin, raw row), which skips the first `skip` rows without parsing them.
 
         A row that cannot be parsed is yielded as a `RowError`. A source that can be read only once raises
@@ -65,17 +68,15 @@ class SkipsRows(Protocol):
 
     name: str
 
-    def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
+    def begin(self, skip: int) -> tuple[int, RawPass]:
         """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest."""
 
 
-def start_pass(source: SkipsRows, skip: int = 0) -> Iterator[tuple[str, RawRow]]:
+def start_pass(source: SkipsRows, skip: int = 0) -> RawPass:
     """Returns a pass over (origin, raw row), which skips the first `skip` rows without parsing them.
 
-    Classes with a method `begin` use this function as their method `start`.
-
-    Raises:
-        SourceError: The source has fewer rows than `skip` or cannot be read; or, from the first `next`, it has no rows.
+    Classes with a method `begin` use this function as their method `start`. Too few rows to skip, or no rows at all
+    (from the first `next`), raise `SourceError`.
     """
     skipped, rows = source.begin(skip)
     if skipped < skip:
@@ -86,12 +87,22 @@ def start_pass(source: SkipsRows, skip: int = 0) -> Iterator[tuple[str, RawRow]]
     return rows if skip else _at_least_one(rows, source)
 
 
-def _at_least_one(rows: Iterator[tuple[str, RawRow]], source: SkipsRows) -> Iterator[tuple[str, RawRow]]:
-    count = 0
-    for count, row in enumerate(rows, 1):  # noqa: B007
-        yield row
-    if count == 0:
+def _at_least_one(rows: RawPass, source: SkipsRows) -> RawPass:
+    first = next(rows, None)
+    if first is None:
         raise no_rows(source.name, getattr(source, "ended", ""))
+    yield first
+    yield from rows
+
+
+def begin_parts(begins: Iterable[Callable[[int], tuple[int, RawPass]]], skip: int) -> tuple[int, RawPass]:
+    """Skips up to `skip` rows over several parts, given the method `begin` of each; later parts are opened lazily."""
+    left, begins = skip, iter(begins)
+    rows: RawPass = iter(())
+    while left and (begin := next(begins, None)):
+        skipped, rows = begin(left)
+        left -= skipped
+    return skip - left, itertools.chain(rows, itertools.chain.from_iterable(begin(0)[1] for begin in begins))
 
 
 def no_rows(name: str, ended: str = "") -> SourceError:
@@ -115,18 +126,12 @@ def rows_in_order(source: RandomAccess, first: int = 0) -> Iterator[RawRow]:
 
 
 def sources_in(source: Any) -> Iterator[Any]:
-    """Yields the sources that a mix or a list of sources consists of; of any other source, the source itself."""
-    parts = parts_of(source)
+    """Yields the opened sources that a mix or a list of sources consists of; of any other source, the source itself."""
+    parts = getattr(source, "parts", ())
     if not parts:
         yield source
     for part in parts:
         yield from sources_in(getattr(part, "source", part))
-
-
-def parts_of(source: Any) -> Sequence[Any]:
-    """Returns the direct parts of a mix or of joined sources; of a class of the user, `parts` means something else."""
-    parts: Sequence[Any] = getattr(source, "__dict__", {}).get("parts", ())
-    return parts if type(source).__module__.startswith("ms_prefstream.") else ()
 
 
 # Row ids of a source that consists of parts (files, row groups, sources). `bounds` is (parts + 1,) int64: the first row
@@ -136,19 +141,13 @@ def parts_of(source: Any) -> Sequence[Any]:
 def read_parts(
     rows: Sequence[int], bounds: NDArray[np.int64], name: str, read: Callable[[int, NDArray[np.int64]], list[RawRow]]
 ) -> list[RawRow]:
-    """Reads rows from several parts, each part once.
+    """Returns rows of several parts, in the order of `rows`; each part is read once.
 
     Args:
         rows: Row ids, in any order.
         bounds: First row id of each part.
-        name: The source, for the error.
+        name: The source, for errors.
         read: Returns rows of a part, given the part's number and (k,) row ids within it, sorted.
-
-    Returns:
-        The rows, in the order of `rows`.
-
-    Raises:
-        SourceError: A row id does not exist.
     """
     ids = as_row_ids(rows, int(bounds[-1]), name)
     found: list[RawRow] = [None] * len(ids)
@@ -159,22 +158,14 @@ def read_parts(
 
 
 def locate(row: int, bounds: NDArray[np.int64], name: str) -> tuple[int, int]:
-    """Returns the number of the part that a row lies in, and the row's id within that part.
-
-    Raises:
-        SourceError: The row id does not exist.
-    """
+    """Returns the number of the part that a row lies in, and the row's id within that part."""
     as_row_ids([row], int(bounds[-1]), name)
     part = int(np.searchsorted(bounds, row, side="right")) - 1
     return part, row - int(bounds[part])
 
 
 def as_row_ids(rows: Sequence[int], count: int, name: str) -> NDArray[np.int64]:
-    """Returns row ids as an array, each checked to be one of `count` rows.
-
-    Raises:
-        SourceError: An id is negative or not below `count`; the error begins with `name`.
-    """
+    """Returns row ids as an array; raises `SourceError` if one is negative or not below `count`."""
     ids = np.asarray(rows, dtype=np.int64)
     if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= count):
         wrong = int(ids[(ids < 0) | (ids >= count)][0])
@@ -186,11 +177,7 @@ def as_row_ids(rows: Sequence[int], count: int, name: str) -> NDArray[np.int64]:
 
 
 def by_part(ids: NDArray[np.int64], bounds: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Splits (n,) row ids by the part that they lie in.
-
-    Yields:
-        The number of a part, and (k,) positions in `ids`, sorted by row id.
-    """
+    """Yields the number of each part that (n,) row ids lie in, and (k,) positions in `ids`, sorted by row id."""
     order = np.argsort(ids, kind="stable")
     if bounds.size == 2 and ids.size:  # the usual case, a single part, at half the cost
         yield 0, order

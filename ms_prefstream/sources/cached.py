@@ -94,11 +94,8 @@ class CachedRows:
             raise CacheError(f"{self.name}: a part does not hold what {PLACES} says ({error}). {_REMEDY}") from error
         if self._tables.logps is not None:
             ready = [_with_logps(*both) for both in zip(ready, self._tables.logps[good].tolist(), strict=True)]
-        samples = iter(ready)
-        return [
-            next(samples) if one else self._dropped(row)
-            for row, one in zip(ids.tolist(), is_good.tolist(), strict=True)
-        ]
+        samples = dict(zip(good.tolist(), ready, strict=True))
+        return [samples[row] if row in samples else self._dropped(row) for row in ids.tolist()]
 
     @property
     def pad_token_id(self) -> int:
@@ -118,10 +115,9 @@ class CachedRows:
         """Length index that is part of the cache."""
         return self._tables.index
 
-    @property
-    def places(self) -> NDArray[Any]:
-        """(N,) of `PLACE`: the bytes of each row."""
-        return self._tables.places
+    def token_hash(self) -> str:
+        """Returns a hash of the row ids, tokens and masks, from the checksums of the rows."""
+        return _token_hash(self._tables.places)
 
     @property
     def reference_id(self) -> str | None:
@@ -146,7 +142,7 @@ class CachedRows:
         if reference is None:
             return _Tables(places, index, None)
         logps = os.path.join(self.name, reference["file"])
-        now, then = token_hash(places), reference["tokens"]
+        now, then = _token_hash(places), reference["tokens"]
         if now != then:
             raise StateError(
                 f"{logps} belongs to other tokens: their hash was {then} and is {now} now. Add the "
@@ -171,8 +167,7 @@ class CachedRows:
         return DroppedRowError(reason, "the row was left out when the cache was written")
 
 
-def token_hash(places: NDArray[Any]) -> str:
-    """Returns a hash of the row ids, tokens and masks of a cache, from the checksums of its rows."""
+def _token_hash(places: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(places["crc"]).tobytes()).hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import zlib
@@ -13,15 +12,14 @@ import zstandard
 
 from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
-from ms_prefstream.sources.base import RawRow, start_pass
+from ms_prefstream.sources.base import RawPass, begin_parts, start_pass
 from ms_prefstream.sources.content_hash import sampled_files_hash
 from ms_prefstream.sources.files import FileStamp, check_unchanged, name_of, unreadable
-from ms_prefstream.sources.json_text import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, refuse_foreign
+from ms_prefstream.sources.json_text import DEFAULT_MAX_ROW_BYTES, refuse_foreign
 from ms_prefstream.sources.lines import LineStream
 
 _PLAIN_BLOCK = 1 << 20
 _PACKED_BLOCK = 1 << 16
-_PIPE_BLOCK = 1 << 16
 _LARGEST_WINDOW = 1 << 31  # of files written with `zstd --long=31`
 _GZIP = 16 + zlib.MAX_WBITS
 
@@ -29,9 +27,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 class StreamedJsonLines:
     """One pass over JSON Lines files, in order; each may be plain, ``.gz`` or ``.zst``.
 
-    Args:
-        paths: The files.
-        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
+    In the place of a row above `max_row_bytes` there is a `RowError`, here and in `StandardInput`.
     """
 
     start = start_pass
@@ -39,48 +35,30 @@ class StreamedJsonLines:
     def __init__(self, paths: Sequence[str], *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
         self.paths = tuple(paths)
         self.name = name_of(self.paths)
-        self._limit = check_max_row_bytes(max_row_bytes)
+        self._limit = max_row_bytes
 
-    def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
+    def begin(self, skip: int) -> tuple[int, RawPass]:
         """Skips up to `skip` rows, decompressed but not parsed. Returns how many, and the pass over the rest."""
-        skipped = 0
-        for number, path in enumerate(self.paths):
-            lines = self._open(path)
-            skipped += lines.skip(skip - skipped)
-            if skipped == skip:
-                later = itertools.chain.from_iterable(self._open(path).rows() for path in self.paths[number + 1 :])
-                return skipped, itertools.chain(lines.rows(), later)
-        return skipped, iter(())
+        return begin_parts((LineStream(path, read_blocks(path), self._limit).begin for path in self.paths), skip)
 
     def fingerprint(self) -> str:
         """Returns a hash of the files' sizes and samples of their contents; names, folders and times do not count."""
         return sampled_files_hash(self.paths)
 
-    def _open(self, path: str) -> LineStream:
-        return LineStream(path, read_blocks(path), self._limit)
-
 
 class StandardInput:
-    """JSON Lines piped into the program: one pass, once.
-
-    Args:
-        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
-    """
+    """JSON Lines piped into the program: one pass, once."""
 
     name = "stdin"
     once = True  # there is only one pass
     start = start_pass
 
     def __init__(self, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
-        self._limit = check_max_row_bytes(max_row_bytes)
+        self._limit = max_row_bytes
         self._started = False
 
-    def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
-        """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest.
-
-        Raises:
-            SourceError: On the second call.
-        """
+    def begin(self, skip: int) -> tuple[int, RawPass]:
+        """Skips up to `skip` rows. Returns how many, and the pass over the rest; a second call raises `SourceError`."""
         if self._started:
             raise SourceError(
                 "stdin: standard input was read already and cannot be read again, as a second epoch would need. "
@@ -89,9 +67,8 @@ class StandardInput:
         self._started = True
         pipe: IO[bytes] = sys.stdin.buffer
         # read1 does not wait for a full block: rows of a slow writer arrive when they are written.
-        blocks = iter(lambda: pipe.read1(_PIPE_BLOCK), b"")  # type: ignore[attr-defined]
-        lines = LineStream(self.name, blocks, self._limit)
-        return lines.skip(skip), lines.rows()
+        blocks = iter(lambda: pipe.read1(_PACKED_BLOCK), b"")  # type: ignore[attr-defined]
+        return LineStream(self.name, blocks, self._limit).begin(skip)
 
     def fingerprint(self) -> str:
         """Returns the same hash for every pipe, because its data is not known yet."""
@@ -99,11 +76,7 @@ class StandardInput:
 
 
 def read_blocks(path: str) -> Iterator[bytes]:
-    """Yields the contents of a file in blocks, decompressed if the suffix is ``.gz``, ``.zst`` or ``.zstd``.
-
-    Raises:
-        SourceError: The file cannot be read, is cut off or damaged, or changed meanwhile.
-    """
+    """Yields the contents of a file in blocks, decompressed if the suffix is ``.gz``, ``.zst`` or ``.zstd``."""
     try:
         with open(path, "rb", buffering=0) as file:
             before = FileStamp.of(os.fstat(file.fileno()))
@@ -124,13 +97,7 @@ def read_blocks(path: str) -> Iterator[bytes]:
 
 
 def _members(file: IO[bytes], path: str, new: Callable[[], Any]) -> Iterator[bytes]:
-    """Decompresses one gzip member or Zstandard frame after another; a file that ends inside one was cut off.
-
-    Args:
-        file: The file.
-        path: Its path, for errors.
-        new: Returns the decompressor of a member.
-    """
+    """Decompresses consecutive gzip members or Zstandard frames; `new` returns the decompressor of one."""
     member = None
     while packed := file.read(_PACKED_BLOCK):
         while packed:
@@ -140,17 +107,14 @@ def _members(file: IO[bytes], path: str, new: Callable[[], Any]) -> Iterator[byt
                     break
                 member = new()
             try:
-                block = member.decompress(packed)
+                yield member.decompress(packed)
             except (zlib.error, zstandard.ZstdError) as error:
                 raise SourceError(
                     f"{path}: the compressed data is damaged, or not what the suffix says ({error}; near byte "
                     f"{file.tell():,}). Copy the file again, or give it the suffix of its true compression."
                 ) from error
-            if block:
-                yield block
             packed = member.unused_data if member.eof else b""
-            if member.eof:
-                member = None
+            member = None if member.eof else member
     if member is not None:
         raise SourceError(
             f"{path}: the compressed data ends in the middle, at byte {file.tell():,}: the file was cut off. "

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +11,11 @@ from numpy.typing import NDArray
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import (
     RandomAccess,
+    RawPass,
     RawRow,
     SkipsRows,
     Source,
+    begin_parts,
     locate,
     read_parts,
     rows_in_order,
@@ -78,29 +79,19 @@ class JoinedPass:
         """True if a part can be read only once."""
         return any(getattr(part, "once", False) for part in self.parts)
 
-    def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
+    def begin(self, skip: int) -> tuple[int, RawPass]:
         """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest."""
-        skipped = 0
-        for number, part in enumerate(self.parts):
-            here, rows = begin_pass(part, skip - skipped)
-            skipped += here
-            if skipped == skip:
-                later = (begin_pass(other, 0)[1] for other in self.parts[number + 1 :])
-                return skipped, itertools.chain(rows, itertools.chain.from_iterable(later))
-        return skipped, iter(())
+        return begin_parts((functools.partial(begin_pass, part) for part in self.parts), skip)
 
     def fingerprint(self) -> str:
         """Returns a hash of the parts' fingerprints in their order."""
         return joined_fingerprint(self.parts)
 
 
-def begin_pass(source: Source, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
-    """Skips up to `skip` rows of any source. Returns how many rows were skipped, and a pass over the rest."""
+def begin_pass(source: Source, skip: int) -> tuple[int, RawPass]:
     if isinstance(source, RandomAccess):
-        skipped = min(skip, len(source))
-        return skipped, zip(
-            map(source.origin, range(skipped, len(source))), rows_in_order(source, skipped), strict=True
-        )
+        first = min(skip, len(source))
+        return first, zip(map(source.origin, range(first, len(source))), rows_in_order(source, first), strict=True)
     if isinstance(source, SkipsRows):
         return source.begin(skip)
     rows = source.start()  # a class of the user: it does not report how many rows it skipped, so they are counted here

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from ms_prefstream.fingerprint import hash_of
-from ms_prefstream.sources.base import RandomAccess, RawRow, parts_of, rows_in_order
+from ms_prefstream.sources.base import RandomAccess, RawRow, rows_in_order
 from ms_prefstream.sources.files import Handles, read_at, stamp, unreadable
 
 _SAMPLE_BYTES = 16 * 1024
@@ -25,23 +25,17 @@ def whole_hash(source: Any) -> str | None:
 
     Fingerprints look at samples of large files and data sets, because every stream and every rank computes them.
 
-    Args:
-        source: An opened source.
-
     Returns:
         None if the fingerprint covers everything already (the source's `exact`), or if the rows cannot be read twice.
-
-    Raises:
-        SourceError: A file or a row cannot be read.
     """
     if getattr(source, "exact", False):
         return None
-    if parts := parts_of(source):
+    if parts := getattr(source, "parts", ()):
         found = [whole_hash(part) for part in parts]
         return hash_of([(one or "").encode() for one in found]) if any(found) else None
-    if paths := getattr(source, "paths", None) or getattr(source, "_paths", None):
-        return hash_of([_hash_file(path) for path in paths])
-    return _hash_rows(source) if isinstance(source, RandomAccess) else None
+    if paths := getattr(source, "paths", ()) or getattr(source, "_paths", ()):
+        return hash_of(map(_hash_file, paths))
+    return hash_of(map(_row_bytes, rows_in_order(source))) if isinstance(source, RandomAccess) else None
 
 
 def _hash_file(path: str) -> bytes:
@@ -55,18 +49,11 @@ def _hash_file(path: str) -> bytes:
     return digest.digest()
 
 
-def _hash_rows(source: RandomAccess) -> str:
-    return hash_of(map(_row_bytes, rows_in_order(source)))
-
-
 def sampled_files_hash(paths: Sequence[str]) -> str:
     """Returns a short hash of the sizes and of evenly spread samples of files, with the first and the last bytes.
 
     Names and times do not count: a copy of the data on another node has the same hash. Up to 4 MB are read, shared
     among the files; files that are smaller in total are covered completely.
-
-    Raises:
-        SourceError: A file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=8)
     samples = max(2, _SAMPLES // max(1, len(paths)))
@@ -82,23 +69,17 @@ def sampled_files_hash(paths: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def sampled_rows_hash(
-    kind: type, count: int, read: Callable[[Sequence[int]], list[RawRow]], complete_up_to: int = _SAMPLED_ROWS
-) -> str:
+def sampled_rows_hash(kind: type, source: RandomAccess, complete_up_to: int = _SAMPLED_ROWS) -> str:
     """Returns a short hash of a type's name, a number of rows, and 64 evenly spread rows, the first and last included.
 
-    Args:
-        kind: The type.
-        count: The number of rows.
-        read: Returns the rows with the given numbers.
-        complete_up_to: Up to this number of rows, all of them are hashed.
+    Up to `complete_up_to` rows, all of them are hashed.
     """
-    last = count - 1
-    sample = sorted({last * k // (_SAMPLED_ROWS - 1) for k in range(_SAMPLED_ROWS)})
+    count = len(source)
+    sample = sorted({(count - 1) * k // (_SAMPLED_ROWS - 1) for k in range(_SAMPLED_ROWS)})
     if count <= complete_up_to:
         sample = list(range(count))
     head = f"{kind.__module__}.{kind.__qualname__}:{count}".encode()
-    return hash_of([head, *map(_row_bytes, read(sample))])
+    return hash_of([head, *map(_row_bytes, source.read(sample))])
 
 
 def _row_bytes(row: RawRow) -> bytes:

@@ -32,19 +32,13 @@ class FileStamp(NamedTuple):
 
 
 def stamp(path: str) -> FileStamp:
-    """Returns the stamp of a file after checking that it exists and is readable.
-
-    Raises:
-        SourceError: The path is missing, a folder, not a regular file, or may not be read.
-    """
+    """Returns the stamp of a file; raises `SourceError` unless it is a regular file that may be read."""
     try:
         status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise SourceError(f"{path}: found a folder where one file was expected. Name a file, or a glob in it.")
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(
-                f"{path}: found a pipe or a device where a regular file was expected. "
-                "Pass '-' as the source and pipe the JSON Lines into the program."
+                f"{path}: found a folder, a pipe or a device where a regular file was expected. Name a file; to read "
+                "from a pipe, pass '-' as the source and pipe the JSON Lines into the program."
             )
         os.close(os.open(path, os.O_RDONLY))
     except OSError as error:
@@ -68,27 +62,13 @@ def unreadable(path: str, error: OSError) -> SourceError:
 
 
 def check_unchanged(path: str, then: FileStamp, status: os.stat_result) -> None:
-    """Raises for a file that changed.
-
-    Args:
-        path: The file.
-        then: Its stamp when it was first opened.
-        status: Its status now.
-
-    Raises:
-        SourceError: Size or modification time differ.
-    """
+    """Raises `SourceError` for a file whose stamp `then`, when it was opened, differs from that in its status now."""
     now = FileStamp.of(status)
-    if now.size != then.size:
-        raise SourceError(
-            f"{path}: the file changed under us: it had {then.size} bytes when it was opened "
-            f"and has {now.size} now. {_REMEDY_CHANGED}"
-        )
     if now != then:
-        raise SourceError(
-            f"{path}: the file changed under us: it was written to after it was opened "
-            f"(its size, {now.size} bytes, is the same). {_REMEDY_CHANGED}"
-        )
+        found = f"it had {then.size} bytes when it was opened and has {now.size} now"
+        if now.size == then.size:
+            found = "it was written to after it was opened"
+        raise SourceError(f"{path}: the file changed under us: {found}. {_REMEDY_CHANGED}")
 
 
 class Handle:
@@ -132,11 +112,7 @@ class Handles:
 
 
 def read_at(handle: Handle, path: str, begin: int, size: int) -> bytes:
-    """Returns exactly `size` bytes from byte `begin` on.
-
-    Raises:
-        SourceError: The file ends before that, or cannot be read.
-    """
+    """Returns exactly `size` bytes from byte `begin` on; raises `SourceError` if the file ends before that."""
     try:
         data = os.pread(handle.fd, size, begin)
         while len(data) < size:  # network file systems, and one call gives at most 2 GB
@@ -165,9 +141,6 @@ def check_target(option: str, path: str | os.PathLike[str], source: Any, begins:
         path: The file; it may not exist.
         source: The rows: an opened source or a mix.
         begins: The first bytes of files of the kind that is written.
-
-    Raises:
-        OptionError: Names the file and what it is.
     """
     if not os.path.isfile(path):
         return

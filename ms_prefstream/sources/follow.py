@@ -8,26 +8,26 @@ Ending          decides when the data has ended, and waits
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import itertools
-import math
-import numbers
-import operator
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+from ms_prefstream.checks import is_positive, whole_number
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.fingerprint import hash_of
-from ms_prefstream.sources.base import RawRow, start_pass
+from ms_prefstream.sources.base import RawPass, begin_parts, start_pass
 from ms_prefstream.sources.files import Handle, unreadable
 from ms_prefstream.sources.json_text import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, refuse_foreign
 from ms_prefstream.sources.lines import LineStream
 
 _SUFFIXES = (".jsonl", ".ndjson")
 _PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
-_LISTINGS = 4  # more listings of a folder, at most, until two consecutive ones agree
 _BLOCK = 1 << 18  # fits the processor's cache while its newlines are searched
 _OVERLAP = 32  # bytes read again with each new block, which must not have changed
 
@@ -81,25 +81,16 @@ def follow(
         SourceError: The folder does not exist, or the file is compressed.
     """
     path = _as_path("path", path)
-    folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise SourceError(
-            f"{path}: there is no folder {folder!r}. A file that is followed may be created later, its folder must "
-            "exist: create it, or correct the path."
-        )
     _refuse_packed(path)
     rows, sentinel = None, None
     if isinstance(until, (str, os.PathLike)):
         sentinel = _as_path("until", until)
-        folder = os.path.dirname(sentinel) or "."
-        if not os.path.isdir(folder):
-            raise SourceError(f"until={sentinel!r}: there is no folder {folder!r} in which that file could appear.")
     elif until is not None:
-        rows = _as_rows(until)
-    if timeout is not None:
-        timeout = _as_seconds("timeout", timeout)
-    poll = _as_seconds("poll", poll)
-    return Followed(path, rows, sentinel, timeout, poll, check_max_row_bytes(max_row_bytes))
+        rows = whole_number("until, as a number of rows,", until, 1)
+    for name, seconds in (("timeout", timeout), ("poll", poll)):
+        if not (is_positive(seconds) or (name == "timeout" and seconds is None)):
+            raise OptionError(f"{name} is {seconds!r}; expected a number of seconds above 0.")
+    return Followed(path, rows, Ending(sentinel, timeout, poll), check_max_row_bytes(max_row_bytes))
 
 
 class Followed:
@@ -107,8 +98,7 @@ class Followed:
 
     Attributes:
         rows: The number of rows, None if it is not known.
-        ends_by: What ends the data: ``timeout``, ``sentinel``, ``rows``, or empty if nothing does. With a timeout,
-            ranks do not end at the same row.
+        ends_by_time: Whether a timeout ends the data, so that ranks do not end at the same row.
         ended: Why the last pass ended, in brackets, for the end of a clause; empty before that.
     """
 
@@ -116,69 +106,46 @@ class Followed:
     continues = True  # each row is delivered once over all epochs: an epoch begins where the previous one ended
     start = start_pass
 
-    def __init__(
-        self,
-        path: str,
-        rows: int | None,
-        sentinel: str | None,
-        timeout: float | None,
-        poll: float,
-        max_row_bytes: int,
-    ) -> None:
+    def __init__(self, path: str, rows: int | None, ending: Ending, max_row_bytes: int) -> None:
         self.name = path
         self.rows = rows
-        self.ends_by: Literal["timeout", "sentinel", "rows", ""] = (
-            "timeout" if timeout is not None else "sentinel" if sentinel is not None else "rows" if rows else ""
-        )
+        self.ends_by_time = ending.timeout is not None
         self.ended = ""
-        self._sentinel, self._timeout, self._poll = sentinel, timeout, poll
+        self._ending = ending
         self._limit = max_row_bytes
         self._first_line = b""
 
-    def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
-        """Skips up to `skip` rows and waits for those that do not exist yet.
-
-        Returns:
-            How many rows were skipped, and the pass over the rest.
-
-        Raises:
-            SourceError: Also from `next`: a file changed in a way that loses rows.
-        """
+    def begin(self, skip: int) -> tuple[int, RawPass]:
+        """Skips up to `skip` rows, and waits for them. Returns how many were skipped, and the pass over the rest."""
         if self.rows is not None and skip >= self.rows:
-            self.ended = self._all_rows()
+            self.ended = self._all_given()
             return self.rows, iter(())
-        skipped, files = 0, self._lines()
-        if skip:
-            for lines in files:
-                skipped += lines.skip(skip - skipped)
-                if skipped == skip:
-                    files = itertools.chain([lines], files)
-                    break
-        return skipped, self._rows(files, None if self.rows is None else self.rows - skipped)
+        skipped, rows = begin_parts(self._files(), skip)
+        return skipped, rows if self.rows is None else self._first(self.rows - skipped, rows)
 
     def fingerprint(self) -> str:
         """Returns a hash of the first row, the only data that cannot change. It shows that old files were deleted."""
         self._first_line = self._first_line or self._read_first_line()
         return hash_of([b"follow", self._first_line])
 
-    def _rows(self, files: Iterator[LineStream], most: int | None) -> Iterator[tuple[str, RawRow]]:
-        rows = itertools.chain.from_iterable(lines.rows() for lines in files)
-        for number, row in enumerate(rows, 1):
-            yield row
-            if number == most:
-                self.ended = self._all_rows()
-                return
+    def _first(self, count: int, rows: RawPass) -> RawPass:
+        yield from itertools.islice(rows, count)
+        self.ended = self.ended or self._all_given()
 
-    def _lines(self) -> Iterator[LineStream]:
-        """Yields the lines of each file, in order, up to the end of the data."""
+    def _all_given(self) -> str:
+        return f" (all until={self.rows} rows were given)"
+
+    def _files(self) -> Iterator[Callable[[int], tuple[int, RawPass]]]:
+        """Yields the method `begin` of each file, in order, up to the end of the data."""
         self.ended = ""
-        files, ending = FollowedFiles(self.name, self._sentinel), Ending(self._sentinel, self._timeout, self._poll)
+        ending = copy.copy(self._ending)
+        files = FollowedFiles(self.name, ending.sentinel)
         while True:
             over = ending.over()
             path = files.next()
             if path is not None:
                 file = GrowingFile(path)
-                yield LineStream(path, file.blocks(ending, files.has_next), self._limit)
+                yield LineStream(path, file.blocks(ending, files.has_next), self._limit).begin
                 files.finished(file.size)
             elif over:
                 self.ended = ending.reason
@@ -186,12 +153,9 @@ class Followed:
             else:
                 ending.wait()
 
-    def _all_rows(self) -> str:
-        return f" (all until={self.rows} rows were given)"
-
     def _read_first_line(self) -> bytes:
         """Returns the first line, empty if it is not complete yet."""
-        path = FollowedFiles(self.name, self._sentinel).next()
+        path = FollowedFiles(self.name, self._ending.sentinel).next()
         if path is None:
             return b""
         try:
@@ -223,12 +187,7 @@ class FollowedFiles:
         self._complete: dict[_File, int] = {}  # sizes of the files that were read to their end
 
     def next(self) -> str | None:
-        """Moves to the next file and returns its path; None if it does not exist yet.
-
-        Raises:
-            SourceError: The folder cannot be read or holds compressed files; or a file changed, appeared or vanished
-                out of order.
-        """
+        """Moves to the next file and returns its path; None if it does not exist yet."""
         later = self._later()
         if not later:
             return None
@@ -262,55 +221,44 @@ class FollowedFiles:
 
     def _check_complete(self, file: _File, now: int, current: str) -> None:
         size = self._complete.get(file)
+        if size == now:
+            return
+        found = f"the file was complete with {size} bytes, since a later one had begun, and has {now} bytes now"
         if size is None:
-            raise SourceError(
-                f"{file[0]}: the file appeared when {current}, which comes after it in the order of names, was "
-                "already being read. Files must appear in the order of their names (for example numbered with leading "
-                "zeros); follow each writer's files on their own and mix them with mps.mix."
-            )
-        if size != now:
-            raise SourceError(
-                f"{file[0]}: the file was complete with {size} bytes, since a later one had begun, and has "
-                f"{now} bytes now. A writer must finish a file before it begins the next one; follow each "
-                "writer's files on their own and mix them with mps.mix."
-            )
+            found = f"the file appeared when {current}, which comes after it in the order of names, was being read"
+        raise SourceError(
+            f"{file[0]}: {found}. A writer must finish a file before it begins the next one, and files must appear in "
+            "the order of their names (for example numbered with leading zeros). Follow each writer's files on their "
+            "own and mix them with mps.mix."
+        )
 
     def _list(self) -> dict[_File, int]:
         """Lists the files with their sizes. A listing may miss files that are being renamed, so two must agree."""
         found = self._list_once()
-        for _ in range(_LISTINGS):
-            before, found = found, self._list_once()
-            if list(before) == list(found):
-                break
+        while list(found) != list(found := self._list_once()):
+            pass
         return found
 
     def _list_once(self) -> dict[_File, int]:
-        paths = [self._path]
-        if self._is_folder:
-            try:
-                names = sorted(os.listdir(self._path))
-            except OSError as error:
-                raise SourceError(f"{self._path}: the folder cannot be read ({error.strerror or error}).") from error
-            paths = [os.path.join(self._path, name) for name in names if not name.startswith(".")]
-            paths = [path for path in paths if self._is_data(path)]
         found: dict[_File, int] = {}
-        for path in paths:
-            try:
-                status = os.stat(path)
-            except FileNotFoundError:
-                continue  # not created yet, or renamed since the folder was listed
-            except OSError as error:
-                raise unreadable(path, error) from error
-            if not stat.S_ISREG(status.st_mode):
-                raise SourceError(f"{path}: found something else than a regular file; only those can be followed.")
-            found[path, status.st_dev, status.st_ino] = status.st_size
+        try:
+            names = sorted(os.listdir(self._path)) if self._is_folder else []
+            paths = [os.path.join(self._path, name) for name in names if not name.startswith(".")]
+            for path in filter(self._is_data, paths) if self._is_folder else [self._path]:
+                with contextlib.suppress(FileNotFoundError):  # not created yet, or renamed since the folder was listed
+                    status = os.stat(path)
+                    if not stat.S_ISREG(status.st_mode):
+                        raise SourceError(f"{path}: found something else than a regular file; only those are followed.")
+                    found[path, status.st_dev, status.st_ino] = status.st_size
+        except OSError as error:
+            raise unreadable(error.filename or self._path, error) from error
         return found
 
     def _is_data(self, path: str) -> bool:
         if os.path.abspath(path) == self._sentinel or os.path.isdir(path):
             return False
         stem, suffix = os.path.splitext(path.lower())
-        if suffix in _PACKED and stem.endswith(_SUFFIXES):
+        if stem.endswith(_SUFFIXES):
             _refuse_packed(path)
         return suffix in _SUFFIXES
 
@@ -326,14 +274,8 @@ def _refuse_packed(path: str) -> None:
 class GrowingFile:
     """File that is only appended to; it is read without a lock.
 
-    Args:
-        path: The file.
-
     Attributes:
         size: Bytes read so far.
-
-    Raises:
-        SourceError: It cannot be opened.
     """
 
     def __init__(self, path: str) -> None:
@@ -348,9 +290,6 @@ class GrowingFile:
         Args:
             ending: Waits for more data, and decides when to stop waiting.
             is_complete: Returns whether the file will not grow any more; called when there is no more data.
-
-        Raises:
-            SourceError: The file was truncated or rewritten.
         """
         over = False
         while True:
@@ -388,35 +327,34 @@ class GrowingFile:
         return block
 
 
+@dataclass
 class Ending:
     """Decides whether a pass over followed files is over, and waits for data.
 
     Only time spent waiting here counts towards the timeout, not the time in which the reader is busy elsewhere.
 
-    Args:
+    Attributes:
         sentinel: A file whose existence means that everything has been written, or None.
         timeout: Seconds without data, or None to wait without limit.
         poll: Seconds between two checks.
-
-    Attributes:
         reason: Why the pass is over, in brackets.
     """
 
-    def __init__(self, sentinel: str | None, timeout: float | None, poll: float) -> None:
-        self._sentinel, self._timeout, self._poll = sentinel, timeout, poll
-        self._idle_since: float | None = None
-        self.reason = ""
+    sentinel: str | None
+    timeout: float | None
+    poll: float
+    reason: str = ""
+    _idle_since: float | None = None
 
     def over(self) -> bool:
         """Returns whether no more data will come. What exists by then must still be read."""
-        if self._sentinel is not None and os.path.exists(self._sentinel):
-            self.reason = f" (the sentinel file {self._sentinel} was there)"
-            return True
-        idle = 0.0 if self._idle_since is None else time.monotonic() - self._idle_since
-        if self._timeout is not None and idle >= self._timeout:
-            self.reason = f" (nothing was written for timeout={self._timeout:g} seconds)"
-            return True
-        return False
+        if self.sentinel is not None and os.path.exists(self.sentinel):
+            self.reason = f" (the sentinel file {self.sentinel} was there)"
+        elif self.timeout is not None and self._idle() >= self.timeout:
+            self.reason = f" (nothing was written for timeout={self.timeout:g} seconds)"
+        else:
+            return False
+        return True
 
     def reset(self) -> None:
         """Restarts the timeout, because there was new data."""
@@ -424,30 +362,22 @@ class Ending:
 
     def wait(self) -> None:
         """Sleeps until the next check; short, so that an interrupt takes effect soon."""
-        now = time.monotonic()
-        if self._idle_since is None:
-            self._idle_since = now
-        left = self._poll if self._timeout is None else self._idle_since + self._timeout - now
-        time.sleep(max(0.0, min(self._poll, left)))
+        self._idle_since = self._idle_since or time.monotonic()
+        left = self.poll if self.timeout is None else self.timeout - self._idle()
+        time.sleep(max(0.0, min(self.poll, left)))
+
+    def _idle(self) -> float:
+        return 0.0 if self._idle_since is None else time.monotonic() - self._idle_since
 
 
 def _as_path(name: str, value: Any) -> str:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise OptionError(f"{name} is {value!r}; expected the path of a file or a folder that is being written.")
-    return os.path.expanduser(os.fspath(value))
-
-
-def _as_rows(value: Any) -> int:
-    try:
-        rows = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        rows = 0
-    if rows < 1:
-        raise OptionError(f"until is {value!r}; expected a number of rows, 1 or more, or the path of a file.")
-    return rows
-
-
-def _as_seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
-        raise OptionError(f"{name} is {value!r}; expected a number of seconds above 0.")
-    return float(value)
+    path = os.path.expanduser(os.fspath(value))
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise SourceError(
+            f"{name} is {path!r}, but there is no folder {folder!r}. The file may be created later, its folder must "
+            "exist: create it, or correct the path."
+        )
+    return path

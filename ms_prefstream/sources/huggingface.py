@@ -30,7 +30,10 @@ class HuggingFaceRows:
 
     def __init__(self, dataset: Any, name: str = "", paths: Sequence[str] = ()) -> None:
         self.name = name or (f"Dataset({dataset.split})" if dataset.split else "Dataset")
-        self._dataset = _plain(dataset)
+        output = dataset.format
+        if output["type"] not in (None, "custom"):  # Python values instead of tensors, of the same columns
+            dataset = dataset.with_format(None, columns=output["columns"])
+        self._dataset = dataset
         self._paths = tuple(paths)
         if len(dataset) == 0:
             raise no_rows(self.name)
@@ -60,9 +63,7 @@ class HuggingFaceRows:
 
         The package's own fingerprint is not used, because after some operations it differs between processes.
         """
-        if self._paths:
-            return sampled_files_hash(self._paths)
-        return sampled_rows_hash(type(self._dataset), len(self), self.read)
+        return sampled_files_hash(self._paths) if self._paths else sampled_rows_hash(type(self._dataset), self)
 
 
 class _Restartable:
@@ -92,27 +93,14 @@ class _Restartable:
         self._loaded = state
 
 
-def is_huggingface(source: object) -> bool:
-    """Returns whether an object is a data set of the package `datasets`, without importing that package."""
-    return any(
-        kind.__module__.partition(".")[0] == "datasets"
-        and kind.__name__ in ("Dataset", "IterableDataset", "DatasetDict", "IterableDatasetDict")
-        for kind in type(source).__mro__
-    )
-
-
-def open_huggingface(dataset: Any) -> Source:
-    """Returns the source for an object of `datasets`.
-
-    Raises:
-        SourceError: It holds several splits.
-    """
-    kinds = {kind.__name__ for kind in type(dataset).__mro__}
+def open_huggingface(dataset: Any) -> Source | None:
+    """Returns the source for an object of `datasets`, None for any other object; does not import that package."""
+    kinds = {kind.__name__ for kind in type(dataset).__mro__ if kind.__module__.partition(".")[0] == "datasets"}
     if kinds & {"DatasetDict", "IterableDatasetDict"}:
         raise _several_splits(type(dataset).__name__, list(dataset), 'dataset["{}"]')
     if "IterableDataset" in kinds:
         return StatefulRows(_Restartable(dataset), name=type(dataset).__name__)
-    return HuggingFaceRows(dataset)
+    return HuggingFaceRows(dataset) if "Dataset" in kinds else None
 
 
 def is_saved(folder: str) -> bool:
@@ -121,17 +109,12 @@ def is_saved(folder: str) -> bool:
 
 
 def open_saved(folder: str) -> HuggingFaceRows:
-    """Opens a folder that was written by `Dataset.save_to_disk`.
-
-    Raises:
-        SourceError: It holds several splits, `datasets` is missing, or the folder is damaged.
-    """
-    splits = os.path.join(folder, _SAVED_SPLITS)
-    if os.path.isfile(splits):
-        with open(splits, encoding="utf-8") as file:
-            names = json.load(file)["splits"]
-        raise _several_splits(folder, names, os.path.join(folder, "{}"))
+    """Opens a folder that was written by `Dataset.save_to_disk`; one that holds several splits is an error."""
     try:
+        splits = os.path.join(folder, _SAVED_SPLITS)
+        if os.path.isfile(splits):
+            with open(splits, encoding="utf-8") as file:
+                raise _several_splits(folder, json.load(file)["splits"], os.path.join(folder, "{}"))
         with open(os.path.join(folder, _SAVED), encoding="utf-8") as file:
             files = [os.path.join(folder, entry["filename"]) for entry in json.load(file)["_data_files"]]
         dataset = _datasets(folder).load_from_disk(folder)
@@ -141,11 +124,7 @@ def open_saved(folder: str) -> HuggingFaceRows:
 
 
 def open_arrow(path: str) -> HuggingFaceRows:
-    """Opens one `.arrow` file as `datasets` writes them; it is mapped into memory, not read.
-
-    Raises:
-        SourceError: `datasets` is missing, or the file is damaged.
-    """
+    """Opens one `.arrow` file as `datasets` writes them; it is mapped into memory, not read."""
     try:
         dataset = _datasets(path).Dataset.from_file(path)
     except (OSError, ValueError) as error:
@@ -154,14 +133,6 @@ def open_arrow(path: str) -> HuggingFaceRows:
             "save_to_disk, or convert it to Parquet or JSON Lines."
         ) from error
     return HuggingFaceRows(dataset, path, [path])
-
-
-def _plain(dataset: Any) -> Any:
-    """Returns the data set with Python values instead of tensors and the same selection of columns."""
-    formatting = dataset.format
-    if formatting["type"] in (None, "custom"):
-        return dataset
-    return dataset.with_format(None, columns=formatting["columns"])
 
 
 def _several_splits(where: str, names: Sequence[str], choice: str) -> SourceError:

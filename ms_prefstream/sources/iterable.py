@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import itertools
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
-from ms_prefstream.sources.base import RawRow, skip_items, start_pass
+from ms_prefstream.sources.base import RawPass, RawRow, skip_items, start_pass
 
 _ONCE = (
     "Pass what can be read again: a list, the path of a file, or a function without arguments that returns a new "
@@ -22,126 +20,91 @@ class IterableRows:
     """Passes over an iterable, or over what a function without arguments returns.
 
     Whether two passes give the same rows in the same order depends on the iterable.
-
-    Args:
-        rows: An iterable of rows, or a function that returns one.
     """
 
     start = start_pass
 
-    def __init__(self, rows: Iterable[RawRow] | Callable[[], Iterable[RawRow]]) -> None:
+    def __init__(self, rows: Any) -> None:
         self.name = _name(rows)
         self._rows = rows
         self._last: Iterator[RawRow] | None = None  # an iterator that was used cannot be used again
+        self._first = 0  # number of the first row of the next pass
+        self._given = 0  # number of the next row
 
     @property
     def once(self) -> bool:
         """True for an iterator, which allows only one pass."""
         return isinstance(self._rows, Iterator)
 
-    def begin(self, skip: int) -> tuple[int, Iterator[tuple[str, RawRow]]]:
-        """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest.
-
-        Raises:
-            SourceError: The iterator was used before, or (also from `next`) the iterable raised an error, which is the
-                cause.
-        """
+    def begin(self, skip: int) -> tuple[int, RawPass]:
+        """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest."""
         rows = self._iterator()
         try:
             skipped = skip_items(rows, skip)
         except Exception as error:
-            where = "a row" if skip == sys.maxsize else f"a row before row {skip}"
-            raise _failed(f"{where} of {self.name}", error) from error
-        return skipped, self._pass(rows, skipped)
+            raise _failed(f"a skipped row of {self.name}", error) from error
+        first, self._first = self._first + skipped, 0
+        return skipped, self._pass(rows, first)
 
     def fingerprint(self) -> str:
         """Returns a hash of the iterable's type, because its rows are not known yet."""
         return hash_of([self.name.encode()])
 
     def _iterator(self) -> Iterator[RawRow]:
-        made = self._rows
+        made = self._rows if isinstance(self._rows, Iterable) else self._rows()
         if not isinstance(made, Iterable):
-            made = made()
-            if not isinstance(made, Iterable):
-                raise SourceError(
-                    f"{self.name}: the function returned {type(made).__name__}, expected an iterator of rows."
-                )
+            raise SourceError(
+                f"{self.name}: the function returned {type(made).__name__}, expected an iterator of rows."
+            )
         rows = iter(made)
         if rows is self._last:
             raise SourceError(f"{self.name}: this iterator was used before and cannot be read again. {_ONCE}")
         self._last = rows if rows is made else None
         return rows
 
-    def _pass(self, rows: Iterator[RawRow], first: int) -> Iterator[tuple[str, RawRow]]:
-        for row in itertools.count(first):
-            origin = f"row {row} of {self.name}"
-            try:
-                found = next(rows)
-            except StopIteration:
-                return
-            except Exception as error:
-                raise _failed(origin, error) from error
-            yield origin, found
+    def _pass(self, rows: Iterator[RawRow], first: int) -> RawPass:
+        row = first - 1
+        try:
+            for row, found in enumerate(rows, first):
+                self._given = row + 1
+                yield f"row {row} of {self.name}", found
+        except Exception as error:
+            raise _failed(f"row {row + 1} of {self.name}", error) from error
 
 
 class StatefulRows(IterableRows):
-    """Iterable that can save and restore its own position, so that no rows are skipped to resume.
-
-    Args:
-        rows: An iterable with `state_dict` and `load_state_dict`.
-        name: What messages call it; by default its type.
-    """
+    """Iterable that restores its own position with `load_state_dict`, so that no rows are skipped to resume."""
 
     def __init__(self, rows: Any, name: str = "") -> None:
         super().__init__(rows)
         self.name = name or self.name
-        self._stateful = rows
-        self._given = 0  # number of the next row
-        self._restored = 0  # number of the row at which the next pass begins
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position after the last row: its number, and the iterable's own state."""
-        return {"row": self._given, "state": self._stateful.state_dict()}
+        return {"row": self._given, "state": self._rows.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next pass begin where `state_dict` was called; call `start` with ``skip=0`` then."""
-        self._stateful.load_state_dict(state["state"])
-        self._given = self._restored = state["row"]
+        self._rows.load_state_dict(state["state"])
+        self._given = self._first = state["row"]
         self._last = None
-
-    def _pass(self, rows: Iterator[RawRow], first: int) -> Iterator[tuple[str, RawRow]]:
-        self._given, self._restored = first + self._restored, 0
-        return self._counted(super()._pass(rows, self._given))
-
-    def _counted(self, rows: Iterator[tuple[str, RawRow]]) -> Iterator[tuple[str, RawRow]]:
-        for row in rows:
-            self._given += 1
-            yield row
 
 
 def iterable_rows(rows: Any) -> IterableRows:
-    """Returns the source for an iterable or a function, with the position of the iterable where it has one.
-
-    Raises:
-        SourceError: A function needs arguments.
-    """
-    if not isinstance(rows, Iterable):
-        _check_no_arguments(rows)
-    elif callable(getattr(rows, "state_dict", None)) and callable(getattr(rows, "load_state_dict", None)):
-        return StatefulRows(rows)
-    return IterableRows(rows)
-
-
-def _check_no_arguments(function: Callable[..., Any]) -> None:
+    """Returns the source for an iterable or a function, with the position of the iterable where it has one."""
+    if isinstance(rows, Iterable):
+        has_state = all(callable(getattr(rows, name, None)) for name in ("state_dict", "load_state_dict"))
+        return StatefulRows(rows) if has_state else IterableRows(rows)
     try:
-        inspect.signature(function).bind()
-    except ValueError:  # some built-in functions have no signature
-        return
+        inspect.signature(rows).bind()
+    except ValueError:
+        pass  # some built-in functions have no signature
     except TypeError as error:
         raise SourceError(
-            f"{_name(function)}: found a function that needs arguments ({error}), expected one without. "
+            f"{_name(rows)}: found a function that needs arguments ({error}), expected one without. "
             "Wrap it: lambda: function(...), or functools.partial."
         ) from error
+    return IterableRows(rows)
 
 
 def _name(rows: Any) -> str:

@@ -6,15 +6,13 @@ import functools
 import os
 from collections.abc import Sequence
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawRow, as_row_ids, no_rows
 from ms_prefstream.sources.files import Handle, check_unchanged, read_at, stamp
-from ms_prefstream.sources.json_text import BOM, DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, refuse_foreign, too_large
+from ms_prefstream.sources.json_text import BOM, DEFAULT_MAX_ROW_BYTES, too_large
 
 MAX_ARRAY_BYTES = 1 << 30
 """Largest `.json` array that is read: it is parsed as a whole, which takes several times its size in memory."""
@@ -36,32 +34,28 @@ class JsonArray:
     """Rows of a file that is one JSON array of at most 1 GiB.
 
     The file is parsed when the length is first requested. Rows are kept as JSON text, not as objects: this takes less
-    memory, is cheap to pickle, and every `read` returns new objects that a caller may change.
-
-    Args:
-        path: The file.
-        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
+    memory, is cheap to pickle, and every `read` returns new objects that a caller may change. In the place of a row
+    above `max_row_bytes` there is a `RowError`.
     """
 
     exact = True  # the fingerprint covers every byte
 
     def __init__(self, path: str, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
         self.name = path
-        self._limit = check_max_row_bytes(max_row_bytes)
+        self._limit = max_row_bytes
 
     def __len__(self) -> int:
-        return len(self._loaded[1]) - 1
+        return len(self._loaded[0])
 
     def read(self, rows: Sequence[int]) -> list[RawRow]:
         """Returns the rows with these ids, in this order."""
-        text, starts, _ = self._loaded
-        ids = as_row_ids(rows, len(starts) - 1, self.name)
-        spans = zip(ids.tolist(), starts[ids].tolist(), starts[ids + 1].tolist(), strict=True)
+        texts, _ = self._loaded
+        ids = as_row_ids(rows, len(texts), self.name).tolist()
         return [
-            orjson.loads(text[begin:end])
-            if end - begin <= self._limit
-            else too_large(end - begin, self._limit, self.origin(row))
-            for row, begin, end in spans
+            orjson.loads(texts[row])
+            if len(texts[row]) <= self._limit
+            else too_large(len(texts[row]), self._limit, self.origin(row))
+            for row in ids
         ]
 
     def origin(self, row: int) -> str:
@@ -70,15 +64,15 @@ class JsonArray:
 
     def fingerprint(self) -> str:
         """Returns a hash of the whole contents."""
-        return self._loaded[2]
+        return self._loaded[1]
 
     @functools.cached_property
-    def _loaded(self) -> tuple[bytes, NDArray[np.int64], str]:
+    def _loaded(self) -> tuple[list[bytes], str]:
         return _load(self.name)
 
 
-def _load(path: str) -> tuple[bytes, NDArray[np.int64], str]:
-    """Returns the rows of an array as one JSON text, the (rows + 1,) starts of the rows, and the hash of the file."""
+def _load(path: str) -> tuple[list[bytes], str]:
+    """Returns the rows of an array, each as JSON text, and the hash of the file."""
     before = stamp(path)
     if before.size > MAX_ARRAY_BYTES:
         raise SourceError(
@@ -88,31 +82,21 @@ def _load(path: str) -> tuple[bytes, NDArray[np.int64], str]:
     handle = Handle(path)
     content = read_at(handle, path, 0, before.size)
     check_unchanged(path, before, os.fstat(handle.fd))
-    rows = _parse(path, content.removeprefix(BOM))
-    if not rows:
-        raise no_rows(path)
-    texts = [orjson.dumps(row) for row in rows]
-    starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
-    return b"".join(texts), starts, hash_of([content])
-
-
-def _parse(path: str, content: bytes) -> list[RawRow]:
-    refuse_foreign(path, content[:4])
+    digest, content = hash_of([content]), content.removeprefix(BOM)
     try:
-        rows = orjson.loads(content)
+        content.decode("utf-8")  # for its error, which names the byte
+        rows: list[RawRow] = orjson.loads(content)  # a list, because the text begins with a bracket
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise SourceError(
+            f"{path}:{line}: byte {error.start + 1:,} of the file (0x{content[error.start]:02x}) is not valid UTF-8. "
+            "Save the file as UTF-8."
+        ) from error
     except orjson.JSONDecodeError as error:
-        try:
-            content.decode("utf-8")
-        except UnicodeDecodeError as fault:
-            line = content.count(b"\n", 0, fault.start) + 1
-            raise SourceError(
-                f"{path}:{line}: byte {fault.start + 1:,} of the file (0x{content[fault.start]:02x}) is not valid "
-                "UTF-8. Save the file as UTF-8."
-            ) from error
         raise SourceError(
             f"{path}:{error.lineno}: the JSON array is not valid: {error.msg} at column {error.colno}. Correct the "
             "file, or save it as JSON Lines, where a broken line costs one row only."
         ) from error
-    if not isinstance(rows, list):
-        raise SourceError(f"{path}: found a JSON {type(rows).__name__}, expected an array of rows or JSON Lines.")
-    return rows
+    if not rows:
+        raise no_rows(path)
+    return [orjson.dumps(row) for row in rows], digest

@@ -11,7 +11,7 @@ from ms_prefstream.sources.base import RawRow
 BOM = b"\xef\xbb\xbf"
 DEFAULT_MAX_ROW_BYTES = 64 * 1024 * 1024
 _SHOWN = 60
-_IGNORED_PREFIXES = (BOM, b"\x1e")  # of files that were joined with cat; of RFC 7464 text sequences
+_RECORD_MARK = b"\x1e"  # before each row of an RFC 7464 text sequence
 _NOT_JSON_NUMBERS = ("NaN", "nan", "Infinity", "-Infinity", "inf", "-inf")
 _FOREIGN = {
     b"\x1f\x8b": ("gzip data", "Name the file .jsonl.gz"),
@@ -28,11 +28,7 @@ def check_max_row_bytes(value: int) -> int:
 
 
 def refuse_foreign(path: str, head: bytes) -> None:
-    """Raises for a file whose first bytes show that it is not UTF-8 text.
-
-    Raises:
-        SourceError: It begins like a compressed file, a Parquet file or UTF-16 text.
-    """
+    """Raises `SourceError` for a file that begins like a compressed file, a Parquet file or UTF-16 text."""
     for magic, (found, remedy) in _FOREIGN.items():
         if head.startswith(magic):
             raise SourceError(f"{path}: found {found}, expected JSON Lines text in UTF-8. {remedy}.")
@@ -45,37 +41,24 @@ def too_large(size: int, limit: int, origin: str) -> RowError:
 
 
 def reparse(raw: bytes, origin: str) -> RawRow:
-    """Parses a line that orjson refused, without what may legally surround a row.
+    """Parses a line that orjson refused, without what may legally surround a row; else returns a `RowError`.
 
     Args:
         raw: The line, perhaps followed by blank lines.
         origin: The line's place, as file:line.
-
-    Returns:
-        The row, or a `RowError` with reason `bad_json`.
     """
-    line = raw.split(b"\n", 1)[0].rstrip(b"\r")
-    for prefix in _IGNORED_PREFIXES:
-        if line.startswith(prefix):
-            line = line[len(prefix) :]
-            break
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        return _explain(line, error).at(origin)
-
-
-def _explain(line: bytes, error: orjson.JSONDecodeError) -> RowError:
-    begins = f"the line begins {line[: _SHOWN * 4].decode('utf-8', 'replace')[:_SHOWN]!r}"
+    line = raw.split(b"\n", 1)[0].rstrip(b"\r").removeprefix(BOM).removeprefix(_RECORD_MARK)
     try:
         text = line.decode("utf-8")
-    except UnicodeDecodeError as fault:
-        found = f"the line is not valid UTF-8: byte {fault.start + 1} is 0x{line[fault.start]:02x}; {begins}"
-        return RowError(
-            Reason.BAD_JSON, found, "Save the file as UTF-8 and check that no line was cut in mid-character"
-        )
-    problem = f"the line is not valid JSON: {error.msg} at column {error.colno}; {begins}"
-    return RowError(Reason.BAD_JSON, problem, _remedy(text, error.pos))
+        return orjson.loads(line)
+    except UnicodeDecodeError as error:
+        problem = f"the line is not valid UTF-8: byte {error.start + 1} is 0x{line[error.start]:02x}"
+        remedy = "Save the file as UTF-8 and check that no line was cut in mid-character"
+    except orjson.JSONDecodeError as error:
+        problem = f"the line is not valid JSON: {error.msg} at column {error.colno}"
+        remedy = _remedy(text, error.pos)
+    begins = line[: _SHOWN * 4].decode("utf-8", "replace")[:_SHOWN]
+    return RowError(Reason.BAD_JSON, f"{problem}; the line begins {begins!r}", remedy, origin)
 
 
 def _remedy(text: str, fault: int) -> str:

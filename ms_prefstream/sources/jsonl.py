@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -21,12 +23,10 @@ from ms_prefstream.sources.files import FileStamp, Handle, Handles, check_unchan
 from ms_prefstream.sources.json_text import (
     BOM,
     DEFAULT_MAX_ROW_BYTES,
-    check_max_row_bytes,
     refuse_foreign,
     reparse,
-    too_large,
 )
-from ms_prefstream.sources.lines import RowScanner
+from ms_prefstream.sources.lines import LineStream, RowScanner
 
 _BLOCK = 1 << 18  # fits a core's cache together with its mask and weights: the scan then runs at cache speed
 _STEP = 1 << 16
@@ -69,19 +69,15 @@ class LineIndex:
 
 
 def build_line_index(path: str) -> LineIndex:
-    """Reads a file once, in blocks, and stores where its rows begin.
-
-    Raises:
-        SourceError: The file cannot be read, is not text in UTF-8, or changed meanwhile.
-    """
+    """Reads a file once, in blocks, and returns where its rows begin."""
     try:
         with open(path, "rb") as file:
             before = FileStamp.of(os.fstat(file.fileno()))
             index = _scan(file, path, before)
             check_unchanged(path, before, os.fstat(file.fileno()))
+            return index
     except OSError as error:
         raise unreadable(path, error) from error
-    return index
 
 
 def _scan(file: BufferedReader, path: str, stamp: FileStamp) -> LineIndex:
@@ -136,11 +132,7 @@ class JsonLines:
     """Rows of one or many JSON Lines files, numbered consecutively in the order of the files.
 
     The index is built when the length is first requested. Instances are thread-safe and fork-safe, and can be pickled
-    (with the index, without open files).
-
-    Args:
-        paths: The files, in order.
-        max_row_bytes: A longer row is not parsed: a `RowError` (`row_too_large`) takes its place.
+    (with the index, without open files). In the place of a row above `max_row_bytes` there is a `RowError`.
     """
 
     exact = True  # the fingerprint covers every byte
@@ -148,19 +140,14 @@ class JsonLines:
     def __init__(self, paths: Sequence[str], *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
         self.paths = tuple(paths)
         self.name = name_of(self.paths)
-        self._limit = check_max_row_bytes(max_row_bytes)
+        self._limit = max_row_bytes
         self._handles = Handles()
-        self._built: tuple[list[LineIndex], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return int(self._index[1][-1])
 
     def read(self, rows: Sequence[int]) -> list[RawRow]:
-        """Returns the rows with these ids, in this order; a line that cannot be parsed becomes a `RowError`.
-
-        Raises:
-            SourceError: An id does not exist, or a file changed since it was indexed.
-        """
+        """Returns the rows with these ids, in this order; a line that cannot be parsed becomes a `RowError`."""
         indexes, bounds = self._index
         return read_parts(rows, bounds, self.name, lambda part, local: self._read_file(indexes[part], local))
 
@@ -174,16 +161,14 @@ class JsonLines:
         """Returns a hash of every byte of the files in their order; names, folders and times do not count."""
         return hash_of([index.checksum for index in self._index[0]])
 
-    @property  # no cached_property: some versions hold a lock, and a fork during the scan would never release it
+    @functools.cached_property
     def _index(self) -> tuple[list[LineIndex], NDArray[np.int64]]:
         """Index of each file, and the bounds of the files as in `base.read_parts`."""
-        if self._built is None:
-            indexes = [build_line_index(path) for path in self.paths]
-            bounds = np.cumsum([0, *(index.rows for index in indexes)], dtype=np.int64)
-            if bounds[-1] == 0:
-                raise no_rows(self.name)
-            self._built = indexes, bounds
-        return self._built
+        indexes = [build_line_index(path) for path in self.paths]
+        bounds = np.cumsum([0, *(index.rows for index in indexes)], dtype=np.int64)
+        if bounds[-1] == 0:
+            raise no_rows(self.name)
+        return indexes, bounds
 
     def _origin(self, index: LineIndex, row: int) -> str:
         return f"{index.path}:{index.line_number(row, self._handles.get(index.path))}"
@@ -211,17 +196,11 @@ class JsonLines:
     def _read_large(self, index: LineIndex, handle: Handle, row: int) -> RawRow:
         """Reads a row whose distance to the next one is above the limit; blank lines between them do not count."""
         begin, end = int(index.starts[row]), int(index.starts[row + 1])
-        origin, tail = self._origin(index, row), b""
-        for at in range(begin, end, _READ_AT_ONCE):
-            piece, newline, _ = read_at(handle, index.path, at, min(end - at, _READ_AT_ONCE)).partition(b"\n")
-            tail = (tail + piece)[-1:]
-            if newline:
-                end = at + len(piece)
-                break
-        size = end - begin - (tail == b"\r")
-        if size > self._limit:
-            return too_large(size, self._limit, origin)
-        return reparse(read_at(handle, index.path, begin, size), origin)
+        blocks = (
+            read_at(handle, index.path, at, min(end - at, _READ_AT_ONCE)) for at in range(begin, end, _READ_AT_ONCE)
+        )
+        lines = LineStream(index.path, blocks, self._limit, index.line_number(row, handle) - 1)
+        return next(lines.rows())[1]
 
 
 def _runs(begins: list[int], ends: list[int], most: int) -> Iterator[tuple[int, int]]:
@@ -260,7 +239,6 @@ def dump_row(row: Any) -> bytes:
     try:
         return orjson.dumps(row, default=repr, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY)
     except TypeError:
-        try:
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
             return json.dumps(row, default=repr).encode()
-        except (TypeError, ValueError, RecursionError):
-            return json.dumps(repr(row)).encode()
+    return json.dumps(repr(row)).encode()

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from ms_prefstream.sources.base import RawRow
+from ms_prefstream.sources.base import RawPass, RawRow
 from ms_prefstream.sources.json_text import BOM, reparse, too_large
 
 _NEWLINE = 10
@@ -79,13 +79,14 @@ class LineStream:
         where: The file, as origins name it.
         blocks: Its contents; blocks may end anywhere. A byte-order mark at the start is left out.
         max_row_bytes: A longer line is not kept in memory; `rows` yields a `RowError` for it.
+        lines_before: Number of lines before the first block.
     """
 
-    def __init__(self, where: str, blocks: Iterator[bytes], max_row_bytes: int) -> None:
+    def __init__(self, where: str, blocks: Iterator[bytes], max_row_bytes: int, lines_before: int = 0) -> None:
         self._where = where
         self._blocks = _without_bom(blocks)
         self._limit = max_row_bytes
-        self._number = 0  # of the last line, counted from 1
+        self._number = lines_before  # number of the last line, counted from 1
 
     def skip(self, rows: int) -> int:
         """Skips up to this many rows (lines that are not blank) without parsing them; returns how many it skipped."""
@@ -105,7 +106,11 @@ class LineStream:
             self._number += newlines.size
         return rows - left
 
-    def rows(self) -> Iterator[tuple[str, RawRow]]:
+    def begin(self, skip: int) -> tuple[int, RawPass]:
+        """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest."""
+        return self.skip(skip), self.rows()
+
+    def rows(self) -> RawPass:
         """Yields (origin, row) for the rows that are left; a `RowError` for a row that cannot be parsed."""
         for line, size in self._lines():
             self._number += 1

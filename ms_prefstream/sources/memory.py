@@ -19,9 +19,6 @@ class MemoryRows:
     """Rows of an object with `__len__` and `__getitem__`; the object is not copied.
 
     A row that is a plain dict is returned as a shallow copy, so that a map function may change its keys.
-
-    Args:
-        rows: The object: a list, a tuple, a map-style data set.
     """
 
     def __init__(self, rows: Any) -> None:
@@ -34,11 +31,7 @@ class MemoryRows:
         return len(self._rows)
 
     def read(self, rows: Sequence[int]) -> list[RawRow]:
-        """Returns the rows with these ids, in this order.
-
-        Raises:
-            SourceError: An id does not exist, or the object raised an error; that error is the cause.
-        """
+        """Returns the rows with these ids, in this order; an error of the object becomes a `SourceError`."""
         with lock_of(self._rows):
             return [self._row(row) for row in as_row_ids(rows, len(self), self.name).tolist()]
 
@@ -48,7 +41,7 @@ class MemoryRows:
 
     def fingerprint(self) -> str:
         """Returns a hash of type, length and all rows; beyond 16,384 rows, of 64 evenly spread ones."""
-        return sampled_rows_hash(type(self._rows), len(self), self.read, _HASHED_ROWS)
+        return sampled_rows_hash(type(self._rows), self, _HASHED_ROWS)
 
     def _row(self, row: int) -> RawRow:
         try:
@@ -62,11 +55,10 @@ class MemoryRows:
 
 
 class OwnRows:
-    """A source of a class of the user, read by one thread at a time; other attributes are those of the source."""
-
-    name: str
+    """Random-access source of a class of the user, read by one thread at a time."""
 
     def __init__(self, source: RandomAccess) -> None:
+        self.name = source.name
         self._source = source
 
     def __len__(self) -> int:
@@ -87,22 +79,13 @@ class OwnRows:
         with lock_of(self._source):
             return self._source.fingerprint()
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "_source":  # while it is being unpickled
-            raise AttributeError(name)
-        return getattr(self._source, name)
-
 
 _guard = threading.Lock()
 _locks: weakref.WeakValueDictionary[int, threading.RLock] = weakref.WeakValueDictionary()
 
 
 def lock_of(thing: object) -> threading.RLock:
-    """Returns the lock under which one thread at a time reads an object; streams that share the object share it.
-
-    Args:
-        thing: The object, which must live as long as the lock is held.
-    """
+    """Returns the lock under which one thread at a time reads an object; streams that share the object share it."""
     with _guard:
         return _locks.setdefault(id(thing), threading.RLock())
 
@@ -113,5 +96,4 @@ def _new_locks() -> None:
     _guard, _locks = threading.Lock(), weakref.WeakValueDictionary()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_locks)
+os.register_at_fork(after_in_child=_new_locks)

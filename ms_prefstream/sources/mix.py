@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import numbers
-import os
-import reprlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from ms_prefstream.checks import is_positive
 from ms_prefstream.errors import OptionError
 from ms_prefstream.sources.base import RandomAccess, Source
 from ms_prefstream.sources.concat import joined_fingerprint
@@ -36,16 +35,14 @@ class Part:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        if self.weight is not None:
+        if self.weight is not None and not is_positive(self.weight):
             remedy = " Leave the part out instead." if self.weight == 0 else ""
-            if not _is_positive(self.weight):
-                raise OptionError(f"weight is {self.weight!r}; expected a positive number.{remedy}")
+            raise OptionError(f"weight is {self.weight!r}; expected a positive number.{remedy}")
         if self.name is not None and (not isinstance(self.name, str) or not self.name):
             raise OptionError(f"name is {self.name!r}; expected a name for the part, as a string.")
 
 
-@dataclass(frozen=True)
-class OpenedPart:
+class OpenedPart(NamedTuple):
     """Part whose source is open."""
 
     name: str  # what the report calls it, unique among the parts
@@ -123,7 +120,8 @@ def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temper
         SourceError: A part cannot be opened.
     """
     if isinstance(parts, (str, bytes)) or not isinstance(parts, Sequence) or not parts:
-        raise OptionError(f"mix got {_short(parts)}; expected a list such as [(source, weight), (source, weight)].")
+        found = f"a {type(parts).__name__}" if parts else "an empty list"
+        raise OptionError(f"mix got {found}; expected a list such as [(source, weight), (source, weight)].")
     if stop not in ("first", "all"):
         raise OptionError(f"stop is {stop!r}; expected 'first' or 'all'.")
     given = [_as_part(number, entry) for number, entry in enumerate(parts)]
@@ -132,33 +130,20 @@ def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temper
     if temperature is not None:
         _check_temperature(temperature, sources)
     names = _names(given, sources)
-    opened = (OpenedPart(*found) for found in zip(names, sources, (part.format for part in given), strict=True))
-    return Mix(tuple(opened), weights, stop, temperature)
+    opened = zip(names, sources, (part.format for part in given), strict=True)
+    return Mix(tuple(map(OpenedPart._make, opened)), weights, stop, temperature)
 
 
 def _as_part(number: int, entry: Any) -> Part:
     if isinstance(entry, Part):
         return entry
-    # A tuple of two paths is a source; only a number makes the second one a weight.
-    if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], numbers.Real):
+    # A tuple of two paths is a source: only with a number is it a source and its weight.
+    if isinstance(entry, tuple) and len(entry) == 2 and any(isinstance(item, numbers.Real) for item in entry):
         try:
             return Part(*entry)
         except OptionError as error:
-            raise OptionError(f"Item {number} of the mix: {error}") from error
-    if isinstance(entry, tuple) and any(isinstance(item, numbers.Real) or _is_number(item) for item in entry):
-        raise OptionError(
-            f"Item {number} of the mix is {reprlib.repr(entry)}; expected (source, weight), with a positive number as "
-            "the weight."
-        )
+            raise OptionError(f"Item {number} of the mix, (source, weight): {error}") from error
     return Part(entry)
-
-
-def _is_number(text: Any) -> bool:
-    """Returns whether a text is a number, and not the name of a file or folder."""
-    try:
-        return isinstance(text, str) and float(text) >= 0 and not os.path.lexists(text)
-    except ValueError:
-        return False
 
 
 def _checked_weights(parts: Sequence[Part], temperature: float | None) -> list[float | Fraction]:
@@ -187,7 +172,7 @@ def _open(number: int, part: Part) -> Source:
 
 
 def _check_temperature(temperature: Any, sources: Sequence[Source]) -> None:
-    if not _is_positive(temperature):
+    if not is_positive(temperature):
         raise OptionError(f"temperature is {temperature!r}; expected a positive number, 1 for weights by size.")
     for source in sources:
         if not isinstance(source, RandomAccess):
@@ -205,18 +190,8 @@ def _names(parts: Sequence[Part], sources: Sequence[Source]) -> list[str]:
             raise OptionError(f"Two parts of the mix are named {name!r}; expected a name of its own for each.")
     found = []
     for part, source in zip(parts, sources, strict=True):
-        name, number = part.name or source.name, 1
-        while part.name is None and name in names:
-            number += 1
-            name = f"{source.name} ({number})"
+        numbered = (f"{source.name} ({number})" for number in itertools.count(2))
+        name = part.name or next(one for one in itertools.chain([source.name], numbered) if one not in names)
         names.append(name)
         found.append(name)
     return found
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
-
-
-def _short(value: Any) -> str:
-    return "an empty list" if isinstance(value, Sequence) and not value else f"a {type(value).__name__}"

@@ -13,7 +13,7 @@ from ms_prefstream.errors import SourceError
 from ms_prefstream.sources.base import OnePass, RandomAccess, Source
 from ms_prefstream.sources.compressed import StandardInput
 from ms_prefstream.sources.concat import concat
-from ms_prefstream.sources.huggingface import is_huggingface, open_huggingface
+from ms_prefstream.sources.huggingface import open_huggingface
 from ms_prefstream.sources.iterable import iterable_rows
 from ms_prefstream.sources.json_text import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes
 from ms_prefstream.sources.memory import MemoryRows, OwnRows
@@ -24,7 +24,12 @@ _EXPECTED = (
     "dicts, a function that returns one, a Hugging Face Dataset, or '-' for standard input"
 )
 
-_SCALARS = frozenset({int, float, bool, type(None)})
+_REMEDIES: tuple[tuple[Any, str], ...] = (
+    (Mapping, " For a dict of columns pass datasets.Dataset.from_dict(...), for one row a list with it."),
+    ((bytes, bytearray, memoryview), " Pass a path as str, or the parsed rows as a list of dicts."),
+    (Set, " A set has no fixed order: pass a list."),
+    (io.IOBase, " Pass the path of the file instead of the open file."),
+)
 
 
 def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> Source:
@@ -53,21 +58,24 @@ def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> S
     """
     check_max_row_bytes(max_row_bytes)
     if not isinstance(source, type) and isinstance(source, (RandomAccess, OnePass)):
-        return OwnRows(source) if isinstance(source, RandomAccess) and _is_of_user(source) else source
+        is_own = not type(source).__module__.startswith("ms_prefstream.")
+        return OwnRows(source) if is_own and isinstance(source, RandomAccess) else source
     if _is_stdin(source):
         return StandardInput(max_row_bytes=max_row_bytes)
     if isinstance(source, (str, os.PathLike)):
         return open_paths([source], max_row_bytes)
-    if is_huggingface(source):
-        return open_huggingface(source)
+    if (opened := open_huggingface(source)) is not None:
+        return opened
     if isinstance(source, (list, tuple)):
         return _open_list(source, max_row_bytes)
-    _refuse(source)
-    if hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, type):
+    remedy = next((remedy for kinds, remedy in _REMEDIES if isinstance(source, kinds)), "")
+    if type(source).__module__.partition(".")[0] == "pandas":
+        remedy = " Pass frame.to_dict('records')."
+    if not remedy and hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, type):
         return MemoryRows(source)
-    if callable(source) or isinstance(source, Iterable):
+    if not remedy and (callable(source) or isinstance(source, Iterable)):
         return iterable_rows(source)
-    raise SourceError(f"The source is of type {type(source).__name__}; {_EXPECTED}.")
+    raise SourceError(f"The source is of type {type(source).__name__}; {_EXPECTED}.{remedy}")
 
 
 def _open_list(items: Sequence[Any], max_row_bytes: int) -> Source:
@@ -83,11 +91,6 @@ def _open_list(items: Sequence[Any], max_row_bytes: int) -> Source:
         )
     if rows or not kinds:  # an item that is no dict is then a malformed row
         return MemoryRows(items)
-    if kinds <= _SCALARS:
-        raise SourceError(
-            f"The source is a list of {len(items)} items, the first of which is {items[0]!r}. Expected rows (dicts), "
-            "or paths and sources."
-        )
     parts: list[Source] = []
     for is_path, group in itertools.groupby(enumerate(items), lambda entry: _is_path(entry[1])):
         if is_path:
@@ -105,10 +108,6 @@ def open_item(where: str, item: Any, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES)
         raise SourceError(f"{where}: {error}") from error
 
 
-def _is_of_user(source: object) -> bool:
-    return str(type(source).__module__).partition(".")[0] != "ms_prefstream"
-
-
 def _is_stdin(source: Any) -> bool:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source) == "-"
@@ -117,20 +116,3 @@ def _is_stdin(source: Any) -> bool:
 
 def _is_path(item: Any) -> bool:
     return isinstance(item, (str, os.PathLike)) and not _is_stdin(item)
-
-
-def _refuse(source: Any) -> None:
-    """Raises for objects with a length, an index or an iterator whose items are not rows."""
-    remedy = ""
-    if isinstance(source, Mapping):
-        remedy = "For a dict of columns pass datasets.Dataset.from_dict(...), for one row a list with it"
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        remedy = "Pass a path as str, or the parsed rows as a list of dicts"
-    elif isinstance(source, Set):
-        remedy = "A set has no fixed order: pass a list"
-    elif isinstance(source, io.IOBase):
-        remedy = "Pass the path of the file instead of the open file"
-    elif type(source).__module__.partition(".")[0] == "pandas":
-        remedy = "Pass frame.to_dict('records')"
-    if remedy:
-        raise SourceError(f"The source is of type {type(source).__name__}; {_EXPECTED}. {remedy}.")

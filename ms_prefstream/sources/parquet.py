@@ -34,9 +34,6 @@ class ParquetRows:
     Only whole row groups can be decoded. `read` decodes each row group that it needs once and keeps the last four, so
     rows that are read together should be few or near each other: a shuffled run over files with huge row groups
     decodes much more than it uses. JSON Lines has no such cost.
-
-    Args:
-        paths: The files, in order.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -48,11 +45,7 @@ class ParquetRows:
         return int(self._layout.group_bounds[-1])
 
     def read(self, rows: Sequence[int]) -> list[RawRow]:
-        """Returns the rows with these ids, in this order, as dicts.
-
-        Raises:
-            SourceError: An id does not exist, pyarrow is missing, or a file is damaged or changed.
-        """
+        """Returns the rows with these ids, in this order, as dicts."""
         bounds = self._layout.group_bounds
         return read_parts(rows, bounds, self.name, lambda group, local: self._table(group).take(local).to_pylist())
 
@@ -70,10 +63,18 @@ class ParquetRows:
 
     @functools.cached_property
     def _layout(self) -> _Layout:
-        found = _read_footers(self.paths)
-        if found.group_bounds[-1] == 0:
+        stamps = [stamp(path) for path in self.paths]
+        groups: list[tuple[int, int]] = []
+        group_rows, file_rows = [0], [0]
+        for number, path in enumerate(self.paths):
+            with _opened(path, stamps[number]) as parquet:
+                footer = parquet.metadata
+            groups += [(number, k) for k in range(footer.num_row_groups)]
+            group_rows += [footer.row_group(k).num_rows for k in range(footer.num_row_groups)]
+            file_rows.append(footer.num_rows)
+        if not any(file_rows):
             raise no_rows(self.name)
-        return found
+        return _Layout(stamps, np.cumsum(file_rows, dtype=np.int64), groups, np.cumsum(group_rows, dtype=np.int64))
 
     def _table(self, group: int) -> Any:
         """Returns a row group as a table, decoded now or kept from before."""
@@ -92,26 +93,9 @@ class ParquetRows:
             return parquet.read_row_group(number, use_threads=False)
 
 
-def _read_footers(paths: Sequence[str]) -> _Layout:
-    stamps = [stamp(path) for path in paths]
-    groups: list[tuple[int, int]] = []
-    group_rows, file_rows = [0], [0]
-    for number, path in enumerate(paths):
-        with _opened(path, stamps[number]) as parquet:
-            footer = parquet.metadata
-        groups += [(number, k) for k in range(footer.num_row_groups)]
-        group_rows += [footer.row_group(k).num_rows for k in range(footer.num_row_groups)]
-        file_rows.append(footer.num_rows)
-    return _Layout(stamps, np.cumsum(file_rows, dtype=np.int64), groups, np.cumsum(group_rows, dtype=np.int64))
-
-
 @contextlib.contextmanager
 def _opened(path: str, then: FileStamp) -> Iterator[Any]:
-    """Opens a file as a `pyarrow.parquet.ParquetFile`.
-
-    Raises:
-        SourceError: pyarrow is missing, or the file changed or is damaged; the latter also in the body.
-    """
+    """Opens a file as a `pyarrow.parquet.ParquetFile`; errors of pyarrow in the body become `SourceError`."""
     try:
         import pyarrow.parquet
     except ImportError as error:

@@ -17,8 +17,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ms_prefstream.errors import SourceError
 from ms_prefstream.mindrecord.manifest import is_cache
@@ -26,7 +25,7 @@ from ms_prefstream.sources.base import Source, no_rows
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.sources.compressed import StreamedJsonLines
 from ms_prefstream.sources.concat import concat
-from ms_prefstream.sources.files import name_of, stamp
+from ms_prefstream.sources.files import name_of, stamp, unreadable
 from ms_prefstream.sources.huggingface import is_saved, open_arrow, open_saved
 from ms_prefstream.sources.json_array import JsonArray, holds_array
 from ms_prefstream.sources.jsonl import JsonLines
@@ -36,35 +35,15 @@ Opener: TypeAlias = Callable[[list[str], int], list[Source]]
 """Opens neighbouring files of one kind, given their paths and `max_row_bytes`."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One kind of file.
-
-    Attributes:
-        name: Name in messages.
-        open: Opens such files.
-    """
+class Kind(NamedTuple):
+    """One kind of file: its name in messages, and the function that opens such files."""
 
     name: str
     open: Opener
 
 
-def _open_lines(paths: list[str], max_row_bytes: int) -> list[Source]:
-    return [JsonLines(_not_all_empty(paths), max_row_bytes=max_row_bytes)]
-
-
-def _open_packed_lines(paths: list[str], max_row_bytes: int) -> list[Source]:
-    return [StreamedJsonLines(_not_all_empty(paths), max_row_bytes=max_row_bytes)]
-
-
-def _not_all_empty(paths: list[str]) -> list[str]:
-    if all(stamp(path).size == 0 for path in paths):
-        raise no_rows(name_of(paths))
-    return paths
-
-
-_LINES = Kind("JSON Lines", _open_lines)
-_PACKED_LINES = Kind("compressed JSON Lines", _open_packed_lines)
+_LINES = Kind("JSON Lines", lambda paths, limit: [JsonLines(paths, max_row_bytes=limit)])
+_PACKED_LINES = Kind("compressed JSON Lines", lambda paths, limit: [StreamedJsonLines(paths, max_row_bytes=limit)])
 _JSON = Kind("JSON", lambda paths, limit: [JsonArray(path, max_row_bytes=limit) for path in paths])
 _PARQUET = Kind("Parquet", lambda paths, _: [ParquetRows(paths)])
 _ARROW = Kind("Arrow", lambda paths, _: [open_arrow(path) for path in paths])
@@ -99,9 +78,6 @@ def open_paths(patterns: Sequence[str | os.PathLike[str]], max_row_bytes: int) -
     """Opens all files that paths, globs and folders stand for, as one source.
 
     Neighbours of one kind are opened together. Plain and compressed JSON Lines are one kind where both occur.
-
-    Raises:
-        SourceError: A file does not exist, cannot be read, is of no known kind, or is named twice.
     """
     found = [entry for pattern in patterns for path in _expand(pattern) for entry in _files_at(path)]
     _check_each_once([path for path, _ in found])
@@ -109,7 +85,10 @@ def open_paths(patterns: Sequence[str | os.PathLike[str]], max_row_bytes: int) -
         found = [(path, _PACKED_LINES if kind is _LINES else kind) for path, kind in found]
     parts: list[Source] = []
     for kind, group in itertools.groupby(found, lambda entry: entry[1]):
-        parts += kind.open([path for path, _ in group], max_row_bytes)
+        paths = [path for path, _ in group]
+        if not any(os.path.getsize(path) for path in paths):
+            raise no_rows(name_of(paths))
+        parts += kind.open(paths, max_row_bytes)
     return concat(parts)
 
 
@@ -117,9 +96,6 @@ def _expand(pattern: str | os.PathLike[str]) -> list[str]:
     """Returns the files and folders that a path or a glob stands for; what a glob matches is sorted by name.
 
     A name that exists is taken literally, also with ``*`` or ``[`` in it.
-
-    Raises:
-        SourceError: There is none, or the pattern is an address on a network.
     """
     text = os.fspath(pattern)
     if not text:
@@ -148,48 +124,38 @@ def _files_at(path: str) -> Iterator[tuple[str, Kind]]:
     else:
         for file in _folder_files(path) if os.path.isdir(path) else [path]:
             kind = _kind_of(file)
+            if kind is None:
+                raise SourceError(
+                    f"{file}: found the suffix {os.path.splitext(file)[1]!r}, expected one of {', '.join(KINDS)}. "
+                    "Rename the file if its contents are of such a kind, convert it, or read it yourself and pass the "
+                    "rows."
+                )
             stamp(file)
             yield file, _LINES if kind is _JSON and not holds_array(file) else kind
 
 
-def _kind_of(path: str) -> Kind:
-    kind = _known_kind(path)
-    if kind is None:
-        suffix = os.path.splitext(path)[1]
-        found = f"the suffix {suffix!r}" if suffix else "a name without suffix"
-        raise SourceError(
-            f"{path}: found {found}, expected one of {', '.join(KINDS)}. Rename the file if its contents are of "
-            "such a kind, convert it, or read it yourself and pass the rows."
-        )
-    return kind
-
-
-def _known_kind(path: str) -> Kind | None:
+def _kind_of(path: str) -> Kind | None:
     return next((kind for suffix, kind in KINDS.items() if path.lower().endswith(suffix)), None)
 
 
 def _folder_files(folder: str) -> list[str]:
-    """Returns the data files in a folder and below, sorted by path; hidden ones and descriptions of data sets left out.
-
-    Raises:
-        SourceError: There are none, or more than one kind, or files of more than one split.
-    """
+    """Returns the data files in a folder and below, sorted by path; all must be of one kind and one split."""
     try:
         os.listdir(folder)  # os.walk silently skips a folder that may not be read
-    except PermissionError as error:
-        raise SourceError(f"{folder}: this user may not read the folder. Give it read permission.") from error
+    except OSError as error:
+        raise unreadable(folder, error) from error
     found = []
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [os.path.join(where, name) for name in names if name not in _NOT_DATA and not name.startswith(".")]
-    files = sorted(path for path in found if _known_kind(path))
+    files = sorted(filter(_kind_of, found))
     if not files:
         present = ", ".join(sorted(os.path.relpath(path, folder) for path in found)[:_SHOWN]) or "nothing"
         raise SourceError(
             f"{folder}: found no data files in the folder ({present}), expected {', '.join(KINDS)}. "
             "Name the files, or another folder."
         )
-    kinds = Counter(_kind_of(path).name for path in files)
+    kinds = Counter(kind.name for kind in map(_kind_of, files) if kind)
     if len(kinds) > 1:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         raise SourceError(
@@ -214,15 +180,12 @@ def _check_one_split(folder: str, files: Sequence[str]) -> None:
 
 
 def _check_each_once(paths: Sequence[str]) -> None:
-    seen: set[str] = set()
-    for path in paths:
-        real = os.path.realpath(path)
-        if real in seen:
+    for path, count in Counter(map(os.path.realpath, paths)).items():
+        if count > 1:
             raise SourceError(
                 f"{path}: the file is named twice, so its rows would come twice in an epoch. Name it once; to see "
                 "some data more often than other data use mps.mix with weights."
             )
-        seen.add(real)
 
 
 def _missing(path: str) -> SourceError:
@@ -246,10 +209,7 @@ def _neighbours(path: str) -> str:
     while _GLOB.search(folder):
         folder, name = os.path.split(folder)
     if not os.path.isdir(folder or "."):
-        above = folder
-        while above and not os.path.isdir(above):
-            above = os.path.dirname(above)
-        return f" (there is no folder {folder!r} in {above or '.'!r})"
+        return f" (there is no folder {folder!r})"
     names = sorted(entry for entry in os.listdir(folder or ".") if not entry.startswith("."))
-    similar = difflib.get_close_matches(name, names, n=_SHOWN, cutoff=0.5) or [n for n in names if _known_kind(n)]
+    similar = difflib.get_close_matches(name, names, n=_SHOWN, cutoff=0.5) or [n for n in names if _kind_of(n)]
     return f" (in {folder or '.'!r} there is: {', '.join(similar[:_SHOWN])})" if similar else ""

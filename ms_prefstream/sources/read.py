@@ -86,5 +86,5 @@ class PassedRows:
 
 def _good(found: RawRow, origin: str = "") -> RawRow:
     if isinstance(found, RowError):
-        raise found.at(origin) if origin else found
+        raise found.at(origin)
     return found

@@ -288,7 +288,7 @@ class StreamData:
         self.index, records, quarantine = index, self.records, self.quarantine
         assert records is not None
         if self.raise_malformed and not self._cached:
-            raise_malformed_of(index, self.local, records.origin)
+            raise_malformed_of(index.verdict, self.local, records.origin)
         counts = [(str(one.reason), one.rows, [records.origin(row) for row in one.first]) for one in index.counts]
         self.report.known(counts)
         if quarantine is None:

@@ -119,7 +119,7 @@ def test_the_end_by_a_number_of_rows(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "pairs.jsonl"
     append(path, line(0, 1, 2))
     source = follow(path, until=5, poll=POLL)
-    assert (source.rows, source.ends_by) == (5, "rows")
+    assert (source.rows, source.ends_by_time) == (5, False)
     reader = Reader(source)
     reader.wait(3)
     append(path, line(3, 4, 5, 6))
@@ -129,13 +129,16 @@ def test_the_end_by_a_number_of_rows(tmp_path: pathlib.Path) -> None:
     assert numbers(source.start(5)) == []
     with pytest.raises(SourceError, match="6 rows were to be skipped, but there are only 5"):
         source.start(6)
+    again = follow(path, until=5, poll=POLL)
+    assert again.begin(6)[0] == 5
+    assert again.ended == " (all until=5 rows were given)"
 
 
 def test_the_end_by_a_time_without_data_counts_only_waiting(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "pairs.jsonl"
     append(path, line(0, 1))
     source = follow(path, timeout=0.3, poll=POLL)
-    assert source.ends_by == "timeout"
+    assert source.ends_by_time
     rows = source.start()
     next(rows)
     next(rows)
@@ -356,17 +359,16 @@ def test_it_is_a_one_pass_source_that_says_what_it_is(tmp_path: pathlib.Path) ->
     source = follow(tmp_path / "pairs.jsonl")
     assert isinstance(source, OnePass)
     assert open_source(source) is source
-    assert (source.once, source.continues, source.rows, source.ends_by) == (True, True, None, "")
-    assert follow(tmp_path, until=tmp_path / "x").ends_by == "sentinel"
-    assert follow(tmp_path, until=3, timeout=1).ends_by == "timeout"
+    assert (source.once, source.continues, source.rows, source.ends_by_time) == (True, True, None, False)
+    assert follow(tmp_path, until=3, timeout=1).ends_by_time
 
 
 @pytest.mark.parametrize(
     ("make", "error", "found"),
     [
-        (lambda f: follow(f, until=0), OptionError, "until is 0; expected a number of rows"),
-        (lambda f: follow(f, until=True), OptionError, "until is True"),
-        (lambda f: follow(f, until=1.5), OptionError, "until is 1.5"),
+        (lambda f: follow(f, until=0), OptionError, "until, as a number of rows, is 0; expected"),
+        (lambda f: follow(f, until=True), OptionError, "until, as a number of rows, is True"),
+        (lambda f: follow(f, until=1.5), OptionError, "until, as a number of rows, is 1.5"),
         (lambda f: follow(f, until=""), OptionError, "until is ''"),
         (lambda f: follow(f, timeout=0), OptionError, "timeout is 0; expected a number of seconds"),
         (lambda f: follow(f, timeout="5"), OptionError, "timeout is '5'"),
@@ -374,7 +376,7 @@ def test_it_is_a_one_pass_source_that_says_what_it_is(tmp_path: pathlib.Path) ->
         (lambda f: follow(f, max_row_bytes=0), OptionError, "max_row_bytes is 0"),
         (lambda f: follow([f]), OptionError, "path is .*expected the path of a file"),
         (lambda f: follow(f / "no" / "x.jsonl"), SourceError, "there is no folder"),
-        (lambda f: follow(f, until=f / "no" / "DONE"), SourceError, "there is no folder .* could appear"),
+        (lambda f: follow(f, until=f / "no" / "DONE"), SourceError, "until is .* there is no folder"),
         (lambda f: follow(f / "x.jsonl.gz"), SourceError, "compressed file, which cannot be followed"),
     ],
 )

@@ -139,14 +139,15 @@ def test_the_size_limit_reaches_every_kind_of_text(folder: pathlib.Path) -> None
         (row,) = source.read([0]) if isinstance(source, RandomAccess) else [row for _, row in source.start()]
         assert isinstance(row, RowError)
         assert row.reason is Reason.ROW_TOO_LARGE
-    with pytest.raises(OptionError, match="max_row_bytes"):
-        open_source([{}], max_row_bytes=0)
+    for wrong in (0, -1, True, 2.5, "64MB"):
+        with pytest.raises(OptionError, match="max_row_bytes"):
+            open_source([{}], max_row_bytes=wrong)  # type: ignore[arg-type]
 
 
 def test_a_missing_file_names_its_neighbours(folder: pathlib.Path) -> None:
     with pytest.raises(SourceError, match=r"b-3\.jsonl: no such file or folder \(in '\.' there is: b-2\.jsonl"):
         open_source("b-3.jsonl")
-    with pytest.raises(SourceError, match=r"there is no folder 'dat' in '\.'"):
+    with pytest.raises(SourceError, match=r"there is no folder 'dat'"):
         open_source("dat/a.jsonl")
 
 
@@ -231,7 +232,7 @@ def test_a_folder_that_may_not_be_read(folder: pathlib.Path, monkeypatch: pytest
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(os, "listdir", refuse)
-    with pytest.raises(SourceError, match="may not read the folder"):
+    with pytest.raises(SourceError, match="this user may not read"):
         open_source(".")
 
 

@@ -16,7 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from mindspore.dataset import config
@@ -74,22 +74,8 @@ def recovered(text: str) -> Exception | None:
         return _kept.get(int(found[-1])) if found else None
 
 
-class Pipeline(NamedTuple):
-    """The pipeline under construction, as its outermost dataset sees it.
-
-    Attributes:
-        in_band: Whether one of our iterators reads its rows, and no operation in between looks into them.
-        init_step: Rows that MindSpore skips at the front, whole epochs included.
-        size: Rows of one epoch.
-    """
-
-    in_band: bool = False
-    init_step: int = 0
-    size: int = 1
-
-
-PIPELINE: ContextVar[Pipeline] = ContextVar("ms_prefstream_pipeline", default=Pipeline())  # noqa: B039 - immutable
-"""Pipelines whose outermost dataset is not ours, such as a zip with another dataset, keep the default."""
+IN_BAND: ContextVar[bool] = ContextVar("ms_prefstream_in_band", default=False)
+"""Whether one of our iterators will read the pipeline under construction, and no operation looks into its rows."""
 
 _MINDSPORE_PREFETCH = 16  # MindSpore's default; another value was set by the user and is kept
 _PREFETCH = 2  # whole batches: measured faster than 16, with 14 batches less in memory
@@ -138,9 +124,9 @@ _TRANSLATING = {TupleIterator: StepTupleIterator, DictIterator: StepDictIterator
 
 
 @contextlib.contextmanager
-def _building(pipeline: Pipeline) -> Iterator[None]:
+def _building(in_band: bool) -> Iterator[None]:
     """Sets short queues while a pipeline is built, which is when MindSpore reads that global setting."""
-    token = PIPELINE.set(pipeline)
+    token = IN_BAND.set(in_band)
     before = config.get_prefetch_size()
     if before == _MINDSPORE_PREFETCH:
         config.set_prefetch_size(_PREFETCH)
@@ -148,7 +134,7 @@ def _building(pipeline: Pipeline) -> Iterator[None]:
         yield
     finally:
         config.set_prefetch_size(before)
-        PIPELINE.reset(token)
+        IN_BAND.reset(token)
 
 
 def _iterator(dataset: Readable, create: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -170,7 +156,7 @@ def _iterator(dataset: Readable, create: Callable[..., Any], args: Any, kwargs: 
             f"{init_step} steps are to be skipped, but {epochs} times {size} steps are all there are. Skip fewer "
             "(data_skip_steps, set_init_step, the step of stream.resume), take more, or train more epochs."
         )
-    with _building(Pipeline(dataset._keeps_rows, init_step, size)):
+    with _building(dataset._keeps_rows):
         made = create(*call.args, **call.kwargs)
     # Same layout, other methods: what MindSpore put into the iterator stays as it is.
     made.__class__ = _TRANSLATING.get(type(made), type(made))

@@ -173,7 +173,6 @@ OTHER: dict[str, Any] = {
     "shuffle and batch": (lambda stream: stream.dataset().shuffle(4).batch(2), "ShuffleDataset and BatchDataset"),
     "another stream": (lambda stream: make(seed=1).dataset(), "comes from another stream"),
     "no stream": (lambda stream: ms_dataset(), "GeneratorDataset, is not the stream's own"),
-    "sampler": (lambda stream: sampled(stream.dataset()), "with another sampler"),
 }
 
 
@@ -181,13 +180,6 @@ def ms_dataset() -> Any:
     import mindspore as ms
 
     return ms.dataset.GeneratorDataset([(1,)] * 4, ["a"])
-
-
-def sampled(dataset: Any) -> Any:
-    import mindspore as ms
-
-    dataset.use_sampler(ms.dataset.SequentialSampler(start_index=2))
-    return dataset
 
 
 @pytest.mark.parametrize(("change", "said"), OTHER.values(), ids=OTHER)

@@ -1,4 +1,4 @@
-"""What can go wrong, as sentences: where it happened, what was found, what was expected, what to do.
+"""The errors, as sentences: where it happened, what was found, what was expected, what to do.
 
 Every error that a user can cause is a `PrefStreamError`. A row that cannot become a sample raises `RowError`, whose
 `Reason` decides whether `on_bad_row` applies (malformed) or the row is always dropped and counted (unusable).
@@ -11,11 +11,11 @@ import enum
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-_Row = TypeVar("_Row", bound="RowError")
+Row = TypeVar("Row", bound="RowError")
 
 
 class Reason(str, enum.Enum):
-    """Why a row does not become a sample. The value is what reports and quarantine files show."""
+    """Reason why a row does not become a sample. Reports and quarantine files show the value."""
 
     # Malformed rows: `on_bad_row` decides.
     BAD_JSON = "bad_json"
@@ -113,20 +113,20 @@ class RowError(PrefStreamError):
         what_to_do = f" {remedy}." if remedy else ""
         super().__init__(f"{where}{problem} [{reason}].{what_to_do}")
 
-    def at(self, origin: str) -> RowError:
-        """The same error with its origin filled in (an origin that is already known is kept)."""
-        return self if self.origin else self._again(RowError(self.reason, self.problem, self.remedy, origin))
-
-    def cause(self) -> BaseException | None:
-        """What to raise it from, so that the line of the user's own function is shown."""
-        return self.__cause__ or (CarriedTraceback(self.trace) if self.trace else None)
-
-    def _again(self, other: _Row) -> _Row:
+    def at(self: Row, origin: str) -> Row:
+        """Returns the error with its origin filled in; an origin that is already known is kept."""
+        if self.origin:
+            return self
+        other = type(self)(self.reason, self.problem, self.remedy, origin)
         other.trace, other.__cause__ = self.trace, self.__cause__
         return other
 
+    def cause(self) -> BaseException | None:
+        """Returns what to raise it from, so that the line of the user's own function is shown."""
+        return self.__cause__ or (CarriedTraceback(self.trace) if self.trace else None)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return RowError, (self.reason, self.problem, self.remedy, self.origin), {"trace": self.trace}
+        return type(self), (self.reason, self.problem, self.remedy, self.origin), {"trace": self.trace}
 
 
 class CarriedTraceback(Exception):
@@ -139,13 +139,6 @@ class CarriedTraceback(Exception):
 class DroppedRowError(RowError):
     """A row that a cache left out when it was written: its drop was decided then and is not raised again."""
 
-    def at(self, origin: str) -> DroppedRowError:
-        """The same error with its origin filled in (an origin that is already known is kept)."""
-        return self if self.origin else self._again(DroppedRowError(self.reason, self.problem, self.remedy, origin))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return DroppedRowError, (self.reason, self.problem, self.remedy, self.origin), {"trace": self.trace}
-
 
 _INSTALL = {
     "mindspore": "pip install mindspore==2.9.0",
@@ -155,7 +148,7 @@ _INSTALL = {
 
 @contextlib.contextmanager
 def needs(package: str, what: str) -> Iterator[None]:
-    """Import `package` inside of it.
+    """Names a missing package that is imported inside the `with` block.
 
     Args:
         package: ``mindspore`` or ``mindformers``.

@@ -24,7 +24,7 @@ from mindspore.dataset.engine.datasets import (
 )
 
 from ms_prefstream.errors import StateError
-from ms_prefstream.mindspore.checkpoint import LATEST, read_state, write_state
+from ms_prefstream.mindspore.checkpoint import LATEST, read_state, write_json
 from ms_prefstream.mindspore.generator import first_step, gives_samples, gives_steps
 from ms_prefstream.plan.state import State, check_state
 
@@ -51,10 +51,10 @@ def save_state(dataset: Any, monitor: Any, done: int) -> None:
     state = dataset.stream.state(step)
     if getattr(monitor, "use_legacy_format", True):
         checkpoint = pathlib.Path(monitor.latest_ckpt_file_name)
-        write_state(checkpoint.with_suffix(_SUFFIX), state)
+        write_json(checkpoint.with_suffix(_SUFFIX), state)
         _clear(monitor, checkpoint)
     elif dataset.stream.rank == 0 and (folder := _iteration(monitor, trained)) is not None:
-        write_state(folder / LATEST, state)
+        write_json(folder / LATEST, state)
 
 
 def check_resumed(dataset: Any, config: Any) -> None:

@@ -94,7 +94,7 @@ def _note_eval_dataset(trainer: Any, dataset: Any) -> None:
 
 
 def _check_eval_dataset(create: Method) -> Method:
-    """Wraps `create_eval_dataset`. An evaluation during training uses the training's network, and so its names."""
+    """Wraps `create_eval_dataset`: an evaluation during training uses the training's network, and so its names."""
 
     @functools.wraps(create)
     def checked(trainer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -229,14 +229,11 @@ class _ImportWatcher(MetaPathFinder):
             spec = importlib.util.find_spec(name)
         finally:
             sys.meta_path.insert(0, self)  # a spec may be asked for without an import
-        loader: Any = spec and spec.loader
-        if loader is not None:
-            loader.exec_module = functools.partial(self._load, loader)
+        if spec is not None and spec.loader is not None:
+            vars(spec.loader)["exec_module"] = _after(self._imported)(spec.loader.exec_module)
         return spec
 
-    def _load(self, loader: Any, module: ModuleType) -> None:
-        del loader.exec_module  # the attribute of this instance; its class has the method
-        loader.exec_module(module)
+    def _imported(self, module: ModuleType) -> None:
         if self in sys.meta_path:
             sys.meta_path.remove(self)
             self.act()

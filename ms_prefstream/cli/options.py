@@ -11,6 +11,7 @@ import click
 from ms_prefstream import formats
 from ms_prefstream.batch import Bucket, Pack, Pad
 from ms_prefstream.errors import OptionError
+from ms_prefstream.inspection import encode
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.stream import Stream, stream
@@ -74,12 +75,6 @@ _BATCH_OPTIONS = (
     click.option("--logical-shards", type=int, help="Shards that are planned; ranks that divide them may share a run."),
 )
 
-_ENCODING = ("boundary", "special_tokens_in_content", "backend")
-_ROWS = ("pad_token_id", "on_bad_row", "quarantine")
-_ORDER = (
-    "seed", "window", "workers", "steps_per_epoch", "drop_remainder", "longest_first", "num_shards", "shard_id",
-    "logical_shards",
-)  # fmt: skip
 _BUCKET = ("max_tokens", "multiple_of", "boundaries", "max_shapes", "round_to", "extra")
 _SHUFFLES: dict[str, Any] = {"true": True, "false": False, "window": "window"}
 _TASKS: dict[str, Callable[..., Task]] = {"dpo": DPO, "reward": Reward, "rlhf": RLHF}
@@ -113,11 +108,11 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
     Raises:
         PrefStreamError: As `ms_prefstream.stream` does.
     """
-    given = make_encoding(options) | {name: options[name] for name in (*_ROWS, *_ORDER)}
-    if given["num_shards"] is None and given["shard_id"] is None:
+    given = _given_to(stream, options) | make_encoding(options)
+    if options["num_shards"] is None and options["shard_id"] is None:
         given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
-    shuffle = _SHUFFLES[options["shuffle"]]
-    return stream(one_or_list(source), batching=_make_batching(options), shuffle=shuffle, **given)
+    given |= {"batching": _make_batching(options), "shuffle": _SHUFFLES[options["shuffle"]]}
+    return stream(one_or_list(source), **given)
 
 
 def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
@@ -138,8 +133,8 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
         num_shards=1,
         shard_id=0,
         steps_per_epoch=None if isinstance(found, RandomAccess) else 1,  # steps are not used
+        **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine")},
         **make_encoding(options),
-        **{name: options[name] for name in _ROWS},
     )
 
 
@@ -151,13 +146,17 @@ def make_measured(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
 
 def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `mps.encode` that a command line describes."""
-    return {
+    return _given_to(encode, options) | {
         "task": _make_task(options),
         "tokenizer": _or_none(options["tokenizer"]),
         "format": _make_format(options),
         "template": _or_none(options["template"]),
-        **{name: options[name] for name in _ENCODING},
     }
+
+
+def _given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options that are arguments of a function under their own names."""
+    return {name: options[name] for name in inspect.signature(function).parameters if name in options}
 
 
 def one_or_list(source: tuple[str, ...]) -> Any:

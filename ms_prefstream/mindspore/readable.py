@@ -12,8 +12,7 @@ import functools
 import inspect
 import itertools
 import re
-import threading
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -25,11 +24,9 @@ from mindspore.dataset.engine.iterators import DictIterator, TupleIterator
 
 from ms_prefstream.errors import OptionError, PrefStreamError
 
-_KEEP = 16  # an abandoned iterator never collects its error, so only the newest ones are kept
 _TAG = re.compile(r"\[ms_prefstream error (\d+)\]")
-_kept: OrderedDict[int, Exception] = OrderedDict()
 _numbers = itertools.count(1)
-_lock = threading.Lock()
+_kept: deque[tuple[int, Exception]] = deque(maxlen=16)  # an abandoned iterator never collects its error
 
 
 class StepError(PrefStreamError):
@@ -37,11 +34,8 @@ class StepError(PrefStreamError):
 
 
 def _tag(error: Exception) -> str:
-    with _lock:
-        number = next(_numbers)
-        _kept[number] = error
-        while len(_kept) > _KEEP:
-            _kept.popitem(last=False)
+    number = next(_numbers)
+    _kept.append((number, error))
     return f"[ms_prefstream error {number}]"
 
 
@@ -70,8 +64,7 @@ def error_in(row: Sequence[Any]) -> Exception | None:
 def recovered(text: str) -> Exception | None:
     """Returns the exception that a pipeline's text stands for, or None for MindSpore's own errors."""
     found = _TAG.findall(text)
-    with _lock:
-        return _kept.get(int(found[-1])) if found else None
+    return dict(_kept.copy()).get(int(found[-1])) if found else None
 
 
 IN_BAND: ContextVar[bool] = ContextVar("ms_prefstream_in_band", default=False)
@@ -165,18 +158,6 @@ def _iterator(dataset: Readable, create: Callable[..., Any], args: Any, kwargs: 
     return made
 
 
-@contextlib.contextmanager
-def _original_errors() -> Iterator[None]:
-    """Raises the original exception in place of the pipeline's `RuntimeError`."""
-    try:
-        yield
-    except RuntimeError as error:
-        original = recovered(str(error))
-        if original is None:
-            raise
-        raise original from None
-
-
 class Readable(Dataset):  # type: ignore[misc]
     """Mix-in for datasets; precedes the MindSpore class in the list of bases.
 
@@ -197,16 +178,6 @@ class Readable(Dataset):  # type: ignore[misc]
     def create_dict_iterator(self, *args: Any, **kwargs: Any) -> Any:
         """Creates MindSpore's iterator, with errors that keep their type."""
         return _iterator(self, super().create_dict_iterator, args, kwargs)
-
-    def output_shapes(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns MindSpore's answer (it makes one step), with errors that keep their type."""
-        with _original_errors():
-            return super().output_shapes(*args, **kwargs)
-
-    def output_types(self) -> Any:
-        """Returns MindSpore's answer (it makes one step), with errors that keep their type."""
-        with _original_errors():
-            return super().output_types()
 
 
 _KINDS: dict[type[Any], type[Any]] = {}

@@ -57,14 +57,6 @@ def test_errors_of_other_types_arrive_as_well() -> None:
 
 
 @pytest.mark.mindspore
-@pytest.mark.parametrize("ask", ["output_shapes", "output_types"])
-def test_questions_that_make_a_step_raise_the_error_itself(ask: str) -> None:
-    dataset = to_dataset(FakeSteps(4, {0: SourceError(SENTENCE)}))
-    with pytest.raises(SourceError, match=r"data/train\.jsonl:17"):
-        getattr(dataset, ask)()
-
-
-@pytest.mark.mindspore
 def test_two_iterators_get_their_own_errors() -> None:
     left = iter(to_dataset(FakeSteps(2, {1: SourceError("left")})))
     right = iter(to_dataset(FakeSteps(2, {1: SourceError("right")})))

@@ -257,7 +257,6 @@ def test_a_crash_while_writing_leaves_the_old_state(tmp_path: pathlib.Path, monk
     from ms_prefstream.mindspore.checkpoint import CheckpointWriter
 
     writer = CheckpointWriter(make(), tmp_path)
-    writer.begin(0)
     writer.step_end(1)
     for step, name in enumerate(("fsync", "replace"), 2):
         with monkeypatch.context() as patch:

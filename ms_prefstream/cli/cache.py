@@ -20,43 +20,23 @@ from ms_prefstream.progress import progress_on
 @source_argument
 @click.argument("out", type=click.Path())
 @row_options
-@click.option("--layout", default="ragged", show_default=True, help=", ".join(LAYOUTS) + ".")
+@click.option("--layout", "file_layout", default="ragged", show_default=True, help=", ".join(LAYOUTS) + ".")
 @click.option("--length", type=int, help="Columns of mindrlhf and mindformers; the task's length if not given.")
 @click.option("--rows-per-part", type=int, default=ROWS_PER_PART, show_default=True, help="Rows of SOURCE for a file.")
 @click.option("--overwrite", is_flag=True, help="Replace the cache at OUT once the new one is complete.")
 @click.option("--workers", type=int, help="Processes that tokenise and write; one for each core if not given.")
 @click.option("--engine", default="local", show_default=True, help=", ".join(ENGINES) + ".")
 @click.option("--ray-address", help="A running Ray cluster; one on this machine if not given.")
-def cache(
-    source: tuple[str, ...],
-    out: str,
-    layout: str,
-    length: int | None,
-    rows_per_part: int,
-    overwrite: bool,
-    workers: int | None,
-    engine: str,
-    ray_address: str | None,
-    **options: Any,
-) -> None:
+def cache(source: tuple[str, ...], out: str, length: int | None, workers: int | None, **options: Any) -> None:
     """Write the samples of SOURCE to MindRecord files in the folder OUT.
 
     Give the same command again to resume an interrupted run.
     """
     if workers is None:
         workers = _cores()
-    options["layout"] = options["task_layout"]  # --layout is that of the files
-    manifest = write_cache(
-        make_rows(source, options, length, workers if engine == "local" else 0),
-        out,
-        layout=layout,
-        overwrite=overwrite,
-        rows_per_part=rows_per_part,
-        progress=True,
-        workers=workers,
-        engine=engine,
-        ray_address=ray_address,
-    )
+    given = {name: options[name] for name in ("overwrite", "rows_per_part", "engine", "ray_address")}
+    rows = make_rows(source, options, length, workers if options["engine"] == "local" else 0)
+    manifest = write_cache(rows, out, layout=options["file_layout"], workers=workers, progress=True, **given)
     click.echo(summary(out, manifest))
 
 

@@ -34,6 +34,8 @@ _TASK_OPTIONS = (
 
 _LAYOUT_OPTION = click.option("--layout", help="dpo: paired, concat. reward: mindformers, reward_token.")
 
+_TASK_LAYOUT_OPTION = click.option("--task-layout", "layout", help="reward: mindformers (default) or reward_token.")
+
 _ENCODING_OPTIONS = (
     click.option("--tokenizer", required=True, help="Directory, tokenizer.json, .model file, 'bytes', or 'none'."),
     click.option("--format", "format_", default="auto", show_default=True, help="Preset that reads the rows."),
@@ -80,26 +82,25 @@ _SHUFFLES: dict[str, Any] = {"true": True, "false": False, "window": "window"}
 _TASKS: dict[str, Callable[..., Task]] = {"dpo": DPO, "reward": Reward, "rlhf": RLHF}
 
 
-def encoding_options(command: Command) -> Command:
-    """Adds the options of `mps.encode` and its task to a command."""
-    return _with((*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS), command)
+def _adding(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Returns a decorator that adds options to a command, in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
-def stream_options(command: Command) -> Command:
-    """Adds the options of `mps.stream`, its task and its batching to a command."""
-    return _with((*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, *_BATCH_OPTIONS), command)
+encoding_options = _adding(*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS)
+"""Adds the options of `mps.encode` and its task to a command."""
 
+stream_options = _adding(*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, *_BATCH_OPTIONS)
+"""Adds the options of `mps.stream`, its task and its batching to a command."""
 
-def row_options(command: Command) -> Command:
-    """Adds the options that decide what rows become, without order and batches, and `--task-layout`."""
-    layout = click.option("--task-layout", help="reward: mindformers (default) or reward_token.")
-    return _with((*_TASK_OPTIONS, layout, *_ENCODING_OPTIONS, *_ROW_OPTIONS), command)
-
-
-def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
+row_options = _adding(*_TASK_OPTIONS, _TASK_LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS)
+"""Adds the options that decide what rows become, without order and batches; --layout is free for other uses."""
 
 
 def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
@@ -111,7 +112,7 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
     given = _given_to(stream, options) | make_encoding(options)
     if options["num_shards"] is None and options["shard_id"] is None:
         given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
-    given |= {"batching": _make_batching(options), "shuffle": _SHUFFLES[options["shuffle"]]}
+    given |= {"batching": make_batching(options), "shuffle": _SHUFFLES[options["shuffle"]]}
     return stream(one_or_list(source), **given)
 
 
@@ -136,12 +137,6 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
         **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine")},
         **make_encoding(options),
     )
-
-
-def make_measured(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
-    """Returns the stream of a command line whose rows are measured: order, batches and ranks change no length."""
-    _make_batching(options)  # refuses options that contradict each other
-    return make_rows(source, options, None, options["workers"])
 
 
 def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +178,8 @@ def _make_task(options: dict[str, Any]) -> Task:
     return _TASKS[options["task"]](**given)
 
 
-def _make_batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
+def make_batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
+    """Returns the batching rule that a command line describes; options that contradict each other are refused."""
     size = options["batch_size"]
     if size is None and options["max_tokens"] is None:
         size = 8

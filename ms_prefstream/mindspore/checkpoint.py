@@ -12,12 +12,13 @@ import orjson
 from ms_prefstream.checks import check_made, whole_number
 from ms_prefstream.errors import OptionError, StateError, needs
 from ms_prefstream.mindspore import BatchStream
+from ms_prefstream.mindspore.trainer_checks import check_network
 from ms_prefstream.plan.state import State
 
 LATEST = "stream_state.json"
 
 
-def StreamCheckpoint(  # noqa: N802 - a class to its users; MindSpore is only imported when one is made
+def StreamCheckpoint(  # noqa: N802 - a class to its users, but MindSpore is only imported when one is made
     stream: BatchStream, directory: str | os.PathLike[str], *, every: int = 1, keep: int = 5
 ) -> Any:
     """A MindSpore callback that saves the stream's state for the step the trainer has finished.
@@ -40,35 +41,14 @@ def StreamCheckpoint(  # noqa: N802 - a class to its users; MindSpore is only im
     """
     with needs("mindspore", "StreamCheckpoint"):
         from mindspore.train import Callback
-
-        from ms_prefstream.mindspore.generator import first_step
-        from ms_prefstream.mindspore.trainer_checks import check_network
-
-    class _StreamCheckpoint(Callback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.writer = CheckpointWriter(stream, directory, every, keep)
-
-        def on_train_begin(self, run_context: Any) -> None:
-            run = run_context.original_args()
-            self._before = int(run.cur_step_num)  # a trainer may number its steps from anywhere
-            self.writer.finished = self._first = first_step(run.train_dataset, stream)
-            check_network(run.train_dataset, getattr(run, "train_network", None))
-
-        def on_train_step_end(self, run_context: Any) -> None:
-            done = int(run_context.original_args().cur_step_num) - self._before
-            self.writer.step_end(self._first + done)
-
-        def on_train_end(self, run_context: Any) -> None:
-            self.writer.write()
-
-    return _StreamCheckpoint()
+    return type("StreamCheckpoint", (CheckpointWriter, Callback), {})(stream, directory, every, keep)
 
 
 class CheckpointWriter:
-    """Writer of the states of one run; `StreamCheckpoint` calls it on each step. Arguments as there."""
+    """The methods of `StreamCheckpoint`, which mixes them into MindSpore's callback; arguments as there."""
 
     def __init__(self, stream: BatchStream, directory: str | os.PathLike[str], every: int = 1, keep: int = 5) -> None:
+        super().__init__()
         self.every = whole_number("StreamCheckpoint: every", every, 1)
         self.keep = whole_number("StreamCheckpoint: keep", keep, 1)
         check_made("StreamCheckpoint: stream", stream, "start_step", "mps.stream(...)")
@@ -80,6 +60,23 @@ class CheckpointWriter:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OptionError(f"StreamCheckpoint: {directory} cannot be made a folder: {error}.") from error
+
+    def on_train_begin(self, run_context: Any) -> None:
+        """Finds the absolute step that this training call begins with."""
+        from ms_prefstream.mindspore.generator import first_step
+
+        run = run_context.original_args()
+        self.finished = first_step(run.train_dataset, self.stream)
+        self._ahead = int(run.cur_step_num) - self.finished  # each call may number its steps from anywhere
+        check_network(run.train_dataset, getattr(run, "train_network", None))
+
+    def on_train_step_end(self, run_context: Any) -> None:
+        """Writes a state if one is due."""
+        self.step_end(int(run_context.original_args().cur_step_num) - self._ahead)
+
+    def on_train_end(self, run_context: Any) -> None:
+        """Writes the last state."""
+        self.write()
 
     def step_end(self, finished: int) -> None:
         """Sets the number of finished steps of all epochs, and writes a state if one is due."""

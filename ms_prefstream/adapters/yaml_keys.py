@@ -126,16 +126,10 @@ def _batching(value: Any, batch_size: int | None) -> Any:
         found, budget = getattr(value, "batch_size", None), None
     if found is None or budget is not None or batch_size in (None, found):
         return _made(value, _BATCHINGS, where)
-    if batch_size == 1:  # what MindFormers fills in
-        raise OptionError(
-            f"{where}.batch_size is {found}, but the trainer makes steps of 1 row on a rank, as it does without "
-            f"runner_config.batch_size. Set runner_config.batch_size: {found} (over gradient_accumulation_steps and "
-            "the like)."
-        )
     raise OptionError(
         f"{where}.batch_size is {found}, but the trainer makes steps of {batch_size} rows on a rank "
-        f"(runner_config.batch_size, times what the parallel mode multiplies it with). Leave {where}.batch_size "
-        "out, or make the two equal."
+        "(runner_config.batch_size, 1 if it is not set, times what the parallel mode multiplies it with). Set "
+        f"runner_config.batch_size, or give no {where}.batch_size where the trainer's is right."
     )
 
 

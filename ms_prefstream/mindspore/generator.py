@@ -30,11 +30,8 @@ class StepSource:
     """The rows of a dataset: one pass over an epoch for each call of `__iter__`, with exactly `steps_per_epoch` rows.
 
     Attributes:
-        steps: Makes the batches.
         epoch: The epoch of the next pass.
-        stream: The stream that makes the steps.
-        resumed: Whether the stream was resumed, so that a trainer must not move the beginning.
-        moved: Called with the absolute step that `set_init_step` moved the beginning to.
+        steps, stream, resumed, moved: As for `to_dataset`.
         skip: Rows that MindSpore drops at the front; they are placeholders that cost nothing.
         in_band: Whether a failed step becomes an `error_row`.
     """
@@ -151,9 +148,6 @@ class StepDataset(Readable, GeneratorDataset):  # type: ignore[misc]
         super().prepare_multiprocessing()
 
 
-_SAME_ROWS = (MapDataset, ProjectDataset, RenameDataset, RepeatDataset)
-
-
 def gives_steps(dataset: Any) -> bool:
     """Returns whether a dataset is a stream's own, with its batches as rows, in the order of its plan."""
     return isinstance(dataset, StepDataset) and not gives_samples(dataset)
@@ -175,22 +169,14 @@ def first_step(dataset: Any, stream: Any) -> int:
     Raises:
         OptionError: Its rows are not the steps of this stream, one for one.
     """
-    kinds, found = [], dataset
-    while isinstance(found, _SAME_ROWS):
+    found = dataset
+    while isinstance(found, (MapDataset, ProjectDataset, RenameDataset, RepeatDataset)):
         found = found.children[0]
-    while not isinstance(found, StepDataset) and len(children := getattr(found, "children", [])) == 1:
-        kinds.append(type(found).__name__)
-        found = children[0]
-    if not kinds and gives_steps(found) and found.stream is stream:
+    if gives_steps(found) and found.stream is stream:
         return int(found.source.first_step + dataset.get_init_step())
-    if not isinstance(found, StepDataset):
-        problem = f"the dataset of this training, {type(dataset).__name__}, is not the stream's own"
-    elif found.stream is not stream:
-        problem = "the dataset of this training comes from another stream than the one given"
-    else:
-        changed = f"after {' and '.join(reversed(kinds))}" if kinds else "as single samples"
-        problem = f"the dataset of this training has the stream's steps {changed}, no longer one for one"
+    other = " of another stream" if gives_steps(found) else ""
     raise OptionError(
-        f"StreamCheckpoint: {problem}, so that a state would name the wrong step. Train on stream.dataset() of that "
-        "stream (map, project, rename and repeat may follow it), or leave StreamCheckpoint out."
+        f"StreamCheckpoint: the rows of this training's dataset, a {type(found).__name__}{other}, are not the steps of "
+        "the stream, one for one, so that a state would name the wrong step. Train on stream.dataset() of that stream "
+        "(map, project, rename and repeat may follow it), or leave StreamCheckpoint out."
     )

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from mindspore.dataset import config
 from mindspore.dataset.engine.datasets import Dataset
-from mindspore.dataset.engine.iterators import DictIterator, TupleIterator
 
 from ms_prefstream.errors import OptionError, PrefStreamError
 
@@ -105,15 +104,10 @@ class _Translating:
         return row
 
 
-class StepTupleIterator(_Translating, TupleIterator):  # type: ignore[misc]
-    """`TupleIterator` whose errors keep their type."""
-
-
-class StepDictIterator(_Translating, DictIterator):  # type: ignore[misc]
-    """`DictIterator` whose errors keep their type."""
-
-
-_TRANSLATING = {TupleIterator: StepTupleIterator, DictIterator: StepDictIterator}
+@functools.cache
+def _with_mixin(mixin: type[Any], kind: type[Any]) -> type[Any]:
+    """Returns MindSpore's class with the mix-in in front. Objects of both have the same layout."""
+    return type(kind.__name__, (mixin, kind), {})
 
 
 @contextlib.contextmanager
@@ -151,8 +145,7 @@ def _iterator(dataset: Readable, create: Callable[..., Any], args: Any, kwargs: 
         )
     with _building(dataset._keeps_rows):
         made = create(*call.args, **call.kwargs)
-    # Same layout, other methods: what MindSpore put into the iterator stays as it is.
-    made.__class__ = _TRANSLATING.get(type(made), type(made))
+    made.__class__ = _with_mixin(_Translating, made.__class__)
     if counted:
         made._skipped, made._passes = skipped, epochs - skipped
     return made
@@ -180,18 +173,14 @@ class Readable(Dataset):  # type: ignore[misc]
         return _iterator(self, super().create_dict_iterator, args, kwargs)
 
 
-_KINDS: dict[type[Any], type[Any]] = {}
-
-
 def _passing_on(name: str, keeps_rows: bool) -> Callable[..., Any]:
     """Returns MindSpore's operation; the dataset that it returns gets the mix-in as well."""
 
     @functools.wraps(getattr(Dataset, name))
     def operation(self: Readable, *args: Any, **kwargs: Any) -> Any:
         dataset = getattr(super(Readable, self), name)(*args, **kwargs)
-        kind = type(dataset)
-        if not issubclass(kind, Readable):
-            dataset.__class__ = _KINDS.setdefault(kind, type(kind.__name__, (Readable, kind), {}))
+        if not isinstance(dataset, Readable):
+            dataset.__class__ = _with_mixin(Readable, dataset.__class__)
         dataset._keeps_rows = keeps_rows and self._keeps_rows
         return dataset
 

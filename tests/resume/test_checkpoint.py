@@ -168,11 +168,11 @@ def test_behind_what_changes_no_order_the_step_is_the_streams(
 
 
 OTHER: dict[str, Any] = {
-    "batch": (lambda stream: stream.dataset().batch(2), "after BatchDataset"),
-    "skip": (lambda stream: stream.dataset().skip(2), "after SkipDataset"),
-    "shuffle and batch": (lambda stream: stream.dataset().shuffle(4).batch(2), "ShuffleDataset and BatchDataset"),
-    "another stream": (lambda stream: make(seed=1).dataset(), "comes from another stream"),
-    "no stream": (lambda stream: ms_dataset(), "GeneratorDataset, is not the stream's own"),
+    "batch": (lambda stream: stream.dataset().batch(2), "a BatchDataset, are not"),
+    "skip": (lambda stream: stream.dataset().skip(2), "a SkipDataset, are not"),
+    "shuffle and batch": (lambda stream: stream.dataset().shuffle(4).batch(2), "a BatchDataset, are not"),
+    "another stream": (lambda stream: make(seed=1).dataset(), "a StepDataset of another stream"),
+    "no stream": (lambda stream: ms_dataset(), "a GeneratorDataset, are not"),
 }
 
 

@@ -149,12 +149,7 @@ def _state_beside(config: Any) -> pathlib.Path | None:
         pattern = re.sub(r"rank_\d+", "rank_*", pathlib.Path(name).with_suffix("").name)
         found = sorted(path.glob(f"rank_*/{pattern}{_SUFFIX}"))
     else:
-        found = [state for state in path.glob(f"rank_*/*{_SUFFIX}") if _saved(state)]
-        found = sorted(found, key=lambda state: state.stat().st_mtime)[-1:]
+        saved = [file.with_suffix(_SUFFIX) for file in path.glob("rank_*/*") if file.suffix in _FORMATS]
+        saved = [state for state in saved if state.exists()]  # with `async_save` the last checkpoint may be unfinished
+        found = sorted(saved, key=lambda state: state.stat().st_mtime)[-1:]
     return next((state for state in found if state.exists()), None)
-
-
-def _saved(state: pathlib.Path) -> bool:
-    """Returns whether the checkpoint of a state exists; with `async_save` the last one may be unfinished."""
-    stem = state.name.removesuffix(_SUFFIX)
-    return any((state.parent / (stem + suffix)).exists() for suffix in _FORMATS)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -148,15 +149,10 @@ def _iterate_all_epochs(create: Method) -> Method:
         if _stream_of(dataset) is None:
             return create(trainer, dataset)
         epochs = trainer.train_num_epochs + 1  # the trainer rounds down
-        return _chain(dataset.create_dict_iterator(output_numpy=False, num_epochs=epochs), epochs)
+        rows = dataset.create_dict_iterator(output_numpy=False, num_epochs=epochs)
+        return itertools.chain.from_iterable(itertools.repeat(rows, epochs))  # skipped epochs are empty
 
     return iterator
-
-
-def _chain(rows: Any, epochs: int) -> Iterator[Any]:
-    """Yields the rows of all epochs in order; epochs that a resumed run skips are empty."""
-    for _ in range(epochs):
-        yield from rows
 
 
 _TRAINER = "mindformers.trainer.base_trainer"

@@ -150,8 +150,8 @@ def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options that are arguments of a function under their own names."""
-    return {name: options[name] for name in inspect.signature(function).parameters if name in options}
+    """Returns the options that were given and are arguments of a function, under their own names."""
+    return {name: options[name] for name in inspect.signature(function).parameters if options.get(name) is not None}
 
 
 def one_or_list(source: tuple[str, ...]) -> Any:
@@ -180,35 +180,30 @@ def _make_task(options: dict[str, Any]) -> Task:
 
 def make_batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
     """Returns the batching rule that a command line describes; options that contradict each other are refused."""
-    size = options["batch_size"]
-    if size is None and options["max_tokens"] is None:
-        size = 8
+    if options["batch_size"] is None and options["max_tokens"] is None:
+        options = options | {"batch_size": 8}
     if options["pack"] is not None:
         _refuse(options, ("pad", "length", *_BUCKET), "--pack does not go with {}: packs have one width, TOKENS.")
-        return Pack(options["pack"], batch_size=size, **_given(options, "max_segments"))
+        return Pack(**_given_to(Pack, options | {"tokens": options["pack"]}))
     if options["max_segments"] is not None:
         raise OptionError("--max-segments is an option of packs: give --pack TOKENS as well, or leave it out.")
     if options["pad"] or options["length"] is not None:
         _refuse(options, _BUCKET, "{} goes with buckets, and --pad and --length make one length of all rows.")
-        return Pad(size, length=options["length"])
-    boundaries = options["boundaries"]
-    try:
-        widths = None if boundaries is None else tuple(int(width) for width in boundaries.split(","))
-    except ValueError:
-        raise OptionError(f"--boundaries is {boundaries!r}; expected numbers with commas, as 128,256,512.") from None
-    return Bucket(
-        size, boundaries=widths, **_given(options, "max_tokens", "multiple_of", "max_shapes", "extra", "round_to")
-    )
+        return Pad(**_given_to(Pad, options))
+    if options["boundaries"] is not None:
+        try:
+            options = options | {"boundaries": tuple(map(int, options["boundaries"].split(",")))}
+        except ValueError:
+            raise OptionError(
+                f"--boundaries is {options['boundaries']!r}; expected numbers with commas, as 128,256,512."
+            ) from None
+    return Bucket(**_given_to(Bucket, options))
 
 
 def _refuse(options: dict[str, Any], names: tuple[str, ...], problem: str) -> None:
     for name in names:
         if options[name]:
             raise OptionError(f"{problem.format(_flag(name))} Give only one of them.")
-
-
-def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: options[name] for name in names if options[name] is not None}
 
 
 def _make_format(options: dict[str, Any]) -> Any:

@@ -148,15 +148,7 @@ _INSTALL = {
 
 @contextlib.contextmanager
 def needs(package: str, what: str) -> Iterator[None]:
-    """Names a missing package that is imported inside the `with` block.
-
-    Args:
-        package: ``mindspore`` or ``mindformers``.
-        what: What it is needed for, as the sentence's subject.
-
-    Raises:
-        PrefStreamError: It is not installed.
-    """
+    """Raises a `PrefStreamError` if the package, imported inside the `with` block by `what`, is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:

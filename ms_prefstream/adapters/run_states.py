@@ -34,14 +34,10 @@ _FORMATS = (".ckpt", ".safetensors")
 
 
 def save_state(dataset: Any, monitor: Any, done: int) -> None:
-    """Writes the state beside the checkpoint that the monitor has just saved, atomically.
+    """Writes the state beside the checkpoint that MindFormers' CheckpointMonitor has just saved.
 
-    Writes nothing where the steps of the training are not those of the stream, as after `take`.
-
-    Args:
-        dataset: What is trained on.
-        monitor: MindFormers' CheckpointMonitor.
-        done: Steps of this call that are finished.
+    Writes nothing where the steps of the training are not those of the stream, as after `take`. `done` counts the
+    finished steps of this call.
     """
     finished = gives_steps(dataset)
     if not (finished or _batches_samples(dataset)):

@@ -199,12 +199,7 @@ def _wrap_methods(name: str) -> None:
 
 
 def when_imported(name: str, act: Callable[[], None]) -> None:
-    """Calls `act` once, as soon as a module is loaded: now if it is, else right after its import.
-
-    Args:
-        name: The module's full name.
-        act: Called without arguments.
-    """
+    """Calls `act` once, as soon as the module of that name is loaded: now if it is, else right after its import."""
     if name in sys.modules:
         act()
     else:

@@ -104,11 +104,7 @@ row_options = _adding(*_TASK_OPTIONS, _TASK_LAYOUT_OPTION, *_ENCODING_OPTIONS, *
 
 
 def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
-    """Returns the stream that a command line describes.
-
-    Raises:
-        PrefStreamError: As `ms_prefstream.stream` does.
-    """
+    """Returns the stream that a command line describes."""
     given = _given_to(stream, options) | make_encoding(options)
     if options["num_shards"] is None and options["shard_id"] is None:
         given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
@@ -117,14 +113,7 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
 
 
 def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
-    """Returns the stream of a command line whose rows are not batched.
-
-    Args:
-        source: Paths.
-        options: Those of an encoding and of rows.
-        length: What fixed layouts are padded to; None is the task's length.
-        workers: Processes.
-    """
+    """Returns the stream of a command line whose rows are not batched; fixed layouts are padded to `length`."""
     found = open_source(one_or_list(source))
     return stream(
         found,

@@ -1,4 +1,4 @@
-"""From steps to a `mindspore.dataset.GeneratorDataset` of ready batches; MindSpore is imported when one is made."""
+"""`to_dataset`: steps as a `GeneratorDataset` of ready batches; MindSpore is imported when one is made."""
 
 from __future__ import annotations
 

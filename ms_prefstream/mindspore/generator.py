@@ -162,10 +162,6 @@ def gives_samples(dataset: Any) -> bool:
 def first_step(dataset: Any, stream: Any) -> int:
     """Returns the absolute step that is the first row of a training's dataset.
 
-    Args:
-        dataset: What the trainer was given.
-        stream: Whose steps are counted.
-
     Raises:
         OptionError: Its rows are not the steps of this stream, one for one.
     """

@@ -19,13 +19,7 @@ from ms_prefstream.sources.jsonl import dump_row
 class Quarantine:
     """A JSON Lines file of dropped rows: ``{"origin", "reason", "problem", "row"}``, created with the first of them.
 
-    Args:
-        path: The file; with several ranks the rank is put before the suffix (``bad.rank1.jsonl``).
-        rank: This rank.
-        world: The number of ranks.
-
-    Attributes:
-        path: The file of this rank.
+    With several ranks the rank is put before the suffix (``bad.rank1.jsonl``).
 
     Raises:
         OptionError: It is no path.

@@ -72,7 +72,7 @@ def check_resumed(dataset: Any, config: Any) -> None:
     try:
         step = check_state(saved, settings, dataset.stream.steps_per_epoch)
     except StateError as error:
-        raise StateError(f"{path}: {error}{_remedies(saved, now, config)}") from None
+        raise StateError(f"{path}: {error} {_remedies(saved, now)}") from None
     if config.get("data_skip_steps") or not gives_steps(dataset):
         return
     begins, skipped = first_step(dataset, dataset.stream), int(runner.get("initial_step") or 0)
@@ -83,16 +83,17 @@ def check_resumed(dataset: Any, config: Any) -> None:
         )
 
 
-def _remedies(saved: State, now: State, config: Any) -> str:
-    afresh = " ignore_data_skip: True keeps the weights and begins with the first row."
+def _remedies(saved: State, now: State) -> str:
+    afresh = "ignore_data_skip: True keeps the weights and begins with the first row."
     if saved.get("index") is None and now["index"] is not None:
-        return f" A length index was built since: remove the index file (or set index: null), or start again.{afresh}"
+        return f"A length index was built since: remove the index file (or set index: null), or start again. {afresh}"
     shards = saved.get("logical_shards")
     if shards in (None, now["logical_shards"]) or saved.get("global_batch") != now["global_batch"]:
         return afresh
-    section = "data_loader" in (config.get("train_dataset") or {})
-    where = f"logical_shards: {shards} in data_loader" if section else f"mps.stream(..., logical_shards={shards})"
-    return f" {where} has the former shards on this number of ranks.{afresh}"
+    return (
+        f"logical_shards: {shards} in data_loader, or mps.stream(..., logical_shards={shards}), has the former shards "
+        f"on this number of ranks. {afresh}"
+    )
 
 
 def _batches_samples(dataset: Any) -> bool:

@@ -12,7 +12,6 @@ from ms_prefstream.cache.layouts import LAYOUTS, ROWS_PER_PART
 from ms_prefstream.cache.verify import verify as verify_cache
 from ms_prefstream.cache.write import ENGINES, write_cache
 from ms_prefstream.cli.options import make_rows, row_options, source_argument
-from ms_prefstream.mindrecord.manifest import Manifest
 from ms_prefstream.progress import progress_on
 
 
@@ -33,11 +32,21 @@ def cache(source: tuple[str, ...], out: str, length: int | None, workers: int | 
     Give the same command again to resume an interrupted run.
     """
     if workers is None:
-        workers = _cores()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cores if cores > 1 else 0  # a single core has no use for a worker process
     given = {name: options[name] for name in ("overwrite", "rows_per_part", "engine", "ray_address")}
     rows = make_rows(source, options, length, workers if options["engine"] == "local" else 0)
     manifest = write_cache(rows, out, layout=options["file_layout"], workers=workers, progress=True, **given)
-    click.echo(summary(out, manifest))
+    size = sum(note.bytes for note in manifest.files.values())
+    click.echo(
+        f"{manifest.rows:,} of {manifest.source_rows:,} rows written to {out}, {size / 1e6:,.1f} MB "
+        f"({size / 1e3 / manifest.rows:,.2f} MB a thousand rows)"
+    )
+    for reason, entry in manifest.dropped.items():
+        click.echo(f"  {reason}: {entry['rows']:,} dropped, first at {', '.join(entry['first'])}")
+    for name, count in manifest.notes.items():
+        if count:
+            click.echo(f"{name.replace('_', ' ')}: {count:,}")
 
 
 @click.command()
@@ -56,22 +65,3 @@ def verify(out: str) -> None:
     click.echo(f"{sum(whole)} of {len(whole)} files are whole")
     if any(one.problem for one in found):
         sys.exit(1)
-
-
-def summary(out: str, manifest: Manifest) -> str:
-    """Returns what was written, for people."""
-    size = sum(note.bytes for note in manifest.files.values())
-    lines = [
-        f"{manifest.rows:,} of {manifest.source_rows:,} rows written to {out}, {size / 1e6:,.1f} MB "
-        f"({size / 1e3 / manifest.rows:,.2f} MB a thousand rows)"
-    ]
-    for reason, entry in manifest.dropped.items():
-        lines.append(f"  {reason}: {entry['rows']:,} dropped, first at {', '.join(entry['first'])}")
-    lines += [f"{name.replace('_', ' ')}: {count:,}" for name, count in manifest.notes.items() if count]
-    return "\n".join(lines)
-
-
-def _cores() -> int:
-    """Returns the cores that this process may use; 0 for a single one, where a worker process has no use."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return count if count > 1 else 0

@@ -1,4 +1,4 @@
-"""Samples to the arrays of a batch, with what the report counts about it."""
+"""The contract of steps, a selection of their columns, and the functions that make arrays of samples."""
 
 from __future__ import annotations
 
@@ -52,16 +52,7 @@ def select_columns(steps: Steps, columns: Sequence[str]) -> Steps:
 
 @dataclass(frozen=True, kw_only=True)
 class Collate:
-    """Makes the padded batch of a step and counts it in the report.
-
-    Attributes:
-        layout: The arrays.
-        batching: Chooses the width.
-        widths: The widths to choose from.
-        pad_id: The id that arrays are padded with.
-        task: Whether labels are shifted.
-        report: Counts tokens and padding.
-    """
+    """Makes the batch of a step, padded to the one of `widths` that the batching rule chooses, and reports it."""
 
     layout: Layout
     batching: BatchingRule
@@ -81,7 +72,7 @@ class Collate:
 
 @dataclass(frozen=True, kw_only=True)
 class CollatePacks:
-    """Makes the batch of packed rows of a step and counts it in the report; attributes as for `Collate`."""
+    """Makes the batch of the packed rows of a step and reports it."""
 
     layout: PackedLayout
     max_samples: int

@@ -43,6 +43,7 @@ def to_dataset(
     with needs("mindspore", "stream.dataset()"):
         from ms_prefstream.mindspore.generator import StepDataset, StepSource
 
-    source = StepSource(steps, start_epoch, stream=stream, resumed=resumed, moved=moved)
+    first = start_epoch * steps.steps_per_epoch
+    source = StepSource(steps, first, stream, resumed, moved)
     dataset: GeneratorDataset = StepDataset(source, init_step)
     return dataset

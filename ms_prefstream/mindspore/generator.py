@@ -1,25 +1,24 @@
 """`StepDataset`: a MindSpore dataset whose rows are the steps of a stream, epoch after epoch.
 
 This module imports MindSpore; import it only where a dataset is made. As measured on MindSpore 2.9.0, a dataset is
-copied for every iterator, and the copies share its source. State of a single iterator therefore belongs to the copy:
-`prepare_multiprocessing`, which runs on it, gives it a source of its own.
+copied for every iterator; the copies share its source, but not its sampler. State of a single iterator therefore
+belongs to the copy: `prepare_multiprocessing`, which runs on it, gives it a source of its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-from mindspore.dataset import GeneratorDataset, config
+from mindspore.dataset import GeneratorDataset, Sampler
 from mindspore.dataset.engine.datasets import MapDataset, ProjectDataset, RenameDataset, RepeatDataset
 
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.mindspore import BatchStream
 from ms_prefstream.mindspore.readable import IN_BAND, Readable, error_row, stand_in
 from ms_prefstream.mindspore.samples import Samples
+from ms_prefstream.sample import Batch
 from ms_prefstream.steps.collate import Steps
 
 Row = tuple[Any, ...]
@@ -27,68 +26,69 @@ Row = tuple[Any, ...]
 
 @dataclasses.dataclass(eq=False)
 class StepSource:
-    """The rows of a dataset: one pass over an epoch for each call of `__iter__`, with exactly `steps_per_epoch` rows.
+    """Rows of a dataset by absolute step. Consecutive steps are read in one pass, so any kind of source will do.
 
     Attributes:
-        epoch: The epoch of the next pass.
+        first_step: The absolute step that a dataset begins with and that init steps count from.
         steps, stream, resumed, moved: As for `to_dataset`.
-        skip: Rows that MindSpore drops at the front; they are placeholders that cost nothing.
         in_band: Whether a failed step becomes an `error_row`.
     """
 
     steps: Steps
-    epoch: int = 0
+    first_step: int = 0
     stream: BatchStream | None = None
     resumed: bool = False
     moved: Callable[[int], None] = lambda step: None
-    skip: int = 0
     in_band: bool = False
-    _failed: Row | None = dataclasses.field(default=None, init=False)  # the row for all that follows a failed step
-
-    @property
-    def first_step(self) -> int:
-        """The absolute step that init steps count from."""
-        return self.epoch * len(self)
+    _pass: Iterator[Batch] = dataclasses.field(default=iter(()), init=False)
+    _next: int = dataclasses.field(default=-1, init=False)  # the step that the pass continues with
+    _failure: Exception | None = dataclasses.field(default=None, init=False)
 
     def __len__(self) -> int:
         return self.steps.steps_per_epoch
 
-    def __iter__(self) -> Iterator[Row]:
-        epoch, columns = self.epoch, len(self.steps.column_names)
-        self.epoch += 1
-        done = min(self.skip, len(self))
-        self.skip -= done
-        yield from itertools.repeat((np.zeros(0, np.int32),) * columns, done)
-        if self._failed is None and done < len(self):
+    def __getitem__(self, step: int) -> Row:
+        failure = self._failure
+        if failure is None:
             try:
-                for row in self._rows(epoch, done):
-                    yield row
-                    done += 1
-                return
+                return self._read(int(step))
             except Exception as error:
                 failure = error
-            if not self.in_band:
-                raise stand_in(failure)
-            self._failed = error_row(failure, columns)
-        # MindSpore checks the number of rows before it returns the last ones: fill the pass up with the error.
-        yield from itertools.repeat(self._failed, len(self) - done)
+        if not self.in_band:
+            raise stand_in(failure)
+        self._failure = failure  # the reader stops at the first failed step: make no more
+        return error_row(failure, len(self.steps.column_names))
 
-    def _rows(self, epoch: int, done: int) -> Iterator[Row]:
-        for batch in itertools.islice(self.steps.start(epoch, done), len(self) - done):
-            yield tuple(batch[name] for name in self.steps.column_names)
-            done += 1
-        if done < len(self):
+    def _read(self, step: int) -> Row:
+        epoch, inside = divmod(step, len(self))
+        if step != self._next or inside == 0:
+            self._pass = self.steps.start(epoch, inside)
+        self._next = -1  # if the pass fails
+        batch = next(self._pass, None)
+        if batch is None:
             raise SourceError(
-                f"epoch {epoch} ended after {done} of {len(self)} steps. "
+                f"epoch {epoch} ended after {inside} of {len(self)} steps. "
                 "Give steps_per_epoch as the source has them, or leave it out to have the rows counted."
             )
+        self._next = step + 1
+        return tuple(batch[name] for name in self.steps.column_names)
+
+
+class EpochSampler(Sampler):  # type: ignore[misc]
+    """Sampler of epoch * K + i. MindSpore copies it for every iterator and iterates over the copy once an epoch."""
+
+    def __init__(self, steps_per_epoch: int, first_step: int) -> None:
+        super().__init__(num_samples=steps_per_epoch)
+        self._next = first_step
+
+    def __iter__(self) -> Iterator[int]:
+        first = self._next
+        self._next += self.num_samples
+        return iter(range(first, self._next))
 
 
 class StepDataset(Readable, GeneratorDataset):  # type: ignore[misc]
     """A `GeneratorDataset` of steps.
-
-    The size is declared, so MindSpore never reads the source to count it. Up to a few steps of the next epoch are
-    made while the last ones of this epoch are still unread.
 
     Args:
         source: The steps.
@@ -101,11 +101,10 @@ class StepDataset(Readable, GeneratorDataset):  # type: ignore[misc]
         super().__init__(
             source,
             column_names=list(source.steps.column_names),
+            sampler=EpochSampler(len(source), source.first_step),
             num_parallel_workers=1,
-            shuffle=False,
             python_multiprocessing=False,
         )
-        self.dataset_size = len(source)
         if init_step:
             super().set_init_step(init_step)
 
@@ -124,33 +123,17 @@ class StepDataset(Readable, GeneratorDataset):  # type: ignore[misc]
         super().set_init_step(init_step)
         self.source.moved(self.source.first_step + init_step)
 
-    def add_sampler(self, new_sampler: Any) -> None:
-        """Refuses a sampler, which MindSpore would ignore here; `use_sampler` calls this as well."""
-        raise OptionError(
-            f"a {type(new_sampler).__name__} cannot order or share out the steps of a stream. Use shuffle=, seed=, "
-            "num_shards= and shard_id= of mps.stream, or skip and take of the dataset."
-        )
-
     def prepare_multiprocessing(self) -> None:
-        """Gives this copy of the dataset a source that counts epochs on its own, from the epoch of the init step.
-
-        For an init step MindSpore reduces the number of epochs and drops rows of the first pass, whichever epoch it is.
-        """
-        source = self.source
-        pipeline: list[Any] = [self]
-        while pipeline[-1].parent:
-            pipeline.append(pipeline[-1].parent[0]())  # a weak reference
-        size = next(one.dataset_size for one in reversed(pipeline) if one.dataset_size)  # of the outermost, if known
-        epochs, skip = divmod(0 if config.get_debug_mode() else pipeline[-1].get_init_step(), size)
-        passes = -(-size // len(source))  # of the source, in one epoch of the pipeline
-        epoch = source.epoch + epochs * passes
-        self.source = dataclasses.replace(source, epoch=epoch, skip=skip, in_band=IN_BAND.get())
+        """Gives this copy of the dataset a source whose pass and errors belong to this iterator alone."""
+        self.source = dataclasses.replace(self.source, in_band=IN_BAND.get())
         super().prepare_multiprocessing()
 
 
 def gives_steps(dataset: Any) -> bool:
     """Returns whether a dataset is a stream's own, with its batches as rows, in the order of its plan."""
-    return isinstance(dataset, StepDataset) and not gives_samples(dataset)
+    if not isinstance(dataset, StepDataset) or gives_samples(dataset):
+        return False
+    return isinstance(dataset.sampler, EpochSampler)
 
 
 def gives_samples(dataset: Any) -> bool:

@@ -18,13 +18,13 @@ import sys
 import mindspore, mindspore.dataset, mindformers
 
 def attributes():
-    # those of every class of MindSpore and MindFormers that is loaded, without the cache of Python's `copy`
+    # those of every class of MindSpore and MindFormers that is loaded
     found = {}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in ("mindspore", "mindformers"):
             for kind in list(vars(module).values()):
                 if isinstance(kind, type) and str(kind).startswith(("<class 'mindspore", "<class 'mindformers")):
-                    found[kind] = {name: value for name, value in vars(kind).items() if name != "__slotnames__"}
+                    found[kind] = dict(vars(kind))
     return found
 
 def changed(before):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_steps import FakeSteps
 
-from ms_prefstream.errors import OptionError, SourceError
+from ms_prefstream.errors import SourceError
 from ms_prefstream.mindspore.dataset import to_dataset
 
 pytestmark = pytest.mark.mindspore
@@ -169,18 +169,9 @@ def test_a_pass_that_is_too_long_ends_after_its_steps() -> None:
     assert run(to_dataset(steps), 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
-def test_a_sampler_is_refused() -> None:
-    from mindspore.dataset import SequentialSampler
+def test_a_sampler_reads_its_steps_in_any_order() -> None:
+    from mindspore.dataset import SubsetSampler
 
-    with pytest.raises(OptionError, match="a SequentialSampler cannot order"):
-        to_dataset(FakeSteps(K)).use_sampler(SequentialSampler(start_index=2))
-
-
-@pytest.mark.parametrize("step", [1, K + 1, 2 * K])
-def test_a_pipeline_for_the_device_begins_at_the_init_step(step: int) -> None:
-    """In sink mode MindSpore builds the pipeline itself, without one of our iterators, and drops the first rows."""
-    dataset = to_dataset(FakeSteps(K), start_epoch=1)
-    dataset.set_init_step(step)
-    _, copied = dataset.device_que().create_ir_tree()
-    rows = list(copied.children[0].source)[step % K :]
-    assert [int(row[0][0]) for row in rows] == list(range(K + step, 2 * K + step // K * K))
+    dataset = to_dataset(FakeSteps(K))
+    dataset.use_sampler(SubsetSampler([3, 1, 2]))
+    assert run(dataset, 1) == [[3, 1, 2]]

@@ -172,6 +172,7 @@ OTHER: dict[str, Any] = {
     "skip": (lambda stream: stream.dataset().skip(2), "a SkipDataset, are not"),
     "shuffle and batch": (lambda stream: stream.dataset().shuffle(4).batch(2), "a BatchDataset, are not"),
     "another stream": (lambda stream: make(seed=1).dataset(), "a StepDataset of another stream"),
+    "sampler": (lambda stream: sampled(stream.dataset()), "a StepDataset, are not"),
     "no stream": (lambda stream: ms_dataset(), "a GeneratorDataset, are not"),
 }
 
@@ -180,6 +181,13 @@ def ms_dataset() -> Any:
     import mindspore as ms
 
     return ms.dataset.GeneratorDataset([(1,)] * 4, ["a"])
+
+
+def sampled(dataset: Any) -> Any:
+    import mindspore as ms
+
+    dataset.use_sampler(ms.dataset.SequentialSampler(start_index=2))
+    return dataset
 
 
 @pytest.mark.parametrize(("change", "said"), OTHER.values(), ids=OTHER)

@@ -139,7 +139,10 @@ def encode(
         PrefStreamError: An option that cannot be used. The result says what is wrong with the row itself.
     """
     check_made("task", task, "sampler", "mps.DPO(max_length=1024)")
-    loaded = _load(tokenizer, backend)
+    if isinstance(tokenizer, (str, os.PathLike)):
+        loaded: Tokenizer | None = _load_path(os.fspath(tokenizer), backend)
+    else:
+        loaded = None if tokenizer is None else load_tokenizer(tokenizer, backend)
     recipe = Recipe(
         records=None,
         task=task,
@@ -174,26 +177,16 @@ def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) 
     found = open_source(source)
     for cache in caches_in(found):
         check_cache(cache, options["task"], format=options.get("format", "auto"))
+    numbers = range(rows) if isinstance(rows, int) else rows
     if isinstance(found, RandomAccess):
-        if not isinstance(rows, int):
-            for row in rows:
-                whole_number("row", row, 0, len(found) - 1)
-        numbers = range(min(rows, len(found))) if isinstance(rows, int) else rows
-        shown = ((found.origin(row), found.read([row])[0]) for row in numbers)
+        if isinstance(rows, int):
+            numbers = range(min(rows, len(found)))
+        shown = ((found.origin(whole_number("row", n, 0, len(found) - 1)), found.read([n])[0]) for n in numbers)
     else:
-        wanted = range(rows) if isinstance(rows, int) else rows
-        passed = enumerate(itertools.islice(found.start(), max(wanted) + 1))
-        shown = (both for row, both in passed if row in wanted)
+        passed = enumerate(itertools.islice(found.start(), max(numbers) + 1))
+        shown = (both for number, both in passed if number in numbers)
     for origin, raw in shown:
         yield f"{origin}  {encode(raw, **options)}\n"
-
-
-def _load(tokenizer: Any, backend: str) -> Tokenizer | None:
-    if tokenizer is None:
-        return None
-    if isinstance(tokenizer, (str, os.PathLike)):
-        return _load_path(os.fspath(tokenizer), backend)
-    return load_tokenizer(tokenizer, backend)
 
 
 _load_path = functools.lru_cache(maxsize=4)(load_tokenizer)  # loading takes a thousand times as long as one row
@@ -204,7 +197,7 @@ def _describe(task: Task, tokenizer: Tokenizer | None, loaded: Loaded) -> Encode
     if sample is None:
         assert error is not None  # a row has one or the other
         return EncodedRow(task.name, None, reason=error.reason, problem=str(error))
-    decode = _show_ids if tokenizer is None else tokenizer.decode
+    decode = _ids_as_text if tokenizer is None else tokenizer.decode
     alone = "response" if sample.sequences[0].spans else "prompt"
     names = ["chosen", "rejected"] if task.pairs else [alone]
     return EncodedRow(
@@ -240,7 +233,7 @@ def _parts(ids: list[int], borders: list[int], decode: Callable[[Sequence[int]],
     return [decode(ids[begin:end]) for begin, end in itertools.pairwise(borders)]
 
 
-def _show_ids(ids: Sequence[int]) -> str:
+def _ids_as_text(ids: Sequence[int]) -> str:
     return "".join(f"<{i}>" for i in ids)
 
 

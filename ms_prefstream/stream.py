@@ -15,7 +15,7 @@ from ms_prefstream.mindspore.ranks import known_ranks
 from ms_prefstream.plan import Ranks
 from ms_prefstream.plan.state import State
 from ms_prefstream.sample import Batch
-from ms_prefstream.steps.collate import select_columns
+from ms_prefstream.steps.collate import Steps, select_columns
 from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
 from ms_prefstream.steps.open import Order, step_opener
 from ms_prefstream.steps.planned import RowIds
@@ -212,7 +212,7 @@ class Stream:
             OptionError: The epoch lies before the step at which a resumed stream continues, or a column is not one of
                 `column_names`.
         """
-        steps = self._steps if columns is None else select_columns(self._steps, columns)
+        steps: Steps = self._steps if columns is None else select_columns(self._steps, columns)
         at, step = divmod(self._resumed or 0, self.steps_per_epoch)
         if start_epoch is not None and whole_number("start_epoch", start_epoch, 0) != at:
             if self._resumed is not None and start_epoch < at:

@@ -10,12 +10,11 @@ import pathlib
 import sys
 from typing import Any
 
-import orjson
 from mindspore.train import Callback
 
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import OptionError
-from ms_prefstream.mindspore.checkpoint import replace_file
+from ms_prefstream.mindspore.checkpoint import write_json
 from ms_prefstream.mindspore.trainer_checks import check_network, check_shards
 
 
@@ -62,8 +61,7 @@ class ReportCallback(Callback):  # type: ignore[misc]
         _log(f"data after {done} steps ({place}{why}):\n{self.stream.report}")
         if self.path is not None:
             path = self.path if ranks == 1 else self.path.with_suffix(f".rank{self.stream.rank}{self.path.suffix}")
-            content = {"steps": done, **self.stream.report.as_dict()}
-            replace_file(path, orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+            write_json(path, {"steps": done, **self.stream.report.as_dict()})
 
 
 def _log(text: str) -> None:

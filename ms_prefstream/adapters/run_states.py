@@ -24,7 +24,7 @@ from mindspore.dataset.engine.datasets import (
 )
 
 from ms_prefstream.errors import StateError
-from ms_prefstream.mindspore.checkpoint import LATEST, read_state, write_state
+from ms_prefstream.mindspore.checkpoint import LATEST, read_state, write_json
 from ms_prefstream.mindspore.generator import first_step, gives_samples, gives_steps
 from ms_prefstream.plan.state import State, check_state
 
@@ -34,14 +34,10 @@ _FORMATS = (".ckpt", ".safetensors")
 
 
 def save_state(dataset: Any, monitor: Any, done: int) -> None:
-    """Writes the state beside the checkpoint that the monitor has just saved, atomically.
+    """Writes the state beside the checkpoint that MindFormers' CheckpointMonitor has just saved.
 
-    Writes nothing where the steps of the training are not those of the stream, as after `take`.
-
-    Args:
-        dataset: What is trained on.
-        monitor: MindFormers' CheckpointMonitor.
-        done: Steps of this call that are finished.
+    Writes nothing where the steps of the training are not those of the stream, as after `take`. `done` counts the
+    finished steps of this call.
     """
     finished = gives_steps(dataset)
     if not (finished or _batches_samples(dataset)):
@@ -51,10 +47,10 @@ def save_state(dataset: Any, monitor: Any, done: int) -> None:
     state = dataset.stream.state(step)
     if getattr(monitor, "use_legacy_format", True):
         checkpoint = pathlib.Path(monitor.latest_ckpt_file_name)
-        write_state(checkpoint.with_suffix(_SUFFIX), state)
+        write_json(checkpoint.with_suffix(_SUFFIX), state)
         _clear(monitor, checkpoint)
     elif dataset.stream.rank == 0 and (folder := _iteration(monitor, trained)) is not None:
-        write_state(folder / LATEST, state)
+        write_json(folder / LATEST, state)
 
 
 def check_resumed(dataset: Any, config: Any) -> None:
@@ -76,7 +72,7 @@ def check_resumed(dataset: Any, config: Any) -> None:
     try:
         step = check_state(saved, settings, dataset.stream.steps_per_epoch)
     except StateError as error:
-        raise StateError(f"{path}: {error}{_remedies(saved, now, config)}") from None
+        raise StateError(f"{path}: {error} {_remedies(saved, now)}") from None
     if config.get("data_skip_steps") or not gives_steps(dataset):
         return
     begins, skipped = first_step(dataset, dataset.stream), int(runner.get("initial_step") or 0)
@@ -87,16 +83,17 @@ def check_resumed(dataset: Any, config: Any) -> None:
         )
 
 
-def _remedies(saved: State, now: State, config: Any) -> str:
-    afresh = " ignore_data_skip: True keeps the weights and begins with the first row."
+def _remedies(saved: State, now: State) -> str:
+    afresh = "ignore_data_skip: True keeps the weights and begins with the first row."
     if saved.get("index") is None and now["index"] is not None:
-        return f" A length index was built since: remove the index file (or set index: null), or start again.{afresh}"
+        return f"A length index was built since: remove the index file (or set index: null), or start again. {afresh}"
     shards = saved.get("logical_shards")
     if shards in (None, now["logical_shards"]) or saved.get("global_batch") != now["global_batch"]:
         return afresh
-    section = "data_loader" in (config.get("train_dataset") or {})
-    where = f"logical_shards: {shards} in data_loader" if section else f"mps.stream(..., logical_shards={shards})"
-    return f" {where} has the former shards on this number of ranks.{afresh}"
+    return (
+        f"logical_shards: {shards} in data_loader, or mps.stream(..., logical_shards={shards}), has the former shards "
+        f"on this number of ranks. {afresh}"
+    )
 
 
 def _batches_samples(dataset: Any) -> bool:
@@ -149,12 +146,7 @@ def _state_beside(config: Any) -> pathlib.Path | None:
         pattern = re.sub(r"rank_\d+", "rank_*", pathlib.Path(name).with_suffix("").name)
         found = sorted(path.glob(f"rank_*/{pattern}{_SUFFIX}"))
     else:
-        found = [state for state in path.glob(f"rank_*/*{_SUFFIX}") if _saved(state)]
-        found = sorted(found, key=lambda state: state.stat().st_mtime)[-1:]
+        saved = [file.with_suffix(_SUFFIX) for file in path.glob("rank_*/*") if file.suffix in _FORMATS]
+        saved = [state for state in saved if state.exists()]  # with `async_save` the last checkpoint may be unfinished
+        found = sorted(saved, key=lambda state: state.stat().st_mtime)[-1:]
     return next((state for state in found if state.exists()), None)
-
-
-def _saved(state: pathlib.Path) -> bool:
-    """Returns whether the checkpoint of a state exists; with `async_save` the last one may be unfinished."""
-    stem = state.name.removesuffix(_SUFFIX)
-    return any((state.parent / (stem + suffix)).exists() for suffix in _FORMATS)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -94,7 +95,7 @@ def _note_eval_dataset(trainer: Any, dataset: Any) -> None:
 
 
 def _check_eval_dataset(create: Method) -> Method:
-    """Wraps `create_eval_dataset`. An evaluation during training uses the training's network, and so its names."""
+    """Wraps `create_eval_dataset`: an evaluation during training uses the training's network, and so its names."""
 
     @functools.wraps(create)
     def checked(trainer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -148,15 +149,10 @@ def _iterate_all_epochs(create: Method) -> Method:
         if _stream_of(dataset) is None:
             return create(trainer, dataset)
         epochs = trainer.train_num_epochs + 1  # the trainer rounds down
-        return _chain(dataset.create_dict_iterator(output_numpy=False, num_epochs=epochs), epochs)
+        rows = dataset.create_dict_iterator(output_numpy=False, num_epochs=epochs)
+        return itertools.chain.from_iterable(itertools.repeat(rows, epochs))  # skipped epochs are empty
 
     return iterator
-
-
-def _chain(rows: Any, epochs: int) -> Iterator[Any]:
-    """Yields the rows of all epochs in order; epochs that a resumed run skips are empty."""
-    for _ in range(epochs):
-        yield from rows
 
 
 _TRAINER = "mindformers.trainer.base_trainer"
@@ -203,12 +199,7 @@ def _wrap_methods(name: str) -> None:
 
 
 def when_imported(name: str, act: Callable[[], None]) -> None:
-    """Calls `act` once, as soon as a module is loaded: now if it is, else right after its import.
-
-    Args:
-        name: The module's full name.
-        act: Called without arguments.
-    """
+    """Calls `act` once, as soon as the module of that name is loaded: now if it is, else right after its import."""
     if name in sys.modules:
         act()
     else:
@@ -229,14 +220,11 @@ class _ImportWatcher(MetaPathFinder):
             spec = importlib.util.find_spec(name)
         finally:
             sys.meta_path.insert(0, self)  # a spec may be asked for without an import
-        loader: Any = spec and spec.loader
-        if loader is not None:
-            loader.exec_module = functools.partial(self._load, loader)
+        if spec is not None and spec.loader is not None:
+            vars(spec.loader)["exec_module"] = _after(self._imported)(spec.loader.exec_module)
         return spec
 
-    def _load(self, loader: Any, module: ModuleType) -> None:
-        del loader.exec_module  # the attribute of this instance; its class has the method
-        loader.exec_module(module)
+    def _imported(self, module: ModuleType) -> None:
         if self in sys.meta_path:
             sys.meta_path.remove(self)
             self.act()

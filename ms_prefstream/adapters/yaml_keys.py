@@ -19,8 +19,7 @@ from ms_prefstream.tasks import TASKS
 
 _TASKS: dict[str, Callable[..., Any]] = {task.__name__: task for task in TASKS.values()}
 _BATCHINGS: dict[str, Callable[..., Any]] = {"Pad": Pad, "Bucket": Bucket, "Pack": Pack}
-_OPTIONS = tuple(inspect.signature(stream).parameters)
-_KEYS = ("source", "dataset_dir", *_OPTIONS[1:])
+_KEYS = ("dataset_dir", *inspect.signature(stream).parameters)
 _NO_OBJECT = (str, int, float, list)  # what YAML has besides sections
 _SECTION = "data_loader"  # in messages
 
@@ -54,20 +53,16 @@ def stream_from(
         PrefStreamError: As `ms_prefstream.stream` does.
     """
     given = {name: _plain(value) for name, value in keys.items()}
-    for name in given:
-        if name not in _KEYS:
-            raise OptionError(_unknown(f"{_SECTION}.{name}", name, _KEYS))
-    for name, value in (("seed", seed), ("tokenizer", tokenizer)):
-        if value is not None:
-            given.setdefault(name, value)
-    for name, value in (("num_shards", num_shards), ("shard_id", shard_id)):
-        if value is not None:
-            if given.get(name) not in (None, value):
-                raise OptionError(
-                    f"{_SECTION}.{name} is {given[name]}, but the parallel mode makes it {value}. Leave {name} out: "
-                    "the shards follow the parallel mode."
-                )
-            given[name] = value
+    _refuse_unknown(given, _KEYS, f"{_SECTION}.")
+    for name, value in (("seed", seed), ("tokenizer", tokenizer), ("num_shards", num_shards), ("shard_id", shard_id)):
+        if value is None:
+            continue
+        if name in ("num_shards", "shard_id") and (found := given.pop(name, None)) not in (None, value):
+            raise OptionError(
+                f"{_SECTION}.{name} is {found}, but the parallel mode makes it {value}. Leave {name} out: "
+                "the shards follow the parallel mode."
+            )
+        given.setdefault(name, value)
     source = _source(given.pop("source", None), given.pop("dataset_dir", None))
     for name, example in (("task", "{type: DPO, max_length: 1024}"), ("batching", "{type: Bucket, multiple_of: 64}")):
         value = given.get(name)
@@ -109,10 +104,9 @@ def _mixed(section: dict[str, Any]) -> Any:
     made = []
     for number, part in enumerate(parts):
         place = f"{_SECTION}.source.mix[{number}]"
-        if not isinstance(part, dict):
-            made.append(Part(part))
-            continue
-        part = {**part, "format": _format(part["format"], f"{place}.format")} if "format" in part else part
+        part = part if isinstance(part, dict) else {"source": part}
+        if "format" in part:
+            part = {**part, "format": _format(part["format"], f"{place}.format")}
         made.append(_called(Part, part, place))
     return _called(mix, {"parts": made, **rest}, f"{_SECTION}.source")
 
@@ -132,16 +126,10 @@ def _batching(value: Any, batch_size: int | None) -> Any:
         found, budget = getattr(value, "batch_size", None), None
     if found is None or budget is not None or batch_size in (None, found):
         return _made(value, _BATCHINGS, where)
-    if batch_size == 1:  # what MindFormers fills in
-        raise OptionError(
-            f"{where}.batch_size is {found}, but the trainer makes steps of 1 row on a rank, as it does without "
-            f"runner_config.batch_size. Set runner_config.batch_size: {found} (over gradient_accumulation_steps and "
-            "the like)."
-        )
     raise OptionError(
         f"{where}.batch_size is {found}, but the trainer makes steps of {batch_size} rows on a rank "
-        f"(runner_config.batch_size, times what the parallel mode multiplies it with). Leave {where}.batch_size "
-        "out, or make the two equal."
+        "(runner_config.batch_size, 1 if it is not set, times what the parallel mode multiplies it with). Set "
+        f"runner_config.batch_size, or give no {where}.batch_size where the trainer's is right."
     )
 
 
@@ -163,9 +151,7 @@ def _made(value: Any, kinds: Mapping[str, Callable[..., Any]], where: str) -> An
 def _called(make: Callable[..., Any], options: dict[str, Any], where: str) -> Any:
     """Calls with keywords; names an unknown or a missing one before anything is made."""
     known = inspect.signature(make).parameters
-    for name in options:
-        if name not in known:
-            raise OptionError(_unknown(f"{where}: {name}", name, tuple(known)))
+    _refuse_unknown(options, tuple(known), f"{where}: ")
     for name, option in known.items():
         if option.default is inspect.Parameter.empty and name not in options:
             raise OptionError(f"{where}: {name} is missing. Options: {', '.join(known)}.")
@@ -181,7 +167,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _unknown(place: str, name: str, known: Sequence[str]) -> str:
-    guess = nearest(name, known)
-    hint = f" Did you mean {guess}?" if guess else ""
-    return f"{place} is no option.{hint} Options: {', '.join(known)}."
+def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for name in given:
+        if name not in known:
+            guess = nearest(name, known)
+            hint = f" Did you mean {guess}?" if guess else ""
+            raise OptionError(f"{where}{name} is no option.{hint} Options: {', '.join(known)}.")

@@ -12,7 +12,6 @@ from ms_prefstream.cache.layouts import LAYOUTS, ROWS_PER_PART
 from ms_prefstream.cache.verify import verify as verify_cache
 from ms_prefstream.cache.write import ENGINES, write_cache
 from ms_prefstream.cli.options import make_rows, row_options, source_argument
-from ms_prefstream.mindrecord.manifest import Manifest
 from ms_prefstream.progress import progress_on
 
 
@@ -20,44 +19,34 @@ from ms_prefstream.progress import progress_on
 @source_argument
 @click.argument("out", type=click.Path())
 @row_options
-@click.option("--layout", default="ragged", show_default=True, help=", ".join(LAYOUTS) + ".")
+@click.option("--layout", "file_layout", default="ragged", show_default=True, help=", ".join(LAYOUTS) + ".")
 @click.option("--length", type=int, help="Columns of mindrlhf and mindformers; the task's length if not given.")
 @click.option("--rows-per-part", type=int, default=ROWS_PER_PART, show_default=True, help="Rows of SOURCE for a file.")
 @click.option("--overwrite", is_flag=True, help="Replace the cache at OUT once the new one is complete.")
 @click.option("--workers", type=int, help="Processes that tokenise and write; one for each core if not given.")
 @click.option("--engine", default="local", show_default=True, help=", ".join(ENGINES) + ".")
 @click.option("--ray-address", help="A running Ray cluster; one on this machine if not given.")
-def cache(
-    source: tuple[str, ...],
-    out: str,
-    layout: str,
-    length: int | None,
-    rows_per_part: int,
-    overwrite: bool,
-    workers: int | None,
-    engine: str,
-    ray_address: str | None,
-    **options: Any,
-) -> None:
+def cache(source: tuple[str, ...], out: str, length: int | None, workers: int | None, **options: Any) -> None:
     """Write the samples of SOURCE to MindRecord files in the folder OUT.
 
     Give the same command again to resume an interrupted run.
     """
     if workers is None:
-        workers = _cores()
-    options["layout"] = options["task_layout"]  # --layout is that of the files
-    manifest = write_cache(
-        make_rows(source, options, length, workers if engine == "local" else 0),
-        out,
-        layout=layout,
-        overwrite=overwrite,
-        rows_per_part=rows_per_part,
-        progress=True,
-        workers=workers,
-        engine=engine,
-        ray_address=ray_address,
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cores if cores > 1 else 0  # a single core has no use for a worker process
+    given = {name: options[name] for name in ("overwrite", "rows_per_part", "engine", "ray_address")}
+    rows = make_rows(source, options, length, workers if options["engine"] == "local" else 0)
+    manifest = write_cache(rows, out, layout=options["file_layout"], workers=workers, progress=True, **given)
+    size = sum(note.bytes for note in manifest.files.values())
+    click.echo(
+        f"{manifest.rows:,} of {manifest.source_rows:,} rows written to {out}, {size / 1e6:,.1f} MB "
+        f"({size / 1e3 / manifest.rows:,.2f} MB a thousand rows)"
     )
-    click.echo(summary(out, manifest))
+    for reason, entry in manifest.dropped.items():
+        click.echo(f"  {reason}: {entry['rows']:,} dropped, first at {', '.join(entry['first'])}")
+    for name, count in manifest.notes.items():
+        if count:
+            click.echo(f"{name.replace('_', ' ')}: {count:,}")
 
 
 @click.command()
@@ -76,22 +65,3 @@ def verify(out: str) -> None:
     click.echo(f"{sum(whole)} of {len(whole)} files are whole")
     if any(one.problem for one in found):
         sys.exit(1)
-
-
-def summary(out: str, manifest: Manifest) -> str:
-    """Returns what was written, for people."""
-    size = sum(note.bytes for note in manifest.files.values())
-    lines = [
-        f"{manifest.rows:,} of {manifest.source_rows:,} rows written to {out}, {size / 1e6:,.1f} MB "
-        f"({size / 1e3 / manifest.rows:,.2f} MB a thousand rows)"
-    ]
-    for reason, entry in manifest.dropped.items():
-        lines.append(f"  {reason}: {entry['rows']:,} dropped, first at {', '.join(entry['first'])}")
-    lines += [f"{name.replace('_', ' ')}: {count:,}" for name, count in manifest.notes.items() if count]
-    return "\n".join(lines)
-
-
-def _cores() -> int:
-    """Returns the cores that this process may use; 0 for a single one, where a worker process has no use."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return count if count > 1 else 0

@@ -12,8 +12,9 @@ from ms_prefstream.cli.bench import bench
 from ms_prefstream.cli.cache import cache, verify
 from ms_prefstream.cli.options import (
     encoding_options,
+    make_batching,
     make_encoding,
-    make_measured,
+    make_rows,
     one_or_list,
     source_argument,
     stream_options,
@@ -59,7 +60,8 @@ def inspect(source: tuple[str, ...], numbers: tuple[int, ...], rows: int, **opti
 @stream_options
 def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
     """Measure every row of SOURCE once and write its length index."""
-    found = make_measured(source, options).build_index(out, progress=True)
+    make_batching(options)  # refuses options that contradict each other; batches change no length
+    found = make_rows(source, options, None, options["workers"]).build_index(out, progress=True)
     click.echo(f"{found.usable:,} of {found.rows:,} rows can be used; written to {found.path}")
     click.echo(found)
 

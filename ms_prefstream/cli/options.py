@@ -11,6 +11,7 @@ import click
 from ms_prefstream import formats
 from ms_prefstream.batch import Bucket, Pack, Pad
 from ms_prefstream.errors import OptionError
+from ms_prefstream.inspection import encode
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.stream import Stream, stream
@@ -32,6 +33,8 @@ _TASK_OPTIONS = (
 )
 
 _LAYOUT_OPTION = click.option("--layout", help="dpo: paired, concat. reward: mindformers, reward_token.")
+
+_TASK_LAYOUT_OPTION = click.option("--task-layout", "layout", help="reward: mindformers (default) or reward_token.")
 
 _ENCODING_OPTIONS = (
     click.option("--tokenizer", required=True, help="Directory, tokenizer.json, .model file, 'bytes', or 'none'."),
@@ -74,61 +77,43 @@ _BATCH_OPTIONS = (
     click.option("--logical-shards", type=int, help="Shards that are planned; ranks that divide them may share a run."),
 )
 
-_ENCODING = ("boundary", "special_tokens_in_content", "backend")
-_ROWS = ("pad_token_id", "on_bad_row", "quarantine")
-_ORDER = (
-    "seed", "window", "workers", "steps_per_epoch", "drop_remainder", "longest_first", "num_shards", "shard_id",
-    "logical_shards",
-)  # fmt: skip
 _BUCKET = ("max_tokens", "multiple_of", "boundaries", "max_shapes", "round_to", "extra")
 _SHUFFLES: dict[str, Any] = {"true": True, "false": False, "window": "window"}
 _TASKS: dict[str, Callable[..., Task]] = {"dpo": DPO, "reward": Reward, "rlhf": RLHF}
 
 
-def encoding_options(command: Command) -> Command:
-    """Adds the options of `mps.encode` and its task to a command."""
-    return _with((*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS), command)
+def _adding(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Returns a decorator that adds options to a command, in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
-def stream_options(command: Command) -> Command:
-    """Adds the options of `mps.stream`, its task and its batching to a command."""
-    return _with((*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, *_BATCH_OPTIONS), command)
+encoding_options = _adding(*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS)
+"""Adds the options of `mps.encode` and its task to a command."""
 
+stream_options = _adding(*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, *_BATCH_OPTIONS)
+"""Adds the options of `mps.stream`, its task and its batching to a command."""
 
-def row_options(command: Command) -> Command:
-    """Adds the options that decide what rows become, without order and batches, and `--task-layout`."""
-    layout = click.option("--task-layout", help="reward: mindformers (default) or reward_token.")
-    return _with((*_TASK_OPTIONS, layout, *_ENCODING_OPTIONS, *_ROW_OPTIONS), command)
-
-
-def _with(options: tuple[Callable[[Command], Command], ...], command: Command) -> Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
+row_options = _adding(*_TASK_OPTIONS, _TASK_LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS)
+"""Adds the options that decide what rows become, without order and batches; --layout is free for other uses."""
 
 
 def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
-    """Returns the stream that a command line describes.
-
-    Raises:
-        PrefStreamError: As `ms_prefstream.stream` does.
-    """
-    given = make_encoding(options) | {name: options[name] for name in (*_ROWS, *_ORDER)}
-    if given["num_shards"] is None and given["shard_id"] is None:
+    """Returns the stream that a command line describes."""
+    given = _given_to(stream, options) | make_encoding(options)
+    if options["num_shards"] is None and options["shard_id"] is None:
         given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
-    shuffle = _SHUFFLES[options["shuffle"]]
-    return stream(one_or_list(source), batching=_make_batching(options), shuffle=shuffle, **given)
+    given |= {"batching": make_batching(options), "shuffle": _SHUFFLES[options["shuffle"]]}
+    return stream(one_or_list(source), **given)
 
 
 def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
-    """Returns the stream of a command line whose rows are not batched.
-
-    Args:
-        source: Paths.
-        options: Those of an encoding and of rows.
-        length: What fixed layouts are padded to; None is the task's length.
-        workers: Processes.
-    """
+    """Returns the stream of a command line whose rows are not batched; fixed layouts are padded to `length`."""
     found = open_source(one_or_list(source))
     return stream(
         found,
@@ -138,26 +123,24 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
         num_shards=1,
         shard_id=0,
         steps_per_epoch=None if isinstance(found, RandomAccess) else 1,  # steps are not used
+        **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine")},
         **make_encoding(options),
-        **{name: options[name] for name in _ROWS},
     )
-
-
-def make_measured(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
-    """Returns the stream of a command line whose rows are measured: order, batches and ranks change no length."""
-    _make_batching(options)  # refuses options that contradict each other
-    return make_rows(source, options, None, options["workers"])
 
 
 def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `mps.encode` that a command line describes."""
-    return {
+    return _given_to(encode, options) | {
         "task": _make_task(options),
         "tokenizer": _or_none(options["tokenizer"]),
         "format": _make_format(options),
         "template": _or_none(options["template"]),
-        **{name: options[name] for name in _ENCODING},
     }
+
+
+def _given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options that were given and are arguments of a function, under their own names."""
+    return {name: options[name] for name in inspect.signature(function).parameters if options.get(name) is not None}
 
 
 def one_or_list(source: tuple[str, ...]) -> Any:
@@ -184,36 +167,32 @@ def _make_task(options: dict[str, Any]) -> Task:
     return _TASKS[options["task"]](**given)
 
 
-def _make_batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
-    size = options["batch_size"]
-    if size is None and options["max_tokens"] is None:
-        size = 8
+def make_batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
+    """Returns the batching rule that a command line describes; options that contradict each other are refused."""
+    if options["batch_size"] is None and options["max_tokens"] is None:
+        options = options | {"batch_size": 8}
     if options["pack"] is not None:
         _refuse(options, ("pad", "length", *_BUCKET), "--pack does not go with {}: packs have one width, TOKENS.")
-        return Pack(options["pack"], batch_size=size, **_given(options, "max_segments"))
+        return Pack(**_given_to(Pack, options | {"tokens": options["pack"]}))
     if options["max_segments"] is not None:
         raise OptionError("--max-segments is an option of packs: give --pack TOKENS as well, or leave it out.")
     if options["pad"] or options["length"] is not None:
         _refuse(options, _BUCKET, "{} goes with buckets, and --pad and --length make one length of all rows.")
-        return Pad(size, length=options["length"])
-    boundaries = options["boundaries"]
-    try:
-        widths = None if boundaries is None else tuple(int(width) for width in boundaries.split(","))
-    except ValueError:
-        raise OptionError(f"--boundaries is {boundaries!r}; expected numbers with commas, as 128,256,512.") from None
-    return Bucket(
-        size, boundaries=widths, **_given(options, "max_tokens", "multiple_of", "max_shapes", "extra", "round_to")
-    )
+        return Pad(**_given_to(Pad, options))
+    if options["boundaries"] is not None:
+        try:
+            options = options | {"boundaries": tuple(map(int, options["boundaries"].split(",")))}
+        except ValueError:
+            raise OptionError(
+                f"--boundaries is {options['boundaries']!r}; expected numbers with commas, as 128,256,512."
+            ) from None
+    return Bucket(**_given_to(Bucket, options))
 
 
 def _refuse(options: dict[str, Any], names: tuple[str, ...], problem: str) -> None:
     for name in names:
         if options[name]:
             raise OptionError(f"{problem.format(_flag(name))} Give only one of them.")
-
-
-def _given(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: options[name] for name in names if options[name] is not None}
 
 
 def _make_format(options: dict[str, Any]) -> Any:

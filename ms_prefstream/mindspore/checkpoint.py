@@ -12,12 +12,13 @@ import orjson
 from ms_prefstream.checks import check_made, whole_number
 from ms_prefstream.errors import OptionError, StateError, needs
 from ms_prefstream.mindspore import BatchStream
+from ms_prefstream.mindspore.trainer_checks import check_network
 from ms_prefstream.plan.state import State
 
 LATEST = "stream_state.json"
 
 
-def StreamCheckpoint(  # noqa: N802 - a class to its users; MindSpore is only imported when one is made
+def StreamCheckpoint(  # noqa: N802 - a class to its users, but MindSpore is only imported when one is made
     stream: BatchStream, directory: str | os.PathLike[str], *, every: int = 1, keep: int = 5
 ) -> Any:
     """A MindSpore callback that saves the stream's state for the step the trainer has finished.
@@ -40,54 +41,46 @@ def StreamCheckpoint(  # noqa: N802 - a class to its users; MindSpore is only im
     """
     with needs("mindspore", "StreamCheckpoint"):
         from mindspore.train import Callback
-
-        from ms_prefstream.mindspore.generator import first_step
-        from ms_prefstream.mindspore.trainer_checks import check_network
-
-    class _StreamCheckpoint(Callback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.writer = CheckpointWriter(stream, directory, every, keep)
-
-        def on_train_begin(self, run_context: Any) -> None:
-            run = run_context.original_args()
-            self._before = int(run.cur_step_num)
-            self.writer.begin(first_step(run.train_dataset, stream))
-            check_network(run.train_dataset, getattr(run, "train_network", None))
-
-        def on_train_step_end(self, run_context: Any) -> None:
-            self.writer.step_end(int(run_context.original_args().cur_step_num) - self._before)
-
-        def on_train_end(self, run_context: Any) -> None:
-            self.writer.write()
-
-    return _StreamCheckpoint()
+    return type("StreamCheckpoint", (CheckpointWriter, Callback), {})(stream, directory, every, keep)
 
 
 class CheckpointWriter:
-    """Writer of the states of one run; `StreamCheckpoint` calls it on each step. Arguments as there."""
+    """The methods of `StreamCheckpoint`, which mixes them into MindSpore's callback; arguments as there."""
 
     def __init__(self, stream: BatchStream, directory: str | os.PathLike[str], every: int = 1, keep: int = 5) -> None:
+        super().__init__()
         self.every = whole_number("StreamCheckpoint: every", every, 1)
         self.keep = whole_number("StreamCheckpoint: keep", keep, 1)
         check_made("StreamCheckpoint: stream", stream, "start_step", "mps.stream(...)")
         self.stream = stream
         self.directory = _folder(directory)
         self.finished = stream.start_step
-        self._base = self.finished
         self._written: list[pathlib.Path] = []
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OptionError(f"StreamCheckpoint: {directory} cannot be made a folder: {error}.") from error
 
-    def begin(self, step: int) -> None:
-        """Sets the absolute step that a training call begins with; MindSpore counts the steps of each call from 1."""
-        self._base = self.finished = step
+    def on_train_begin(self, run_context: Any) -> None:
+        """Finds the absolute step that this training call begins with."""
+        from ms_prefstream.mindspore.generator import first_step
 
-    def step_end(self, step: int) -> None:
-        """Counts the step that the trainer numbers `step` (from 1) in this call, and writes a state if one is due."""
-        before, self.finished = self.finished, self._base + step
+        run = run_context.original_args()
+        self.finished = first_step(run.train_dataset, self.stream)
+        self._ahead = int(run.cur_step_num) - self.finished  # each call may number its steps from anywhere
+        check_network(run.train_dataset, getattr(run, "train_network", None))
+
+    def on_train_step_end(self, run_context: Any) -> None:
+        """Writes a state if one is due."""
+        self.step_end(int(run_context.original_args().cur_step_num) - self._ahead)
+
+    def on_train_end(self, run_context: Any) -> None:
+        """Writes the last state."""
+        self.write()
+
+    def step_end(self, finished: int) -> None:
+        """Sets the number of finished steps of all epochs, and writes a state if one is due."""
+        before, self.finished = self.finished, finished
         if self.finished // self.every > before // self.every:
             self.write()
 
@@ -98,7 +91,7 @@ class CheckpointWriter:
         state = self.stream.state(self.finished)
         numbered = self.directory / f"stream_state-{self.finished}.json"
         for path in (numbered, self.directory / LATEST):
-            write_state(path, state)
+            write_json(path, state)
         if numbered not in self._written:
             self._written.append(numbered)
         while len(self._written) > self.keep:
@@ -118,11 +111,10 @@ def load_state(directory: str | os.PathLike[str], step: int | None = None) -> St
     """
     folder = _folder(directory)
     path = folder / (LATEST if step is None else f"stream_state-{step}.json")
-    try:
-        return read_state(path)
-    except FileNotFoundError:
+    if not path.exists():
         found = sorted(file.name for file in folder.glob("stream_state*.json")) or ["none"]
-        raise StateError(f"{path} does not exist; states in that directory: {', '.join(found)}.") from None
+        raise StateError(f"{path} does not exist; states in that directory: {', '.join(found)}.")
+    return read_state(path)
 
 
 def _folder(directory: Any) -> pathlib.Path:
@@ -135,29 +127,21 @@ def read_state(path: pathlib.Path) -> State:
     """Reads the state in a file.
 
     Raises:
-        FileNotFoundError: There is no such file.
         StateError: It cannot be read.
     """
     try:
         state: State = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise
     except (OSError, orjson.JSONDecodeError) as error:
         raise StateError(f"{path} cannot be read: {error}. Take another of the states in that directory.") from None
     return state
 
 
-def write_state(path: pathlib.Path, state: State) -> None:
-    """Writes a state for `read_state`, atomically."""
-    replace_file(path, orjson.dumps(state, option=orjson.OPT_INDENT_2))
-
-
-def replace_file(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file atomically: a reader, or a crash, sees the old content or the new one."""
+def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file atomically: a reader, or a crash, sees the old content or the new one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.write(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

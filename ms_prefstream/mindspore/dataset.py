@@ -1,20 +1,20 @@
-"""From steps to a `mindspore.dataset.GeneratorDataset` of ready batches; MindSpore is imported when one is made."""
+"""`to_dataset`: steps as a `GeneratorDataset` of ready batches; MindSpore is imported when one is made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ms_prefstream.errors import needs
 from ms_prefstream.mindspore import BatchStream
-from ms_prefstream.steps.collate import OnePassSteps, Steps
+from ms_prefstream.steps.collate import Steps
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset
 
 
 def to_dataset(
-    steps: Steps | OnePassSteps,
+    steps: Steps,
     *,
     start_epoch: int = 0,
     init_step: int = 0,
@@ -29,7 +29,7 @@ def to_dataset(
     reaches the user as it was raised, through `create_dict_iterator`, `create_tuple_iterator` and `Model.train`.
 
     Args:
-        steps: Batches by absolute step, or one pass for each epoch.
+        steps: Makes the batches of an epoch.
         start_epoch: The epoch that an iterator starts with, from 0.
         init_step: The step of that epoch to start at. The first pass is short; `get_dataset_size()` stays
             `steps_per_epoch`.
@@ -41,12 +41,9 @@ def to_dataset(
         A `GeneratorDataset` with the columns of `steps`, in their order.
     """
     with needs("mindspore", "stream.dataset()"):
-        from ms_prefstream.mindspore.generator import OnePassDataset, ResumeState, StepDataset
+        from ms_prefstream.mindspore.generator import StepDataset, StepSource
 
-    kind: Any = StepDataset if hasattr(steps, "__getitem__") else OnePassDataset
-    resume = ResumeState(first=start_epoch * steps.steps_per_epoch)
-    dataset: GeneratorDataset = kind(steps, start_epoch, resume)
-    if init_step:
-        dataset.set_init_step(init_step)
-    resume.moved, resume.resumed, resume.stream = moved, resumed, stream
+    first = start_epoch * steps.steps_per_epoch
+    source = StepSource(steps, first, stream, resumed, moved)
+    dataset: GeneratorDataset = StepDataset(source, init_step)
     return dataset

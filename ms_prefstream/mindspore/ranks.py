@@ -12,10 +12,6 @@ from ms_prefstream.errors import OptionError
 def known_ranks(num_shards: int | None, shard_id: int | None) -> tuple[int | None, int | None]:
     """Returns (shards, this rank's shard): as given, else from MindSpore's communication if it is initialised.
 
-    Args:
-        num_shards: The option of `ms_prefstream.stream`.
-        shard_id: Likewise.
-
     Raises:
         OptionError: This process was started as one of several, and its rank is not known.
     """
@@ -41,10 +37,6 @@ def shared_by(world: int, rank: int) -> tuple[int, int]:
 
     Stand-alone and data parallel: a shard for each rank. Semi-automatic and automatic: what `dataset_strategy` or
     `full_batch` says within a pipeline stage; ranks that hold parts of one model need the same rows.
-
-    Args:
-        world: Ranks of the run.
-        rank: This one.
     """
     from mindspore.context import get_auto_parallel_context as context
 

@@ -12,24 +12,20 @@ import functools
 import inspect
 import itertools
 import re
-import threading
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from mindspore.dataset import config
 from mindspore.dataset.engine.datasets import Dataset
-from mindspore.dataset.engine.iterators import DictIterator, TupleIterator
 
 from ms_prefstream.errors import OptionError, PrefStreamError
 
-_KEEP = 16  # an abandoned iterator never collects its error, so only the newest ones are kept
 _TAG = re.compile(r"\[ms_prefstream error (\d+)\]")
-_kept: OrderedDict[int, Exception] = OrderedDict()
 _numbers = itertools.count(1)
-_lock = threading.Lock()
+_kept: deque[tuple[int, Exception]] = deque(maxlen=16)  # an abandoned iterator never collects its error
 
 
 class StepError(PrefStreamError):
@@ -37,11 +33,8 @@ class StepError(PrefStreamError):
 
 
 def _tag(error: Exception) -> str:
-    with _lock:
-        number = next(_numbers)
-        _kept[number] = error
-        while len(_kept) > _KEEP:
-            _kept.popitem(last=False)
+    number = next(_numbers)
+    _kept.append((number, error))
     return f"[ms_prefstream error {number}]"
 
 
@@ -70,26 +63,11 @@ def error_in(row: Sequence[Any]) -> Exception | None:
 def recovered(text: str) -> Exception | None:
     """Returns the exception that a pipeline's text stands for, or None for MindSpore's own errors."""
     found = _TAG.findall(text)
-    with _lock:
-        return _kept.get(int(found[-1])) if found else None
+    return dict(_kept.copy()).get(int(found[-1])) if found else None
 
 
-class Pipeline(NamedTuple):
-    """The pipeline under construction, as its outermost dataset sees it.
-
-    Attributes:
-        in_band: Whether one of our iterators reads its rows, and no operation in between looks into them.
-        init_step: Rows that MindSpore skips at the front, whole epochs included.
-        size: Rows of one epoch.
-    """
-
-    in_band: bool = False
-    init_step: int = 0
-    size: int = 1
-
-
-PIPELINE: ContextVar[Pipeline] = ContextVar("ms_prefstream_pipeline", default=Pipeline())  # noqa: B039 - immutable
-"""Pipelines whose outermost dataset is not ours, such as a zip with another dataset, keep the default."""
+IN_BAND: ContextVar[bool] = ContextVar("ms_prefstream_in_band", default=False)
+"""Whether one of our iterators will read the pipeline under construction, and no operation looks into its rows."""
 
 _MINDSPORE_PREFETCH = 16  # MindSpore's default; another value was set by the user and is kept
 _PREFETCH = 2  # whole batches: measured faster than 16, with 14 batches less in memory
@@ -126,21 +104,16 @@ class _Translating:
         return row
 
 
-class StepTupleIterator(_Translating, TupleIterator):  # type: ignore[misc]
-    """`TupleIterator` whose errors keep their type."""
-
-
-class StepDictIterator(_Translating, DictIterator):  # type: ignore[misc]
-    """`DictIterator` whose errors keep their type."""
-
-
-_TRANSLATING = {TupleIterator: StepTupleIterator, DictIterator: StepDictIterator}
+@functools.cache
+def _with_mixin(mixin: type[Any], kind: type[Any]) -> type[Any]:
+    """Returns MindSpore's class with the mix-in in front. Objects of both have the same layout."""
+    return type(kind.__name__, (mixin, kind), {})
 
 
 @contextlib.contextmanager
-def _building(pipeline: Pipeline) -> Iterator[None]:
+def _building(in_band: bool) -> Iterator[None]:
     """Sets short queues while a pipeline is built, which is when MindSpore reads that global setting."""
-    token = PIPELINE.set(pipeline)
+    token = IN_BAND.set(in_band)
     before = config.get_prefetch_size()
     if before == _MINDSPORE_PREFETCH:
         config.set_prefetch_size(_PREFETCH)
@@ -148,7 +121,7 @@ def _building(pipeline: Pipeline) -> Iterator[None]:
         yield
     finally:
         config.set_prefetch_size(before)
-        PIPELINE.reset(token)
+        IN_BAND.reset(token)
 
 
 def _iterator(dataset: Readable, create: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -170,25 +143,12 @@ def _iterator(dataset: Readable, create: Callable[..., Any], args: Any, kwargs: 
             f"{init_step} steps are to be skipped, but {epochs} times {size} steps are all there are. Skip fewer "
             "(data_skip_steps, set_init_step, the step of stream.resume), take more, or train more epochs."
         )
-    with _building(Pipeline(dataset._keeps_rows, init_step, size)):
+    with _building(dataset._keeps_rows):
         made = create(*call.args, **call.kwargs)
-    # Same layout, other methods: what MindSpore put into the iterator stays as it is.
-    made.__class__ = _TRANSLATING.get(type(made), type(made))
+    made.__class__ = _with_mixin(_Translating, made.__class__)
     if counted:
         made._skipped, made._passes = skipped, epochs - skipped
     return made
-
-
-@contextlib.contextmanager
-def _original_errors() -> Iterator[None]:
-    """Raises the original exception in place of the pipeline's `RuntimeError`."""
-    try:
-        yield
-    except RuntimeError as error:
-        original = recovered(str(error))
-        if original is None:
-            raise
-        raise original from None
 
 
 class Readable(Dataset):  # type: ignore[misc]
@@ -212,19 +172,6 @@ class Readable(Dataset):  # type: ignore[misc]
         """Creates MindSpore's iterator, with errors that keep their type."""
         return _iterator(self, super().create_dict_iterator, args, kwargs)
 
-    def output_shapes(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns MindSpore's answer (it makes one step), with errors that keep their type."""
-        with _original_errors():
-            return super().output_shapes(*args, **kwargs)
-
-    def output_types(self) -> Any:
-        """Returns MindSpore's answer (it makes one step), with errors that keep their type."""
-        with _original_errors():
-            return super().output_types()
-
-
-_KINDS: dict[type[Any], type[Any]] = {}
-
 
 def _passing_on(name: str, keeps_rows: bool) -> Callable[..., Any]:
     """Returns MindSpore's operation; the dataset that it returns gets the mix-in as well."""
@@ -232,9 +179,8 @@ def _passing_on(name: str, keeps_rows: bool) -> Callable[..., Any]:
     @functools.wraps(getattr(Dataset, name))
     def operation(self: Readable, *args: Any, **kwargs: Any) -> Any:
         dataset = getattr(super(Readable, self), name)(*args, **kwargs)
-        kind = type(dataset)
-        if not issubclass(kind, Readable):
-            dataset.__class__ = _KINDS.setdefault(kind, type(kind.__name__, (Readable, kind), {}))
+        if not isinstance(dataset, Readable):
+            dataset.__class__ = _with_mixin(Readable, dataset.__class__)
         dataset._keeps_rows = keeps_rows and self._keeps_rows
         return dataset
 

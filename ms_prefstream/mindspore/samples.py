@@ -7,7 +7,6 @@ Batched again with the same size, they are the batches of the stream.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,9 +19,7 @@ _REFERENCE = ("chosen_ref_logps", "rejected_ref_logps")
 
 
 class Samples:
-    """The samples of a stream by absolute number: ``(epoch * steps_per_epoch + step) * batch_size + row``.
-
-    One batch is kept at a time. Reading in order makes every batch once, for any kind of source.
+    """Steps of a single sample each: those of an epoch are the rows of its batches, in order.
 
     Args:
         stream: A stream whose columns all have one row for each sample.
@@ -44,28 +41,17 @@ class Samples:
         self.stream, self.rows = stream, rows
         self.column_names = _with_reference(stream.column_names) if reference_free else stream.column_names
         self.steps_per_epoch = stream.steps_per_epoch * rows
-        self._lock = threading.Lock()
-        self._batches: Iterator[Batch] = iter(())
-        self._step = -1  # the absolute step of `_batch`; -1 for none
-        self._batch: Batch = {}
 
-    def __getitem__(self, number: int) -> Batch:
-        """Returns the sample as fresh arrays without the first axis."""
-        step, row = divmod(number, self.rows)
-        with self._lock:
-            if step != self._step:
-                self._batch, self._step = self._read(step), step
-            return {
-                name: self._batch[name][row, ...].copy() if name in self._batch else np.zeros(1, np.float32)
-                for name in self.column_names
-            }
-
-    def _read(self, step: int) -> Batch:
-        epoch, start = divmod(step, self.stream.steps_per_epoch)
-        if step != self._step + 1 or start == 0:
-            self._batches = self.stream.batches(epoch, start)
-        self._step = -1  # if the next line fails
-        return next(self._batches)
+    def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
+        """Yields the samples of one epoch from a sample on, as arrays without the first axis."""
+        first, skip = divmod(step, self.rows)
+        for batch in self.stream.batches(epoch, first):
+            for row in range(skip, self.rows):
+                yield {
+                    name: batch[name][row, ...] if name in batch else np.zeros(1, np.float32)
+                    for name in self.column_names
+                }
+            skip = 0
 
 
 def _with_reference(columns: list[str]) -> list[str]:

@@ -63,15 +63,7 @@ def listed(name: str, value: Any) -> list[Any] | None:
 
 
 def check_network(dataset: Any, network: Any) -> None:
-    """Checks the columns of a training's dataset, seen from a callback: MindFormers' names are a cell of the network.
-
-    Args:
-        dataset: What is trained on.
-        network: The network of the training, or None.
-
-    Raises:
-        OptionError: As `check_pairing` does.
-    """
+    """Calls `check_pairing` for a training as a callback sees it: a cell of the network, if any, has the names."""
     for _, cell in network.cells_and_names() if network is not None else ():
         if type(cell).__name__ == "DataOrderWrapperCell":
             check_pairing(dataset.get_col_names(), cell.construct_args_key)
@@ -83,14 +75,7 @@ def check_rows(stream: BatchStream, runner: Any) -> None:
 
     MindFormers converts the steps of a checkpoint by that number when it changes, and uses it for learning rates,
     throughput and micro batches. A token budget has no such number. The 1 that MindFormers fills in where none is set
-    causes a warning only.
-
-    Args:
-        stream: A stream whose finished batches are trained on.
-        runner: `runner_config` as the trainer has it by now: with the factors of the parallel mode.
-
-    Raises:
-        OptionError: The two numbers differ.
+    causes a warning only. `runner` is the `runner_config` of the trainer, with the factors of the parallel mode.
     """
     rows, counted = stream.batching.batch_size, runner.get("batch_size")
     if rows is None or counted is None or rows == counted:

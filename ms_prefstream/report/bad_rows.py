@@ -19,13 +19,7 @@ from ms_prefstream.sources.jsonl import dump_row
 class Quarantine:
     """A JSON Lines file of dropped rows: ``{"origin", "reason", "problem", "row"}``, created with the first of them.
 
-    Args:
-        path: The file; with several ranks the rank is put before the suffix (``bad.rank1.jsonl``).
-        rank: This rank.
-        world: The number of ranks.
-
-    Attributes:
-        path: The file of this rank.
+    With several ranks the rank is put before the suffix (``bad.rank1.jsonl``).
 
     Raises:
         OptionError: It is no path.
@@ -128,7 +122,8 @@ class BadRows:
             samples.append(sample)
             malformed = error is not None and error.reason.malformed and not isinstance(error, DroppedRowError)
             if error is not None and malformed and self.raise_malformed:
-                raise _with_remedy(error.at(self.origin(row))) from error.cause()
+                remedy, where = error.remedy or _CORRECT_OR_DROP, error.origin or self.origin(row)
+                raise RowError(error.reason, error.problem, remedy, where) from error.cause()
             if not self.report.first_time(self.first + row):
                 continue
             if self.part is not None:
@@ -144,10 +139,6 @@ class BadRows:
                 self.report.rewritten += bool(notes & Note.REWRITTEN)
                 self.report.boundary_differs += bool(notes & Note.BOUNDARY_DIFFERS)
         return samples
-
-    def repeated(self, slots: int) -> None:
-        """Counts slots that stand-ins filled."""
-        self.report.repeats += slots
 
     def packed(self, made: int, wanted: int, left_out: int, repeats: int) -> None:
         """Counts a packed window: packs that its rows filled and its steps took, rows left out and rows repeated."""
@@ -167,6 +158,7 @@ class BadRows:
         )
 
 
+_CORRECT_OR_DROP = 'Correct the row, or pass on_bad_row="drop" to leave such rows out and count them'
 _CORRECT = "Correct the rows, or choose the format= that reads them"
 _REMEDIES = {
     "too_long": "Raise the task's length, or choose another truncation",
@@ -176,11 +168,3 @@ _REMEDIES = {
     "empty_response": "Leave out rows without a response",
     "template_refused": "Pass a template= that takes such conversations",
 }
-
-
-def _with_remedy(error: RowError) -> RowError:
-    """Returns the error with a remedy: the format's own if it has one."""
-    if error.remedy:
-        return error
-    remedy = 'Correct the row, or pass on_bad_row="drop" to leave such rows out and count them'
-    return RowError(error.reason, error.problem, remedy, error.origin)

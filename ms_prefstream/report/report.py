@@ -1,4 +1,4 @@
-"""Counts of what happened to rows: read, dropped and why, repeated, cut, rewritten; `stream.report` is a `Report`."""
+"""The `Report` of a stream: counts of rows that were read, dropped and why, repeated, cut or rewritten."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PartReport:
 
     def __str__(self) -> str:
         total = "" if self.rows is None else f" of {self.rows:,}"
-        text = f"share {100 * self.share:.1f} %, rows read {self.read:,}{total}, dropped {sum(self.dropped.values()):,}"
+        text = f"share {100 * self.share:.1f} %, rows read {self.read:,}{total}, dropped {self.dropped.total():,}"
         if self.dropped:
             text += f" ({', '.join(f'{reason} {count:,}' for reason, count in self.dropped.most_common())})"
         if self.repeats_per_epoch:
@@ -180,7 +180,7 @@ class Report:
     def __str__(self) -> str:
         share = 100 / max(1, self.read)
         total = "" if self.rows is None else f" of {self.rows:,}"
-        dropped = sum(self.dropped.values())
+        dropped = self.dropped.total()
         lines = [f"rows read {self.read:,}{total}, dropped {dropped:,} ({dropped * share:.2f} %)"]
         for reason, count in self.dropped.most_common():
             where = ", ".join(self.origins[reason])

@@ -1,10 +1,10 @@
-"""Samples to the arrays of a batch, with what the report counts about it."""
+"""The contract of steps, a selection of their columns, and the functions that make arrays of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, cast
+from typing import Protocol
 
 from ms_prefstream.batch import BatchingRule, Layout, PackedLayout
 from ms_prefstream.errors import OptionError
@@ -14,76 +14,45 @@ from ms_prefstream.tasks import Task
 
 
 class Steps(Protocol):
-    """Batches that can be made in any order: a step is a pure function of its number."""
-
-    column_names: list[str]
-    steps_per_epoch: int
-
-    def __getitem__(self, step: int) -> Batch:
-        """The batch of an absolute step (epoch * steps_per_epoch + step in the epoch), as fresh arrays."""
-
-
-class OnePassSteps(Protocol):
-    """Batches that can only be made from the front of an epoch, but in a known number."""
+    """Batches of each epoch, in a known number."""
 
     column_names: list[str]
     steps_per_epoch: int
 
     def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch in order from a step on, as fresh arrays; those behind the epoch are ignored."""
+        """Returns the batches of one epoch in order from a step on, as fresh arrays."""
 
 
-Kind = TypeVar("Kind", bound="Steps | OnePassSteps")
+class SelectedColumns:
+    """Steps whose batches hold some columns of other steps; made by `select_columns`."""
 
-
-class _Chosen:
-    """The steps under other columns."""
-
-    def __init__(self, steps: Steps | OnePassSteps, columns: list[str]) -> None:
+    def __init__(self, steps: Steps, columns: list[str]) -> None:
         self.steps, self.column_names, self.steps_per_epoch = steps, columns, steps.steps_per_epoch
 
-    def of(self, batch: Batch) -> Batch:
-        return {name: batch[name] for name in self.column_names}
-
-
-class _ChosenSteps(_Chosen):
-    def __getitem__(self, step: int) -> Batch:
-        return self.of(cast(Steps, self.steps)[step])
-
-
-class _ChosenPasses(_Chosen):
     def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
-        return map(self.of, cast(OnePassSteps, self.steps).start(epoch, step))
+        """Yields the batches of one epoch in order from a step on."""
+        for batch in self.steps.start(epoch, step):
+            yield {name: batch[name] for name in self.column_names}
 
 
-def select_columns(steps: Kind, columns: Sequence[str]) -> Kind:
-    """Steps whose batches hold exactly these columns, in this order.
+def select_columns(steps: Steps, columns: Sequence[str]) -> Steps:
+    """Returns steps whose batches hold exactly these columns, in this order.
 
     Raises:
-        OptionError: A column is none of theirs, comes twice, or there are none.
+        OptionError: A column does not exist or comes twice, or there are none.
     """
     names, wanted = ", ".join(steps.column_names), [columns] if isinstance(columns, str) else list(columns)
     for name in wanted:
         if name not in steps.column_names:
-            raise OptionError(f"column {name!r} is none of this stream; its batches hold {names}.")
+            raise OptionError(f"column {name!r} does not exist in this stream; its batches hold {names}.")
     if not wanted or len(set(wanted)) < len(wanted):
         raise OptionError(f"columns is {wanted!r}; expected some of {names}, each once.")
-    chosen = _ChosenSteps if hasattr(steps, "__getitem__") else _ChosenPasses
-    return cast(Kind, chosen(steps, wanted))
+    return SelectedColumns(steps, wanted)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collate:
-    """Makes the padded batch of a step and counts it in the report.
-
-    Attributes:
-        layout: The arrays.
-        batching: Chooses the width.
-        widths: The widths to choose from.
-        pad_id: The id that arrays are padded with.
-        task: Whether labels are shifted.
-        report: Counts tokens and padding.
-    """
+    """Makes the batch of a step, padded to the one of `widths` that the batching rule chooses, and reports it."""
 
     layout: Layout
     batching: BatchingRule
@@ -103,7 +72,7 @@ class Collate:
 
 @dataclass(frozen=True, kw_only=True)
 class CollatePacks:
-    """Makes the batch of packed rows of a step and counts it in the report; attributes as for `Collate`."""
+    """Makes the batch of the packed rows of a step and reports it."""
 
     layout: PackedLayout
     max_samples: int

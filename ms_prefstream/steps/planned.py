@@ -243,7 +243,7 @@ class WindowedSteps(PlannedSteps):
         found: list[Any] = []
         for window, slots in self._places(step):
             filled = window.filled_by[slots]
-            self._bad_rows.repeated(int(np.count_nonzero(filled != slots)))
+            self._bad_rows.report.repeats += int(np.count_nonzero(filled != slots))
             found.extend([window.samples[slot] for slot in filled.tolist()])
         return found
 

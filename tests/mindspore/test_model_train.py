@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fake_steps import FakeOnePass, FakeSteps
+from fake_steps import FakeSteps
 
 from ms_prefstream.errors import SourceError
 from ms_prefstream.mindspore.dataset import to_dataset
 
 pytestmark = pytest.mark.mindspore
-KINDS = [FakeSteps, FakeOnePass]
 K = 3
 
 
@@ -59,22 +58,19 @@ def Evaluation(network: Any) -> Any:  # noqa: N802 - builds a Cell; MindSpore ca
     return Cell()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_train_sees_every_step_once(model: Any, kind: type) -> None:
-    model.train(2, to_dataset(kind(K)), callbacks=model.recorder, dataset_sink_mode=False)
+def test_train_sees_every_step_once(model: Any) -> None:
+    model.train(2, to_dataset(FakeSteps(K)), callbacks=model.recorder, dataset_sink_mode=False)
     assert model.seen == list(range(2 * K))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_runs_with_start_epoch_are_one(model: Any, kind: type) -> None:
-    model.train(1, to_dataset(kind(K)), callbacks=model.recorder, dataset_sink_mode=False)
-    model.train(1, to_dataset(kind(K), start_epoch=1), callbacks=model.recorder, dataset_sink_mode=False)
+def test_two_runs_with_start_epoch_are_one(model: Any) -> None:
+    model.train(1, to_dataset(FakeSteps(K)), callbacks=model.recorder, dataset_sink_mode=False)
+    model.train(1, to_dataset(FakeSteps(K), start_epoch=1), callbacks=model.recorder, dataset_sink_mode=False)
     assert model.seen == list(range(2 * K))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_resumed_run_trains_the_rest(model: Any, kind: type) -> None:
-    dataset = to_dataset(kind(K), start_epoch=1, init_step=2)
+def test_a_resumed_run_trains_the_rest(model: Any) -> None:
+    dataset = to_dataset(FakeSteps(K), start_epoch=1, init_step=2)
     model.train(2, dataset, callbacks=model.recorder, dataset_sink_mode=False)
     assert model.seen == list(range(K + 2, 3 * K))
 
@@ -100,9 +96,8 @@ def test_fit_with_validation(model: Any) -> None:
     assert set(validation.asked) == {0, 1}  # every validation is the same epoch
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_error_ends_training_as_it_was_raised(model: Any, kind: type) -> None:
-    steps = kind(K, {K + 1: SourceError("data/train.jsonl:17: found 3, expected a string.")})
+def test_an_error_ends_training_as_it_was_raised(model: Any) -> None:
+    steps = FakeSteps(K, {K + 1: SourceError("data/train.jsonl:17: found 3, expected a string.")})
     with pytest.raises(SourceError, match=r"data/train\.jsonl:17"):
         model.train(2, to_dataset(steps), callbacks=model.recorder, dataset_sink_mode=False)
     assert model.seen == list(range(K + 1))

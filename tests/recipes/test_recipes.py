@@ -108,7 +108,7 @@ def from_yaml(found: dict[str, Any], **changed: Any) -> tuple[mps.Stream, list[B
     assert keys.pop("type") == "PrefStreamDataLoader"
     stream = stream_from(keys, batch_size=found["runner_config"]["batch_size"])
     steps = select_columns(stream._steps, found["train_dataset"]["input_columns"])
-    return stream, [steps[step] for step in range(READ)]  # type: ignore[index]
+    return stream, list(itertools.islice(steps.start(0), READ))
 
 
 def python_blocks(title: str) -> list[str]:

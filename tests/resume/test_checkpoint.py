@@ -168,12 +168,12 @@ def test_behind_what_changes_no_order_the_step_is_the_streams(
 
 
 OTHER: dict[str, Any] = {
-    "batch": (lambda stream: stream.dataset().batch(2), "after BatchDataset"),
-    "skip": (lambda stream: stream.dataset().skip(2), "after SkipDataset"),
-    "shuffle and batch": (lambda stream: stream.dataset().shuffle(4).batch(2), "ShuffleDataset and BatchDataset"),
-    "another stream": (lambda stream: make(seed=1).dataset(), "comes from another stream"),
-    "no stream": (lambda stream: ms_dataset(), "GeneratorDataset, is not the stream's own"),
-    "sampler": (lambda stream: sampled(stream.dataset()), "with another sampler"),
+    "batch": (lambda stream: stream.dataset().batch(2), "a BatchDataset, are not"),
+    "skip": (lambda stream: stream.dataset().skip(2), "a SkipDataset, are not"),
+    "shuffle and batch": (lambda stream: stream.dataset().shuffle(4).batch(2), "a BatchDataset, are not"),
+    "another stream": (lambda stream: make(seed=1).dataset(), "a StepDataset of another stream"),
+    "sampler": (lambda stream: sampled(stream.dataset()), "a StepDataset, are not"),
+    "no stream": (lambda stream: ms_dataset(), "a GeneratorDataset, are not"),
 }
 
 
@@ -265,7 +265,6 @@ def test_a_crash_while_writing_leaves_the_old_state(tmp_path: pathlib.Path, monk
     from ms_prefstream.mindspore.checkpoint import CheckpointWriter
 
     writer = CheckpointWriter(make(), tmp_path)
-    writer.begin(0)
     writer.step_end(1)
     for step, name in enumerate(("fsync", "replace"), 2):
         with monkeypatch.context() as patch:

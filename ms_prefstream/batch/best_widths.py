@@ -4,8 +4,8 @@ A sequence costs the width it is padded to, so with the counts c of the rounded-
 split 1..n into at most k runs and a run (p, i] costs w_i * (N_i - N_p), N being the cumulative counts. Batches cut from
 rows sorted by length pay the same, apart from the few batches that straddle a border.
 
-The run cost satisfies the quadrangle inequality, hence the best p never falls as i rises (Knuth, Yao). Each layer is
-therefore filled in about log2(n) sweeps of O(n), every sweep one set of numpy calls; no n x n table is held.
+The run cost satisfies the quadrangle inequality, hence the best p never falls as i rises (Knuth, Yao). The search for
+each i therefore begins at the best p of the one before; no n x n table is held.
 """
 
 from __future__ import annotations
@@ -119,32 +119,13 @@ def _add_run(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns one layer: the least cost of the first i sizes in `runs` runs, and where the run before the last ends.
 
-    Args:
-        cost: (n + 1,) the layer of `runs` - 1 runs, valid from i = runs - 1.
-        width: (n + 1,) ascending.
-        before: (n + 1,) cumulative counts.
-        runs: At least 2.
-
-    Returns:
-        Two (n + 1,) int64 arrays, valid from i = runs.
+    All arrays are (n + 1,) int64. `cost` is the layer of `runs` - 1 runs; the results are valid from i = `runs` on.
     """
-    n = len(width) - 1
-    best = np.zeros(n + 1, np.int64)
-    choice = np.full(n + 2, n, np.int64)  # the slot behind the last bounds what has no neighbour on its right
-    choice[runs - 1] = runs - 1  # and this one what has none on its left
-    step = 1 << (n - runs + 1).bit_length()
-    while step > 1:
-        half = step // 2
-        i = np.arange(runs - 1 + half, n + 1, step)  # halfway between the places that are known
-        low = choice[i - half]
-        high = np.minimum(choice[np.minimum(i + half, n + 1)], i - 1)
-        sizes = high - low + 1
-        starts = np.cumsum(sizes) - sizes
-        p = np.arange(sizes.sum()) + np.repeat(low - starts, sizes)  # every candidate of every i, one after another
-        value = cost[p] - np.repeat(width[i], sizes) * before[p]
-        least = np.minimum.reduceat(value, starts)
-        hits = np.flatnonzero(value == np.repeat(least, sizes))
-        choice[i] = p[hits[np.searchsorted(hits, starts)]]  # the leftmost, which keeps the choices ascending
-        best[i] = least + width[i] * before[i]
-        step = half
-    return best, choice[: n + 1]
+    best, choice = np.zeros_like(cost), np.zeros_like(cost)
+    p = runs - 1
+    for i in range(runs, len(width)):
+        value = cost[p:i] - width[i] * before[p:i]
+        least = int(np.argmin(value))  # the leftmost, which keeps the choices ascending
+        p += least
+        choice[i], best[i] = p, value[least] + width[i] * before[i]
+    return best, choice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -51,8 +52,6 @@ class Windows:
         self.windows_per_epoch = -(-steps // options.window)
         self.repeats_per_epoch = max(0, self._positions - options.rows)
         self.remainder_per_epoch = max(0, options.rows - self._positions)
-        # The order of the last requested window: every step of a window reads it.
-        self._order: tuple[tuple[int, int], NDArray[np.int64]] = (-1, -1), np.empty(0, np.int64)
         self._mixed = None
         if options.mixture is not None:
             self._mixed = MixedOrder(
@@ -85,20 +84,12 @@ class Windows:
         """Returns which batch of a window each of its steps takes, (steps_in(window),) int64, the same on all ranks.
 
         Without it, consecutive steps would grow in length together. In the very first window, `longest_first` moves
-        the last batch of the sorted window, the longest, to the front. The array is cached and read-only.
+        the last batch of the sorted window, the longest, to the front.
         """
         steps, epoch = self.steps_in(window), whole_number("epoch", epoch, 0, WORD)
-        kept = self._order  # read once: other threads may replace it
-        if kept[0] != (epoch, window):
-            kept = (epoch, window), self._new_order(epoch, window, steps)
-            kept[1].flags.writeable = False
-            self._order = kept
-        return kept[1]
-
-    def _new_order(self, epoch: int, window: int, steps: int) -> NDArray[np.int64]:
         if self.options.shuffle is False:
             return np.arange(steps)
-        order = keyed_order(steps, window_sequence(self.options.seed, epoch, window, SeedUse.BATCH_ORDER))
+        order = _shuffled_steps(self.options.seed, epoch, window, steps)
         if self.options.longest_first and epoch == 0 and window == 0:
             order = np.concatenate([[steps - 1], order[order != steps - 1]])
         return order
@@ -142,6 +133,14 @@ class Windows:
             return window
         key = window_sequence(self.options.seed, epoch, 0, SeedUse.WINDOW_ORDER)
         return int(KeyedPermutation(self._full_windows, key).row_of(np.array([window]))[0])
+
+
+@functools.lru_cache(maxsize=16)  # every step of a window reads it
+def _shuffled_steps(seed: int, epoch: int, window: int, steps: int) -> NDArray[np.int64]:
+    """Returns the steps of a window in their order, read-only because it is cached."""
+    order = keyed_order(steps, window_sequence(seed, epoch, window, SeedUse.BATCH_ORDER))
+    order.flags.writeable = False
+    return order
 
 
 class WindowedPlan(Windows):

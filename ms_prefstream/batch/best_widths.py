@@ -32,15 +32,8 @@ def batch_maxima(
     A batch is as wide as its longest row needs. Widths that are best for single rows are too narrow at the upper end of
     each batch, which then takes the next one: on CValues-like rows that costs about a point of padding.
 
-    Args:
-        lengths: (n,) key lengths of some rows, or of all, in any order.
-        global_batch: Rows of a step, all ranks together.
-        window: Steps that are sorted together.
-        seed: Of the stream.
-        sort: Whether windows are sorted.
-
-    Returns:
-        (m,) int64, one for each whole batch, for few rows several times over; the lengths where they fill no batch.
+    The lengths are the key lengths of some rows, or of all, in any order. The result is (m,) int64, one for each whole
+    batch, for few rows several times over; the lengths where they fill no batch.
     """
     count = min(len(lengths), _ROWS)
     batches = count // global_batch
@@ -66,15 +59,8 @@ def round_up(length: int, multiple: int) -> int:
 def best_widths(lengths: NDArray[Any], longest: int, max_shapes: int, round_to: int) -> tuple[int, ...]:
     """Returns the at most `max_shapes` multiples of `round_to` that pad these lengths least.
 
-    Args:
-        lengths: (n,) whole numbers, tokens of each row's longest sequence.
-        longest: Tokens of the longest possible sequence; no length may exceed it.
-        max_shapes: How many widths there may be.
-        round_to: Widths are multiples of this.
-
-    Returns:
-        Ascending widths; the last is `longest` rounded up, whether or not a length needs it. Fewer than `max_shapes`
-        when the lengths have fewer distinct values after rounding.
+    The widths ascend. The last is `longest`, the length of the longest possible sequence, rounded up, whether or not a
+    row needs it. There are fewer than `max_shapes` when the lengths have fewer distinct values after rounding.
     """
     keys = np.asarray(lengths, dtype=np.int64).ravel()
     if keys.min() < 1 or keys.max() > longest:
@@ -92,13 +78,8 @@ def best_widths(lengths: NDArray[Any], longest: int, max_shapes: int, round_to: 
 def cheapest_ends(sizes: NDArray[np.int64], counts: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
     """Splits ascending sizes into at most `groups` runs so that padding each run to its last size costs least.
 
-    Args:
-        sizes: (n,) int64, ascending.
-        counts: (n,) int64, how often each size occurs.
-        groups: The most runs allowed.
-
-    Returns:
-        (min(groups, n),) int64 positions in `sizes` at which the runs end; the last is n - 1.
+    `counts` says how often each size occurs. Returns (min(groups, n),) int64 positions at which the runs end; the last
+    is n - 1.
     """
     n = len(sizes)
     before = np.concatenate(([0], np.cumsum(counts)))  # (n + 1,) rows among the first i sizes

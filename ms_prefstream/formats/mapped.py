@@ -17,12 +17,7 @@ _RECORDS = get_args(Record)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _UserFunction:
-    """A callable of the user, and the format that reads the rows it returns. Records that it returns are used as is.
-
-    Args:
-        function: The user's callable.
-        then: The format for the rows it returns.
-    """
+    """A callable of the user, and the format that reads the rows it returns. Records that it returns are used as is."""
 
     function: Any
     then: Callable[[Any], Record]
@@ -53,11 +48,7 @@ class Mapped(_UserFunction):
     __slots__ = ()
 
     def __call__(self, row: Any) -> Record:
-        """Returns the record of `row`.
-
-        Raises:
-            RowError: bad_type, naming the exception, when the function fails.
-        """
+        """Returns the record of `row`."""
         return self._record(guarded(self.function, row))
 
 
@@ -94,11 +85,7 @@ def name_of(function: Any) -> str:
 
 
 def guarded(function: Callable[[Any], Any], row: Any) -> Any:
-    """Returns ``function(row)`` and turns its exceptions into errors of this row.
-
-    Raises:
-        RowError: The function's own, or bad_type that names the exception.
-    """
+    """Returns ``function(row)`` and turns its exceptions into errors of this row."""
     try:
         return function(row)
     except RowError:

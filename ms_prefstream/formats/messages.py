@@ -222,10 +222,6 @@ def tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
     """Returns the OpenAI form of a ShareGPT function_call turn.
 
     ``'{"name": "add", "arguments": {"a": 1}}'`` -> ``[{"type": "function", "function": {"name": "add", ...}}]``
-
-    Args:
-        value: JSON text of one call or of a list of calls, each with `name` and `arguments`.
-        where: The name of the turn in errors.
     """
     expected = "JSON text of a call {'name', 'arguments'}, or of a list of calls"
     try:
@@ -242,8 +238,7 @@ def tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
 def check_tool_calls(value: Any, where: str) -> None:
     """Checks that a field `tool_calls` has OpenAI's form, or the shorter one without `function`.
 
-    Raises:
-        RowError: bad_type. Templates would silently leave out calls of another form.
+    Templates would silently leave out calls of another form.
     """
     calls = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
     for call in calls:

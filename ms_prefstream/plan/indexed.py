@@ -119,16 +119,7 @@ class UsableRows:
 
 
 def check_index(options: PlanOptions | BudgetOptions, lengths: NDArray[np.integer[Any]]) -> None:
-    """Checks that a length index belongs to the source and has a usable row.
-
-    Args:
-        options: What to plan.
-        lengths: (N,) negative where a row is unusable.
-
-    Raises:
-        OptionError: The index has another number of rows.
-        NoUsableRowsError: The index has no usable row at all.
-    """
+    """Checks that a length index, (N,) and negative where a row is unusable, fits the source and has a usable row."""
     mixture = getattr(options, "mixture", None)
     rows = options.rows if mixture is None else mixture.firsts[-1]
     if lengths.shape != (rows,):

@@ -43,11 +43,6 @@ def epoch_sequence(seed: int, epoch: int) -> np.random.SeedSequence:
     return np.random.SeedSequence([seed, epoch])
 
 
-def run_sequence(seed: int, use: SeedUse) -> np.random.SeedSequence:
-    """Returns the seed of one use in a whole run."""
-    return np.random.SeedSequence([seed], spawn_key=(int(use),))
-
-
 def window_sequence(seed: int, epoch: int, window: int, use: SeedUse, *which: int) -> np.random.SeedSequence:
     """Returns the seed of one use in one window, or in a shard of it.
 

@@ -34,11 +34,6 @@ def make_state(settings: Mapping[str, Any], step: int, steps_per_epoch: int) -> 
 def check_state(state: Any, settings: Mapping[str, Any], steps_per_epoch: int) -> int:
     """Returns the absolute step of a saved state after checking that nothing it depends on has changed.
 
-    Args:
-        state: What `make_state` returned, perhaps after a trip through JSON.
-        settings: The settings in use now.
-        steps_per_epoch: K in use now.
-
     Raises:
         StateError: A setting is missing or differs; names the old and the new value.
     """

@@ -168,12 +168,7 @@ class WindowedPlan(Windows):
         return self.rows_at(epoch, self.window_start(window) + shard + shards * np.arange(count))
 
     def arrange(self, lengths: NDArray[np.integer[Any]], rows: NDArray[np.int64]) -> Arrangement:
-        """Returns the batches of one logical shard's window, bad rows replaced; see the function `arrange`.
-
-        Args:
-            lengths: (s * b,) key lengths in window order; -1 where the row is bad.
-            rows: (s * b,) int64, what `shard_rows` gave.
-        """
+        """Returns the batches of one logical shard's window; `rows` as `shard_rows` gave them, see `arrange`."""
         return arrange(lengths, rows, self.options.shard_batch, sort=self.options.sorts)
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64] | None:

@@ -13,9 +13,6 @@ from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.tasks.base import Task
 
-_LAYOUTS = {"dpo": "paired", "reward": "reward_token", "rlhf": "rlhf"}
-"""The layout that a task must have: where a task has a choice of padded layouts, its default, or the one that packs."""
-
 
 @dataclass(frozen=True)
 class Pack:
@@ -49,7 +46,7 @@ class Pack:
         Raises:
             OptionError: The task's layout or margin has no place in packs, or a sample may not fit; says what to do.
         """
-        if task.layout != _LAYOUTS[task.name]:
+        if task.layout in _REFUSED:
             raise OptionError(_REFUSED[task.layout])
         if task.margin:
             raise OptionError(

@@ -18,6 +18,9 @@ from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.tasks.base import Task
 
+_DEFAULT_MULTIPLE = 64
+_DEFAULT_ROUND_TO = 16
+
 
 @dataclass(frozen=True)
 class Pad:
@@ -68,10 +71,6 @@ class Pad:
     def steps(self, factory: StepFactory, widths: tuple[int, ...]) -> Any:
         """See `BatchingRule`."""
         return factory.by_rows(self.batch_size, sort=False)
-
-
-_DEFAULT_MULTIPLE = 64
-_DEFAULT_ROUND_TO = 16
 
 
 @dataclass(frozen=True)

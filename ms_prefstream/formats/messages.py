@@ -46,23 +46,17 @@ def turns(value: Any, field: str, lone: str, keep_empty_system: bool = False) ->
 
     ``[{"role": "user", "content": "Hi"}]`` -> ``(Message("user", "Hi"),)``; ``"Hi"`` likewise when `lone` is user
 
-    Args:
-        value: The field's value.
-        field: Its name, for errors.
-        lone: The role of plain text.
-        keep_empty_system: Whether a system message without text is a message; otherwise it is absent.
+    `lone` is the role of plain text. A system message without text is absent unless `keep_empty_system` is set.
 
     Raises:
         RowError: bad_type, missing_field or unknown_role, naming field and turn.
     """
-    if type(value) is list:
+    if isinstance(value, (list, tuple, np.ndarray)):
         messages = tuple([message(raw, field, index) for index, raw in enumerate(value, 1)])
     elif isinstance(value, str):
         return (Message(lone, str(value)),)
     elif isinstance(value, Mapping):
         messages = (message(value, field),)
-    elif isinstance(value, (tuple, np.ndarray)):
-        messages = tuple([message(raw, field, index) for index, raw in enumerate(value, 1)])
     else:
         raise wrong_type(field, value, "a string, a turn {role, content}, or a list of turns")
     return messages if keep_empty_system else _without_empty_system(messages)

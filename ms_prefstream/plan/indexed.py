@@ -46,11 +46,7 @@ class IndexedPlan(Windows):
         self._cache: tuple[tuple[_WindowKey, NDArray[np.int64]], ...] = ()
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
-        """Returns the row ids of a rank's step, (G / world,) int64, ascending by length when sorted.
-
-        Raises:
-            OptionError: There is no such step, or no such rank, or `world` does not divide the global batch.
-        """
+        """Returns the row ids of a rank's step, (G / world,) int64, ascending by length when sorted."""
         Ranks(world, rank).batch_size(self.options.global_batch)
         return self._global_batch(epoch, step)[rank::world].copy()
 

@@ -91,11 +91,7 @@ class PackedPlan:
         self.remainder_per_epoch = round(self._rows * self._order.remainder_per_epoch / packs.count)
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> list[NDArray[np.int64]]:
-        """Returns the row ids in each packed row of a rank's step, G / world arrays.
-
-        Raises:
-            OptionError: There is no such step, or no such rank, or `world` does not divide the global batch.
-        """
+        """Returns the row ids in each packed row of a rank's step, G / world arrays."""
         size = self.options.global_batch
         Ranks(world, rank).batch_size(size)
         self._order.locate(step)
@@ -238,10 +234,8 @@ def row_sizes(
 ) -> NDArray[np.integer[Any]]:
     """Returns the tokens of each row in a pack, (n,) of the index's type; negative where the row is unusable.
 
-    Args:
-        lengths: (n, 2) of the length index: tokens of both sides; for RLHF of prompt and whole sequence.
-        keys: (n,) of the length index, negative where the row is unusable.
-        pairs: Whether both sides go into the pack, or the whole sequence alone.
+    `lengths`, (n, 2), and `keys`, (n,), are those of the length index. Of pairs both sides go into the pack, of prompt
+    and whole sequence (RLHF) the sequence alone.
     """
     return np.where(keys < 0, keys, lengths.sum(axis=1, dtype=lengths.dtype) if pairs else lengths[:, 1])
 

@@ -155,9 +155,6 @@ class WindowedPlan(Windows):
             rows = plan.shard_rows(epoch, window, shard)                # (s * b,)
             batches, filled_by = plan.arrange(lengths_of(rows), rows)   # tokenises one window
             rows[filled_by[batches[batch]]]                             # (b,) what this shard adds to the step
-
-    Args:
-        options: What to plan.
     """
 
     def shard_rows(self, epoch: int, window: int, shard: int) -> NDArray[np.int64]:
@@ -172,11 +169,7 @@ class WindowedPlan(Windows):
         return arrange(lengths, rows, self.options.shard_batch, sort=self.options.sorts)
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64] | None:
-        """Returns the planned row ids of a rank's step, (G / world,) int64; None when they depend on lengths.
-
-        Raises:
-            OptionError: There is no such step, or no such rank, or `world` does not divide the logical shards.
-        """
+        """Returns the planned row ids of a rank's step, (G / world,) int64; None when they depend on lengths."""
         ranks = Ranks(world, rank, self.options.logical_shards)
         window, inside = self.locate(step)
         if self.options.sorts:

@@ -101,11 +101,7 @@ def budget(task: str, max_length: int, max_prompt_length: int | None, truncation
 
 
 def check_room(task: Task, encoder: ConversationEncoder) -> None:
-    """Checks that a row of the task's length can keep a token of its response.
-
-    Raises:
-        OptionError: Names the smallest useful length.
-    """
+    """Checks that a row of the task's length can keep a token of its response."""
     bare = least_length(encoder)
     least = bare + (1 if task.layout == "reward_token" else 0)
     if task.length < least:

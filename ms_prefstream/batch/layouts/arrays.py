@@ -49,12 +49,8 @@ def span_mask(sequences: Many[Sequence], lengths: Lengths, width: int, shifted: 
 
     A span (3, 5) gives 0 0 0 1 1 0 unshifted and 0 0 1 1 0 0 shifted: column t then stands for the token at t + 1.
 
-    Args:
-        sequences: R sequences; only those with more than one span cost a Python loop.
-        lengths: (R,) int32, tokens of each.
-        width: Columns of the result, at least the longest length.
-        shifted: Whether every span moves one column to the left. A span must not begin at token 0 then: no column
-            predicts that token, and dropping it would change the loss's denominator. Tasks never make such a span.
+    Shifted spans must not begin at token 0: no column predicts that token, and dropping it would change the loss's
+    denominator. Tasks never make such a span. Only sequences with more than one span cost a Python loop.
 
     Returns:
         (R, width) bool, whose sum does not depend on `shifted`.

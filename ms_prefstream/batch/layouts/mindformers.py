@@ -33,9 +33,11 @@ def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False
     refuse_shifted("mindformers", shifted)
     ids, lengths = pad([sequence.ids for sequence in sequences_of(samples, 0, 1)], width, pad_id)  # (2B, L), (2B,)
     tokens = inside(lengths, width)
+    positions = np.empty(ids.shape, dtype=np.int32)
+    positions[:] = np.arange(width, dtype=np.int32)
     return {
         "input_ids": ids,
-        "position_id": np.tile(np.arange(width, dtype=np.int32), (len(ids), 1)),
+        "position_id": positions,
         "attention_mask": _half_precision(tokens),
         "loss_mask": _half_precision(_after_divergence(ids, tokens, lengths)),
         "end_ind": lengths,

@@ -2,7 +2,7 @@
 
 To add a layout, write one file in `layouts/` with a function that returns a `Layout` (see `layouts/paired.py`) and add
 a line to `layouts/registry.py`. To add a batching rule, write one file with a class that keeps `BatchingRule` (see
-`padding.py`) and export it here.
+`rule.py`) and export it here.
 """
 
 from ms_prefstream.batch.layouts.base import Layout

@@ -4,8 +4,8 @@ A sequence costs the width it is padded to, so with the counts c of the rounded-
 split 1..n into at most k runs and a run (p, i] costs w_i * (N_i - N_p), N being the cumulative counts. Batches cut from
 rows sorted by length pay the same, apart from the few batches that straddle a border.
 
-The run cost satisfies the quadrangle inequality, hence the best p never falls as i rises (Knuth, Yao). Each layer is
-therefore filled in about log2(n) sweeps of O(n), every sweep one set of numpy calls; no n x n table is held.
+The run cost satisfies the quadrangle inequality, hence the best p never falls as i rises (Knuth, Yao). The search for
+each i therefore begins at the best p of the one before; no n x n table is held.
 """
 
 from __future__ import annotations
@@ -32,15 +32,8 @@ def batch_maxima(
     A batch is as wide as its longest row needs. Widths that are best for single rows are too narrow at the upper end of
     each batch, which then takes the next one: on CValues-like rows that costs about a point of padding.
 
-    Args:
-        lengths: (n,) key lengths of some rows, or of all, in any order.
-        global_batch: Rows of a step, all ranks together.
-        window: Steps that are sorted together.
-        seed: Of the stream.
-        sort: Whether windows are sorted.
-
-    Returns:
-        (m,) int64, one for each whole batch, for few rows several times over; the lengths where they fill no batch.
+    The lengths are the key lengths of some rows, or of all, in any order. The result is (m,) int64, one for each whole
+    batch, for few rows several times over; the lengths where they fill no batch.
     """
     count = min(len(lengths), _ROWS)
     batches = count // global_batch
@@ -66,15 +59,8 @@ def round_up(length: int, multiple: int) -> int:
 def best_widths(lengths: NDArray[Any], longest: int, max_shapes: int, round_to: int) -> tuple[int, ...]:
     """Returns the at most `max_shapes` multiples of `round_to` that pad these lengths least.
 
-    Args:
-        lengths: (n,) whole numbers, tokens of each row's longest sequence.
-        longest: Tokens of the longest possible sequence; no length may exceed it.
-        max_shapes: How many widths there may be.
-        round_to: Widths are multiples of this.
-
-    Returns:
-        Ascending widths; the last is `longest` rounded up, whether or not a length needs it. Fewer than `max_shapes`
-        when the lengths have fewer distinct values after rounding.
+    The widths ascend. The last is `longest`, the length of the longest possible sequence, rounded up, whether or not a
+    row needs it. There are fewer than `max_shapes` when the lengths have fewer distinct values after rounding.
     """
     keys = np.asarray(lengths, dtype=np.int64).ravel()
     if keys.min() < 1 or keys.max() > longest:
@@ -92,13 +78,8 @@ def best_widths(lengths: NDArray[Any], longest: int, max_shapes: int, round_to: 
 def cheapest_ends(sizes: NDArray[np.int64], counts: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
     """Splits ascending sizes into at most `groups` runs so that padding each run to its last size costs least.
 
-    Args:
-        sizes: (n,) int64, ascending.
-        counts: (n,) int64, how often each size occurs.
-        groups: The most runs allowed.
-
-    Returns:
-        (min(groups, n),) int64 positions in `sizes` at which the runs end; the last is n - 1.
+    `counts` says how often each size occurs. Returns (min(groups, n),) int64 positions at which the runs end; the last
+    is n - 1.
     """
     n = len(sizes)
     before = np.concatenate(([0], np.cumsum(counts)))  # (n + 1,) rows among the first i sizes
@@ -119,32 +100,13 @@ def _add_run(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns one layer: the least cost of the first i sizes in `runs` runs, and where the run before the last ends.
 
-    Args:
-        cost: (n + 1,) the layer of `runs` - 1 runs, valid from i = runs - 1.
-        width: (n + 1,) ascending.
-        before: (n + 1,) cumulative counts.
-        runs: At least 2.
-
-    Returns:
-        Two (n + 1,) int64 arrays, valid from i = runs.
+    All arrays are (n + 1,) int64. `cost` is the layer of `runs` - 1 runs; the results are valid from i = `runs` on.
     """
-    n = len(width) - 1
-    best = np.zeros(n + 1, np.int64)
-    choice = np.full(n + 2, n, np.int64)  # the slot behind the last bounds what has no neighbour on its right
-    choice[runs - 1] = runs - 1  # and this one what has none on its left
-    step = 1 << (n - runs + 1).bit_length()
-    while step > 1:
-        half = step // 2
-        i = np.arange(runs - 1 + half, n + 1, step)  # halfway between the places that are known
-        low = choice[i - half]
-        high = np.minimum(choice[np.minimum(i + half, n + 1)], i - 1)
-        sizes = high - low + 1
-        starts = np.cumsum(sizes) - sizes
-        p = np.arange(sizes.sum()) + np.repeat(low - starts, sizes)  # every candidate of every i, one after another
-        value = cost[p] - np.repeat(width[i], sizes) * before[p]
-        least = np.minimum.reduceat(value, starts)
-        hits = np.flatnonzero(value == np.repeat(least, sizes))
-        choice[i] = p[hits[np.searchsorted(hits, starts)]]  # the leftmost, which keeps the choices ascending
-        best[i] = least + width[i] * before[i]
-        step = half
-    return best, choice[: n + 1]
+    best, choice = np.zeros_like(cost), np.zeros_like(cost)
+    p = runs - 1
+    for i in range(runs, len(width)):
+        value = cost[p:i] - width[i] * before[p:i]
+        least = int(np.argmin(value))  # the leftmost, which keeps the choices ascending
+        p += least
+        choice[i], best[i] = p, value[least] + width[i] * before[i]
+    return best, choice

@@ -8,20 +8,15 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from ms_prefstream.batch.layouts.packed import PackedLayout
-from ms_prefstream.batch.padding import smallest_width
 from ms_prefstream.batch.rule import StepFactory
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.tasks.base import Task
 
-_LAYOUTS = {"dpo": "paired", "reward": "reward_token", "rlhf": "rlhf"}
-"""The layout that a task must have: where a task has a choice of padded layouts, its default, or the one that packs."""
-_MOST = 2**31 - 1
-
 
 @dataclass(frozen=True)
 class Pack:
-    """Several samples share a row of `tokens`; both sides of a pair are in the same row, one behind the other.
+    """Several samples share a row of `tokens`; both sides of a pair are in the same row, one after the other.
 
         tokens=16, pairs of 3 + 4 and 5 + 3      c1 c1 c1 r1 r1 r1 r1 c2 c2 c2 c2 c2 r2 r2 r2 --
 
@@ -44,19 +39,14 @@ class Pack:
     def __post_init__(self) -> None:
         for option, minimum in (("tokens", 2), ("max_segments", 2), ("batch_size", 1)):
             object.__setattr__(self, option, whole_number(f"Pack: {option}", getattr(self, option), minimum))
-        if self.tokens * self.batch_size > _MOST:
-            raise OptionError(
-                f"Pack: tokens is {self.tokens} and batch_size is {self.batch_size}, {self.tokens * self.batch_size} "
-                f"columns in all; positions are int32, which counts to {_MOST}. Give fewer of them."
-            )
 
     def check(self, task: Task) -> None:
-        """Check that the samples of a task can be packed like this.
+        """Checks that the samples of a task can be packed like this.
 
         Raises:
             OptionError: The task's layout or margin has no place in packs, or a sample may not fit; says what to do.
         """
-        if task.layout != _LAYOUTS[task.name]:
+        if task.layout in _REFUSED:
             raise OptionError(_REFUSED[task.layout])
         if task.margin:
             raise OptionError(
@@ -93,7 +83,7 @@ class Pack:
 
     def width_for(self, longest: int, widths: tuple[int, ...]) -> int:
         """See `BatchingRule`."""
-        return smallest_width(longest, widths)
+        return self.tokens
 
     def steps(self, factory: StepFactory, widths: tuple[int, ...]) -> Any:
         """See `BatchingRule`."""

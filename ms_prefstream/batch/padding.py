@@ -18,27 +18,8 @@ from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.tasks.base import Task
 
-
-def smallest_width(longest: int, widths: tuple[int, ...], extra: int = 0) -> int:
-    """The smallest width that holds a sequence and leaves `extra` columns free behind it.
-
-    Args:
-        longest: Tokens of the longest sequence of the batch.
-        widths: The allowed widths in columns, ascending, `extra` included.
-        extra: Columns of each width that are not meant for tokens.
-
-    Returns:
-        The first of `widths` with width - extra >= longest.
-
-    Raises:
-        RuntimeError: If no width is large enough, which a task's own limit rules out.
-    """
-    place = bisect_left(widths, longest + extra)
-    if place == len(widths):
-        raise internal_error(
-            f"a sequence has {longest} tokens, but the largest width holds {widths[-1] - extra if widths else 0}"
-        )
-    return widths[place]
+_DEFAULT_MULTIPLE = 64
+_DEFAULT_ROUND_TO = 16
 
 
 @dataclass(frozen=True)
@@ -85,15 +66,11 @@ class Pad:
 
     def width_for(self, longest: int, widths: tuple[int, ...]) -> int:
         """See `BatchingRule`."""
-        return smallest_width(longest, widths)
+        return widths[0]
 
     def steps(self, factory: StepFactory, widths: tuple[int, ...]) -> Any:
         """See `BatchingRule`."""
         return factory.by_rows(self.batch_size, sort=False)
-
-
-_DEFAULT_MULTIPLE = 64
-_DEFAULT_ROUND_TO = 16
 
 
 @dataclass(frozen=True)
@@ -135,38 +112,26 @@ class Bucket:
                 f"Bucket: {' and '.join(given)} are both given; each of them decides the allowed lengths by itself. "
                 "Keep one of multiple_of, boundaries and max_shapes."
             )
-        if self.max_tokens is None:
-            if self.batch_size is None:
-                raise OptionError(
-                    "Bucket: neither batch_size nor max_tokens is given. Say how many samples a step has, such as "
-                    "Bucket(batch_size=8), or how many tokens, such as Bucket(max_tokens=16384)."
-                )
-            self._set("batch_size", 1)
-        elif self.batch_size is not None:
+        if (self.batch_size is None) == (self.max_tokens is None):
             raise OptionError(
-                f"Bucket: batch_size is {self.batch_size!r} and max_tokens is {self.max_tokens!r}; each of them "
-                "decides how many samples a step has. Keep one of them."
+                f"Bucket: batch_size is {self.batch_size!r} and max_tokens is {self.max_tokens!r}; expected one of the "
+                "two. Say how many samples a step has, such as Bucket(batch_size=8), or how many tokens, such as "
+                "Bucket(max_tokens=16384)."
             )
-        else:
-            self._set("max_tokens", 1)
-        self._set("extra", 0)
-        self._set("round_to", 1)
-        if self.max_shapes is not None:
-            self._set("max_shapes", 1)
-        elif self.round_to != _DEFAULT_ROUND_TO:
+        if not given:
+            object.__setattr__(self, "multiple_of", _DEFAULT_MULTIPLE)
+        for option in ("batch_size", "max_tokens", "multiple_of", "max_shapes", "extra", "round_to"):
+            value = getattr(self, option)
+            if value is not None or option in ("extra", "round_to"):
+                number = whole_number(f"Bucket: {option}", value, 0 if option == "extra" else 1)
+                object.__setattr__(self, option, number)
+        if self.max_shapes is None and self.round_to != _DEFAULT_ROUND_TO:
             raise OptionError(
                 f"Bucket: round_to is {self.round_to}, but it only rounds the lengths that max_shapes chooses. "
                 "Give max_shapes as well, or use multiple_of."
             )
         if self.boundaries is not None:
             object.__setattr__(self, "boundaries", _checked_boundaries(self.boundaries))
-        elif self.max_shapes is None:
-            if self.multiple_of is None:
-                object.__setattr__(self, "multiple_of", _DEFAULT_MULTIPLE)
-            self._set("multiple_of", 1)
-
-    def _set(self, option: str, minimum: int) -> None:
-        object.__setattr__(self, option, whole_number(f"Bucket: {option}", getattr(self, option), minimum))
 
     @property
     def unit(self) -> str:
@@ -211,8 +176,13 @@ class Bucket:
         return best_widths(lengths, max_length, self.max_shapes, self.round_to)
 
     def width_for(self, longest: int, widths: tuple[int, ...]) -> int:
-        """See `BatchingRule`."""
-        return smallest_width(longest, widths, self.extra)
+        """See `BatchingRule`: the first width that has `longest` + `extra` columns."""
+        place = bisect_left(widths, longest + self.extra)
+        if place == len(widths):
+            raise internal_error(
+                f"a sequence has {longest} tokens, but the largest width holds {widths[-1] - self.extra}"
+            )
+        return widths[place]
 
     def steps(self, factory: StepFactory, widths: tuple[int, ...]) -> Any:
         """See `BatchingRule`."""
@@ -222,19 +192,12 @@ class Bucket:
 
 
 def _checked_boundaries(given: object) -> tuple[int, ...]:
-    """The boundaries as a tuple of ints, ascending and not empty."""
-    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+    """Returns the boundaries as a tuple of ints, ascending and not empty."""
+    lengths = enumerate(given) if isinstance(given, Iterable) else ()
+    boundaries = tuple(whole_number(f"Bucket: boundaries[{at}]", value, 1) for at, value in lengths)
+    if not boundaries or any(left >= right for left, right in pairwise(boundaries)):
         raise OptionError(
-            f"Bucket: boundaries is {given!r} ({type(given).__name__}); it must be whole numbers in ascending order, "
-            "such as (128, 256, 1024)."
+            f"Bucket: boundaries is {given!r}; expected whole numbers in ascending order, none of them twice. Give "
+            f"boundaries={tuple(sorted(set(boundaries))) or (128, 256, 1024)}, for example."
         )
-    boundaries = tuple(whole_number(f"Bucket: boundaries[{at}]", value, 1) for at, value in enumerate(given))
-    if not boundaries:
-        raise OptionError("Bucket: boundaries is empty; give at least one length, such as (128, 256, 1024).")
-    for left, right in pairwise(boundaries):
-        if left >= right:
-            raise OptionError(
-                f"Bucket: boundaries has {left} before {right}; the lengths must ascend and none may come twice. "
-                f"Give boundaries={tuple(sorted(set(boundaries)))}."
-            )
     return boundaries

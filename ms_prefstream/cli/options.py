@@ -15,7 +15,7 @@ from ms_prefstream.inspection import encode
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.stream import Stream, stream
-from ms_prefstream.tasks import DPO, RLHF, TASKS, Reward, Task
+from ms_prefstream.tasks import TASKS, Task
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -79,7 +79,6 @@ _BATCH_OPTIONS = (
 
 _BUCKET = ("max_tokens", "multiple_of", "boundaries", "max_shapes", "round_to", "extra")
 _SHUFFLES: dict[str, Any] = {"true": True, "false": False, "window": "window"}
-_TASKS: dict[str, Callable[..., Task]] = {"dpo": DPO, "reward": Reward, "rlhf": RLHF}
 
 
 def _adding(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -150,7 +149,7 @@ def one_or_list(source: tuple[str, ...]) -> Any:
 
 def _make_task(options: dict[str, Any]) -> Task:
     """Returns the task that a command line describes; an option of another task is refused."""
-    parameters = {name: inspect.signature(make).parameters for name, make in _TASKS.items()}
+    parameters = {name: inspect.signature(make).parameters for name, make in TASKS.items()}
     given = {name: options[name] for of in parameters.values() for name in of if options.get(name) is not None}
     allowed = parameters[options["task"]]
     for name, parameter in allowed.items():
@@ -164,7 +163,8 @@ def _make_task(options: dict[str, Any]) -> Task:
     token = given.get("reward_token")
     if token is not None and token.isdigit():
         given["reward_token"] = int(token)
-    return _TASKS[options["task"]](**given)
+    task: Task = TASKS[options["task"]](**given)
+    return task
 
 
 def make_batching(options: dict[str, Any]) -> Pad | Bucket | Pack:

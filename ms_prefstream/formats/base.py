@@ -93,11 +93,7 @@ class ManyRecords:
 
 
 def check_row(row: Any) -> None:
-    """Checks that a row has fields.
-
-    Raises:
-        RowError: bad_type.
-    """
+    """Checks that a row has fields."""
     if not isinstance(row, Mapping):
         raise RowError(
             Reason.BAD_TYPE,
@@ -107,17 +103,10 @@ def check_row(row: Any) -> None:
 
 
 def pair_of(row: Row, prompt: str | Messages, better: str, worse: str, margin: float | None = None) -> Pair:
-    """Returns the pair of two fields that hold the texts of the responses.
+    """Returns the pair of the fields `better` and `worse`, which hold the texts of the responses.
 
-    Args:
-        row: The raw row.
-        prompt: The field with the text of the user's turn, or the turns themselves.
-        better: The field with the preferred response.
-        worse: The field with the other one.
-        margin: Used where the row has no field `margin`.
-
-    Raises:
-        RowError: missing_field or bad_type.
+    `prompt` is the field with the text of the user's turn, or the turns themselves; `margin` is for rows without that
+    field.
     """
     if isinstance(prompt, str):
         prompt = (Message("user", text(row, prompt)),)
@@ -126,11 +115,7 @@ def pair_of(row: Row, prompt: str | Messages, better: str, worse: str, margin: f
 
 
 def _with_system_and_tools(row: Row, record: Record, keep_empty_system: bool = False) -> Record:
-    """Adds two fields that may stand in any row of texts: `system` leads the prompt, `tools` go to the template.
-
-    Raises:
-        RowError: bad_type, or ambiguous_format when the conversation has another system message.
-    """
+    """Adds two fields that may stand in any row of texts: `system` leads the prompt, `tools` go to the template."""
     if not isinstance(record, (Pair, Completion)):
         return record
     prompt, tools = lead_with_system(row, record.prompt, keep_empty_system), tools_of(row)

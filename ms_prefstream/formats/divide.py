@@ -30,11 +30,7 @@ _COMMON = (
 
 
 def check_history(history: str) -> None:
-    """Checks that a policy exists.
-
-    Raises:
-        OptionError: It does not; names the allowed ones.
-    """
+    """Checks that a policy exists."""
     if history not in get_args(History):
         raise OptionError(f"history is {history!r}; allowed: 'strict' (the default) or 'common'.")
 

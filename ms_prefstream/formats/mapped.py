@@ -16,12 +16,10 @@ _RECORDS = get_args(Record)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class _UserFunction:
-    """A callable of the user, and the format that reads the rows it returns. Records that it returns are used as is.
+class Mapped:
+    """A function ``row -> row`` or ``row -> record`` of the user.
 
-    Args:
-        function: The user's callable.
-        then: The format for the rows it returns.
+    The format `then` reads the rows that it returns; records that it returns are used as they are.
     """
 
     function: Any
@@ -31,6 +29,10 @@ class _UserFunction:
     def name(self) -> str:
         """The callable's name."""
         return name_of(self.function)
+
+    def __call__(self, row: Any) -> Record | tuple[Record, ...]:
+        """Returns the record of `row`."""
+        return self._record(guarded(self.function, row))
 
     def _record(self, result: Any) -> Record:
         if isinstance(result, _RECORDS):
@@ -47,21 +49,7 @@ class _UserFunction:
         return f"mapped({self.name} {code_hash(self.function)})"
 
 
-class Mapped(_UserFunction):
-    """A function ``row -> row`` or ``row -> record``."""
-
-    __slots__ = ()
-
-    def __call__(self, row: Any) -> Record:
-        """Returns the record of `row`.
-
-        Raises:
-            RowError: bad_type, naming the exception, when the function fails.
-        """
-        return self._record(guarded(self.function, row))
-
-
-class MappedMany(_UserFunction):
+class MappedMany(Mapped):
     """A callable ``row -> list or tuple of rows or records`` with a method ``count(row) -> int``."""
 
     __slots__ = ()
@@ -94,11 +82,7 @@ def name_of(function: Any) -> str:
 
 
 def guarded(function: Callable[[Any], Any], row: Any) -> Any:
-    """Returns ``function(row)`` and turns its exceptions into errors of this row.
-
-    Raises:
-        RowError: The function's own, or bad_type that names the exception.
-    """
+    """Returns ``function(row)`` and turns its exceptions into errors of this row."""
     try:
         return function(row)
     except RowError:

@@ -46,23 +46,17 @@ def turns(value: Any, field: str, lone: str, keep_empty_system: bool = False) ->
 
     ``[{"role": "user", "content": "Hi"}]`` -> ``(Message("user", "Hi"),)``; ``"Hi"`` likewise when `lone` is user
 
-    Args:
-        value: The field's value.
-        field: Its name, for errors.
-        lone: The role of plain text.
-        keep_empty_system: Whether a system message without text is a message; otherwise it is absent.
+    `lone` is the role of plain text. A system message without text is absent unless `keep_empty_system` is set.
 
     Raises:
         RowError: bad_type, missing_field or unknown_role, naming field and turn.
     """
-    if type(value) is list:
+    if isinstance(value, (list, tuple, np.ndarray)):
         messages = tuple([message(raw, field, index) for index, raw in enumerate(value, 1)])
     elif isinstance(value, str):
         return (Message(lone, str(value)),)
     elif isinstance(value, Mapping):
         messages = (message(value, field),)
-    elif isinstance(value, (tuple, np.ndarray)):
-        messages = tuple([message(raw, field, index) for index, raw in enumerate(value, 1)])
     else:
         raise wrong_type(field, value, "a string, a turn {role, content}, or a list of turns")
     return messages if keep_empty_system else _without_empty_system(messages)
@@ -222,10 +216,6 @@ def tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
     """Returns the OpenAI form of a ShareGPT function_call turn.
 
     ``'{"name": "add", "arguments": {"a": 1}}'`` -> ``[{"type": "function", "function": {"name": "add", ...}}]``
-
-    Args:
-        value: JSON text of one call or of a list of calls, each with `name` and `arguments`.
-        where: The name of the turn in errors.
     """
     expected = "JSON text of a call {'name', 'arguments'}, or of a list of calls"
     try:
@@ -242,8 +232,7 @@ def tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
 def check_tool_calls(value: Any, where: str) -> None:
     """Checks that a field `tool_calls` has OpenAI's form, or the shorter one without `function`.
 
-    Raises:
-        RowError: bad_type. Templates would silently leave out calls of another form.
+    Templates would silently leave out calls of another form.
     """
     calls = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
     for call in calls:

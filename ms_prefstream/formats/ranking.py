@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
+from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.base import ManyRecords, OneRecord
 from ms_prefstream.formats.divide import divide
@@ -37,10 +38,8 @@ class Pairing:
     def __post_init__(self) -> None:
         if self.policy not in get_args(Policy):
             raise OptionError(f"policy is {self.policy!r}; allowed: 'all', 'adjacent', 'best_worst'.")
-        if self.max_pairs is not None and (not isinstance(self.max_pairs, int) or self.max_pairs < 1):
-            raise OptionError(
-                f"max_pairs is {self.max_pairs!r}; expected a whole number from 1 on, or None for no limit."
-            )
+        if self.max_pairs is not None:
+            whole_number("max_pairs", self.max_pairs, 1)
         if self.min_margin is not None and not self.min_margin >= 0:
             raise OptionError(f"min_margin is {self.min_margin!r}; expected a number from 0 on, or None for no limit.")
 

@@ -97,11 +97,6 @@ def exactly(bins: Bins, wanted: int, key: np.random.SeedSequence) -> Fitted:
     and again. Only when every bin has one row, bins are repeated from the first one.
 
         rows 0 1 4 | 2 3     wanted 3      0 1 | 4 | 2 3
-
-    Args:
-        bins: At least one.
-        wanted: How many, 1 or more.
-        key: Chooses what is left out.
     """
     if bins.count > wanted:
         kept = bins.take(np.sort(keyed_order(bins.count, key)[:wanted]))
@@ -134,9 +129,7 @@ def grouped(owner: NDArray[np.int64], count: int) -> Bins:
 
         owner 1 1 0 0 1      rows 0 1 4 2 3, starts 0 3 5
 
-    Args:
-        owner: (n,) int64, 0 to count - 1; every bin has a row.
-        count: How many bins there are.
+    `owner` is (n,) int64, 0 to count - 1; every bin has a row.
     """
     opened = np.empty(count, np.int64)
     opened[owner[::-1]] = np.arange(owner.size)[::-1]  # the last assignment wins: the first row
@@ -200,12 +193,7 @@ def _best_fit(sizes: NDArray[np.integer[Any]], capacity: int, most: int) -> Bins
 
 
 class _Histogram:
-    """The number of rows left of each size, with bit sets that find sizes, and pairs of sizes, in one operation.
-
-    Args:
-        counts: Rows of each size; its index is the size.
-        capacity: Tokens of a bin.
-    """
+    """The number of rows left of each size, with bit sets that find sizes, and pairs of sizes, in one operation."""
 
     def __init__(self, counts: NDArray[np.int64], capacity: int) -> None:
         self._counts: list[int] = counts.tolist()

@@ -76,11 +76,7 @@ class BudgetPlan:
             )
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
-        """Returns the row ids of a rank's step, int64; as many as the step's width allows.
-
-        Raises:
-            OptionError: There is no such step, or no such rank, or `world` does not divide the logical shards.
-        """
+        """Returns the row ids of a rank's step, int64; as many as the step's width allows."""
         Ranks(world, rank, self.options.logical_shards)
         line, batch = self._locate(epoch, step)
         size = self._sizes[line]

@@ -46,11 +46,7 @@ class IndexedPlan(Windows):
         self._cache: tuple[tuple[_WindowKey, NDArray[np.int64]], ...] = ()
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
-        """Returns the row ids of a rank's step, (G / world,) int64, ascending by length when sorted.
-
-        Raises:
-            OptionError: There is no such step, or no such rank, or `world` does not divide the global batch.
-        """
+        """Returns the row ids of a rank's step, (G / world,) int64, ascending by length when sorted."""
         Ranks(world, rank).batch_size(self.options.global_batch)
         return self._global_batch(epoch, step)[rank::world].copy()
 
@@ -119,16 +115,7 @@ class UsableRows:
 
 
 def check_index(options: PlanOptions | BudgetOptions, lengths: NDArray[np.integer[Any]]) -> None:
-    """Checks that a length index belongs to the source and has a usable row.
-
-    Args:
-        options: What to plan.
-        lengths: (N,) negative where a row is unusable.
-
-    Raises:
-        OptionError: The index has another number of rows.
-        NoUsableRowsError: The index has no usable row at all.
-    """
+    """Checks that a length index, (N,) and negative where a row is unusable, fits the source and has a usable row."""
     mixture = getattr(options, "mixture", None)
     rows = options.rows if mixture is None else mixture.firsts[-1]
     if lengths.shape != (rows,):

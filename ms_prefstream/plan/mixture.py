@@ -69,10 +69,7 @@ class Mixture:
         return tuple(sum(self.sizes[:part]) for part in range(len(self.sizes) + 1))
 
     def over(self, usable: NDArray[np.bool_]) -> Mixture:
-        """Returns the same weights over the usable rows alone.
-
-        Args:
-            usable: (rows of all parts,) bool, False for rows that are left out.
+        """Returns the same weights over the usable rows alone; `usable` is (rows of all parts,) bool.
 
         Raises:
             NoUsableRowsError: A part has none.
@@ -240,12 +237,9 @@ class Schedule:
 
 
 def whole_weights(weights: Sequence[float | Fraction]) -> tuple[int, ...]:
-    """Returns positive whole numbers in the same proportions.
+    """Returns positive whole numbers in the same proportions as these positive, finite weights.
 
     They are exact for common weights (0.7 and 0.3, 1/3, numbers of rows), otherwise within one part in 10**9.
-
-    Args:
-        weights: Positive and finite.
     """
     exact = [_as_written(weight) for weight in weights]
     unit = Fraction(math.gcd(*(w.numerator for w in exact)), math.lcm(*(w.denominator for w in exact)))

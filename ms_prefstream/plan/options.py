@@ -63,12 +63,9 @@ class PlanOptions:
             raise ValueError(f"a mixture has {self.mixture.rows} rows in any order, not {self.rows} in one pass")
         self._check_sizes()
         if self.longest_first and not self.sorts:
-            cause, remedy = "batches of one width have not", "use Bucket with several widths"
-            if self.sort:
-                cause, remedy = "shuffle=False turns off", "change shuffle=False"
             raise OptionError(
-                f"longest_first=True needs windows sorted by length, which {cause}. Leave longest_first out, or "
-                f"{remedy}."
+                "longest_first=True needs windows sorted by length; shuffle=False and batches of one width have none. "
+                "Leave longest_first out, or shuffle and use Bucket with several widths."
             )
 
     def _check_sizes(self) -> None:

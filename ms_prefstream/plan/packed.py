@@ -15,14 +15,7 @@ from ms_prefstream.plan.bin_packing import Bins, Fitted, exactly, pack_rows
 from ms_prefstream.plan.indexed import UsableRows, check_index
 from ms_prefstream.plan.options import PlanOptions
 from ms_prefstream.plan.ranks import Ranks
-from ms_prefstream.plan.shuffle import (
-    KeyedPermutation,
-    SeedUse,
-    keyed_order,
-    run_sequence,
-    use_sequence,
-    window_sequence,
-)
+from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, keyed_order, use_sequence, window_sequence
 from ms_prefstream.plan.windows import Windows
 
 _BLOCK = 2**20  # rows that are packed together; bounds the memory that packing needs
@@ -98,21 +91,13 @@ class PackedPlan:
         self.remainder_per_epoch = round(self._rows * self._order.remainder_per_epoch / packs.count)
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> list[NDArray[np.int64]]:
-        """Returns the row ids in each packed row of a rank's step, G / world arrays.
-
-        Raises:
-            OptionError: There is no such step, or no such rank, or `world` does not divide the global batch.
-        """
+        """Returns the row ids in each packed row of a rank's step, G / world arrays."""
         size = self.options.global_batch
         Ranks(world, rank).batch_size(size)
         self._order.locate(step)
         numbers = self._order.rows_at(epoch, step * size + np.arange(size))[rank::world]
         packs = self._packs(epoch)
         return [packs.of(number) for number in numbers.tolist()]
-
-    def flat_rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
-        """Returns the same row ids in one array, int64."""
-        return np.concatenate(self.rows(epoch, step, rank, world))
 
     def _packs(self, epoch: int) -> Bins:
         """Returns the packs that an epoch consists of."""
@@ -145,7 +130,7 @@ class PackedPlan:
         if self._mixed is not None:
             return self._mixed.rows_at(epoch, positions)
         if self._shuffle is True:
-            key = run_sequence(self._seed, SeedUse.PACKING)
+            key = use_sequence(self._seed, 0, SeedUse.PACKING)  # the same for the whole run
             return KeyedPermutation(self._rows, key).row_of(positions)
         return positions
 
@@ -212,16 +197,10 @@ class PackedWindows(Windows):
         return begin + rows
 
     def pack(self, sizes: NDArray[np.integer[Any]], epoch: int, window: int, shard: int) -> Fitted:
-        """Packs one logical shard's window into exactly as many packs as its steps take.
+        """Packs one logical shard's window into exactly as many packs as its steps take, s * b.
 
-        Args:
-            sizes: (n,) tokens of its usable rows in window order, 1 or more rows.
-            epoch: From 0.
-            window: The window.
-            shard: The logical shard.
-
-        Returns:
-            (s * b) packs in the order in which steps take them; they hold places among the usable rows of the window.
+        `sizes` are the tokens of its usable rows in window order. The packs, in the order in which steps take them,
+        hold places among these rows.
         """
         options = self.options
         packed = pack_rows(sizes, self.capacity, self.most)
@@ -237,13 +216,8 @@ def steps_for(sizes: NDArray[np.integer[Any]], options: PlanOptions, capacity: i
     """Estimates how many steps hold all rows, from the lengths of a sample; for an error message.
 
     The rows of one window are longer than average in half of the windows. The estimate adds twice the spread of their
-    sum, so that about one window in forty has to leave rows out; smaller windows need more.
-
-    Args:
-        sizes: (n,) tokens of the sampled rows; 0 or negative where one is unusable.
-        options: What will be planned.
-        capacity: Tokens of a packed row.
-        most: Rows that a packed row may hold.
+    sum, so that about one window in forty has to leave rows out; smaller windows need more. `sizes` are the tokens of
+    the sampled rows, 0 or negative where one is unusable.
     """
     usable = sizes[sizes > 0]
     if not usable.size:
@@ -260,10 +234,8 @@ def row_sizes(
 ) -> NDArray[np.integer[Any]]:
     """Returns the tokens of each row in a pack, (n,) of the index's type; negative where the row is unusable.
 
-    Args:
-        lengths: (n, 2) of the length index: tokens of both sides; for RLHF of prompt and whole sequence.
-        keys: (n,) of the length index, negative where the row is unusable.
-        pairs: Whether both sides go into the pack, or the whole sequence alone.
+    `lengths`, (n, 2), and `keys`, (n,), are those of the length index. Of pairs both sides go into the pack, of prompt
+    and whole sequence (RLHF) the sequence alone.
     """
     return np.where(keys < 0, keys, lengths.sum(axis=1, dtype=lengths.dtype) if pairs else lengths[:, 1])
 

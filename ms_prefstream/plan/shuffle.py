@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
-Half = tuple[Words, Words]
 
 LARGEST = 2**60
 _ROUNDS = 10  # with fewer, domains of a handful of rows are visibly uneven
@@ -45,11 +43,6 @@ def epoch_sequence(seed: int, epoch: int) -> np.random.SeedSequence:
     return np.random.SeedSequence([seed, epoch])
 
 
-def run_sequence(seed: int, use: SeedUse) -> np.random.SeedSequence:
-    """Returns the seed of one use in a whole run."""
-    return np.random.SeedSequence([seed], spawn_key=(int(use),))
-
-
 def window_sequence(seed: int, epoch: int, window: int, use: SeedUse, *which: int) -> np.random.SeedSequence:
     """Returns the seed of one use in one window, or in a shard of it.
 
@@ -73,7 +66,7 @@ def keyed_order(count: int, sequence: np.random.SeedSequence) -> NDArray[np.int6
 
 
 class KeyedPermutation:
-    """A bijection of 0..n-1, chosen by a key, in constant memory and both directions.
+    """A bijection of 0..n-1, chosen by a key, in constant memory.
 
     A Feistel network over a rectangle of a x b >= n cells, with a and b close to the square root of n. In each round a
     keyed hash of one coordinate is added to the other, modulo its side, which is invertible. The few results outside
@@ -81,7 +74,7 @@ class KeyedPermutation:
     Arbitrary Finite Domains", 2002).
 
         positions   0  1  2  3  4  5  6
-        row_of      4  0  6  1  5  2  3      index_of is the inverse
+        row_of      4  0  6  1  5  2  3
 
     Args:
         n: The number of rows, 1..2**60.
@@ -98,50 +91,31 @@ class KeyedPermutation:
 
     def row_of(self, positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Returns the rows at these positions; int64 of the same shape."""
-        return self._walk(positions, self._forward)
-
-    def index_of(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        """Returns the positions of these rows; int64 of the same shape."""
-        return self._walk(rows, self._backward)
-
-    def _walk(self, numbers: NDArray[np.integer[Any]], turn: Callable[[Words], Words]) -> NDArray[np.int64]:
-        given = np.asarray(numbers)
-        flat = given.reshape(-1)
+        flat = positions.reshape(-1)
         if flat.size and (int(flat.min()) < 0 or int(flat.max()) >= self.n):
-            raise ValueError(f"positions and rows lie in 0..{self.n - 1}, found {flat.min()}..{flat.max()}")
+            raise ValueError(f"positions lie in 0..{self.n - 1}, found {flat.min()}..{flat.max()}")
         out = np.empty(flat.size, np.int64)
         limit = np.uint64(self.n)
         for start in range(0, flat.size, _BLOCK):
-            block = turn(flat[start : start + _BLOCK].astype(np.uint64))
+            block = self._encrypt(flat[start : start + _BLOCK].astype(np.uint64))
             outside = np.flatnonzero(block >= limit)
             while outside.size:
-                block[outside] = turn(block[outside])
+                block[outside] = self._encrypt(block[outside])
                 outside = outside[block[outside] >= limit]
             out[start : start + block.size] = block
-        return out.reshape(given.shape)
+        return out.reshape(positions.shape)
 
-    def _forward(self, cells: Words) -> Words:
-        high, low = self._split(cells)
+    def _encrypt(self, cells: Words) -> Words:
+        """Maps each cell of the rectangle to another one."""
+        wide = np.uint64(self._wide)
+        high = cells // wide
+        low = cells - high * wide
         for turn in range(_ROUNDS):
             if turn % 2:
                 low = _add(low, self._hash(high, turn, self._wide), self._wide)
             else:
                 high = _add(high, self._hash(low, turn, self._tall), self._tall)
-        return high * np.uint64(self._wide) + low
-
-    def _backward(self, cells: Words) -> Words:
-        high, low = self._split(cells)
-        for turn in reversed(range(_ROUNDS)):
-            if turn % 2:
-                low = _subtract(low, self._hash(high, turn, self._wide), self._wide)
-            else:
-                high = _subtract(high, self._hash(low, turn, self._tall), self._tall)
-        return high * np.uint64(self._wide) + low
-
-    def _split(self, cells: Words) -> Half:
-        wide = np.uint64(self._wide)
-        high = cells // wide
-        return high, cells - high * wide
+        return high * wide + low
 
     def _hash(self, half: Words, turn: int, size: int) -> Words:
         """Hashes each half to a number in 0..size-1: two keyed multiplications, then the upper 32 bits scaled down."""
@@ -159,11 +133,4 @@ def _add(half: Words, step: Words, size: int) -> Words:
     """Adds modulo size, both below size: unsigned numbers wrap, so the wrong candidate is the huge one."""
     total = half + step
     reduced: Words = np.minimum(total, total - np.uint64(size))
-    return reduced
-
-
-def _subtract(half: Words, step: Words, size: int) -> Words:
-    """Subtracts modulo size, both below size."""
-    difference = half - step
-    reduced: Words = np.minimum(difference, difference + np.uint64(size))
     return reduced

@@ -14,12 +14,9 @@ State = dict[str, Any]
 
 
 def make_state(settings: Mapping[str, Any], step: int, steps_per_epoch: int) -> State:
-    """Returns the state before an absolute step: a dict of plain values for JSON.
+    """Returns the state before an absolute step, counted over all epochs: a dict of plain values for JSON.
 
-    Args:
-        settings: Everything that determines the rows and samples of each step; plain values by name.
-        step: Steps that the trainer has finished, counted over all epochs.
-        steps_per_epoch: K; the epoch is step // K.
+    `settings` is everything that determines the rows and samples of each step.
     """
     return {
         "version": STATE_VERSION,
@@ -33,11 +30,6 @@ def make_state(settings: Mapping[str, Any], step: int, steps_per_epoch: int) -> 
 
 def check_state(state: Any, settings: Mapping[str, Any], steps_per_epoch: int) -> int:
     """Returns the absolute step of a saved state after checking that nothing it depends on has changed.
-
-    Args:
-        state: What `make_state` returned, perhaps after a trip through JSON.
-        settings: The settings in use now.
-        steps_per_epoch: K in use now.
 
     Raises:
         StateError: A setting is missing or differs; names the old and the new value.

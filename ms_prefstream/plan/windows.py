@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -51,8 +52,6 @@ class Windows:
         self.windows_per_epoch = -(-steps // options.window)
         self.repeats_per_epoch = max(0, self._positions - options.rows)
         self.remainder_per_epoch = max(0, options.rows - self._positions)
-        # The order of the last requested window: every step of a window reads it.
-        self._order: tuple[tuple[int, int], NDArray[np.int64]] = (-1, -1), np.empty(0, np.int64)
         self._mixed = None
         if options.mixture is not None:
             self._mixed = MixedOrder(
@@ -85,20 +84,12 @@ class Windows:
         """Returns which batch of a window each of its steps takes, (steps_in(window),) int64, the same on all ranks.
 
         Without it, consecutive steps would grow in length together. In the very first window, `longest_first` moves
-        the last batch of the sorted window, the longest, to the front. The array is cached and read-only.
+        the last batch of the sorted window, the longest, to the front.
         """
         steps, epoch = self.steps_in(window), whole_number("epoch", epoch, 0, WORD)
-        kept = self._order  # read once: other threads may replace it
-        if kept[0] != (epoch, window):
-            kept = (epoch, window), self._new_order(epoch, window, steps)
-            kept[1].flags.writeable = False
-            self._order = kept
-        return kept[1]
-
-    def _new_order(self, epoch: int, window: int, steps: int) -> NDArray[np.int64]:
         if self.options.shuffle is False:
             return np.arange(steps)
-        order = keyed_order(steps, window_sequence(self.options.seed, epoch, window, SeedUse.BATCH_ORDER))
+        order = _shuffled_steps(self.options.seed, epoch, window, steps)
         if self.options.longest_first and epoch == 0 and window == 0:
             order = np.concatenate([[steps - 1], order[order != steps - 1]])
         return order
@@ -144,6 +135,14 @@ class Windows:
         return int(KeyedPermutation(self._full_windows, key).row_of(np.array([window]))[0])
 
 
+@functools.lru_cache(maxsize=16)  # every step of a window reads it
+def _shuffled_steps(seed: int, epoch: int, window: int, steps: int) -> NDArray[np.int64]:
+    """Returns the steps of a window in their order, read-only because it is cached."""
+    order = keyed_order(steps, window_sequence(seed, epoch, window, SeedUse.BATCH_ORDER))
+    order.flags.writeable = False
+    return order
+
+
 class WindowedPlan(Windows):
     """Windows dealt out to logical shards; the rank that owns a shard sorts the shard's part of each window.
 
@@ -156,9 +155,6 @@ class WindowedPlan(Windows):
             rows = plan.shard_rows(epoch, window, shard)                # (s * b,)
             batches, filled_by = plan.arrange(lengths_of(rows), rows)   # tokenises one window
             rows[filled_by[batches[batch]]]                             # (b,) what this shard adds to the step
-
-    Args:
-        options: What to plan.
     """
 
     def shard_rows(self, epoch: int, window: int, shard: int) -> NDArray[np.int64]:
@@ -169,20 +165,11 @@ class WindowedPlan(Windows):
         return self.rows_at(epoch, self.window_start(window) + shard + shards * np.arange(count))
 
     def arrange(self, lengths: NDArray[np.integer[Any]], rows: NDArray[np.int64]) -> Arrangement:
-        """Returns the batches of one logical shard's window, bad rows replaced; see the function `arrange`.
-
-        Args:
-            lengths: (s * b,) key lengths in window order; -1 where the row is bad.
-            rows: (s * b,) int64, what `shard_rows` gave.
-        """
+        """Returns the batches of one logical shard's window; `rows` as `shard_rows` gave them, see `arrange`."""
         return arrange(lengths, rows, self.options.shard_batch, sort=self.options.sorts)
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64] | None:
-        """Returns the planned row ids of a rank's step, (G / world,) int64; None when they depend on lengths.
-
-        Raises:
-            OptionError: There is no such step, or no such rank, or `world` does not divide the logical shards.
-        """
+        """Returns the planned row ids of a rank's step, (G / world,) int64; None when they depend on lengths."""
         ranks = Ranks(world, rank, self.options.logical_shards)
         window, inside = self.locate(step)
         if self.options.sorts:

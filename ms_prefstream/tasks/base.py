@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from typing import Protocol, TypeAlias
 
+from ms_prefstream.checks import whole_number
 from ms_prefstream.encode.build import least_length
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.tokenizer import Tokenizer
@@ -80,12 +80,6 @@ def fit_pair(sides: Many[Flat], limits: Budget) -> tuple[Sequence, ...]:
     return sequences
 
 
-def check_length(task: str, name: str, value: object, least: int = 1) -> None:
-    """Checks that an option is a whole number of at least `least` tokens."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise OptionError(f"{task}: {name} is {value!r}; expected a whole number of tokens, {least} or more.")
-
-
 def check_choice(task: str, name: str, value: object, allowed: Many[str]) -> None:
     """Checks that an option is one of the allowed words."""
     if value not in allowed:
@@ -94,9 +88,9 @@ def check_choice(task: str, name: str, value: object, allowed: Many[str]) -> Non
 
 def budget(task: str, max_length: int, max_prompt_length: int | None, truncation: str, reserve: int = 0) -> Budget:
     """Returns the checked budget of a task (a prompt limit must leave room for one response token)."""
-    check_length(task, "max_length", max_length, 2 + reserve)
+    whole_number(f"{task}: max_length", max_length, 2 + reserve)
     if max_prompt_length is not None:
-        check_length(task, "max_prompt_length", max_prompt_length)
+        whole_number(f"{task}: max_prompt_length", max_prompt_length, 1)
         if max_prompt_length >= max_length - reserve:
             raise OptionError(
                 f"{task}: max_prompt_length is {max_prompt_length} and max_length {max_length}; expected the prompt "
@@ -107,11 +101,7 @@ def budget(task: str, max_length: int, max_prompt_length: int | None, truncation
 
 
 def check_room(task: Task, encoder: ConversationEncoder) -> None:
-    """Checks that a row of the task's length can keep a token of its response.
-
-    Raises:
-        OptionError: Names the smallest useful length.
-    """
+    """Checks that a row of the task's length can keep a token of its response."""
     bare = least_length(encoder)
     least = bare + (1 if task.layout == "reward_token" else 0)
     if task.length < least:

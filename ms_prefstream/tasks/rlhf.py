@@ -6,11 +6,12 @@ from collections.abc import Sequence as Many
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
+from ms_prefstream.checks import whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.encode.truncate import Budget, Flat, fit
+from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Flat, fit
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.sample import Sample
-from ms_prefstream.tasks.base import Sampler, budget, check_choice, check_length
+from ms_prefstream.tasks.base import Sampler, budget, check_choice
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class RLHF:
     margin: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_length("RLHF", "max_prompt_length", self.max_prompt_length)
-        check_length("RLHF", "seq_length", self.seq_length, 2)
-        check_choice("RLHF", "truncation", self.truncation, ("prompt_left", "response_right", "drop"))
+        whole_number("RLHF: max_prompt_length", self.max_prompt_length, 1)
+        whole_number("RLHF: seq_length", self.seq_length, 2)
+        check_choice("RLHF", "truncation", self.truncation, TRUNCATIONS)
         if self.max_prompt_length > self.seq_length:
             raise OptionError(
                 f"RLHF: max_prompt_length is {self.max_prompt_length} and seq_length {self.seq_length}; expected the "

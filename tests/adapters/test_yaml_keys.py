@@ -69,7 +69,7 @@ def test_the_batch_size_may_be_said_once_or_alike(path: pathlib.Path) -> None:
         read(twice, batch_size=8)
     with pytest.raises(OptionError, match=r"batching\.batch_size is 4, but the trainer makes steps of 8 rows"):
         read(section(path, batching=mps.Pad(4)), batch_size=8)
-    with pytest.raises(OptionError, match=r"neither batch_size nor max_tokens is given"):
+    with pytest.raises(OptionError, match=r"batch_size is None and max_tokens is None"):
         read(section(path), batch_size=None)
     with pytest.raises(OptionError, match=r"is 4, but .* 1 rows on a rank .* 1 if it is not set"):
         read(twice, batch_size=1)

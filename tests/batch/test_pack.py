@@ -26,8 +26,6 @@ def test_options_are_frozen_and_have_the_promised_defaults():
         ({"max_segments": 1}, "max_segments is 1"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": True}, "batch_size is True"),
-        ({"tokens": 2**31}, "positions are int32, which counts to 2147483647"),
-        ({"tokens": 2**20, "batch_size": 2**11}, "2147483648 columns in all"),
     ],
 )
 def test_numbers_are_checked(options, words):

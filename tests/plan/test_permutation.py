@@ -17,17 +17,16 @@ def permutation(n: int, seed: int = 0, epoch: int = 0) -> KeyedPermutation:
 
 
 @pytest.mark.parametrize("n", [*range(1, 70), 255, 256, 257, 999, 4096, 40_001])
-def test_every_row_once_and_back(n: int) -> None:
+def test_every_row_once(n: int) -> None:
     shuffled = permutation(n, seed=n)
     positions = np.arange(n)
     rows = shuffled.row_of(positions)
     assert rows.dtype == np.int64
     assert np.array_equal(np.sort(rows), positions)
-    assert np.array_equal(shuffled.index_of(rows), positions)
 
 
 @given(n=st.integers(1, 2**48) | st.integers(2**48, 2**60), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 9))
-def test_huge_domains_stay_inside_and_lead_back(n: int, seed: int, epoch: int) -> None:
+def test_huge_domains_stay_inside_and_give_no_row_twice(n: int, seed: int, epoch: int) -> None:
     shuffled = permutation(n, seed, epoch)
     ends = {*range(min(n, 40)), *range(max(0, n - 40), n), *(n // 7 * k for k in range(7))}
     positions = np.array(sorted(ends))
@@ -35,8 +34,6 @@ def test_huge_domains_stay_inside_and_lead_back(n: int, seed: int, epoch: int) -
     assert rows.min() >= 0
     assert rows.max() < n
     assert np.unique(rows).size == positions.size
-    assert np.array_equal(shuffled.index_of(rows), positions)
-    assert np.array_equal(shuffled.row_of(shuffled.index_of(positions)), positions)
 
 
 def test_a_part_or_another_shape_gives_the_same_rows() -> None:

@@ -187,8 +187,8 @@ def test_what_cannot_be_planned_is_refused(case: str, path: pathlib.Path) -> Non
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({}, "neither batch_size nor max_tokens is given"),
-        ({"batch_size": 8, "max_tokens": 800}, "batch_size is 8 and max_tokens is 800; each of them decides"),
+        ({}, "batch_size is None and max_tokens is None; expected one of the two"),
+        ({"batch_size": 8, "max_tokens": 800}, "batch_size is 8 and max_tokens is 800; expected one of the two"),
         ({"max_tokens": 0}, "max_tokens is 0; expected a whole number of at least 1"),
         ({"max_tokens": True}, "max_tokens is True"),
         ({"max_tokens": 1e4}, "max_tokens is 10000.0"),

@@ -29,24 +29,10 @@ def sequences_of(samples: Many[Sample], *sides: int) -> list[Sequence]:
 
 
 def pad(rows: Many[Ids], width: int, fill: int) -> tuple[NDArray[np.int32], Lengths]:
-    """Pads rows of different lengths on the right.
-
-    Args:
-        rows: R arrays, (n,) int32 each, 1 <= n <= width.
-        width: Columns of the result.
-        fill: The value after each row's end.
-
-    Returns:
-        (R, width) int32, and the tokens of each row, (R,) int32.
-    """
+    """Pads R rows of 1 to `width` tokens on the right: (R, width) int32, and the tokens of each row, (R,) int32."""
     lengths = np.array([len(row) for row in rows], dtype=np.int32)
-    if not len(lengths):
-        raise internal_error("a batch without samples was requested")
-    if lengths.max() > width or lengths.min() < 1:
-        raise internal_error(
-            f"the sequences have {lengths.min()} to {lengths.max()} tokens, but an array of {width} columns "
-            f"holds 1 to {width}"
-        )
+    if not len(lengths) or lengths.max() > width or lengths.min() < 1:
+        raise internal_error(f"the sequences have {lengths} tokens, but an array of {width} columns holds 1 to {width}")
     padded = np.full((len(rows), width), fill, dtype=np.int32)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row
@@ -63,12 +49,8 @@ def span_mask(sequences: Many[Sequence], lengths: Lengths, width: int, shifted: 
 
     A span (3, 5) gives 0 0 0 1 1 0 unshifted and 0 0 1 1 0 0 shifted: column t then stands for the token at t + 1.
 
-    Args:
-        sequences: R sequences; only those with more than one span cost a Python loop.
-        lengths: (R,) int32, tokens of each.
-        width: Columns of the result, at least the longest length.
-        shifted: Whether every span moves one column to the left. A span must not begin at token 0 then: no column
-            predicts that token, and dropping it would change the loss's denominator. Tasks never make such a span.
+    Shifted spans must not begin at token 0: no column predicts that token, and dropping it would change the loss's
+    denominator. Tasks never make such a span. Only sequences with more than one span cost a Python loop.
 
     Returns:
         (R, width) bool, whose sum does not depend on `shifted`.
@@ -118,11 +100,7 @@ def required(values: Many[_Value | None], name: str) -> list[_Value]:
 
 
 def internal_error(problem: str) -> RuntimeError:
-    """Returns an error that no option and no row can cause.
-
-    Args:
-        problem: What was found and what was expected, as a sentence without its full stop.
-    """
+    """Returns an error that no option and no row can cause; `problem` says what was found and what was expected."""
     return RuntimeError(
         f"ms_prefstream, internal error while building a batch: {problem}. "
         "Rows and options are checked before this point, so please report it together with the row."

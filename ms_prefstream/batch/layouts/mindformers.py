@@ -48,12 +48,7 @@ def _after_divergence(ids: NDArray[np.int32], tokens: NDArray[np.bool_], lengths
     """Returns (B, L) bool: True from the first differing token of each pair to the end of its longer side.
 
     Where one side is a prefix of the other, the first token after the shorter side differs, even if it has the id that
-    the shorter side is padded with.
-
-    Args:
-        ids: (2B, L) int32, padded.
-        tokens: (2B, L) bool, False on padding.
-        lengths: (2B,) int32.
+    the shorter side is padded with. `ids` and `tokens`, which is False on padding, are (2B, L); `lengths` is (2B,).
     """
     pairs = len(ids) // 2
     differs = ids[:pairs] != ids[pairs:]

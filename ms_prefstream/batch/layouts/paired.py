@@ -23,7 +23,7 @@ from ms_prefstream.batch.layouts.arrays import (
     span_mask,
 )
 from ms_prefstream.batch.layouts.base import Layout
-from ms_prefstream.sample import Batch, Sample, Sequence
+from ms_prefstream.sample import Batch, Sample
 
 _SIDES = ("chosen", "rejected")
 _COLUMNS = ("input_ids", "labels", "attention_mask", "loss_mask")
@@ -51,18 +51,13 @@ def _build(
     if not with_ref_logps and any(sample.ref_logps is not None for sample in samples):
         raise internal_error("samples have reference log-probabilities, for which this layout 'paired' has no column")
     for side, name in enumerate(_SIDES):
-        batch |= _one_side(sequences_of(samples, side), f"{name}_", width, pad_id, shifted)
+        sequences = sequences_of(samples, side)
+        ids, lengths = pad([sequence.ids for sequence in sequences], width, pad_id)  # (B, L), (B,)
+        batch[f"{name}_input_ids"] = ids
+        batch[f"{name}_labels"] = shift_left(ids, pad_id) if shifted else ids.copy()
+        batch[f"{name}_attention_mask"] = inside(lengths, width).astype(np.int32)
+        batch[f"{name}_loss_mask"] = span_mask(sequences, lengths, width, shifted).astype(np.int32)
         if with_ref_logps:
             logps = required([sample.ref_logps for sample in samples], "reference log-probabilities")
             batch[f"{name}_ref_logps"] = np.array([[both[side]] for both in logps], dtype=np.float32)
     return batch
-
-
-def _one_side(sequences: Many[Sequence], prefix: str, width: int, pad_id: int, shifted: bool) -> Batch:
-    ids, lengths = pad([sequence.ids for sequence in sequences], width, pad_id)  # (B, L), (B,)
-    return {
-        f"{prefix}input_ids": ids,
-        f"{prefix}labels": shift_left(ids, pad_id) if shifted else ids.copy(),
-        f"{prefix}attention_mask": inside(lengths, width).astype(np.int32),
-        f"{prefix}loss_mask": span_mask(sequences, lengths, width, shifted).astype(np.int32),
-    }

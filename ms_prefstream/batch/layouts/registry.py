@@ -41,9 +41,6 @@ def make_layout(
         with_ref_logps: Add the reference log-probabilities, (B, 1) float32 a side (`paired`).
         max_prompt_length: Columns of prompt_ids (`rlhf`, which needs it).
 
-    Returns:
-        The layout; `columns` names exactly what `build` returns.
-
     Raises:
         OptionError: There is no such layout, or it does not have the requested columns.
     """

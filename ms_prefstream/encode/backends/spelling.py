@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -107,18 +106,6 @@ def from_byte_alphabet(token: str) -> bytes | None:
         return None
 
 
-def byte_level_tokens(tokens: Iterable[str]) -> list[bytes | None]:
-    """Returns the bytes of many byte-level tokens; None for those not written in that alphabet."""
-    tokens = list(tokens)
-    text = "".join(tokens).translate(_TO_LATIN)
-    try:
-        whole = text.encode("latin-1")
-    except UnicodeEncodeError:
-        return [from_byte_alphabet(token) for token in tokens]
-    ends = list(itertools.accumulate(map(len, tokens)))
-    return [whole[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
-
-
 def build_spelling(
     ids: Iterable[int],
     written: Iterable[tuple[bytes, int]],
@@ -153,7 +140,7 @@ def byte_level_spelling(
     vocab: Mapping[str, int], added: Mapping[str, int], prefix: Prefix | None, borders: frozenset[int]
 ) -> Spelling:
     """Returns the spelling of a byte-level tokenizer."""
-    written = ((b"", -1) if token is None else (token, len(token)) for token in byte_level_tokens(vocab))
+    written = ((b"", -1) if token is None else (token, len(token)) for token in map(from_byte_alphabet, vocab))
     return build_spelling(vocab.values(), written, added, prefix, borders)
 
 

@@ -27,7 +27,7 @@ from typing import Any
 from tokenizers import Tokenizer as RustTokenizer
 
 from ms_prefstream.encode.backends.base import NotServedError
-from ms_prefstream.encode.backends.spelling import byte_level_tokens
+from ms_prefstream.encode.backends.spelling import from_byte_alphabet
 from ms_prefstream.encode.backends.tokenizer_json import (
     Spec,
     added_tokens,
@@ -85,9 +85,9 @@ def _ranks(spec: Spec, rust: RustTokenizer) -> dict[bytes, int]:
     if order != sorted(order):
         raise NotServedError("its merges are not in the order of its ids")
     whole_words = bool(spec["model"].get("ignore_merges"))
-    written = byte_level_tokens(vocab)
     ranks: dict[bytes, int] = {}
-    for (token, pieces), word in zip(_runs(vocab, rust, whole_words), written, strict=True):
+    for token, pieces in _runs(vocab, rust, whole_words):
+        word = from_byte_alphabet(token)
         if word is None:
             continue
         if pieces == 2 and whole_words:

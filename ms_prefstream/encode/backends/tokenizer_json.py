@@ -137,12 +137,7 @@ def drop_leaking_merges(spec: Spec) -> None:
 
 def merged_tokens(merges: Sequence[str] | Sequence[Sequence[str]]) -> list[str]:
     """Returns the tokens that merges make, written either way (``"a b"`` or ``["a", "b"]``)."""
-    if not merges or not isinstance(merges[0], str):
-        return list(map("".join, merges))
-    made = "\n".join(merges).replace(" ", "").split("\n")  # type: ignore[arg-type]
-    if len(made) == len(merges):
-        return made
-    return [str(merge).replace(" ", "", 1) for merge in merges]  # some token holds a line break
+    return [merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge) for merge in merges]
 
 
 class Leaks:

@@ -261,13 +261,3 @@ class Dissector:
         offset, differs = self._response_begins[key]
         self._differs |= differs
         return begin + offset
-
-
-def placeholders(roles: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns messages with these roles, and contents that stand for any text."""
-    reads = ContentReads()
-    names = [f"\ue000{index}\ue001" for index in range(len(roles))]  # private-use characters, which no template writes
-    return [
-        {"role": role, "content": Tracked(name, (Run(0, len(name), index),), reads)}
-        for index, (role, name) in enumerate(zip(roles, names, strict=True))
-    ]

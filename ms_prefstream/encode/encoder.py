@@ -2,7 +2,7 @@
 
 One record goes this way:
 
-1. `ChatTemplate` or `PlainTemplate` (`template.py`, `build.py`) gives the layout of each of its conversations. A chat
+1. `ChatTemplate` or `PlainTemplate` (`template.py`) gives the layout of each of its conversations. A chat
    template is rendered by `jinja.py` with contents as `tracked_text.Tracked`, and `dissect.py` takes the text apart.
 2. `layout.py` has grouped the layout into steps: ids that are known, and units of text to encode.
 3. `ConversationEncoder._draft` adds the text of each open step to the batch (`Texts`), and the tokenizer's backend
@@ -27,14 +27,17 @@ from ms_prefstream.encode.backends.base import Place, TextEncoder
 from ms_prefstream.encode.backends.unicode import check_text
 from ms_prefstream.encode.layout import Unit, merged
 from ms_prefstream.encode.pieces import ControlTokens
-from ms_prefstream.encode.template import LaidOut, Template
-from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.encode.template import ChatTemplate, LaidOut, PlainTemplate, Template, template_text
+from ms_prefstream.encode.tokenizer import Tokenizer
+from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair
 from ms_prefstream.sample import Ids, Span
 
 _NONE = np.empty(0, np.int32)
 _NO_TICKETS: Mapping[int, int] = {}
 _SPACES = " \n\t\u3000"  # white space that a normaliser may trim
+BOUNDARIES = ("joint", "inference")
+SPECIAL_TOKENS = ("escape", "error", "allow")
 SYSTEM_CACHE = 4096  # distinct system prompts whose ids are cached
 
 
@@ -387,3 +390,44 @@ def _check_side(messages: Messages, side: str) -> None:
             f"the {side} side has turns of {' and '.join(roles)} only; expected one of the assistant",
         )
     raise RowError(Reason.EMPTY_RESPONSE, f"the {side} side is empty; expected a response with text")
+
+
+def build_encoder(
+    tokenizer: Tokenizer,
+    *,
+    template: str | None = "auto",
+    boundary: str = "joint",
+    special_tokens_in_content: str = "escape",
+    refused: Mapping[str, int] | None = None,
+) -> ConversationEncoder:
+    """Returns the encoder for text records.
+
+    Args:
+        tokenizer: A loaded tokenizer.
+        template: See `template_text`.
+        boundary: ``joint`` or ``inference`` (see `ConversationEncoder`).
+        special_tokens_in_content: ``escape`` takes control strings in content as plain text, ``error`` refuses such
+            rows, ``allow`` takes them as control tokens.
+        refused: Control tokens that are always refused.
+
+    Raises:
+        OptionError: An option has another value.
+        TemplateError: The template is missing or does not compile.
+    """
+    if boundary not in BOUNDARIES:
+        raise OptionError(f"boundary is {boundary!r}; expected 'joint' or 'inference'.")
+    if special_tokens_in_content not in SPECIAL_TOKENS:
+        raise OptionError(
+            f"special_tokens_in_content is {special_tokens_in_content!r}; expected 'escape', 'error' or 'allow'."
+        )
+    allow = special_tokens_in_content == "allow"
+    text = template_text(template, tokenizer)
+    chosen: Template
+    if text is None:
+        chosen = PlainTemplate(tokenizer, ControlTokens(tokenizer.special) if allow else None)
+    else:
+        chosen = ChatTemplate(text, tokenizer, allow, boundary == "inference")
+    never = dict(refused or {})
+    if special_tokens_in_content == "error":
+        never.update(tokenizer.special)
+    return ConversationEncoder(tokenizer.encoder, chosen, boundary, ControlTokens(never) if never else None)

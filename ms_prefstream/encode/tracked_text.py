@@ -9,6 +9,7 @@ If it only wrote them, the text that it wrote around them holds for all contents
 
 from __future__ import annotations
 
+import itertools
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -167,12 +168,7 @@ class Tracked(str):
         )
 
     def _located(self, parts: list[str], gap: int) -> list[str]:
-        """Returns parts of this string with the runs of their characters.
-
-        Args:
-            parts: Substrings that follow each other.
-            gap: How many characters lie between them; 0 where that may differ.
-        """
+        """Returns consecutive parts of this string with their runs; `gap` characters lie between them, 0 if unknown."""
         found: list[str] = []
         position = 0
         for part in parts:
@@ -202,8 +198,8 @@ def plain(text: str) -> str:
     return str.__getitem__(text, slice(None))
 
 
-def mark_read(value: Any) -> None:
-    """Mark the contents in a value as read, at any depth."""
+def mark_read(value: Any) -> Any:
+    """Returns the value, with the contents in it marked as read, at any depth."""
     if isinstance(value, Tracked):
         value.reads.was_read = True
     elif isinstance(value, dict):
@@ -212,6 +208,7 @@ def mark_read(value: Any) -> None:
     elif isinstance(value, (list, tuple)):
         for item in value:
             mark_read(item)
+    return value
 
 
 def _reading(name: str) -> Any:
@@ -232,12 +229,7 @@ for _name in (set(dir(str)) - set(dir(object)) | _READING) - set(vars(Tracked)):
 
 
 def percent(text: str, values: Any) -> str | None:
-    """Returns ``text % values`` where every conversion is a plain ``%s``, else None.
-
-    Args:
-        text: The template's own text.
-        values: One value, or a tuple of them.
-    """
+    """Returns ``text % values`` where every conversion is a plain ``%s``, else None; `text` is the template's own."""
     given = list(values) if isinstance(values, tuple) else [values]
     kinds = re.findall("(?s)%(.?)", text)
     if set(kinds) - {"s", "%"} or kinds.count("s") != len(given) or not any(map(_is_tracked, given)):
@@ -248,25 +240,21 @@ def percent(text: str, values: Any) -> str | None:
 
 def braces(text: str, values: Sequence[Any], named: Mapping[str, Any]) -> str | None:
     """Returns ``text.format(*values, **named)`` where every field is plain (``{}``, ``{0}``, ``{name}``), else None."""
-    if not any(map(_is_tracked, (*values, *named.values()))):
+    given = {**{str(at): value for at, value in enumerate(values)}, **named}
+    if not any(map(_is_tracked, given.values())):
         return None
     parts: list[str] = []
     try:
         fields = list(string.Formatter().parse(text))
     except ValueError:
         return None  # Jinja reports the error
-    for number, (before, name, form, conversion) in enumerate(fields):
+    numbers = map(str, itertools.count())
+    for before, name, form, conversion in fields:
         parts.append(before)
         if name is None:
             continue
-        if form or conversion:
-            return None
-        if name == "" and all(other in ("", None) for _, other, _, _ in fields):
-            place: Any = sum(other is not None for _, other, _, _ in fields[:number])
-        else:
-            place = int(name) if name.isdigit() else name
-        found = named.get(place) if isinstance(place, str) else values[place] if place < len(values) else None
-        if found is None:
+        found = given.get(name or next(numbers))
+        if form or conversion or found is None:
             return None
         parts.append(str(found))
     return joined(parts)

@@ -29,7 +29,7 @@ from ms_prefstream.encode.backends.tokenizer_source import (
     TokenizerSource,
     chat_template_of,
     find_reserved,
-    names_of_object,
+    read_names,
 )
 from ms_prefstream.encode.backends.unicode import check_unicode, nfc
 from ms_prefstream.errors import TokenizerError
@@ -49,11 +49,13 @@ def read_object(obj: Any) -> TokenizerSource:
     methods = ("tokenize", "convert_tokens_to_ids", "convert_ids_to_tokens", "get_vocab")
     if rust is None and not all(callable(getattr(obj, name, None)) for name in methods):
         raise TokenizerError(f"a {type(obj).__name__} is not a tokenizer. {ACCEPTED}.")
+    # `special_tokens_map` leaves out what is not set, where the attribute of a token would log an error.
+    names = Names() if rust is obj else read_names(getattr(obj, "special_tokens_map", None) or {})
     return TokenizerSource(
         name=str(getattr(obj, "name_or_path", "") or "") or type(obj).__name__,
         forms={Form.OBJECT: obj} if rust is None else {Form.JSON: orjson.loads(rust.to_str())},
         config={"add_bos_token": getattr(obj, "add_bos_token", None)},
-        names=Names() if rust is obj else names_of_object(obj),
+        names=names,
         chat_template=chat_template_of({"chat_template": getattr(obj, "chat_template", None)}),
     )
 

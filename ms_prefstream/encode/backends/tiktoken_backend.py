@@ -43,7 +43,7 @@ def load(source: TokenizerSource) -> Tokenizer:
         NotServedError: If `tiktoken` would give other ids, or that it gives the same cannot be shown.
     """
     found = read_reference(source)
-    if found.encoder.leaky:
+    if found.encoder.leaks:
         raise NotServedError("plain text reaches its control tokens")
     plan = tiktoken_plan(found.spec, found.rust)
     if found.encoder.spelling is None:
@@ -154,14 +154,7 @@ def in_threads(work: Callable[[Sequence[str]], list[Result]], texts: Sequence[st
     """Run `work` on parts of the texts in threads that end with the call; returns its results in order.
 
     Training waits for a window of texts, so a window is worth more than one core. Few texts, as in a step with a
-    length index or in a worker process, run in the calling thread.
-
-    Args:
-        work: Turns texts into as many results; must be thread-safe.
-        texts: The texts.
-
-    Raises:
-        BaseException: The error that `work` raises on the first part that fails.
+    length index or in a worker process, run in the calling thread. `work` must be thread-safe; its errors are raised.
     """
     threads = min(MOST_THREADS, len(texts) // LEAST_TEXTS, cores())
     if threads < 2:

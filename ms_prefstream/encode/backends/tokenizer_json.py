@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 from tokenizers import AddedToken as RustAddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
@@ -138,57 +136,6 @@ def drop_leaking_merges(spec: Spec) -> None:
 def merged_tokens(merges: Sequence[str] | Sequence[Sequence[str]]) -> list[str]:
     """Returns the tokens that merges make, written either way (``"a b"`` or ``["a", "b"]``)."""
     return [merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge) for merge in merges]
-
-
-class Leaks:
-    """Control tokens that plain text still gives, and the smaller pieces that replace their ids.
-
-    Args:
-        control: Control tokens, content to id.
-        encode: Returns the ids of a text, control tokens in it taken as text.
-        pieces: Returns the ids that the model alone gives for a string.
-    """
-
-    def __init__(
-        self,
-        control: Mapping[str, int],
-        encode: Callable[[str], NDArray[np.int32]],
-        pieces: Callable[[str], list[int]],
-    ) -> None:
-        names = {id_: content for content, id_ in control.items()}
-        leaked = {int(i) for content in control if content for i in encode(content) if int(i) in names}
-        self._smaller: dict[int, list[int]] = {}
-        for id_ in leaked:
-            content = names[id_]
-            cuts = [pieces(content[:at]) + pieces(content[at:]) for at in range(1, len(content))]
-            safe = [cut for cut in cuts if not any(i in names for i in cut)]
-            self._smaller[id_] = min(safe, key=len) if safe else []
-
-    def __bool__(self) -> bool:
-        return bool(self._smaller)
-
-    @property
-    def helpless(self) -> list[int]:
-        """Control ids for which no smaller pieces exist, so that their text cannot be encoded."""
-        return [id_ for id_, pieces in self._smaller.items() if not pieces]
-
-    def mend(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the ids with every leaked control id spelled out."""
-        return ids if not self._touches(ids) else np.array([i for id_ in ids for i in self._spelled(id_)], np.int32)
-
-    def mend_starts(self, ids: NDArray[np.int32], starts: list[int]) -> list[int]:
-        """Returns the starts of `mend(ids)`, given the starts, (n,), of `ids`."""
-        if not self._touches(ids):
-            return starts
-        return [
-            s for id_, start in zip(ids, starts, strict=True) for s in [start, *[-1] * (len(self._spelled(id_)) - 1)]
-        ]
-
-    def _touches(self, ids: NDArray[np.int32]) -> bool:
-        return any((ids == id_).any() for id_ in self._smaller)
-
-    def _spelled(self, id_: int) -> list[int]:
-        return self._smaller.get(int(id_), [int(id_)])
 
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")

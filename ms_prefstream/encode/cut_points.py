@@ -66,11 +66,7 @@ class EncodedCutMap(CutMap):
         self.headed = bool(header.strip())
 
     def _bounds(self, index: int) -> tuple[list[int], list[int]]:
-        """Returns token positions of the borders between the pieces of a unit, its ends included.
-
-        Returns:
-            (before, until), (pieces + 1) each: how many tokens end at or before a border, how many begin before it.
-        """
+        """Returns for each border of a unit's pieces how many tokens end at or before it, and how many begin before."""
         unit, ids = self._units[index], self.ids[self._offsets[index] : self._offsets[index + 1]]
         if all(piece.kind is Kind.PREAMBLE for piece in unit.pieces):
             whole = [0] + [len(ids)] * len(unit.pieces)  # stays as a whole

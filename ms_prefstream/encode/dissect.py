@@ -78,11 +78,10 @@ class Dissector:
         if inference and not self._asks:
             written = self._begun_as_asked(written)
         self._text = plain(written)
-        self._tracked = Tracked(self._text, (), ContentReads())
-        if isinstance(written, Tracked):
-            reads = ContentReads(written.reads.was_read, written.reads.needed)  # without those of later renderings
-            self._tracked = Tracked(self._text, written.runs, reads)
-        self._runs = self._tracked.runs
+        self._runs = written.runs if isinstance(written, Tracked) else ()
+        # A copy: later renderings add to the record of this one.
+        reads = written.reads if isinstance(written, Tracked) else ContentReads()
+        self._tracked = Tracked(self._text, self._runs, ContentReads(reads.was_read, set(reads.needed)))
         self._where = self._places()
         self._systems = next((at for at, m in enumerate(messages) if m["role"] != "system"), len(messages))
         # (role, next role, text between their contents) -> offset of the end of the turn

@@ -272,10 +272,7 @@ class ConversationEncoder:
     def starts(self, unit: Unit, contents: Sequence[str], joint: bool = False) -> NDArray[np.int64]:
         """Returns where the tokens of a unit of text begin, (n + 1,) character offsets (see `TextEncoder.starts`).
 
-        Args:
-            unit: The unit.
-            contents: The contents of its slots.
-            joint: Whether to take the unit as one text even with the inference boundary.
+        `joint` takes the unit as one text even with the inference boundary.
         """
         if joint or not (self._inference and unit.trained and unit.border):
             return self._starts(unit.text(contents), unit.place)

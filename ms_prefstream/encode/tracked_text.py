@@ -13,6 +13,7 @@ import itertools
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
 Edits: TypeAlias = tuple[tuple[str, "str | None"], ...]
@@ -44,6 +45,7 @@ class Run(NamedTuple):
     whole: bool = True
 
 
+@dataclass
 class ContentReads:
     """Record of the ways in which a template read the contents of one rendering.
 
@@ -52,9 +54,8 @@ class ContentReads:
         needed: (owner, edits) of contents that it only tested for being non-empty.
     """
 
-    def __init__(self, was_read: bool = False, needed: Iterable[tuple[int, Edits]] = ()) -> None:
-        self.was_read = was_read
-        self.needed = set(needed)
+    was_read: bool = False
+    needed: set[tuple[int, Edits]] = field(default_factory=set)
 
 
 class Tracked(str):
@@ -232,7 +233,11 @@ def percent(text: str, values: Any) -> str | None:
     """Returns ``text % values`` where every conversion is a plain ``%s``, else None; `text` is the template's own."""
     given = list(values) if isinstance(values, tuple) else [values]
     kinds = re.findall("(?s)%(.?)", text)
-    if set(kinds) - {"s", "%"} or kinds.count("s") != len(given) or not any(map(_is_tracked, given)):
+    if (
+        set(kinds) - {"s", "%"}
+        or kinds.count("s") != len(given)
+        or not any(isinstance(value, Tracked) for value in given)
+    ):
         return None
     parts = re.split("(%[s%])", text)
     return joined("%" if part == "%%" else str(given.pop(0)) if part == "%s" else part for part in parts)
@@ -241,7 +246,7 @@ def percent(text: str, values: Any) -> str | None:
 def braces(text: str, values: Sequence[Any], named: Mapping[str, Any]) -> str | None:
     """Returns ``text.format(*values, **named)`` where every field is plain (``{}``, ``{0}``, ``{name}``), else None."""
     given = {**{str(at): value for at, value in enumerate(values)}, **named}
-    if not any(map(_is_tracked, given.values())):
+    if not any(isinstance(value, Tracked) for value in given.values()):
         return None
     parts: list[str] = []
     try:
@@ -258,7 +263,3 @@ def braces(text: str, values: Sequence[Any], named: Mapping[str, Any]) -> str | 
             return None
         parts.append(str(found))
     return joined(parts)
-
-
-def _is_tracked(value: Any) -> bool:
-    return isinstance(value, Tracked)

@@ -119,10 +119,6 @@ class Turn:
         header: The pieces [first, last) of the unit with its content that are its header.
     """
 
-    __slots__ = (
-        "begin", "body", "body_end", "content", "end", "first", "header", "opens", "pinned", "tail", "units",
-    )  # fmt: skip
-
     def __init__(self, begin: int, opens: bool, first: Span = (0, 0)) -> None:
         self.begin = self.content = self.body = self.body_end = self.tail = self.end = begin
         self.opens = opens

@@ -30,21 +30,19 @@ _WORDS = (
     "x_y __init__ a-b a.b,c;d",
     "https://example.org/a?b=c&d=%20#e",
 )
-_CONTRACTIONS = (
+_TEXTS = (
+    # contractions
     "I'm you're he'd she'll they've it's don't",
     "I'M YOU'RE HE'D SHE'LL THEY'VE IT'S DON'T",
     "'s'S'ſ'ſt'K'll'LL'Ll 'tis 'RE",
     "it’s ’s 'x ''s '' 's's",
     "a'b a'sb 1's !'s \n's",
-)
-_NUMBERS = (
+    # numbers
     "1 12 123 1234 12345 1,234,567.89 1e-5",
     "a1b22c333 4th ٣٤٥ १२३ 一二三 ½¼ ²³ Ⅳ",
     "2024-01-31 12:34:56",
     " 7  77   777\n8\t9",
-)
-_BLANKS = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\u0085\u00a0\u1680\u180e\u2003\u2009\u2028\u2029\u200b\u3000\ufeff"
-_SPACES = (
+    # white space
     " \t b",
     " \n",
     "\n ",
@@ -55,8 +53,7 @@ _SPACES = (
     "a \n\n  b\n",
     "\u3000中\u3000",
     "\u200ba\u200c\ufeff",
-)
-_MARKS = (
+    # punctuation, code and control tokens
     "!?",
     "...",
     "a...b",
@@ -72,8 +69,7 @@ _MARKS = (
     "<|im_start|>user\n<|im_end|>",
     "<s></s><unk><pad>[INST] [/INST]",
     "—–-‐ … ‼ ⁉",
-)
-_COMBINED = (
+    # combining characters
     "e\u0301 a\u030a\u0323 \u0301 \u0301a",
     "a\u0323\u0307 a\u0307\u0323",
     "\u212b \u2126 \u1e9b\u0323",
@@ -81,8 +77,15 @@ _COMBINED = (
     "\u0915\u093c \u0958 \u09c7\u09be",
     "\u0344 \u0374 \uf900 \ufa0e",
     "q\u0307\u0323\u0307",
+    # symbols
+    "😀 🤦🏽‍♂️👩‍👩‍👧‍👦 🇨🇳🇺🇸",
+    "❤️ ✔︎ ☎ ©®™",
+    "🧿🫠🪿",
+    "→⇒∀∃∑√∞≠≤",
+    "┌─┐│",
+    "♪♫ ★☆",
 )
-_PICTURES = ("😀 🤦🏽‍♂️👩‍👩‍👧‍👦 🇨🇳🇺🇸", "❤️ ✔︎ ☎ ©®™", "🧿🫠🪿", "→⇒∀∃∑√∞≠≤", "┌─┐│", "♪♫ ★☆")
+_BLANKS = " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\u0085\u00a0\u1680\u180e\u2003\u2009\u2028\u2029\u200b\u3000\ufeff"
 # Control characters, private use, code points without a character, and characters that show nothing.
 _STRANGE = (
     "\x00\x01\x02\x7f\x80\x9f\u00ad\u034f\ufffd\ufffe\uffff\ue000\uf8ff\U000f0000\U0010fffd\U0001fffe\U0010ffff"
@@ -99,11 +102,11 @@ _NEW = (
 
 def corpus(contents: Iterable[str] = ()) -> list[str]:
     """Returns the texts: scripts, spaces, marks, runs, characters of each Unicode version, given tokens in context."""
-    texts = ["", *_WORDS, *_CONTRACTIONS, *_NUMBERS, *_SPACES, *_MARKS, *_COMBINED, *_PICTURES]
+    texts = ["", *_WORDS, *_TEXTS]
     texts += [text for c in _BLANKS for text in (c, c + c, f"{c}{c}{c}a", f"a{c}", f"a{c}{c}b{c}")]
     texts += [run * 300 for run in _RUNS] + [" " * 301 + "x"]
     texts += [f"a{c}{c}1 {c}b\n{c}" for c in _STRANGE + _NEW]
-    texts += [" ".join(_WORDS), "".join(_SPACES), "\n".join(_MARKS), _STRANGE, _NEW]
+    texts += [" ".join(_WORDS), "\n".join(_TEXTS), _BLANKS, _STRANGE, _NEW]
     for content in list(contents)[:64]:
         texts += [content, f"a {content}b", f"{content[:-1]}{content}{content[1:]} \u0338"]
     return texts

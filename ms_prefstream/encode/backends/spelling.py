@@ -114,15 +114,9 @@ def build_spelling(
     borders: frozenset[int] = frozenset(),
     space: str = " ",
 ) -> Spelling:
-    """Returns the spelling of a vocabulary.
+    """Returns the spelling of a vocabulary; the last three arguments are those of `Spelling`.
 
-    Args:
-        ids: The ids of its pieces.
-        written: For each of them the bytes that a reader sees, and how many bytes it takes of the normalised text.
-        added: Added tokens, content to id.
-        prefix: See `Spelling`.
-        borders: See `Spelling`.
-        space: See `Spelling`.
+    `written` gives for each id the bytes that a reader sees, and how many bytes it takes of the normalised text.
     """
     ids = list(ids)
     size = 1 + max([*ids, *added.values()])

@@ -37,28 +37,19 @@ class Pipeline:
     varies: bool
 
 
-def steps(node: Any, key: str) -> list[dict[str, Any]]:
-    """Returns the steps of a normaliser or pre-tokeniser, sequences unrolled; sequences list members under `key`."""
+def steps(node: Any) -> list[dict[str, Any]]:
+    """Returns the steps of a normaliser or pre-tokeniser, sequences unrolled."""
     if not isinstance(node, dict):
         return []
     if node.get("type") == "Sequence":
-        return [step for member in node.get(key, []) for step in steps(member, key)]
+        members = node.get("normalizers") or node.get("pretokenizers") or []
+        return [step for member in members for step in steps(member)]
     return [node]
-
-
-def normalizers_of(spec: Spec) -> list[dict[str, Any]]:
-    """Returns the normalisers of a tokenizer.json in their order."""
-    return steps(spec.get("normalizer"), "normalizers")
-
-
-def pretokenizers_of(spec: Spec) -> list[dict[str, Any]]:
-    """Returns the pre-tokenisers of a tokenizer.json in their order."""
-    return steps(spec.get("pre_tokenizer"), "pretokenizers")
 
 
 def read_pipeline(spec: Spec) -> Pipeline:
     """Returns the pipeline of a tokenizer.json; `kind` is None unless its tokens certainly spell the text."""
-    norms, pres = normalizers_of(spec), pretokenizers_of(spec)
+    norms, pres = steps(spec.get("normalizer")), steps(spec.get("pre_tokenizer"))
     varies = pipeline_for_place(spec, Place.CONTINUATION) != (spec.get("normalizer"), spec.get("pre_tokenizer"))
     kinds = [step.get("type") for step in norms]
     if pres and pres[-1].get("type") == "ByteLevel" and kinds in ([], ["NFC"]):
@@ -86,7 +77,7 @@ def pipeline_for_place(spec: Spec, place: Place) -> tuple[Any, Any]:
     norm, pre = copy.deepcopy(spec.get("normalizer")), copy.deepcopy(spec.get("pre_tokenizer"))
     if place is Place.START:
         return norm, pre
-    for step in steps(pre, "pretokenizers"):
+    for step in steps(pre):
         if step.get("type") == "Metaspace":
             if place is Place.CONTINUATION or _scheme(step) == "first":
                 step["prepend_scheme"] = "never"
@@ -171,14 +162,9 @@ def merge_added_tokens(
 ) -> None:
     """Put the added tokens of a configuration into a tokenizer.json, in the order in which transformers adds them.
 
-    New tokens come after those of the file, first those with an id in the configuration, by that id. A token that
-    both describe takes the configuration's flags, but a control token is always special.
-
-    Args:
-        spec: The parsed tokenizer.json, changed in place.
-        decoder: ``added_tokens_decoder`` of tokenizer_config.json, by id.
-        control: bos, eos, pad and the other named tokens.
-        others: Contents of added_tokens.json, in the order of their ids.
+    New tokens come after those of the file: those of `decoder` by their id, then the named tokens in `control`, then
+    `others` from added_tokens.json. A token that both describe takes the configuration's flags, but a control token is
+    always special. `spec` is changed in place.
     """
     entries: list[dict[str, Any]] = spec.setdefault("added_tokens", []) or []
     spec["added_tokens"] = entries
@@ -221,7 +207,9 @@ def fingerprint(spec: Spec, chat_template: str | None) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(orjson.dumps(vocab, option=orjson.OPT_SORT_KEYS))
     digest.update("\n".join(merges if merges and isinstance(merges[0], str) else map(" ".join, merges)).encode())
-    rest = [_essence(part) for part in (model, *_canonical_steps(spec))]
+    # The steps as the installed package writes them, for files of any version.
+    written = orjson.loads(bare(spec.get("normalizer"), spec.get("pre_tokenizer")).to_str())
+    rest = [_essence(part) for part in (model, written["normalizer"], written["pre_tokenizer"])]
     tokens = [_essence(entry) for entry in spec.get("added_tokens") or []]
     digest.update(orjson.dumps([rest, tokens, chat_template], option=orjson.OPT_SORT_KEYS))
     return digest.hexdigest()
@@ -232,12 +220,6 @@ def bare(norm: Any, pre: Any) -> RustTokenizer:
     spec = {"version": "1.0", "added_tokens": [], "normalizer": norm, "pre_tokenizer": pre, "post_processor": None}
     model = {"decoder": None, "model": {"type": "BPE", "vocab": {}, "merges": []}}
     return RustTokenizer.from_str(orjson.dumps(spec | model).decode())
-
-
-def _canonical_steps(spec: Spec) -> tuple[Any, Any]:
-    """Returns (normalizer, pre_tokenizer) as the installed package writes them, for files of any version."""
-    written = orjson.loads(bare(spec.get("normalizer"), spec.get("pre_tokenizer")).to_str())
-    return written["normalizer"], written["pre_tokenizer"]
 
 
 def _essence(node: Any) -> Any:

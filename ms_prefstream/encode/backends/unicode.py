@@ -123,11 +123,7 @@ def _begins_unit(character: str) -> bool:
 
 
 def origins(text: str, normal: str) -> NDArray[np.int64]:
-    """Returns where the characters of the normal form stand in the text.
-
-    Args:
-        text: The text as it is.
-        normal: `nfc(text)`.
+    """Returns where the characters of `normal`, which is `nfc(text)`, stand in the text.
 
     Returns:
         (len(normal) + 1,) offsets into `text`; -1 for characters inside a unit that normalisation changed. The last

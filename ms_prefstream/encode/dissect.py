@@ -50,11 +50,8 @@ class Dissector:
     """Renders one conversation and takes it apart.
 
     Args:
-        render: The template.
         messages: As the template reads them, each content a `Tracked` of its index.
         prompt_messages: How many of them are the prompt; if all of them are, the text ends with the generation header.
-        tools: For the template.
-        control: The control tokens.
         header: Gives the template text before the content of a role, "" where that is not known.
         inference: Whether the text begins with the prompt of a model at inference, even where the template, given the
             response, would write the prompt differently.

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.encode.backends.base import Place, TextEncoder
-from ms_prefstream.encode.backends.unicode import check_text
+from ms_prefstream.encode.backends.unicode import check_size, check_unicode
 from ms_prefstream.encode.layout import Unit, merged
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.template import ChatTemplate, LaidOut, PlainTemplate, Template, template_text
@@ -344,7 +344,8 @@ def _blame(record: Pair | Completion, error: RowError) -> RowError:
     for side, messages in _sides(record).items():
         for message in messages:
             try:
-                check_text(message.content)
+                check_size((message.content,))
+                check_unicode((message.content,))
             except RowError as found:
                 where = f"the {message.role} turn" + ("" if side == "prompt" else f" of the {side} side")
                 return RowError(found.reason, f"{where}: {found.problem}", found.remedy)

@@ -151,11 +151,7 @@ def _compile(text: str) -> jinja2.Template:
 
 
 def renderer(text: str, variables: Mapping[str, Any]) -> Render:
-    """Returns the compiled template.
-
-    Args:
-        text: The Jinja source.
-        variables: The names besides messages that the template may use: ``bos_token``, ``eos_token`` ...
+    """Returns the compiled template; `variables` are further names that it may use: ``bos_token``, ``eos_token`` ...
 
     Raises:
         TemplateError: If the template does not compile.

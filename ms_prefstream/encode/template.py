@@ -203,12 +203,9 @@ class ChatTemplate:
         return LaidOut(layout, (), rewritten)
 
     def _with_calls(self, messages: Sequence[Message], tools: Any) -> list[dict[str, Any]]:
-        """Returns messages in a form in which the template writes their tool calls.
+        """Returns messages in a form in which the template writes their tool calls, or raises `TemplateRefusal`.
 
         Some templates write them only where the content is None, as in OpenAI's form, others only where it is text.
-
-        Raises:
-            TemplateRefusal: If the template leaves them out in either form.
         """
         silent = [_as_dict(message, message.content) | {"tool_calls": None} for message in messages]
         for empty in ("", None):

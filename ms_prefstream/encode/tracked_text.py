@@ -9,6 +9,7 @@ If it only wrote them, the text that it wrote around them holds for all contents
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import string
@@ -120,16 +121,7 @@ class Tracked(str):
         self.reads.was_read = True  # a look-up with the content as its key
         return str.__hash__(self)
 
-    def strip(self, characters: str | None = None, /) -> Tracked:
-        return self._strip("strip", characters)
-
-    def lstrip(self, characters: str | None = None, /) -> Tracked:
-        return self._strip("lstrip", characters)
-
-    def rstrip(self, characters: str | None = None, /) -> Tracked:
-        return self._strip("rstrip", characters)
-
-    def _strip(self, name: str, characters: str | None) -> Tracked:
+    def _strip(self, name: str, characters: str | None = None, /) -> Tracked:
         text = getattr(str, name)(self, characters)
         alone = self._alone
         if alone is not None:
@@ -138,6 +130,10 @@ class Tracked(str):
         self.reads.was_read = True
         begin = 0 if name == "rstrip" else str.__len__(self) - len(str.lstrip(self, characters))
         return self.clip(begin, begin + len(text))
+
+    strip = functools.partialmethod(_strip, "strip")
+    lstrip = functools.partialmethod(_strip, "lstrip")
+    rstrip = functools.partialmethod(_strip, "rstrip")
 
     def __getitem__(self, key: SupportsIndex | slice, /) -> str:
         self.reads.was_read = True
@@ -149,16 +145,13 @@ class Tracked(str):
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
         self.reads.was_read = True
-        return self._located(str.split(self, sep, maxsplit), len(sep or ""))
-
-    def splitlines(self, keepends: bool = False) -> list[str]:
-        self.reads.was_read = True
-        return self._located(str.splitlines(self, keepends), 0)
-
-    def partition(self, sep: str, /) -> tuple[str, str, str]:
-        self.reads.was_read = True
-        before, found, after = self._located(list(str.partition(self, sep)), 0)
-        return before, found, after
+        found: list[str] = []
+        position = 0
+        for part in str.split(self, sep, maxsplit):
+            position = position if sep else str.find(self, part, position)
+            found.append(self.clip(position, position + len(part)))
+            position += len(part) + len(sep or "")
+        return found
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
         self.reads.was_read = True
@@ -167,16 +160,6 @@ class Tracked(str):
         return joined(
             part for at, piece in enumerate(self.split(old, count)) for part in ((new, piece) if at else (piece,))
         )
-
-    def _located(self, parts: list[str], gap: int) -> list[str]:
-        """Returns consecutive parts of this string with their runs; `gap` characters lie between them, 0 if unknown."""
-        found: list[str] = []
-        position = 0
-        for part in parts:
-            position = position if gap else str.find(self, part, position)
-            found.append(self.clip(position, position + len(part)))
-            position += len(part) + gap
-        return found
 
 
 def joined(parts: Iterable[str]) -> str:

@@ -71,11 +71,7 @@ class AddedTokens:
 
     The package takes the leftmost, then the longest match among all added tokens, and skips the special ones
     afterwards: a special token hides what it overlaps. A second pass searches for tokens with ``normalized``, in the
-    normalised text that the first pass leaves.
-
-    Args:
-        tokens: All added tokens, special ones included.
-        normalize: Normalises the text between the two passes.
+    normalised text that the first pass leaves; `normalize` normalises it.
     """
 
     def __init__(self, tokens: Iterable[AddedToken], normalize: Callable[[str], str] | None = None) -> None:
@@ -121,5 +117,5 @@ class _Pass:
         self._pattern = alternation([token.content for token in tokens] if self.ids else [])
 
     def split(self, text: str, begin: int) -> list[Part]:
-        cuts = cut_at(self._pattern, self.ids, text) if self.ids else [Cut(0, len(text), -1)] if text else []
+        cuts = cut_at(self._pattern, self.ids, text)
         return [Part(text[cut.begin : cut.end], cut.id, begin + cut.begin) for cut in cuts]

@@ -67,10 +67,7 @@ class Spelling:
     def starts(self, ids: NDArray[np.int32], text: str, place: Place) -> NDArray[np.int64] | None:
         """Returns where each token begins in an already normalised text.
 
-        Args:
-            ids: (n,) the ids of `text` at `place`.
-            text: The text, normalised but with its spaces and without prefix.
-            place: Where the text stands.
+        `ids`, (n,), are those of the text at `place`; the text is normalised but has its spaces and no prefix.
 
         Returns:
             (n + 1,) character offsets, -1 inside a character; None if the ids do not spell the text.
@@ -128,14 +125,6 @@ def build_spelling(
     for content, id_ in added.items():
         shown[id_] = content.encode("utf-8")
     return Spelling(shown=shown, lengths=lengths, space=space, prefix=prefix, borders=borders)
-
-
-def byte_level_spelling(
-    vocab: Mapping[str, int], added: Mapping[str, int], prefix: Prefix | None, borders: frozenset[int]
-) -> Spelling:
-    """Returns the spelling of a byte-level tokenizer."""
-    written = ((b"", -1) if token is None else (token, len(token)) for token in map(from_byte_alphabet, vocab))
-    return build_spelling(vocab.values(), written, added, prefix, borders)
 
 
 def metaspace_spelling(

@@ -31,9 +31,9 @@ class Pipeline:
         varies: Whether the place of a text matters.
     """
 
-    kind: str | None
-    nfc: bool
-    prefix: Prefix | None
+    kind: str | None = None
+    nfc: bool = False
+    prefix: Prefix | None = None
     varies: bool
 
 
@@ -64,8 +64,8 @@ def read_pipeline(spec: Spec) -> Pipeline:
         if replaced and not (prepends and places) and len(prepends) <= 1:
             chosen = _EVERYWHERE if prepends else places
             prefix = Prefix(mark=META, places=chosen, unless_present=not prepends) if chosen else None
-            return Pipeline(kind="metaspace", nfc=False, prefix=prefix, varies=varies)
-    return Pipeline(kind=None, nfc=False, prefix=None, varies=varies)
+            return Pipeline(kind="metaspace", prefix=prefix, varies=varies)
+    return Pipeline(varies=varies)
 
 
 def pipeline_for_place(spec: Spec, place: Place) -> tuple[Any, Any]:
@@ -84,18 +84,10 @@ def pipeline_for_place(spec: Spec, place: Place) -> tuple[Any, Any]:
                 step.pop("add_prefix_space", None)
         elif step.get("type") == "ByteLevel" and place is Place.CONTINUATION and step.get("add_prefix_space"):
             step["add_prefix_space"] = False
-    if place is Place.CONTINUATION:
-        norm = _without_prepend(norm)
+    norms = [step for step in steps(norm) if step.get("type") != "Prepend"]
+    if place is Place.CONTINUATION and norms != steps(norm):
+        norm = {"type": "Sequence", "normalizers": norms}
     return norm, pre
-
-
-def _without_prepend(node: Any) -> Any:
-    if not isinstance(node, dict) or node.get("type") == "Prepend":
-        return None
-    if node.get("type") == "Sequence":
-        kept = [_without_prepend(member) for member in node["normalizers"]]
-        return {**node, "normalizers": [member for member in kept if member is not None]}
-    return node
 
 
 def _spaces_only(step: Mapping[str, Any]) -> bool:
@@ -118,10 +110,10 @@ def _metaspace_places(step: Mapping[str, Any]) -> frozenset[Place]:
 def drop_leaking_merges(spec: Spec) -> None:
     """Drop the merges that make a control token from a BPE model."""
     names = {entry["content"] for entry in spec["added_tokens"] if entry.get("special")}
-    merges = spec["model"].get("merges") or []
-    made = merged_tokens(merges)
-    if not names.isdisjoint(made):
-        spec["model"]["merges"] = [merge for merge, token in zip(merges, made, strict=True) if token not in names]
+    merges = spec["model"].get("merges")
+    if merges:
+        made = zip(merges, merged_tokens(merges), strict=True)
+        spec["model"]["merges"] = [merge for merge, token in made if token not in names]
 
 
 def merged_tokens(merges: Sequence[str] | Sequence[Sequence[str]]) -> list[str]:

@@ -17,7 +17,13 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from ms_prefstream.encode.backends.added import AddedTokens
 from ms_prefstream.encode.backends.base import Form, Place, Tokenizer
-from ms_prefstream.encode.backends.spelling import META, Spelling, byte_level_spelling, metaspace_spelling
+from ms_prefstream.encode.backends.spelling import (
+    META,
+    Spelling,
+    build_spelling,
+    from_byte_alphabet,
+    metaspace_spelling,
+)
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
 from ms_prefstream.encode.backends.tokenizer_json import (
     Pipeline,
@@ -293,7 +299,8 @@ def _spelling(spec: Spec, pipeline: Pipeline) -> Spelling | None:
     added = {token.content: token.id for token in added_tokens(spec)}
     borders, prefix = frozenset(added.values()), pipeline.prefix
     if pipeline.kind == "bytes":
-        return byte_level_spelling(vocab, added, prefix, borders)
+        written = ((b"", -1) if token is None else (token, len(token)) for token in map(from_byte_alphabet, vocab))
+        return build_spelling(vocab.values(), written, added, prefix, borders)
     model = spec["model"]
     unk = model.get("unk_id") if model.get("type") == "Unigram" else vocab.get(model.get("unk_token"))
     unknown = {piece: id_ for piece, id_ in vocab.items() if id_ == unk}

@@ -76,7 +76,7 @@ class AddedTokens:
 
     def __init__(self, tokens: Iterable[AddedToken], normalize: Callable[[str], str] | None = None) -> None:
         tokens = [token for token in tokens if token.content]
-        self._normalize = normalize
+        self._normalize = normalize or str
         self._raw = _Pass([token for token in tokens if not token.normalized])
         self._normal = _Pass([token for token in tokens if token.normalized])
         self.any = bool(self._raw.ids or self._normal.ids)
@@ -98,7 +98,7 @@ class AddedTokens:
             if part.id >= 0 or not self._normal.ids:
                 parts.append(part)
                 continue
-            normal = part.text if self._normalize is None else self._normalize(part.text)
+            normal = self._normalize(part.text)
             found = self._normal.split(normal, part.begin)
             if normal == part.text:
                 parts.extend(found)

@@ -34,8 +34,6 @@ from ms_prefstream.encode.backends.unicode import check_unicode, nfc
 from ms_prefstream.errors import TokenizerError
 from ms_prefstream.sample import Ids
 
-MAX_CHARS = 2**17  # merging in Python takes quadratic time on long words
-
 
 def read_object(obj: Any) -> TokenizerSource:
     """Returns what an object offers: a tokenizer.json (a copy, the object stays as it is) or its own methods.
@@ -166,7 +164,7 @@ class ObjectEncoder(PlainTextEncoder):
     """
 
     backend = "object"
-    max_chars = MAX_CHARS
+    max_chars = 2**17  # merging in Python takes quadratic time on long words
 
     def __init__(self, obj: Any, tokens: Sequence[AddedToken], name: str) -> None:
         self._obj = obj

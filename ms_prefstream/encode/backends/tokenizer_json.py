@@ -53,7 +53,7 @@ def read_pipeline(spec: Spec) -> Pipeline:
     varies = pipeline_for_place(spec, Place.CONTINUATION) != (spec.get("normalizer"), spec.get("pre_tokenizer"))
     kinds = [step.get("type") for step in norms]
     if pres and pres[-1].get("type") == "ByteLevel" and kinds in ([], ["NFC"]):
-        prefixed = bool(pres[-1].get("add_prefix_space"))
+        prefixed = pres[-1].get("add_prefix_space")
         prefix = Prefix(mark=" ", places=_EVERYWHERE, unless_present=True) if prefixed else None
         if not prefixed or len(pres) == 1:
             return Pipeline(kind="bytes", nfc=bool(kinds), prefix=prefix, varies=varies)

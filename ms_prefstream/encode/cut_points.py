@@ -12,17 +12,14 @@ from ms_prefstream.encode.backends.base import Place
 from ms_prefstream.encode.encoder import ConversationEncoder, Encoded, tokens_before, tokens_until
 from ms_prefstream.encode.layout import Kind
 from ms_prefstream.encode.truncate import CutMap, Points, Turn
+from ms_prefstream.errors import RowError
+from ms_prefstream.formats.record import Completion, Message
 from ms_prefstream.sample import Ids, Span
 
 _TOKENS_A_CHARACTER = 8  # more than any character has
 
 
-def cut_map(encoder: ConversationEncoder, encoded: Encoded) -> CutMap:
-    """Returns the cut map of a conversation that was laid out by a template."""
-    return _EncodedCutMap(encoder, encoded)
-
-
-class _EncodedCutMap(CutMap):
+class EncodedCutMap(CutMap):
     """The cut map of an encoded conversation; `_offsets`, (units + 1,), holds the token at which each unit begins."""
 
     def __init__(self, encoder: ConversationEncoder, encoded: Encoded) -> None:
@@ -69,11 +66,7 @@ class _EncodedCutMap(CutMap):
         self.headed = bool(header.strip())
 
     def _bounds(self, index: int) -> tuple[list[int], list[int]]:
-        """Returns token positions of the borders between the pieces of a unit, its ends included.
-
-        Returns:
-            (before, until), (pieces + 1) each: how many tokens end at or before a border, how many begin before it.
-        """
+        """Returns for each border of a unit's pieces how many tokens end at or before it, and how many begin before."""
         unit, ids = self._units[index], self.ids[self._offsets[index] : self._offsets[index + 1]]
         if all(piece.kind is Kind.PREAMBLE for piece in unit.pieces):
             whole = [0] + [len(ids)] * len(unit.pieces)  # stays as a whole
@@ -135,3 +128,12 @@ def _add(turn: Turn, unit: int, piece: int, kind: Kind, before: Span, until: Spa
         turn.units.append(unit)
     elif not turn.units:
         turn.content = turn.body = turn.body_end = turn.tail = before[1]
+
+
+def least_length(encoder: ConversationEncoder) -> int:
+    """Returns the smallest useful max_length: the tokens of the template alone, and one of response."""
+    question, answer = Message("user", "a"), Message("assistant", "a")
+    (found,) = encoder.encode([Completion((question,), (answer,))])
+    if isinstance(found, RowError):
+        return 1
+    return EncodedCutMap(encoder, found[1]).least + 1

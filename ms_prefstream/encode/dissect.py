@@ -50,11 +50,8 @@ class Dissector:
     """Renders one conversation and takes it apart.
 
     Args:
-        render: The template.
         messages: As the template reads them, each content a `Tracked` of its index.
         prompt_messages: How many of them are the prompt; if all of them are, the text ends with the generation header.
-        tools: For the template.
-        control: The control tokens.
         header: Gives the template text before the content of a role, "" where that is not known.
         inference: Whether the text begins with the prompt of a model at inference, even where the template, given the
             response, would write the prompt differently.
@@ -78,11 +75,10 @@ class Dissector:
         if inference and not self._asks:
             written = self._begun_as_asked(written)
         self._text = plain(written)
-        self._tracked = Tracked(self._text, (), ContentReads())
-        if isinstance(written, Tracked):
-            reads = ContentReads(written.reads.was_read, written.reads.needed)  # without those of later renderings
-            self._tracked = Tracked(self._text, written.runs, reads)
-        self._runs = self._tracked.runs
+        self._runs = written.runs if isinstance(written, Tracked) else ()
+        # A copy: later renderings add to the record of this one.
+        reads = written.reads if isinstance(written, Tracked) else ContentReads()
+        self._tracked = Tracked(self._text, self._runs, ContentReads(reads.was_read, set(reads.needed)))
         self._where = self._places()
         self._systems = next((at for at, m in enumerate(messages) if m["role"] != "system"), len(messages))
         # (role, next role, text between their contents) -> offset of the end of the turn
@@ -261,13 +257,3 @@ class Dissector:
         offset, differs = self._response_begins[key]
         self._differs |= differs
         return begin + offset
-
-
-def placeholders(roles: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns messages with these roles, and contents that stand for any text."""
-    reads = ContentReads()
-    names = [f"\ue000{index}\ue001" for index in range(len(roles))]  # private-use characters, which no template writes
-    return [
-        {"role": role, "content": Tracked(name, (Run(0, len(name), index),), reads)}
-        for index, (role, name) in enumerate(zip(roles, names, strict=True))
-    ]

@@ -2,7 +2,7 @@
 
 One record goes this way:
 
-1. `ChatTemplate` or `PlainTemplate` (`template.py`, `build.py`) gives the layout of each of its conversations. A chat
+1. `ChatTemplate` or `PlainTemplate` (`template.py`) gives the layout of each of its conversations. A chat
    template is rendered by `jinja.py` with contents as `tracked_text.Tracked`, and `dissect.py` takes the text apart.
 2. `layout.py` has grouped the layout into steps: ids that are known, and units of text to encode.
 3. `ConversationEncoder._draft` adds the text of each open step to the batch (`Texts`), and the tokenizer's backend
@@ -24,17 +24,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.encode.backends.base import Place, TextEncoder
-from ms_prefstream.encode.backends.unicode import check_text
+from ms_prefstream.encode.backends.unicode import check_size, check_unicode
 from ms_prefstream.encode.layout import Unit, merged
 from ms_prefstream.encode.pieces import ControlTokens
-from ms_prefstream.encode.template import LaidOut, Template
-from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.encode.template import ChatTemplate, LaidOut, PlainTemplate, Template, template_text
+from ms_prefstream.encode.tokenizer import Tokenizer
+from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair
 from ms_prefstream.sample import Ids, Span
 
 _NONE = np.empty(0, np.int32)
 _NO_TICKETS: Mapping[int, int] = {}
 _SPACES = " \n\t\u3000"  # white space that a normaliser may trim
+BOUNDARIES = ("joint", "inference")
+SPECIAL_TOKENS = ("escape", "error", "allow")
 SYSTEM_CACHE = 4096  # distinct system prompts whose ids are cached
 
 
@@ -269,10 +272,7 @@ class ConversationEncoder:
     def starts(self, unit: Unit, contents: Sequence[str], joint: bool = False) -> NDArray[np.int64]:
         """Returns where the tokens of a unit of text begin, (n + 1,) character offsets (see `TextEncoder.starts`).
 
-        Args:
-            unit: The unit.
-            contents: The contents of its slots.
-            joint: Whether to take the unit as one text even with the inference boundary.
+        `joint` takes the unit as one text even with the inference boundary.
         """
         if joint or not (self._inference and unit.trained and unit.border):
             return self._starts(unit.text(contents), unit.place)
@@ -344,7 +344,8 @@ def _blame(record: Pair | Completion, error: RowError) -> RowError:
     for side, messages in _sides(record).items():
         for message in messages:
             try:
-                check_text(message.content)
+                check_size((message.content,))
+                check_unicode((message.content,))
             except RowError as found:
                 where = f"the {message.role} turn" + ("" if side == "prompt" else f" of the {side} side")
                 return RowError(found.reason, f"{where}: {found.problem}", found.remedy)
@@ -387,3 +388,44 @@ def _check_side(messages: Messages, side: str) -> None:
             f"the {side} side has turns of {' and '.join(roles)} only; expected one of the assistant",
         )
     raise RowError(Reason.EMPTY_RESPONSE, f"the {side} side is empty; expected a response with text")
+
+
+def build_encoder(
+    tokenizer: Tokenizer,
+    *,
+    template: str | None = "auto",
+    boundary: str = "joint",
+    special_tokens_in_content: str = "escape",
+    refused: Mapping[str, int] | None = None,
+) -> ConversationEncoder:
+    """Returns the encoder for text records.
+
+    Args:
+        tokenizer: A loaded tokenizer.
+        template: See `template_text`.
+        boundary: ``joint`` or ``inference`` (see `ConversationEncoder`).
+        special_tokens_in_content: ``escape`` takes control strings in content as plain text, ``error`` refuses such
+            rows, ``allow`` takes them as control tokens.
+        refused: Control tokens that are always refused.
+
+    Raises:
+        OptionError: An option has another value.
+        TemplateError: The template is missing or does not compile.
+    """
+    if boundary not in BOUNDARIES:
+        raise OptionError(f"boundary is {boundary!r}; expected 'joint' or 'inference'.")
+    if special_tokens_in_content not in SPECIAL_TOKENS:
+        raise OptionError(
+            f"special_tokens_in_content is {special_tokens_in_content!r}; expected 'escape', 'error' or 'allow'."
+        )
+    allow = special_tokens_in_content == "allow"
+    text = template_text(template, tokenizer)
+    chosen: Template
+    if text is None:
+        chosen = PlainTemplate(tokenizer, ControlTokens(tokenizer.special) if allow else None)
+    else:
+        chosen = ChatTemplate(text, tokenizer, allow, boundary == "inference")
+    never = dict(refused or {})
+    if special_tokens_in_content == "error":
+        never.update(tokenizer.special)
+    return ConversationEncoder(tokenizer.encoder, chosen, boundary, ControlTokens(never) if never else None)

@@ -69,16 +69,10 @@ class _Generator(jinja2.compiler.CodeGenerator):
         self.write(")")
 
 
-def _searched(value: Any) -> Any:
-    """Returns the left operand of ``in``, marked as read."""
-    mark_read(value)
-    return value
-
-
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     code_generator_class = _Generator
     concat = staticmethod(joined)
-    searched = staticmethod(_searched)
+    searched = staticmethod(mark_read)
     intercepted_binops = frozenset({"%"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -103,8 +97,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     # Jinja's own filter escapes HTML; models were trained on plain JSON.
-    mark_read(value)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+    return json.dumps(mark_read(value), ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
 @jinja2.pass_environment
@@ -158,11 +151,7 @@ def _compile(text: str) -> jinja2.Template:
 
 
 def renderer(text: str, variables: Mapping[str, Any]) -> Render:
-    """Returns the compiled template.
-
-    Args:
-        text: The Jinja source.
-        variables: The names besides messages that the template may use: ``bos_token``, ``eos_token`` ...
+    """Returns the compiled template; `variables` are further names that it may use: ``bos_token``, ``eos_token`` ...
 
     Raises:
         TemplateError: If the template does not compile.

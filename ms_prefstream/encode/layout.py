@@ -154,10 +154,8 @@ def build_layout(
 
     Args:
         pieces: (piece, control id or -1) in rendering order; empty fixed texts are left out.
-        prompt_messages: How many leading messages are the prompt.
-        roles: The role of each message.
+        prompt_messages: See `Layout`, also for `roles` and `differs`.
         encoder: Encodes the fixed parts; None leaves them to be encoded with the contents, for a layout of one row.
-        differs: See `Layout`.
         bos_begins: Whether the text after a leading control token still counts as the beginning of the text, as it
             does for a BOS that the tokenizer itself sets.
     """

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from ms_prefstream.encode.backends.added import Cut, alternation, cut_at
 
 _FIRST_SIGN, _SIGNS = 0xF0000, 0x10FFFE - 0xF0000  # the two planes for private use
 _NAMES = 0x110000  # no character has this number, or a larger one
-
-
-class Cut(NamedTuple):
-    """A stretch of text: a control token with its id, or the text between two of them (id -1)."""
-
-    begin: int
-    end: int
-    id: int
 
 
 class ControlTokens:
@@ -28,7 +22,7 @@ class ControlTokens:
     def __init__(self, special: Mapping[str, int]) -> None:
         self.ids = {name: id_ for name, id_ in special.items() if name}
         self._names = sorted(self.ids, key=lambda name: (-len(name), name))
-        self._pattern = re.compile("|".join(map(re.escape, self._names)) or "(?!)")
+        self._pattern = alternation(self._names)
         first = {name[:1] for name in self._names}
         self._first = first.pop() if len(first) == 1 else None
         # Each character of each name has a private-use character of its own. So hidden contents keep their lengths,
@@ -91,16 +85,8 @@ class ControlTokens:
         return chr(number) if number < _NAMES else self._names[number - _NAMES]
 
     def cut(self, text: str, begin: int = 0, end: int | None = None) -> Iterator[Cut]:
-        """Yields the control tokens between two offsets, and the stretches of text between them."""
-        end = len(text) if end is None else end
-        position = begin
-        for match in self._pattern.finditer(text, begin, end):
-            if match.start() > position:
-                yield Cut(position, match.start(), -1)
-            yield Cut(match.start(), match.end(), self.ids[match.group()])
-            position = match.end()
-        if position < end:
-            yield Cut(position, end, -1)
+        """Returns the control tokens between two offsets, and the stretches of text between them."""
+        return cut_at(self._pattern, self.ids, text, begin, end)
 
     def first(self, text: str, begin: int, end: int) -> Cut | None:
         """Returns the first control token between two offsets."""

@@ -6,18 +6,20 @@ these roles. Where the text depends on more than the roles, each conversation is
 
 from __future__ import annotations
 
+import hashlib
 import operator
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from ms_prefstream.encode.dissect import Anatomy, Dissector, placeholders
+from ms_prefstream.encode.dissect import Anatomy, Dissector
 from ms_prefstream.encode.jinja import TemplateRefusal, renderer
 from ms_prefstream.encode.layout import Kind, Layout, Piece, build_layout
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.tracked_text import ContentReads, Edits, Run, Tracked, edited, plain
-from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.errors import OptionError, Reason, RowError, TemplateError
 from ms_prefstream.formats.record import Message, Messages
 
 PROOFS = 3  # rows of each role sequence that are also rendered in full, to check the learned layout
@@ -117,7 +119,7 @@ class ChatTemplate:
     def _learn(self, roles: tuple[str, ...], prompt_messages: int) -> _Learned:
         """Learn the layout of all conversations with these roles from a rendering with placeholders."""
         try:
-            found = self._dissect(placeholders(roles), prompt_messages)
+            found = self._dissect(_placeholders(roles), prompt_messages)
         except TemplateRefusal:
             return _Learned()
         written = sorted(run.owner for run in found.text.runs if run.whole)
@@ -166,7 +168,7 @@ class ChatTemplate:
             roles = ("user", "assistant") if role == "assistant" else ("user", "assistant", role)
             self._headers[role] = ""
             try:
-                found = self._dissect(placeholders(roles), len(roles))
+                found = self._dissect(_placeholders(roles), len(roles))
             except TemplateRefusal:
                 return ""
             last = len(roles) - 1
@@ -201,12 +203,9 @@ class ChatTemplate:
         return LaidOut(layout, (), rewritten)
 
     def _with_calls(self, messages: Sequence[Message], tools: Any) -> list[dict[str, Any]]:
-        """Returns messages in a form in which the template writes their tool calls.
+        """Returns messages in a form in which the template writes their tool calls, or raises `TemplateRefusal`.
 
         Some templates write them only where the content is None, as in OpenAI's form, others only where it is text.
-
-        Raises:
-            TemplateRefusal: If the template leaves them out in either form.
         """
         silent = [_as_dict(message, message.content) | {"tool_calls": None} for message in messages]
         for empty in ("", None):
@@ -276,6 +275,54 @@ def _tracked(messages: Sequence[Message], empty: str | None = "") -> list[dict[s
     return dicts
 
 
+def _placeholders(roles: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns messages with these roles, and contents that stand for any text."""
+    # private-use characters, which no template writes
+    return _tracked([Message(role, f"\ue000{index}\ue001") for index, role in enumerate(roles)])
+
+
 def _as_dict(message: Message, content: str | None) -> dict[str, Any]:
     """Returns a message as templates read it."""
     return {"role": message.role, "content": content, **(message.extra or {})}
+
+
+def template_text(template: str | None, tokenizer: Tokenizer) -> str | None:
+    """Returns the Jinja source that an option stands for; None joins prompt and response as text.
+
+    Args:
+        template: ``auto`` (the tokenizer's own if it has one), ``chat`` (the tokenizer's own, which it must have),
+            Jinja source, the path of a ``.jinja`` file, or None.
+        tokenizer: May have a chat template.
+    """
+    if template == "auto":
+        return tokenizer.chat_template
+    if template == "chat":
+        if tokenizer.chat_template is None:
+            raise TemplateError(
+                f'template="chat" needs a tokenizer with a chat template, and {tokenizer.name} has none. '
+                "Pass the Jinja text as template=, or template=None to join prompt and response as text."
+            )
+        return tokenizer.chat_template
+    return given_text(template)
+
+
+def given_text(template: str | None) -> str | None:
+    """Returns the Jinja source of an option that is Jinja source itself, the path of a ``.jinja`` file, or None."""
+    if template is None:
+        return None
+    if isinstance(template, str) and ("{{" in template or "{%" in template):
+        return template
+    if isinstance(template, str) and template.endswith(".jinja"):
+        path = pathlib.Path(template)
+        if not path.is_file():
+            raise TemplateError(f"template file {template} does not exist. Give the path of a Jinja file.")
+        return path.read_text("utf-8")
+    raise OptionError(
+        f"template is {template!r}; expected 'auto', 'chat', None, Jinja text (with {{{{ }}}} or {{% %}}), or the path "
+        "of a .jinja file."
+    )
+
+
+def template_hash(text: str | None) -> str | None:
+    """Returns a short hash of a template's text; None for None."""
+    return None if text is None else hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()

@@ -9,9 +9,12 @@ If it only wrote them, the text that it wrote around them holds for all contents
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
 Edits: TypeAlias = tuple[tuple[str, "str | None"], ...]
@@ -43,6 +46,7 @@ class Run(NamedTuple):
     whole: bool = True
 
 
+@dataclass
 class ContentReads:
     """Record of the ways in which a template read the contents of one rendering.
 
@@ -51,9 +55,8 @@ class ContentReads:
         needed: (owner, edits) of contents that it only tested for being non-empty.
     """
 
-    def __init__(self, was_read: bool = False, needed: Iterable[tuple[int, Edits]] = ()) -> None:
-        self.was_read = was_read
-        self.needed = set(needed)
+    was_read: bool = False
+    needed: set[tuple[int, Edits]] = field(default_factory=set)
 
 
 class Tracked(str):
@@ -118,16 +121,7 @@ class Tracked(str):
         self.reads.was_read = True  # a look-up with the content as its key
         return str.__hash__(self)
 
-    def strip(self, characters: str | None = None, /) -> Tracked:
-        return self._strip("strip", characters)
-
-    def lstrip(self, characters: str | None = None, /) -> Tracked:
-        return self._strip("lstrip", characters)
-
-    def rstrip(self, characters: str | None = None, /) -> Tracked:
-        return self._strip("rstrip", characters)
-
-    def _strip(self, name: str, characters: str | None) -> Tracked:
+    def _strip(self, name: str, characters: str | None = None, /) -> Tracked:
         text = getattr(str, name)(self, characters)
         alone = self._alone
         if alone is not None:
@@ -136,6 +130,10 @@ class Tracked(str):
         self.reads.was_read = True
         begin = 0 if name == "rstrip" else str.__len__(self) - len(str.lstrip(self, characters))
         return self.clip(begin, begin + len(text))
+
+    strip = functools.partialmethod(_strip, "strip")
+    lstrip = functools.partialmethod(_strip, "lstrip")
+    rstrip = functools.partialmethod(_strip, "rstrip")
 
     def __getitem__(self, key: SupportsIndex | slice, /) -> str:
         self.reads.was_read = True
@@ -147,16 +145,13 @@ class Tracked(str):
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
         self.reads.was_read = True
-        return self._located(str.split(self, sep, maxsplit), len(sep or ""))
-
-    def splitlines(self, keepends: bool = False) -> list[str]:
-        self.reads.was_read = True
-        return self._located(str.splitlines(self, keepends), 0)
-
-    def partition(self, sep: str, /) -> tuple[str, str, str]:
-        self.reads.was_read = True
-        before, found, after = self._located(list(str.partition(self, sep)), 0)
-        return before, found, after
+        found: list[str] = []
+        position = 0
+        for part in str.split(self, sep, maxsplit):
+            position = position if sep else str.find(self, part, position)
+            found.append(self.clip(position, position + len(part)))
+            position += len(part) + len(sep or "")
+        return found
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
         self.reads.was_read = True
@@ -165,21 +160,6 @@ class Tracked(str):
         return joined(
             part for at, piece in enumerate(self.split(old, count)) for part in ((new, piece) if at else (piece,))
         )
-
-    def _located(self, parts: list[str], gap: int) -> list[str]:
-        """Returns parts of this string with the runs of their characters.
-
-        Args:
-            parts: Substrings that follow each other.
-            gap: How many characters lie between them; 0 where that may differ.
-        """
-        found: list[str] = []
-        position = 0
-        for part in parts:
-            position = position if gap else str.find(self, part, position)
-            found.append(self.clip(position, position + len(part)))
-            position += len(part) + gap
-        return found
 
 
 def joined(parts: Iterable[str]) -> str:
@@ -202,8 +182,8 @@ def plain(text: str) -> str:
     return str.__getitem__(text, slice(None))
 
 
-def mark_read(value: Any) -> None:
-    """Mark the contents in a value as read, at any depth."""
+def mark_read(value: Any) -> Any:
+    """Returns the value, with the contents in it marked as read, at any depth."""
     if isinstance(value, Tracked):
         value.reads.was_read = True
     elif isinstance(value, dict):
@@ -212,6 +192,7 @@ def mark_read(value: Any) -> None:
     elif isinstance(value, (list, tuple)):
         for item in value:
             mark_read(item)
+    return value
 
 
 def _reading(name: str) -> Any:
@@ -232,15 +213,14 @@ for _name in (set(dir(str)) - set(dir(object)) | _READING) - set(vars(Tracked)):
 
 
 def percent(text: str, values: Any) -> str | None:
-    """Returns ``text % values`` where every conversion is a plain ``%s``, else None.
-
-    Args:
-        text: The template's own text.
-        values: One value, or a tuple of them.
-    """
+    """Returns ``text % values`` where every conversion is a plain ``%s``, else None; `text` is the template's own."""
     given = list(values) if isinstance(values, tuple) else [values]
     kinds = re.findall("(?s)%(.?)", text)
-    if set(kinds) - {"s", "%"} or kinds.count("s") != len(given) or not any(map(_is_tracked, given)):
+    if (
+        set(kinds) - {"s", "%"}
+        or kinds.count("s") != len(given)
+        or not any(isinstance(value, Tracked) for value in given)
+    ):
         return None
     parts = re.split("(%[s%])", text)
     return joined("%" if part == "%%" else str(given.pop(0)) if part == "%s" else part for part in parts)
@@ -248,29 +228,21 @@ def percent(text: str, values: Any) -> str | None:
 
 def braces(text: str, values: Sequence[Any], named: Mapping[str, Any]) -> str | None:
     """Returns ``text.format(*values, **named)`` where every field is plain (``{}``, ``{0}``, ``{name}``), else None."""
-    if not any(map(_is_tracked, (*values, *named.values()))):
+    given = {**{str(at): value for at, value in enumerate(values)}, **named}
+    if not any(isinstance(value, Tracked) for value in given.values()):
         return None
     parts: list[str] = []
     try:
         fields = list(string.Formatter().parse(text))
     except ValueError:
         return None  # Jinja reports the error
-    for number, (before, name, form, conversion) in enumerate(fields):
+    numbers = map(str, itertools.count())
+    for before, name, form, conversion in fields:
         parts.append(before)
         if name is None:
             continue
-        if form or conversion:
-            return None
-        if name == "" and all(other in ("", None) for _, other, _, _ in fields):
-            place: Any = sum(other is not None for _, other, _, _ in fields[:number])
-        else:
-            place = int(name) if name.isdigit() else name
-        found = named.get(place) if isinstance(place, str) else values[place] if place < len(values) else None
-        if found is None:
+        found = given.get(name or next(numbers))
+        if form or conversion or found is None:
             return None
         parts.append(str(found))
     return joined(parts)
-
-
-def _is_tracked(value: Any) -> bool:
-    return isinstance(value, Tracked)

@@ -84,7 +84,10 @@ def fit(sides: Sequence[Flat], budget: Budget) -> tuple[TokenSequence, ...]:
     else:
         return tuple([TokenSequence(side.ids, side.spans) for side in sides])
     if budget.truncation == "drop":
-        raise _too_long(sides, budget)
+        tokens, part, most = max(len(side.ids) for side in sides), "row", room
+        if tokens <= room:
+            tokens, part, most = max(side.prompt for side in sides), "prompt", prompt_room
+        raise RowError(Reason.TOO_LONG, f"the {part} has {tokens} tokens; expected at most {most}")
     maps = [side.cuts() for side in sides]
     if budget.truncation == "prompt_left":
         rooms = [min(prompt_room, room - (len(side.ids) - side.prompt)) for side in sides]
@@ -118,10 +121,6 @@ class Turn:
         units: The units that hold its content.
         header: The pieces [first, last) of the unit with its content that are its header.
     """
-
-    __slots__ = (
-        "begin", "body", "body_end", "content", "end", "first", "header", "opens", "pinned", "tail", "units",
-    )  # fmt: skip
 
     def __init__(self, begin: int, opens: bool, first: Span = (0, 0)) -> None:
         self.begin = self.content = self.body = self.body_end = self.tail = self.end = begin
@@ -216,13 +215,6 @@ def token_cut_map(ids: Ids, prompt: int) -> CutMap:
     turn.body_end = turn.tail = turn.end = prompt
     turn.units.append(0)
     return CutMap(ids, 0, [turn] if prompt else [], prompt, False)
-
-
-def _too_long(sides: Sequence[Flat], budget: Budget) -> RowError:
-    longest, prompt = max(len(side.ids) for side in sides), max(side.prompt for side in sides)
-    if longest > budget.room:
-        return RowError(Reason.TOO_LONG, f"the row has {longest} tokens; expected at most {budget.room}")
-    return RowError(Reason.TOO_LONG, f"the prompt has {prompt} tokens; expected at most {budget.prompt_room}")
 
 
 def _cuts(maps: Sequence[CutMap], rooms: Sequence[int]) -> Iterator[list[Cut]]:

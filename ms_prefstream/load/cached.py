@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ms_prefstream.encode.build import fingerprint_of, given_text
+from ms_prefstream.encode.template import given_text, template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.sources.base import sources_in
@@ -122,4 +122,4 @@ def _template_without_tokenizer(option: str | None, known: str | None) -> str | 
     """Returns the fingerprint that an option stands for; `known` where the option fits any chat template."""
     if option == "auto" or (option == "chat" and known is not None):
         return known
-    return option if option == "chat" else fingerprint_of(given_text(option))
+    return option if option == "chat" else template_hash(given_text(option))

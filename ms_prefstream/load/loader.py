@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ms_prefstream.encode.build import build_encoder, fingerprint_of
-from ms_prefstream.encode.cut_points import cut_map
-from ms_prefstream.encode.encoder import ConversationEncoder, Encoded
+from ms_prefstream.encode.cut_points import EncodedCutMap
+from ms_prefstream.encode.encoder import ConversationEncoder, Encoded, build_encoder
+from ms_prefstream.encode.template import template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Flat, token_cut_map
 from ms_prefstream.errors import OptionError, Reason, RowError
@@ -146,7 +146,7 @@ class SampleLoader:
 
     def _flat(self, side: Encoded) -> Flat:
         assert self.encoder is not None  # it made the side
-        return Flat(side.ids, side.prompt, side.spans, functools.partial(cut_map, self.encoder, side))
+        return Flat(side.ids, side.prompt, side.spans, functools.partial(EncodedCutMap, self.encoder, side))
 
     def _sample(self, sides: list[Flat], record: Record, notes: Note) -> Loaded:
         margin = getattr(record, "margin", None)
@@ -235,7 +235,7 @@ class Recipe:
             "task": repr(self.task),
             "format": ", ".join(map(repr, formats)),
             "tokenizer": None if self.tokenizer is None else self.tokenizer.fingerprint,
-            "template": fingerprint_of(self.template),
+            "template": template_hash(self.template),
             "boundary": self.boundary,
             "special_tokens_in_content": self.special_tokens_in_content,
         }

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ms_prefstream.checks import check_made
-from ms_prefstream.encode.build import template_text
+from ms_prefstream.encode.template import template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer
 from ms_prefstream.errors import OptionError
 from ms_prefstream.lengths import LengthIndex, raise_malformed_of

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Many
 from typing import Protocol, TypeAlias
 
 from ms_prefstream.checks import whole_number
-from ms_prefstream.encode.build import least_length
+from ms_prefstream.encode.cut_points import least_length
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Flat, fit

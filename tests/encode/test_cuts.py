@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from ms_prefstream.encode.cut_points import cut_map
+from ms_prefstream.encode.cut_points import EncodedCutMap
 from ms_prefstream.encode.encoder import Encoded
 from ms_prefstream.encode.truncate import Budget, Flat, fit
 from ms_prefstream.formats.record import Messages
@@ -34,7 +34,7 @@ def cut_to(directory: pathlib.Path, prompt: Messages, room: int, template: str |
 
 
 def flat(encoder: object, encoded: Encoded) -> Flat:
-    return Flat(encoded.ids, encoded.prompt, encoded.spans, functools.partial(cut_map, encoder, encoded))  # type: ignore[arg-type]
+    return Flat(encoded.ids, encoded.prompt, encoded.spans, functools.partial(EncodedCutMap, encoder, encoded))  # type: ignore[arg-type]
 
 
 def size(directory: pathlib.Path, prompt: Messages) -> int:
@@ -98,7 +98,7 @@ def test_the_floor(field: pathlib.Path) -> None:
     for family, text in expected.items():
         tokenizer, encoder = encoder_of(field / family)
         asked_only = encode_response(encoder, (SYSTEM, *TURNS))  # Mistral shows the system message only when asking
-        floor = cut_map(encoder, asked_only).floor()
+        floor = EncodedCutMap(encoder, asked_only).floor()
         found = tokenizer.decode([i for part in floor for i in part.tolist()])
         assert found.replace("[INST] ", "[INST]") == text.replace("[INST] ", "[INST]")
 
@@ -116,7 +116,7 @@ def test_the_floor_without_a_system_message(field: pathlib.Path) -> None:
     for family, text in expected.items():
         tokenizer, encoder = encoder_of(field / family)
         encoded = encode_response(encoder, TURNS, ANSWER)
-        floor = cut_map(encoder, encoded).floor()
+        floor = EncodedCutMap(encoder, encoded).floor()
         assert tokenizer.decode([i for part in floor for i in part.tolist()]) == text, family
 
 
@@ -160,7 +160,7 @@ def test_no_character_is_divided(template: str | None) -> None:
     question, answer = "aé你👩c好 ", "好👩é"
     encoded = encode_response(encoder, (user(question),), (assistant(answer),))
     side = flat(encoder, encoded)
-    floor = cut_map(encoder, encoded).least
+    floor = EncodedCutMap(encoder, encoded).least
     kept = set()
     for length in range(floor + 4, len(side.ids) + 1):
         (sequence,) = fit([side], Budget(max_length=length))

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 import ms_prefstream as mps
 from ms_prefstream.encode.backends.base import Place, TextEncoder
-from ms_prefstream.encode.build import build_encoder, least_length
-from ms_prefstream.encode.encoder import ConversationEncoder, tokens_before
+from ms_prefstream.encode.cut_points import least_length
+from ms_prefstream.encode.encoder import ConversationEncoder, build_encoder, tokens_before
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import OptionError, Reason, RowError, TemplateError
 from ms_prefstream.formats.record import Completion, Messages, Pair
@@ -96,7 +96,7 @@ class TestEachTextOnce:
         assert len(texts) == len(set(texts))
 
     def test_a_cut_needs_offsets_of_the_cut_turn_only(self, field: pathlib.Path) -> None:
-        from ms_prefstream.encode.cut_points import cut_map
+        from ms_prefstream.encode.cut_points import EncodedCutMap
 
         counter, encoder = counting(field / "qwen2.5")
         turns = [turn for n in range(20) for turn in (user(f"Question {n}?"), assistant(f"Answer {n}."))]
@@ -105,7 +105,7 @@ class TestEachTextOnce:
         )
         counter.located.clear()
         counter.calls.clear()
-        maps = [cut_map(encoder, side) for side in sides]
+        maps = [EncodedCutMap(encoder, side) for side in sides]
         assert counter.located == counter.calls == []
         assert len(maps[0].turns) == 41
         for cuts in maps:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.encode.cut_points import cut_map
+from ms_prefstream.encode.cut_points import EncodedCutMap
 from ms_prefstream.encode.truncate import Budget, Flat, fit, token_cut_map
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Messages, Pair
@@ -129,8 +129,8 @@ class TestTemplates:
     def test_laws(self, field: pathlib.Path, family: str, pair: Pair, budget: Budget) -> None:
         tokenizer, encoder = encoder_of(field / family)
         sides = encode_pair(encoder, pair)
-        flats = [Flat(s.ids, s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
-        sequences = check(flats, budget, [cut_map(encoder, side).least for side in sides])
+        flats = [Flat(s.ids, s.prompt, s.spans, functools.partial(EncodedCutMap, encoder, s)) for s in sides]
+        sequences = check(flats, budget, [EncodedCutMap(encoder, side).least for side in sides])
         if sequences is None:
             return
         shared = []
@@ -160,7 +160,7 @@ class TestTemplates:
         """What is left of the prompt is its end, from the beginning of a turn or with one turn's text shortened."""
         tokenizer, encoder = encoder_of(field / "chatml")
         sides = encode_pair(encoder, pair)
-        flats = [Flat(s.ids, s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
+        flats = [Flat(s.ids, s.prompt, s.spans, functools.partial(EncodedCutMap, encoder, s)) for s in sides]
         try:
             sequences = fit(flats, budget)
         except RowError:
@@ -189,7 +189,7 @@ class TestPlain:
     def test_laws(self, field: pathlib.Path, family: str, pair: Pair, budget: Budget) -> None:
         tokenizer, encoder = encoder_of(field / family, template=None)
         sides = encode_pair(encoder, pair)
-        flats = [Flat(s.ids, s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
+        flats = [Flat(s.ids, s.prompt, s.spans, functools.partial(EncodedCutMap, encoder, s)) for s in sides]
         bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         if any(not flat.prompt for flat in flats):
             return
@@ -218,7 +218,7 @@ class TestPlain:
         pair = Pair((user("The quick br"),), (assistant(responses[0]),), (assistant(responses[1]),))
         sides = encode_pair(encoder, pair)
         assert sides[0].prompt != sides[1].prompt
-        flats = [Flat(s.ids, s.prompt, s.spans, functools.partial(cut_map, encoder, s)) for s in sides]
+        flats = [Flat(s.ids, s.prompt, s.spans, functools.partial(EncodedCutMap, encoder, s)) for s in sides]
         longest = max(len(flat.ids) - flat.prompt for flat in flats)
         kept = fit(flats, Budget(max_length=longest + room))
         cut = [
@@ -263,7 +263,9 @@ def frame(family: str, prompt: Messages) -> tuple[str, str]:
     """What must stay in front of a prompt and behind it, whatever is cut."""
     head, tail = FRAMES[family]
     if prompt[0].role == "system":
-        return _nfc(head.format(s=prompt[0].content)), tail
+        written = _nfc(head.format(s=prompt[0].content))
+        # This template strips the system message and the first user message as one text.
+        return written.rstrip() if family == "llama2" and not prompt[1].content.strip() else written, tail
     if family == "qwen2.5":
         return head.format(s="You are a helper."), tail
     if family == "llama3":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,11 +27,42 @@ class AddedToken:
     stretches: bool = False
 
 
+class Cut(NamedTuple):
+    """A stretch of text: a token with its id, or the text between two of them (id -1)."""
+
+    begin: int
+    end: int
+    id: int
+
+
+def alternation(contents: Collection[str]) -> re.Pattern[str]:
+    """Returns the pattern of these strings, which prefers longer ones; without any it matches nothing."""
+    return re.compile("|".join(map(re.escape, sorted(contents, key=len, reverse=True))) or "(?!)")
+
+
+def cut_at(
+    pattern: re.Pattern[str], ids: Mapping[str, int], text: str, begin: int = 0, end: int | None = None
+) -> Iterator[Cut]:
+    """Yields the tokens between two offsets and the text between them; a match without an id is text."""
+    end = len(text) if end is None else end
+    position = begin
+    for match in pattern.finditer(text, begin, end):
+        id_ = ids.get(match.group())
+        if id_ is None:
+            continue
+        if match.start() > position:
+            yield Cut(position, match.start(), -1)
+        yield Cut(match.start(), match.end(), id_)
+        position = match.end()
+    if position < end:
+        yield Cut(position, end, -1)
+
+
 class Part(NamedTuple):
-    """A stretch of text between or at added tokens; `id` is None where the tokenizer's own rules apply."""
+    """A stretch of text between or at added tokens; `id` is -1 where the tokenizer's own rules apply."""
 
     text: str
-    id: int | None
+    id: int
     begin: int  # character offset in the text that was split; -1 where it is not known
 
 
@@ -40,27 +71,21 @@ class AddedTokens:
 
     The package takes the leftmost, then the longest match among all added tokens, and skips the special ones
     afterwards: a special token hides what it overlaps. A second pass searches for tokens with ``normalized``, in the
-    normalised text that the first pass leaves.
-
-    Args:
-        tokens: All added tokens, special ones included.
-        normalize: Normalises the text between the two passes.
+    normalised text that the first pass leaves; `normalize` normalises it.
     """
 
     def __init__(self, tokens: Iterable[AddedToken], normalize: Callable[[str], str] | None = None) -> None:
         tokens = [token for token in tokens if token.content]
-        self._normalize = normalize
+        self._normalize = normalize or str
         self._raw = _Pass([token for token in tokens if not token.normalized])
         self._normal = _Pass([token for token in tokens if token.normalized])
-        self.any = self._raw.recognises or self._normal.recognises
-        self._quick = _alternation([token.content for token in tokens if not token.special]) if self.any else None
-        self._sure = normalize is None or not self._normal.recognises
+        self.any = bool(self._raw.ids or self._normal.ids)
+        self._quick = alternation([*self._raw.ids, *self._normal.ids])
+        self._sure = normalize is None or not self._normal.ids
 
     def may_occur(self, text: str) -> bool:
         """Returns whether `split` can find anything; False is certain."""
-        if self._quick is None:
-            return False
-        return not (self._sure or text.isascii()) or self._quick.search(text) is not None
+        return self.any and (not (self._sure or text.isascii()) or self._quick.search(text) is not None)
 
     def split(self, text: str) -> list[Part]:
         """Returns the text in parts: plain ones (normalised where the second pass found a token) and recognised tokens.
@@ -70,14 +95,14 @@ class AddedTokens:
         """
         parts: list[Part] = []
         for part in self._raw.split(text, 0):
-            if part.id is not None or not self._normal.recognises:
+            if part.id >= 0 or not self._normal.ids:
                 parts.append(part)
                 continue
-            normal = part.text if self._normalize is None else self._normalize(part.text)
+            normal = self._normalize(part.text)
             found = self._normal.split(normal, part.begin)
             if normal == part.text:
                 parts.extend(found)
-            elif len(found) == 1 and found[0].id is None:
+            elif len(found) == 1 and found[0].id < 0:
                 parts.append(part)
             else:
                 parts.extend(Part(piece.text, piece.id, -1 if i else part.begin) for i, piece in enumerate(found))
@@ -85,28 +110,12 @@ class AddedTokens:
 
 
 class _Pass:
-    """One search for added tokens."""
+    """One search for added tokens; `ids` are those of the tokens that it recognises."""
 
     def __init__(self, tokens: list[AddedToken]) -> None:
-        self._ids = {token.content: token.id for token in tokens if not token.special}
-        self.recognises = bool(self._ids)
-        self._pattern = _alternation([token.content for token in tokens]) if self.recognises else None
+        self.ids = {token.content: token.id for token in tokens if not token.special}
+        self._pattern = alternation([token.content for token in tokens] if self.ids else [])
 
     def split(self, text: str, begin: int) -> list[Part]:
-        parts: list[Part] = []
-        done = 0
-        for match in self._pattern.finditer(text) if self._pattern else ():
-            id_ = self._ids.get(match.group())
-            if id_ is None:
-                continue
-            if match.start() > done:
-                parts.append(Part(text[done : match.start()], None, begin + done))
-            parts.append(Part(match.group(), id_, begin + match.start()))
-            done = match.end()
-        if done < len(text):
-            parts.append(Part(text[done:], None, begin + done))
-        return parts
-
-
-def _alternation(contents: list[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, sorted(contents, key=len, reverse=True))))
+        cuts = cut_at(self._pattern, self.ids, text)
+        return [Part(text[cut.begin : cut.end], cut.id, begin + cut.begin) for cut in cuts]

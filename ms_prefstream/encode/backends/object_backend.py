@@ -7,7 +7,6 @@ SentencePiece model that it holds, or else by its own ``tokenize``.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import orjson
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
-from ms_prefstream.encode.backends.added import AddedToken, AddedTokens
+from ms_prefstream.encode.backends.added import AddedToken, AddedTokens, alternation
 from ms_prefstream.encode.backends.base import Form, NotServedError, Place, TextEncoder, Tokenizer
 from ms_prefstream.encode.backends.self_check import corpus
 from ms_prefstream.encode.backends.sentencepiece_backend import SentencePieceEncoder
@@ -29,13 +28,11 @@ from ms_prefstream.encode.backends.tokenizer_source import (
     TokenizerSource,
     chat_template_of,
     find_reserved,
-    names_of_object,
+    read_names,
 )
 from ms_prefstream.encode.backends.unicode import check_unicode, nfc
 from ms_prefstream.errors import TokenizerError
 from ms_prefstream.sample import Ids
-
-MAX_CHARS = 2**17  # merging in Python takes quadratic time on long words
 
 
 def read_object(obj: Any) -> TokenizerSource:
@@ -49,11 +46,13 @@ def read_object(obj: Any) -> TokenizerSource:
     methods = ("tokenize", "convert_tokens_to_ids", "convert_ids_to_tokens", "get_vocab")
     if rust is None and not all(callable(getattr(obj, name, None)) for name in methods):
         raise TokenizerError(f"a {type(obj).__name__} is not a tokenizer. {ACCEPTED}.")
+    # `special_tokens_map` leaves out what is not set, where the attribute of a token would log an error.
+    names = Names() if rust is obj else read_names(getattr(obj, "special_tokens_map", None) or {})
     return TokenizerSource(
         name=str(getattr(obj, "name_or_path", "") or "") or type(obj).__name__,
         forms={Form.OBJECT: obj} if rust is None else {Form.JSON: orjson.loads(rust.to_str())},
         config={"add_bos_token": getattr(obj, "add_bos_token", None)},
-        names=Names() if rust is obj else names_of_object(obj),
+        names=names,
         chat_template=chat_template_of({"chat_template": getattr(obj, "chat_template", None)}),
     )
 
@@ -136,8 +135,12 @@ def _special(tokens: Sequence[AddedToken]) -> Mapping[str, int]:
 def _added_tokens(obj: Any, names: Names) -> list[AddedToken]:
     """Returns the object's added tokens, and its named ones even where it does not list them."""
     listed: Mapping[int, Any] = getattr(obj, "added_tokens_decoder", None) or {}
+
+    def stretches(token: Any) -> bool:
+        return any(getattr(token, flag, False) for flag in ("lstrip", "rstrip", "single_word"))
+
     tokens = {
-        str(getattr(token, "content", token)): (int(id_), bool(getattr(token, "special", True)), _stretches(token))
+        str(getattr(token, "content", token)): (int(id_), bool(getattr(token, "special", True)), stretches(token))
         for id_, token in listed.items()
     }
     for content in names.control:
@@ -153,32 +156,25 @@ def _added_tokens(obj: Any, names: Names) -> list[AddedToken]:
     return [AddedToken(content=c, id=i, special=special) for c, (i, special, _) in tokens.items()]
 
 
-def _stretches(token: Any) -> bool:
-    return any(getattr(token, flag, False) for flag in ("lstrip", "rstrip", "single_word"))
-
-
 class ObjectEncoder(PlainTextEncoder):
     """Text to ids by an object's own ``tokenize``, for byte-level tokenizers without a dummy prefix.
-
-    Args:
-        obj: The tokenizer object.
-        tokens: Its added tokens.
-        name: Its name in errors.
 
     Raises:
         TokenizerError: The object changes texts in an unsupported way (a prefix, a normalisation other than NFC).
     """
 
     backend = "object"
-    max_chars = MAX_CHARS
+    max_chars = 2**17  # merging in Python takes quadratic time on long words
 
     def __init__(self, obj: Any, tokens: Sequence[AddedToken], name: str) -> None:
         self._obj = obj
         self._control = _special(tokens)
         self.added = AddedTokens(tokens)
-        self._breaks: re.Pattern[str] | None = None
         self.spelling = _spelling(obj, tokens)
-        self._break_leaks()
+        # Control strings that the object recognises in text although it is asked not to.
+        ids = set(self._control.values())
+        leaked = [content for content in self._control if len(content) > 1 and ids & set(self._own(content))]
+        self._breaks = alternation(leaked) if leaked else None
         self._check(name)
 
     def plain_ids(self, text: str, place: Place) -> Ids:
@@ -198,13 +194,6 @@ class ObjectEncoder(PlainTextEncoder):
             f"the tokens of {type(self._obj).__name__} do not spell the text {text[:40]!r}. "
             "Pass a directory with tokenizer.json instead of the object."
         )
-
-    def _break_leaks(self) -> None:
-        """Find the control strings that the object recognises in text although it is asked not to."""
-        ids = set(self._control.values())
-        leaked = [content for content in self._control if len(content) > 1 and ids & set(self._own(content))]
-        if leaked:
-            self._breaks = re.compile("|".join(map(re.escape, sorted(leaked, key=len, reverse=True))))
 
     def _check(self, name: str) -> None:
         accent = "e\u0301"

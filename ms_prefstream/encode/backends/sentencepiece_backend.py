@@ -21,7 +21,7 @@ from ms_prefstream.encode.backends.sentencepiece_proto import (
     read_offsets,
     with_dummy_prefix,
 )
-from ms_prefstream.encode.backends.spelling import META, Prefix, Spelling, metaspace_spelling
+from ms_prefstream.encode.backends.spelling import META, Prefix, metaspace_spelling
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
 from ms_prefstream.encode.backends.tokenizer_source import Names, TokenizerSource, find_reserved, read_bytes
 from ms_prefstream.encode.backends.unicode import check_unicode
@@ -100,8 +100,10 @@ class SentencePieceEncoder(PlainTextEncoder):
         self._bare = sentencepiece.SentencePieceProcessor(model_proto=with_dummy_prefix(shown, False))
         prefix = Prefix(mark=META, places=prefixed) if model.dummy_prefix and prefixed else None
         self._places = prefixed if model.dummy_prefix else frozenset(Place)
-        beyond = {token.content: token.id for token in extra}
-        self.spelling = _spelling(model, {**control, **beyond}, prefix)
+        vocab = {piece: id_ for id_, (piece, kind) in enumerate(model.pieces) if kind is not PieceType.UNKNOWN}
+        unknown = {piece: id_ for id_, (piece, kind) in enumerate(model.pieces) if kind is PieceType.UNKNOWN}
+        added = {**control, **{token.content: token.id for token in extra}}
+        self.spelling = metaspace_spelling(vocab, {**added, **unknown}, prefix, frozenset(added.values()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SentencePieceEncoder, self._made_of
@@ -113,7 +115,7 @@ class SentencePieceEncoder(PlainTextEncoder):
         return self._bare
 
     def plain_ids(self, text: str, place: Place) -> Ids:
-        processor = self._as_is if place in self._places else self._processor(text, place)
+        processor = self._processor(text, place)
         try:
             if _NUMPY:
                 found: Ids = processor.encode(text, out_type="numpy")
@@ -143,23 +145,16 @@ class SentencePieceEncoder(PlainTextEncoder):
         return np.array([*starts, len(text)], dtype=np.int64)
 
 
-def _spelling(model: SentencePieceModel, control: Mapping[str, int], prefix: Prefix | None) -> Spelling:
-    """Returns what the ids of a model stand for."""
-    vocab = {piece: id_ for id_, (piece, kind) in enumerate(model.pieces) if kind is not PieceType.UNKNOWN}
-    unknown = {piece: id_ for id_, (piece, kind) in enumerate(model.pieces) if kind is PieceType.UNKNOWN}
-    return metaspace_spelling(vocab, {**control, **unknown}, prefix, frozenset(control.values()))
-
-
 def _parse(data: bytes, path: pathlib.Path) -> SentencePieceModel:
-    """Returns the parsed model file."""
+    """Returns the parsed model file; `sentencepiece` checks that it is one."""
     try:
-        model = read_model(data)
-        sentencepiece.SentencePieceProcessor(model_proto=data)
-    except (ValueError, RuntimeError, OSError):
+        sentencepiece.SentencePieceProcessor(model_proto=data or b"\0")  # it takes b"" for no model
+    except RuntimeError:
         hint = "It looks like a list of tiktoken ranks: pass the directory with tokenizer.json instead" if (
             b"==" in data[:64]
         ) else "Pass a SentencePiece .model, or a directory with tokenizer.json"  # fmt: skip
         raise TokenizerError(f"{path} is not a SentencePiece model. {hint}.") from None
+    model = read_model(data)
     if model.suffix:
         raise TokenizerError(
             f"{path} sets spaces after words (treat_whitespace_as_suffix), which is not supported. "

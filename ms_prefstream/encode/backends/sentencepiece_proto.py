@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 
 class PieceType(enum.IntEnum):
@@ -42,24 +43,16 @@ class SentencePieceModel:
 
 
 def read_model(data: bytes) -> SentencePieceModel:
-    """Read a serialised ModelProto.
-
-    Raises:
-        ValueError: The data is not such a message.
-    """
+    """Read a serialised ModelProto that `sentencepiece` accepts."""
     pieces: list[tuple[str, PieceType]] = []
-    normalizer: dict[int, int | bytes] = {}
-    trainer: dict[int, int | bytes] = {}
+    trainer: dict[int, Any] = {}
+    normalizer: dict[int, Any] = {}
     for number, value in fields(data):
-        if number == 1 and isinstance(value, bytes):
+        if number == 1:
             piece = dict(fields(value))
-            pieces.append((_text(piece), PieceType(_int(piece.get(3, 1)))))
-        elif number == 2 and isinstance(value, bytes):
-            trainer.update(fields(value))
-        elif number == 3 and isinstance(value, bytes):
-            normalizer.update(fields(value))
-    if not pieces:
-        raise ValueError("no pieces")
+            pieces.append((piece.get(1, b"").decode("utf-8"), PieceType(piece.get(3, 1))))
+        elif number in (2, 3):
+            (trainer if number == 2 else normalizer).update(fields(value))
     trims = bool(normalizer.get(4, 1))
     return SentencePieceModel(
         pieces=tuple(pieces),
@@ -79,7 +72,7 @@ def as_control(data: bytes, contents: Collection[str]) -> bytes:
     """Returns the model with these pieces as control symbols, which text never matches."""
     out = bytearray()
     for number, value in fields(data):
-        if number == 1 and isinstance(value, bytes) and _text(dict(fields(value))) in contents:
+        if number == 1 and dict(fields(value)).get(1, b"").decode("utf-8") in contents:
             value += bytes([3 << 3, PieceType.CONTROL])
         if isinstance(value, bytes):
             out += _varint(number << 3 | 2) + _varint(len(value)) + value
@@ -90,47 +83,35 @@ def as_control(data: bytes, contents: Collection[str]) -> bytes:
 
 def read_offsets(data: bytes) -> tuple[list[int], list[int], list[int]]:
     """Returns (ids, begins, ends) of a serialised SentencePieceText; offsets are bytes of the text."""
-    pieces = [dict(fields(value)) for number, value in fields(data) if number == 2 and isinstance(value, bytes)]
-    ids, begins, ends = ([_int(piece.get(key, 0)) for piece in pieces] for key in (2, 4, 5))
+    pieces = [dict(fields(value)) for number, value in fields(data) if number == 2]
+    ids, begins, ends = ([piece.get(key, 0) for piece in pieces] for key in (2, 4, 5))
     return ids, begins, ends
 
 
-def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yields the fields of a message: (number, value); numbers for varints, bytes for everything else.
+_FIXED = {1: 8, 5: 4}  # wire type -> bytes of a value
 
-    Raises:
-        ValueError: The data ends inside a field or has a wire type that does not exist.
-    """
-    at, size = 0, len(data)
-    while at < size:
+
+def fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Yields the fields of a valid message: (number, value); an int for varints, bytes for everything else."""
+    at = 0
+    while at < len(data):
         key, at = _read_varint(data, at)
-        number, wire = key >> 3, key & 7
+        wire = key & 7
         if wire == 0:
             value, at = _read_varint(data, at)
-            yield number, value
+            yield key >> 3, value
             continue
-        if wire == 2:
-            length, at = _read_varint(data, at)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-        if at + length > size or number == 0:
-            raise ValueError("truncated")
-        yield number, data[at : at + length]
+        length, at = (_FIXED[wire], at) if wire in _FIXED else _read_varint(data, at)
+        yield key >> 3, data[at : at + length]
         at += length
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
-    while True:
-        if at >= len(data) or shift > 63:
-            raise ValueError("truncated")
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
+    while data[at] >= 0x80:
+        value |= (data[at] & 0x7F) << shift
         at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
+    return value | data[at] << shift, at + 1
 
 
 def _varint(value: int) -> bytes:
@@ -138,15 +119,4 @@ def _varint(value: int) -> bytes:
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
         value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _int(value: int | bytes) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def _text(piece: dict[int, int | bytes]) -> str:
-    """Returns the text of a piece."""
-    value = piece.get(1, b"")
-    return value.decode("utf-8") if isinstance(value, bytes) else ""
+    return bytes([*out, value])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -68,10 +67,7 @@ class Spelling:
     def starts(self, ids: NDArray[np.int32], text: str, place: Place) -> NDArray[np.int64] | None:
         """Returns where each token begins in an already normalised text.
 
-        Args:
-            ids: (n,) the ids of `text` at `place`.
-            text: The text, normalised but with its spaces and without prefix.
-            place: Where the text stands.
+        `ids`, (n,), are those of the text at `place`; the text is normalised but has its spaces and no prefix.
 
         Returns:
             (n + 1,) character offsets, -1 inside a character; None if the ids do not spell the text.
@@ -107,18 +103,6 @@ def from_byte_alphabet(token: str) -> bytes | None:
         return None
 
 
-def byte_level_tokens(tokens: Iterable[str]) -> list[bytes | None]:
-    """Returns the bytes of many byte-level tokens; None for those not written in that alphabet."""
-    tokens = list(tokens)
-    text = "".join(tokens).translate(_TO_LATIN)
-    try:
-        whole = text.encode("latin-1")
-    except UnicodeEncodeError:
-        return [from_byte_alphabet(token) for token in tokens]
-    ends = list(itertools.accumulate(map(len, tokens)))
-    return [whole[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
-
-
 def build_spelling(
     ids: Iterable[int],
     written: Iterable[tuple[bytes, int]],
@@ -127,15 +111,9 @@ def build_spelling(
     borders: frozenset[int] = frozenset(),
     space: str = " ",
 ) -> Spelling:
-    """Returns the spelling of a vocabulary.
+    """Returns the spelling of a vocabulary; the last three arguments are those of `Spelling`.
 
-    Args:
-        ids: The ids of its pieces.
-        written: For each of them the bytes that a reader sees, and how many bytes it takes of the normalised text.
-        added: Added tokens, content to id.
-        prefix: See `Spelling`.
-        borders: See `Spelling`.
-        space: See `Spelling`.
+    `written` gives for each id the bytes that a reader sees, and how many bytes it takes of the normalised text.
     """
     ids = list(ids)
     size = 1 + max([*ids, *added.values()])
@@ -147,14 +125,6 @@ def build_spelling(
     for content, id_ in added.items():
         shown[id_] = content.encode("utf-8")
     return Spelling(shown=shown, lengths=lengths, space=space, prefix=prefix, borders=borders)
-
-
-def byte_level_spelling(
-    vocab: Mapping[str, int], added: Mapping[str, int], prefix: Prefix | None, borders: frozenset[int]
-) -> Spelling:
-    """Returns the spelling of a byte-level tokenizer."""
-    written = ((b"", -1) if token is None else (token, len(token)) for token in byte_level_tokens(vocab))
-    return build_spelling(vocab.values(), written, added, prefix, borders)
 
 
 def metaspace_spelling(

@@ -54,7 +54,7 @@ class PlainTextEncoder(abc.ABC):
             return self.plain_starts(text, place)
         found: list[NDArray[np.int64]] = []
         for at, part in enumerate(self.added.split(text)):
-            if part.id is not None:
+            if part.id >= 0:
                 found.append(np.array([part.begin], dtype=np.int64))
                 continue
             inside = self.plain_starts(part.text, Place.AFTER_SPECIAL if at else place)[:-1]
@@ -72,7 +72,7 @@ class PlainTextEncoder(abc.ABC):
             return self.plain_ids(text, place)
         arrays = [
             self.plain_ids(part.text, Place.AFTER_SPECIAL if at else place)
-            if part.id is None
+            if part.id < 0
             else np.array([part.id], dtype=np.int32)
             for at, part in enumerate(self.added.split(text))
         ]

@@ -8,7 +8,7 @@ import os
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -24,8 +24,6 @@ from ms_prefstream.encode.backends.tokenizer_source import TokenizerSource
 from ms_prefstream.encode.backends.tokenizers_backend import TokenizersEncoder, read_reference
 from ms_prefstream.encode.backends.unicode import check_size, check_unicode, nfc, nfc_all
 from ms_prefstream.sample import Ids
-
-Result = TypeVar("Result")
 
 MOST_THREADS = 4  # with more, the work under Python's lock takes longer than the rest
 LEAST_TEXTS = 512  # for each thread; more than a worker process gets at a time
@@ -43,7 +41,7 @@ def load(source: TokenizerSource) -> Tokenizer:
         NotServedError: If `tiktoken` would give other ids, or that it gives the same cannot be shown.
     """
     found = read_reference(source)
-    if found.encoder.leaky:
+    if found.encoder.leaks:
         raise NotServedError("plain text reaches its control tokens")
     plan = tiktoken_plan(found.spec, found.rust)
     if found.encoder.spelling is None:
@@ -150,18 +148,11 @@ def _gives_up(error: BaseException) -> bool:
     return isinstance(error, ValueError) or type(error).__name__ == "PanicException"
 
 
-def in_threads(work: Callable[[Sequence[str]], list[Result]], texts: Sequence[str]) -> list[Result]:
+def in_threads(work: Callable[[Sequence[str]], list[bytes]], texts: Sequence[str]) -> list[bytes]:
     """Run `work` on parts of the texts in threads that end with the call; returns its results in order.
 
     Training waits for a window of texts, so a window is worth more than one core. Few texts, as in a step with a
-    length index or in a worker process, run in the calling thread.
-
-    Args:
-        work: Turns texts into as many results; must be thread-safe.
-        texts: The texts.
-
-    Raises:
-        BaseException: The error that `work` raises on the first part that fails.
+    length index or in a worker process, run in the calling thread. `work` must be thread-safe; its errors are raised.
     """
     threads = min(MOST_THREADS, len(texts) // LEAST_TEXTS, cores())
     if threads < 2:

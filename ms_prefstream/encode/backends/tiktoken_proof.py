@@ -27,13 +27,12 @@ from typing import Any
 from tokenizers import Tokenizer as RustTokenizer
 
 from ms_prefstream.encode.backends.base import NotServedError
-from ms_prefstream.encode.backends.spelling import byte_level_tokens
+from ms_prefstream.encode.backends.spelling import from_byte_alphabet
 from ms_prefstream.encode.backends.tokenizer_json import (
     Spec,
     added_tokens,
     merged_tokens,
-    normalizers_of,
-    pretokenizers_of,
+    steps,
 )
 
 
@@ -55,9 +54,7 @@ class TiktokenPlan:
 def tiktoken_plan(spec: Spec, rust: RustTokenizer) -> TiktokenPlan:
     """Returns the plan for a tokenizer.json that `tiktoken` reproduces exactly.
 
-    Args:
-        spec: The parsed file.
-        rust: The package's tokenizer made from it, used to run single tokens through its model.
+    `rust` is the package's tokenizer made from it, used to run single tokens through its model.
 
     Raises:
         NotServedError: Something in the file cannot be reproduced, or no proof covers it.
@@ -68,13 +65,13 @@ def tiktoken_plan(spec: Spec, rust: RustTokenizer) -> TiktokenPlan:
     for option in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(option):
             raise NotServedError(f"its model uses {option}")
-    kinds = [step.get("type") for step in normalizers_of(spec)]
+    kinds = [step.get("type") for step in steps(spec.get("normalizer"))]
     if kinds not in ([], ["NFC"]):
         raise NotServedError(f"it normalises with {' + '.join(map(str, kinds))}")
     stretched = [token.content for token in added_tokens(spec) if token.stretches and not token.special]
     if stretched:
         raise NotServedError(f"the added token {stretched[0]!r} takes its surroundings with it")
-    pattern = _pattern(pretokenizers_of(spec))
+    pattern = _pattern(steps(spec.get("pre_tokenizer")))
     return TiktokenPlan(pattern=pattern, ranks=_ranks(spec, rust), nfc=bool(kinds))
 
 
@@ -85,9 +82,9 @@ def _ranks(spec: Spec, rust: RustTokenizer) -> dict[bytes, int]:
     if order != sorted(order):
         raise NotServedError("its merges are not in the order of its ids")
     whole_words = bool(spec["model"].get("ignore_merges"))
-    written = byte_level_tokens(vocab)
     ranks: dict[bytes, int] = {}
-    for (token, pieces), word in zip(_runs(vocab, rust, whole_words), written, strict=True):
+    for token, pieces in _runs(vocab, rust, whole_words):
+        word = from_byte_alphabet(token)
         if word is None:
             continue
         if pieces == 2 and whole_words:
@@ -117,30 +114,30 @@ _WORDS = {("Isolated", False), ("Removed", True)}  # what a pattern that matches
 BYTE_LEVEL_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
-def _pattern(steps: list[dict[str, Any]]) -> str:
+def _pattern(splits: list[dict[str, Any]]) -> str:
     """Returns the one regular expression that splits a text as these pre-tokenisers do."""
-    kinds = [str(step.get("type")) for step in steps]
-    if not steps or kinds[-1] != "ByteLevel":
+    kinds = [str(step.get("type")) for step in splits]
+    if not splits or kinds[-1] != "ByteLevel":
         raise NotServedError(f"it splits text with {' + '.join(kinds) or 'nothing'}, not at the byte level")
-    if steps[-1].get("add_prefix_space", True):
+    if splits[-1].get("add_prefix_space", True):
         raise NotServedError("it sets a space before every text")
-    own = steps[-1].get("use_regex", True)
+    own = splits[-1].get("use_regex", True)
     if kinds == ["ByteLevel"] and own:
         return BYTE_LEVEL_PATTERN
-    if own or len(steps) < 2 or set(kinds[:-1]) != {"Split"}:
+    if own or len(splits) < 2 or set(kinds[:-1]) != {"Split"}:
         raise NotServedError(f"it splits text with {' + '.join(kinds)}")
-    stages = [split["pattern"].get("Regex") for split in steps[:-1]]
-    ways = {(split.get("behavior"), bool(split.get("invert"))) for split in steps[:-1]}
-    if None in stages or not ways <= ({("Isolated", False)} if len(stages) > 1 else _WORDS):
+    patterns = [split["pattern"].get("Regex") for split in splits[:-1]]
+    ways = {(split.get("behavior"), bool(split.get("invert"))) for split in splits[:-1]}
+    if None in patterns or not ways <= ({("Isolated", False)} if len(patterns) > 1 else _WORDS):
         raise NotServedError("its splitting rule is not a pattern of words")
-    if len(stages) > 1:
-        single = single_pattern(stages)
+    if len(patterns) > 1:
+        single = single_pattern(patterns)
         if single is None:
-            raise NotServedError(f"it splits text in {len(stages)} stages, and no single pattern for them is known")
+            raise NotServedError(f"it splits text in {len(patterns)} stages, and no single pattern for them is known")
         return single
-    if not means_the_same(stages[0]):
+    if not means_the_same(patterns[0]):
         raise NotServedError("its pattern uses constructs that the two regular expression engines read differently")
-    return str(stages[0])
+    return str(patterns[0])
 
 
 _HAN = "一-龥぀-ゟ゠-ヿ"
@@ -153,11 +150,7 @@ _DEEPSEEK = (
 
 
 def single_pattern(stages: Sequence[str]) -> str | None:
-    """Returns the one pattern that splits as these consecutive patterns do, matches isolated; None if none is known.
-
-    Args:
-        stages: The patterns in their order, line breaks written as in the file or as escapes.
-    """
+    """Returns the one pattern that splits as these consecutive patterns do, matches isolated; None if none is known."""
     if tuple(stage.replace("\r", r"\r").replace("\n", r"\n") for stage in stages) != _DEEPSEEK:
         return None
     within = (

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 from tokenizers import AddedToken as RustAddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
@@ -33,38 +31,29 @@ class Pipeline:
         varies: Whether the place of a text matters.
     """
 
-    kind: str | None
-    nfc: bool
-    prefix: Prefix | None
+    kind: str | None = None
+    nfc: bool = False
+    prefix: Prefix | None = None
     varies: bool
 
 
-def steps(node: Any, key: str) -> list[dict[str, Any]]:
-    """Returns the steps of a normaliser or pre-tokeniser, sequences unrolled; sequences list members under `key`."""
+def steps(node: Any) -> list[dict[str, Any]]:
+    """Returns the steps of a normaliser or pre-tokeniser, sequences unrolled."""
     if not isinstance(node, dict):
         return []
     if node.get("type") == "Sequence":
-        return [step for member in node.get(key, []) for step in steps(member, key)]
+        members = node.get("normalizers") or node.get("pretokenizers") or []
+        return [step for member in members for step in steps(member)]
     return [node]
-
-
-def normalizers_of(spec: Spec) -> list[dict[str, Any]]:
-    """Returns the normalisers of a tokenizer.json in their order."""
-    return steps(spec.get("normalizer"), "normalizers")
-
-
-def pretokenizers_of(spec: Spec) -> list[dict[str, Any]]:
-    """Returns the pre-tokenisers of a tokenizer.json in their order."""
-    return steps(spec.get("pre_tokenizer"), "pretokenizers")
 
 
 def read_pipeline(spec: Spec) -> Pipeline:
     """Returns the pipeline of a tokenizer.json; `kind` is None unless its tokens certainly spell the text."""
-    norms, pres = normalizers_of(spec), pretokenizers_of(spec)
+    norms, pres = steps(spec.get("normalizer")), steps(spec.get("pre_tokenizer"))
     varies = pipeline_for_place(spec, Place.CONTINUATION) != (spec.get("normalizer"), spec.get("pre_tokenizer"))
     kinds = [step.get("type") for step in norms]
     if pres and pres[-1].get("type") == "ByteLevel" and kinds in ([], ["NFC"]):
-        prefixed = bool(pres[-1].get("add_prefix_space"))
+        prefixed = pres[-1].get("add_prefix_space")
         prefix = Prefix(mark=" ", places=_EVERYWHERE, unless_present=True) if prefixed else None
         if not prefixed or len(pres) == 1:
             return Pipeline(kind="bytes", nfc=bool(kinds), prefix=prefix, varies=varies)
@@ -75,8 +64,8 @@ def read_pipeline(spec: Spec) -> Pipeline:
         if replaced and not (prepends and places) and len(prepends) <= 1:
             chosen = _EVERYWHERE if prepends else places
             prefix = Prefix(mark=META, places=chosen, unless_present=not prepends) if chosen else None
-            return Pipeline(kind="metaspace", nfc=False, prefix=prefix, varies=varies)
-    return Pipeline(kind=None, nfc=False, prefix=None, varies=varies)
+            return Pipeline(kind="metaspace", prefix=prefix, varies=varies)
+    return Pipeline(varies=varies)
 
 
 def pipeline_for_place(spec: Spec, place: Place) -> tuple[Any, Any]:
@@ -88,25 +77,17 @@ def pipeline_for_place(spec: Spec, place: Place) -> tuple[Any, Any]:
     norm, pre = copy.deepcopy(spec.get("normalizer")), copy.deepcopy(spec.get("pre_tokenizer"))
     if place is Place.START:
         return norm, pre
-    for step in steps(pre, "pretokenizers"):
+    for step in steps(pre):
         if step.get("type") == "Metaspace":
             if place is Place.CONTINUATION or _scheme(step) == "first":
                 step["prepend_scheme"] = "never"
                 step.pop("add_prefix_space", None)
         elif step.get("type") == "ByteLevel" and place is Place.CONTINUATION and step.get("add_prefix_space"):
             step["add_prefix_space"] = False
-    if place is Place.CONTINUATION:
-        norm = _without_prepend(norm)
+    norms = [step for step in steps(norm) if step.get("type") != "Prepend"]
+    if place is Place.CONTINUATION and norms != steps(norm):
+        norm = {"type": "Sequence", "normalizers": norms}
     return norm, pre
-
-
-def _without_prepend(node: Any) -> Any:
-    if not isinstance(node, dict) or node.get("type") == "Prepend":
-        return None
-    if node.get("type") == "Sequence":
-        kept = [_without_prepend(member) for member in node["normalizers"]]
-        return {**node, "normalizers": [member for member in kept if member is not None]}
-    return node
 
 
 def _spaces_only(step: Mapping[str, Any]) -> bool:
@@ -129,71 +110,15 @@ def _metaspace_places(step: Mapping[str, Any]) -> frozenset[Place]:
 def drop_leaking_merges(spec: Spec) -> None:
     """Drop the merges that make a control token from a BPE model."""
     names = {entry["content"] for entry in spec["added_tokens"] if entry.get("special")}
-    merges = spec["model"].get("merges") or []
-    made = merged_tokens(merges)
-    if not names.isdisjoint(made):
-        spec["model"]["merges"] = [merge for merge, token in zip(merges, made, strict=True) if token not in names]
+    merges = spec["model"].get("merges")
+    if merges:
+        made = zip(merges, merged_tokens(merges), strict=True)
+        spec["model"]["merges"] = [merge for merge, token in made if token not in names]
 
 
 def merged_tokens(merges: Sequence[str] | Sequence[Sequence[str]]) -> list[str]:
     """Returns the tokens that merges make, written either way (``"a b"`` or ``["a", "b"]``)."""
-    if not merges or not isinstance(merges[0], str):
-        return list(map("".join, merges))
-    made = "\n".join(merges).replace(" ", "").split("\n")  # type: ignore[arg-type]
-    if len(made) == len(merges):
-        return made
-    return [str(merge).replace(" ", "", 1) for merge in merges]  # some token holds a line break
-
-
-class Leaks:
-    """Control tokens that plain text still gives, and the smaller pieces that replace their ids.
-
-    Args:
-        control: Control tokens, content to id.
-        encode: Returns the ids of a text, control tokens in it taken as text.
-        pieces: Returns the ids that the model alone gives for a string.
-    """
-
-    def __init__(
-        self,
-        control: Mapping[str, int],
-        encode: Callable[[str], NDArray[np.int32]],
-        pieces: Callable[[str], list[int]],
-    ) -> None:
-        names = {id_: content for content, id_ in control.items()}
-        leaked = {int(i) for content in control if content for i in encode(content) if int(i) in names}
-        self._smaller: dict[int, list[int]] = {}
-        for id_ in leaked:
-            content = names[id_]
-            cuts = [pieces(content[:at]) + pieces(content[at:]) for at in range(1, len(content))]
-            safe = [cut for cut in cuts if not any(i in names for i in cut)]
-            self._smaller[id_] = min(safe, key=len) if safe else []
-
-    def __bool__(self) -> bool:
-        return bool(self._smaller)
-
-    @property
-    def helpless(self) -> list[int]:
-        """Control ids for which no smaller pieces exist, so that their text cannot be encoded."""
-        return [id_ for id_, pieces in self._smaller.items() if not pieces]
-
-    def mend(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the ids with every leaked control id spelled out."""
-        return ids if not self._touches(ids) else np.array([i for id_ in ids for i in self._spelled(id_)], np.int32)
-
-    def mend_starts(self, ids: NDArray[np.int32], starts: list[int]) -> list[int]:
-        """Returns the starts of `mend(ids)`, given the starts, (n,), of `ids`."""
-        if not self._touches(ids):
-            return starts
-        return [
-            s for id_, start in zip(ids, starts, strict=True) for s in [start, *[-1] * (len(self._spelled(id_)) - 1)]
-        ]
-
-    def _touches(self, ids: NDArray[np.int32]) -> bool:
-        return any((ids == id_).any() for id_ in self._smaller)
-
-    def _spelled(self, id_: int) -> list[int]:
-        return self._smaller.get(int(id_), [int(id_)])
+    return [merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge) for merge in merges]
 
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -229,14 +154,9 @@ def merge_added_tokens(
 ) -> None:
     """Put the added tokens of a configuration into a tokenizer.json, in the order in which transformers adds them.
 
-    New tokens come after those of the file, first those with an id in the configuration, by that id. A token that
-    both describe takes the configuration's flags, but a control token is always special.
-
-    Args:
-        spec: The parsed tokenizer.json, changed in place.
-        decoder: ``added_tokens_decoder`` of tokenizer_config.json, by id.
-        control: bos, eos, pad and the other named tokens.
-        others: Contents of added_tokens.json, in the order of their ids.
+    New tokens come after those of the file: those of `decoder` by their id, then the named tokens in `control`, then
+    `others` from added_tokens.json. A token that both describe takes the configuration's flags, but a control token is
+    always special. `spec` is changed in place.
     """
     entries: list[dict[str, Any]] = spec.setdefault("added_tokens", []) or []
     spec["added_tokens"] = entries
@@ -279,7 +199,9 @@ def fingerprint(spec: Spec, chat_template: str | None) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update(orjson.dumps(vocab, option=orjson.OPT_SORT_KEYS))
     digest.update("\n".join(merges if merges and isinstance(merges[0], str) else map(" ".join, merges)).encode())
-    rest = [_essence(part) for part in (model, *_canonical_steps(spec))]
+    # The steps as the installed package writes them, for files of any version.
+    written = orjson.loads(bare(spec.get("normalizer"), spec.get("pre_tokenizer")).to_str())
+    rest = [_essence(part) for part in (model, written["normalizer"], written["pre_tokenizer"])]
     tokens = [_essence(entry) for entry in spec.get("added_tokens") or []]
     digest.update(orjson.dumps([rest, tokens, chat_template], option=orjson.OPT_SORT_KEYS))
     return digest.hexdigest()
@@ -290,12 +212,6 @@ def bare(norm: Any, pre: Any) -> RustTokenizer:
     spec = {"version": "1.0", "added_tokens": [], "normalizer": norm, "pre_tokenizer": pre, "post_processor": None}
     model = {"decoder": None, "model": {"type": "BPE", "vocab": {}, "merges": []}}
     return RustTokenizer.from_str(orjson.dumps(spec | model).decode())
-
-
-def _canonical_steps(spec: Spec) -> tuple[Any, Any]:
-    """Returns (normalizer, pre_tokenizer) as the installed package writes them, for files of any version."""
-    written = orjson.loads(bare(spec.get("normalizer"), spec.get("pre_tokenizer")).to_str())
-    return written["normalizer"], written["pre_tokenizer"]
 
 
 def _essence(node: Any) -> Any:

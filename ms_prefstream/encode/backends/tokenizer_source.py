@@ -168,12 +168,6 @@ def read_names(config: Mapping[str, Any], fallback: Mapping[str, Any] | None = N
     return Names(tokens=tokens, others=tuple(name for name in found if name))
 
 
-def names_of_object(obj: Any) -> Names:
-    """Returns the named tokens of a tokenizer object of transformers or mindformers."""
-    # The attribute without underscore logs an error where the token is not set.
-    return read_names(getattr(obj, "special_tokens_map", None) or {})
-
-
 def find_reserved(candidates: Iterable[tuple[str, int]], names: Names) -> int | None:
     """Returns the lowest id of tokens named as reserved or unused, such as ``<|reserved_special_token_0|>``."""
     used = names.tokens.values()

@@ -5,7 +5,6 @@ Texts go through the package in batches, and control tokens in them are plain te
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,16 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from ms_prefstream.encode.backends.added import AddedTokens
 from ms_prefstream.encode.backends.base import Form, Place, Tokenizer
-from ms_prefstream.encode.backends.spelling import META, Spelling, byte_level_spelling, metaspace_spelling
+from ms_prefstream.encode.backends.spelling import (
+    META,
+    Spelling,
+    build_spelling,
+    from_byte_alphabet,
+    metaspace_spelling,
+)
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
 from ms_prefstream.encode.backends.tokenizer_json import (
-    Leaks,
+    Pipeline,
     Spec,
     added_tokens,
     bare,
@@ -155,6 +160,7 @@ class TokenizersEncoder(PlainTextEncoder):
 
     Attributes:
         pipeline: The steps before the model, as far as they are understood.
+        leaks: Control ids that plain text gives, and the ids that replace each of them.
     """
 
     backend = "tokenizers"
@@ -164,31 +170,32 @@ class TokenizersEncoder(PlainTextEncoder):
         self.nfc = self.pipeline.nfc
         self.added = AddedTokens(added_tokens(spec), nfc if self.nfc else None)
         self._by_place = _tokenizers_by_place(spec, rust)
-        self.spelling = _spelling(spec, self.pipeline.kind)
-        self._leaks: Leaks | None = None
-        leaks = Leaks(
-            special_tokens(spec),
-            lambda text: self.plain_ids(text, Place.START),
-            lambda text: [token.id for token in rust.model.tokenize(text)],
-        )
-        if leaks.helpless:
-            names = [content for content, id_ in special_tokens(spec).items() if id_ in leaks.helpless]
+        self.spelling = _spelling(spec, self.pipeline)
+        self.leaks: dict[int, list[int]] = {}
+        self.leaks = self._find_leaks(special_tokens(spec), rust)
+
+    def _find_leaks(self, control: Mapping[str, int], rust: RustTokenizer) -> dict[int, list[int]]:
+        """Returns the control ids that plain text gives, each with the shortest pieces that write the same text."""
+        names = {id_: content for content, id_ in control.items()}
+        leaks: dict[int, list[int]] = {}
+        for leaked in {i for content in control for i in self.plain_ids(content, Place.START).tolist() if i in names}:
+            content = names[leaked]
+            halves = ((content[:at], content[at:]) for at in range(1, len(content)))
+            cuts = ([token.id for half in two for token in rust.model.tokenize(half)] for two in halves)
+            leaks[leaked] = min((cut for cut in cuts if names.keys().isdisjoint(cut)), key=len, default=[])
+        helpless = [content for content, id_ in control.items() if leaks.get(id_) == []]
+        if helpless:
             raise TokenizerError(
-                f"the tokenizer turns the plain text of its control tokens {names} into their ids and has no smaller "
-                "pieces to write them with. Use a tokenizer whose vocabulary can spell its control tokens."
+                f"the tokenizer turns the plain text of its control tokens {helpless} into their ids and has no "
+                "smaller pieces to write them with. Use a tokenizer whose vocabulary can spell its control tokens."
             )
-        self._leaks = leaks if leaks else None
+        return leaks
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores a pickled encoder: the package leaves this switch out of its own pickles."""
         self.__dict__.update(state)
         for rust in self._by_place.values():
             rust.encode_special_tokens = True
-
-    @property
-    def leaky(self) -> bool:
-        """Whether plain text gives control tokens, which are then spelled out."""
-        return self._leaks is not None
 
     def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[Ids]:
         """Returns the ids of each text; see `TextEncoder`."""
@@ -219,9 +226,10 @@ class TokenizersEncoder(PlainTextEncoder):
         return place is Place.CONTINUATION and self.pipeline.varies
 
     def _batch(self, texts: Sequence[str], place: Place) -> list[Ids]:
-        encodings = self._encodings(texts, place, offsets=False)
-        arrays = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
-        return arrays if self._leaks is None else list(map(self._leaks.mend, arrays))
+        rows = [encoding.ids for encoding in self._encodings(texts, place, offsets=False)]
+        if self.leaks:
+            rows = [[i for id_ in ids for i in self.leaks.get(id_, (id_,))] for ids in rows]
+        return [np.array(ids, dtype=np.int32) for ids in rows]
 
     def _encodings(self, texts: Sequence[str], place: Place, offsets: bool) -> list[Any]:
         rust = self._by_place[place]
@@ -238,22 +246,16 @@ class TokenizersEncoder(PlainTextEncoder):
         encoding = self._encodings((text,), place, offsets=True)[0]
         begins: list[int] = []
         reached = 0
-        for at, (begin, end) in enumerate(encoding.offsets):
-            begins.append(0 if at == 0 else begin if begin >= reached else -1)
-            only_prefix = at == 0 and encoding.tokens[0] == META and text[0] not in (" ", META)
+        for id_, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            only_prefix = not begins and encoding.tokens[0] == META and text[0] not in (" ", META)
+            begins.append(0 if not begins else begin if begin >= reached else -1)
+            begins += [-1] * (len(self.leaks.get(id_, (id_,))) - 1)
             reached = 0 if only_prefix else max(reached, end)
-        if self._leaks is not None:
-            begins = self._leaks.mend_starts(np.array(encoding.ids, dtype=np.int32), begins)
         return np.array([*begins, len(text)], dtype=np.int64)
 
 
 def _tokenizers_by_place(spec: Spec, rust: RustTokenizer) -> dict[Place, RustTokenizer]:
-    """Returns the tokenizer for each place: the given one, made plain, and variants where the place matters.
-
-    Args:
-        spec: The parsed tokenizer.json.
-        rust: The tokenizer made from it; its post-processor, padding and truncation are taken off.
-    """
+    """Returns the tokenizer for each place: the given one, made plain, and variants where the place matters."""
     _make_plain(rust)
     found = {Place.START: rust}
     steps = {Place.START: pipeline_for_place(spec, Place.START)}
@@ -282,22 +284,23 @@ def _variant(rust: RustTokenizer, norm: Any, pre: Any) -> RustTokenizer:
         variant.pre_tokenizer = steps.pre_tokenizer
     variant.add_tokens([token for _, token in sorted(rust.get_added_tokens_decoder().items())])
     if variant.get_added_tokens_decoder().keys() != rust.get_added_tokens_decoder().keys():
-        whole = json.loads(rust.to_str())
-        variant = RustTokenizer.from_str(json.dumps({**whole, "normalizer": norm, "pre_tokenizer": pre}))
+        whole = orjson.loads(rust.to_str())
+        variant = RustTokenizer.from_str(orjson.dumps({**whole, "normalizer": norm, "pre_tokenizer": pre}).decode())
     variant.decoder = rust.decoder
     _make_plain(variant)
     return variant
 
 
-def _spelling(spec: Spec, kind: str | None) -> Spelling | None:
+def _spelling(spec: Spec, pipeline: Pipeline) -> Spelling | None:
     """Returns what the ids write, where that is known."""
-    if kind is None:
+    if pipeline.kind is None:
         return None
     vocab = vocabulary(spec)
     added = {token.content: token.id for token in added_tokens(spec)}
-    borders, prefix = frozenset(added.values()), read_pipeline(spec).prefix
-    if kind == "bytes":
-        return byte_level_spelling(vocab, added, prefix, borders)
+    borders, prefix = frozenset(added.values()), pipeline.prefix
+    if pipeline.kind == "bytes":
+        written = ((b"", -1) if token is None else (token, len(token)) for token in map(from_byte_alphabet, vocab))
+        return build_spelling(vocab.values(), written, added, prefix, borders)
     model = spec["model"]
     unk = model.get("unk_id") if model.get("type") == "Unigram" else vocab.get(model.get("unk_token"))
     unknown = {piece: id_ for piece, id_ in vocab.items() if id_ == unk}

@@ -46,12 +46,6 @@ def check_unicode(texts: Sequence[str]) -> None:
             )
 
 
-def check_text(text: str) -> None:
-    """Raise a `RowError` if one text is too long or holds a lone surrogate."""
-    check_size((text,))
-    check_unicode((text,))
-
-
 # Characters that normalisation never changes and never joins to the one before them (NFC_Quick_Check=Yes,
 # combining class 0). All were assigned before Unicode 4.1 or lie in blocks of symbols, so by Unicode's stability
 # policy every version of the tables agrees on them: Python's and the package's may differ without harm.
@@ -123,18 +117,12 @@ def _begins_unit(character: str) -> bool:
 
 
 def origins(text: str, normal: str) -> NDArray[np.int64]:
-    """Returns where the characters of the normal form stand in the text.
-
-    Args:
-        text: The text as it is.
-        normal: `nfc(text)`.
+    """Returns where the characters of `normal`, which is `nfc(text)`, stand in the text.
 
     Returns:
         (len(normal) + 1,) offsets into `text`; -1 for characters inside a unit that normalisation changed. The last
         is len(text).
     """
-    if normal == text:
-        return np.arange(len(text) + 1, dtype=np.int64)
     where = np.full(len(normal) + 1, -1, dtype=np.int64)
     borders = [i for i, character in enumerate(text) if i == 0 or _begins_unit(character)]
     at = 0

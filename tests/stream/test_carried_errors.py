@@ -37,7 +37,7 @@ def test_a_lone_surrogate_is_counted_in_its_own_text(field: str, where: str) -> 
 
 
 def test_longest_first_names_options_that_there_are() -> None:
-    with pytest.raises(mps.OptionError, match=r"batches of one width have not. .* use Bucket with several widths"):
+    with pytest.raises(mps.OptionError, match=r"batches of one width have none. .* use Bucket with several widths"):
         mps.stream(ROWS, task=mps.DPO(64), tokenizer="bytes", batching=mps.Pad(2), longest_first=True)
 
 

@@ -121,7 +121,7 @@ def test_longest_first_brings_the_longest_batch_of_the_first_window_to_step_0(se
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"shuffle": False}, "shuffle=False turns off"), ({"batching": mps.Pad(4)}, "batches of one width have not")],
+    [({"shuffle": False}, "shuffle=False and"), ({"batching": mps.Pad(4)}, "batches of one width have none")],
 )
 def test_longest_first_needs_sorted_windows(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(OptionError, match=sentence):

@@ -26,7 +26,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
     "blank file": ({"source": "blank.jsonl"}, SourceError, r"blank\.jsonl: found no rows, expected at least one\. "),
     "empty folder": ({"source": "folder"}, SourceError, r"folder: found no data files"),
     "unknown suffix": ({"source": "rows.csv"}, SourceError, r"rows\.csv: found the suffix '\.csv', expected one of"),
-    "list of numbers": ({"source": [1, 2]}, SourceError, r"list of 2 items, the first of which is 1\. Expected rows"),
+    "list of numbers": ({"source": [1, 2]}, SourceError, r"Item 0 of the list: The source is of type int; expected"),
     "no rows at all": (
         {"source": lambda: iter(()), "steps_per_epoch": 3},
         SourceError,

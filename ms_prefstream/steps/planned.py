@@ -107,17 +107,24 @@ class PlannedSteps:
         """Arguments of `collate` after the samples."""
         return ()
 
+    @property
+    def _prefetches_units(self) -> bool:
+        """Whether workers load the units after the current one; False where they load steps ahead instead."""
+        return True
+
     def _unit(self, unit: int) -> Any:
         if unit not in self._units:
             while len(self._units) >= self.units_kept:
                 self._units.popitem(last=False)
-            self._units[unit] = self._make_unit(unit, *self._load(unit, self._unit_rows))
+            self._units[unit] = self._make_unit(unit, *self._load(unit, self._unit_rows, self._prefetches_units))
         self._units.move_to_end(unit)
         return self._units[unit]
 
-    def _load(self, unit: int, rows_of: Callable[[int], list[int]]) -> tuple[list[int], list[Loaded]]:
-        """Load a unit; workers are told about the units after it."""
-        if self._hint is not None:
+    def _load(
+        self, unit: int, rows_of: Callable[[int], list[int]], prefetch: bool = True
+    ) -> tuple[list[int], list[Loaded]]:
+        """Loads a unit, or a step; workers get the units after it as a hint."""
+        if self._hint is not None and prefetch:
             self._hint(itertools.count(unit), rows_of)
         rows = rows_of(unit)
         return rows, self._loader.load(rows)
@@ -247,6 +254,10 @@ class WindowedSteps(PlannedSteps):
             found.extend([window.samples[slot] for slot in filled.tolist()])
         return found
 
+    @property
+    def _prefetches_units(self) -> bool:
+        return self.plan.options.sorts
+
     def _places(self, step: int) -> list[tuple[_ShardWindow, RowIds]]:
         """The window of each logical shard of this rank, with the slots that the step takes of it."""
         epoch, inside = divmod(step, self.steps_per_epoch)
@@ -313,6 +324,10 @@ class PackedSteps(WindowedSteps):
                 packs, wanted = window.batches, steps * self.plan.options.shard_batch
                 self._bad_rows.packed(packs.made, wanted, packs.left_out, packs.repeats)
         return found
+
+    @property
+    def _prefetches_units(self) -> bool:
+        return True
 
     def _places(self, step: int) -> list[tuple[_ShardWindow, RowIds]]:
         unit, inside = self._window_of(*divmod(step, self.steps_per_epoch))

@@ -1,0 +1,53 @@
+"""Steps without a length index: which units workers prefetch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.plan import PlanOptions, Ranks, WindowedPlan
+from ms_prefstream.report.bad_rows import BadRows
+from ms_prefstream.report.report import Report
+from ms_prefstream.sample import Loaded, Sample
+from ms_prefstream.sample import Sequence as TokenSequence
+from ms_prefstream.steps.planned import WindowedSteps
+
+ROWS, BATCH, WINDOW = 64, 4, 4
+
+
+class Hinted:
+    """A loader of rows, one of them bad; notes the sizes of the units it gets as hints."""
+
+    def __init__(self, bad: int) -> None:
+        self.bad = bad
+        self.hinted: list[int] = []
+
+    def hint(self, units: Iterable[int], rows_of: Callable[[int], Sequence[int]]) -> None:
+        self.hinted += [len(rows_of(unit)) for unit in itertools.islice(units, 2)]
+
+    def load(self, rows: Sequence[int]) -> list[Loaded]:
+        error = RowError(Reason.TIE, "both sides are equally good")
+        sample = Sample((TokenSequence(np.zeros(3, np.int32), ()),))
+        return [Loaded(None, error) if row == self.bad else Loaded(sample, None) for row in rows]
+
+
+def hints_of(sort: bool) -> list[int]:
+    plan = WindowedPlan(PlanOptions(rows=ROWS, global_batch=BATCH, window=WINDOW, sort=sort))
+    loader: Any = Hinted(int(plan.rows(0, 1, 0, 1)[2]) if not sort else 5)  # type: ignore[index]  # planned rows
+    bad_rows = BadRows(Report(ROWS), False, str, lambda row: None)
+    steps = WindowedSteps(plan, Ranks(), loader, bad_rows, lambda samples: {"rows": np.array(len(samples))}, ["rows"])
+    for step in range(2 * WINDOW):
+        assert steps[step]["rows"] == BATCH
+    hinted: list[int] = loader.hinted
+    return hinted
+
+
+@pytest.mark.parametrize(("sort", "unit"), [(False, BATCH), (True, BATCH * WINDOW)])
+def test_workers_prefetch_one_kind_of_unit_even_if_a_row_is_bad(sort: bool, unit: int) -> None:
+    """A bad row needs its whole window; hinting at further windows would cancel the steps that are under way."""
+    assert set(hints_of(sort)) == {unit}

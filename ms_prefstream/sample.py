@@ -1,4 +1,4 @@
-"""What a task makes of a row: token sequences with the spans that are trained on. Plain data, easy to send around."""
+"""The data that travels between the folders: token sequences with their spans, samples, loaded rows, batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ms_prefstream.errors import RowError
 
 
 class Note(enum.IntFlag):
-    """What a report counts about a good row."""
+    """Facts about a good row that a report counts."""
 
     NONE = 0
     TRUNCATED = 1
@@ -92,7 +92,7 @@ class Ready(NamedTuple):
 
     Attributes:
         sample: The sample.
-        notes: What reports count about it; a `runtime.loader.Note` as a number.
+        notes: What reports count about it; a `Note` as a number.
     """
 
     sample: Sample

@@ -217,3 +217,27 @@ def test_a_token_budget_takes_an_index_first(
     assert run(monkeypatch, "index", str(path), *budget) == 0
     assert run(monkeypatch, "bench", str(path), *budget, "--repeats", "1") == 0
     assert "shapes:      (64, 64), (32, 128)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('or pass on_bad_row="drop" to leave such rows out', "or pass --on-bad-row drop to leave such rows out"),
+        ("max_length=3. Raise it", "--max-length 3. Raise it"),
+        ("mps.Bucket(batch_size=1) and index=None", "mps.Bucket(batch_size=1) and index=None"),
+        ("layout='paired'", "layout='paired'"),
+    ],
+)
+def test_errors_name_flags_instead_of_python_arguments(text: str, shown: str) -> None:
+    assert main.with_flags(text) == shown
+
+
+def test_a_bad_row_names_the_flag_that_drops_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "chosen": 1, "rejected": "b"}\n')
+    assert run(monkeypatch, "index", str(path), *DPO) == 1
+    said = capsys.readouterr().err
+    assert "--on-bad-row drop" in said
+    assert "on_bad_row" not in said

@@ -176,8 +176,8 @@ def _check_rest(config: dict[str, Any]) -> None:
                 raise OptionError(f"{name} is {value!r}, which PrefStreamDataset does not take: {_OFF[name]}.")
         elif name not in _IDLE and name not in ("divisor", "remainder"):
             raise OptionError(
-                f"{name} is no option of PrefStreamDataset. The options of the stream belong under data_loader; beside "
-                "it stand input_columns, construct_args_key, batch_size, drop_remainder and seed."
+                f"{name} is not an option of PrefStreamDataset. The options of the stream belong under data_loader; "
+                "beside it are input_columns, construct_args_key, batch_size, drop_remainder and seed."
             )
 
 

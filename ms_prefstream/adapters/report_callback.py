@@ -27,7 +27,7 @@ class ReportCallback(Callback):  # type: ignore[misc]
         self.path = None if path is None else pathlib.Path(path).absolute()
         if self.path is not None and not self.path.parent.is_dir():
             raise OptionError(
-                f"PrefStreamReport: path is {os.fspath(path)!r}, which lies in no folder. "  # type: ignore[arg-type]
+                f"PrefStreamReport: path is {os.fspath(path)!r}, and its folder does not exist. "  # type: ignore[arg-type]
                 "Name a file in a folder that exists."
             )
         self.stream: Any = None

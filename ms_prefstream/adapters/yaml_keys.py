@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ms_prefstream import formats
-from ms_prefstream.batch import Bucket, Pack, Pad
+from ms_prefstream.batch import BATCHING_RULES
 from ms_prefstream.errors import OptionError
 from ms_prefstream.formats.fields import nearest
 from ms_prefstream.sources.mix import Part, mix
@@ -18,7 +18,6 @@ from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import TASKS
 
 _TASKS: dict[str, Callable[..., Any]] = {task.__name__: task for task in TASKS.values()}
-_BATCHINGS: dict[str, Callable[..., Any]] = {"Pad": Pad, "Bucket": Bucket, "Pack": Pack}
 _KEYS = ("dataset_dir", *inspect.signature(stream).parameters)
 _NO_OBJECT = (str, int, float, list)  # what YAML has besides sections
 _SECTION = "data_loader"  # in messages
@@ -125,7 +124,7 @@ def _batching(value: Any, batch_size: int | None) -> Any:
     else:
         found, budget = getattr(value, "batch_size", None), None
     if found is None or budget is not None or batch_size in (None, found):
-        return _made(value, _BATCHINGS, where)
+        return _made(value, BATCHING_RULES, where)
     raise OptionError(
         f"{where}.batch_size is {found}, but the trainer makes steps of {batch_size} rows on a rank "
         "(runner_config.batch_size, 1 if it is not set, times what the parallel mode multiplies it with). Set "
@@ -172,4 +171,4 @@ def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) 
         if name not in known:
             guess = nearest(name, known)
             hint = f" Did you mean {guess}?" if guess else ""
-            raise OptionError(f"{where}{name} is no option.{hint} Options: {', '.join(known)}.")
+            raise OptionError(f"{where}{name} is not an option.{hint} Options: {', '.join(known)}.")

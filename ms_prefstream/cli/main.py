@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -81,8 +82,23 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except PrefStreamError as error:
-        click.echo(f"ms-prefstream: {error}", err=True)
+        click.echo(f"ms-prefstream: {with_flags(str(error))}", err=True)
         sys.exit(1)
+
+
+def with_flags(text: str) -> str:
+    """Returns an error text with the flags of the command line in place of Python arguments.
+
+    'pass on_bad_row="drop"'  ->  'pass --on-bad-row drop'
+    """
+    names = {option.name for command in commands.commands.values() for option in command.params}
+    names -= {"layout"}  # of files here, of the task in Python
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"].strip("\"'")
+        return f"--{name.replace('_', '-')} {value}" if name in names else found[0]
+
+    return re.sub(r"""(?<![\w.(-])(?P<name>[a-z_]+)=(?P<value>"[^"]*"|'[^']*'|[\w.-]*\w)(?!\w)""", flag, text)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def best_and_worst(row: Mapping[str, Any], read: ReadRanked) -> Pair:
     found = [score for _, score in ranked.responses]
     pairs = Pairing(policy="best_worst").indices(found)
     if not pairs:
-        raise RowError(Reason.TIE, f"the scores {found[:8]} prefer no response: at least two must differ")
+        raise RowError(Reason.TIE, f"all scores are equal ({found[:8]}); expected at least two different ones")
     return _pair(ranked, *pairs[0])
 
 

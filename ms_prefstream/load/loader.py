@@ -26,7 +26,7 @@ from ms_prefstream.tasks.base import Sampler, Task
 
 
 class Load(Protocol):
-    """Loads samples in order. One that prefetches also has ``hint(units, rows_of)``; see `Prefetch`."""
+    """Loader of samples, in order. One that prefetches also has ``hint(units, rows_of)``; see `Prefetch`."""
 
     def load(self, rows: Sequence[int]) -> list[Loaded]: ...
 

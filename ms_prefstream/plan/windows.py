@@ -235,7 +235,7 @@ def _stand_ins(
         raise NoUsableRowsError(
             f"All {rows.size} rows of one window of a logical shard were dropped (row ids {shown}), so no row is left "
             "to stand in for them. Look at the reasons in stream.report; a larger window, fewer logical shards or a "
-            "length index (stream.build_index()) lets the run go on without these rows."
+            "length index (stream.build_index()) lets the run continue without these rows."
         )
     by_key = np.lexsort((rows[good], lengths[good]))
     chosen: NDArray[np.int64] = good[by_key[np.arange(wanted) % good.size]]

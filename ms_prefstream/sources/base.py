@@ -170,7 +170,7 @@ def as_row_ids(rows: Sequence[int], count: int, name: str) -> NDArray[np.int64]:
     if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= count):
         wrong = int(ids[(ids < 0) | (ids >= count)][0])
         raise SourceError(
-            f"{name}: row {wrong} was asked for, but there are {count} rows (ids 0 to {count - 1}). "
+            f"{name}: row {wrong} was requested, but there are {count} rows (ids 0 to {count - 1}). "
             "The data may have changed since the order was planned: start a new run, or restore the data."
         )
     return ids

@@ -49,7 +49,7 @@ class HuggingFaceRows:
         found = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         if len(found) != len(ids):
             raise SourceError(
-                f"{self.name}: {len(ids)} rows were asked for and {len(found)} came. The transform of the data set "
+                f"{self.name}: requested {len(ids)} rows, got {len(found)}. The transform of the data set "
                 "must give one row for each row; use datasets' map for anything else."
             )
         return found

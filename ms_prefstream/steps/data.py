@@ -43,7 +43,7 @@ _RELOADED_TOGETHER = 2048  # rows
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """What decides about the tokens of a row: options of `ms_prefstream.stream`, where they are documented."""
+    """Options of `ms_prefstream.stream` that decide the tokens of a row; documented there."""
 
     task: Task
     tokenizer: Any
@@ -82,7 +82,7 @@ class Encoding:
 
 @dataclass(frozen=True, kw_only=True)
 class BadRowPolicy:
-    """What happens to bad rows: options of `ms_prefstream.stream`."""
+    """Options of `ms_prefstream.stream` for bad rows; documented there."""
 
     on_bad_row: str = "raise"
     quarantine: str | os.PathLike[str] | None = None
@@ -93,7 +93,7 @@ class BadRowPolicy:
 
 
 class StreamData:
-    """What a stream knows of its data, without order and batches.
+    """The data of a stream, without order and batches.
 
     Args:
         source: The source of a stream, opened or not.

@@ -292,8 +292,8 @@ class StepOpener:
             return
         if self.batching.unit != "packed rows":
             raise OptionError(
-                f"steps_per_epoch is {given}, but {data.source.name} knows its rows, so its steps follow from them. "
-                "Leave it out."
+                f"steps_per_epoch is {given}, but {data.source.name} has a known number of rows, so its steps "
+                "follow from it. Leave it out."
             )
         if data.index is not None:
             raise OptionError(

@@ -112,7 +112,7 @@ def test_a_mix_is_a_section(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
         shuffle="window",
     )
     assert rows_of(stream.batches()) == rows_of(same.batches())
-    with pytest.raises(OptionError, match=r"source\.mix\[0\]: wieght is no option\. Did you mean weight\?"):
+    with pytest.raises(OptionError, match=r"source\.mix\[0\]: wieght is not an option\. Did you mean weight\?"):
         read(section(path, source={"mix": [{"source": str(path), "wieght": 3}]}))
     with pytest.raises(OptionError, match="expects mix: with a list of parts"):
         read(section(path, source={"mixed": parts}))
@@ -147,7 +147,7 @@ def test_the_yaml_of_the_readme_makes_a_stream(readme: str, path: pathlib.Path) 
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"tokeniser": "x"}, r"data_loader\.tokeniser is no option\. Did you mean tokenizer\?"),
+        ({"tokeniser": "x"}, r"data_loader\.tokeniser is not an option\. Did you mean tokenizer\?"),
         ({"task": None}, r"data_loader\.task is missing; expected a section such as task: {type: DPO"),
         (
             {"task": "DPO"},
@@ -158,8 +158,14 @@ def test_the_yaml_of_the_readme_makes_a_stream(readme: str, path: pathlib.Path) 
         ({"task": {"max_length": 9}}, r"data_loader\.task\.type is missing; expected one of DPO, Reward, RLHF"),
         ({"task": {"type": "dpo"}}, r"data_loader\.task\.type is 'dpo'; expected one of DPO"),
         ({"task": {"type": "DPO"}}, r"data_loader\.task \(DPO\): max_length is missing"),
-        ({"task": {"type": "DPO", "max_len": 9}}, r"task \(DPO\): max_len is no option\. Did you mean max_length\?"),
-        ({"batching": {"type": "Bucket", "multiple": 8}}, r"batching \(Bucket\): multiple is no option\. Did you mean"),
+        (
+            {"task": {"type": "DPO", "max_len": 9}},
+            r"task \(DPO\): max_len is not an option\. Did you mean max_length\?",
+        ),
+        (
+            {"batching": {"type": "Bucket", "multiple": 8}},
+            r"batching \(Bucket\): multiple is not an option\. Did you mean",
+        ),
         ({"format": {"type": "cvalue"}}, r"data_loader\.format\.type is 'cvalue'; expected one of alpaca"),
         ({"source": None}, r"data_loader\.source is missing"),
         ({"num_shards": 2, "shard_id": 0}, r"data_loader\.num_shards is 2, but the parallel mode makes it 4"),

@@ -142,7 +142,7 @@ def test_rows_asked_twice_are_separate_objects(make: Callable[..., JsonLines]) -
 @pytest.mark.parametrize("row", [-1, 2])
 def test_a_row_that_does_not_exist(make: Callable[..., JsonLines], row: int) -> None:
     source = make(b"{}\n{}\n")
-    with pytest.raises(SourceError, match=rf"row {row} was asked for, but there are 2 rows"):
+    with pytest.raises(SourceError, match=rf"row {row} was requested, but there are 2 rows"):
         source.read([0, row])
     with pytest.raises(SourceError, match="there are 2 rows"):
         source.origin(row)

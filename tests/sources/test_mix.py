@@ -55,7 +55,7 @@ def test_records_of_parts_are_numbered_through_each_in_its_own_format() -> None:
     assert [records.part_of(row) for row in range(9)] == [0] * 4 + [1] * 3 + [2] * 2
     assert (records.mixture.sizes, records.mixture.weights) == ((4, 3, 2), (1, 2, 1))
     assert [part.name for part in made.parts] == ["list", "list (2)", "last"]
-    with pytest.raises(SourceError, match="row 9 was asked for"):
+    with pytest.raises(SourceError, match="row 9 was requested"):
         records.read([9])
 
 

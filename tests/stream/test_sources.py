@@ -170,7 +170,7 @@ def test_impossible_steps_per_epoch(steps: Any) -> None:
 
 
 def test_steps_per_epoch_follow_from_rows_that_are_known() -> None:
-    with pytest.raises(OptionError, match=r"steps_per_epoch is 3, but list knows its rows"):
+    with pytest.raises(OptionError, match=r"steps_per_epoch is 3, but list has a known number of rows"):
         make(pairs(4), steps_per_epoch=3)
 
 

@@ -45,7 +45,7 @@ def test_each_rank_writes_a_file_of_its_own(steps: Any) -> None:
     ("case", "part"),
     [
         ("every", "PrefStreamReport: every is 0; expected a whole number of at least 1"),
-        ("folder", "'no/such/report.json', which lies in no folder"),
+        ("folder", "'no/such/report.json', and its folder does not exist"),
         ("dataset", "a NumpySlicesDataset without a stream of ms_prefstream"),
     ],
 )

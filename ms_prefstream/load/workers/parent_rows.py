@@ -16,9 +16,9 @@ from ms_prefstream.sources.memory import MemoryRows, OwnRows
 
 
 def is_read_in_parent(source: Any) -> bool:
-    """Returns whether a source must be read in the parent process: it is in memory, or of a class of the user.
+    """Returns whether the parent process must read a source: rows in memory, or a class of the user.
 
-    Workers open files again, so these are read there.
+    Workers reopen files.
     """
     if type(source) is JoinedRows:
         return any(map(is_read_in_parent, source.parts))

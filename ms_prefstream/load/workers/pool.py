@@ -76,7 +76,7 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         return self._post([Task(load_block, chunk, chunk) for chunk in _chunks(rows)])
 
     def spread_records(self, records: Sequence[Record | Ready | RowError]) -> list[Task]:
-        """Lets all workers make samples of these records. Returns the tasks for `collect`."""
+        """Submits tasks that make samples of these records. Returns the tasks, for `collect`."""
         return self._post([Task(samples_block, chunk) for chunk in _chunks(records)])
 
     def collect(self, tasks: Sequence[Task]) -> list[Loaded]:

@@ -113,7 +113,7 @@ class TaskQueue:
         if self._failure:
             raise PrefStreamError(self._failure)
         if self.closed:
-            raise PrefStreamError("the worker processes of this stream were closed. Make a new stream to go on.")
+            raise PrefStreamError("the worker processes of this stream were closed. Create a new stream.")
 
     def fail(self, problem: str) -> None:
         """Ends the pool with an error; the first one counts."""

@@ -86,6 +86,9 @@ class NoUsableRowsError(PrefStreamError):
     """No row is left to train on: all rows of the source, or of one window, were dropped."""
 
 
+_CORRECT_OR_DROP = 'Correct the row, or pass on_bad_row="drop" to leave such rows out and count them'
+
+
 class RowError(PrefStreamError):
     """One raw row cannot become a sample.
 
@@ -117,6 +120,12 @@ class RowError(PrefStreamError):
             return self
         found = self._kind(self.reason, self.problem, self.remedy, origin)
         found.trace, found.__cause__ = self.trace, self.__cause__
+        return found
+
+    def raised(self, origin: str) -> RowError:
+        """Returns the error as ``on_bad_row="raise"`` raises it: with its origin, and what to do about the row."""
+        found = RowError(self.reason, self.problem, self.remedy or _CORRECT_OR_DROP, self.origin or origin)
+        found.__cause__ = self.cause()
         return found
 
     def cause(self) -> BaseException | None:

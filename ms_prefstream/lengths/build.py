@@ -64,7 +64,7 @@ def build_index(
             for measured in measuring(loader)(chunks):
                 for position, error in measured.errors:
                     if raise_malformed and error.reason.malformed:
-                        raise error.at(origin(journal.rows + position))
+                        raise error.raised(origin(journal.rows + position))
                 journal.append(measured)
                 shown.advance(len(measured.verdict))
         finally:
@@ -83,7 +83,7 @@ def raise_malformed_of(verdict: NDArray[np.uint8], loader: Loader, origin: Calla
     for row in np.flatnonzero(MALFORMED[verdict])[:1].tolist():
         (found,) = loader.load([row])
         if found.error is not None:
-            raise found.error.at(origin(row))
+            raise found.error.raised(origin(row))
 
 
 class Journal:

@@ -122,8 +122,7 @@ class BadRows:
             samples.append(sample)
             malformed = error is not None and error.reason.malformed and not isinstance(error, DroppedRowError)
             if error is not None and malformed and self.raise_malformed:
-                remedy, where = error.remedy or _CORRECT_OR_DROP, error.origin or self.origin(row)
-                raise RowError(error.reason, error.problem, remedy, where) from error.cause()
+                raise error.raised(self.origin(row))
             if not self.report.first_time(self.first + row):
                 continue
             if self.part is not None:
@@ -158,7 +157,6 @@ class BadRows:
         )
 
 
-_CORRECT_OR_DROP = 'Correct the row, or pass on_bad_row="drop" to leave such rows out and count them'
 _CORRECT = "Correct the rows, or choose the format= that reads them"
 _REMEDIES = {
     "too_long": "Raise the task's length, or choose another truncation",

@@ -45,7 +45,7 @@ def finding_a_step(lengths: Lengths, step: int, global_batch: int, times: int) -
     options = PlanOptions(rows=rows, global_batch=global_batch)
     step = min(step, options.rows // global_batch - 1)
     usable = np.random.default_rng(1).random(rows) >= 0.03
-    masked = IndexedPlan(options, lengths, usable)
+    masked = IndexedPlan(options, np.where(usable, lengths, -1))
     indexed = IndexedPlan(options, lengths)
     unsorted = WindowedPlan(PlanOptions(rows=rows, global_batch=global_batch, logical_shards=8, sort=False))
     sharded = WindowedPlan(PlanOptions(rows=rows, global_batch=global_batch, logical_shards=8))
@@ -122,9 +122,9 @@ def memory(lengths: Lengths) -> None:
     numbers = np.random.default_rng(3)
     options = PlanOptions(rows=rows, global_batch=256)
     for share in (0.0, 0.03, 0.5):
-        usable = numbers.random(rows) >= share
+        masked = np.where(numbers.random(rows) >= share, lengths, -1)
         tracemalloc.start()
-        plan = IndexedPlan(options, lengths, usable)
+        plan = IndexedPlan(options, masked)
         plan.rows(0, 5, 0, 8)
         plan.rows(1, 5, 0, 8)
         held = tracemalloc.get_traced_memory()[0]

@@ -14,7 +14,7 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from common import Figure, arguments, repeated_rows, show
@@ -65,8 +65,8 @@ class Made:
         self.steps_per_epoch = stream.steps_per_epoch
         self._batches = list(stream.batches())
 
-    def __getitem__(self, step: int) -> Batch:
-        return self._batches[step % self.steps_per_epoch]
+    def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
+        return iter(self._batches[step:])
 
 
 def drain_epochs(dataset: GeneratorDataset, epochs: int) -> None:

@@ -1,0 +1,36 @@
+"""Every benchmark runs, on few rows and once."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from ms_prefstream.demo import data_path
+
+pytestmark = pytest.mark.training
+
+ROOT = pathlib.Path(__file__).parents[2]
+DATA = ["--data", data_path(), "--tokenizer", "bytes"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["throughput.py", *DATA, "--parts", "abc", "--rows", "500", "--repeats", "1"],
+        ["padding.py", *DATA, "--repeats", "1"],
+        ["workers.py", *DATA, "--rows", "300", "--repeats", "1"],
+        ["cache.py", *DATA, "--length", "320"],
+        ["packing.py", "--rows", "400", "--index-rows", "2000", "--repeats", "1"],
+        ["memory.py", "--rows", "2000", "4000", "--repeats", "1"],
+        ["planning.py", "--rows", "120000", "--steps", "16", "--ranks", "8", "--times", "2"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_it_runs(words: list[str]) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / words[0]), *words[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout

@@ -94,7 +94,8 @@ def random_access(rows: int, folder: pathlib.Path) -> None:
     out = folder / "ragged-dpo"
     files = sorted(str(path) for path in out.glob("*.mindrecord"))
     columns = ["row_id", "chosen_ids", "rejected_ids", "marks"]
-    wanted = np.random.default_rng(0).permutation(rows)[: TOGETHER * 20].reshape(-1, TOGETHER).tolist()
+    count = min(TOGETHER * 20, rows // TOGETHER * TOGETHER)
+    wanted = np.random.default_rng(0).permutation(rows)[:count].reshape(-1, TOGETHER).tolist()
 
     def pipelines() -> None:
         for some in wanted:

@@ -89,7 +89,7 @@ def test_a_yaml_file_registers_by_itself(steps: Any) -> None:
         ("keys in another order", "[labels, attention_mask, input_ids, loss_mask]: the same names in another order"),
         ("one column as a word", "input_columns is 'input_ids'; expected a list such as input_columns: [input_ids"),
         ("one key as a word", "construct_args_key is 'input_ids'; expected a list such as construct_args_key: [in"),
-        ("no size but in batching", "Set runner_config.batch_size: 4"),
+        ("no size but in batching", "Set runner_config.batch_size, or give no data_loader.batching.batch_size"),
         ("unknown column", "column 'tokens' does not exist in this stream; its batches hold input_ids, labels"),
         ("eod_reset", "eod_reset is True"),
         ("dynamic_batch", "a small closed set"),

@@ -32,9 +32,14 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: pathlib.Path) -> None:
 def test_an_error_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "note.json"
     path.write_bytes(b"old")
-    with pytest.raises(KeyError), disk.written(path, CacheError, WHAT) as file:
-        file.write(b"half")
-        raise KeyError
+
+    def interrupted() -> None:
+        with disk.written(path, CacheError, WHAT) as file:
+            file.write(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["note.json"]
 
@@ -62,7 +67,7 @@ def test_only_regular_files_are_read_and_none_is_waited_for(kind: str, tmp_path:
         server.bind(str(path))
     else:
         path = pathlib.Path("/dev/zero")
-    with pytest.raises(StateError, match="expected a regular file|cannot be read"):
+    with pytest.raises(StateError, match=r"expected a regular file|cannot be read"):
         disk.read_file(path, StateError, WHAT)
 
 
@@ -104,7 +109,7 @@ def test_json_is_checked_field_by_field(text: bytes, words: str) -> None:
 @pytest.mark.parametrize("path", ["no/such/folder/x", "a\0b", "x" * 300, "\udcff/x"])
 def test_what_cannot_be_written_is_said(path: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CacheError, match="the manifest .* cannot be written: ") as caught:
+    with pytest.raises(CacheError, match=r"the manifest .* cannot be written: ") as caught:
         disk.write_file(path, b"x", CacheError, WHAT)
     assert "\0" not in str(caught.value)
 

@@ -44,8 +44,10 @@ _CAUSES = {
 }
 
 
-def cause_of(error: OSError) -> str:
-    """Returns why a system call failed, as part of a sentence."""
+def cause_of(error: OSError | ValueError) -> str:
+    """Returns why a system call failed, as part of a sentence; a ValueError is about a NUL or surrogate in a path."""
+    if not isinstance(error, OSError):
+        return printable(str(error))
     return _CAUSES.get(error.errno or 0) or error.strerror or str(error)
 
 
@@ -66,7 +68,7 @@ def open_regular(path: str | os.PathLike[str], error: type[PrefStreamError], wha
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as problem:  # ValueError: a NUL or a surrogate in the path
-        raise error(f"{what} {shown(path)} cannot be read: {_problem(problem)}.") from problem
+        raise error(f"{what} {shown(path)} cannot be read: {cause_of(problem)}.") from problem
     kind = stat.S_IFMT(os.fstat(number).st_mode)
     if kind != stat.S_IFREG:
         os.close(number)
@@ -80,7 +82,7 @@ def read_file(path: str | os.PathLike[str], error: type[PrefStreamError], what: 
         try:
             found = file.read(most + 1)
         except OSError as problem:
-            raise error(f"{what} {shown(path)} cannot be read: {_problem(problem)}.") from problem
+            raise error(f"{what} {shown(path)} cannot be read: {cause_of(problem)}.") from problem
     if len(found) > most:
         raise error(f"{what} {shown(path)} is larger than {most:,} bytes, the most that is read. It is damaged.")
     return found
@@ -134,7 +136,7 @@ def written(path: str | os.PathLike[str], error: type[PrefStreamError], what: st
             raise
         sync_folder(os.path.dirname(target))
     except (OSError, ValueError) as problem:
-        raise error(f"{what} {shown(path)} cannot be written: {_problem(problem)}.") from problem
+        raise error(f"{what} {shown(path)} cannot be written: {cause_of(problem)}.") from problem
 
 
 def write_file(path: str | os.PathLike[str], data: bytes | memoryview, error: type[PrefStreamError], what: str) -> None:
@@ -155,7 +157,3 @@ def sync_folder(folder: str) -> None:
 def shown(path: str | os.PathLike[str]) -> str:
     """Returns a path for an error: control characters and surrogates as escapes, long ones shortened."""
     return printable(os.fspath(path))
-
-
-def _problem(problem: Exception) -> str:
-    return cause_of(problem) if isinstance(problem, OSError) else printable(str(problem))

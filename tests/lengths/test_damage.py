@@ -40,7 +40,8 @@ REASONS = {"identical": 64}
 def little_memory() -> Iterator[None]:
     """A row count that is believed asks for more memory than there is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (24 * 2**30, hard))
+    most = 24 * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     yield
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
@@ -255,6 +256,38 @@ def test_lengths_beyond_the_task_are_refused(tmp_path: pathlib.Path) -> None:
         StateError, match=r"rows\.jsonl\.mprefidx has a row of 2,147,483,647 tokens, but DPO\(.*at most"
     ):
         mps.stream(path, **options)
+
+
+@pytest.mark.parametrize("change", ["a good row", "a bad row", "fewer rows"])
+def test_a_doctored_index_of_a_cache_is_refused(change: str, tmp_path: pathlib.Path) -> None:
+    task, out = mps.DPO(200), tmp_path / "cache"
+    stream = mps.stream(
+        write(tmp_path / "rows.jsonl", pairs(COUNT)),
+        task=task,
+        tokenizer="bytes",
+        batching=mps.Pad(4),
+        on_bad_row="drop",
+    )
+    mps.write_cache(stream, out, workers=0)
+    path = out / "lengths.mprefidx"
+    file = io.BytesIO(path.read_bytes())
+    lengths, keys, verdict, about = (np.load(file).copy() for _ in range(4))
+    row = np.flatnonzero(verdict if change == "a good row" else verdict == 0)[0]
+    lengths[row], keys[row], verdict[row] = (9, 9, 0) if change == "a good row" else (0, -1, 64)
+    if change == "fewer rows":
+        lengths, keys, verdict = lengths[:-1], keys[:-1], verdict[:-1]
+        about = np.concatenate([about, np.frombuffer(b" " * 13, np.uint8)])  # the file keeps its size
+    path.write_bytes(index_of(lengths, keys, verdict, about.tobytes()))
+    values = json.loads((out / "manifest.json").read_text())
+    note = values["files"]["lengths.mprefidx"]
+    assert note["bytes"] == path.stat().st_size
+    note["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    del values["checksum"]
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    values["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+    (out / "manifest.json").write_text(json.dumps(values, ensure_ascii=False))
+    with pytest.raises(PrefStreamError, match=r"does not fit the manifest|rows was 99 and is 100 now"):
+        list(mps.stream(str(out), task=task, tokenizer="bytes", batching=mps.Pad(4)).batches())
 
 
 CUT_OFF = """

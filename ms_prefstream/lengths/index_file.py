@@ -121,7 +121,7 @@ def read_index(path: str, rows: int) -> LengthIndex:
 
 
 def check_replaceable(path: str) -> None:
-    """Checks that an index may be written to a path: nothing is there, or a length index, whose rows may be damaged.
+    """Checks that an index may be written to a path: nothing is there, an empty file, or an index (see `is_index`).
 
     Raises:
         OptionError: Something else is there, or the path cannot be used.
@@ -130,20 +130,24 @@ def check_replaceable(path: str) -> None:
         raise OptionError("index is ''; expected the path of a file.")
     try:
         with open_regular(path, OptionError, "index") as file:
-            rows, size = _sizes(file)
-            _parsed(os.pread(file.fileno(), size, 4 * _HEADER + _ROW * rows), path)
+            if not os.fstat(file.fileno()).st_size or is_index(file):
+                return
     except FileNotFoundError:
         if not os.path.islink(path):
             return
-    except OptionError:
-        raise
-    except (OSError, ValueError, StateError):
-        pass
-    else:
-        return
     raise OptionError(
         f"index is {shown(path)!r}, which exists and holds something else. Name a new file; nothing was changed."
     )
+
+
+def is_index(file: IO[bytes]) -> bool:
+    """Returns whether an open file is an index by its size, headers and description; its rows may be damaged."""
+    try:
+        rows, size = _sizes(file)
+        _parsed(os.pread(file.fileno(), size, 4 * _HEADER + _ROW * rows), "")
+    except (OSError, ValueError, StateError):
+        return False
+    return True
 
 
 def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[str, Any]) -> None:

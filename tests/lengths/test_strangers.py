@@ -81,6 +81,8 @@ def built(path: pathlib.Path, loader: Any) -> None:
 def test_a_strangers_file_is_refused_and_untouched(
     suffix: str, kind: str, tmp_path: pathlib.Path, loader: SampleLoader
 ) -> None:
+    if not suffix and kind == "empty":
+        pytest.skip("an empty file, as `mktemp` makes, may become an index")
     put(kind, tmp_path / f"x{suffix}")
     before = seen(tmp_path)
     said = r"x\.journal is the place of the journal.*something else" if suffix else "x"
@@ -116,10 +118,11 @@ class Meanwhile:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_strangers_file_that_appears_during_the_pass(kind: str, tmp_path: pathlib.Path, loader: SampleLoader) -> None:
-    meanwhile = Meanwhile(loader, kind, tmp_path / "x")
-    with pytest.raises(OptionError):
-        built(tmp_path / "x", meanwhile)
-    assert seen(tmp_path)["x"] == meanwhile.before
+    if kind != "empty":
+        meanwhile = Meanwhile(loader, kind, tmp_path / "x")
+        with pytest.raises(OptionError):
+            built(tmp_path / "x", meanwhile)
+        assert seen(tmp_path)["x"] == meanwhile.before
     meanwhile = Meanwhile(loader, kind, tmp_path / "y.journal")
     built(tmp_path / "y", meanwhile)
     assert seen(tmp_path)["y.journal"] == meanwhile.before
@@ -133,9 +136,10 @@ def test_an_index_replaces_an_index_even_if_it_is_stale_or_its_rows_are_damaged(
     build_index(7, loader, path, {"data": "other"}, origin=str, raise_malformed=False)
     built(path, loader)
     whole = path.read_bytes()
-    path.write_bytes(whole[:150] + b"\xff" + whole[151:])
-    built(path, loader)
-    assert path.read_bytes() == whole
+    for former in (whole[:150] + b"\xff" + whole[151:], b""):
+        path.write_bytes(former)
+        built(path, loader)
+        assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,8 +156,9 @@ def test_a_stream_refuses_them_with_a_sentence(kind: str, tmp_path: pathlib.Path
     stream = mps.stream(path, **options)
     put(kind, pathlib.Path(path + ".mprefidx"))
     before = seen(tmp_path)
-    with pytest.raises(PrefStreamError):
-        stream.build_index()
+    if kind != "empty":
+        with pytest.raises(PrefStreamError):
+            stream.build_index()
     if kind != "dangling":  # nothing is there
         with pytest.raises(PrefStreamError):
             mps.stream(path, **options)

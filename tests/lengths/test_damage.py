@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 import ms_prefstream as mps
-from ms_prefstream import PrefStreamError, StateError
+from ms_prefstream import PrefStreamError, SourceError, StateError
 from ms_prefstream.lengths import LengthIndex, build, build_index, open_index
 from ms_prefstream.lengths.build import JOURNAL_SUFFIX
 from ms_prefstream.lengths.index import first_wrong
@@ -304,6 +304,25 @@ def test_an_index_that_is_cut_off_in_use_is_no_signal(tmp_path: pathlib.Path) ->
     (tmp_path / "x").write_bytes(index_of(*arrays, ABOUT))
     run = subprocess.run([sys.executable, "-c", CUT_OFF, tmp_path / "x"], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (0, "900000 1800000 0 ()\n"), run.stderr
+
+
+@pytest.mark.parametrize(("most", "rows"), [(50, 0), (400, 10), (1500, 90)])
+def test_no_room_is_a_sentence_and_the_rows_that_are_stored_stay(
+    most: int, rows: int, whole: bytes, loader: SampleLoader, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "CHUNK", 10)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        with pytest.raises(SourceError, match=r"length index .*x cannot be written: File too large"):
+            build_index(COUNT, loader, tmp_path / "x", FINGERPRINT, origin=str, raise_malformed=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [file.name for file in tmp_path.iterdir()] == ([f"x{JOURNAL_SUFFIX}"] if most > 100 else [])
+    fails = Fails(loader, COUNT)
+    build_index(COUNT, fails, tmp_path / "x", FINGERPRINT, origin=str, raise_malformed=False)
+    assert (tmp_path / "x").read_bytes() == whole
+    assert min([*fails.rows, COUNT]) >= rows
 
 
 def block(lengths: Any, keys: Any, verdict: Any, rows: int | None = None) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,8 +55,29 @@ _UNUSABLE = frozenset(
 )
 
 
+# Control characters but line feed and tab, marks that change the direction of text, line separators, surrogates.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, most: int | None = 300) -> str:
+    """Returns text from outside as it may appear on a terminal: unsafe characters as escapes, long text shortened.
+
+        "\x1b]0;owned\x07"  ->  r"\x1b]0;owned\x07"
+
+    Args:
+        text: Text from data, file names, templates or other libraries.
+        most: Characters that are kept; the middle of longer text is left out. None keeps all.
+    """
+    if most is not None and len(text) > most:
+        text = f"{text[: most * 2 // 3]} … {text[-most // 3 :]}"
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
 class PrefStreamError(Exception):
-    """The parent of every error that a user of this library can cause."""
+    """The parent of every error that a user of this library can cause. Its text is safe to print, see `printable`."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), most=None)
 
 
 class OptionError(PrefStreamError, ValueError):

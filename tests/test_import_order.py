@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "ms_prefstream"
 
 ORDER = (
     "errors version",
-    "sample checks fingerprint progress",
+    "sample checks fingerprint progress disk",
     "plan",
     "lengths",
     "mindrecord",

@@ -1,4 +1,4 @@
-"""The length index: token lengths and a verdict for every row, written by one pass, mapped from a file."""
+"""The length index: token lengths and a verdict for every row, written to a file by one pass."""
 
 from ms_prefstream.lengths.build import build_index, raise_malformed_of
 from ms_prefstream.lengths.index import LengthIndex, joined

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
+import re
+import stat
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.errors import StateError
-from ms_prefstream.lengths.index import MALFORMED, LengthIndex, Loader, Measured, measuring
-from ms_prefstream.lengths.index_file import VERSION, open_index, unwritable, write_contents
+from ms_prefstream.disk import shown, sync_folder
+from ms_prefstream.errors import SourceError, StateError
+from ms_prefstream.lengths.index import MALFORMED, LengthIndex, Loader, Measured, first_wrong, measuring
+from ms_prefstream.lengths.index_file import VERSION, check_replaceable, open_index, unwritable, write_contents
 from ms_prefstream.progress import Progress
 
-JOURNAL_SUFFIX = ".part"
+JOURNAL_SUFFIX = ".journal"
+_FIRST_LINE = "ms-prefstream length index journal 1 {}\n"  # and the SHA-256 of what the rows depend on
+_OWN = re.compile(_FIRST_LINE.format("[0-9a-f]{64}").encode())
 _HEAD = struct.Struct("<II")  # CRC-32 of the rest, rows
 _ROW_BYTES = 13
+_TRIES, _PAUSE = 20, 0.05  # seconds; another process may be creating or removing the journal
 CHUNK = 512  # rows that are measured, sent to a worker and saved together
 
 
@@ -42,35 +50,44 @@ def build_index(
     Args:
         rows: The number of rows.
         loader: A `SampleLoader`, or a `LoaderPool` for several processes.
-        path: The file to write. Rows that are measured already are stored beside it, with the suffix ``.part``.
+        path: The file to write. Rows that are measured already are stored beside it, with the suffix ``.journal``.
         fingerprint: Everything that determines lengths and verdicts, by name, as plain values for JSON.
         origin: Maps a row id to its origin.
         raise_malformed: Whether a malformed row is an error (``on_bad_row="raise"``) or gets a verdict.
         progress: Shows how far the pass is.
 
     Raises:
+        OptionError: Something that is no length index is at the path.
         RowError: The first malformed row, if such rows are errors.
-        SourceError: The file cannot be written.
+        SourceError: The file cannot be written, or something that is no journal is at the journal's path.
         StateError: Another process is building this index.
     """
-    path, shown = os.fspath(path), progress or Progress()
+    path, bar = os.fspath(path), progress or Progress()
+    check_replaceable(path)
     about = {"version": VERSION, "rows": rows, "fingerprint": dict(fingerprint)}
-    with contextlib.closing(Journal(path, about)) as journal:
+    with contextlib.closing(Journal(path, about, rows)) as journal:
         if raise_malformed and journal.rows:
             raise_malformed_of(np.concatenate([part.verdict for part in journal.parts()]), loader, origin)
         chunks = (range(begin, min(begin + CHUNK, rows)) for begin in range(journal.rows, rows, CHUNK))
-        shown.begin(rows, journal.rows)
+        bar.begin(rows, journal.rows)
         try:
             for measured in measuring(loader)(chunks):
                 for position, error in measured.errors:
                     if raise_malformed and error.reason.malformed:
                         raise error.raised(origin(journal.rows + position))
                 journal.append(measured)
-                shown.advance(len(measured.verdict))
+                bar.advance(len(measured.verdict))
         finally:
-            shown.end()
-        write_contents(path, journal.parts(), fingerprint)
-        os.unlink(journal.path)
+            bar.end()
+        measured_rows = list(journal.parts())
+        if sum(len(part.verdict) for part in measured_rows) != rows:
+            raise StateError(
+                f"{shown(journal.path)} was changed by another program while the length index was built. Build the "
+                "index again."
+            )
+        check_replaceable(path)  # a pass may take hours
+        write_contents(path, measured_rows, fingerprint)
+        journal.remove()
     return open_index(path, fingerprint, rows)
 
 
@@ -87,58 +104,60 @@ def raise_malformed_of(verdict: NDArray[np.uint8], loader: Loader, origin: Calla
 
 
 class Journal:
-    """Append-only file beside the index: a line of JSON, then blocks of measured rows with checksums.
+    """Append-only file beside the index: a line that says for which rows, then blocks of measured rows with checksums.
 
-    An incomplete block of a killed process is cut off. A journal of other data or settings is overwritten. The file is
-    locked: one process at a time can build an index.
+    An incomplete block of a killed process is cut off. A journal of other data or settings is begun anew; any other
+    file is left alone. The file is locked: one process at a time can build an index.
 
     Args:
         path: The index's path.
         about: Everything that the rows depend on; plain values for JSON.
+        total: The number of rows of the source.
 
     Attributes:
+        path: The journal's path.
         rows: The number of rows that are measured already.
 
     Raises:
-        SourceError: The file cannot be written.
+        SourceError: The file cannot be written, or is no journal.
         StateError: Another process is writing it.
     """
 
-    def __init__(self, path: str, about: Mapping[str, Any]) -> None:
+    def __init__(self, path: str, about: Mapping[str, Any], total: int) -> None:
         self.path = path + JOURNAL_SUFFIX
-        self._index = path
-        first = json.dumps(about, sort_keys=True).encode() + b"\n"
-        self._begin = len(first)
+        self._index, self._total = path, total
+        plan = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        self._first = _FIRST_LINE.format(plan).encode()
         try:
-            self._file: BinaryIO = open(self.path, "a+b")  # noqa: SIM115 - closed in `close`
-            self._lock()
-            self._file.seek(0)
-            if self._file.readline() != first:
-                self._file.truncate(0)
-                self._file.write(first)
-                self._file.flush()
+            self._file = self._opened()
             self.rows = sum(len(part.verdict) for part in self.parts())
             self._file.truncate()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise unwritable(path, error) from error
 
     def parts(self) -> Iterator[Measured]:
         """Yields the measured rows from the first on; leaves the file's position at the end of the last whole block."""
-        self._file.seek(self._begin)
+        end, left = os.fstat(self._file.fileno()).st_size, self._total
+        self._file.seek(len(self._first))
         while True:
             begin = self._file.tell()
             head = self._file.read(_HEAD.size)
             checksum, rows = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0)
-            body = self._file.read(rows * _ROW_BYTES)
-            if not rows or len(body) < rows * _ROW_BYTES or zlib.crc32(body) != checksum:
-                self._file.seek(begin)
-                return
-            yield Measured(
+            fits = 0 < rows <= left and begin + _HEAD.size + rows * _ROW_BYTES <= end
+            body = self._file.read(rows * _ROW_BYTES) if fits else b""
+            if len(body) < rows * _ROW_BYTES or not body or zlib.crc32(body) != checksum:
+                break
+            measured = Measured(
                 np.frombuffer(body, np.int32, 2 * rows).reshape(rows, 2),
                 np.frombuffer(body, np.int32, rows, 8 * rows),
                 np.frombuffer(body, np.uint8, rows, 12 * rows),
                 [],
             )
+            if first_wrong(*measured[:3]) is not None:
+                break
+            left -= rows
+            yield measured
+        self._file.seek(begin)
 
     def append(self, measured: Measured) -> None:
         """Adds the next rows."""
@@ -150,17 +169,100 @@ class Journal:
             raise unwritable(self._index, error) from error
         self.rows += len(measured.verdict)
 
+    def remove(self) -> None:
+        """Deletes the file, unless another is at its path by now."""
+        _remove(self._file, self.path)
+
     def close(self) -> None:
         """Closes the file and releases its lock."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # the rest of a block that found no room on the disk
+            self._file.close()
 
-    def _lock(self) -> None:
+    def _opened(self) -> IO[bytes]:
+        """Returns the file, locked, with its first line: a new one, or the one that an interrupted pass has left."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(FileExistsError):
+                return self._created()
+            with contextlib.suppress(FileNotFoundError):
+                if (file := self._taken_over()) is not None:
+                    return file
+            time.sleep(_PAUSE)
+        raise self._foreign()
+
+    def _created(self) -> IO[bytes]:
+        """Creates the file.
+
+        Raises:
+            FileExistsError: Something is at its path, be it a link that leads nowhere.
+        """
+        file = open(self.path, "x+b")  # noqa: SIM115 - closed in `close`
+        try:
+            self._lock(file)  # before the line is there: another process takes a journal only with its line
+            file.write(self._first)
+            file.flush()
+            os.fsync(file.fileno())
+            sync_folder(os.path.dirname(self.path))
+        except BaseException:
+            _remove(file, self.path)
+            with contextlib.suppress(OSError):
+                file.close()
+            raise
+        return file
+
+    def _taken_over(self) -> IO[bytes] | None:
+        """Opens the file that is there; None while another process creates or removes it.
+
+        Raises:
+            FileNotFoundError: It was removed at this moment.
+        """
+        if not stat.S_ISREG(os.lstat(self.path).st_mode):
+            raise self._foreign()
+        file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "r+b")
+        is_kept = False
+        try:
+            line = file.read(len(self._first))
+            if not line:
+                return None
+            if not _OWN.fullmatch(line):
+                raise self._foreign()
+            self._lock(file)
+            if not _is_at(file, self.path):
+                return None
+            if line != self._first:
+                file.truncate(len(self._first))
+                file.seek(0)
+                file.write(self._first)
+                file.flush()
+            is_kept = True
+            return file
+        finally:
+            if not is_kept:
+                file.close()
+
+    def _lock(self, file: IO[bytes]) -> None:
         """Locks the file until it is closed or the process ends."""
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.close()
             raise StateError(
-                f"another process is building the length index {self._index} at this moment. Wait for it; with "
+                f"another process is building the length index {shown(self._index)} at this moment. Wait for it; with "
                 "several ranks, build the index before they start (`ms-prefstream index`)."
             ) from None
+
+    def _foreign(self) -> SourceError:
+        return SourceError(
+            f"{shown(self.path)} is the place of the journal from which an interrupted pass resumes, and holds "
+            "something else. Move it away, or give the index another path; nothing was changed."
+        )
+
+
+def _is_at(file: IO[bytes], path: str) -> bool:
+    """Returns whether an open file is still the one at a path."""
+    return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
+
+
+def _remove(file: IO[bytes], path: str) -> None:
+    """Deletes an open file, unless another is at its path by now."""
+    with contextlib.suppress(OSError):
+        if _is_at(file, path):
+            os.unlink(path)

@@ -2,30 +2,47 @@
 
     lengths (N, 2) int32 | keys (N,) int32 | verdict (N,) uint8 | about (n,) uint8 | checksum (1,) uint32
 
-`numpy.load(path, mmap_mode="r")` gives the lengths; `open` and `numpy.load` of the file object, once an array, gives
-all of them. `about` is JSON: the fingerprint and the numbers of the reasons. The checksum is the CRC-32 of all bytes
-before its own array.
+`numpy.load(path)` gives the lengths; `open` and `numpy.load` of the file object, once an array, gives all of them.
+`about` is JSON: the fingerprint and the numbers of the reasons. The checksum is the CRC-32 of all bytes before its own
+array. Every header has 128 bytes, so the number of rows and the size of the file give the place of everything.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
+import math
 import os
+import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from ms_prefstream.errors import OptionError, SourceError, StateError
-from ms_prefstream.lengths.index import CODES, LengthIndex, Measured
+from ms_prefstream.disk import MOST_BYTES, cause_of, open_regular, parse_json, shown, written
+from ms_prefstream.errors import OptionError, SourceError, StateError, printable
+from ms_prefstream.lengths.index import CODES, LengthIndex, Measured, first_wrong
 
 SUFFIX = ".mprefidx"
 VERSION = 1
+_WHAT = "the length index"
+_HEADER = 128
+_ROW = 13
+_CHECKSUM = _HEADER + 4
+_FIRST = re.compile(rb"\x93NUMPY\x01\x00v\x00\{'descr': '<i4', 'fortran_order': False, 'shape': \((\d{1,15}), 2\)")
+_MOST_CHANGES = 10  # that an error names
 _format: Any = np.lib.format
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    version: int
+
+
+class _About(msgspec.Struct, frozen=True):
+    fingerprint: dict[str, str | int | float | bool | None]
+    reasons: dict[str, int]
 
 
 def beside(source: Any) -> str | None:
@@ -57,58 +74,80 @@ def open_index(path: str | os.PathLike[str], fingerprint: Mapping[str, Any], row
         StateError: The file does not exist, is damaged, or was built for other data or settings; names the differences
             with their old and new values.
     """
-    path = os.fspath(path)
-    try:
-        index = read_index(path)
-    except FileNotFoundError:
-        raise StateError(
-            f"there is no length index {path}. Build it with stream.build_index() or `ms-prefstream index`."
-        ) from None
-    except OSError as error:
-        raise StateError(f"the length index {path} cannot be read: {error.strerror}.") from error
-    old = {"rows": index.rows, **index.fingerprint}
-    new = {"rows": rows, **json.loads(json.dumps(dict(fingerprint)))}
-    changes = [
-        f"{name} was {old.get(name)!r} and is {new.get(name)!r} now"
-        for name in dict.fromkeys([*new, *old])
-        if name not in old or name not in new or old[name] != new[name]
-    ]
-    if changes:
-        raise StateError(
-            f"the length index {path} was built for other data or settings: {'; '.join(changes)}. Build it again "
-            "(stream.build_index() or `ms-prefstream index`), use the former settings, or pass index=None."
-        )
+    index = read_index(os.fspath(path), rows)
+    _check_same(index.path, index.fingerprint, json.loads(json.dumps(dict(fingerprint))))
     return index
 
 
-def read_index(path: str) -> LengthIndex:
-    """Maps a file after checking that it is complete.
+def read_index(path: str, rows: int) -> LengthIndex:
+    """Reads the index of a source of so many rows, after checking that it is complete.
 
     Raises:
-        StateError: It is damaged, of another version, or no length index.
-        OSError: It cannot be opened.
+        StateError: It does not exist, cannot be read, is damaged, of another version or of another number of rows, or
+            is no length index.
     """
-    with open(path, "rb") as file:
-        try:
-            checksum = _verified_checksum(file)
-            lengths, keys, verdict, about = arrays = [_mapped(file) for _ in range(4)]
-            known = json.loads(bytes(about))
-            version, fingerprint = known["version"], dict(known["fingerprint"])
-            shapes = (len(keys), 2) == lengths.shape and keys.shape == verdict.shape
-            if not shapes or [array.dtype for array in arrays] != [np.int32, np.int32, np.uint8, np.uint8]:
-                raise ValueError("the arrays do not belong together")
-        except Exception as error:  # numpy's reader of headers raises many kinds
-            raise StateError(
-                f"{path} is damaged or no length index ({error}). Delete it and build the index again."
-            ) from error
-    if version != VERSION:
+    try:
+        with open_regular(path, StateError, _WHAT) as file:
+            found, size = _sizes(file)
+            _check_same(path, {"rows": found}, {"rows": rows})
+            content = file.read(_ROW * rows + size + 4 * _HEADER + _CHECKSUM)
+    except FileNotFoundError:
         raise StateError(
-            f"{path} is a length index of version {version}; expected version {VERSION}. Delete it and build the "
-            "index again."
-        )
+            f"there is no length index {shown(path)}. Build it with stream.build_index() or `ms-prefstream index`."
+        ) from None
+    except OSError as error:
+        raise StateError(f"the length index {shown(path)} cannot be read: {cause_of(error)}.") from error
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    checksum = zlib.crc32(memoryview(content)[:-_CHECKSUM])
+    if content[-_CHECKSUM:] != _checksum_bytes(checksum):
+        raise _damaged(path, "its checksum does not fit")
+    about = _parsed(content[-_CHECKSUM - size : -_CHECKSUM], path)
+    lengths = np.frombuffer(content, np.int32, 2 * rows, _HEADER).reshape(rows, 2)
+    keys = np.frombuffer(content, np.int32, rows, 2 * _HEADER + 8 * rows)
+    verdict = np.frombuffer(content, np.uint8, rows, 3 * _HEADER + 12 * rows)
+    wrong = first_wrong(lengths, keys, verdict)
+    if wrong is not None:
+        found_there = f"lengths {lengths[wrong].tolist()}, key {keys[wrong]}, verdict {verdict[wrong]}"
+        raise _damaged(path, f"row {wrong} has {found_there}, which do not belong together")
     return LengthIndex(
-        path=path, lengths=lengths, keys=keys, verdict=verdict, fingerprint=fingerprint, checksum=checksum
+        path=path,
+        lengths=lengths,
+        keys=keys,
+        verdict=verdict,
+        fingerprint=about.fingerprint,
+        checksum=f"{checksum:08x}",
     )
+
+
+def check_replaceable(path: str) -> None:
+    """Checks that an index may be written to a path: nothing is there, an empty file, or an index (see `is_index`).
+
+    Raises:
+        OptionError: Something else is there, or the path cannot be used.
+    """
+    if not path:
+        raise OptionError("index is ''; expected the path of a file.")
+    try:
+        with open_regular(path, OptionError, "index") as file:
+            if not os.fstat(file.fileno()).st_size or is_index(file):
+                return
+    except FileNotFoundError:
+        if not os.path.islink(path):
+            return
+    raise OptionError(
+        f"index is {shown(path)!r}, which exists and holds something else. Name a new file; nothing was changed."
+    )
+
+
+def is_index(file: IO[bytes]) -> bool:
+    """Returns whether an open file is an index by its size, headers and description; its rows may be damaged."""
+    try:
+        rows, size = _sizes(file)
+        _parsed(os.pread(file.fileno(), size, 4 * _HEADER + _ROW * rows), "")
+    except (OSError, ValueError, StateError):
+        return False
+    return True
 
 
 def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[str, Any]) -> None:
@@ -121,57 +160,85 @@ def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[st
     about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
     lengths, keys, verdict, _ = zip(*parts, strict=True)
     arrays = *map(np.concatenate, (lengths, keys, verdict)), np.frombuffer(about, np.uint8)
-    body = b"".join(map(_npy_bytes, arrays))
-    temporary = f"{path}.tmp"  # one process at a time builds an index, see `Journal`
-    try:
-        with open(temporary, "wb") as file:
-            file.write(body)
-            file.write(_checksum_bytes(zlib.crc32(body)))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    checksum = 0
+    with written(path, SourceError, _WHAT) as file:
+        for (_, header), array in zip(_headers(len(arrays[1]), len(about)), arrays, strict=True):
+            for part in (header, array.data.cast("B")):
+                checksum = zlib.crc32(part, checksum)
+                file.write(part)
+        file.write(_checksum_bytes(checksum))
 
 
-def unwritable(path: str, error: OSError) -> SourceError:
+def unwritable(path: str, error: OSError | ValueError) -> SourceError:
     """Returns the error for an index that cannot be written."""
     return SourceError(
-        f"the length index {path} cannot be written: {error.strerror}. Give the index a path in a folder that exists "
-        "and can be written to."
+        f"the length index {shown(path)} cannot be written: {cause_of(error)}. Give the index a path in a folder that "
+        "exists and can be written to."
     )
 
 
-def _npy_bytes(array: NDArray[Any]) -> bytes:
+def _check_same(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises `StateError` if an index was built for other data or settings, given by name."""
+    changes = [
+        f"{printable(name)} was {printable(repr(old.get(name)))} and is {printable(repr(new.get(name)))} now"
+        for name in dict.fromkeys([*new, *old])
+        if name not in old or name not in new or old[name] != new[name]
+    ]
+    if changes:
+        raise StateError(
+            f"the length index {shown(path)} was built for other data or settings: "
+            f"{'; '.join(changes[:_MOST_CHANGES])}. Build it again (stream.build_index() or `ms-prefstream index`), "
+            "use the former settings, or pass index=None."
+        )
+
+
+def _sizes(file: IO[bytes]) -> tuple[int, int]:
+    """Returns the rows of an index and the bytes of its description, after checking every header.
+
+    Raises:
+        ValueError: It is no length index, or not whole.
+    """
+    number = file.fileno()
+    first = _FIRST.match(os.pread(number, _HEADER, 0))
+    if first is None:
+        raise ValueError("it does not begin with an array of lengths")
+    size, rows = os.fstat(number).st_size, int(first[1])
+    about = size - _ROW * rows - 4 * _HEADER - _CHECKSUM
+    if not 0 < about <= MOST_BYTES:
+        raise ValueError(f"it has {size:,} bytes, which do not fit its {rows:,} rows")
+    for offset, header in _headers(rows, about):
+        if os.pread(number, _HEADER, offset) != header:
+            raise ValueError(f"the header of an array was expected at byte {offset:,}")
+    return rows, about
+
+
+def _headers(rows: int, about: int) -> Iterator[tuple[int, bytes]]:
+    """Yields the offset and the bytes of the header of each array but the checksum."""
+    offset = 0
+    for dtype, shape in (("<i4", (rows, 2)), ("<i4", (rows,)), ("|u1", (rows,)), ("|u1", (about,))):
+        yield offset, _npy_header(dtype, shape)
+        offset += _HEADER + np.dtype(dtype).itemsize * math.prod(shape)
+
+
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     file = io.BytesIO()
-    np.save(file, array)
+    _format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
     return file.getvalue()
 
 
 def _checksum_bytes(checksum: int) -> bytes:
-    return _npy_bytes(np.array([checksum], "<u4"))
+    return _npy_header("<u4", (1,)) + checksum.to_bytes(4, "little")
 
 
-def _mapped(file: BinaryIO) -> NDArray[Any]:
-    """Maps the array that begins at the file's position, and moves the position to its end."""
-    if _format.read_magic(file) != (1, 0):
-        raise ValueError("an array has another header")
-    shape, _, dtype = _format.read_array_header_1_0(file)
-    begin = file.tell()
-    array: NDArray[Any] = np.asarray(np.memmap(file, dtype, "r", begin, shape))
-    file.seek(begin + array.nbytes)
-    return array
+def _parsed(about: bytes, path: str) -> _About:
+    version = parse_json(about, _Versioned, path, StateError, _WHAT).version
+    if version != VERSION:
+        raise StateError(
+            f"{shown(path)} is a length index of version {version}; expected version {VERSION}. Delete it and build "
+            "the index again."
+        )
+    return parse_json(about, _About, path, StateError, _WHAT)
 
 
-def _verified_checksum(file: BinaryIO) -> str:
-    """Returns the checksum of a file after comparing it with the contents; moves the position to the beginning."""
-    content = np.memmap(file, np.uint8, "r").data
-    end = max(0, len(content) - len(_checksum_bytes(0)))
-    checksum = zlib.crc32(content[:end])
-    if content[end:] != _checksum_bytes(checksum):
-        raise ValueError("its checksum does not fit")
-    file.seek(0)
-    return f"{checksum:08x}"
+def _damaged(path: str, problem: str) -> StateError:
+    return StateError(f"{shown(path)} is damaged or no length index ({problem}). Delete it and build the index again.")

@@ -12,7 +12,7 @@ from ms_prefstream.errors import OptionError
 from ms_prefstream.formats.base import Format
 from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, joined, open_index
 from ms_prefstream.lengths.index import Loader, Measured, measuring
-from ms_prefstream.lengths.index_file import SUFFIX
+from ms_prefstream.lengths.index_file import SUFFIX, check_replaceable, unwritable
 from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of
 from ms_prefstream.progress import Progress
 from ms_prefstream.sources.files import INDEX_BEGINS, check_target
@@ -103,17 +103,21 @@ def build_indexes(
         progress: A progress bar, shown for each part in turn; or None.
 
     Raises:
-        OptionError: There is no place for an index.
+        OptionError: There is no place for an index, or something else is there.
         RowError: The first malformed row, if such rows are errors.
     """
     if given is not None and len(parts) > 1:
         paths = _in_folder(parts, given)
-        os.makedirs(given, exist_ok=True)
+        try:
+            os.makedirs(given, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise unwritable(os.fspath(given), error) from error
     else:
         paths = ["" if _is_cache(part) else index_path(part.source, given) for part in parts]
     for path, part in zip(paths, parts, strict=True):
         if not _is_cache(part):
             check_target("index", path, part.source, INDEX_BEGINS)
+            check_replaceable(path)
     return joined([
         part.source.index
         if _is_cache(part)

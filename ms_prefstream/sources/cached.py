@@ -135,9 +135,9 @@ class CachedRows:
             path = os.path.join(self.name, name)
             if note_of(path, 0).sha256 != self.manifest.files[name].sha256:
                 raise CacheError(f"{path} is damaged: its SHA-256 is not that of the manifest. {_REMEDY}")
-        index = read_index(os.path.join(self.name, LENGTHS))
+        index = read_index(os.path.join(self.name, LENGTHS), len(self))
         places = np.asarray(np.load(os.path.join(self.name, PLACES), mmap_mode="r"))
-        if places.dtype != PLACE or len(places) != len(self) or index.rows != len(self):
+        if places.dtype != PLACE or places.shape != (len(self),) or ((places["size"] > 0) != index.good()).any():
             raise CacheError(f"{os.path.join(self.name, PLACES)} does not fit the manifest. {_REMEDY}")
         if reference is None:
             return _Tables(places, index, None)

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from ms_prefstream.checks import check_made
+from ms_prefstream.disk import shown
 from ms_prefstream.encode.template import template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer
-from ms_prefstream.errors import OptionError
+from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.lengths import LengthIndex, raise_malformed_of
 from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
 from ms_prefstream.load.index_files import Part, build_indexes, find_index, index_parts
@@ -287,6 +288,12 @@ class StreamData:
         """Use an index: report the rows that it knows to be bad, or raise the first malformed one."""
         self.index, records, quarantine = index, self.records, self.quarantine
         assert records is not None
+        longest = int(index.keys.max(initial=0))
+        if longest > self.task.length:
+            raise StateError(
+                f"the length index {shown(index.path)} has a row of {longest:,} tokens, but {self.task!r} gives at "
+                f"most {self.task.length:,}. It is damaged: build it again."
+            )
         if self.raise_malformed and not self._cached:
             raise_malformed_of(index.verdict, self.local, records.origin)
         counts = [(str(one.reason), one.rows, [records.origin(row) for row in one.first]) for one in index.counts]

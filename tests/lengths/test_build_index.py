@@ -93,7 +93,7 @@ def test_what_a_killed_process_did_not_finish_is_measured_again(
     path = tmp_path / "x"
     with pytest.raises(Interrupted):
         built(Fails(loader, 200), path)
-    part = tmp_path / "x.part"
+    part = tmp_path / "x.journal"
     whole = part.read_bytes()
     part.write_bytes(whole[:-cut])
     assert built(loader, path) == expected
@@ -131,7 +131,7 @@ build_index(300, Slow(recipe(pairs(300)).loader()), sys.argv[1], {"data": "d1", 
 
 
 def test_a_pass_that_was_killed_goes_on(expected: bytes, tmp_path: pathlib.Path, loader: SampleLoader) -> None:
-    path, part = tmp_path / "x", tmp_path / "x.part"
+    path, part = tmp_path / "x", tmp_path / "x.journal"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     program = subprocess.Popen([sys.executable, "-c", PROGRAM, str(path)], env=environment)
     assert until(lambda: part.exists() and part.stat().st_size > 13 * 32 * 3)
@@ -185,11 +185,11 @@ def test_prompt_and_sequence_are_measured_for_rlhf(tmp_path: pathlib.Path) -> No
 
 def test_one_process_builds_at_a_time(tmp_path: pathlib.Path) -> None:
     about = {"a": 1}
-    with contextlib.closing(Journal(str(tmp_path / "x"), about)) as journal:
+    with contextlib.closing(Journal(str(tmp_path / "x"), about, 9)) as journal:
         assert journal.rows == 0
         with pytest.raises(StateError, match=r"another process is building.*x"):
-            Journal(str(tmp_path / "x"), about)
-    Journal(str(tmp_path / "x"), about).close()
+            Journal(str(tmp_path / "x"), about, 9)
+    Journal(str(tmp_path / "x"), about, 9).close()
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,159 @@
+"""Files that this library writes and reads back: atomic writing, reading with limits, JSON checked against a schema.
+
+Whoever can write a file can compute its checksum, so nothing in a file is believed before its type, its size and its
+fields are checked. Only regular files are opened. Files are replaced, never opened for writing under their own name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from typing import IO, TypeVar
+
+import msgspec
+
+from ms_prefstream.errors import PrefStreamError, printable
+
+Schema = TypeVar("Schema")
+
+MOST_BYTES = 64 * 2**20
+"""The largest description (manifest, state, plan, notes) that is read, in bytes."""
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_CAUSES = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "the permissions forbid it",
+    errno.EPERM: "the permissions forbid it",
+    errno.EIO: "the disk reports an error",
+    errno.EMFILE: "too many files are open",
+    errno.ENFILE: "too many files are open",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "it is a link",
+}
+
+
+def cause_of(error: OSError | ValueError) -> str:
+    """Returns why a system call failed, as part of a sentence; a ValueError is about a NUL or surrogate in a path."""
+    if not isinstance(error, OSError):
+        return printable(str(error))
+    return _CAUSES.get(error.errno or 0) or error.strerror or str(error)
+
+
+def open_regular(path: str | os.PathLike[str], error: type[PrefStreamError], what: str) -> IO[bytes]:
+    """Opens a regular file for reading; a pipe, device or folder is refused at once instead of waiting for it.
+
+    Args:
+        path: The file. Symbolic links to regular files are followed.
+        error: The class of the error.
+        what: What the file is, for the error: ``"the length index"``.
+
+    Raises:
+        FileNotFoundError: There is no such file; the caller knows what that means.
+        PrefStreamError: Of the class `error`: the file is not regular, or cannot be read.
+    """
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as problem:  # ValueError: a NUL or a surrogate in the path
+        raise error(f"{what} {shown(path)} cannot be read: {cause_of(problem)}.") from problem
+    kind = stat.S_IFMT(os.fstat(number).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(number)
+        raise error(f"{what} {shown(path)} is {_KINDS.get(kind, 'no file')}; expected a regular file.")
+    return os.fdopen(number, "rb")
+
+
+def read_file(path: str | os.PathLike[str], error: type[PrefStreamError], what: str, most: int = MOST_BYTES) -> bytes:
+    """Returns the contents of a regular file of at most `most` bytes; errors as for `open_regular`."""
+    with open_regular(path, error, what) as file:
+        try:
+            found = file.read(most + 1)
+        except OSError as problem:
+            raise error(f"{what} {shown(path)} cannot be read: {cause_of(problem)}.") from problem
+    if len(found) > most:
+        raise error(f"{what} {shown(path)} is larger than {most:,} bytes, the most that is read. It is damaged.")
+    return found
+
+
+def parse_json(
+    text: bytes, schema: type[Schema], path: str | os.PathLike[str], error: type[PrefStreamError], what: str
+) -> Schema:
+    """Returns JSON as a value of the schema, checked field by field.
+
+    Args:
+        text: The JSON.
+        schema: A `msgspec.Struct`, or any type that msgspec can check.
+        path: Where the text was read, for the error.
+        error: The class of the error.
+        what: What the file is, for the error.
+
+    Raises:
+        PrefStreamError: Of the class `error`: names the field, what was found and what was expected.
+    """
+    try:
+        return msgspec.json.decode(text, type=schema)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+        reason = "it is nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+        raise error(f"{what} {shown(path)} is damaged: {printable(reason)}.") from problem
+
+
+@contextlib.contextmanager
+def written(path: str | os.PathLike[str], error: type[PrefStreamError], what: str) -> Iterator[IO[bytes]]:
+    """Opens a new file that replaces `path`, complete and on disk, when the `with` block ends without an error.
+
+    The file has a random name beside `path` until then, so no other file is opened, truncated or deleted. A link at
+    `path` is replaced, not followed.
+
+    Raises:
+        PrefStreamError: Of the class `error`: says what cannot be written and why.
+    """
+    target = os.fspath(path)
+    temporary = f"{target}.{secrets.token_hex(6)}.new"
+    try:
+        number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            with os.fdopen(number, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync_folder(os.path.dirname(target))
+    except (OSError, ValueError) as problem:
+        raise error(f"{what} {shown(path)} cannot be written: {cause_of(problem)}.") from problem
+
+
+def write_file(path: str | os.PathLike[str], data: bytes | memoryview, error: type[PrefStreamError], what: str) -> None:
+    """Writes a file as a whole, atomically; errors as for `written`."""
+    with written(path, error, what) as file:
+        file.write(data)
+
+
+def sync_folder(folder: str) -> None:
+    """Waits until the names in a folder are on disk."""
+    number = os.open(folder or ".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """Returns a path for an error: control characters and surrogates as escapes, long ones shortened."""
+    return printable(os.fspath(path))

@@ -1,0 +1,121 @@
+"""Reading with limits and a schema, writing atomically under names of our own."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import socket
+from typing import Annotated
+
+import msgspec
+import pytest
+
+from ms_prefstream import disk
+from ms_prefstream.errors import CacheError, StateError, printable
+
+WHAT = "the manifest"
+
+
+class Note(msgspec.Struct, forbid_unknown_fields=True):
+    rows: Annotated[int, msgspec.Meta(ge=0)]
+    files: dict[str, int] = {}
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "note.json"
+    disk.write_file(path, b"one", CacheError, WHAT)
+    disk.write_file(path, b"two", CacheError, WHAT)
+    assert disk.read_file(path, CacheError, WHAT) == b"two"
+    assert os.listdir(tmp_path) == ["note.json"]
+
+
+def test_an_error_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "note.json"
+    path.write_bytes(b"old")
+
+    def interrupted() -> None:
+        with disk.written(path, CacheError, WHAT) as file:
+            file.write(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["note.json"]
+
+
+def test_strangers_files_beside_are_untouched(tmp_path: pathlib.Path) -> None:
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("years of work")
+    for name in ("x.idx.part", "x.idx.tmp", "x.idx.new", "x.idx"):
+        (tmp_path / name).symlink_to(thesis)
+    disk.write_file(tmp_path / "x.idx", b"index", CacheError, WHAT)
+    assert thesis.read_text() == "years of work"
+    assert not (tmp_path / "x.idx").is_symlink()  # replaced, not followed
+    assert all((tmp_path / name).is_symlink() for name in ("x.idx.part", "x.idx.tmp", "x.idx.new"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "device"])
+def test_only_regular_files_are_read_and_none_is_waited_for(kind: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "it"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(str(path))
+    else:
+        path = pathlib.Path("/dev/zero")
+    with pytest.raises(StateError, match=r"expected a regular file|cannot be read"):
+        disk.read_file(path, StateError, WHAT)
+
+
+def test_a_missing_file_is_the_callers_business(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        disk.read_file(tmp_path / "none", StateError, WHAT)
+
+
+def test_size_is_bounded(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "note.json"
+    path.write_bytes(b"x" * 11)
+    assert len(disk.read_file(path, CacheError, WHAT, most=11)) == 11
+    with pytest.raises(CacheError, match="larger than 10 bytes"):
+        disk.read_file(path, CacheError, WHAT, most=10)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'{"rows": -1}', "rows"),
+        (b'{"rows": "1"}', "`int`, got `str`"),
+        (b'{"rows": true}', "rows"),
+        (b'{"files": {}}', "missing required field `rows`"),
+        (b'{"rows": 1, "more": 2}', "unknown field `more`"),
+        (b'{"rows": 1, "files": {"a": []}}', "files"),
+        (b'{"rows": 1e999}', "rows"),
+        (b"[" * 200_000, "damaged"),
+        (b'{"rows": 1, "files": ' + b"[" * 200_000, "damaged"),
+        (b"", "damaged"),
+        (b"\xff\xfe", "damaged"),
+        (b'{"rows": 1', "damaged"),
+    ],
+)
+def test_json_is_checked_field_by_field(text: bytes, words: str) -> None:
+    with pytest.raises(CacheError, match=words):
+        disk.parse_json(text, Note, "manifest.json", CacheError, WHAT)
+
+
+@pytest.mark.parametrize("path", ["no/such/folder/x", "a\0b", "x" * 300, "\udcff/x"])
+def test_what_cannot_be_written_is_said(path: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CacheError, match=r"the manifest .* cannot be written: ") as caught:
+        disk.write_file(path, b"x", CacheError, WHAT)
+    assert "\0" not in str(caught.value)
+
+
+def test_text_from_outside_is_printed_as_escapes() -> None:
+    assert printable("\x1b]0;owned\x07 \u202e \r") == r"\x1b]0;owned\x07 \u202e \r"
+    assert printable("拒绝 👨‍👩‍👧\n\t") == "拒绝 👨‍👩‍👧\n\t"
+    assert len(printable("x" * 10_000)) < 310
+    assert str(CacheError("row \x1b[2J")) == r"row \x1b[2J"

@@ -152,21 +152,22 @@ class _Note(msgspec.Struct, forbid_unknown_fields=True):
     def check(self, number: int, most: int) -> PartDone:
         """Returns the part; raises ValueError unless it is that of this number, with at most so many rows."""
         rows = np.frombuffer(self.rows, ROW)
-        good, place, names = rows["verdict"] == GOOD, rows["place"], [part_name(number), part_name(number) + SIDECAR]
-        fits = [
-            self.number == number,
-            0 < len(rows) <= most,
-            list(self.files) == (names if good.any() else []),
-            all(note.rows == np.count_nonzero(good) for note in self.files.values()),
-            np.isin(rows["verdict"], [GOOD, *REASONS]).all(),
-            (np.where(good, rows["key"] >= 0, rows["key"] == -1) & (rows["lengths"] >= 0).all(axis=1)).all(),
-            ((place["size"] > 0) == good).all(),
-            not good.any() or (place["begin"] <= self.files[names[0]].bytes - place["size"].astype(np.int64)).all(),
-            all(count <= len(rows) for count in self.notes),
-            set(self.origins) <= {str(REASONS[code]) for code in np.unique(rows["verdict"][~good]).tolist()},
-        ]
-        if not all(fits):
-            raise ValueError("its fields do not belong together")
+        verdict, size = rows["verdict"], rows["place"]["size"].astype(np.int64)
+        good = verdict == GOOD
+        names = [part_name(number), part_name(number) + SIDECAR] if good.any() else []
+        if self.number != number or not 0 < len(rows) <= most:
+            raise ValueError(f"it is on part {self.number} with {len(rows):,} rows; expected part {number}")
+        if list(self.files) != names or any(note.rows != np.count_nonzero(good) for note in self.files.values()):
+            raise ValueError("field files has other files, or other numbers of rows")
+        if not set(verdict.tolist()) <= {GOOD, *REASONS}:
+            raise ValueError("field rows holds reasons that there are not")
+        reasons = {str(REASONS[code]) for code in set(verdict[~good].tolist())}
+        most_begin = self.files[names[0]].bytes - size if names else size
+        fits = np.where(good, (rows["key"] > 0) & (size > 0), (rows["key"] == -1) & (size == 0))
+        fits &= (rows["lengths"] >= 0).all(axis=1) & (~good | (rows["place"]["begin"].astype(np.int64) <= most_begin))
+        fits &= rows["place"]["begin"] < 2**62
+        if not fits.all() or max(self.notes) > len(rows) or not set(self.origins) <= reasons:
+            raise ValueError("fields rows, notes and origins do not belong together")
         return PartDone(number, self.files, rows, self.notes, [], self.origins)
 
 

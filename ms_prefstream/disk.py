@@ -80,7 +80,7 @@ def read_file(path: str | os.PathLike[str], error: type[PrefStreamError], what: 
     """Returns the contents of a regular file of at most `most` bytes; errors as for `open_regular`."""
     with open_regular(path, error, what) as file:
         try:
-            found = file.read(most + 1)
+            found = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)  # which allocates no more
         except OSError as problem:
             raise error(f"{what} {shown(path)} cannot be read: {cause_of(problem)}.") from problem
     if len(found) > most:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_prefstream.cache.layouts import Job
-from ms_prefstream.errors import OptionError, PrefStreamError
+from ms_prefstream.errors import OptionError, PrefStreamError, printable
 from ms_prefstream.load.cached import task_changes, task_options
 from ms_prefstream.mindrecord.manifest import FORMAT_VERSION, check_files, read_manifest, without_reference
 from ms_prefstream.sources.cached import CachedRows
@@ -70,12 +70,12 @@ def differences(folder: str, about: Mapping[str, Any]) -> str:
     found = list(task_changes(known["task"], about["task"]))
     then, now = known["fingerprint"], about["fingerprint"]
     found += [
-        f"{name} was another one: {then.get(name)!r}, and {now.get(name)!r} now"
+        f"{printable(name)} was another one: {printable(repr(then.get(name)))}, and {now.get(name)!r} now"
         for name in dict.fromkeys([*then, *now])
         if name != "task" and then.get(name) != now.get(name)
     ]
     found += [
-        f"{name} was {known.get(name)!r} and is {about[name]!r} now"
+        f"{name} was {printable(repr(known.get(name)))} and is {about[name]!r} now"
         for name in (*_SAMPLES, *_FILES)
         if name not in ("task", "fingerprint") and known.get(name) != about[name]
     ]

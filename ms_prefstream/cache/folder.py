@@ -11,17 +11,34 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from ms_prefstream.cache.compatibility import differences
 from ms_prefstream.cache.parts import PartDone, read_note, write_note
+from ms_prefstream.disk import parse_json, read_file, shown, sync_folder
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError
-from ms_prefstream.mindrecord.files import foreign_files, guarded, sync_folder
-from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, has_manifest, read_manifest, write_manifest
+from ms_prefstream.mindrecord.files import foreign_files, guarded, note_of
+from ms_prefstream.mindrecord.manifest import (
+    CACHE_FILE,
+    MANIFEST,
+    Manifest,
+    has_manifest,
+    read_manifest,
+    write_manifest,
+)
 
-REFERENCE_FILE = re.compile(r"reference-[0-9a-f]{12}\.npy(\.tmp)?")
-_CACHE_FILE = re.compile(r"part-\d{5,}\.mindrecord(\.db)?|lengths\.mprefidx|places\.npy")
+_CACHE_FILE, _REFERENCE_FILE = re.compile(CACHE_FILE), re.compile(r"reference-[0-9a-f]{12}\.npy")
+_TEMPORARY = r"\.[0-9a-f]{12}\.new"  # of a file that was being written when the process was killed
+_OURS = re.compile(  # files and folders in a staging folder
+    rf"plan\.json|part-\d{{5,}}\.done({_TEMPORARY})?"
+    rf"|(new|former)(/({CACHE_FILE}|manifest\.json)({_TEMPORARY})?)?"
+    rf"|reference(/[0-9a-f]{{16}}(/(part-\d{{5,}}\.npy|{CACHE_FILE}|manifest\.json)({_TEMPORARY})?)?)?"
+    r"|tmp-\d+-\d+(/[0-9a-f]{32})?(/part-\d{5,}\.mindrecord(\.db)?)?"
+)
 
 _PLAN, _NEW, _REFERENCE, _FORMER = "plan.json", "new", "reference", "former"
 _FORMAT = "ms_prefstream plan"
@@ -94,6 +111,9 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
                 _write_plan(self._lock, plan)
             for path in glob.glob(glob.escape(self.path) + "/tmp-*"):
                 shutil.rmtree(path, ignore_errors=True)
+            for path in _files_below(self.path):
+                if re.search(_TEMPORARY + "$", path):
+                    os.unlink(path)
             os.makedirs(self.new, exist_ok=True)
         with contextlib.suppress(PrefStreamError):
             found = read_manifest(self.new)
@@ -119,7 +139,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
     def done(self, number: int) -> PartDone | None:
         """Returns a part if it is finished and its files have their sizes."""
-        found = read_note(self._note(number))
+        found = read_note(self._note(number), number, self._about["rows_per_part"])
         with guarded(self.new), contextlib.suppress(FileNotFoundError):
             if found and all(os.path.getsize(self.file(name)) == note.bytes for name, note in found.files.items()):
                 return found
@@ -155,13 +175,14 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         """
         with guarded(self._out):
             self._check_out()
+            self._check_strangers()
             self._swap()
             sync_folder(os.path.dirname(self._out))
         self.remove()
 
     def remove(self) -> None:
         """Deletes the folder. What cannot be deleted stays, with the plan that identifies it."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, OptionError):
             self._empty()
         self.close()
 
@@ -183,14 +204,10 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
     def _acquire(self) -> int:
         """Returns a descriptor of the plan that holds its lock."""
-        if not _is_ours(self.path):
-            raise OptionError(
-                f"{self.path} is needed to write the cache {self._name}, and somebody else's files are there. Move "
-                "them away, or write the cache under another name; nothing was changed."
-            )
+        self._check_strangers()
         os.makedirs(self.path, exist_ok=True)
         path = os.path.join(self.path, _PLAN)
-        plan = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        plan = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         try:
             # A plan that another process has deleted meanwhile gives no lock on the folder.
             if not _lock(plan) or not os.path.exists(path) or not os.path.samestat(os.fstat(plan), os.stat(path)):
@@ -198,12 +215,23 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
                     f"another process is writing the cache {self._name} at this moment. Wait for it; with several "
                     "ranks, write the cache before they start."
                 )
+            self._check_strangers()  # what was there before it was locked
             if not os.fstat(plan).st_size:
                 _write_plan(plan, {})
         except BaseException:
             os.close(plan)
             raise
         return plan
+
+    def _check_strangers(self) -> None:
+        """Raises if the folder is not one of this library, or holds anything that this library does not put there."""
+        found = _strangers(self.path)
+        if found:
+            raise OptionError(
+                f"{self.path} is needed to write the cache {self._name}, and somebody else's files are there "
+                f"({', '.join(map(shown, found[:3]))}). Move them away, or write the cache under another name; nothing "
+                "was changed."
+            )
 
     def _repair(self) -> None:
         """Undoes or completes the swap of a process that was killed during it."""
@@ -246,6 +274,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         return os.path.join(self.path, f"part-{number:05d}.done")
 
     def _empty(self, keep: str = "") -> None:
+        self._check_strangers()
         for entry in list(os.scandir(self.path)):
             if entry.is_dir(follow_symlinks=False) and entry.name != keep:
                 shutil.rmtree(entry.path)
@@ -259,19 +288,61 @@ def _foreign_files(out: str) -> list[str]:
         known = list(read_manifest(out).files)
     except PrefStreamError:  # it is damaged
         known = list(filter(_CACHE_FILE.fullmatch, os.listdir(out)))
-    return foreign_files(out, {MANIFEST, MANIFEST + ".tmp", *known, *filter(REFERENCE_FILE.fullmatch, os.listdir(out))})
+    return foreign_files(out, {MANIFEST, *known, *reference_files(out)})
 
 
-def _is_ours(path: str) -> bool:
-    """Returns whether a path is free, or an empty folder, or a staging folder of this library."""
+def reference_files(folder: str) -> list[str]:
+    """Returns the files of log-probabilities in a cache, current or former ones: their names begin with their SHA-256.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    names = filter(_REFERENCE_FILE.fullmatch, os.listdir(folder))
+    paths = {name: os.path.join(folder, name) for name in names}
+    regular = {name: path for name, path in paths.items() if os.path.isfile(path) and not os.path.islink(path)}
+    return [name for name, path in regular.items() if name == f"reference-{note_of(path, 0).sha256[:12]}.npy"]
+
+
+class _Plan(msgspec.Struct, forbid_unknown_fields=True):
+    format: Literal["ms_prefstream plan"]
+    about: dict[str, Any] | None = None
+
+
+def _strangers(path: str) -> list[str]:
+    """Returns what is at the path of a staging folder, or in it, that this library has not put there."""
     if os.path.islink(path) or not os.path.isdir(path):
-        return not os.path.lexists(path)
-    names = os.listdir(path)
-    if _PLAN not in names:
-        return not names
-    with open(os.path.join(path, _PLAN), "rb") as file:
-        text = file.read()
-    return f'"{_FORMAT}"'.encode() in text or (not text and names == [_PLAN])  # killed before it was written
+        return [path] if os.path.lexists(path) else []
+    names, plan = sorted(os.listdir(path)), os.path.join(path, _PLAN)
+    if _PLAN not in names or os.path.islink(plan):
+        return names
+    try:
+        text = read_file(plan, OptionError, "the plan")
+        if text or names != [_PLAN]:  # an empty one alone is of a process that was killed before it wrote it
+            parse_json(text, _Plan, plan, OptionError, "the plan")
+    except FileNotFoundError:  # another process has just deleted it
+        return []
+    except OptionError:
+        return names
+    entries = [os.path.join(folder, name) for folder, folders, files in os.walk(path) for name in (*folders, *files)]
+    return sorted(
+        os.path.relpath(entry, path) for entry in entries if not _is_ours(entry, os.path.relpath(entry, path))
+    )
+
+
+def _is_ours(entry: str, name: str) -> bool:
+    """Returns whether an entry of a staging folder has a name and a type that this library gives."""
+    try:
+        mode = os.lstat(entry).st_mode
+    except FileNotFoundError:  # another process has just deleted it
+        return True
+    if stat.S_ISDIR(mode):
+        return name.startswith(_FORMER + os.sep) or bool(_OURS.fullmatch(name) and "." not in os.path.basename(name))
+    return stat.S_ISREG(mode) and bool(_OURS.fullmatch(name) and "." in os.path.basename(name))
+
+
+def _files_below(path: str) -> Iterator[str]:
+    for folder, _, names in os.walk(path):
+        yield from (os.path.join(folder, name) for name in names)
 
 
 def _lock(plan: int) -> bool:
@@ -292,5 +363,8 @@ def _plan_text(plan: Mapping[str, Any]) -> bytes:
 
 def _write_plan(file: int, plan: Mapping[str, Any]) -> None:
     os.ftruncate(file, 0)
-    os.pwrite(file, _plan_text(plan), 0)
+    text = _plan_text(plan)
+    if os.pwrite(file, text, 0) < len(text):
+        os.ftruncate(file, 0)  # half a plan identifies nothing
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.fsync(file)

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
+import logging
 import os
-import sqlite3
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.cache.layouts import Job
-from ms_prefstream.errors import CacheError, OptionError, RowError
-from ms_prefstream.lengths.index import GOOD, measure
+from ms_prefstream.disk import MOST_BYTES, parse_json, read_file, shown
+from ms_prefstream.errors import CacheError, OptionError, RowError, printable
+from ms_prefstream.lengths.index import GOOD, REASONS, measure
 from ms_prefstream.load.loader import SampleLoader
 from ms_prefstream.load.one_pass import RecordWithOrigin
-from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, part_name, write_atomically
+from ms_prefstream.mindrecord.files import Count, FileNote, guarded, note_of, part_name, write_small
 from ms_prefstream.mindrecord.manifest import checksum_of
 from ms_prefstream.mindrecord.sidecar import PLACE, SIDECAR, read_offsets
 from ms_prefstream.mindrecord.writer import RecordFile
 from ms_prefstream.sample import Loaded, Note, Sample
 
 NOTES = (Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.QUESTION_CUT)
+_WHAT = "the note on a part"
+_log = logging.getLogger(__name__)
 _ROWS_COMPARED = 16  # rows of a part whose bytes are compared after writing; tests cover whole files
 
 
@@ -134,7 +137,38 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
     return PartDone(task.number, files, table, list(notes.values()), errors, {})
 
 
-_NOTE_VERSION = 1
+_NOTE_VERSION = 2
+
+
+class _Note(msgspec.Struct, forbid_unknown_fields=True):
+    version: Literal[2]
+    number: Count
+    files: dict[str, FileNote]
+    rows: bytes
+    notes: Annotated[list[Count], msgspec.Meta(min_length=len(NOTES), max_length=len(NOTES))]
+    origins: dict[str, list[str]]
+    checksum: str
+
+    def check(self, number: int, most: int) -> PartDone:
+        """Returns the part; raises ValueError unless it is that of this number, with at most so many rows."""
+        rows = np.frombuffer(self.rows, ROW)
+        verdict, size = rows["verdict"], rows["place"]["size"].astype(np.int64)
+        good = verdict == GOOD
+        names = [part_name(number), part_name(number) + SIDECAR] if good.any() else []
+        if self.number != number or not 0 < len(rows) <= most:
+            raise ValueError(f"it is on part {self.number} with {len(rows):,} rows; expected part {number}")
+        if list(self.files) != names or any(note.rows != np.count_nonzero(good) for note in self.files.values()):
+            raise ValueError("field files has other files, or other numbers of rows")
+        if not set(verdict.tolist()) <= {GOOD, *REASONS}:
+            raise ValueError("field rows holds reasons that there are not")
+        reasons = {str(REASONS[code]) for code in set(verdict[~good].tolist())}
+        most_begin = self.files[names[0]].bytes - size if names else size
+        fits = np.where(good, (rows["key"] > 0) & (size > 0), (rows["key"] == -1) & (size == 0))
+        fits &= (rows["lengths"] >= 0).all(axis=1) & (~good | (rows["place"]["begin"].astype(np.int64) <= most_begin))
+        fits &= rows["place"]["begin"] < 2**62
+        if not fits.all() or max(self.notes) > len(rows) or not set(self.origins) <= reasons:
+            raise ValueError("fields rows, notes and origins do not belong together")
+        return PartDone(number, self.files, rows, self.notes, [], self.origins)
 
 
 def write_note(path: str, done: PartDone) -> None:
@@ -143,26 +177,46 @@ def write_note(path: str, done: PartDone) -> None:
     Raises:
         CacheError: It cannot be written.
     """
-    rows = base64.b64encode(done.rows.tobytes()).decode()
-    values = {"version": _NOTE_VERSION, **done._replace(errors=[])._asdict(), "rows": rows}
-    write_atomically(path, json.dumps({**values, "checksum": checksum_of(values)}).encode())
+    values = {
+        "version": _NOTE_VERSION,
+        "number": done.number,
+        "files": {name: msgspec.structs.asdict(note) for name, note in done.files.items()},
+        "rows": base64.b64encode(done.rows.tobytes()).decode(),
+        "notes": done.notes,
+        "origins": done.origins,
+    }
+    write_small(path, json.dumps({**values, "checksum": checksum_of(values)}).encode())
 
 
-def read_note(path: str) -> PartDone | None:
-    """Returns a finished part without its errors; None if its note is missing, damaged or of another version.
+def read_note(path: str, number: int, most: int) -> PartDone | None:
+    """Returns a finished part without its errors; None if there is no note on it.
+
+    A warning is logged if the note is damaged or of another version; the part is written again then.
+
+    Args:
+        path: The note.
+        number: The number of the part.
+        most: The most rows it may have.
 
     Raises:
-        CacheError: The note cannot be read.
+        CacheError: The note cannot be read, or is no regular file.
     """
     try:
-        with guarded(path), contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-            values = json.load(file)
-            if values["version"] == _NOTE_VERSION and values.pop("checksum") == checksum_of(values):
-                files = {name: FileNote(*note) for name, note in values["files"].items()}
-                rows = np.frombuffer(base64.b64decode(values["rows"]), ROW)
-                return PartDone(values["number"], files, rows, values["notes"], [], values["origins"])
-    except (ValueError, KeyError, TypeError, AttributeError):  # earlier versions of this library wrote other files
-        pass
+        text = read_file(path, CacheError, _WHAT, MOST_BYTES + 2 * ROW.itemsize * most)
+        values = parse_json(text, dict[str, Any], path, CacheError, _WHAT)
+        if values.pop("checksum", None) != checksum_of(values):
+            raise ValueError("its checksum does not fit")
+        return msgspec.json.decode(text, type=_Note).check(number, most)
+    except FileNotFoundError:
+        return None
+    except (CacheError, ValueError, RecursionError) as error:
+        if not os.path.isfile(path) or isinstance(error.__cause__, OSError):
+            raise
+        _log.warning(
+            "%s: the note on a finished part is damaged or of another version (%s). The part is written again.",
+            shown(path),
+            printable(str(error)),
+        )
     return None
 
 
@@ -191,5 +245,5 @@ def _check_written(path: str, places: NDArray[Any], rows: int) -> None:
                 file.seek(begin)
                 if zlib.crc32(file.read(size)) != checksum:
                     raise ValueError("it holds other bytes than were written")
-    except (OSError, ValueError, KeyError, sqlite3.Error) as error:
+    except (OSError, ValueError, CacheError) as error:
         raise CacheError(f"{path} cannot be read back after it was written: {error}. Check the disk.") from error

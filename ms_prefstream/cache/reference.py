@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.batch import Bucket, Pack, Pad, make_layout
-from ms_prefstream.cache.folder import REFERENCE_FILE
-from ms_prefstream.errors import OptionError, StateError
+from ms_prefstream.cache.folder import reference_files
+from ms_prefstream.disk import read_file, sync_folder
+from ms_prefstream.errors import CacheError, OptionError, StateError
 from ms_prefstream.fingerprint import hash_of
-from ms_prefstream.mindrecord.files import guarded, note_of, npy_bytes, write_atomically
-from ms_prefstream.mindrecord.manifest import Manifest, read_manifest, write_manifest
+from ms_prefstream.mindrecord.files import NPY_HEAD, guarded, note_of, npy_begin, npy_bytes, write_small
+from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, read_manifest
 from ms_prefstream.progress import Progress
 from ms_prefstream.sample import Batch, Sample
 from ms_prefstream.sources.cached import CachedRows
@@ -160,23 +163,23 @@ class _ReferencePass:
         finally:
             shown.end()
         with guarded(folder):
-            return self._add(np.concatenate(parts), tokens)
+            return self._add(np.concatenate(parts), tokens, work)
 
     def _part(self, path: str, part: range, shown: Progress) -> NDArray[np.float32]:
         """Returns the log-probabilities of some rows, (n, 2) float32, NaN for dropped ones."""
-        if os.path.exists(path):
+        keys = self._cache.index.keys[part.start : part.stop]
+        if (known := _read_part(path, keys >= 0)) is not None:
             shown.advance(len(part))
-            known: NDArray[np.float32] = np.load(path)
             return known
         logps = np.full((len(part), 2), np.nan, np.float32)
-        keys = self._cache.index.keys[part.start : part.stop]
         good = part.start + np.argsort(keys, kind="stable")[np.count_nonzero(keys < 0) :]
         for begin in range(0, len(good), self._size):
             rows = good[begin : begin + self._size]
             logps[rows - part.start] = self._logps(rows)
             shown.advance(len(rows))
         shown.advance(len(part) - len(good))
-        write_atomically(path, npy_bytes(logps))
+        data = npy_bytes(logps)
+        write_small(path, data + _digest(path, data))
         return logps
 
     def _logps(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -187,20 +190,63 @@ class _ReferencePass:
         batch = self._layout.build(samples, width, self._cache.pad_token_id, self._model.task.shifted)
         return self._model.logps(batch, len(samples))[: len(rows)]
 
-    def _add(self, logps: NDArray[np.float32], tokens: str) -> Manifest:
-        """Writes a file named by its content, then the manifest that names it, and deletes the former file last."""
+    def _add(self, logps: NDArray[np.float32], tokens: str, work: str) -> Manifest:
+        """Writes a file named by its content, then the manifest that names it, and deletes the former file last.
+
+        Both are written in the staging folder, so that a killed process leaves nothing in the cache.
+        """
         folder, data = self._cache.name, npy_bytes(logps)
         name = f"reference-{hashlib.sha256(data).hexdigest()[:12]}.npy"
         path = os.path.join(folder, name)
-        write_atomically(path, data)
+        _put(work, folder, name, data)
         manifest = dataclasses.replace(
             self._cache.manifest,
             files={**self._cache.manifest.files, name: note_of(path, 0)},
             reference={"reference_id": self._model.reference_id, "tokens": tokens, "file": name},
         )
-        write_manifest(folder, manifest)
-        for other in filter(REFERENCE_FILE.fullmatch, os.listdir(folder)):
+        _put(work, folder, MANIFEST, manifest.bytes())
+        for other in reference_files(folder):
             if other != name:
                 with contextlib.suppress(OSError):  # it does no harm
                     os.unlink(os.path.join(folder, other))
         return manifest
+
+
+def _put(work: str, folder: str, name: str, data: bytes) -> None:
+    """Writes a file in the staging folder and moves it into the cache, unless they are on different disks."""
+    write_small(os.path.join(work, name), data)
+    try:
+        os.replace(os.path.join(work, name), os.path.join(folder, name))
+        sync_folder(folder)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        write_small(os.path.join(folder, name), data)
+
+
+def _digest(path: str, data: bytes) -> bytes:
+    """Returns what follows the contents of a part: it binds them to their pass and to their place in it."""
+    folder, name = os.path.split(path)
+    return hashlib.sha256(f"{os.path.basename(folder)}/{name}".encode() + data).digest()
+
+
+def _read_part(path: str, good: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+    """Returns a part that an interrupted pass has finished; None if there is none, or it is damaged.
+
+    Raises:
+        CacheError: It cannot be read, or is no regular file.
+    """
+    shape, expected = (len(good), 2), np.dtype("<f4")
+    try:
+        data = read_file(path, CacheError, "the part of a reference pass", NPY_HEAD + math.prod(shape) * 4 + 32)
+    except FileNotFoundError:
+        return None
+    data, digest = data[:-32], data[-32:]
+    try:
+        if digest != _digest(path, data):
+            raise ValueError
+        logps = np.frombuffer(data, expected, offset=npy_begin(data[:NPY_HEAD], len(data), expected, shape))
+    except ValueError:
+        return None
+    logps = logps.reshape(shape)
+    return logps if (np.isfinite(logps) == good[:, None]).all() else None

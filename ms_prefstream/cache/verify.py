@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from ms_prefstream.errors import CacheError
 from ms_prefstream.mindrecord.files import FileNote, foreign_files, is_mindrecord, note_of
 from ms_prefstream.mindrecord.manifest import MANIFEST, read_manifest
 from ms_prefstream.progress import Progress
@@ -60,6 +61,8 @@ def _problem(path: str, note: FileNote) -> str:
         found = note_of(path, note.rows)
     except FileNotFoundError:
         return "it is missing"
+    except CacheError as error:
+        return f"it cannot be read ({str(error).rstrip('.')})"
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     if found.bytes != note.bytes:

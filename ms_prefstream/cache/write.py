@@ -26,7 +26,7 @@ from ms_prefstream.lengths.index import GOOD, REASONS, Measured
 from ms_prefstream.lengths.index_file import write_contents
 from ms_prefstream.load.one_pass import RecordWithOrigin
 from ms_prefstream.load.workers.pool import LoaderPool
-from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, npy_bytes, write_atomically
+from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, npy_bytes, write_small
 from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without_reference
 from ms_prefstream.progress import Progress, progress_on
 from ms_prefstream.report.bad_rows import BadRows
@@ -211,8 +211,8 @@ def missing_parts(job: Job, data: StreamData, folder: StagingFolder) -> Iterator
     size = job.rows_per_part
     if data.records is not None:
         for number, first in enumerate(range(0, len(data.records), size)):
-            if folder.done(number) is None:
-                count = min(size, len(data.records) - first)
+            count = min(size, len(data.records) - first)
+            if (known := folder.done(number)) is None or len(known.rows) != count:
                 yield PartTask(job, number, first, count, folder.temporary(number))
         return
     assert data.one_pass is not None  # a source has one of the two
@@ -257,7 +257,7 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
     measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
     write_contents(folder.file(LENGTHS), measured, data.fingerprints())
     places = np.concatenate([part.rows["place"] for part in folder.parts()])
-    write_atomically(folder.file(PLACES), npy_bytes(places))
+    write_small(folder.file(PLACES), npy_bytes(places))
     with guarded(folder.new):
         files |= {name: note_of(folder.file(name), 0) for name in (LENGTHS, PLACES)}
     return Manifest(

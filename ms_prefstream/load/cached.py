@@ -8,7 +8,7 @@ from typing import Any
 
 from ms_prefstream.encode.template import given_text, template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.errors import OptionError, StateError
+from ms_prefstream.errors import OptionError, StateError, printable
 from ms_prefstream.sources.base import sources_in
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.tasks.base import Task
@@ -56,9 +56,12 @@ def check_cache(
         compared = ["tokenizer", "template", *_DEFAULTS]
     for name in compared:
         if known[name] != now[name]:
-            then_shown, now_shown = repr(known[name]), repr(now[name])
+            then_shown, now_shown = printable(repr(known[name])), printable(repr(now[name]))
             if name == "tokenizer" and tokenizer is not None:
-                then_shown, now_shown = f"{about[name]} ({known[name]})", f"{tokenizer.name} ({now[name]})"
+                then_shown, now_shown = (
+                    f"{printable(str(about[name]))} ({printable(str(known[name]))})",
+                    f"{tokenizer.name} ({now[name]})",
+                )
             changes.append(f"{name} was {then_shown} and is {now_shown} now")
     if changes:
         raise StateError(
@@ -115,7 +118,8 @@ def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str =
         return
     for name in dict.fromkeys([*then, *now]):
         if then.get(name) != now.get(name) and name != ignored:
-            yield f"{name} of the task {now['name']} was {then.get(name)!r} and is {now.get(name)!r} now"
+            known = printable(repr(then.get(name)))
+            yield f"{printable(name)} of the task {now['name']} was {known} and is {now.get(name)!r} now"
 
 
 def _template_without_tokenizer(option: str | None, known: str | None) -> str | None:

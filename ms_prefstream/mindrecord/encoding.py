@@ -219,9 +219,10 @@ def _decode_numbers(data: NDArray[np.uint8], bounds: NDArray[np.int64]) -> list[
     """
     begins, ends = bounds.T
     counts = data[begins[:, None] + _FOUR].astype(np.int64) @ _BIG_ENDIAN
-    total = int(counts.sum())
-    if total > 4 * len(data):
+    starts = begins + 4 + (counts + 3) // 4
+    if (starts > ends).any():
         raise ValueError("a row claims more values than it has bytes")
+    total = int(counts.sum())
     lasts = np.cumsum(counts)
     firsts = lasts - counts
     inside = np.arange(total) - np.repeat(firsts, counts)
@@ -229,7 +230,6 @@ def _decode_numbers(data: NDArray[np.uint8], bounds: NDArray[np.int64]) -> list[
     widths = data[maps + (inside >> 2)] >> _SHIFTS[inside & 3] & 3
     sizes = _BYTES[widths]
     stored = np.concatenate([[0], np.cumsum(sizes)])  # bytes before each value
-    starts = begins + 4 + (counts + 3) // 4
     if (starts + stored[lasts] - stored[firsts] != ends).any():
         raise ValueError("a row's values have another size than it says")
     places = stored[:-1] + np.repeat(starts - stored[firsts], counts)

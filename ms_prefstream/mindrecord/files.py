@@ -5,16 +5,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
 import pathlib
 import re
 from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from typing import Annotated, Any, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.errors import CacheError
+from ms_prefstream.disk import open_regular, write_file
+from ms_prefstream.errors import CacheError, printable
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+NPY_HEAD = 10 + 0xFFFF
+"""The most bytes of a header of a .npy file."""
+
+_format: Any = np.lib.format
 
 # MindRecord readers walk a folder with all its subfolders and read every file whose name ends like this.
 _MINDRECORD = re.compile(r"(mindrecord\d*|\.tfrecord)(\.db)?$")
@@ -31,12 +41,12 @@ def foreign_files(folder: str, known: Collection[str]) -> list[str]:
     return sorted({str(path.relative_to(folder)) for path in entries} - set(known))
 
 
-class FileNote(NamedTuple):
+class FileNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Size in bytes, SHA-256 and number of samples of a finished file."""
 
-    bytes: int
-    sha256: str
-    rows: int
+    bytes: Count
+    sha256: Sha256
+    rows: Count
 
 
 def part_name(number: int) -> str:
@@ -48,33 +58,30 @@ def note_of(path: str, rows: int) -> FileNote:
     """Returns the note of a file with `rows` samples.
 
     Raises:
+        FileNotFoundError: There is no such file.
+        CacheError: It is no regular file.
         OSError: It cannot be read.
     """
     digest, size, block = hashlib.sha256(), 0, memoryview(bytearray(1 << 18))
-    with open(path, "rb", buffering=0) as file:
-        while read := file.readinto(block):
+    with open_regular(path, CacheError, "the file") as file:
+        while read := file.readinto(block):  # type: ignore[attr-defined]  # a buffered reader
             digest.update(block[:read])
             size += read
     return FileNote(size, digest.hexdigest(), rows)
 
 
-def write_atomically(path: str, data: bytes) -> None:
+def write_small(path: str, data: bytes) -> None:
     """Writes a file atomically: it exists with all its bytes, or not at all.
 
     Raises:
         CacheError: It cannot be written.
     """
-    aside = path + ".tmp"
     try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-        raise unwritable(path, error) from error
+        write_file(path, data, CacheError, "the file")
+    except CacheError as error:
+        if isinstance(error.__cause__, OSError):
+            raise unwritable(path, error.__cause__) from error.__cause__
+        raise
 
 
 def npy_bytes(values: NDArray[Any]) -> bytes:
@@ -84,14 +91,30 @@ def npy_bytes(values: NDArray[Any]) -> bytes:
     return file.getvalue()
 
 
-def sync_folder(folder: str) -> None:
-    """Syncs the names in a folder to the disk, where the system supports it."""
-    with contextlib.suppress(OSError):
-        opened = os.open(folder or ".", os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+def npy_begin(head: bytes, size: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    """Returns where the numbers of a .npy file begin. No number is read, and nothing is allocated for them.
+
+    Args:
+        head: Its first `NPY_HEAD` bytes, or all of a smaller file.
+        size: Its bytes.
+        dtype: The dtype that it must have.
+        shape: The shape that it must have.
+
+    Raises:
+        ValueError: It has another dtype, shape or size, or is no such file.
+    """
+    file = io.BytesIO(head)
+    try:
+        if _format.read_magic(file) != (1, 0):
+            raise ValueError("its header is of another version")
+        found = _format.read_array_header_1_0(file)
+    except Exception as error:  # numpy's reader of headers raises many kinds
+        raise ValueError(f"it has no .npy header: {printable(str(error), 100)}") from error
+    if found != (shape, False, dtype):
+        raise ValueError(f"it holds {found[2]} of shape {found[0]}; expected {dtype} of shape {shape}")
+    if size - file.tell() != (expected := math.prod(shape) * dtype.itemsize):
+        raise ValueError(f"it has {size - file.tell():,} bytes of numbers; expected {expected:,}")
+    return file.tell()
 
 
 @contextlib.contextmanager

@@ -8,16 +8,26 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from ms_prefstream.errors import CacheError, StateError
-from ms_prefstream.mindrecord.files import FileNote, is_mindrecord, write_atomically
+import msgspec
+
+from ms_prefstream.disk import open_regular, parse_json, read_file, shown
+from ms_prefstream.errors import CacheError, PrefStreamError, StateError, printable
+from ms_prefstream.mindrecord.files import Count, FileNote, Sha256, is_mindrecord, part_name, write_small
+from ms_prefstream.mindrecord.ragged import check_ragged
+from ms_prefstream.mindrecord.sidecar import SIDECAR
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 LENGTHS = "lengths.mprefidx"
 PLACES = "places.npy"
+CACHE_FILE = r"part-\d{5,}\.mindrecord(\.db)?|lengths\.mprefidx|places\.npy|reference-[0-9a-f]{12}\.npy"
+"""Names of the files of a cache beside its manifest, as a regular expression."""
+
 _FORMAT = "ms_prefstream cache"
+_WHAT = "the manifest"
+_REMEDY = "Copy it again, or write the cache again."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +61,12 @@ class Manifest:
     def text(self) -> str:
         """Returns the text of the file; it ends in a checksum of itself."""
         values = {"format": _FORMAT, **vars(self)}
-        values["files"] = {name: note._asdict() for name, note in sorted(self.files.items())}
+        values["files"] = {name: msgspec.structs.asdict(note) for name, note in sorted(self.files.items())}
         return json.dumps({**values, "checksum": checksum_of(values)}, indent=1, ensure_ascii=False) + "\n"
+
+    def bytes(self) -> bytes:
+        """Returns the bytes of the file."""
+        return self.text().encode("utf-8", "surrogatepass")
 
     @property
     def checksum(self) -> str:
@@ -78,22 +92,100 @@ def is_cache(folder: str) -> bool:
     """Returns whether a folder is a cache, complete or not."""
     try:
         names = os.listdir(folder)
-        return any(name.startswith("part-") and name.endswith(".mindrecord") for name in names) or has_manifest(folder)
     except OSError:
         return False
+    return any(name.startswith("part-") and name.endswith(".mindrecord") for name in names) or has_manifest(folder)
 
 
 def has_manifest(folder: str) -> bool:
-    """Returns whether a folder has a manifest of this library, damaged or not.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Returns whether a folder has a manifest of this library, damaged or not."""
     try:
-        with open(os.path.join(folder, MANIFEST), "rb") as file:
+        with open_regular(os.path.join(folder, MANIFEST), CacheError, _WHAT) as file:
             return f'"{_FORMAT}"'.encode() in file.read(200)
-    except (FileNotFoundError, NotADirectoryError):
+    except (OSError, PrefStreamError):
         return False
+
+
+class _Fingerprint(msgspec.Struct):
+    tokenizer: str | None
+    template: str | None
+    boundary: str
+    special_tokens_in_content: str
+
+
+class _Task(msgspec.Struct):
+    name: Literal["dpo", "reward", "rlhf"]
+    margin: bool = False
+    max_length: Count | None = None
+    seq_length: Count | None = None  # of RLHF
+
+
+class _About(msgspec.Struct):
+    version: Literal[1]
+    layout: Literal["ragged", "mindrlhf", "mindformers"]
+    task: _Task
+    width: Count | None
+    pad_token_id: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
+    rows_per_part: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    source: str
+    tokenizer: str | None
+    fingerprint: _Fingerprint
+    contents: str | None
+    on_bad_row: str
+    library: str
+    reference_id: str | None
+
+
+class _Column(msgspec.Struct, forbid_unknown_fields=True):
+    dtype: Literal["int32", "int64", "float32"]
+    shape: list[Annotated[int, msgspec.Meta(ge=-1, le=2**53)]]
+
+
+class _Dropped(msgspec.Struct, forbid_unknown_fields=True):
+    rows: Count
+    first: list[str]
+
+
+class _Reference(msgspec.Struct, forbid_unknown_fields=True):
+    reference_id: Annotated[str, msgspec.Meta(min_length=1)]
+    tokens: Sha256
+    file: str
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """Fields of the file; `about`, `task` and `fingerprint` may have more."""
+
+    format: Literal["ms_prefstream cache"]
+    about: _About
+    columns: dict[str, _Column]
+    rows: Count
+    source_rows: Count
+    dropped: dict[str, _Dropped]
+    notes: dict[str, Count]
+    files: dict[Annotated[str, msgspec.Meta(pattern=f"^({CACHE_FILE})$")], FileNote]
+    library: str
+    reference: _Reference | None
+    checksum: str
+
+    def check(self) -> None:
+        """Raises ValueError if fields contradict each other."""
+        if self.rows > self.source_rows:
+            raise ValueError(f"field rows is {self.rows}, and source_rows is {self.source_rows}")
+        parts = {name: note for name, note in self.files.items() if name.endswith(".mindrecord")}
+        last = part_name((self.source_rows - 1) // self.about.rows_per_part)
+        for name in (LENGTHS, PLACES, *(part + SIDECAR for part in parts)):
+            if name not in self.files:
+                raise ValueError(f"field files lacks {name}")
+        if beyond := [name for name in parts if (len(name), name) > (len(last), last)]:
+            raise ValueError(f"field files has {beyond[0]}, and the last part is {last}")
+        if self.rows != sum(note.rows for note in parts.values()):
+            raise ValueError(f"field rows is {self.rows}, and the files have other numbers of rows")
+        names = [] if self.reference is None else [self.reference.file]
+        if names != [name for name in self.files if name.startswith("reference-")]:
+            raise ValueError("fields reference and files differ in the file of log-probabilities")
+        if self.about.layout == "ragged":
+            task = self.about.task
+            check_ragged({name: one.dtype for name, one in self.columns.items()}, task.name != "rlhf", task.margin)
 
 
 def read_manifest(folder: str) -> Manifest:
@@ -105,29 +197,32 @@ def read_manifest(folder: str) -> Manifest:
     """
     path = os.path.join(folder, MANIFEST)
     try:
-        with open(path, encoding="utf-8") as file:
-            values = json.load(file)
-        checksum = values.pop("checksum")
-        if values["format"] != _FORMAT:
-            raise ValueError("it is of another kind")
-        version = values["about"]["version"]
-        if version == FORMAT_VERSION and checksum != checksum_of(values):
-            raise ValueError("its checksum does not fit")
-    except (FileNotFoundError, NotADirectoryError):
+        if not os.path.isdir(folder):
+            raise FileNotFoundError
+        text = read_file(path, CacheError, _WHAT)
+    except FileNotFoundError:
         raise CacheError(
-            f"{path} is missing: the folder is no cache, was not copied whole, or its writing was interrupted. Copy it "
-            "again, or write the cache again."
+            f"{shown(path)} is missing: the folder is no cache, was not copied whole, or its writing was interrupted. "
+            "Copy it again, or write the cache again."
         ) from None
-    except OSError as error:
-        raise CacheError(f"{path} cannot be read: {error.strerror}. Check the disk and the permissions.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CacheError(f"{path} is damaged ({error}). Copy it again, or write the cache again.") from error
-    if version != FORMAT_VERSION:
-        raise StateError(
-            f"{path} is of version {version}, and this library reads version {FORMAT_VERSION}. Write the cache again."
-        )
-    files = {name: FileNote(**note) for name, note in values["files"].items()}
-    return Manifest(**{name: values[name] for name in Manifest.__dataclass_fields__} | {"files": files})
+    values = parse_json(text, dict[str, Any], path, CacheError, _WHAT)
+    try:
+        if values.get("format") != _FORMAT:
+            raise ValueError("it is of another kind")
+        about = values.get("about")
+        version = about.get("version") if isinstance(about, dict) else None
+        if isinstance(version, int) and version != FORMAT_VERSION:
+            raise StateError(
+                f"{shown(path)} is of version {printable(str(version), 30)}, and this library reads version "
+                f"{FORMAT_VERSION}. Write the cache again."
+            )
+        if values.pop("checksum", None) != checksum_of(values):
+            raise ValueError("its checksum does not fit")
+        file = msgspec.json.decode(text, type=_File)
+        file.check()
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise CacheError(f"{shown(path)} is damaged ({printable(str(error))}). {_REMEDY}") from error
+    return Manifest(**{name: values[name] for name in Manifest.__dataclass_fields__} | {"files": file.files})
 
 
 def write_manifest(folder: str, manifest: Manifest) -> None:
@@ -136,7 +231,7 @@ def write_manifest(folder: str, manifest: Manifest) -> None:
     Raises:
         CacheError: It cannot be written.
     """
-    write_atomically(os.path.join(folder, MANIFEST), manifest.text().encode("utf-8", "surrogatepass"))
+    write_small(os.path.join(folder, MANIFEST), manifest.bytes())
 
 
 def check_files(folder: str, manifest: Manifest) -> None:

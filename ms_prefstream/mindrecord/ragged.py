@@ -39,6 +39,13 @@ def ragged_columns(pairs: bool, length: int, prompt_length: int | None, margin: 
     return columns
 
 
+def check_ragged(dtypes: Mapping[str, str], pairs: bool, margin: bool) -> None:
+    """Raises ValueError unless columns have the names and dtypes of this layout."""
+    expected = {name: column.dtype for name, column in ragged_columns(pairs, 1, 1, margin).items()}
+    if dtypes != expected:
+        raise ValueError(f"field columns is {dict(dtypes)}; expected {expected}")
+
+
 def ragged_values(
     samples: Many[Sample], notes: Many[int], rows: Many[int], columns: Columns
 ) -> dict[str, list[NDArray[Any]]]:
@@ -78,7 +85,9 @@ def ragged_samples(dtypes: Mapping[str, str], blocks: Many[bytes], rows: Many[in
     ready = []
     for at, row in enumerate(rows):
         if found["row_id"][at].tolist() != [row]:
-            raise ValueError(f"row {row} has the number {found['row_id'][at].tolist()} in the file")
+            raise ValueError(f"row {row} has the number {found['row_id'][at][:3].tolist()} in the file")
+        if margins[at] is not None and not (len(margins[at]) == 1 and np.isfinite(margins[at][0])):
+            raise ValueError(f"row {row} has no margin")
         marks = found["marks"][at].tolist()
         margin = None if margins[at] is None else float(margins[at][0])
         ready.append(Ready(Sample(_sequences([side[at] for side in sides], marks), prompts[at], margin), marks[0]))
@@ -88,10 +97,14 @@ def ragged_samples(dtypes: Mapping[str, str], blocks: Many[bytes], rows: Many[in
 def _sequences(sides: Many[NDArray[np.int32]], marks: list[int]) -> tuple[Sequence, ...]:
     at, sequences = 1, []
     for ids in sides:
+        if len(marks) < at + 2:
+            raise ValueError("the marks are too short")
         lost, spans = marks[at], marks[at + 1]
         ends = marks[at + 2 : at + 2 + 2 * spans]
-        if len(ends) != 2 * spans:
+        if spans < 0 or len(ends) != 2 * spans:
             raise ValueError("the marks are too short")
+        if spans and (ends[0] < 0 or ends[-1] > len(ids) or ends != sorted(ends)):
+            raise ValueError("the marks name other tokens than the row has")
         sequences.append(Sequence(ids, tuple(zip(ends[::2], ends[1::2], strict=True)), bool(lost & 1), bool(lost & 2)))
         at += 2 + 2 * spans
     if at != len(marks):

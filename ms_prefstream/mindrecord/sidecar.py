@@ -7,20 +7,23 @@ takes microseconds.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.disk import open_regular, parse_json, shown
+from ms_prefstream.errors import CacheError, printable
 from ms_prefstream.mindrecord.files import unwritable
 
 SIDECAR = ".db"
 VERSION = "3.0"
+_WHAT, _MOST_HEADER = "the MindRecord file", 1 << 27
 PLACE = np.dtype([("begin", "<u8"), ("size", "<u4"), ("crc", "<u4")])
 """One row of a file: its offset, its bytes, and their CRC-32. Size 0: the row was dropped."""
 
@@ -59,6 +62,7 @@ def write_sidecar(path: str, names: Sequence[str], rows: Iterable[tuple[Entry, t
     marks = ", ".join("?" * len(columns))
     values = ((*entry, *(value for number in numbers for value in (0, number))) for entry, numbers in rows)
     try:
+        os.close(os.open(path + SIDECAR, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         with contextlib.closing(sqlite3.connect(path + SIDECAR, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = OFF")  # an incomplete sidecar is never read
             connection.execute("PRAGMA synchronous = OFF")
@@ -68,7 +72,7 @@ def write_sidecar(path: str, names: Sequence[str], rows: Iterable[tuple[Entry, t
             connection.execute("CREATE TABLE SHARD_NAME(NAME TEXT NOT NULL)")
             connection.execute("INSERT INTO SHARD_NAME VALUES(?)", [os.path.basename(path)])
             connection.execute("COMMIT")
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise unwritable(path + SIDECAR, error) from error
 
 
@@ -79,25 +83,48 @@ def read_offsets(path: str) -> NDArray[np.int64]:
         (n, 2) int64, first byte and end of each row's arrays in the file, in the order they were written.
 
     Raises:
-        ValueError: The file is no MindRecord file of the known version, or its rows are not numbered from 0.
-        OSError: It cannot be read.
-        sqlite3.Error: The sidecar cannot be read.
+        CacheError: The file is no MindRecord file of the known version, or its sidecar is none, or does not belong to
+            it.
+        FileNotFoundError: One of them is missing.
     """
-    with open(path, "rb") as file:
+    with open_regular(path, CacheError, _WHAT) as file:
         size = int.from_bytes(file.read(8), "little")
-        if size > 1 << 27:
-            raise ValueError("it has no MindRecord header")
-        head = json.loads(file.read(size))
-    if head["version"] != VERSION:
-        raise ValueError(f"it is of MindRecord version {head['version']}, expected {VERSION}")
+        if size > _MOST_HEADER:
+            raise CacheError(f"{_WHAT} {shown(path)} has no MindRecord header.")
+        head = parse_json(file.read(size), _Header, path, CacheError, _WHAT)
+        whole = os.fstat(file.fileno()).st_size
+    open_regular(path + SIDECAR, CacheError, "the sidecar").close()  # no pipe, which SQLite would wait for
+    try:
+        rows = _table(path + SIDECAR, whole)
+    except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+        raise CacheError(f"the sidecar {shown(path + SIDECAR)} is damaged: {printable(str(error))}.") from error
+    numbers, page, begin, end = rows.T
+    if (numbers != np.arange(len(numbers))).any():
+        raise CacheError(f"the sidecar {shown(path + SIDECAR)} does not number the rows.")
+    first = page * head.page_size + head.header_size
+    if not ((begin <= end).all() and (page <= whole // head.page_size).all() and (first + end <= whole).all()):
+        raise CacheError(f"the sidecar {shown(path + SIDECAR)} gives its rows places outside of the file.")
+    return np.stack([first + begin, first + end], axis=1)
+
+
+def _table(path: str, most: int) -> NDArray[np.int64]:
+    """Returns number, page, begin and end of each row in a sidecar, (n, 4); no number is larger than `most`."""
     # Opened as a URI, because SQLite would create a missing sidecar; '#', '?' and '%41' have to be escaped in one.
-    uri = f"{pathlib.Path(path + SIDECAR).absolute().as_uri()}?mode=ro"
+    uri = f"{pathlib.Path(path).absolute().as_uri()}?mode=ro"
     with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+        # A view could run functions, or give rows without end.
+        kind = connection.execute("SELECT type FROM sqlite_master WHERE name = 'INDEXES'").fetchall()
+        if kind != [("table",)]:
+            raise ValueError("it has no table INDEXES")
         rows = connection.execute(
             "SELECT ROW_ID, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES ORDER BY ROW_ID"
         ).fetchall()
-    numbers, page, begin, end = np.array(rows, np.int64).reshape(-1, 4).T
-    if (numbers != np.arange(len(numbers))).any():
-        raise ValueError("its sidecar does not number the rows")
-    first = page * head["page_size"] + head["header_size"]
-    return np.stack([first + begin, first + end], axis=1)
+    if not all(type(value) is int and 0 <= value <= most for row in rows for value in row):
+        raise ValueError("its table holds other values than places in the file")
+    return np.array(rows, np.int64).reshape(-1, 4)
+
+
+class _Header(msgspec.Struct):
+    version: Literal["3.0"]
+    page_size: Annotated[int, msgspec.Meta(ge=1, le=2**30)]
+    header_size: Annotated[int, msgspec.Meta(ge=1, le=2**30)]

@@ -4,36 +4,73 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.disk import cause_of
 from ms_prefstream.errors import CacheError, DroppedRowError, SourceError, StateError
-from ms_prefstream.lengths.index import REASONS, LengthIndex
+from ms_prefstream.lengths.index import GOOD, REASONS, LengthIndex
 from ms_prefstream.lengths.index_file import read_index
-from ms_prefstream.mindrecord.files import note_of, part_name
+from ms_prefstream.mindrecord.files import NPY_HEAD, note_of, npy_begin, part_name
 from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, check_files, read_manifest, without_reference
 from ms_prefstream.mindrecord.ragged import ragged_samples
 from ms_prefstream.mindrecord.sidecar import PLACE
 from ms_prefstream.sample import Ready
 from ms_prefstream.sources.base import as_row_ids, sources_in
-from ms_prefstream.sources.files import Handles, read_at
+from ms_prefstream.sources.files import FileStamp, Handles, check_unchanged, read_at
 
+_CHUNK = 1 << 16  # rows
 _REMEDY = "Copy the file again, or write the cache again; `ms-prefstream verify` checks every file."
+
+
+class _Table:
+    """Rows of a .npy file, read when they are asked for. A file that is cut off or replaced meanwhile is an error."""
+
+    def __init__(self, path: str, handles: Handles, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self._path, self._handles, self._dtype, self._shape = path, handles, dtype, shape
+        handle = handles.get(path)
+        status = os.fstat(handle.fd)
+        self._stamp, head = FileStamp.of(status), read_at(handle, path, 0, min(NPY_HEAD, status.st_size))
+        try:
+            self._begin = npy_begin(head, status.st_size, dtype, shape)
+        except ValueError as error:
+            raise CacheError(f"{path} does not fit the manifest: {error}. {_REMEDY}") from error
+        self._row_bytes = dtype.itemsize * math.prod(shape[1:])
+
+    def rows(self, begin: int, end: int) -> NDArray[Any]:
+        """Returns consecutive rows."""
+        return self._array([(begin, end)])
+
+    def __getitem__(self, ids: NDArray[np.int64]) -> NDArray[Any]:
+        return self._array([(row, row + 1) for row in ids.tolist()])
+
+    def chunks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Yields all rows, some at a time, and where they are."""
+        for begin in range(0, self._shape[0], _CHUNK):
+            end = min(begin + _CHUNK, self._shape[0])
+            yield slice(begin, end), self.rows(begin, end)
+
+    def _array(self, ranges: list[tuple[int, int]]) -> NDArray[Any]:
+        handle, size = self._handles.get(self._path), self._row_bytes
+        check_unchanged(self._path, self._stamp, os.fstat(handle.fd))
+        data = [read_at(handle, self._path, self._begin + first * size, (end - first) * size) for first, end in ranges]
+        return np.frombuffer(b"".join(data), self._dtype).reshape(-1, *self._shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
 class _Tables:
-    """Tables of a cache with an entry for each of N rows, mapped from files."""
+    """Tables of a cache with an entry for each of N rows."""
 
-    places: NDArray[Any]  # (N,) of `PLACE`: the bytes of each row
+    places: _Table  # (N,) of `PLACE`: the bytes of each row
     index: LengthIndex
-    logps: NDArray[np.float32] | None  # (N, 2), reference log-probabilities
+    logps: _Table | None  # (N, 2) float32, reference log-probabilities
 
 
 class CachedRows:
@@ -68,6 +105,12 @@ class CachedRows:
                 f"{folder} has the layout {about['layout']!r}, which is padded for other trainers: read it with "
                 "mindspore.dataset.MindDataset. mps.stream reads caches of layout 'ragged'."
             )
+        room = self.manifest.files[PLACES].bytes - PLACE.itemsize * self.manifest.source_rows
+        if not 0 <= room <= NPY_HEAD:
+            raise CacheError(
+                f"{folder}: {PLACES} has {self.manifest.files[PLACES].bytes:,} bytes, which is no table of "
+                f"{self.manifest.source_rows:,} rows. {_REMEDY}"
+            )
         self.paths = tuple(os.path.join(folder, name) for name in self.manifest.files if name.endswith(".mindrecord"))
         self._rows_per_part: int = about["rows_per_part"]
         self._dtypes = {name: column["dtype"] for name, column in self.manifest.columns.items()}
@@ -90,6 +133,7 @@ class CachedRows:
         blocks = [self._block(part, place) for part, place in zip(parts, places[is_good].tolist(), strict=True)]
         try:
             ready = ragged_samples(self._dtypes, blocks, good.tolist())
+            self._check_lengths(ready, good)
         except ValueError as error:  # the bytes passed their checksums, so the places are wrong
             raise CacheError(f"{self.name}: a part does not hold what {PLACES} says ({error}). {_REMEDY}") from error
         if self._tables.logps is not None:
@@ -130,30 +174,65 @@ class CachedRows:
 
     @functools.cached_property
     def _tables(self) -> _Tables:
-        reference = self.manifest.reference
+        reference, count = self.manifest.reference, len(self)
         for name in (LENGTHS, PLACES, *([] if reference is None else [reference["file"]])):
             path = os.path.join(self.name, name)
-            if note_of(path, 0).sha256 != self.manifest.files[name].sha256:
+            try:
+                found = note_of(path, 0)
+            except OSError as error:
+                raise CacheError(f"{path} cannot be read: {cause_of(error)}. {_REMEDY}") from error
+            if found.sha256 != self.manifest.files[name].sha256:
                 raise CacheError(f"{path} is damaged: its SHA-256 is not that of the manifest. {_REMEDY}")
-        index = read_index(os.path.join(self.name, LENGTHS), len(self))
-        places = np.asarray(np.load(os.path.join(self.name, PLACES), mmap_mode="r"))
-        if places.dtype != PLACE or places.shape != (len(self),) or ((places["size"] > 0) != index.good()).any():
-            raise CacheError(f"{os.path.join(self.name, PLACES)} does not fit the manifest. {_REMEDY}")
+        index = read_index(os.path.join(self.name, LENGTHS), count)
+        places = _Table(os.path.join(self.name, PLACES), self._handles, PLACE, (count,))
+        self._check_tables(index, places)
         if reference is None:
             return _Tables(places, index, None)
-        logps = os.path.join(self.name, reference["file"])
+        path = os.path.join(self.name, reference["file"])
         now, then = _token_hash(places), reference["tokens"]
         if now != then:
             raise StateError(
-                f"{logps} belongs to other tokens: their hash was {then} and is {now} now. Add the "
+                f"{path} belongs to other tokens: their hash was {then} and is {now} now. Add the "
                 "reference log-probabilities again: mps.write_cache(stream, out, reference=..., reference_id=..., "
                 "overwrite=True)."
             )
-        return _Tables(places, index, np.load(logps, mmap_mode="r"))
+        logps = _Table(path, self._handles, np.dtype("<f4"), (count, 2))
+        for rows, values in logps.chunks():
+            if (np.isfinite(values) != (index.verdict[rows] == GOOD)[:, None]).any():
+                raise CacheError(f"{path} lacks finite log-probabilities for some rows, or has some for dropped ones.")
+        return _Tables(places, index, logps)
+
+    def _check_tables(self, index: LengthIndex, places: _Table) -> None:
+        """Raises CacheError unless the tables and the manifest describe the same rows."""
+        if index.rows != len(self) or index.usable != self.manifest.rows:
+            raise CacheError(
+                f"{index.path} has {index.rows} rows, {index.usable} of them good; expected {len(self)} and "
+                f"{self.manifest.rows} by the manifest. {_REMEDY}"
+            )
+        task = self.manifest.about["task"]
+        most = task.get("max_length") or task.get("seq_length") or 0
+        for rows, found in places.chunks():
+            verdict, keys, lengths = index.verdict[rows], index.keys[rows], index.lengths[rows]
+            good = verdict == GOOD
+            if ((found["size"] > 0) != good).any():
+                raise CacheError(f"{os.path.join(self.name, PLACES)} has other rows than {LENGTHS}. {_REMEDY}")
+            fits = np.where(good, (keys > 0) & (keys <= most) & (keys == lengths.max(axis=1)), keys == -1)
+            if not (fits.all() and (lengths >= 0).all() and np.isin(verdict[~good], list(REASONS)).all()):
+                raise CacheError(f"{index.path} holds lengths or reasons that no row has. {_REMEDY}")
+
+    def _check_lengths(self, ready: list[Ready], rows: NDArray[np.int64]) -> None:
+        """Raises ValueError unless samples have the lengths that the index gives them."""
+        for row, (sample, _), lengths in zip(rows.tolist(), ready, self.index.lengths[rows].tolist(), strict=True):
+            first = len(sample.sequences[0].ids if sample.prompt is None else sample.prompt)
+            if lengths != [first, len(sample.sequences[-1].ids)]:
+                raise ValueError(f"row {row} has {first} and {len(sample.sequences[-1].ids)} tokens, and not {lengths}")
 
     def _block(self, part: int, place: tuple[int, int, int]) -> bytes:
         begin, size, checksum = place
         path = os.path.join(self.name, part_name(part))
+        note = self.manifest.files.get(part_name(part))
+        if note is None or begin + size > note.bytes:
+            raise CacheError(f"{self.name}: {PLACES} names bytes that {part_name(part)} does not have. {_REMEDY}")
         block = read_at(self._handles.get(path), path, begin, size)
         if zlib.crc32(block) != checksum:
             raise CacheError(
@@ -167,8 +246,11 @@ class CachedRows:
         return DroppedRowError(reason, "the row was left out when the cache was written")
 
 
-def _token_hash(places: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(places["crc"]).tobytes()).hexdigest()
+def _token_hash(places: _Table) -> str:
+    digest = hashlib.sha256()
+    for _, rows in places.chunks():
+        digest.update(rows["crc"].tobytes())
+    return digest.hexdigest()
 
 
 def _with_logps(ready: Ready, logps: list[float]) -> Ready:

@@ -15,7 +15,7 @@ from ms_prefstream.lengths.index import Loader, Measured, measuring
 from ms_prefstream.lengths.index_file import SUFFIX
 from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of
 from ms_prefstream.progress import Progress
-from ms_prefstream.sources.files import INDEX_BEGINS, check_target
+from ms_prefstream.sources.files import begins_as_index, check_target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def build_indexes(
         paths = ["" if _is_cache(part) else index_path(part.source, given) for part in parts]
     for path, part in zip(paths, parts, strict=True):
         if not _is_cache(part):
-            check_target("index", path, part.source, INDEX_BEGINS)
+            check_target("index", path, part.source, begins_as_index)
     return joined([
         part.source.index
         if _is_cache(part)

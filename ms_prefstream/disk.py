@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, TypeVar
 
 import msgspec
@@ -108,6 +108,32 @@ def parse_json(
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
         reason = "it is nested too deeply" if isinstance(problem, RecursionError) else str(problem)
         raise error(f"{what} {shown(path)} is damaged: {printable(reason)}.") from problem
+
+
+def check_own(
+    path: str | os.PathLike[str], is_own: Callable[[IO[bytes]], bool], error: type[PrefStreamError], what: str
+) -> None:
+    """Raises unless a file may be written at `path`: nothing is there, or an empty file, or one of the same kind.
+
+    Args:
+        path: The file that is about to be replaced.
+        is_own: Returns whether an open file is of the kind that is written; looks at its contents.
+        error: The class of the error.
+        what: What is written, for the error: ``"the state"``.
+
+    Raises:
+        PrefStreamError: Of the class `error`: something else is there, which is left as it is.
+    """
+    try:
+        with open_regular(path, error, what) as file:
+            if not os.fstat(file.fileno()).st_size or is_own(file):
+                return
+            found = "holds something else"
+    except FileNotFoundError:
+        if not os.path.lexists(path):
+            return
+        found = "is a link to nothing"
+    raise error(f"{what} {shown(path)} exists and {found}; it is left as it is. Move it away, or name another file.")
 
 
 @contextlib.contextmanager

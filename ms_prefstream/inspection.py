@@ -12,7 +12,7 @@ from typing import Any
 
 from ms_prefstream.checks import check_made, whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
-from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.errors import Reason, RowError, printable
 from ms_prefstream.formats import resolve_format
 from ms_prefstream.load.cached import check_cache
 from ms_prefstream.load.loader import Recipe
@@ -109,7 +109,7 @@ class EncodedRow:
             if self.rollout is not None and self.sample.prompt is not None:
                 lines.append(f"rollout: {len(self.sample.prompt)} tokens\n  prompt   {_short(self.rollout)}")
             lines += map(str, self.sides)
-        return "\n".join([*lines, *map(str, self.others)])
+        return printable("\n".join([*lines, *map(str, self.others)]), most=None)
 
 
 def encode(
@@ -164,7 +164,7 @@ def encode(
 
 
 def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) -> Iterator[str]:
-    """Yields what rows of a source become, as text with their origins.
+    """Yields what rows of a source become, as text with their origins, safe to print.
 
     Args:
         source: What `ms_prefstream.read` takes.
@@ -186,7 +186,7 @@ def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) 
         passed = enumerate(itertools.islice(found.start(), max(numbers) + 1))
         shown = (both for number, both in passed if number in numbers)
     for origin, raw in shown:
-        yield f"{origin}  {encode(raw, **options)}\n"
+        yield f"{printable(origin)}  {encode(raw, **options)}\n"
 
 
 _load_path = functools.lru_cache(maxsize=4)(load_tokenizer)  # loading takes a thousand times as long as one row

@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+import warnings
 from typing import Any
 
 from mindspore.train import Callback
 
 from ms_prefstream.checks import whole_number
-from ms_prefstream.errors import OptionError
-from ms_prefstream.mindspore.checkpoint import write_json
+from ms_prefstream.disk import check_own, write_file
+from ms_prefstream.errors import OptionError, PrefStreamError
+from ms_prefstream.mindspore.checkpoint import json_text
 from ms_prefstream.mindspore.trainer_checks import check_network, check_shards
+from ms_prefstream.sources.own_files import is_report_file
 
 
 class ReportCallback(Callback):  # type: ignore[misc]
@@ -31,6 +34,7 @@ class ReportCallback(Callback):  # type: ignore[misc]
                 "Name a file in a folder that exists."
             )
         self.stream: Any = None
+        self._warned = False
 
     def on_train_begin(self, run_context: Any) -> None:
         """Finds the stream of the dataset that is trained on, and checks its columns and shards."""
@@ -61,7 +65,17 @@ class ReportCallback(Callback):  # type: ignore[misc]
         _log(f"data after {done} steps ({place}{why}):\n{self.stream.report}")
         if self.path is not None:
             path = self.path if ranks == 1 else self.path.with_suffix(f".rank{self.stream.rank}{self.path.suffix}")
-            write_json(path, {"steps": done, **self.stream.report.as_dict()})
+            self._write(path, json_text({"steps": done, **self.stream.report.as_dict()}))
+
+    def _write(self, path: pathlib.Path, text: bytes) -> None:
+        """Writes the report; training goes on where it cannot be written, with one warning."""
+        try:
+            check_own(path, is_report_file, OptionError, "PrefStreamReport: the report")
+            write_file(path, text, OptionError, "PrefStreamReport: the report")
+        except PrefStreamError as error:
+            if not self._warned:
+                warnings.warn(f"{error} Training goes on.", stacklevel=2)
+            self._warned = True
 
 
 def _log(text: str) -> None:

@@ -24,12 +24,13 @@ from mindspore.dataset.engine.datasets import (
 )
 
 from ms_prefstream.errors import StateError
-from ms_prefstream.mindspore.checkpoint import LATEST, read_state, write_json
+from ms_prefstream.mindspore.checkpoint import LATEST, StateWriter, read_state, remove_state
 from ms_prefstream.mindspore.generator import first_step, gives_samples, gives_steps
 from ms_prefstream.plan.state import State, check_state
 
 _SUFFIX = f".{LATEST}"
 _SEEN = "_prefstream_seen"  # attribute of a monitor: its checkpoints, and whether each has existed yet
+_WRITER = "_prefstream_states"  # attribute of a monitor: its `StateWriter`
 _FORMATS = (".ckpt", ".safetensors")
 
 
@@ -47,10 +48,12 @@ def save_state(dataset: Any, monitor: Any, done: int) -> None:
     state = dataset.stream.state(step)
     if getattr(monitor, "use_legacy_format", True):
         checkpoint = pathlib.Path(monitor.latest_ckpt_file_name)
-        write_json(checkpoint.with_suffix(_SUFFIX), state)
+        older = [path.with_suffix(_SUFFIX) for path in reversed(getattr(monitor, _SEEN, {}))]
+        _writer(monitor).write([checkpoint.with_suffix(_SUFFIX)], state, older)
         _clear(monitor, checkpoint)
     elif dataset.stream.rank == 0 and (folder := _iteration(monitor, trained)) is not None:
-        write_json(folder / LATEST, state)
+        older = sorted(folder.parent.glob(f"iteration_*/{LATEST}"), reverse=True)
+        _writer(monitor).write([folder / LATEST], state, older)
 
 
 def check_resumed(dataset: Any, config: Any) -> None:
@@ -67,7 +70,10 @@ def check_resumed(dataset: Any, config: Any) -> None:
     path = _state_beside(config)
     if path is None:
         return
-    saved, now = read_state(path), dataset.stream.state(0)
+    try:
+        saved, now = read_state(path), dataset.stream.state(0)
+    except FileNotFoundError:  # removed since
+        return
     settings = {name: value for name, value in now.items() if name not in ("epoch", "step", "source")}
     try:
         step = check_state(saved, settings, dataset.stream.steps_per_epoch)
@@ -114,10 +120,18 @@ def _clear(monitor: Any, latest: pathlib.Path) -> None:
         if checkpoint.exists():
             seen[checkpoint] = True
         elif seen[checkpoint] and checkpoint != latest:
-            checkpoint.with_suffix(_SUFFIX).unlink(missing_ok=True)
+            remove_state(checkpoint.with_suffix(_SUFFIX))
             del seen[checkpoint]
     seen[latest] = latest.exists()
     setattr(monitor, _SEEN, seen)
+
+
+def _writer(monitor: Any) -> StateWriter:
+    """Returns the writer of a monitor's states, which knows whether it has warned."""
+    if not hasattr(monitor, _WRITER):
+        setattr(monitor, _WRITER, StateWriter())
+    writer: StateWriter = getattr(monitor, _WRITER)
+    return writer
 
 
 def _iteration(monitor: Any, step: int) -> pathlib.Path | None:

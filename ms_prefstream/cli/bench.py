@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ms_prefstream.cli.options import make_stream, source_argument, stream_options
+from ms_prefstream.cli.options import make_stream, show, source_argument, stream_options
 
 
 @click.command()
@@ -35,4 +35,4 @@ def bench(source: tuple[str, ...], repeats: int, **options: Any) -> None:
     click.echo(f"rows/s:      {statistics.median(rows):,.0f} (min {min(rows):,.0f}, max {max(rows):,.0f})")
     click.echo(f"tokens/s:    {statistics.median(tokens):,.0f}")
     click.echo(f"shapes:      {', '.join(map(str, stream.shapes))}")
-    click.echo(stream.report)
+    show(stream.report)

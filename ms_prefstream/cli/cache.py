@@ -11,7 +11,7 @@ import click
 from ms_prefstream.cache.layouts import LAYOUTS, ROWS_PER_PART
 from ms_prefstream.cache.verify import verify as verify_cache
 from ms_prefstream.cache.write import ENGINES, write_cache
-from ms_prefstream.cli.options import make_rows, row_options, source_argument
+from ms_prefstream.cli.options import make_rows, row_options, show, source_argument
 from ms_prefstream.progress import progress_on
 
 
@@ -38,15 +38,15 @@ def cache(source: tuple[str, ...], out: str, length: int | None, workers: int | 
     rows = make_rows(source, options, length, workers if options["engine"] == "local" else 0)
     manifest = write_cache(rows, out, layout=options["file_layout"], workers=workers, progress=True, **given)
     size = sum(note.bytes for note in manifest.files.values())
-    click.echo(
+    show(
         f"{manifest.rows:,} of {manifest.source_rows:,} rows written to {out}, {size / 1e6:,.1f} MB "
         f"({size / 1e3 / manifest.rows:,.2f} MB a thousand rows)"
     )
     for reason, entry in manifest.dropped.items():
-        click.echo(f"  {reason}: {entry['rows']:,} dropped, first at {', '.join(entry['first'])}")
+        show(f"  {reason}: {entry['rows']:,} dropped, first at {', '.join(entry['first'])}")
     for name, count in manifest.notes.items():
         if count:
-            click.echo(f"{name.replace('_', ' ')}: {count:,}")
+            show(f"{name.replace('_', ' ')}: {count:,}")
 
 
 @click.command()
@@ -60,7 +60,7 @@ def verify(out: str) -> None:
     for one in found:
         if one.problem or not one.belongs:
             said = one.problem or "it does not belong to the cache; readers ignore it"
-            click.echo(f"{os.path.join(out, one.name)}: {said}")
+            show(f"{os.path.join(out, one.name)}: {said}")
     whole = [not one.problem for one in found if one.belongs]
     click.echo(f"{sum(whole)} of {len(whole)} files are whole")
     if any(one.problem for one in found):

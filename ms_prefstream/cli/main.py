@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from typing import Any
@@ -17,6 +18,7 @@ from ms_prefstream.cli.options import (
     make_encoding,
     make_rows,
     one_or_list,
+    show,
     source_argument,
     stream_options,
 )
@@ -52,7 +54,7 @@ def demo(seed: int) -> None:
 def inspect(source: tuple[str, ...], numbers: tuple[int, ...], rows: int, **options: Any) -> None:
     """Show what rows of SOURCE become: prompt, what is trained on, lengths; or why they are dropped."""
     for text in inspection.inspect(one_or_list(source), numbers or rows, make_encoding(options)):
-        click.echo(text)
+        show(text)
 
 
 @commands.command()
@@ -63,8 +65,8 @@ def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
     """Measure every row of SOURCE once and write its length index."""
     make_batching(options)  # refuses options that contradict each other; batches change no length
     found = make_rows(source, options, None, options["workers"]).build_index(out, progress=True)
-    click.echo(f"{found.usable:,} of {found.rows:,} rows can be used; written to {found.path}")
-    click.echo(found)
+    show(f"{found.usable:,} of {found.rows:,} rows can be used; written to {found.path}")
+    show(found)
 
 
 def main() -> None:
@@ -79,10 +81,12 @@ def main() -> None:
         click.echo(f"ms-prefstream: interrupted{more}.", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        show(said.getvalue().rstrip(), err=True)  # the shell puts file names into the words
         sys.exit(error.exit_code)
     except PrefStreamError as error:
-        click.echo(f"ms-prefstream: {with_flags(str(error))}", err=True)
+        show(f"ms-prefstream: {with_flags(str(error))}", err=True)
         sys.exit(1)
 
 

@@ -10,7 +10,7 @@ import click
 
 from ms_prefstream import formats
 from ms_prefstream.batch import Bucket, Pack, Pad
-from ms_prefstream.errors import OptionError
+from ms_prefstream.errors import OptionError, printable
 from ms_prefstream.inspection import encode
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import RandomAccess
@@ -100,6 +100,11 @@ stream_options = _adding(*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS, *_R
 
 row_options = _adding(*_TASK_OPTIONS, _TASK_LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS)
 """Adds the options that decide what rows become, without order and batches; --layout is free for other uses."""
+
+
+def show(text: object, err: bool = False) -> None:
+    """Prints text that may hold data or file names: control characters and the like as escapes, see `printable`."""
+    click.echo(printable(str(text), most=None), err=err)
 
 
 def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:

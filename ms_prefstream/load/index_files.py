@@ -12,10 +12,10 @@ from ms_prefstream.errors import OptionError
 from ms_prefstream.formats.base import Format
 from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, joined, open_index
 from ms_prefstream.lengths.index import Loader, Measured, measuring
-from ms_prefstream.lengths.index_file import SUFFIX, check_replaceable, unwritable
+from ms_prefstream.lengths.index_file import SUFFIX, check_replaceable, is_index, unwritable
 from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of
 from ms_prefstream.progress import Progress
-from ms_prefstream.sources.files import INDEX_BEGINS, check_target
+from ms_prefstream.sources.files import check_target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def build_indexes(
         paths = ["" if _is_cache(part) else index_path(part.source, given) for part in parts]
     for path, part in zip(paths, parts, strict=True):
         if not _is_cache(part):
-            check_target("index", path, part.source, INDEX_BEGINS)
+            check_target("index", path, part.source, is_index)
             check_replaceable(path)
     return joined([
         part.source.index

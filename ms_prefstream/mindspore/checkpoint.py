@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pathlib
-import tempfile
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 
 from ms_prefstream.checks import check_made, whole_number
-from ms_prefstream.errors import OptionError, StateError, needs
+from ms_prefstream.disk import check_own, parse_json, read_file, shown, write_file
+from ms_prefstream.errors import OptionError, PrefStreamError, StateError, needs, printable
 from ms_prefstream.mindspore import BatchStream
 from ms_prefstream.mindspore.trainer_checks import check_network
-from ms_prefstream.plan.state import State
+from ms_prefstream.plan.state import State, check_state
+from ms_prefstream.sources.own_files import is_state_file
 
 LATEST = "stream_state.json"
 
@@ -56,10 +61,14 @@ class CheckpointWriter:
         self.directory = _folder(directory)
         self.finished = stream.start_step
         self._written: list[pathlib.Path] = []
+        self._states = StateWriter()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionError(f"StreamCheckpoint: {directory} cannot be made a folder: {error}.") from error
+        except (OSError, ValueError) as error:
+            raise OptionError(
+                f"StreamCheckpoint: {shown(self.directory)} cannot be made a folder: {printable(str(error))}."
+            ) from error
+        check_own(self.directory / LATEST, is_state_file, OptionError, "StreamCheckpoint: the state")
 
     def on_train_begin(self, run_context: Any) -> None:
         """Finds the absolute step that this training call begins with."""
@@ -90,12 +99,13 @@ class CheckpointWriter:
             return
         state = self.stream.state(self.finished)
         numbered = self.directory / f"stream_state-{self.finished}.json"
-        for path in (numbered, self.directory / LATEST):
-            write_json(path, state)
+        latest = self.directory / LATEST
+        if not self._states.write([numbered, latest], state, [latest, *reversed(self._written)]):
+            return
         if numbered not in self._written:
             self._written.append(numbered)
         while len(self._written) > self.keep:
-            self._written.pop(0).unlink(missing_ok=True)
+            remove_state(self._written.pop(0))
 
 
 def load_state(directory: str | os.PathLike[str], step: int | None = None) -> State:
@@ -111,10 +121,13 @@ def load_state(directory: str | os.PathLike[str], step: int | None = None) -> St
     """
     folder = _folder(directory)
     path = folder / (LATEST if step is None else f"stream_state-{step}.json")
-    if not path.exists():
+    try:
+        return read_state(path)
+    except FileNotFoundError:
         found = sorted(file.name for file in folder.glob("stream_state*.json")) or ["none"]
-        raise StateError(f"{path} does not exist; states in that directory: {', '.join(found)}.")
-    return read_state(path)
+        raise StateError(
+            f"{shown(path)} does not exist; states in that directory: {printable(', '.join(found))}."
+        ) from None
 
 
 def _folder(directory: Any) -> pathlib.Path:
@@ -124,27 +137,78 @@ def _folder(directory: Any) -> pathlib.Path:
 
 
 def read_state(path: pathlib.Path) -> State:
-    """Reads the state in a file.
+    """Reads the state in a file. `check_state` checks its fields.
 
     Raises:
+        FileNotFoundError: There is no such file.
         StateError: It cannot be read.
     """
+    what = "the state"
     try:
-        state: State = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise StateError(f"{path} cannot be read: {error}. Take another of the states in that directory.") from None
-    return state
+        return parse_json(read_file(path, StateError, what), State, path, StateError, what)
+    except StateError as error:
+        raise StateError(f"{error} Take another of the states in that directory.") from error
 
 
-def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file atomically: a reader, or a crash, sees the old content or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+class StateWriter:
+    """Writer of the states of a run, which goes on without the newest state where an older one is whole."""
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def write(self, paths: Iterable[pathlib.Path], state: State, older: Iterable[pathlib.Path]) -> bool:
+        """Writes a state to each of some files. Returns whether it did; if not, it has warned, once until it can again.
+
+        Args:
+            paths: The files.
+            state: What `stream.state` returned.
+            older: Files that may hold an older state of the run.
+
+        Raises:
+            StateError: It cannot be written, and no older state is whole.
+        """
+        try:
+            for path in paths:
+                check_own(path, is_state_file, StateError, "the state")
+                write_file(path, json_text(state), StateError, "the state")
+        except StateError as error:
+            whole = next((path for path in older if _step_of(path, state) is not None), None)
+            if whole is None:
+                raise StateError(
+                    f"{error} Training stops, because there is no older state to resume from. Make room or name "
+                    "another folder, and start again."
+                ) from error
+            if not self._warned:
+                warnings.warn(
+                    f"{error} Training goes on; until a state can be written, a run that is interrupted resumes after "
+                    f"step {_step_of(whole, state)} ({shown(whole)}).",
+                    stacklevel=2,
+                )
+            self._warned = True
+            return False
+        self._warned = False
+        return True
+
+
+def _step_of(path: pathlib.Path, now: State) -> int | None:
+    """Returns the step of a state of the same run; None where there is none that is whole."""
+    settings = {name: value for name, value in now.items() if name not in ("epoch", "step", "source")}
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
+        return check_state(read_state(path), settings, now["steps_per_epoch"])
+    except (OSError, PrefStreamError):
+        return None
+
+
+def remove_state(path: pathlib.Path) -> None:
+    """Removes a state; leaves any other file, and a state that cannot be removed."""
+    with contextlib.suppress(OSError, PrefStreamError):
+        check_own(path, is_state_file, StateError, "the state")
+        path.unlink(missing_ok=True)
+
+
+def json_text(content: dict[str, Any]) -> bytes:
+    """Returns plain values as indented JSON; sources may have numbers of more than 64 bits in their states."""
+    try:
+        return orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return json.dumps(content, indent=2).encode()

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+from ms_prefstream.disk import MOST_BYTES, cause_of, open_regular, shown
 from ms_prefstream.errors import DroppedRowError, NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sample import Loaded, Note, Sample
 from ms_prefstream.sources.jsonl import dump_row
+from ms_prefstream.sources.own_files import is_quarantine, own_kind
 
 
 class Quarantine:
     """A JSON Lines file of dropped rows: ``{"origin", "reason", "problem", "row"}``, created with the first of them.
 
-    With several ranks the rank is put before the suffix (``bad.rank1.jsonl``).
+    With several ranks the rank is put before the suffix (``bad.rank1.jsonl``). Only a quarantine is written over.
 
     Raises:
         OptionError: It is no path.
@@ -32,26 +36,29 @@ class Quarantine:
         self.rank, self.world = rank, world
         file = self._given = pathlib.Path(path)
         self.path = file if world == 1 else file.with_name(f"{file.stem}.rank{rank}{file.suffix}")
-        self._mode = "wb"
         self._file: IO[bytes] | None = None
         self._known: set[str] = set()
         if not file.parent.is_dir():
-            raise self._not_written(f"there is no folder {file.parent}")
+            raise self._not_written(f"there is no folder {shown(file.parent)}")
         if file.is_dir():
             raise self._not_written("it is a folder")
+        if self.path.is_symlink():
+            raise self._not_written("it is a link, and only the file itself is written")
 
     def keep(self) -> None:
         """Appends to what an earlier part of the run wrote, on any number of ranks, without writing a row twice."""
-        self._mode = "ab"
         name = re.compile(rf"{re.escape(self._given.stem)}(\.rank\d+)?{re.escape(self._given.suffix)}")
         try:
             for path in self._given.parent.iterdir():
-                if name.fullmatch(path.name):
-                    self._known.update(_origins(path.read_bytes()))
-            if self._file is None and self.path.exists():
-                os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)  # drop an incomplete line
+                if name.fullmatch(path.name) and own_kind(str(path)) == "a quarantine file":
+                    with open_regular(path, SourceError, "the quarantine file") as file:
+                        self._known.update(_read(file)[0])
+            if self._file is None and os.path.lexists(self.path):
+                self._file = self._open()
+                self._file.truncate(_read(self._file)[1])  # drop an incomplete line
+                self._file.seek(0, os.SEEK_END)
         except OSError as error:
-            raise self._not_written(str(error.strerror)) from None
+            raise self._not_written(cause_of(error)) from None
 
     def add(self, error: RowError, row: Any) -> None:
         """Writes one dropped row, unless an earlier part of the run did.
@@ -65,28 +72,41 @@ class Quarantine:
         line = why[:-1] + b',"row":' + dump_row(row) + b"}\n"  # the row alone: it may hold values that JSON has not
         try:
             if self._file is None:
-                self._file = open(self.path, self._mode)  # noqa: SIM115 - lives as long as the stream
+                self._file = self._open()  # lives as long as the stream
+                self._file.truncate(0)
+                self._file.seek(0)
             self._file.write(line)
             self._file.flush()
         except OSError as error_:
-            raise self._not_written(str(error_.strerror)) from None
+            raise self._not_written(cause_of(error_)) from None
+
+    def _open(self) -> IO[bytes]:
+        """Opens the file without following a link; what is open is checked, so nobody can exchange it in between."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.fdopen(os.open(self.path, flags, 0o666), "r+b")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise self._not_written("it is no regular file")
+        if os.fstat(file.fileno()).st_size and not is_quarantine(file):
+            raise self._not_written("it exists and holds something else")
+        return file
 
     def _not_written(self, why: str) -> SourceError:
         return SourceError(
-            f"quarantine file {self.path} cannot be written: {why}. Name a file in a folder that exists and can be "
-            "written to."
+            f"quarantine file {shown(self.path)} cannot be written: {why}. Name a file in a folder that exists and can "
+            "be written to."
         )
 
 
-def _origins(content: bytes) -> list[str]:
-    """Returns the origins in a quarantine file; skips an incomplete last line."""
-    origins = []
-    for line in content[: content.rfind(b"\n") + 1].splitlines():
-        try:
-            origins.append(str(json.loads(line)["origin"]))
-        except (ValueError, LookupError, TypeError):
-            continue
-    return origins
+def _read(file: IO[bytes]) -> tuple[set[str], int]:
+    """Returns the origins in a quarantine file, and where its last complete line ends."""
+    origins, end = set(), 0
+    file.seek(0)
+    while line := file.readline(4 * MOST_BYTES):
+        if line.endswith(b"\n"):
+            end = file.tell()
+            with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+                origins.add(str(json.loads(line)["origin"]))
+    return origins, end
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ms_prefstream.errors import RowError
+from ms_prefstream.errors import RowError, printable
 from ms_prefstream.sample import Sample
 
 
@@ -92,6 +92,8 @@ class Report:
         chosen_widths: The widths that ``max_shapes`` chose for the data, empty without it.
         tokenizer: Name of the tokenizer, its backend and why that backend.
         parts: Of a mix, the counts of each part by its name.
+        left_out_files: Files that this library wrote and that folders or globs of the source hold, with what they are.
+            They are no rows. `as_dict` holds it where there are such files.
     """
 
     rows: int | None = None
@@ -117,6 +119,7 @@ class Report:
     chosen_widths: tuple[int, ...] = ()
     tokenizer: str = ""
     parts: dict[str, PartReport] = field(default_factory=dict)
+    left_out_files: dict[str, str] = field(default_factory=dict)
     _seen: bytearray = field(default_factory=bytearray, init=False)
 
     def batch(self, samples: Sequence[Sample], width: int) -> None:
@@ -169,7 +172,8 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns everything as plain values, for JSON."""
-        return {name: value for name, value in vars(self).items() if name != "_seen"} | {
+        left_out = ("_seen",) if self.left_out_files else ("_seen", "left_out_files")
+        return {name: value for name, value in vars(self).items() if name not in left_out} | {
             "dropped": dict(self.dropped),
             "origins": {reason: list(found) for reason, found in self.origins.items()},
             "widths": dict(self.widths),
@@ -183,7 +187,7 @@ class Report:
         dropped = self.dropped.total()
         lines = [f"rows read {self.read:,}{total}, dropped {dropped:,} ({dropped * share:.2f} %)"]
         for reason, count in self.dropped.most_common():
-            where = ", ".join(self.origins[reason])
+            where = ", ".join(map(printable, self.origins[reason]))
             lines.append(f"  {reason}: {count:,} ({count * share:.2f} %), first at {where}")
         for label, count in (
             ("filtered out by the format", self.filtered),
@@ -198,7 +202,7 @@ class Report:
         ):
             if count:
                 lines.append(f"{label}: {count:,}")
-        lines += [f"part {name}: {part}" for name, part in self.parts.items()]
+        lines += [f"part {printable(name)}: {part}" for name, part in self.parts.items()]
         if self.packs_wanted and self.packs_made != self.packs_wanted:
             filled = 100 * self.packs_made / self.packs_wanted
             lines.append(f"packed rows that the rows fill: {filled:.1f} % of what the steps took")
@@ -213,7 +217,12 @@ class Report:
         if self.cells:
             lines.append(f"tokens in batches: {self.tokens:,}, padding {100 * self.padding:.1f} % of the cells")
         if self.tokenizer:
-            lines.append(f"tokenizer: {self.tokenizer}")
+            lines.append(f"tokenizer: {printable(self.tokenizer)}")
+        if self.left_out_files:
+            some = [f"{printable(path)}: {kind}" for path, kind in list(self.left_out_files.items())[:ORIGINS_KEPT]]
+            more = ", ..." if len(self.left_out_files) > ORIGINS_KEPT else ""
+            count = len(self.left_out_files)
+            lines.append(f"files that this library wrote, left out: {count:,} ({', '.join(some)}{more})")
         return "\n".join(lines)
 
     __repr__ = __str__

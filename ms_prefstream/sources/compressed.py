@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from collections.abc import Iterator, Sequence
+from typing import IO
 
 import zstandard
 
@@ -20,7 +20,9 @@ from ms_prefstream.sources.lines import LineStream
 
 _PLAIN_BLOCK = 1 << 20
 _PACKED_BLOCK = 1 << 16
-_LARGEST_WINDOW = 1 << 31  # of files written with `zstd --long=31`
+_LARGEST_WINDOW = 1 << 31  # of files written with `zstd --long=31`, which the decompressor holds in memory
+_USUAL_WINDOW = 1 << 27  # what any file may ask for; more than that only in proportion to the file
+_WINDOW_RATIO = 64
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -82,10 +84,9 @@ def read_blocks(path: str) -> Iterator[bytes]:
             before = FileStamp.of(os.fstat(file.fileno()))
             suffix = os.path.splitext(path)[1].lower()
             if suffix == ".gz":
-                yield from _members(file, path, lambda: zlib.decompressobj(_GZIP))
+                yield from _gzip_members(file, path)
             elif suffix in (".zst", ".zstd"):
-                unpacker = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
-                yield from _members(file, path, lambda: unpacker.decompressobj())
+                yield from _zstd_frames(file, path, before.size)
             else:
                 first = file.read(_PLAIN_BLOCK)
                 refuse_foreign(path, first[:4])
@@ -96,27 +97,79 @@ def read_blocks(path: str) -> Iterator[bytes]:
         raise unreadable(path, error) from error
 
 
-def _members(file: IO[bytes], path: str, new: Callable[[], Any]) -> Iterator[bytes]:
-    """Decompresses consecutive gzip members or Zstandard frames; `new` returns the decompressor of one."""
+def _gzip_members(file: IO[bytes], path: str) -> Iterator[bytes]:
+    """Decompresses consecutive gzip members, at most a block at a time however well they are compressed."""
     member = None
     while packed := file.read(_PACKED_BLOCK):
-        while packed:
+        size = _PLAIN_BLOCK
+        while packed or size == _PLAIN_BLOCK:  # after a full block more may follow from input that was read already
             if member is None:
-                packed = packed.lstrip(b"\0")  # gzip files may be padded with zeros; no frame begins with one
+                packed = packed.lstrip(b"\0")  # gzip files may be padded with zeros
                 if not packed:
                     break
-                member = new()
+                member = zlib.decompressobj(_GZIP)
             try:
-                yield member.decompress(packed)
-            except (zlib.error, zstandard.ZstdError) as error:
-                raise SourceError(
-                    f"{path}: the compressed data is damaged, or not what the suffix says ({error}; near byte "
-                    f"{file.tell():,}). Copy the file again, or give it the suffix of its true compression."
-                ) from error
-            packed = member.unused_data if member.eof else b""
+                block = member.decompress(packed, _PLAIN_BLOCK)
+            except zlib.error as error:
+                raise _damaged(file, path, error) from error
+            size = len(block)
+            yield block
+            packed = member.unused_data if member.eof else member.unconsumed_tail
             member = None if member.eof else member
     if member is not None:
-        raise SourceError(
-            f"{path}: the compressed data ends in the middle, at byte {file.tell():,}: the file was cut off. "
-            "Copy or write it again."
-        )
+        raise _cut_off(file, path)
+
+
+_END_TEXT = b"\xff" * 16  # never the end of JSON
+_END_FRAME = b"\x28\xb5\x2f\xfd\x20\x10\x83\0\0\xff"  # a frame of one block: 16 times \xff
+
+
+class _WithEnd:
+    """A file with one more Zstandard frame behind it, whose text only comes out if the frame before it is complete."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.ended = False
+
+    def read(self, size: int) -> bytes:
+        """Returns the next bytes of the file; then the last frame, once."""
+        if self.ended or (packed := self._file.read(size)):
+            return b"" if self.ended else packed
+        self.ended = True
+        return _END_FRAME
+
+
+def _zstd_frames(file: IO[bytes], path: str, size: int) -> Iterator[bytes]:
+    """Decompresses consecutive Zstandard frames, at most a block at a time however well they are compressed.
+
+    `decompressobj` of the library returns all that its input holds, which may be gigabytes for a few kilobytes;
+    `stream_reader` does not, but says nothing of a file that was cut off.
+    """
+    window = min(_LARGEST_WINDOW, max(_USUAL_WINDOW, _WINDOW_RATIO * size))
+    packed = _WithEnd(file)
+    unpacker = zstandard.ZstdDecompressor(max_window_size=window)
+    reader = unpacker.stream_reader(packed, read_size=_PACKED_BLOCK, read_across_frames=True)  # type: ignore[arg-type]
+    held = b""
+    try:
+        while block := reader.read(_PLAIN_BLOCK):
+            held += block
+            yield held[: -len(_END_TEXT)]
+            held = held[-len(_END_TEXT) :]
+    except zstandard.ZstdError as error:
+        raise (_cut_off(file, path) if packed.ended else _damaged(file, path, error)) from error
+    if held != _END_TEXT:
+        raise _cut_off(file, path)
+
+
+def _damaged(file: IO[bytes], path: str, error: Exception) -> SourceError:
+    return SourceError(
+        f"{path}: the compressed data is damaged, or not what the suffix says ({error}; near byte {file.tell():,}). "
+        "Copy the file again, or give it the suffix of its true compression."
+    )
+
+
+def _cut_off(file: IO[bytes], path: str) -> SourceError:
+    return SourceError(
+        f"{path}: the compressed data ends in the middle, at byte {file.tell():,}: the file was cut off. "
+        "Copy or write it again."
+    )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
+from ms_prefstream.disk import check_own, shown
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.sources.base import sources_in
 
-INDEX_BEGINS = b"\x93NUMPY"
-QUARANTINE_BEGINS = b'{"origin":'
 _OPEN_AT_MOST = 128
 _REMEDY_CHANGED = (
     "Files must not change while they are read: restore this one, or start a new run "
@@ -133,27 +132,23 @@ def name_of(paths: Sequence[str]) -> str:
     return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
 
 
-def check_target(option: str, path: str | os.PathLike[str], source: Any, begins: bytes) -> None:
+def check_target(option: str, path: str | os.PathLike[str], source: Any, is_own: Callable[[IO[bytes]], bool]) -> None:
     """Raises if a file that is about to be written belongs to the data, or is a file of another kind.
 
     Args:
         option: The option by which the user named the file.
         path: The file; it may not exist.
         source: The rows: an opened source or a mix.
-        begins: The first bytes of files of the kind that is written.
+        is_own: Returns whether an open file is of the kind that is written.
+
+    Raises:
+        OptionError: It may not be written; nothing was changed.
     """
-    if not os.path.isfile(path):
-        return
-    shown = os.fspath(path)
     for one in sources_in(source):
         files = getattr(one, "paths", None) or getattr(one, "_paths", None) or [str(getattr(one, "name", ""))]
-        if any(os.path.isfile(file) and os.path.samefile(file, path) for file in files):
+        if any(os.path.isfile(file) and os.path.isfile(path) and os.path.samefile(file, path) for file in files):
             raise OptionError(
-                f"{option} is {shown!r}, which is a file of the data itself. Name another file; nothing was changed."
+                f"{option} is {shown(path)!r}, which is a file of the data itself. Name another file; nothing was "
+                "changed."
             )
-    with open(path, "rb") as opened:
-        found = opened.read(len(begins))
-    if found and found != begins:
-        raise OptionError(
-            f"{option} is {shown!r}, which exists and holds something else. Name a new file; nothing was changed."
-        )
+    check_own(path, is_own, OptionError, f"{option}:")

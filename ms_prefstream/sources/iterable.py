@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ms_prefstream.errors import SourceError
+from ms_prefstream.errors import SourceError, StateError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawPass, RawRow, skip_items, start_pass
 
@@ -56,7 +56,10 @@ class IterableRows:
             raise SourceError(
                 f"{self.name}: the function returned {type(made).__name__}, expected an iterator of rows."
             )
-        rows = iter(made)
+        try:
+            rows = iter(made)
+        except Exception as error:
+            raise _failed(f"the beginning of {self.name}", error) from error
         if rows is self._last:
             raise SourceError(f"{self.name}: this iterator was used before and cannot be read again. {_ONCE}")
         self._last = rows if rows is made else None
@@ -85,7 +88,13 @@ class StatefulRows(IterableRows):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next pass begin where `state_dict` was called; call `start` with ``skip=0`` then."""
-        self._rows.load_state_dict(state["state"])
+        try:
+            self._rows.load_state_dict(state["state"])
+        except Exception as error:
+            raise StateError(
+                f"{self.name}: the iterable refused its saved state: {type(error).__name__}: {error}. The state was "
+                "changed, or is one of another iterable: take another state, or start a new run."
+            ) from error
         self._given = self._first = state["row"]
         self._last = None
 

@@ -17,11 +17,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ms_prefstream.errors import SourceError
 from ms_prefstream.mindrecord.manifest import is_cache
-from ms_prefstream.sources.base import Source, no_rows
+from ms_prefstream.sources.base import Source, no_rows, sources_in
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.sources.compressed import StreamedJsonLines
 from ms_prefstream.sources.concat import concat
@@ -29,6 +29,7 @@ from ms_prefstream.sources.files import name_of, stamp, unreadable
 from ms_prefstream.sources.huggingface import is_saved, open_arrow, open_saved
 from ms_prefstream.sources.json_array import JsonArray, holds_array
 from ms_prefstream.sources.jsonl import JsonLines
+from ms_prefstream.sources.own_files import own_kind
 from ms_prefstream.sources.parquet import ParquetRows
 
 Opener: TypeAlias = Callable[[list[str], int], list[Source]]
@@ -79,23 +80,31 @@ def open_paths(patterns: Sequence[str | os.PathLike[str]], max_row_bytes: int) -
 
     Neighbours of one kind are opened together. Plain and compressed JSON Lines are one kind where both occur.
     """
-    found = [entry for pattern in patterns for path in _expand(pattern) for entry in _files_at(path)]
+    own: dict[str, str] = {}
+    found = [entry for pattern in patterns for path in _expand(pattern, own) for entry in _files_at(path, own)]
     _check_each_once([path for path, _ in found])
     if any(kind is _PACKED_LINES for _, kind in found):
         found = [(path, _PACKED_LINES if kind is _LINES else kind) for path, kind in found]
-    parts: list[Source] = []
+    parts: list[Any] = []
     for kind, group in itertools.groupby(found, lambda entry: entry[1]):
         paths = [path for path, _ in group]
         if not any(os.path.getsize(path) for path in paths):
             raise no_rows(name_of(paths))
         parts += kind.open(paths, max_row_bytes)
+    parts[0].left_out = own  # see `own_files_beside`
     return concat(parts)
 
 
-def _expand(pattern: str | os.PathLike[str]) -> list[str]:
+def own_files_beside(source: Any) -> dict[str, str]:
+    """Returns the files of this library that a source's folders and globs hold, and what they are; none is a row."""
+    return {path: kind for one in sources_in(source) for path, kind in getattr(one, "left_out", {}).items()}
+
+
+def _expand(pattern: str | os.PathLike[str], own: dict[str, str]) -> list[str]:
     """Returns the files and folders that a path or a glob stands for; what a glob matches is sorted by name.
 
-    A name that exists is taken literally, also with ``*`` or ``[`` in it.
+    A name that exists is taken literally, also with ``*`` or ``[`` in it. Files of this library that a glob matches
+    are left out, and added to `own`.
     """
     text = os.fspath(pattern)
     if not text:
@@ -108,21 +117,31 @@ def _expand(pattern: str | os.PathLike[str]) -> list[str]:
     if not _GLOB.search(path):
         raise _missing(path)
     found = sorted(glob.glob(path, recursive=True))
-    files = [match for match in found if not os.path.isdir(match)]
+    files = _without_own([match for match in found if not os.path.isdir(match)], own)
     if not files:
-        what = f"only folders ({', '.join(found[:_SHOWN])})" if found else f"no file{_neighbours(path)}"
+        what = f"no file{_neighbours(path)}"
+        if found:
+            some = ", ".join(f"{match}: {own[match]}" if match in own else match for match in found[:_SHOWN])
+            what = f"only folders and files that this library wrote ({some})" if own else f"only folders ({some})"
         raise SourceError(f"{text}: the pattern matches {what}; expected data files. Correct the pattern.")
     return files
 
 
-def _files_at(path: str) -> Iterator[tuple[str, Kind]]:
+def _without_own(files: list[str], own: dict[str, str]) -> list[str]:
+    """Returns the files that this library did not write, and adds the others to `own`."""
+    found = {file: kind for file in files if (kind := own_kind(file)) is not None}
+    own.update(found)
+    return [file for file in files if file not in found]
+
+
+def _files_at(path: str, own: dict[str, str]) -> Iterator[tuple[str, Kind]]:
     """Yields a file, or what is to be opened in a folder, each with its kind; files are checked to be readable."""
     if is_saved(path):
         yield path, _SAVED_FOLDER
     elif is_cache(path):
         yield path, _CACHE_FOLDER
     else:
-        for file in _folder_files(path) if os.path.isdir(path) else [path]:
+        for file in _folder_files(path, own) if os.path.isdir(path) else [path]:
             kind = _kind_of(file)
             if kind is None:
                 raise SourceError(
@@ -138,8 +157,11 @@ def _kind_of(path: str) -> Kind | None:
     return next((kind for suffix, kind in KINDS.items() if path.lower().endswith(suffix)), None)
 
 
-def _folder_files(folder: str) -> list[str]:
-    """Returns the data files in a folder and below, sorted by path; all must be of one kind and one split."""
+def _folder_files(folder: str, own: dict[str, str]) -> list[str]:
+    """Returns the data files in a folder and below, sorted by path; all must be of one kind and one split.
+
+    Files of this library are left out, and added to `own`.
+    """
     try:
         os.listdir(folder)  # os.walk silently skips a folder that may not be read
     except OSError as error:
@@ -148,7 +170,7 @@ def _folder_files(folder: str) -> list[str]:
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [os.path.join(where, name) for name in names if name not in _NOT_DATA and not name.startswith(".")]
-    files = sorted(filter(_kind_of, found))
+    files = _without_own(sorted(filter(_kind_of, found)), own)
     if not files:
         present = ", ".join(sorted(os.path.relpath(path, folder) for path in found)[:_SHOWN]) or "nothing"
         raise SourceError(

@@ -34,8 +34,10 @@ from ms_prefstream.report.bad_rows import BadRows, Quarantine
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.cached import caches_in, only_caches
-from ms_prefstream.sources.files import QUARANTINE_BEGINS, check_target
+from ms_prefstream.sources.files import check_target
 from ms_prefstream.sources.mix import Mix
+from ms_prefstream.sources.own_files import is_quarantine
+from ms_prefstream.sources.paths import own_files_beside
 from ms_prefstream.tasks import Task
 from ms_prefstream.tasks.base import check_room
 
@@ -144,7 +146,8 @@ class StreamData:
         self.raise_malformed, self.quarantine = policy.on_bad_row == "raise", None
         if policy.quarantine is not None:
             self.quarantine = Quarantine(policy.quarantine, ranks.rank, ranks.world)
-            check_target("quarantine", self.quarantine.path, self.source, QUARANTINE_BEGINS)
+            check_target("quarantine", self.quarantine.path, self.source, is_quarantine)
+        self.report.left_out_files = own_files_beside(self.source)
         self.index: LengthIndex | None = None
         if self.records is not None:
             self.report.filtered, self.report.rows = self.records.filtered, len(self.records)

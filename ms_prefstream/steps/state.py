@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from ms_prefstream.checks import whole_number
-from ms_prefstream.errors import StateError
+from ms_prefstream.errors import StateError, printable
 from ms_prefstream.plan.ranks import Ranks
-from ms_prefstream.plan.state import State, check_state, make_state
+from ms_prefstream.plan.state import State, check_state, is_same, make_state
 from ms_prefstream.steps.open import AnySteps, StepOpener
+
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
 def save_state(opener: StepOpener, steps: AnySteps, step: int) -> State:
@@ -56,8 +60,41 @@ def resume_steps(opener: StepOpener, steps: AnySteps, state: Mapping[str, Any]) 
             before.open()  # the report counts for the steps of the stream, which stay
         raise
     if state.get("source") is not None:
-        steps.resume_source(state["source"])
+        steps.resume_source(_source_state(state["source"], step // steps.steps_per_epoch))
     return opener, steps, step
+
+
+class _SourceState(msgspec.Struct, forbid_unknown_fields=True):
+    """What `source_state` of the steps returns: the epoch, the number of the next record, and the source's state."""
+
+    epoch: _Count
+    first: _Count
+    state: dict[str, Any]
+
+
+class _RowsState(msgspec.Struct):
+    """What every source's own state holds: the number of its next row."""
+
+    row: _Count
+
+
+def _source_state(found: Any, epoch: int) -> Mapping[str, Any]:
+    """Returns the position of a source in a state, checked field by field.
+
+    Raises:
+        StateError: Names the field, what was found and what was expected.
+    """
+    try:
+        source = msgspec.convert(found, _SourceState)
+        rows = msgspec.convert(source.state, _RowsState)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise StateError(f"the state's source is damaged: {printable(str(error))}. Take another state.") from error
+    if source.epoch != epoch or rows.row != source.first:
+        raise StateError(
+            f"the state's source stands before row {rows.row} and record {source.first} of epoch {source.epoch}, which "
+            f"does not fit its step, in epoch {epoch}: the state was changed. Use it as stream.state(step) returned it."
+        )
+    return msgspec.structs.asdict(source)
 
 
 def _settings(opener: StepOpener, steps: AnySteps) -> dict[str, Any]:
@@ -87,7 +124,7 @@ def _settings(opener: StepOpener, steps: AnySteps) -> dict[str, Any]:
 def _shards_of(state: Any, opener: StepOpener, steps: AnySteps) -> int:
     """Returns the state's logical shards if they can be used here, else those of `opener`."""
     found = state.get("logical_shards") if isinstance(state, Mapping) else None
-    if not isinstance(found, int) or found < 1 or opener.ranks.chosen:
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1 or opener.ranks.chosen:
         return opener.ranks.logical_shards
-    same_batch = state.get("global_batch") == steps.plan.options.global_batch
-    return found if same_batch else opener.ranks.logical_shards
+    batch = steps.plan.options.global_batch
+    return found if found <= batch and is_same(state.get("global_batch"), batch) else opener.ranks.logical_shards

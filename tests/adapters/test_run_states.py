@@ -64,7 +64,7 @@ def test_a_run_that_does_not_resume_is_not_checked(tmp_path: pathlib.Path) -> No
 def test_a_state_that_is_damaged_is_named(tmp_path: pathlib.Path) -> None:
     saved(tmp_path / "x.ckpt", stream().dataset())
     (tmp_path / "x.stream_state.json").write_text("{")
-    with pytest.raises(StateError, match=r"x\.stream_state\.json cannot be read"):
+    with pytest.raises(StateError, match=r"x\.stream_state\.json is damaged"):
         resumed(stream().dataset(), tmp_path / "x.ckpt")
 
 

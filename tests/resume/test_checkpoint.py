@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
+import random
+import re
 import types
+import warnings
 from typing import Any
 
 import pytest
@@ -261,30 +265,233 @@ def test_only_rank_0_writes_and_every_rank_has_the_same_state(tmp_path: pathlib.
     assert mps.load_state(tmp_path) == ranks[1].state(K)
 
 
-def test_a_crash_while_writing_leaves_the_old_state(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fails", ["open", "fsync", "replace"])
+@pytest.mark.parametrize("cause", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_full_disk_costs_no_training_while_an_older_state_is_whole(
+    cause: int, fails: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ms_prefstream.mindspore.checkpoint import CheckpointWriter
 
     writer = CheckpointWriter(make(), tmp_path)
     writer.step_end(1)
-    for step, name in enumerate(("fsync", "replace"), 2):
-        with monkeypatch.context() as patch:
+    real = getattr(os, fails)
 
-            def fail(*args: Any) -> None:
-                raise OSError("the disk is full")
+    def fail(*args: Any, **options: Any) -> Any:
+        if fails == "open" and not args[1] & os.O_CREAT:
+            return real(*args, **options)
+        raise OSError(cause, os.strerror(cause))
 
-            patch.setattr(os, name, fail)
-            with pytest.raises(OSError, match="the disk is full"):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, fails, fail)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for step in range(2, 6):
                 writer.step_end(step)
-        assert mps.load_state(tmp_path)["step"] == 1
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["stream_state-1.json", "stream_state.json"]
-    writer.step_end(4)
-    assert mps.load_state(tmp_path)["step"] == 4
+        (one,) = (str(warning.message) for warning in said)
+        assert re.search(r"cannot be written: .* Training goes on; .* resumes after step 1 \(", one)
+    assert mps.load_state(tmp_path)["step"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stream_state-1.json", "stream_state.json"]
+    writer.step_end(6)
+    assert mps.load_state(tmp_path)["step"] == 6
+
+
+@pytest.mark.parametrize("before", ["nothing", "another run", "no state"])
+def test_without_an_older_state_training_stops_with_a_sentence(
+    before: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ms_prefstream.mindspore.checkpoint import CheckpointWriter
+
+    writer = CheckpointWriter(make(), tmp_path)
+    if before == "another run":
+        CheckpointWriter(make(seed=5), tmp_path).step_end(1)
+    elif before == "no state":
+        (tmp_path / "stream_state.json").write_text("{}")
+
+    def fail(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "no")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StateError, match=r"cannot be written: the disk is full\. Training stops"):
+        writer.step_end(1)
+
+
+@pytest.mark.parametrize("name", ["stream_state.json", "stream_state-1.json"])
+@pytest.mark.parametrize("kind", ["file", "JSON", "link", "broken link", "pipe", "folder"])
+def test_what_is_no_state_is_not_written_over(kind: str, name: str, tmp_path: pathlib.Path) -> None:
+    from ms_prefstream.mindspore.checkpoint import CheckpointWriter
+
+    thesis, path = tmp_path / "thesis.txt", tmp_path / "states" / name
+    thesis.write_text("years of work")
+    path.parent.mkdir()
+    writer = CheckpointWriter(make(), path.parent)
+    {
+        "file": lambda: path.write_text("years of work"),
+        "JSON": lambda: path.write_text('{"version": 1, "step": 3}'),
+        "link": lambda: path.symlink_to(thesis),
+        "broken link": lambda: path.symlink_to(tmp_path / "nothing"),
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }[kind]()
+    before = path.lstat()
+    with pytest.raises(StateError, match=r"left as it is|expected a regular file"):
+        writer.step_end(1)
+    if name == "stream_state.json":
+        with pytest.raises(OptionError, match=r"StreamCheckpoint: .*(left as it is|expected a regular file)"):
+            CheckpointWriter(make(), path.parent)
+    after = path.lstat()
+    assert (after.st_mode, after.st_ino, after.st_size) == (before.st_mode, before.st_ino, before.st_size)
+    assert thesis.read_text() == "years of work"
+
+
+def test_only_own_states_are_removed(tmp_path: pathlib.Path) -> None:
+    from ms_prefstream.mindspore.checkpoint import CheckpointWriter
+
+    writer = CheckpointWriter(make(), tmp_path, keep=1)
+    writer.step_end(1)
+    (tmp_path / "stream_state-1.json").write_text("mine now")
+    writer.step_end(2)
+    writer.step_end(3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "stream_state-1.json", "stream_state-3.json", "stream_state.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_only_a_regular_file_is_read_as_a_state(kind: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "stream_state.json"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(StateError, match="expected a regular file"):
+        mps.load_state(tmp_path)
+
+
+class Counting:
+    """Rows with a position of their own."""
+
+    def __init__(self) -> None:
+        self.row = 0
+
+    def __iter__(self) -> Any:
+        rows, self.row = pairs(40)[self.row :], self.row
+        for row in rows:
+            self.row += 1
+            yield row
+
+    def state_dict(self) -> dict[str, int]:
+        return {"row": self.row}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.row = state["row"]
+
+
+def counting(steps: int = 20) -> mps.Stream:
+    return make(Counting(), steps_per_epoch=steps)
+
+
+WRONG: list[Any] = [
+    None, True, -1, 1.5, 10**18, 10**80, 1e308, "1", "x" * 100_000, [], [[1]], {}, {"a": {"b": [1]}}, "\x1b[2J",
+]  # fmt: skip
+
+
+def _deep(depth: int) -> Any:
+    found: Any = 1
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["list", "own state"])
+def test_a_doctored_state_is_refused_field_by_field(kind: str, tmp_path: pathlib.Path) -> None:
+    new = make if kind == "list" else counting
+    stream = new()
+    for _ in zip(range(5), stream.batches(), strict=False):
+        pass
+    good = json.loads(json.dumps(stream.state(4)))
+    assert new().resume(good).start_step == 4
+    assert ("source" in good) == (kind == "own state")
+    fields = [(good, name) for name in good]
+    if kind == "own state":
+        fields += [(good["source"], name) for name in good["source"]] + [(good["source"]["state"], "state")]
+        fields += [(good["source"]["state"], "row")]
+    tried = 0
+    for holder, name in fields:
+        was = holder[name]
+        for wrong in [*WRONG, _deep(200), _deep(800), float("nan"), float("inf"), "missing"]:
+            if (wrong == was and type(wrong) is type(was)) or (name == "source" and wrong is None):
+                continue
+            holder[name] = wrong
+            if wrong == "missing":
+                del holder[name]
+                if name == "source":
+                    holder[name] = was
+                    continue
+            for state in (good, _through_file(good, tmp_path)):
+                if state is None:
+                    continue
+                tried += 1
+                try:
+                    resumed = new().resume(state)
+                    next(resumed.batches())
+                except mps.PrefStreamError as error:
+                    said = str(error)
+                    assert len(said) < 2_000, (name, said[:3000])
+                    assert "\x1b" not in said
+                else:
+                    pytest.fail(f"{name} = {wrong!r} was taken")
+            holder[name] = was
+    assert tried > 400
+    for wrong in ([], [good], 1, "x", None, [1] * 5):
+        with pytest.raises(StateError):
+            new().resume(wrong)  # type: ignore[arg-type]
+
+
+def _through_file(state: Any, folder: pathlib.Path) -> Any:
+    """The state as it is read from a file; None if reading refuses it."""
+    (folder / "stream_state.json").write_text(json.dumps(state))
+    try:
+        return mps.load_state(folder)
+    except StateError as error:
+        assert len(str(error)) < 1_000  # noqa: PT017
+        return None
+
+
+def test_arrays_and_other_objects_in_a_state_are_refused() -> None:
+    import numpy as np
+
+    for name in ("seed", "widths", "step", "epoch"):
+        for value in (np.zeros(3), np.int64(7), object(), pytest):
+            with pytest.raises(StateError, match=name):
+                make().resume({**make().state(1), name: value})
+
+
+@pytest.mark.parametrize("seed", [*range(50), *(pytest.param(n, marks=pytest.mark.long) for n in range(50, 500))])
+def test_random_damage_to_a_state(seed: int, tmp_path: pathlib.Path) -> None:
+    draw = random.Random(seed)
+    stream = make()
+    text = bytearray(json.dumps(stream.state(3), indent=2).encode())
+    for _ in range(draw.randrange(1, 4)):
+        at = draw.randrange(len(text))
+        text[at : at + draw.choice([0, 1, 1, 9])] = draw.randbytes(draw.choice([0, 1, 1, 5]))
+    (tmp_path / "stream_state.json").write_bytes(text)
+    try:
+        resumed = make().resume(mps.load_state(tmp_path))
+    except mps.PrefStreamError:
+        return
+    assert resumed.state(resumed.start_step) == stream.state(resumed.start_step)
+
+
+def test_a_source_with_large_numbers_in_its_state_is_saved(tmp_path: pathlib.Path) -> None:
+    """A generator of numpy has numbers of 128 bits in its state."""
+    from ms_prefstream.mindspore.checkpoint import json_text, read_state
+
+    state = {**make().state(1), "source": {"state": 2**127}}
+    (tmp_path / "x.json").write_bytes(json_text(state))
+    assert read_state(tmp_path / "x.json") == state
 
 
 @pytest.mark.parametrize("content", ["", "{", "\x00"])
 def test_a_file_that_is_no_state_is_refused(content: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "stream_state.json").write_text(content)
-    with pytest.raises(StateError, match=r"stream_state\.json cannot be read.* Take another of the states"):
+    with pytest.raises(StateError, match=r"stream_state\.json is damaged: .* Take another of the states"):
         mps.load_state(tmp_path)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import random
+import stat
 from collections import Counter
 from typing import Any
 
@@ -104,3 +107,101 @@ def test_a_new_run_begins_a_new_file(tmp_path: pathlib.Path) -> None:
     for _ in range(2):
         list(make(tmp_path).batches())
         assert origins(tmp_path) == all_once(tmp_path)
+
+
+STRANGERS: dict[str, str] = {
+    "text": "years of work",
+    "data set whose first field is origin": '{"origin": "web", "prompt": "a", "chosen": "b", "rejected": "c"}\n',
+    "the same, written tightly": '{"origin":"web","prompt":"a","chosen":"b","rejected":"c"}\n',
+    "the same fields and one more": '{"origin":"web","reason":"tie","problem":"p","row":{},"more":1}\n',
+    "another reason": '{"origin":"web","reason":"because","problem":"p","row":{}}\n',
+    "other lines below": '{"origin":"web","reason":"tie","problem":"p","row":{}}\n{"origin":"web","prompt":"a"}\n',
+    "one torn line": '{"origin":"web","prompt":"a","cho',
+}
+
+
+def kind_of_stranger(kind: str, path: pathlib.Path) -> None:
+    (path.parent / "thesis.txt").write_text("years of work")
+    if kind in STRANGERS:
+        path.write_text(STRANGERS[kind])
+    elif kind == "link":
+        path.symlink_to(path.parent / "thesis.txt")
+    elif kind == "broken link":
+        path.symlink_to(path.parent / "nothing")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+
+
+def state_of(path: pathlib.Path) -> Any:
+    found = path.lstat()
+    content = path.read_bytes() if stat.S_ISREG(found.st_mode) else b""
+    return found.st_mode, found.st_ino, content, (path.parent / "thesis.txt").read_text()
+
+
+@pytest.mark.parametrize("when", ["before", "during", "resumed"])
+@pytest.mark.parametrize("kind", [*STRANGERS, "link", "broken link", "pipe", "folder"])
+def test_what_is_no_quarantine_is_left_as_it_is(kind: str, when: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    stream = make(tmp_path)
+    if when == "resumed":
+        state = make(tmp_path).state(1)
+    kind_of_stranger(kind, path)
+    before = state_of(path)
+
+    def use() -> None:
+        if when == "before":
+            make(tmp_path)
+        elif when == "resumed":
+            stream.resume(state)
+        list(stream.batches())
+
+    with pytest.raises(mps.PrefStreamError, match=r"quarantine.*(holds something else|link|regular file|a folder)"):
+        use()
+    assert state_of(path) == before
+
+
+@pytest.mark.parametrize("kind", [*STRANGERS, "link", "pipe", "folder"])
+def test_strangers_under_the_names_of_other_ranks_are_not_read(kind: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "bad.rank7.jsonl"
+    kind_of_stranger(kind, path)
+    before = state_of(path)
+    first = make(tmp_path)
+    list(first.batches())
+    list(make(tmp_path).resume(first.state(6)).batches())
+    assert state_of(path) == before
+    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == len(BAD)
+
+
+def test_odd_rows_make_no_stranger_of_a_quarantine(tmp_path: pathlib.Path) -> None:
+    """Rows that only the standard library can write, in a quarantine that the next run replaces."""
+    deep: Any = 1
+    for _ in range(300):
+        deep = [deep]
+    odd = [{"prompt": "\ud83d"}, {"prompt": 2**90}, {"prompt": float("nan")}, {("a", 1): 2}, {"prompt": deep}]
+    for _ in range(2):
+        stream = mps.stream(
+            [*odd, *pairs(4)], task=mps.DPO(128), tokenizer="bytes", batching=mps.Pad(1), on_bad_row="drop",
+            quarantine=tmp_path / "bad.jsonl",
+        )  # fmt: skip
+        list(stream.batches())
+        assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == len(odd)
+
+
+@pytest.mark.parametrize("seed", [*range(50), *(pytest.param(n, marks=pytest.mark.long) for n in range(50, 500))])
+def test_random_damage_to_a_quarantine(seed: int, tmp_path: pathlib.Path) -> None:
+    first, draw, path = make(tmp_path), random.Random(seed), tmp_path / "bad.jsonl"
+    list(first.batches())
+    text = bytearray(path.read_bytes())
+    for _ in range(draw.randrange(1, 4)):
+        at = draw.randrange(len(text))
+        text[at : at + draw.choice([0, 1, 9, 99])] = draw.randbytes(draw.choice([0, 1, 5]))
+    path.write_bytes(text)
+    try:
+        list(make(tmp_path).resume(first.state(6)).batches())
+    except mps.PrefStreamError as error:
+        assert "something else" in str(error)  # noqa: PT017
+        assert path.read_bytes() == text
+    else:
+        assert all(json.loads(line)["origin"] for line in path.read_bytes().splitlines())

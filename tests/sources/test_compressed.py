@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import pathlib
+import random
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from ms_prefstream.errors import Reason, RowError, SourceError
 from ms_prefstream.sources import lines as line_reading
 from ms_prefstream.sources.base import OnePass
-from ms_prefstream.sources.compressed import StandardInput, StreamedJsonLines
+from ms_prefstream.sources.compressed import StandardInput, StreamedJsonLines, read_blocks
 from ms_prefstream.sources.jsonl import JsonLines
 from ms_prefstream.sources.lines import LineStream
 from ms_prefstream.sources.open import open_source
@@ -216,3 +218,78 @@ def test_a_slow_writer_is_read_row_by_row(monkeypatch: pytest.MonkeyPatch) -> No
     rows = open_source("-").start()
     assert next(rows) == ("stdin:1", {"n": 0})
     assert len(pipe.pieces) >= 3
+
+
+def _longest_block(path: pathlib.Path) -> int:
+    return max(map(len, read_blocks(str(path))))
+
+
+def _bombs() -> dict[str, bytes]:
+    """300 MB of text in a few kilobytes: one line, empty lines, and many frames."""
+    line, lines = (zstandard.ZstdCompressor(level=1).compressobj() for _ in range(2))
+    frames = zst(b"x" * 3_000_000)
+    packed, blank = line.compress(b'{"n": 1}\n"'), b""
+    for _ in range(100):
+        packed, blank = packed + line.compress(b"x" * 3_000_000), blank + lines.compress(b"\n" * 3_000_000)
+    end = b'"\n{"n": 2}\n'
+    return {
+        "line.jsonl.zst": packed + line.compress(end) + line.flush(),
+        "blank.jsonl.zst": blank + lines.compress(b'{"n": 1}\n"z"\n{"n": 2}') + lines.flush(),
+        "frames.jsonl.zst": zst(b'{"n": 1}\n"') + frames * 100 + zst(end),
+        "line.jsonl.gz": gzip.compress(b'{"n": 1}\n"' + b"x" * 300_000_000 + end, 1),
+    }
+
+
+@pytest.mark.parametrize("name", ["line.jsonl.zst", "blank.jsonl.zst", "frames.jsonl.zst", "line.jsonl.gz"])
+def test_memory_does_not_follow_the_ratio_of_compression(tmp_path: pathlib.Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(_bombs()[name])
+    assert path.stat().st_size < 2_000_000
+    assert _longest_block(path) <= 1 << 20
+    rows = f"import sys; from ms_prefstream.sources.open import open_source as o; r = o(sys.argv[1]); {_AS}"
+    found = subprocess.run([sys.executable, "-c", rows, str(path)], capture_output=True, text=True, check=True).stdout
+    peak, *kinds = found.split()
+    assert kinds == ["dict", "RowError" if "blank" not in name else "str", "dict"]
+    assert int(peak) < 200_000  # KiB more than before; the limit of a row alone is 64 MiB, held twice for a moment
+
+
+_AS = """
+import resource as u
+peak = lambda: u.getrusage(u.RUSAGE_SELF).ru_maxrss
+before = peak()
+kinds = [type(row).__name__ for _, row in r.start()]
+print(peak() - before, *kinds)
+"""
+
+
+def test_a_window_is_allowed_in_proportion_to_the_file(tmp_path: pathlib.Path) -> None:
+    """A small file may not make the decompressor hold 2 GiB; one written with `zstd --long=31` may if it is large."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=31, write_content_size=False)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    path = tmp_path / "x.jsonl.zst"
+    path.write_bytes(packer.compress(b'{"n": 1}\n') + packer.flush())
+    with pytest.raises(SourceError, match="too much memory"):
+        list(open_source(path).start())
+
+
+@pytest.mark.parametrize("name", PACK)
+def test_every_cut_and_random_damage(tmp_path: pathlib.Path, name: str) -> None:
+    path, data = tmp_path / name, PACK[name](TEXT * 3)
+    path.write_bytes(data)
+    whole = b"".join(read_blocks(str(path)))
+    draw = random.Random(5)
+    damaged = [data[:cut] for cut in range(len(data))]
+    for _ in range(50):
+        wrong = bytearray(data)
+        for _ in range(draw.randrange(1, 4)):
+            wrong[draw.randrange(len(wrong))] = draw.randrange(256)
+        damaged.append(bytes(wrong))
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            found = b"".join(read_blocks(str(path)))
+        except SourceError as error:
+            assert "damaged" in str(error) or "ends in the middle" in str(error)  # noqa: PT017
+        else:
+            # A cut between members, or a damage that no checksum covers: never a part of a member.
+            assert found == whole[: len(found)] or len(content) == len(data)

@@ -25,7 +25,8 @@ from ms_prefstream.lengths.index_file import VERSION, check_replaceable, open_in
 from ms_prefstream.progress import Progress
 
 JOURNAL_SUFFIX = ".journal"
-_FIRST_LINE = "ms-prefstream length index journal 1 {}\n"  # and the SHA-256 of what the rows depend on
+JOURNAL_BEGINS = b"ms-prefstream length index journal "
+_FIRST_LINE = JOURNAL_BEGINS.decode() + "1 {}\n"  # and the SHA-256 of what the rows depend on
 _OWN = re.compile(_FIRST_LINE.format("[0-9a-f]{64}").encode())
 _HEAD = struct.Struct("<II")  # CRC-32 of the rest, rows
 _ROW_BYTES = 13

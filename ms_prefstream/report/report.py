@@ -217,7 +217,7 @@ class Report:
         if self.cells:
             lines.append(f"tokens in batches: {self.tokens:,}, padding {100 * self.padding:.1f} % of the cells")
         if self.tokenizer:
-            lines.append(f"tokenizer: {printable(self.tokenizer)}")
+            lines.append(f"tokenizer: {printable(self.tokenizer, most=None)}")
         if self.left_out_files:
             some = [f"{printable(path)}: {kind}" for path, kind in list(self.left_out_files.items())[:ORIGINS_KEPT]]
             more = ", ..." if len(self.left_out_files) > ORIGINS_KEPT else ""

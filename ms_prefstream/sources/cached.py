@@ -183,7 +183,10 @@ class CachedRows:
                 raise CacheError(f"{path} cannot be read: {cause_of(error)}. {_REMEDY}") from error
             if found.sha256 != self.manifest.files[name].sha256:
                 raise CacheError(f"{path} is damaged: its SHA-256 is not that of the manifest. {_REMEDY}")
-        index = read_index(os.path.join(self.name, LENGTHS), count)
+        try:
+            index = read_index(os.path.join(self.name, LENGTHS), count)
+        except StateError as error:
+            raise CacheError(f"{self.name} is damaged: {error}") from error
         places = _Table(os.path.join(self.name, PLACES), self._handles, PLACE, (count,))
         self._check_tables(index, places)
         if reference is None:

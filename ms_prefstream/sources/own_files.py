@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from typing import IO, Any
 
 from ms_prefstream.disk import MOST_BYTES, open_regular
 from ms_prefstream.errors import Reason, SourceError
+from ms_prefstream.lengths.build import JOURNAL_BEGINS
+from ms_prefstream.lengths.index_file import is_index
 
 _HEAD = 4096
-_TAIL = 132  # of a length index: the header of its last array, and the array, which is a checksum of 4 bytes
 _MOST_LINE = 4 * MOST_BYTES
 _MOST_LINES = 1 << 20  # bytes of a quarantine that are looked at behind its first line
 _QUARANTINE_FIELDS = ["origin", "reason", "problem", "row"]
@@ -36,7 +36,9 @@ def _kind_of(file: IO[bytes]) -> str | None:
     if head.startswith(_QUARANTINE_BEGINS):
         return "a quarantine file" if is_quarantine(file) else None
     if head.startswith(b"\x93NUMPY"):
-        return "a length index" if _is_index(file) else None
+        return "a length index" if is_index(file) else None
+    if head.startswith(JOURNAL_BEGINS):
+        return "the journal of an unfinished length index"
     if head.startswith(b"{"):
         found = _object(file) if b'"plan_version"' in head or b'"ms_prefstream ' in head or b'"steps"' in head else {}
         if is_state(found):
@@ -102,11 +104,3 @@ def _parsed(text: bytes) -> Any:
         return json.loads(text)  # a row may hold lone surrogates and large numbers, which faster parsers refuse
     except (ValueError, RecursionError):
         return None
-
-
-def _is_index(file: IO[bytes]) -> bool:
-    """Returns whether a file of arrays ends in an array of one checksum, as a file of a single array does not."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _TAIL))
-    tail = file.read(_TAIL)
-    return size > _TAIL and tail.startswith(b"\x93NUMPY") and b"'<u4'" in tail and b"(1,)" in tail

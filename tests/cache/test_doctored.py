@@ -258,7 +258,7 @@ def places_with(**changes: Any) -> Callable[[pathlib.Path], bytes]:
 
 def lengths_with(**changes: Any) -> Callable[[pathlib.Path], bytes]:
     def changed(path: pathlib.Path) -> bytes:
-        index = read_index(str(path))
+        index = read_index(str(path), len(np.load(path)))
         arrays = {name: np.array(getattr(index, name)) for name in ("lengths", "keys", "verdict")}
         for name, value in changes.items():
             arrays[name][0] = value
@@ -272,10 +272,10 @@ TABLES: list[tuple[str, Callable[[pathlib.Path], bytes], str]] = [
     ("places.npy", places_with(size=2**32 - 1), "names bytes that"),
     ("places.npy", places_with(begin=2**64 - 1), "names bytes that"),
     ("places.npy", places_with(size=0), "other rows"),
-    ("lengths.mprefidx", lengths_with(keys=10**9), "lengths or reasons that no row has"),
-    ("lengths.mprefidx", lengths_with(keys=-1), "lengths or reasons that no row has"),
+    ("lengths.mprefidx", lengths_with(keys=10**9), "which do not belong together"),
+    ("lengths.mprefidx", lengths_with(keys=-1), "which do not belong together"),
     ("lengths.mprefidx", lengths_with(keys=128, lengths=(128, 1)), "tokens, and not"),
-    ("lengths.mprefidx", lengths_with(verdict=69), "by the manifest"),
+    ("lengths.mprefidx", lengths_with(verdict=69), "which do not belong together"),
     ("places.npy", lambda path: npy_bytes(np.load(path)[:-1]), "no table of|of shape"),
     ("places.npy", lambda path: npy_bytes(np.zeros(40, "<f8")) + bytes(320), "does not fit"),
     ("places.npy", lambda path: path.read_bytes().replace(b"(40,)", b"(4e,)"), "does not fit"),

@@ -130,7 +130,7 @@ def check_own(
                 return
             found = "holds something else"
     except FileNotFoundError:
-        if not os.path.lexists(path):
+        if not os.path.islink(path):  # a file may have appeared since
             return
         found = "is a link to nothing"
     raise error(f"{what} {shown(path)} exists and {found}; it is left as it is. Move it away, or name another file.")

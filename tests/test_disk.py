@@ -119,3 +119,17 @@ def test_text_from_outside_is_printed_as_escapes() -> None:
     assert printable("拒绝 👨‍👩‍👧\n\t") == "拒绝 👨‍👩‍👧\n\t"
     assert len(printable("x" * 10_000)) < 310
     assert str(CacheError("row \x1b[2J")) == r"row \x1b[2J"
+
+
+def test_a_file_of_ours_that_appears_during_the_check_is_no_link(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.idx"
+
+    def appears(*args: object) -> None:
+        path.write_bytes(b"ours")
+        raise FileNotFoundError
+
+    monkeypatch.setattr(disk, "open_regular", appears)
+    disk.check_own(path, lambda file: True, CacheError, "the index")
+    assert path.read_bytes() == b"ours"

@@ -21,7 +21,7 @@ from typing import IO, Any
 import msgspec
 import numpy as np
 
-from ms_prefstream.disk import MOST_BYTES, cause_of, open_regular, parse_json, shown, written
+from ms_prefstream.disk import MOST_BYTES, cause_of, check_own, open_regular, parse_json, shown, written
 from ms_prefstream.errors import OptionError, SourceError, StateError, printable
 from ms_prefstream.lengths.index import CODES, LengthIndex, Measured, first_wrong
 
@@ -128,16 +128,7 @@ def check_replaceable(path: str) -> None:
     """
     if not path:
         raise OptionError("index is ''; expected the path of a file.")
-    try:
-        with open_regular(path, OptionError, "index") as file:
-            if not os.fstat(file.fileno()).st_size or is_index(file):
-                return
-    except FileNotFoundError:
-        if not os.path.islink(path):
-            return
-    raise OptionError(
-        f"index is {shown(path)!r}, which exists and holds something else. Name a new file; nothing was changed."
-    )
+    check_own(path, is_index, OptionError, "index:")
 
 
 def is_index(file: IO[bytes]) -> bool:

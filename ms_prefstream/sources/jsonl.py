@@ -1,4 +1,4 @@
-"""JSON Lines files: read in any order through a line index of 8 bytes a row, and written."""
+"""JSON Lines files: read in any order through a line index of 4 bytes a row, and written."""
 
 from __future__ import annotations
 
@@ -34,6 +34,36 @@ _NEWLINE = 10
 _READ_AT_ONCE = 4 * 1024 * 1024
 
 
+class Offsets:
+    """Ascending offsets in a file, 4 bytes each: their lower 32 bits, and where the upper ones change."""
+
+    def __init__(self) -> None:
+        self._low = np.empty(0, np.uint32)  # with room for more offsets until `close`
+        self._count = 0
+        self._carries: list[int] = []  # places of the first offset of 4 GiB or more, of 8 GiB or more, and so on
+
+    def append(self, part: NDArray[np.int64]) -> None:
+        """Adds the next offsets."""
+        upper = int(part.max(initial=0)) >> 32
+        while len(self._carries) < upper:
+            self._carries.append(self._count + int(np.searchsorted(part, (len(self._carries) + 1) << 32)))
+        begin, self._count = self._count, self._count + part.size
+        if self._count > self._low.size:
+            self._low.resize(2 * self._count, refcheck=False)
+        self._low[begin : self._count] = part & 0xFFFFFFFF
+
+    def close(self) -> None:
+        """Frees the room for more offsets."""
+        self._low.resize(self._count, refcheck=False)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, places: Any) -> Any:
+        """The offset at a place, or the offsets at several places, int64."""
+        return self._low[places] + (np.searchsorted(self._carries, places, side="right") << 32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LineIndex:
     """Offsets of the rows of one file.
@@ -41,7 +71,7 @@ class LineIndex:
     Attributes:
         path: The file.
         stamp: Its size and time when it was indexed.
-        starts: (rows + 1,) int64, offset of each row's first byte; the last entry is the file's size.
+        starts: (rows + 1,) offset of each row's first byte; the last entry is the file's size.
         newlines_before: (size / 64 KiB,) int64, the number of newlines before each 64 KiB step; None if the file has no
             blank lines, because row and line numbers are then the same.
         checksum: Hash of the whole contents.
@@ -49,7 +79,7 @@ class LineIndex:
 
     path: str
     stamp: FileStamp
-    starts: NDArray[np.int64]
+    starts: Offsets
     newlines_before: NDArray[np.int64] | None
     checksum: bytes
 
@@ -85,7 +115,7 @@ def _scan(file: BufferedReader, path: str, stamp: FileStamp) -> LineIndex:
     view, data = memoryview(buffer), np.frombuffer(buffer, np.uint8)
     digest = hashlib.blake2b(stamp.size.to_bytes(8, "little"), digest_size=8)
     weights = _weights(_BLOCK // 8)
-    starts: list[NDArray[np.int64]] = []
+    starts = Offsets()
     steps: list[NDArray[np.int64]] = []
     scanner, offset, newlines, last = RowScanner(), 0, 0, _NEWLINE
     while size := file.readinto(view[:_BLOCK]):  # less than a block only at the end
@@ -101,12 +131,14 @@ def _scan(file: BufferedReader, path: str, stamp: FileStamp) -> LineIndex:
         offset += size
         last = view[size - 1]
         digest.update(_checksum(data, size, weights))
-    rows = sum(map(len, starts))
+    rows = len(starts)
+    starts.append(np.array([stamp.size]))
+    starts.close()
     lines = newlines + (last != _NEWLINE)
     return LineIndex(
         path=path,
         stamp=stamp,
-        starts=np.concatenate([*starts, np.array([stamp.size], np.int64)]),
+        starts=starts,
         newlines_before=None if rows == lines else np.concatenate(steps) if steps else None,
         checksum=digest.digest(),
     )

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from ms_prefstream.errors import Reason, RowError, SourceError
 from ms_prefstream.sources import files, jsonl
 from ms_prefstream.sources.base import RandomAccess
-from ms_prefstream.sources.jsonl import JsonLines, write_jsonl
+from ms_prefstream.sources.jsonl import JsonLines, Offsets, write_jsonl
 
 VALUES = st.recursive(
     st.none()
@@ -353,3 +354,19 @@ def test_write_jsonl_loses_no_row(tmp_path: pathlib.Path) -> None:
     assert len(lines) == len(odd)
     assert lines[0] == b'{"1":2}'
     assert b"1180591620717411303424" in lines[1]
+
+
+def test_offsets_beyond_4_gib_are_exact_and_take_4_bytes() -> None:
+    numbers = np.random.default_rng(0)
+    steps = numbers.integers(1, 2**22, 5000)
+    steps[[10, 2000, 4999]] = 2**32, 2**34 + 5, 2**33  # rows that are larger than 4 GiB
+    right = np.cumsum([0, *steps])
+    right[100:] += 2**32 - int(right[100])  # exactly at the border
+    found = Offsets()
+    for part in np.split(right, [0, 1, 100, 101, 3000]):
+        found.append(part)
+    found.close()
+    assert len(found) == len(right)
+    np.testing.assert_array_equal(found[np.arange(len(right))], right, strict=True)
+    assert [int(found[place]) for place in (0, 99, 100, 5000)] == right[[0, 99, 100, 5000]].tolist()
+    assert found._low.nbytes == 4 * len(right)

@@ -167,7 +167,7 @@ class _ReferencePass:
 
     def _part(self, path: str, part: range, shown: Progress) -> NDArray[np.float32]:
         """Returns the log-probabilities of some rows, (n, 2) float32, NaN for dropped ones."""
-        keys = self._cache.index.keys[part.start : part.stop]
+        keys = self._cache.index.keys_of(slice(part.start, part.stop))
         if (known := _read_part(path, keys >= 0)) is not None:
             shown.advance(len(part))
             return known

@@ -12,7 +12,7 @@ from ms_prefstream.errors import OptionError
 from ms_prefstream.formats.base import Format
 from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, joined, open_index
 from ms_prefstream.lengths.index import Loader, Measured, measuring
-from ms_prefstream.lengths.index_file import SUFFIX, check_replaceable, is_index, unwritable
+from ms_prefstream.lengths.index_file import SUFFIX, is_index, unwritable
 from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of
 from ms_prefstream.progress import Progress
 from ms_prefstream.sources.files import check_target
@@ -117,7 +117,6 @@ def build_indexes(
     for path, part in zip(paths, parts, strict=True):
         if not _is_cache(part):
             check_target("index", path, part.source, is_index)
-            check_replaceable(path)
     return joined([
         part.source.index
         if _is_cache(part)

@@ -144,8 +144,9 @@ class MixedRecords:
         sizes, mixture = self.mixture.sizes, self.mixture if index is None else self.mixture.over(index.good())
         reports = part_reports(self._names, sizes, self.mixture.weights, positions, mixture)
         if index is not None:
+            verdict = index.verdict
             for report, (begin, end) in zip(reports.values(), pairwise(self.mixture.firsts), strict=True):
-                report.known((str(one.reason), one.rows) for one in count_verdicts(index.verdict[begin:end]))
+                report.known((str(one.reason), one.rows) for one in count_verdicts(verdict[begin:end]))
         return reports
 
     def parts(self) -> list[tuple[_PartRecords, int]]:

@@ -291,11 +291,10 @@ class StreamData:
         """Use an index: report the rows that it knows to be bad, or raise the first malformed one."""
         self.index, records, quarantine = index, self.records, self.quarantine
         assert records is not None
-        longest = int(index.keys.max(initial=0))
-        if longest > self.task.length:
+        if index.longest > self.task.length:
             raise StateError(
-                f"the length index {shown(index.path)} has a row of {longest:,} tokens, but {self.task!r} gives at "
-                f"most {self.task.length:,}. It is damaged: build it again."
+                f"the length index {shown(index.path)} has a row of {index.longest:,} tokens, but {self.task!r} gives "
+                f"at most {self.task.length:,}. It is damaged: build it again."
             )
         if self.raise_malformed and not self._cached:
             raise_malformed_of(index.verdict, self.local, records.origin)

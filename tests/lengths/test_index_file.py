@@ -55,22 +55,35 @@ def test_numpy_alone_reads_the_file(index: LengthIndex, path: str) -> None:
     assert index.checksum == f"{checksum[0]:08x}"
 
 
-def test_arrays_are_read_and_take_13_bytes_a_row(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("longest", "dtype", "key_dtype"),
+    [(32_767, np.uint16, np.int16), (65_535, np.uint16, np.int32), (65_536, np.int32, np.int32)],
+)
+def test_an_index_takes_4_bytes_a_row_also_while_it_is_read(
+    longest: int, dtype: Any, key_dtype: Any, tmp_path: pathlib.Path
+) -> None:
     rows, path = 1_000_000, str(tmp_path / "x")
-    lengths = np.full((rows, 2), 7, np.int32)
-    write_contents(path, [Measured(lengths, lengths[:, 0], np.zeros(rows, np.uint8), [])], FINGERPRINT)
+    lengths, verdict = np.full((rows, 2), 7, np.int32), np.zeros(rows, np.uint8)
+    lengths[rows - 9, 1] = longest  # not among the rows that are read first
+    lengths[::100], verdict[::100] = 0, CODES[Reason.TIE]
+    keys = np.where(verdict == 0, lengths.max(axis=1), -1).astype(np.int32)
+    write_contents(path, [Measured(lengths, keys, verdict, [])], FINGERPRINT)
     tracemalloc.start()
     try:
         index = open_index(path, FINGERPRINT, rows)
         now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert 13 * rows <= now < 13.2 * rows
-    assert peak < 20 * rows
-    for array in (index.lengths, index.keys, index.verdict):
-        assert array.flags.aligned
+    assert index.sides.dtype == dtype
+    assert index.keys_of().dtype == key_dtype
+    assert now < (index.sides.itemsize * 2 + 0.1) * rows
+    assert peak < (13.5 if longest == 65_536 else 8.5) * rows
+    for array in (index.sides, index.reasons):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
+    for found, right in ((index.lengths, lengths), (index.keys, keys), (index.verdict, verdict)):
+        np.testing.assert_array_equal(found, right, strict=True)
+    np.testing.assert_array_equal(index.keys_of([0, 1, rows - 9]), [-1, 7, longest])
 
 
 def test_a_plan_takes_the_keys_as_they_are(index: LengthIndex) -> None:

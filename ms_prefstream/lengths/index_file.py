@@ -57,7 +57,7 @@ def beside(source: Any) -> str | None:
 def index_path(source: Any, given: str | os.PathLike[str] | None) -> str:
     """Returns the path of an index that is going to be written: as given, else beside the source's only file."""
     path = beside(source) if given is None else os.fspath(given)
-    if not path and path is not None:
+    if path == "":
         raise OptionError("index is ''; expected the path of a file.")
     if path is None:
         raise OptionError(

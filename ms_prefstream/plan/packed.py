@@ -82,7 +82,8 @@ class PackedPlan:
             )
         packs = self._pack(0, kept, sizes)
         self._held: tuple[tuple[int, Bins], ...] = ((0, packs),)
-        self._source = None if self._mixed is None else (kept, sizes)
+        small = np.min_scalar_type(-capacity)  # holds every size and -1
+        self._source = None if self._mixed is None else (kept, sizes.astype(small))
         self.packs_per_epoch = packs.count
         self.options = _over_packs(options, packs.count, kept.count, capacity)
         self._order = Windows(self.options)

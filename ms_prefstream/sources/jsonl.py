@@ -60,7 +60,7 @@ class Offsets:
         return self._count
 
     def __getitem__(self, places: Any) -> Any:
-        """The offset at a place, or the offsets at several places, int64."""
+        """Returns the offset at a place, or at several places, int64."""
         return self._low[places] + (np.searchsorted(self._carries, places, side="right") << 32)
 
 

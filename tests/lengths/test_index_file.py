@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ms_prefstream.errors import OptionError, Reason, SourceError, StateError
-from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, open_index
+from ms_prefstream.lengths import LengthIndex, beside, build_index, index_file, index_path, open_index
 from ms_prefstream.lengths.index import CODES, REASONS, Measured
 from ms_prefstream.lengths.index_file import write_contents
 from ms_prefstream.plan import IndexedPlan, PlanOptions
@@ -86,6 +88,15 @@ def test_an_index_takes_4_bytes_a_row_also_while_it_is_read(
     np.testing.assert_array_equal(index.keys_of([0, 1, rows - 9]), [-1, 7, longest])
 
 
+@pytest.mark.parametrize("change", [lambda path: os.utime(path, (0, 0)), lambda path: os.truncate(path, 900)])
+def test_an_index_that_changes_while_it_is_read_is_refused(
+    index: LengthIndex, path: str, change: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_file, "first_wrong", lambda *_: change(path))
+    with pytest.raises(StateError, match="written to while it was read"):
+        open_index(path, FINGERPRINT, COUNT)
+
+
 def test_a_plan_takes_the_keys_as_they_are(index: LengthIndex) -> None:
     plan = IndexedPlan(PlanOptions(rows=COUNT, global_batch=4, drop_remainder=False), index.keys)
     planned = {row for step in range(plan.steps_per_epoch) for row in plan.rows(0, step, 0, 1).tolist()}
@@ -148,6 +159,8 @@ def test_the_place_of_an_index(tmp_path: pathlib.Path) -> None:
     assert beside(open_source(one)) == one + ".mprefidx"
     assert beside(open_source(str(tmp_path / "c.json"))) == str(tmp_path / "c.json.mprefidx")
     assert index_path(open_source([one, two]), "here.idx") == "here.idx"
+    with pytest.raises(OptionError, match="index is ''"):
+        index_path(open_source(one), "")
     for source in ([one, two], pairs(2)):
         assert beside(open_source(source)) is None
         with pytest.raises(OptionError, match=r"not a single file.*Give the index a path"):

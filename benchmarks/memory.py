@@ -6,7 +6,8 @@ of the same process over a thousand rows.
 
 What grows with the rows, in bytes a row: 4 of the newline index, 4 of the length index (8 if a length is above 65,535),
 and the plan: 2 for buckets (4 if a length is above 32,767; up to 2 more if many rows are bad), 4 for a token budget,
-4 and 4 for each pack for packs. The rest, the windows in use and what the allocator keeps, are a few megabytes.
+4 and 4 for each pack for packs. The rest, the windows in use and freed memory that the allocator keeps, are a few
+megabytes; with packs the allocator keeps up to 25 MB at 10 M rows.
 """
 
 from __future__ import annotations

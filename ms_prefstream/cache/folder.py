@@ -8,6 +8,7 @@ import fcntl
 import glob
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -42,6 +43,7 @@ _OURS = re.compile(  # files and folders in a staging folder
     r"|tmp-\d+-\d+(/[0-9a-f]{32})?(/part-\d{5,}\.mindrecord(\.db)?)?"
 )
 
+_log = logging.getLogger(__name__)
 _PLAN, _NEW, _REFERENCE, _FORMER = "plan.json", "new", "reference", "former"
 _FORMAT = "ms_prefstream plan"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some cluster file systems
@@ -119,10 +121,13 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
                 if re.search(TEMPORARY + "$", path):
                     os.unlink(path)
             os.makedirs(self.new, exist_ok=True)
-        with contextlib.suppress(PrefStreamError):
+        with contextlib.suppress(PrefStreamError), guarded(self.new):
             found = read_manifest(self.new)
-            if found.about == about:
+            if found.about != about:
+                return None
+            if all(self._is_whole(name, note, False) for name, note in found.files.items()):
                 return found
+            _log.warning("%s: some files differ from the manifest, so parts are checked one by one.", self.new)
         return None
 
     def temporary(self, number: int) -> str:
@@ -226,9 +231,10 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
                 if entry.is_dir(follow_symlinks=False):
                     os.rmdir(entry.path)  # fails if it is not empty
         with contextlib.suppress(OSError):
-            if os.listdir(self.path) == [_PLAN]:
+            plan = os.path.join(self.path, _PLAN)
+            if os.listdir(self.path) == [_PLAN] and os.path.samestat(os.fstat(self._lock), os.lstat(plan)):
                 # Without the plan the lock is void: whatever is in the folder from here on is another process's.
-                os.unlink(os.path.join(self.path, _PLAN))
+                os.unlink(plan)
                 os.rmdir(self.path)
         os.close(self._lock)
         self._lock = -1

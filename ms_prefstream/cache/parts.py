@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ms_prefstream.cache.layouts import Job
 from ms_prefstream.disk import MOST_BYTES, check_own, parse_json, read_file, shown
 from ms_prefstream.errors import CacheError, OptionError, RowError, printable
-from ms_prefstream.lengths.index import GOOD, REASONS, measure
+from ms_prefstream.lengths.index import GOOD, REASONS, first_wrong, measure
 from ms_prefstream.load.loader import SampleLoader
 from ms_prefstream.load.one_pass import RecordWithOrigin
 from ms_prefstream.mindrecord.files import Count, FileNote, guarded, note_of, part_name, write_small
@@ -162,14 +162,19 @@ class _Note(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError(f"it is on part {self.number} with {len(rows):,} rows; expected part {number}")
         if list(self.files) != names or any(note.rows != np.count_nonzero(good) for note in self.files.values()):
             raise ValueError("field files has other files, or other numbers of rows")
-        if not set(verdict.tolist()) <= {GOOD, *REASONS}:
-            raise ValueError("field rows holds reasons that there are not")
+        if (wrong := first_wrong(rows["lengths"], rows["key"], verdict)) is not None:
+            raise ValueError(f"row {wrong} of field rows has lengths, key and verdict that do not belong together")
         reasons = {str(REASONS[code]) for code in set(verdict[~good].tolist())}
         most_begin = self.files[names[0]].bytes - size if names else size
-        fits = np.where(good, (rows["key"] > 0) & (size > 0), (rows["key"] == -1) & (size == 0))
-        fits &= (rows["lengths"] >= 0).all(axis=1) & (~good | (rows["place"]["begin"].astype(np.int64) <= most_begin))
+        fits = (size > 0) == good
+        fits &= ~good | (rows["place"]["begin"].astype(np.int64) <= most_begin)
         fits &= rows["place"]["begin"] < 2**62
-        if not fits.all() or max(self.notes) > len(rows) or not set(self.origins) <= reasons:
+        if (
+            not fits.all()
+            or max(self.notes) > len(rows)
+            or set(self.origins) != reasons
+            or not all(self.origins.values())
+        ):
             raise ValueError("fields rows, notes and origins do not belong together")
         return PartDone(number, self.files, rows, self.notes, [], self.origins)
 

@@ -11,6 +11,7 @@ import functools
 import os
 import pathlib
 import random
+import re
 import resource
 import shutil
 import signal
@@ -95,6 +96,15 @@ def got(kind: Kind, folder: pathlib.Path, made: pathlib.Path) -> Any:
 def fresh(made: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     shutil.rmtree(folder, ignore_errors=True)
     return pathlib.Path(shutil.copytree(made, folder))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_table_names_code_that_exists(name: str) -> None:
+    for place in (KINDS[name].writer, KINDS[name].reader):
+        file, _, names = place.partition(": ")
+        text = (pathlib.Path(mps.__file__).parent / file).read_text() if names else place
+        for word in names.split("."):
+            assert place == "users" or re.search(rf"^ *(def|class) {word}\b", text, re.MULTILINE), place
 
 
 @pytest.mark.parametrize("name", KINDS)

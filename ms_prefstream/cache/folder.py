@@ -308,8 +308,9 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
             )
         if foreign := _foreign_files(out):
             raise OptionError(
-                f"{name} is a cache that holds other files as well ({', '.join(foreign[:3])}), which would be lost "
-                "with it. Move them away, or name another folder; nothing was changed."
+                f"{name} is a cache that holds other files as well ({', '.join(map(shown, foreign[:3]))}), or some too "
+                "damaged to be known, which would be lost with it. Move them away, or name another folder; nothing was "
+                "changed."
             )
 
     def _note(self, number: int) -> str:

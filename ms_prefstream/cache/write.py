@@ -110,7 +110,9 @@ def write_cache(
         if model is None:
             raise OptionError(f"{out} is the cache that the stream reads. Name another folder; nothing was changed.")
         with StagingFolder(out) as folder:
-            return add_reference(model, out, folder.reference, reference_bar, overwrite)
+            added = add_reference(model, out, folder.reference, reference_bar, overwrite)
+            folder.remove_reference()
+            return added
     job = Job(
         layout=layout,
         task=stream.task,
@@ -123,7 +125,9 @@ def write_cache(
     run = functools.partial(ENGINES[engine], data, data.workers if workers is None else workers, ray_address)
     with StagingFolder(out) as folder:
         if model is not None and resume and has_samples(out, about, complete=overwrite):
-            return add_reference(model, out, folder.reference, reference_bar, overwrite)
+            added = add_reference(model, out, folder.reference, reference_bar, overwrite)
+            folder.remove_reference()
+            return added
         manifest = folder.begin(about, overwrite, resume)
         if manifest is None:
             write_missing(job, data, folder, run, _bar("cache", progress))
@@ -255,9 +259,9 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
         raise NoUsableRowsError(f"no row of {data.source.name} can be used ({what or 'it has none'}).")
     tables = (part.rows for part in folder.parts())
     measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
-    write_contents(folder.file(LENGTHS), measured, data.fingerprints())
+    write_contents(folder.place(LENGTHS), measured, data.fingerprints())
     places = np.concatenate([part.rows["place"] for part in folder.parts()])
-    write_small(folder.file(PLACES), npy_bytes(places))
+    write_small(folder.place(PLACES), npy_bytes(places))
     with guarded(folder.new):
         files |= {name: note_of(folder.file(name), 0) for name in (LENGTHS, PLACES)}
     return Manifest(

@@ -19,7 +19,15 @@ from ms_prefstream.errors import CacheError, DroppedRowError, SourceError, State
 from ms_prefstream.lengths.index import GOOD, REASONS, LengthIndex
 from ms_prefstream.lengths.index_file import read_index
 from ms_prefstream.mindrecord.files import NPY_HEAD, note_of, npy_begin, part_name
-from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, check_files, read_manifest, without_reference
+from ms_prefstream.mindrecord.manifest import (
+    LENGTHS,
+    LOGPS,
+    PLACES,
+    Manifest,
+    check_files,
+    read_manifest,
+    without_reference,
+)
 from ms_prefstream.mindrecord.ragged import ragged_samples
 from ms_prefstream.mindrecord.sidecar import PLACE
 from ms_prefstream.sample import Ready
@@ -201,7 +209,7 @@ class CachedRows:
                 "reference log-probabilities again: mps.write_cache(stream, out, reference=..., reference_id=..., "
                 "overwrite=True)."
             )
-        logps = _Table(path, self._handles, np.dtype("<f4"), (count, 2))
+        logps = _Table(path, self._handles, LOGPS, (count, 2))
         for rows, values in logps.chunks():
             if (np.isfinite(values) != (verdict[rows] == GOOD)[:, None]).any():
                 raise CacheError(f"{path} lacks finite log-probabilities for some rows, or has some for dropped ones.")

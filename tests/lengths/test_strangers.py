@@ -6,7 +6,6 @@ import os
 import pathlib
 import stat
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,12 @@ from ms_prefstream import OptionError, PrefStreamError, SourceError, StateError
 from ms_prefstream.lengths import build, build_index, open_index
 from ms_prefstream.lengths.build import JOURNAL_SUFFIX
 from ms_prefstream.load.loader import SampleLoader
-from ms_prefstream.sample import Loaded
 from tests.pools import pairs, recipe, write
 
 FINGERPRINT = {"data": "d1"}
 COUNT = 40
 KINDS = ["text", "array", "empty", "link", "dangling", "pipe", "folder", "locked"]
 AT_INDEX, AT_JOURNAL = "", JOURNAL_SUFFIX
-FORMERLY_OURS = [".part", ".tmp", ".new", ".writing"]
 
 
 @pytest.fixture
@@ -89,44 +86,6 @@ def test_a_strangers_file_is_refused_and_untouched(
     with pytest.raises(SourceError if suffix else OptionError, match=said):
         built(tmp_path / "x", loader)
     assert seen(tmp_path) == before
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_other_names_beside_are_left_alone(kind: str, tmp_path: pathlib.Path, loader: SampleLoader) -> None:
-    for number, suffix in enumerate(FORMERLY_OURS):
-        (tmp_path / str(number)).mkdir()
-        put(kind, tmp_path / str(number) / f"x{suffix}")
-        before = seen(tmp_path / str(number))
-        built(tmp_path / str(number) / "x", loader)
-        (tmp_path / str(number) / "x").unlink()
-        assert seen(tmp_path / str(number)) == before
-
-
-class Meanwhile:
-    """A loader that puts a stranger's file at a path before the last rows."""
-
-    def __init__(self, loader: SampleLoader, kind: str, path: pathlib.Path) -> None:
-        self.loader, self.kind, self.path = loader, kind, path
-
-    def load(self, rows: Sequence[int]) -> list[Loaded]:
-        if max(rows) == COUNT - 1:
-            self.path.unlink(missing_ok=True)
-            put(self.kind, self.path)
-            self.before = seen(self.path.parent)[self.path.name]
-        return self.loader.load(rows)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_strangers_file_that_appears_during_the_pass(kind: str, tmp_path: pathlib.Path, loader: SampleLoader) -> None:
-    if kind != "empty":
-        meanwhile = Meanwhile(loader, kind, tmp_path / "x")
-        with pytest.raises(OptionError):
-            built(tmp_path / "x", meanwhile)
-        assert seen(tmp_path)["x"] == meanwhile.before
-    meanwhile = Meanwhile(loader, kind, tmp_path / "y.journal")
-    built(tmp_path / "y", meanwhile)
-    assert seen(tmp_path)["y.journal"] == meanwhile.before
-    assert open_index(tmp_path / "y", FINGERPRINT, COUNT).rows == COUNT
 
 
 def test_an_index_replaces_an_index_even_if_it_is_stale_or_its_rows_are_damaged(

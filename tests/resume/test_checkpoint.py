@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import pathlib
-import random
 import re
 import types
 import warnings
@@ -461,22 +460,6 @@ def test_arrays_and_other_objects_in_a_state_are_refused() -> None:
         for value in (np.zeros(3), np.int64(7), object(), pytest):
             with pytest.raises(StateError, match=name):
                 make().resume({**make().state(1), name: value})
-
-
-@pytest.mark.parametrize("seed", [*range(50), *(pytest.param(n, marks=pytest.mark.long) for n in range(50, 500))])
-def test_random_damage_to_a_state(seed: int, tmp_path: pathlib.Path) -> None:
-    draw = random.Random(seed)
-    stream = make()
-    text = bytearray(json.dumps(stream.state(3), indent=2).encode())
-    for _ in range(draw.randrange(1, 4)):
-        at = draw.randrange(len(text))
-        text[at : at + draw.choice([0, 1, 1, 9])] = draw.randbytes(draw.choice([0, 1, 1, 5]))
-    (tmp_path / "stream_state.json").write_bytes(text)
-    try:
-        resumed = make().resume(mps.load_state(tmp_path))
-    except mps.PrefStreamError:
-        return
-    assert resumed.state(resumed.start_step) == stream.state(resumed.start_step)
 
 
 def test_a_source_with_large_numbers_in_its_state_is_saved(tmp_path: pathlib.Path) -> None:

@@ -32,13 +32,19 @@ def stream(
     task: Task,
     tokenizer: Any = ...,
     format: Any = "auto",
+    fields: Mapping[str, str] | None = None,
     batching: BatchingRule,
     shuffle: Any = True,
     seed: int = 0,
     template: str | None = "auto",
+    template_variables: Mapping[str, Any] | None = None,
     pad_token_id: int | None = None,
+    vocab_size: int | None = None,
     boundary: str = "joint",
     special_tokens_in_content: str = "escape",
+    content_lost: str = "report",
+    continue_final_message: str = "error",
+    train_empty_think: bool = False,
     backend: str = "auto",
     on_bad_row: str = "raise",
     quarantine: str | os.PathLike[str] | None = None,
@@ -51,6 +57,7 @@ def stream(
     steps_per_epoch: int | None = None,
     index: str | os.PathLike[str] | None = "auto",
     workers: int = 0,
+    verbose: bool = True,
 ) -> Stream:
     """Open a stream of ready batches from raw preference rows.
 
@@ -61,6 +68,8 @@ def stream(
         tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, or
             None for rows that are already tokenized, caches among them. One of these must be given.
         format: A preset's name, a preset made by `ms_prefstream.formats`, or a function row -> row.
+        fields: Standard name -> the row's field, where rows have other names than the format expects:
+            ``{"prompt": "question", "chosen": "good.text"}``. A dotted path leads into objects.
         batching: `Pad` or `Bucket`: how many samples a step has and how they are padded. `Pack`: several samples share
             a row.
         shuffle: True: a new order of all rows for each epoch. ``"window"``: rows stay near their place in the source.
@@ -68,10 +77,20 @@ def stream(
         seed: Of the order, 0 to 2**32 - 1.
         template: ``auto`` (the tokenizer's chat template if it has one), ``chat`` (must have one), Jinja text, the
             path of a .jinja file, or None: prompt and response joined as text.
+        template_variables: Further variables of a chat template: ``{"enable_thinking": False}``. A row's own
+            ``chat_template_kwargs`` go before them. A template that asks for the date gets the day on which the run
+            began, unless ``date_string`` states another.
         pad_token_id: What ids are padded with; None takes the tokenizer's pad, else a reserved token, else EOS.
+        vocab_size: Rows of the model's embedding, where it has more than the tokenizer has ids; a reward token that no
+            vocabulary has gets a free id among them.
         boundary: ``joint`` encodes the text as the model sees it; ``inference`` keeps the prompt's ids as they are at
             generation time.
         special_tokens_in_content: Control strings in content: ``escape`` (plain text), ``error`` or ``allow``.
+        content_lost: What happens to a row whose trained turn loses words to the chat template: ``report`` counts it,
+            ``drop`` drops it, ``error`` is for malformed rows.
+        continue_final_message: For a prompt that ends with an answer: ``error`` refuses the row, ``join`` lets the
+            response continue that answer.
+        train_empty_think: Whether the empty think block that a template inserts is under the loss.
         backend: ``auto``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: What malformed rows do: ``raise`` or ``drop``. Unusable rows are always dropped and counted.
         quarantine: A JSON Lines file for dropped rows.
@@ -88,6 +107,7 @@ def stream(
             it), for a mix those beside all its parts; a path, for a mix a folder, names one that must be there; None
             uses none.
         workers: Processes that tokenise ahead; 0 does it in the training process. The batches are the same.
+        verbose: Whether the logger ``ms_prefstream`` gets a summary (INFO, rank 0) and warnings.
 
     Raises:
         PrefStreamError: Anything a user can cause, as one sentence.
@@ -97,10 +117,16 @@ def stream(
         task=task,
         tokenizer=tokenizer,
         format=format,
+        fields=fields,
         template=template,
+        template_variables=template_variables,
         pad_token_id=pad_token_id,
+        vocab_size=vocab_size,
         boundary=boundary,
         special_tokens_in_content=special_tokens_in_content,
+        content_lost=content_lost,
+        continue_final_message=continue_final_message,
+        train_empty_think=train_empty_think,
         backend=backend,
     )
     policy = BadRowPolicy(on_bad_row=on_bad_row, quarantine=quarantine)

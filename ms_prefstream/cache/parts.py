@@ -28,7 +28,10 @@ from ms_prefstream.mindrecord.sidecar import PLACE, SIDECAR, read_offsets
 from ms_prefstream.mindrecord.writer import RecordFile
 from ms_prefstream.sample import Loaded, Note, Sample
 
-NOTES = (Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.QUESTION_CUT)
+NOTES = (
+    *(Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.QUESTION_CUT),  # always in manifests
+    *(Note.CONTENT_LOST, Note.EMPTY_THINK, Note.MARKERS),  # where they are counted
+)
 _WHAT = "the note on a part"
 _log = logging.getLogger(__name__)
 _ROWS_COMPARED = 16  # rows of a part whose bytes are compared after writing; tests cover whole files
@@ -83,7 +86,7 @@ class PartDone(NamedTuple):
         number: Its number.
         files: Name -> note; none if no row of the part is good.
         rows: (n,) of `ROW`, good or bad.
-        notes: How many rows were cut, rewritten, differ at the boundary, lost their question.
+        notes: How many rows have each of `NOTES`.
         errors: (row id, error) of each bad row; empty for a part that was read back.
         origins: Reason -> origins of its first few bad rows. The parent process fills them in.
     """

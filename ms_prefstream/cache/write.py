@@ -31,7 +31,7 @@ from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without
 from ms_prefstream.progress import Progress, progress_on
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import ORIGINS_KEPT
-from ms_prefstream.sample import Loaded
+from ms_prefstream.sample import Loaded, Note
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.steps.data import StreamData
@@ -270,7 +270,11 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
         rows=good,
         source_rows=rows,
         dropped={name: {"rows": count, "first": origins[name]} for name, count in dropped.most_common()},
-        notes={str(note.name).lower(): int(count) for note, count in zip(NOTES, notes, strict=True)},
+        notes={
+            str(note.name).lower(): int(count)
+            for note, count in zip(NOTES, notes, strict=True)
+            if count or note <= Note.QUESTION_CUT
+        },
         files=files,
         library=VERSION,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -41,6 +43,12 @@ _ENCODING_OPTIONS = (
     click.option("--format", "format_", default="auto", show_default=True, help="Preset that reads the rows."),
     click.option("--cvalues-types", multiple=True, help='CValues difficulty "better>worse"; may be repeated.'),
     click.option("--template", default="auto", show_default=True, help="auto, chat, none, Jinja text or .jinja file."),
+    click.option("--template-variables", metavar="JSON", help='Variables of the template: {"enable_thinking": false}.'),
+    click.option("--fields", metavar="JSON", help='Standard name -> the row\'s field: {"prompt": "question"}.'),
+    click.option("--vocab-size", type=int, help="Rows of the model's embedding, where it is padded."),
+    click.option("--content-lost", help="report (default), drop or error: words of a trained turn that are lost."),
+    click.option("--continue-final-message", help="error (default) or join: a prompt that ends with an answer."),
+    click.option("--train-empty-think", is_flag=True, default=None, help="Train the template's empty think block."),
     click.option("--boundary", default="joint", show_default=True, help="joint or inference."),
     click.option("--special-tokens-in-content", default="escape", show_default=True, help="escape, error or allow."),
     click.option("--backend", default="auto", show_default=True, help="auto, tiktoken, tokenizers, sentencepiece."),
@@ -139,12 +147,23 @@ def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
         "tokenizer": _or_none(options["tokenizer"]),
         "format": _make_format(options),
         "template": _or_none(options["template"]),
+        **{name: _json_object(name, options[name]) for name in ("fields", "template_variables")},
     }
 
 
 def _given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     """Returns the options that were given and are arguments of a function, under their own names."""
     return {name: options[name] for name in inspect.signature(function).parameters if options.get(name) is not None}
+
+
+def _json_object(name: str, text: str | None) -> dict[str, Any] | None:
+    """Returns the object that an option states as JSON; None if it was not given."""
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(found := json.loads(text), dict):
+            return found
+    raise OptionError(f'{_flag(name)} is {text!r}; expected a JSON object such as \'{{"name": "value"}}\'.')
 
 
 def one_or_list(source: tuple[str, ...]) -> Any:

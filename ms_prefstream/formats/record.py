@@ -35,6 +35,8 @@ class Pair:
         margin: How much better the chosen side is, in the data set's unit; None when the row does not say.
         tools: Tool schemas for the chat template, or None.
         origin: Where the row comes from, e.g. ``"train.jsonl:17"``.
+        unread: Names of the row's fields that nothing read.
+        variables: Template variables of this row, by name; None if it states none.
     """
 
     prompt: Messages
@@ -43,6 +45,8 @@ class Pair:
     margin: float | None = None
     tools: tuple[Any, ...] | None = None
     origin: str = ""
+    unread: tuple[str, ...] = ()
+    variables: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ class Completion:
     response: Messages = ()
     tools: tuple[Any, ...] | None = None
     origin: str = ""
+    unread: tuple[str, ...] = ()
+    variables: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,7 @@ class Ranked:
     responses: tuple[tuple[Messages, float], ...]
     tools: tuple[Any, ...] | None = None
     origin: str = ""
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ class TokenPair:
     rejected_ids: tuple[int, ...]
     margin: float | None = None
     origin: str = ""
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ class TokenCompletion:
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...] = field(default=())
     origin: str = ""
+    unread: tuple[str, ...] = ()
 
 
 Record: TypeAlias = Pair | Completion | Ranked | TokenPair | TokenCompletion

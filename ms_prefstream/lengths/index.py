@@ -199,7 +199,7 @@ def measure(loaded: Sequence[Loaded]) -> Measured:
     keys = np.full(len(loaded), _NO_KEY, np.int32)
     verdict = np.full(len(loaded), GOOD, np.uint8)
     errors: list[tuple[int, RowError]] = []
-    for position, (sample, error, _) in enumerate(loaded):
+    for position, (sample, error, *_) in enumerate(loaded):
         if sample is None:
             assert error is not None  # a row without a sample has an error
             verdict[position] = CODES[error.reason]

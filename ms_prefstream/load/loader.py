@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -168,7 +169,7 @@ class SampleLoader:
                 notes |= Note.TRUNCATED
             if sequence.question_cut:
                 notes |= Note.QUESTION_CUT
-        return Loaded(sample, None, notes)
+        return Loaded(sample, None, notes, record.unread)
 
 
 def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair | TokenCompletion:
@@ -180,9 +181,9 @@ def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair
             "Use mps.RLHF for rows of prompt and response, or correct the row",
         )
     if isinstance(record, Pair) and not pairs:
-        return Completion(record.prompt, record.chosen, record.tools, record.origin)
+        return Completion(record.prompt, record.chosen, record.tools, record.origin, record.unread, record.variables)
     if isinstance(record, TokenPair) and not pairs:
-        return TokenCompletion(record.prompt_ids, record.chosen_ids, record.origin)
+        return TokenCompletion(record.prompt_ids, record.chosen_ids, record.origin, record.unread)
     return record  # type: ignore[return-value]  # a ranked list becomes pairs in its format
 
 
@@ -216,8 +217,7 @@ class Recipe:
         task: What records become.
         tokenizer: A loaded tokenizer; None for rows that are already tokenized.
         template: The option of `ms_prefstream.stream`, with the text of a file instead of its path.
-        boundary: The option of that name.
-        special_tokens_in_content: The option of that name.
+        template_variables: The option of that name, like those that follow it.
         ready: Whether the records are samples already, as those of a cache are.
     """
 
@@ -225,13 +225,17 @@ class Recipe:
     task: Task
     tokenizer: Tokenizer | None
     template: str | None = "auto"
+    template_variables: Mapping[str, Any] | None = None
     boundary: str = "joint"
     special_tokens_in_content: str = "escape"
+    content_lost: str = "report"
+    continue_final_message: str = "error"
+    train_empty_think: bool = False
     ready: bool = False
 
     def encoding(self, formats: Sequence[Format]) -> dict[str, Any]:
         """Returns everything that decides about tokens, by name, as plain values for saved states and indexes."""
-        return {
+        found = {
             "task": repr(self.task),
             "format": ", ".join(map(repr, formats)),
             "tokenizer": None if self.tokenizer is None else self.tokenizer.fingerprint,
@@ -239,6 +243,9 @@ class Recipe:
             "boundary": self.boundary,
             "special_tokens_in_content": self.special_tokens_in_content,
         }
+        # Younger than the first saved files, which do not name them: left out where they have their defaults.
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return found | {name: getattr(self, name) for name in ADDED_OPTIONS if getattr(self, name) != defaults[name]}
 
     def loader(self) -> SampleLoader:
         """Returns a loader for this process."""
@@ -254,6 +261,10 @@ class Recipe:
                 refused=self.task.refused(self.tokenizer),
             )
         return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder)
+
+
+ADDED_OPTIONS = ("template_variables", "content_lost", "continue_final_message", "train_empty_think")
+"""Options that decide about tokens and that saved files name only where they have not their defaults."""
 
 
 def _no_sampler(sides: Sequence[Flat], margin: float | None) -> Sample:

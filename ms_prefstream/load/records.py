@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol, TypeAlias
 
@@ -157,12 +157,13 @@ class MixedRecords:
 Records: TypeAlias = _PartRecords | MixedRecords
 
 
-def formats_of(source: Any, format: Any) -> list[Format]:
+def formats_of(source: Any, format: Any, fields: Mapping[str, str] | None = None) -> list[Format]:
     """Returns the format of each part of a mix, or the one format of any other source.
 
     Args:
         source: A mix or an opened source.
         format: The stream's option, for parts without a format of their own.
+        fields: The stream's option.
     """
     if not isinstance(source, Mix):
         return [resolve_format(format)]

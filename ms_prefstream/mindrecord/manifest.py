@@ -45,7 +45,7 @@ class Manifest:
         rows: Samples in the files.
         source_rows: Rows of the source, good or bad.
         dropped: Reason -> number of rows, and the origins of the first few.
-        notes: How many samples were cut, rewritten by the template, differ at the boundary, lost their question.
+        notes: How many samples have each note of `ms_prefstream.sample.Note`, by its name.
         files: Name -> size, SHA-256, rows.
         library: Version of this library.
         reference: Of reference log-probabilities: their `reference_id`, the hash of their `tokens`, and their `file`;

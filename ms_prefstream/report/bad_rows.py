@@ -15,7 +15,7 @@ from typing import IO, Any
 from ms_prefstream.disk import MOST_BYTES, cause_of, open_regular, shown
 from ms_prefstream.errors import DroppedRowError, NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.report.report import PartReport, Report
-from ms_prefstream.sample import Loaded, Note, Sample
+from ms_prefstream.sample import Loaded, Sample
 from ms_prefstream.sources.jsonl import dump_row
 from ms_prefstream.sources.own_files import is_quarantine, own_kind
 
@@ -138,7 +138,7 @@ class BadRows:
             RowError: The first malformed row, with its origin, if such rows are errors.
         """
         samples: list[Sample | None] = []
-        for row, (sample, error, notes) in zip(rows, loaded, strict=True):
+        for row, (sample, error, notes, unread) in zip(rows, loaded, strict=True):
             samples.append(sample)
             malformed = error is not None and error.reason.malformed and not isinstance(error, DroppedRowError)
             if error is not None and malformed and self.raise_malformed:
@@ -152,11 +152,11 @@ class BadRows:
                 self.report.drop(error)
                 if self.quarantine is not None:
                     self.quarantine.add(error, self.raw(row))
-            elif notes:
-                self.report.truncated += bool(notes & Note.TRUNCATED)
-                self.report.question_cut += bool(notes & Note.QUESTION_CUT)
-                self.report.rewritten += bool(notes & Note.REWRITTEN)
-                self.report.boundary_differs += bool(notes & Note.BOUNDARY_DIFFERS)
+                continue
+            if notes:
+                self.report.note(notes, self.origin(row))
+            if unread:
+                self.report.note_unread(unread, self.origin(row))
         return samples
 
     def packed(self, made: int, wanted: int, left_out: int, repeats: int) -> None:

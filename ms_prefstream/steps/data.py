@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +51,16 @@ class Encoding:
     task: Task
     tokenizer: Any
     format: Any = "auto"
+    fields: Mapping[str, str] | None = None
     template: str | None = "auto"
+    template_variables: Mapping[str, Any] | None = None
     pad_token_id: int | None = None
+    vocab_size: int | None = None
     boundary: str = "joint"
     special_tokens_in_content: str = "escape"
+    content_lost: str = "report"
+    continue_final_message: str = "error"
+    train_empty_think: bool = False
     backend: str = "auto"
 
     def __post_init__(self) -> None:
@@ -77,8 +83,12 @@ class Encoding:
             task=self.task,
             tokenizer=tokenizer,
             template=None if tokenizer is None else template_text(self.template, tokenizer),
+            template_variables=self.template_variables,
             boundary=self.boundary,
             special_tokens_in_content=self.special_tokens_in_content,
+            content_lost=self.content_lost,
+            continue_final_message=self.continue_final_message,
+            train_empty_think=self.train_empty_think,
             ready=ready,
         )
 
@@ -137,7 +147,7 @@ class StreamData:
             raise OptionError(f"index is {index!r}; expected 'auto', the path of a length index, or None.")
         self.source: Any = source if isinstance(source, Mix) else open_source(source)
         recipe = encoding.recipe(ready=only_caches(self.source))
-        self._formats = formats_of(self.source, encoding.format)
+        self._formats = formats_of(self.source, encoding.format, encoding.fields)
         self._open_encoding(encoding, recipe)
         self.records = open_records(self.source, self._formats)
         self.recipe = dataclasses.replace(recipe, records=self.records)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.formats.fields import margin_of, short, text
+from ms_prefstream.formats.fields import margin_of, short, text, wrong_type
 from ms_prefstream.formats.messages import lead_with_system, tools_of
 from ms_prefstream.formats.record import Completion, Message, Messages, Pair, Record
 
@@ -49,9 +49,9 @@ class OneRecord:
         if type(row) is not dict:
             check_row(row)
         record = self.read(row, **self.options)
-        if "system" not in row and "tools" not in row:
+        if "system" not in row and "tools" not in row and "chat_template_kwargs" not in row:
             return record
-        return _with_system_and_tools(row, record, self.options.get("keep_empty_system", False))
+        return _with_general_fields(row, record, self.options.get("keep_empty_system", False))
 
     def __repr__(self) -> str:
         return _describe(self.name, self.options)
@@ -78,9 +78,9 @@ class ManyRecords:
         if type(row) is not dict:
             check_row(row)
         records = self.read(row, **self.options)
-        if "system" not in row and "tools" not in row:
+        if "system" not in row and "tools" not in row and "chat_template_kwargs" not in row:
             return records
-        return tuple([_with_system_and_tools(row, record) for record in records])
+        return tuple([_with_general_fields(row, record) for record in records])
 
     def count(self, row: Any) -> int:
         """Returns how many records `row` gives; 0 when it is filtered out."""
@@ -114,14 +114,20 @@ def pair_of(row: Row, prompt: str | Messages, better: str, worse: str, margin: f
     return Pair(prompt, (chosen,), (rejected,), margin_of(row, margin))
 
 
-def _with_system_and_tools(row: Row, record: Record, keep_empty_system: bool = False) -> Record:
-    """Adds two fields that may stand in any row of texts: `system` leads the prompt, `tools` go to the template."""
+def _with_general_fields(row: Row, record: Record, keep_empty_system: bool = False) -> Record:
+    """Adds fields that may stand in any row of texts.
+
+    `system` leads the prompt; `tools` and the variables in `chat_template_kwargs` go to the template.
+    """
     if not isinstance(record, (Pair, Completion)):
         return record
     prompt, tools = lead_with_system(row, record.prompt, keep_empty_system), tools_of(row)
-    if prompt is record.prompt and tools is None:
+    variables = row.get("chat_template_kwargs")
+    if variables is not None and not isinstance(variables, Mapping):
+        raise wrong_type("chat_template_kwargs", variables, "an object: the template's variables by name")
+    if prompt is record.prompt and tools is None and not variables:
         return record
-    return replace(record, prompt=prompt, tools=tools)
+    return replace(record, prompt=prompt, tools=tools, variables=variables or None)
 
 
 def _describe(name: str, options: Mapping[str, Any]) -> str:

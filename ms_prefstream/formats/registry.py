@@ -5,6 +5,7 @@ A new preset is one file in `presets/` with a factory under `preset`, and its na
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -39,6 +40,13 @@ PRESETS: dict[str, Preset] = {}
 _HARMLESS = ("question", "instruction", "history", "context", "labels", "scores")
 
 
+# Fields of presets that no pattern needs.
+_OPTIONAL = frozenset(
+    "system tools history input margin label kto_tag chat_template_kwargs pos_type neg_type safer_response_id "
+    "score_A score_B score_ratio".split()
+) | frozenset({"image", "images", "video", "videos", "audio", "audios"})
+
+
 def preset(*patterns: Pattern, **auto_options: Any) -> Callable[[_Factory], _Factory]:
     """Registers a factory of formats under its own name; arguments as in `Preset`.
 
@@ -63,6 +71,13 @@ def auto() -> Auto:
         if isinstance(read, OneRecord):
             entries += [Entry(name, pattern, read) for pattern in found.patterns]
     return Auto(entries, _HARMLESS)
+
+
+@functools.cache
+def standard_names() -> frozenset[str]:
+    """Returns the names of all fields that presets read."""
+    patterns = [pattern for found in PRESETS.values() for pattern in found.patterns]
+    return frozenset(name for pattern in patterns for name in pattern.fields) | _OPTIONAL
 
 
 def resolve_format(format: Any) -> Format:

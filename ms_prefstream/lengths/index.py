@@ -28,6 +28,7 @@ CODES: dict[Reason, int] = {
     Reason.AMBIGUOUS_FORMAT: 7,
     Reason.ROW_TOO_LARGE: 8,
     Reason.TEMPLATE_REFUSED: 9,
+    Reason.PROMPT_ENDS_WITH_ANSWER: 10,
     Reason.IDENTICAL: 64,
     Reason.TIE: 65,
     Reason.EMPTY_RESPONSE: 66,

@@ -25,6 +25,7 @@ from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.base import Row, check_row
 from ms_prefstream.formats.fields import missing, names, nearest, wrong_type
 from ms_prefstream.formats.record import Record
+from ms_prefstream.formats.suggest import ready_line
 
 TEXT = frozenset({"a string"})
 LIST = frozenset({"a list"})
@@ -151,24 +152,29 @@ class Auto:
     def _nothing_fits(self, row: Row, kinds: Mapping[str, str]) -> RowError:
         """Returns the error that says what keeps the row from the nearest format."""
         complete = [e for e in self._entries if e.pattern.fields.keys() <= kinds.keys()]
-        if complete:
+        line = ready_line(row)
+        if complete and not (line or "").startswith('fields={"prompt"'):
             entry = max(complete, key=lambda e: (len(e.pattern.fields), _generality(e.pattern)))
             unfit = entry.pattern.unfit(kinds)
             if unfit:
                 return _of_wrong_type(entry, unfit[0], row)
         entry = min((e for e in self._entries if not e.pattern.lone), key=lambda e: _distance(e.pattern, kinds))
+        if line is not None:
+            return RowError(Reason.MISSING_FIELD, f"no format fits the fields {names(row)}", f"Pass {line}")
         if not kinds:
             return missing(row, "prompt")
         lacking = [name for name in entry.pattern.fields if name not in kinds]
         nulls = [name for name in lacking if name in row]
-        guesses = [(name, nearest(name, row.keys() - kinds.keys())) for name in lacking if name not in row]
-        hints = [f"did you mean {guess!r} for {name!r}?" for name, guess in guesses if guess]
+        guesses = {name: nearest(name, row.keys() - kinds.keys()) for name in lacking if name not in row}
+        misspelt = {name: guess for name, guess in guesses.items() if guess}
         return RowError(
             Reason.MISSING_FIELD,
             f"no format fits the fields {names(row)}; nearest is {entry.preset!r}, which also needs {names(lacking)}"
             + (f" (null: {names(nulls)})" if nulls else "")
-            + (f"; {' '.join(hints)}" if hints else ""),
-            "Rename the fields, or give format= a function row -> row with {prompt, chosen, rejected}",
+            + "".join(f"; did you mean {name!r} instead of {guess!r}?" for name, guess in misspelt.items()),
+            "Pass fields=" + repr(misspelt).replace("'", '"')
+            if misspelt
+            else "Rename the fields, or give format= a function row -> row with {prompt, chosen, rejected}",
         )
 
     def __repr__(self) -> str:

@@ -15,19 +15,21 @@ from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.fields import short
 from ms_prefstream.formats.record import Message, Pair, Record
 
-HARMLESS = frozenset(
-    "id ids uid uuid guid idx index number hash sha sha1 sha256 md5 checksum fingerprint "
-    "source sources origin dataset subset split file filename url urls link license version "
-    "model models generator author annotator "
-    "language languages lang locale "
-    "date dates day time timestamp created updated at "
-    "score scores rating ratings rank ranks reward rewards margin difficulty quality confidence "
-    "category categories tag tags domain type types label labels".split()
-)
-"""Fields about a row, which nobody misses in a sample: ids and hashes, sources, models, languages, dates, scores, labels.
+_ABOUT_A_ROW = """
+id ids uid uuid guid idx index number hash sha sha1 sha256 md5 checksum fingerprint
+source sources origin dataset subset split file filename url urls link license version
+model models generator author annotator
+language languages lang locale
+date dates day time timestamp created updated at
+score scores rating ratings rank ranks reward rewards margin difficulty quality confidence
+category categories tag tags domain type types label labels
+"""
 
-The last word of a name decides, in any case: ``id``, ``prompt_id``, ``chosen-model``, ``createdAt``. Fields of these names
-inside of an object are harmless, too.
+HARMLESS = frozenset(_ABOUT_A_ROW.split())
+"""Fields about a row, which nobody misses in a sample: ids, hashes, sources, models, languages, dates, scores, labels.
+
+The last word of a name decides, in any case: ``id``, ``prompt_id``, ``chosen-model``, ``createdAt``. Fields of these
+names inside of an object are harmless, too.
 """
 
 MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})

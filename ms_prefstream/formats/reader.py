@@ -188,6 +188,11 @@ class CountingReader(RowReader):
             return counted(self._settled(self._prepared(row))[0])
         return counted(self._for_function(row) if isinstance(row, Mapping) else row)
 
+    def kind(self, row: Any) -> str | None:
+        """Returns what the filter of the format decides by; None if it does not say."""
+        kind = getattr(self._inner, "kind", None)
+        return None if kind is None else str(kind(self._settled(self._prepared(row))[0]))
+
 
 def reader(inner: Format, fields: Mapping[str, str] | None = None, fills_nulls: bool = False) -> RowReader:
     """Returns the reader of a format; it has `count` if the format has it. Arguments as in `RowReader`."""

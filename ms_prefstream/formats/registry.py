@@ -14,6 +14,7 @@ from ms_prefstream.errors import OptionError
 from ms_prefstream.formats.auto import Auto, Entry, Pattern
 from ms_prefstream.formats.base import Format, ManyRecords, OneRecord
 from ms_prefstream.formats.fields import nearest
+from ms_prefstream.formats.ledger import MEDIA
 from ms_prefstream.formats.mapped import Mapped, MappedMany
 
 _Factory = TypeVar("_Factory", bound=Callable[..., Format])
@@ -37,14 +38,14 @@ class Preset:
 PRESETS: dict[str, Preset] = {}
 
 # Fields of presets that may stand beside a prompt or a conversation alone; beside any other, something is missing.
-_HARMLESS = ("question", "instruction", "history", "context", "labels", "scores")
+_HARMLESS = ("query", "question", "instruction", "history", "context", "labels", "scores")
 
 
 # Fields of presets that no pattern needs.
-_OPTIONAL = frozenset(
-    "system tools history input margin label kto_tag chat_template_kwargs pos_type neg_type safer_response_id "
-    "score_A score_B score_ratio".split()
-) | frozenset({"image", "images", "video", "videos", "audio", "audios"})
+_OPTIONAL = MEDIA | {
+    *("system", "tools", "history", "input", "margin", "label", "kto_tag", "chat_template_kwargs"),
+    *("pos_type", "neg_type", "safer_response_id", "score_A", "score_B", "score_ratio"),
+}
 
 
 def preset(*patterns: Pattern, **auto_options: Any) -> Callable[[_Factory], _Factory]:

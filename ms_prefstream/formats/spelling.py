@@ -90,7 +90,8 @@ def without_filled_nulls(row: Any) -> Any:
 
     Arrow has one set of keys for all rows of a column, and fills those that a row lacks with null:
 
-    ``{"tool_calls": [{"arguments": {"city": "Oslo", "day": None}}]}`` -> ``{"tool_calls": [{"arguments": {"city": …}}]}``
+    ``{"tool_calls": [{"arguments": {"city": "Oslo", "day": None}}]}`` ->
+    ``{"tool_calls": [{"arguments": {"city": "Oslo"}}]}``
     """
     return _pruned(row, False) if isinstance(row, Mapping) else row
 

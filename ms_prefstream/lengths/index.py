@@ -36,6 +36,9 @@ CODES: dict[Reason, int] = {
     Reason.IDENTICAL_AFTER_TRUNCATION: 68,
     Reason.TOO_LONG: 69,
 }
+LATER_CODES = frozenset({10})
+"""Numbers of reasons that are younger than the first indexes; a file names them only where a row has them."""
+
 REASONS = {code: reason for reason, code in CODES.items()}
 
 MALFORMED = np.array([code in REASONS and REASONS[code].malformed for code in range(256)])

@@ -42,6 +42,10 @@ class FormattedRows:
 
     filtered = 0
 
+    def none_passed(self) -> str:
+        """Returns an empty string: no row is filtered out."""
+        return ""
+
     def __init__(self, source: RandomAccess, fmt: Format) -> None:
         self.source = source
         self.format = fmt
@@ -96,7 +100,7 @@ class MixedRecords:
         sizes = [len(records) for records in self._parts]
         for name, size, records in zip(self._names, sizes, self._parts, strict=True):
             if size == 0:
-                why = " that pass the filter of its format" if records.filtered else ""
+                why = records.none_passed()
                 raise SourceError(f"{name}, a part of the mix, has no rows{why}. Leave it out, or check its path.")
         self.mixture = Mixture(sizes=tuple(sizes), weights=whole_weights(mix.weights(sizes)), stop=mix.stop)
 

@@ -4,7 +4,8 @@
 2. A pattern with more fields goes before one whose fields it includes; with the same fields, the one that allows fewer
    types does. (`score_chosen` beside prompt, chosen and rejected: `ultrafeedback`, not `messages`.) A field of the
    wrong type that keeps a row from the pattern with more fields is a bad_type error, never ignored.
-3. If patterns of two presets remain, they would read the row differently: ambiguous_format, naming them.
+3. If patterns of two presets remain, they would read the row differently: ambiguous_format, naming them. Patterns that
+   yield leave the row to the others.
 4. Patterns for rows without anything to compare (a prompt or a conversation alone) come last, and only when the row
    has no further field of any preset, such as a `chosen` without `rejected`; a few harmless names are excepted.
 5. Rows for `strings` whose prompt or response begins with a role marker of hh-rlhf are ambiguous_format too. No other
@@ -46,10 +47,12 @@ class Pattern:
     Args:
         fields: Name -> the kinds of value that fit.
         lone: Whether the pattern is for rows with nothing to compare (rule 4).
+        yields: Whether it leaves a row to patterns of other presets (rule 3).
     """
 
     fields: Mapping[str, frozenset[str]]
     lone: bool = False
+    yields: bool = False
 
     def fits(self, kinds: Mapping[str, str]) -> bool:
         """Returns whether a row with fields of these kinds matches."""
@@ -75,6 +78,11 @@ def needs(**fields: frozenset[str]) -> Pattern:
 def alone(**fields: frozenset[str]) -> Pattern:
     """Returns a pattern for rows with nothing to compare: ``alone(messages=LIST)``."""
     return Pattern(fields, lone=True)
+
+
+def unless(**fields: frozenset[str]) -> Pattern:
+    """Returns a pattern that yields: ``unless(prompt=TEXT, completion=TEXT)`` fits unless another preset does."""
+    return Pattern(fields, yields=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,7 @@ class Auto:
             lone = [e for e in self._entries if e.pattern.lone and telling <= e.pattern.fields.keys()]
             fitting = [e for e in lone if e.pattern.fits(kinds)]
         best = [e for e in fitting if not any(other.pattern.goes_before(e.pattern) for other in fitting)]
+        best = [e for e in best if not e.pattern.yields] or best
         presets = sorted({entry.preset for entry in best})
         if len(presets) > 1:
             raise RowError(

@@ -117,15 +117,8 @@ def margin_of(row: Mapping[str, Any], default: float | None = None) -> float | N
 
 
 def response_field(row: Mapping[str, Any]) -> str | None:
-    """Returns the field that holds the one response of a row: `response` or `completion`; None if there is none.
-
-    Raises:
-        RowError: ambiguous_format when the row has both.
-    """
-    found = [name for name in ("response", "completion") if row.get(name) is not None]
-    if len(found) == 2:
-        raise RowError(Reason.AMBIGUOUS_FORMAT, "the row has both 'response' and 'completion'", "Keep one of the two")
-    return found[0] if found else None
+    """Returns the field that holds the one response of a row: `response`, else `completion`; None if there is none."""
+    return next((name for name in ("response", "completion") if row.get(name) is not None), None)
 
 
 def scored_margin(row: Mapping[str, Any], better: str, worse: str) -> float:

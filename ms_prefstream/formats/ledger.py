@@ -48,7 +48,7 @@ def is_harmless(name: Any) -> bool:
 
 def may_hold(kind: type) -> bool:
     """Returns whether a value of this type can hold text, messages, tools or media."""
-    return not issubclass(kind, _BARE) and not kind.__module__.startswith("pandas.")
+    return issubclass(kind, (str, bytes)) or not (issubclass(kind, _BARE) or kind.__name__ == "NAType")
 
 
 def holds(value: Any) -> bool:
@@ -142,7 +142,8 @@ class Recorded(Probe):
     """A copy of a row that records which fields a user's function reads, however it reads them.
 
     To read all of a row at once (``dict(row)``, ``{**row}``, ``row.items()``, ``row.copy()``, a loop) reads every
-    field. Attributes that a dict lacks are those of the row itself.
+    field. Attributes that a dict lacks are those of the row itself. Extensions that read the memory of a dict (orjson)
+    are not seen.
     """
 
     def __init__(self, row: Mapping[Any, Any]) -> None:

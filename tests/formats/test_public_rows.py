@@ -104,8 +104,8 @@ def test_prompt_and_completion() -> None:
     assert read({"prompt": raw(U), "completion": raw(A)}) == Completion((U,), (A,))
     dialogue = {"prompt": "\n\nHuman: Hi\n\nAssistant:", "completion": " Hello"}
     assert reader(mps.formats.hh_rlhf())(dialogue) == Completion((U,), (A,))
-    refusal(Reason.AMBIGUOUS_FORMAT, read, {"prompt": "q", "completion": "a", "response": "b"})
-    refusal(Reason.AMBIGUOUS_FORMAT, read, {"prompt": raw(U), "completion": "a", "response": "b"})
+    both = read({"prompt": "q", "completion": "a", "response": "b"})
+    assert (both.response, both.unread) == ((assistant("b"),), ("completion",))
     assert "field 'completion' is int 5" in refusal(Reason.BAD_TYPE, read, {"prompt": "q", "completion": 5})
     shown = mps.encode({"prompt": "q", "completion": "Blue"}, task=mps.RLHF(64, 128), tokenizer="bytes")
     assert "Blue" in "".join(shown.sides[0].trained)
@@ -130,6 +130,24 @@ def test_unpaired_rows_are_known(row: dict[str, Any]) -> None:
     assert found.reason is Reason.MISSING_FIELD
     assert "the row is unpaired" in found.problem
     assert mps.encode(row, task=mps.RLHF(32, 64), tokenizer="bytes").kept
+
+
+@pytest.mark.parametrize(
+    ("row", "preset"),
+    [
+        ({"question": "Hi", **SIDES, "messages": raw(U)}, "orca"),
+        ({"instruction": "Hi", **SIDES, "messages": raw(U)}, "alpaca"),
+        ({"conversations": raw(U), **SIDES, "messages": raw(U)}, "sharegpt"),
+        ({"prompt": "Hi", **SIDES, "messages": raw(U)}, "strings"),
+        ({"prompt": "Hi", **SIDES, "query": "Hi", "response": "Hello"}, "strings"),
+        ({"prompt": "Hi", "response": "Hello", "query": "x"}, "strings"),
+        ({"prompt": "Hi", "responses": ["a", "b"], "scores": [2, 1], "completion": "x"}, "ranked"),
+        ({"prompt": "Hi", "pos_resp": "a", "neg_resp": "b", "completion": "x"}, "cvalues"),
+        ({"prompt": "Hi", "query": "x"}, "strings"),
+    ],
+)
+def test_rows_that_another_preset_reads_stay_with_it(row: dict[str, Any], preset: str) -> None:
+    assert mps.formats.auto().decide(row).preset == preset
 
 
 PAIR_LINE = 'Pass fields={{"prompt": "{}", "chosen": "{}", "rejected": "{}"}}.'

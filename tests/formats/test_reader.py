@@ -50,6 +50,7 @@ def unread(row: Any, format: Any = "auto", **options: Any) -> tuple[str, ...]:
         ("notes", {"inner": {"deeper": ["", "text"]}}),
         ("notes", np.array(["text"], object)),
         ("notes", b"\x89PNG"),
+        ("notes", np.str_("text")),
         ("notes", object()),
         ("response", "text"),
         ("completion", "text"),

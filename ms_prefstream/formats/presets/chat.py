@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.formats.auto import LIST, PAIR_OF_LISTS, PAIR_OF_TURNS, TURNS, alone, needs
+from ms_prefstream.formats.auto import LIST, PAIR_OF_LISTS, PAIR_OF_TURNS, TURNS, alone, needs, unless
 from ms_prefstream.formats.base import OneRecord, Row
 from ms_prefstream.formats.divide import (
     INPUT_ROLES,
@@ -25,10 +25,9 @@ from ms_prefstream.formats.registry import preset
 @preset(
     needs(prompt=TURNS, **PAIR_OF_TURNS),
     needs(**PAIR_OF_LISTS),
-    needs(prompt=TURNS, messages=LIST, **PAIR_OF_TURNS),
-    needs(messages=LIST, **PAIR_OF_TURNS),
+    unless(messages=LIST, **PAIR_OF_TURNS),
     needs(prompt=TURNS, response=TURNS),
-    needs(prompt=TURNS, completion=TURNS),
+    unless(prompt=TURNS, completion=TURNS),
     alone(prompt=TURNS, messages=LIST),
     alone(messages=LIST),
     alone(prompt=TURNS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.formats.auto import PAIR_OF_TEXTS, TEXT, alone, needs
+from ms_prefstream.formats.auto import PAIR_OF_TEXTS, TEXT, alone, needs, unless
 from ms_prefstream.formats.base import OneRecord, Row, pair_of
 from ms_prefstream.formats.fields import response_field, short, text
 from ms_prefstream.formats.messages import earlier_turns, marked
@@ -16,7 +16,7 @@ from ms_prefstream.formats.registry import preset
 @preset(
     needs(prompt=TEXT, **PAIR_OF_TEXTS),
     needs(prompt=TEXT, response=TEXT),
-    needs(prompt=TEXT, completion=TEXT),
+    unless(prompt=TEXT, completion=TEXT),
     alone(prompt=TEXT),
     dialogues=False,
 )

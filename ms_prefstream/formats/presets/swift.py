@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ms_prefstream.formats.auto import LIST, TEXT, TURNS, needs
+from ms_prefstream.formats.auto import LIST, TEXT, TURNS, unless
 from ms_prefstream.formats.base import OneRecord, Row
 from ms_prefstream.formats.divide import INPUT_ROLES, History, check_history, divide, split_response
 from ms_prefstream.formats.fields import margin_of, missing, present, text
@@ -12,11 +12,11 @@ from ms_prefstream.formats.registry import preset
 
 
 @preset(
-    needs(messages=LIST, rejected_response=TURNS),
-    needs(messages=LIST, rejected_messages=LIST),
-    needs(conversations=LIST, rejected_response=TURNS),
-    needs(query=TEXT, response=TEXT, rejected_response=TURNS),
-    needs(query=TEXT, response=TEXT),
+    unless(messages=LIST, rejected_response=TURNS),
+    unless(messages=LIST, rejected_messages=LIST),
+    unless(conversations=LIST, rejected_response=TURNS),
+    unless(query=TEXT, response=TEXT, rejected_response=TURNS),
+    unless(query=TEXT, response=TEXT),
 )
 def swift(history: History = "strict", keep_empty_system: bool = False) -> OneRecord:
     """Reads ms-swift rows; the last answer of `messages` is better, `rejected_response` is worse.

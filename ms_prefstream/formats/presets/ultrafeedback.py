@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ms_prefstream.formats.auto import LIST, NUMBER, PAIR_OF_LISTS, PAIR_OF_TURNS, TEXT, TURNS, needs
+from ms_prefstream.formats.auto import NUMBER, PAIR_OF_LISTS, PAIR_OF_TURNS, TEXT, TURNS, needs
 from ms_prefstream.formats.base import OneRecord, Row
 from ms_prefstream.formats.divide import History, check_history
 from ms_prefstream.formats.fields import present, scored_margin
@@ -12,10 +12,7 @@ from ms_prefstream.formats.record import Pair
 from ms_prefstream.formats.registry import preset
 
 
-@preset(
-    needs(prompt=TURNS, score_chosen=NUMBER, score_rejected=NUMBER, **PAIR_OF_TURNS),
-    needs(prompt=TURNS, messages=LIST, score_chosen=NUMBER, score_rejected=NUMBER, **PAIR_OF_TURNS),
-)
+@preset(needs(prompt=TURNS, score_chosen=NUMBER, score_rejected=NUMBER, **PAIR_OF_TURNS))
 def ultrafeedback(history: History = "strict") -> OneRecord:
     """Reads UltraFeedback binarized; `chosen` is the better conversation, with the higher score.
 

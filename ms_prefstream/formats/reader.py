@@ -46,14 +46,16 @@ class _Way:
         unsettled: Fields whose spelling depends on their value.
         read: The format; None until a row was to be read.
         doubtful: Fields that the format does not read and that may hold something; None until a row was read.
+        straight: Whether there is nothing to do but to read, once the spelling is settled.
     """
 
-    __slots__ = ("doubtful", "read", "unsettled")
+    __slots__ = ("doubtful", "read", "straight", "unsettled")
 
     def __init__(self, unsettled: tuple[str, ...]) -> None:
         self.unsettled = unsettled
         self.read: Callable[[Any], Any] | None = None
         self.doubtful: tuple[str, ...] | None = None
+        self.straight = False
 
 
 class RowReader:
@@ -88,8 +90,17 @@ class RowReader:
         """
         if self._then is not None:
             return self._through_function(row, self._then)
-        given = row
-        if type(row) is not dict or self._renaming is not None or self._fills_nulls:
+        given, plain = row, type(row) is dict and self._renaming is None and not self._fills_nulls
+        if plain:  # most rows, so it must be quick
+            known = self._ways.get((tuple(row), tuple(map(type, row.values()))))
+            if known is not None and known.straight:
+                for name in known.unsettled:
+                    value = row[name]
+                    if type(value) is not float or value != value:
+                        break
+                else:
+                    return known.read(row)  # type: ignore[misc,no-any-return]  # a row of this shape was read
+        else:
             row = self._prepared(row)
         row, way = self._settled(row)
         if way.doubtful is None:
@@ -141,6 +152,7 @@ class RowReader:
             probe.read.update(self._renaming.fields.keys() - MEDIA)
         if made != ():  # a row that is filtered out is not read to the end
             way.doubtful = tuple(_unread(probe.read, row))
+            way.straight = not way.doubtful
         return made
 
     def _through_function(self, row: Any, then: RowReader) -> _Made:

@@ -93,25 +93,35 @@ def without_filled_nulls(row: Any) -> Any:
     ``{"tool_calls": [{"arguments": {"city": "Oslo", "day": None}}]}`` ->
     ``{"tool_calls": [{"arguments": {"city": "Oslo"}}]}``
     """
-    return _pruned(row, False) if isinstance(row, Mapping) else row
+    if isinstance(row, (dict, Mapping)):
+        return _pruned_object(row, False)
+    return row
 
 
-def _pruned(value: Any, inside: bool) -> Any:
-    """Returns `value` without nulls in the objects of tools and calls; itself if there are none."""
-    if isinstance(value, Mapping):
-        found: Any = value
-        for key, item in value.items():
-            if item is None:
-                if inside:
-                    found = {k: v for k, v in found.items() if k != key}
-            elif isinstance(item, (dict, list)):
-                pruned = _pruned(item, inside or key in _CALLS)
-                if pruned is not item:
-                    found = {**found, key: pruned}
-        return found
+def _pruned_object(value: Mapping[Any, Any], inside: bool) -> Any:
+    """Returns an object without nulls in the objects of tools and calls; itself if there are none."""
+    found: Any = value
+    for key, item in value.items():
+        if item is None:
+            if inside:
+                found = {k: v for k, v in found.items() if k != key}
+            continue
+        kind = type(item)
+        if kind is str:
+            continue
+        if kind is dict or kind is list:
+            pruned = (_pruned_object if kind is dict else _pruned_list)(item, inside or key in _CALLS)
+            if pruned is not item:
+                found = {**found, key: pruned}
+    return found
+
+
+def _pruned_list(value: list[Any], inside: bool) -> list[Any]:
     first = next((item for item in value if item is not None), None)  # all items of an Arrow list have one type
-    if isinstance(first, (dict, list)):
-        items = [item if item is None else _pruned(item, inside) for item in value]
-        if any(new is not old for new, old in zip(items, value, strict=True)):
-            return items
-    return value
+    if type(first) is dict:
+        items = [item if item is None else _pruned_object(item, inside) for item in value]
+    elif type(first) is list:
+        items = [item if item is None else _pruned_list(item, inside) for item in value]
+    else:
+        return value
+    return items if any(new is not old for new, old in zip(items, value, strict=True)) else value

@@ -137,7 +137,7 @@ def test_every_record_of_a_row_names_them() -> None:
 
 def test_a_filtered_row_teaches_nothing() -> None:
     format = reader(mps.formats.cvalues(types=["hard"]))
-    row = {"prompt": "a", "pos_resp": "b", "neg_resp": "c", "pos_type": "x", "neg_type": "y"}
+    row = {"prompt": "a", "pos_resp": "b", "neg_resp": "c", "pos_type": "x", "neg_type": "y", "tools": [{"name": "f"}]}
     assert format(row) == ()
     found = format({**row, "pos_type": "拒绝&正向建议", "neg_type": "拒绝为主"})
     assert isinstance(found, tuple)

@@ -26,6 +26,7 @@ class Reason(str, enum.Enum):
     AMBIGUOUS_FORMAT = "ambiguous_format"
     ROW_TOO_LARGE = "row_too_large"
     TEMPLATE_REFUSED = "template_refused"
+    PROMPT_ENDS_WITH_ANSWER = "prompt_ends_with_answer"
     # Unusable rows: always dropped and counted.
     IDENTICAL = "identical"
     TIE = "tie"

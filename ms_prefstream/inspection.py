@@ -13,11 +13,12 @@ from typing import Any
 from ms_prefstream.checks import whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import Reason, RowError, printable
+from ms_prefstream.formats.spelling import without_filled_nulls
 from ms_prefstream.load.cached import check_cache
 from ms_prefstream.load.records import formats_of
 from ms_prefstream.sample import Loaded, Note, Ready, Sample
 from ms_prefstream.sample import Sequence as TokenSequence
-from ms_prefstream.sources.base import RandomAccess
+from ms_prefstream.sources.base import RandomAccess, fills_nulls
 from ms_prefstream.sources.cached import caches_in
 from ms_prefstream.sources.open import open_source
 from ms_prefstream.steps.data import Encoding
@@ -207,7 +208,9 @@ def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) 
     else:
         passed = enumerate(itertools.islice(found.start(), max(numbers) + 1))
         shown = (both for number, both in passed if number in numbers)
+    filled = fills_nulls(found)
     for origin, raw in shown:
+        raw = without_filled_nulls(raw) if filled else raw
         yield f"{printable(origin)}  {encode(raw, **options)}\n"
 
 

@@ -51,7 +51,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A prompt with at most one response (RLHF). An empty `response` means prompt only."""
+    """A prompt with at most one response (RLHF). An empty `response` means prompt only.
+
+    Attributes:
+        desirable: Whether the response is a good one, where the row says so (KTO); None if it does not.
+    """
 
     prompt: Messages
     response: Messages = ()
@@ -59,6 +63,7 @@ class Completion:
     origin: str = ""
     unread: tuple[str, ...] = ()
     variables: Mapping[str, Any] | None = None
+    desirable: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

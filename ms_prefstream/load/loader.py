@@ -20,7 +20,9 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Flat, token_cut_map
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.base import Format
+from ms_prefstream.formats.fields import names
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
+from ms_prefstream.formats.suggest import ready_line
 from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.sample import Ids, Loaded, Note, Ready, Sample, Span
 from ms_prefstream.tasks.base import Sampler, Task
@@ -174,11 +176,20 @@ class SampleLoader:
 
 def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair | TokenCompletion:
     """Returns a pair for tasks of pairs; prompt and chosen side for the others."""
-    if pairs and not isinstance(record, (Pair, TokenPair)):
+    if pairs and isinstance(record, Completion) and record.desirable is not None:
         raise RowError(
             Reason.MISSING_FIELD,
-            "the row has no rejected side; expected a chosen and a rejected one",
-            "Use mps.RLHF for rows of prompt and response, or correct the row",
+            "the row is unpaired: 'label' or 'kto_tag' marks its one response as good or bad; expected a chosen and a "
+            "rejected response to one prompt",
+            "Pair the responses of a prompt first, or use mps.RLHF",
+        )
+    if pairs and not isinstance(record, (Pair, TokenPair)):
+        line = ready_line({"prompt": "…", **dict.fromkeys(record.unread, "…")})
+        raise RowError(
+            Reason.MISSING_FIELD,
+            "the row has no rejected side; expected a chosen and a rejected one"
+            + (f" (nothing reads the fields {names(record.unread)})" if record.unread else ""),
+            "Use mps.RLHF for rows of prompt and response, or correct the row" if line is None else f"Pass {line}",
         )
     if isinstance(record, Pair) and not pairs:
         return Completion(record.prompt, record.chosen, record.tools, record.origin, record.unread, record.variables)

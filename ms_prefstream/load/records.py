@@ -14,13 +14,14 @@ from ms_prefstream.errors import RowError, SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.formats import Expanded, resolve_format
 from ms_prefstream.formats.base import Format
+from ms_prefstream.formats.reader import reader
 from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.lengths.index import count_verdicts
 from ms_prefstream.plan.mixture import MixedOrder, Mixture, whole_weights
 from ms_prefstream.report.report import PartReport
 from ms_prefstream.sample import Ready
-from ms_prefstream.sources.base import RandomAccess, read_parts
+from ms_prefstream.sources.base import RandomAccess, fills_nulls, read_parts
 from ms_prefstream.sources.mix import Mix
 
 
@@ -40,6 +41,10 @@ class FormattedRows:
     """The records of a source whose format makes one record of each row."""
 
     filtered = 0
+
+    def none_passed(self) -> str:
+        """Returns an empty string: no row is filtered out."""
+        return ""
 
     def __init__(self, source: RandomAccess, fmt: Format) -> None:
         self.source = source
@@ -95,7 +100,7 @@ class MixedRecords:
         sizes = [len(records) for records in self._parts]
         for name, size, records in zip(self._names, sizes, self._parts, strict=True):
             if size == 0:
-                why = " that pass the filter of its format" if records.filtered else ""
+                why = records.none_passed()
                 raise SourceError(f"{name}, a part of the mix, has no rows{why}. Leave it out, or check its path.")
         self.mixture = Mixture(sizes=tuple(sizes), weights=whole_weights(mix.weights(sizes)), stop=mix.stop)
 
@@ -163,11 +168,21 @@ def formats_of(source: Any, format: Any, fields: Mapping[str, str] | None = None
     Args:
         source: A mix or an opened source.
         format: The stream's option, for parts without a format of their own.
-        fields: The stream's option.
+        fields: The stream's option, for parts without one of their own.
+
+    Raises:
+        OptionError: One of the two options cannot be used.
     """
     if not isinstance(source, Mix):
-        return [resolve_format(format)]
-    return [resolve_format(format if part.format is None else part.format) for part in source.parts]
+        return [reader(resolve_format(format), fields, fills_nulls(source))]
+    return [
+        reader(
+            resolve_format(format if part.format is None else part.format),
+            fields if part.fields is None else part.fields,
+            fills_nulls(part.source),
+        )
+        for part in source.parts
+    ]
 
 
 def open_records(source: Any, formats: Sequence[Format]) -> Records | None:

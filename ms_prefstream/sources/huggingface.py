@@ -28,6 +28,8 @@ class HuggingFaceRows:
         paths: The files it was loaded from, if any; they determine the fingerprint.
     """
 
+    fills_nulls = True  # see `base.fills_nulls`
+
     def __init__(self, dataset: Any, name: str = "", paths: Sequence[str] = ()) -> None:
         self.name = name or (f"Dataset({dataset.split})" if dataset.split else "Dataset")
         output = dataset.format
@@ -72,6 +74,8 @@ class _Restartable:
     An `IterableDataset` alone returns to a loaded state on every later pass of the same epoch. Each pass therefore uses
     a new object, in the epoch that was last set on the user's one, and with plain Python values.
     """
+
+    fills_nulls = True  # see `base.fills_nulls`
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset

@@ -27,6 +27,7 @@ class IterableRows:
     def __init__(self, rows: Any) -> None:
         self.name = _name(rows)
         self._rows = rows
+        self.fills_nulls = getattr(rows, "fills_nulls", False)
         self._last: Iterator[RawRow] | None = None  # an iterator that was used cannot be used again
         self._first = 0  # number of the first row of the next pass
         self._given = 0  # number of the next row

@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawRow, locate, no_rows, read_parts
 from ms_prefstream.sources.files import FileStamp, Handle, Handles, check_unchanged, name_of, read_at, unreadable
@@ -31,6 +32,7 @@ from ms_prefstream.sources.lines import LineStream, RowScanner
 _BLOCK = 1 << 18  # fits a core's cache together with its mask and weights: the scan then runs at cache speed
 _STEP = 1 << 16
 _NEWLINE = 10
+_ARRAY_HEAD = 4096
 _READ_AT_ONCE = 4 * 1024 * 1024
 
 
@@ -104,6 +106,8 @@ def build_line_index(path: str) -> LineIndex:
         with open(path, "rb") as file:
             before = FileStamp.of(os.fstat(file.fileno()))
             index = _scan(file, path, before)
+            if index.rows:
+                _check_no_array(file, path, index.starts)
             check_unchanged(path, before, os.fstat(file.fileno()))
             return index
     except OSError as error:
@@ -142,6 +146,20 @@ def _scan(file: BufferedReader, path: str, stamp: FileStamp) -> LineIndex:
         newlines_before=None if rows == lines else np.concatenate(steps) if steps else None,
         checksum=digest.digest(),
     )
+
+
+def _check_no_array(file: BufferedReader, path: str, starts: NDArray[np.int64]) -> None:
+    """Raises `SourceError` for a file that is one JSON array of rows: in one line, or over many lines.
+
+    A file of which every line is an array is JSON Lines.
+    """
+    begin, end = int(starts[0]), int(starts[1])
+    row = os.pread(file.fileno(), _ARRAY_HEAD, begin).lstrip()
+    if not row.startswith(b"["):
+        return
+    last = os.pread(file.fileno(), _ARRAY_HEAD, max(begin, end - _ARRAY_HEAD))[: end - begin].rstrip()
+    if (len(starts) == 2 and row[1:].lstrip().startswith(b"{")) or not last.endswith(b"]"):
+        raise SourceError(f"{path}: begins with '[': a JSON array; name it .json. JSON Lines has one object a line.")
 
 
 def _weights(words: int) -> NDArray[np.uint64]:

@@ -27,12 +27,14 @@ class Part:
             equally, or by size with `temperature`.
         format: Its own format, as for `stream`; None uses the stream's.
         name: What the report calls it; None uses the source's own name.
+        fields: Standard name -> its rows' field, as for `stream`; None uses the stream's.
     """
 
     source: Any
     weight: Any = None
     format: Any = None
     name: str | None = None
+    fields: Any = None
 
     def __post_init__(self) -> None:
         if self.weight is not None and not is_positive(self.weight):
@@ -48,6 +50,7 @@ class OpenedPart(NamedTuple):
     name: str  # what the report calls it, unique among the parts
     source: Source
     format: Any  # None for the stream's
+    fields: Any = None  # likewise
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +133,11 @@ def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temper
     if temperature is not None:
         _check_temperature(temperature, sources)
     names = _names(given, sources)
-    opened = zip(names, sources, (part.format for part in given), strict=True)
-    return Mix(tuple(map(OpenedPart._make, opened)), weights, stop, temperature)
+    opened = [
+        OpenedPart(name, source, part.format, part.fields)
+        for name, source, part in zip(names, sources, given, strict=True)
+    ]
+    return Mix(tuple(opened), weights, stop, temperature)
 
 
 def _as_part(number: int, entry: Any) -> Part:

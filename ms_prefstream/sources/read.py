@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 from ms_prefstream.errors import RowError, SourceError
-from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow, rows_in_order
+from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow, fills_nulls, rows_in_order
 from ms_prefstream.sources.cached import caches_in
 from ms_prefstream.sources.open import open_source
 
@@ -41,6 +41,7 @@ class Rows(Sequence[RawRow]):
 
     def __init__(self, source: RandomAccess) -> None:
         self._source = source
+        self.fills_nulls = fills_nulls(source)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -75,6 +76,7 @@ class PassedRows:
 
     def __init__(self, source: OnePass) -> None:
         self._source = source
+        self.fills_nulls = fills_nulls(source)
 
     def __iter__(self) -> Iterator[RawRow]:
         for origin, found in self._source.start():

@@ -250,9 +250,9 @@ class StepOpener:
         else:
             count = self._one_pass_rows(batch)
         if count == 0:
-            filtered = data.records is not None and data.records.filtered
+            why = "" if data.records is None or isinstance(data.records, MixedRecords) else data.records.none_passed()
             raise SourceError(
-                f"{data.source.name} has no rows{' that pass the filter of its format' if filtered else ''}; expected "
+                f"{data.source.name} has no rows{why}; expected "
                 "at least one step of them. Check the path and the options of the format."
             )
         return count

@@ -184,6 +184,20 @@ def test_counts_by_reason(index: LengthIndex) -> None:
     assert str(index).startswith(f"rows in the length index {COUNT}, dropped {COUNT - index.usable} ")
 
 
+def test_a_file_names_younger_reasons_only_where_a_row_has_them(path: str) -> None:
+    """So that the bytes of other files stay."""
+    for found, named in ((0, False), (9, False), (CODES[Reason.PROMPT_ENDS_WITH_ANSWER], True)):
+        verdict = np.array([0, found], np.uint8)
+        lengths, keys = (
+            np.array([[3, 4], [0, 0] if found else [3, 4]], np.int32),
+            np.array([4, -1 if found else 4], np.int32),
+        )
+        write_contents(path, [Measured(lengths, keys, verdict, [])], FINGERPRINT)
+        assert (b"prompt_ends_with_answer" in pathlib.Path(path).read_bytes()) is named
+        assert open_index(path, FINGERPRINT, 2).verdict.tolist() == [0, found]
+        pathlib.Path(path).unlink()
+
+
 def test_the_numbers_of_reasons_are_written_in_files_and_stay() -> None:
     assert set(CODES) == set(Reason)  # a new reason needs a new number
     assert len(REASONS) == len(CODES)
@@ -197,6 +211,7 @@ def test_the_numbers_of_reasons_are_written_in_files_and_stay() -> None:
         "ambiguous_format": 7,
         "row_too_large": 8,
         "template_refused": 9,
+        "prompt_ends_with_answer": 10,
         "identical": 64,
         "tie": 65,
         "empty_response": 66,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import pickle
@@ -370,3 +371,29 @@ def test_offsets_beyond_4_gib_are_exact_and_take_4_bytes() -> None:
     np.testing.assert_array_equal(found[np.arange(len(right))], right, strict=True)
     assert [int(found[place]) for place in (0, 99, 100, 5000)] == right[[0, 99, 100, 5000]].tolist()
     assert found._low.nbytes == 4 * len(right)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"a": 1}, {"a": 2}]',
+        '[{"a": 1}, {"a": 2}]\n',
+        '\ufeff  [ {"a": "' + "x" * 9000 + '"} ]\n\n',
+        '[\n  {"a": 1},\n  {"a": 2}\n]\n',
+        '[{"a": 1},\n{"a": 2}]',
+        '\n[{\n  "a": 1\n}]',
+    ],
+)
+def test_an_array_of_rows_is_no_json_lines(tmp_path: pathlib.Path, text: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text, "utf-8")
+    with pytest.raises(SourceError, match=r"rows\.jsonl: begins with '\[': a JSON array; name it \.json"):
+        len(JsonLines([str(path)]))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]\n[3]\n", '[{"a": 1}]\n[{"a": 2}]\n', '["a", "b"]', "[]\n"])
+def test_lines_that_are_arrays_are_rows(tmp_path: pathlib.Path, text: str) -> None:
+    """A format function may read them."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text, "utf-8")
+    assert JsonLines([str(path)]).read([0]) == [json.loads(text.splitlines()[0])]

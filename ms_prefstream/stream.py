@@ -40,7 +40,7 @@ def stream(
     template_variables: Mapping[str, Any] | None = None,
     pad_token_id: int | None = None,
     vocab_size: int | None = None,
-    boundary: str = "joint",
+    boundary: str = "auto",
     special_tokens_in_content: str = "escape",
     content_lost: str = "report",
     continue_final_message: str = "error",
@@ -84,7 +84,8 @@ def stream(
         vocab_size: Rows of the model's embedding, where it has more than the tokenizer has ids; a reward token that no
             vocabulary has gets a free id among them.
         boundary: ``joint`` encodes the text as the model sees it; ``inference`` keeps the prompt's ids as they are at
-            generation time.
+            generation time. ``auto`` is inference for pairs with no control token between prompt and response, so that
+            both sides have one prompt, and joint elsewhere; a state, index or cache goes on with its own.
         special_tokens_in_content: Control strings in content: ``escape`` (plain text), ``error`` or ``allow``.
         content_lost: What happens to a row whose trained turn loses words to the chat template: ``report`` counts it,
             ``drop`` drops it, ``error`` is for malformed rows.
@@ -309,11 +310,12 @@ class Stream:
         """
         self._opener, self._steps, step = resume_steps(self._opener, self._steps, state)
         self._resumed = self._begins = step
+        self.data = self._opener.data
         self.data.resume_quarantine()
         return self
 
     def __repr__(self) -> str:
         return (
             f"Stream(task={self.task}, batching={self.batching}, steps_per_epoch={self.steps_per_epoch}, "
-            f"rank {self.rank} of {self.world})"
+            f"rank {self.rank} of {self.world}, boundary={self.data.encoding['boundary']!r})"
         )

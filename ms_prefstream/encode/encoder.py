@@ -37,6 +37,7 @@ _NONE = np.empty(0, np.int32)
 _NO_TICKETS: Mapping[int, int] = {}
 _SPACES = " \n\t\u3000"  # white space that a normaliser may trim
 BOUNDARIES = ("joint", "inference")
+AUTO = "auto"  # the boundary that `resolve_boundary` chooses
 SPECIAL_TOKENS = ("escape", "error", "allow")
 SYSTEM_CACHE = 4096  # distinct system prompts whose ids are cached
 
@@ -397,6 +398,7 @@ def build_encoder(
     boundary: str = "joint",
     special_tokens_in_content: str = "escape",
     refused: Mapping[str, int] | None = None,
+    append_eos: bool = True,
 ) -> ConversationEncoder:
     """Returns the encoder for text records.
 
@@ -407,6 +409,7 @@ def build_encoder(
         special_tokens_in_content: ``escape`` takes control strings in content as plain text, ``error`` refuses such
             rows, ``allow`` takes them as control tokens.
         refused: Control tokens that are always refused.
+        append_eos: Whether the end token follows the response where there is no chat template.
 
     Raises:
         OptionError: An option has another value.
@@ -422,10 +425,36 @@ def build_encoder(
     text = template_text(template, tokenizer)
     chosen: Template
     if text is None:
-        chosen = PlainTemplate(tokenizer, ControlTokens(tokenizer.special) if allow else None)
+        chosen = PlainTemplate(tokenizer, ControlTokens(tokenizer.special) if allow else None, append_eos)
     else:
         chosen = ChatTemplate(text, tokenizer, allow, boundary == "inference")
     never = dict(refused or {})
     if special_tokens_in_content == "error":
         never.update(tokenizer.special)
     return ConversationEncoder(tokenizer.encoder, chosen, boundary, ControlTokens(never) if never else None)
+
+
+def resolve_boundary(boundary: str, tokenizer: Tokenizer | None, template: str | None, pairs: bool = True) -> str:
+    """Returns the boundary that an option stands for.
+
+    ``auto`` is ``inference`` for pairs with no control token between prompt and response: the joint encoding could
+    merge the end of the prompt with the two responses in two ways, and DPO's log-ratio assumes one prompt. Elsewhere
+    ``auto`` is ``joint``.
+
+    Args:
+        boundary: ``auto``, ``joint`` or ``inference``.
+        tokenizer: None for rows that are already tokenized.
+        template: See `template_text`.
+        pairs: Whether rows are pairs.
+
+    Raises:
+        OptionError: The option has another value.
+    """
+    if boundary not in (AUTO, *BOUNDARIES):
+        raise OptionError(f"boundary is {boundary!r}; expected 'auto', 'joint' or 'inference'.")
+    if boundary != AUTO:
+        return boundary
+    if tokenizer is None or not pairs:
+        return "joint"
+    text = template_text(template, tokenizer)
+    return "joint" if text is not None and ChatTemplate(text, tokenizer).separates() else "inference"

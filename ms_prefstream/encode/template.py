@@ -116,6 +116,20 @@ class ChatTemplate:
                 return laid
         return self._in_full(messages, len(prompt), tools)
 
+    def separates(self) -> bool:
+        """Returns whether a control token stands between the last message of a prompt and the response."""
+        for roles in (("user", "assistant"), ("system", "user", "assistant")):
+            *prompt, response = (Message(role, "a") for role in roles)
+            try:
+                units = self.lay_out(tuple(prompt), (response,)).layout.units
+            except RowError:
+                continue
+            owners = [{piece.owner for piece in unit.pieces if piece.kind is Kind.BODY} for unit in units]
+            last = max((at for at, found in enumerate(owners) if len(prompt) - 1 in found), default=-1)
+            first = next((at for at, found in enumerate(owners) if len(prompt) in found), len(units))
+            return any(unit.control >= 0 for unit in units[last + 1 : first])
+        return True  # a template that refuses both refuses other rows in its own way
+
     def _learn(self, roles: tuple[str, ...], prompt_messages: int) -> _Learned:
         """Learn the layout of all conversations with these roles from a rendering with placeholders."""
         try:
@@ -225,14 +239,16 @@ class PlainTemplate:
     Args:
         tokenizer: Gives BOS and EOS.
         control: Special tokens that act in contents; None takes every content as ordinary text.
+        append_eos: Whether EOS follows the response.
     """
 
-    def __init__(self, tokenizer: Tokenizer, control: ControlTokens | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, control: ControlTokens | None = None, append_eos: bool = True) -> None:
         self._control = control
         self._bos = (
             [] if tokenizer.bos_id is None else [(Piece(0, Kind.PREAMBLE, tokenizer.bos_token), tokenizer.bos_id)]
         )
-        self._eos = [] if tokenizer.eos_id is None else [(Piece(1, Kind.TAIL, tokenizer.eos_token), tokenizer.eos_id)]
+        eos = tokenizer.eos_id if append_eos else None
+        self._eos = [] if eos is None else [(Piece(1, Kind.TAIL, tokenizer.eos_token), eos)]
         self._encoder = tokenizer.encoder
         slots = [(Piece(0, Kind.BODY, None), -1)], [(Piece(1, Kind.BODY, None), -1)]
         self._full = self._build(slots[0] + slots[1] + self._eos, 2)

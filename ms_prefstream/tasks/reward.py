@@ -12,7 +12,7 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Flat
 from ms_prefstream.errors import OptionError, Reason, RowError, TokenizerError
 from ms_prefstream.sample import Ids, Sample, Sequence
-from ms_prefstream.tasks.base import Sampler, budget, check_choice, fit_pair
+from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pair, shown
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Reward:
         max_prompt_length: Tokens of the prompt alone, generation header included; None for no separate limit.
         truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.truncate`).
         margin: Whether to add a margin column, (B,) float32, from the data.
+        append_eos: Whether the tokenizer's end token follows the response, under the loss, where there is no chat
+            template.
     """
 
     max_length: int
@@ -37,13 +39,17 @@ class Reward:
     max_prompt_length: int | None = None
     truncation: str = "prompt_left"
     margin: bool = False
+    append_eos: bool = added(True)
 
     name: ClassVar[str] = "reward"
     pairs: ClassVar[bool] = True
     shifted: ClassVar[bool] = False
     prompt_columns: ClassVar[None] = None
 
+    __repr__ = shown
+
     def __post_init__(self) -> None:
+        check_flag("Reward", "append_eos", self.append_eos)
         check_choice("Reward", "layout", self.layout, ("mindformers", "reward_token"))
         budget("Reward", self.max_length, self.max_prompt_length, self.truncation, self._reserve)
         token = self.reward_token

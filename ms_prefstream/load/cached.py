@@ -11,7 +11,8 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, StateError, printable
 from ms_prefstream.sources.base import sources_in
 from ms_prefstream.sources.cached import CachedRows
-from ms_prefstream.tasks.base import Task, given_options
+from ms_prefstream.tasks import TASKS
+from ms_prefstream.tasks.base import Task, added_defaults, given_options
 
 _DEFAULTS = {"boundary": AUTO, "special_tokens_in_content": "escape"}
 _NOTHING_GIVEN: Mapping[str, Any] = {"template": None, **_DEFAULTS}
@@ -115,6 +116,8 @@ def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str =
     if then["name"] != now["name"]:
         yield f"task was {then['name']!r} and is {now['name']!r} now"
         return
+    left_out = added_defaults(TASKS.get(now["name"]))
+    then, now = {**left_out, **then}, {**left_out, **now}
     for name in dict.fromkeys([*then, *now]):
         if then.get(name) != now.get(name) and name != ignored:
             known = printable(repr(then.get(name)))

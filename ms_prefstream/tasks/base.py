@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 def added(default: _T) -> _T:
-    """Returns the field of a task's option that 0.1.0 did not have.
+    """Returns the field of a task's option that the first version did not have.
 
     Saved states, indexes and caches hold the options of their task. They stay valid because such an option is left out
     while it has its default, see `given_options`.
@@ -35,11 +35,15 @@ def added(default: _T) -> _T:
 
 def given_options(task: Any) -> dict[str, Any]:
     """Returns the options of a task by name, without those of `added` that have their defaults."""
-    return {
-        field.name: value
-        for field in dataclasses.fields(task)
-        if (value := getattr(task, field.name)) != field.default or _ADDED not in field.metadata
-    }
+    left_out = added_defaults(task).items()
+    options = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
+    return dict(item for item in options.items() if item not in left_out)
+
+
+def added_defaults(task: Any) -> dict[str, Any]:
+    """Returns the options of `added` with their defaults; `task` is a task, its class, or None for an unknown one."""
+    fields = () if task is None else dataclasses.fields(task)
+    return {field.name: field.default for field in fields if _ADDED in field.metadata}
 
 
 def shown(task: Any) -> str:

@@ -8,12 +8,13 @@ import os
 import pathlib
 from typing import Any
 
+from ms_prefstream.checks import whole_number
 from ms_prefstream.encode.backends import BACKENDS, LOADERS
 from ms_prefstream.encode.backends.base import Form, NotServedError, Tokenizer
 from ms_prefstream.encode.backends.tokenizer_source import ACCEPTED, TokenizerSource, find_files, read_bytes
 from ms_prefstream.errors import OptionError, TokenizerError
 
-__all__ = ["Tokenizer", "choose_pad_id", "load_tokenizer"]
+__all__ = ["Tokenizer", "choose_pad_id", "load_tokenizer", "with_embedding"]
 
 # Where mindformers puts what belongs to a model name: checkpoint_download/<family>/, e.g. llama2 for llama2_7b.
 _MINDFORMERS_FOLDER = pathlib.Path("checkpoint_download")
@@ -102,22 +103,48 @@ def _named_in_yaml(path: pathlib.Path) -> pathlib.Path:
     return path.parent
 
 
-def choose_pad_id(given: int | None, tokenizer: Tokenizer | None) -> int:
+def with_embedding(tokenizer: Tokenizer, vocab_size: int | None) -> Tokenizer:
+    """Returns the tokenizer of a model whose embedding has so many rows; None leaves it as it is.
+
+    Raises:
+        OptionError: It is no whole number, or smaller than the tokenizer's vocabulary.
+    """
+    if vocab_size is None:
+        return tokenizer
+    size = whole_number("vocab_size", vocab_size, 1)
+    if size < tokenizer.vocab_size:
+        raise OptionError(
+            f"vocab_size is {size}, but tokenizer {tokenizer.name} has the ids 0 to {tokenizer.vocab_size - 1}; "
+            f"expected the rows of the model's embedding, at least {tokenizer.vocab_size}. Give that number "
+            "(vocab_size in the model's configuration), or leave it out."
+        )
+    return dataclasses.replace(tokenizer, embedding_size=size)
+
+
+def choose_pad_id(given: int | None, tokenizer: Tokenizer | None, vocab_size: int | None = None) -> int:
     """Returns the given id, else the tokenizer's pad token, else a reserved one, else its end token.
 
     Args:
         given: The option `pad_token_id`.
         tokenizer: None for rows that are already tokenized.
+        vocab_size: The option of that name, for these rows.
 
     Raises:
         OptionError: The tokenizer has no such id, or it is missing for rows that are already tokenized.
         TokenizerError: The tokenizer has none of these tokens.
     """
     if given is not None:
-        top = None if tokenizer is None else tokenizer.vocab_size - 1
+        size = whole_number("vocab_size", vocab_size, 1) if vocab_size is not None else None
+        size = size if tokenizer is None else tokenizer.ids
+        top = None if size is None else size - 1
         number = isinstance(given, numbers.Integral) and not isinstance(given, bool)
         if not number or given < 0 or (top is not None and given > top):
-            known = "" if top is None or tokenizer is None else f"; tokenizer {tokenizer.name} has the ids 0 to {top}"
+            of = (
+                "the model"
+                if tokenizer is None or tokenizer.embedding_size is not None
+                else f"tokenizer {tokenizer.name}"
+            )
+            known = "" if top is None else f"; {of} has the ids 0 to {top}"
             raise OptionError(f"pad_token_id is {given!r}; expected the id of a token{known}.")
         return int(given)
     if tokenizer is None:

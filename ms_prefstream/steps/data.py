@@ -21,7 +21,7 @@ from ms_prefstream.checks import check_made
 from ms_prefstream.disk import shown
 from ms_prefstream.encode.encoder import AUTO, BOUNDARIES
 from ms_prefstream.encode.template import template_text
-from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer
+from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_embedding
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.lengths import LengthIndex, raise_malformed_of
 from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
@@ -80,7 +80,9 @@ class Encoding:
         Args:
             ready: Whether the records are samples already.
         """
-        tokenizer = None if self.tokenizer is None else load_tokenizer(self.tokenizer, self.backend)
+        tokenizer = None
+        if self.tokenizer is not None:
+            tokenizer = with_embedding(load_tokenizer(self.tokenizer, self.backend), self.vocab_size)
         return Recipe(
             records=None,
             task=self.task,
@@ -186,7 +188,7 @@ class StreamData:
         if recipe.ready:
             self.encoding, self._tokenizer_text = encoding_of(caches[0], task), tokenizer_of(caches[0])
             pad_id = caches[0].pad_token_id if pad_id is None else pad_id
-        self.pad_token_id = choose_pad_id(pad_id, tokenizer)
+        self.pad_token_id = choose_pad_id(pad_id, tokenizer, given.vocab_size)
         return recipe
 
     @property

@@ -124,7 +124,7 @@ def _tokenizer(source: TokenizerSource, tokens: Sequence[AddedToken], encoder: T
         vocab_size=1 + max([*map(int, vocab.values()), *ids.values()]),
         chat_template=template,
         fingerprint=digest.hexdigest(),
-        reserved_id=find_reserved(ids.items(), names),
+        reserved=find_reserved(ids.items(), names),
     )
 
 
@@ -188,6 +188,10 @@ class ObjectEncoder(PlainTextEncoder):
     def _own(self, text: str) -> list[int]:
         found: list[int] = self._obj.convert_tokens_to_ids(self._obj.tokenize(text, split_special_tokens=True))
         return found
+
+    def piece_id(self, piece: str) -> int | None:
+        found = self._obj.get_vocab().get(piece)
+        return None if found is None else int(found)
 
     def offset_starts(self, text: str, place: Place) -> NDArray[np.int64]:
         raise TokenizerError(

@@ -61,7 +61,7 @@ def load(source: TokenizerSource) -> Tokenizer:
         vocab_size=max(len(model.pieces), 1 + max(known.values())),
         chat_template=source.chat_template,
         fingerprint=digest.hexdigest(),
-        reserved_id=find_reserved(ids.items(), names),
+        reserved=find_reserved(ids.items(), names),
     )
 
 
@@ -124,6 +124,9 @@ class SentencePieceEncoder(PlainTextEncoder):
         except (RuntimeError, TypeError, UnicodeEncodeError):  # the error for lone surrogates depends on the version
             check_unicode((text,))
             raise
+
+    def piece_id(self, piece: str) -> int | None:
+        return next((id_ for id_, (name, _) in enumerate(self._model.pieces) if name == piece), None)
 
     def plain_starts(self, text: str, place: Place) -> NDArray[np.int64]:
         check_unicode((text,))

@@ -66,6 +66,10 @@ class PlainTextEncoder(abc.ABC):
         assert self.spelling is not None  # a backend without one decodes on its own
         return self.spelling.decode(ids)
 
+    @abc.abstractmethod
+    def piece_id(self, piece: str) -> int | None:
+        """Returns the id of a piece by its name; see `TextEncoder`."""
+
     def ids_by_parts(self, text: str, place: Place) -> Ids:
         """Returns the ids of a text that may hold added tokens; what follows one stands after a special token."""
         if not self.added.may_occur(text):

@@ -119,16 +119,16 @@ def _read(source: TokenizerSource) -> Reference:
         vocab_size=1 + max([*vocabulary(spec).values(), *added.values()]),
         chat_template=source.chat_template,
         fingerprint=fingerprint(spec, source.chat_template),
-        reserved_id=_reserved(spec, added, names, encoder),
+        reserved=_reserved(spec, added, names, encoder),
         notes=_moved_ids(source.added_tokens_decoder, added),
     )
     return Reference(tokenizer=tokenizer, encoder=encoder, spec=spec, rust=rust)
 
 
-def _reserved(spec: Spec, added: Mapping[str, int], names: Names, encoder: TokenizersEncoder) -> int | None:
-    """Returns a reserved token: an added one, or a piece of the vocabulary that its own text does not give."""
+def _reserved(spec: Spec, added: Mapping[str, int], names: Names, encoder: TokenizersEncoder) -> dict[str, int]:
+    """Returns the reserved tokens: the added ones, else pieces of the vocabulary that their own text does not give."""
     listed = find_reserved(added.items(), names)
-    if listed is not None:
+    if listed:
         return listed
     pieces = {p: i for p, i in vocabulary(spec).items() if p[:1] in "<[" and p[-1:] in ">]" and len(p) > 6}
     texts = encoder.encode(list(pieces))
@@ -217,6 +217,10 @@ class TokenizersEncoder(PlainTextEncoder):
             return self.spelling.decode(ids)
         text: str = self._by_place[Place.START].decode(list(ids), skip_special_tokens=False)
         return text
+
+    def piece_id(self, piece: str) -> int | None:
+        found: int | None = self._by_place[Place.START].token_to_id(piece)
+        return found
 
     def plain_ids(self, text: str, place: Place) -> Ids:
         return self._batch((text,), place)[0]

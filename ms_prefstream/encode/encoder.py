@@ -177,10 +177,12 @@ class ConversationEncoder:
                 continue
             draft.steps[index] = self._ticket(unit, contents, texts)
             if unit.trained and unit.border:
+                head = unit.text(contents, 0, unit.border)
                 if unit.head is None:
-                    draft.heads = {**draft.heads, index: texts.add(unit.text(contents, 0, unit.border), unit.place)}
+                    draft.heads = {**draft.heads, index: texts.add(head, unit.place)}
                 if self._inference:
-                    rest = texts.add(unit.text(contents, unit.border), Place.CONTINUATION)
+                    place = Place.CONTINUATION if head else unit.place
+                    rest = texts.add(unit.text(contents, unit.border), place)
                     draft.rests = {**draft.rests, index: rest}
         return draft
 
@@ -234,12 +236,12 @@ class ConversationEncoder:
         border = self._response_border(encoded, draft, index, results) if unit.border else 0
         if len(unit.trained) == len(unit.pieces) - unit.border:
             return ((border, len(encoded.arrays[index])),)
-        starts = self.starts(unit, contents)
+        starts, ends = self.starts(unit, contents), self.ends(unit, contents)
         ranges = []
         for piece in unit.trained:
             first = border
             if piece != unit.border:
-                first = tokens_before(starts, len(unit.text(contents, 0, piece)))
+                first = tokens_before(ends, len(unit.text(contents, 0, piece)))
             ranges.append((first, tokens_until(starts, len(unit.text(contents, 0, piece + 1)))))
         return tuple(ranges)
 
@@ -258,7 +260,7 @@ class ConversationEncoder:
         ids = tuple(encoded.arrays[index][:border].tolist())
         if ids != head or not self.keeps_ends:
             alike = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(ids, head))))  # noqa: B905
-            starts = self.starts(unit, encoded.laid.contents, joint=True)
+            starts = self.ends(unit, encoded.laid.contents, joint=True)
             border = tokens_before(starts, len(unit.text(encoded.laid.contents, 0, unit.border)), alike)
             encoded.differs = encoded.differs or ids != head or border != len(head)
         if index in draft.rests:
@@ -270,15 +272,22 @@ class ConversationEncoder:
         """Returns the ids of one text."""
         return self._encoder.encode([text], place)[0]
 
-    def starts(self, unit: Unit, contents: Sequence[str], joint: bool = False) -> NDArray[np.int64]:
+    def ends(self, unit: Unit, contents: Sequence[str], joint: bool = False) -> NDArray[np.int64]:
+        """Returns `starts` for `tokens_before`: a token ends before white space that the tokenizer drops."""
+        return self.starts(unit, contents, joint, dropped_after=not self.keeps_ends)
+
+    def starts(
+        self, unit: Unit, contents: Sequence[str], joint: bool = False, dropped_after: bool = False
+    ) -> NDArray[np.int64]:
         """Returns where the tokens of a unit of text begin, (n + 1,) character offsets (see `TextEncoder.starts`).
 
         `joint` takes the unit as one text even with the inference boundary.
         """
         if joint or not (self._inference and unit.trained and unit.border):
-            return self._starts(unit.text(contents), unit.place)
+            text = unit.text(contents)
+            return self._starts(text, unit.place, True) if dropped_after else self._starts(text, unit.place)
         head, rest = unit.text(contents, 0, unit.border), unit.text(contents, unit.border)
-        after = self._starts(rest, Place.CONTINUATION)
+        after = self._starts(rest, Place.CONTINUATION if head else unit.place)
         return np.concatenate([self._starts(head, unit.place)[:-1], np.where(after < 0, -1, after + len(head))])
 
 
@@ -316,11 +325,13 @@ def tokens_before(starts: NDArray[np.int64], border: int, at_least: int = 0) -> 
     """Returns how many tokens end at or before a character offset.
 
     Args:
-        starts: (n + 1,) where tokens begin, -1 inside a character.
+        starts: (n + 1,) where tokens begin, -1 inside a character; see `ConversationEncoder.ends`.
         border: The offset.
         at_least: A number of tokens that certainly end before it. It decides where the border falls into characters
             that are split over several tokens, for which there are no offsets.
     """
+    if starts[-1] < border:  # white space that the tokenizer drops
+        return len(starts) - 1
     until = tokens_until(starts, border)
     if starts[until] == border:
         return until
@@ -425,7 +436,9 @@ def build_encoder(
     text = template_text(template, tokenizer)
     chosen: Template
     if text is None:
-        chosen = PlainTemplate(tokenizer, ControlTokens(tokenizer.special) if allow else None, append_eos)
+        chosen = PlainTemplate(
+            tokenizer, ControlTokens(tokenizer.special, tokenizer.flagged) if allow else None, append_eos
+        )
     else:
         chosen = ChatTemplate(text, tokenizer, allow, boundary == "inference")
     never = dict(refused or {})

@@ -95,7 +95,7 @@ class ChatTemplate:
         named = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
         self._render = renderer(text, {name: token for name, token in named.items() if token is not None})
         self._encoder = tokenizer.encoder
-        self._control = ControlTokens(tokenizer.special)
+        self._control = ControlTokens(tokenizer.special, tokenizer.flagged)
         self._allow = allow_special
         self._inference = inference
         self._learned: dict[tuple[tuple[str, ...], int], _Learned] = {}
@@ -104,7 +104,12 @@ class ChatTemplate:
     def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
         messages = prompt + response
         roles, contents, extras = zip(*messages, strict=True) if messages else ((), (), ())
-        if tools is None and not any(extras) and not (self._allow and any(map(self._control.find, contents))):
+        if (
+            tools is None
+            and not any(extras)
+            and not self._control.in_words
+            and not (self._allow and any(map(self._control.find, contents)))
+        ):
             key = roles, len(prompt)
             learned = self._learned.get(key)
             if learned is None:
@@ -140,7 +145,12 @@ class ChatTemplate:
         if found.text.reads.was_read or len(found.text.runs) != len(roles) or written != list(range(len(roles))):
             return _Learned()
         layout = build_layout(
-            self._pieces(found, slots=True), prompt_messages, roles, self._encoder, differs=found.differs
+            self._pieces(found, slots=True),
+            prompt_messages,
+            roles,
+            self._encoder,
+            differs=found.differs,
+            strips=self._control.strips,
         )
         edits = tuple((run.owner, run.edits) for run in found.text.runs if run.edits)
         return _Learned(layout, edits, tuple(sorted(found.text.reads.needed)))
@@ -170,7 +180,7 @@ class ChatTemplate:
         except TemplateRefusal:
             text = ""
         not_rendered = self._inference and laid.layout.differs  # the text is two renderings, joined
-        if not_rendered or text == "".join([unit.text(laid.contents) for unit in laid.layout.units]):
+        if not_rendered or text == "".join([unit.written(laid.contents) for unit in laid.layout.units]):
             learned.proofs -= 1
             return True
         learned.layout = None
@@ -207,7 +217,8 @@ class ChatTemplate:
                 "Correct the row, or pass a template that accepts such conversations",
             ) from None
         roles = tuple([message.role for message in messages])
-        layout = build_layout(self._pieces(found, slots=False), prompt_messages, roles, None, differs=found.differs)
+        pieces, strips = self._pieces(found, slots=False), self._control.strips
+        layout = build_layout(pieces, prompt_messages, roles, None, differs=found.differs, strips=strips)
         written = {
             run.owner
             for run in found.text.runs
@@ -255,8 +266,8 @@ class PlainTemplate:
         self._prompt = self._build(slots[0], 1)
 
     def _build(self, pieces: list[tuple[Piece, int]], messages: int) -> Layout:
-        roles = ("user", "assistant")[:messages]
-        return build_layout([*self._bos, *pieces], 1, roles, self._encoder, bos_begins=bool(self._bos))
+        roles, strips = ("user", "assistant")[:messages], {} if self._control is None else self._control.strips
+        return build_layout([*self._bos, *pieces], 1, roles, self._encoder, bos_begins=bool(self._bos), strips=strips)
 
     def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
         if len(prompt) != 1 or len(response) > 1 or tools is not None or any(m.extra for m in (*prompt, *response)):

@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.encode.backends.added import AddedToken
+
 
 class Place(enum.Enum):
     """Where a piece of text stands; tokenizers that add a dummy prefix treat the places differently."""
@@ -44,12 +46,13 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[NDArray[np.int32]]:
         """Returns the ids of each text, one (n,) int32 array per text."""
 
-    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL) -> NDArray[np.int64]:
+    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL, dropped_after: bool = False) -> NDArray[np.int64]:
         """Returns where the tokens of `encode([text])` begin: (n + 1,) character offsets, the last is len(text).
 
         A token that begins inside a character (byte-level tokens of a split character) has -1. Texts that the
         tokenizer normalises (NFC) give offsets into the original text wherever a token begins at the border of a
-        normalisation unit, and -1 elsewhere.
+        normalisation unit, and -1 elsewhere. White space that the tokenizer drops between two tokens belongs to the
+        first of them, with `dropped_after` to the second; the last offset is then the end of the last token.
         """
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -69,6 +72,7 @@ class Tokenizer:
         backend: The backend in use: ``tiktoken``, ``tokenizers``, ``sentencepiece``, ``bytes`` or ``object``.
         reason: Why this backend was chosen, in a sentence.
         special: Control tokens, content to id: never produced by user text.
+        flagged: Those of them to which their surroundings matter, by content.
         special_in_template: All added tokens, content to id: those recognised in a template's own text.
         bos_token: The token at the beginning of a sequence, or None.
         eos_token: The token at the end, or None.
@@ -99,6 +103,7 @@ class Tokenizer:
     chat_template: str | None = None
     fingerprint: str
     embedding_size: int | None = None
+    flagged: Mapping[str, AddedToken] = field(default_factory=dict)
     reserved: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -47,7 +47,7 @@ class PlainTextEncoder(abc.ABC):
         one = self.ids_by_parts if self.added.any else self.plain_ids
         return [one(text, place) for text in texts]
 
-    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL) -> NDArray[np.int64]:
+    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL, dropped_after: bool = False) -> NDArray[np.int64]:
         """Returns where each token begins; see `TextEncoder`."""
         check_size((text,), self.max_chars)
         if not self.added.may_occur(text):

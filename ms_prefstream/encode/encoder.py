@@ -283,12 +283,13 @@ class ConversationEncoder:
 
         `joint` takes the unit as one text even with the inference boundary.
         """
+        arguments = (True,) if dropped_after else ()
         if joint or not (self._inference and unit.trained and unit.border):
-            text = unit.text(contents)
-            return self._starts(text, unit.place, True) if dropped_after else self._starts(text, unit.place)
+            return self._starts(unit.text(contents), unit.place, *arguments)
         head, rest = unit.text(contents, 0, unit.border), unit.text(contents, unit.border)
-        after = self._starts(rest, Place.CONTINUATION if head else unit.place)
-        return np.concatenate([self._starts(head, unit.place)[:-1], np.where(after < 0, -1, after + len(head))])
+        after = self._starts(rest, Place.CONTINUATION if head else unit.place, *arguments)
+        before = self._starts(head, unit.place, *arguments)[:-1]
+        return np.concatenate([before, np.where(after < 0, -1, after + len(head))])
 
 
 class Texts:

@@ -12,7 +12,8 @@ from ms_prefstream.checks import whole_number
 from ms_prefstream.encode.backends import BACKENDS, LOADERS
 from ms_prefstream.encode.backends.base import Form, NotServedError, Tokenizer
 from ms_prefstream.encode.backends.tokenizer_source import ACCEPTED, TokenizerSource, find_files, read_bytes
-from ms_prefstream.errors import OptionError, TokenizerError
+from ms_prefstream.errors import OptionError, SourceError, TokenizerError
+from ms_prefstream.sources.local_hub import cache_roots, model_folders
 
 __all__ = ["Tokenizer", "choose_pad_id", "load_tokenizer", "with_embedding"]
 
@@ -71,16 +72,31 @@ def _source(tokenizer: Any) -> TokenizerSource:
     name = os.fspath(tokenizer)
     path = pathlib.Path(name).expanduser()
     if not path.exists():
-        path = _mindformers_folder(name)
+        folder = _mindformers_folder(name) or _hub_folder(name)
+        if folder is None:
+            searched = ", ".join(cache_roots())
+            raise TokenizerError(
+                f"no tokenizer called {name!r} is on this machine (local caches: {searched}), and nothing is "
+                f"downloaded. {ACCEPTED}."
+            )
+        return dataclasses.replace(find_files(folder), name=name)
     return find_files(_named_in_yaml(path) if path.suffix in (".yaml", ".yml") else path)
 
 
-def _mindformers_folder(name: str) -> pathlib.Path:
+def _mindformers_folder(name: str) -> pathlib.Path | None:
     """Returns the folder into which mindformers downloads the files of a model name, if it exists."""
     folder = _MINDFORMERS_FOLDER / name.rsplit("/", 1)[-1].split("_")[0]
-    if name and "\\" not in name and folder.is_dir():
-        return folder
-    raise TokenizerError(f"no tokenizer called {name!r} is on this machine, and nothing is downloaded. {ACCEPTED}.")
+    return folder if name and "\\" not in name and folder.is_dir() else None
+
+
+def _hub_folder(name: str) -> pathlib.Path | None:
+    """Returns the folder of a model in a local cache, one with a tokenizer before others; None without one."""
+    try:
+        found = list(map(pathlib.Path, model_folders(name)))
+    except SourceError as error:
+        raise TokenizerError(str(error)) from None
+    whole = (path for path in found if (path / "tokenizer.json").exists() or any(path.glob("*.model")))
+    return next(whole, found[0] if found else None)
 
 
 def _named_in_yaml(path: pathlib.Path) -> pathlib.Path:

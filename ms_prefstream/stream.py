@@ -63,10 +63,12 @@ def stream(
 
     Args:
         source: Path, glob or list of them (JSON Lines, JSON, .gz, .zst), a list or any object with ``__len__`` and
-            ``__getitem__``, an iterable of dicts, a function that returns one, or the folder of a cache.
+            ``__getitem__``, an iterable of dicts, a function that returns one, the folder of a cache, or the name of
+            a data set in a local cache of Hugging Face or ModelScope (``org/name``, ``org/name:split``).
         task: `DPO`, `Reward` or `RLHF`: what a row becomes.
-        tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, or
-            None for rows that are already tokenized, caches among them. One of these must be given.
+        tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, the
+            name of a model in such a cache, or None for rows that are already tokenized, caches among them. One of
+            these must be given.
         format: A preset's name, a preset made by `ms_prefstream.formats`, or a function row -> row.
         fields: Standard name -> the row's field, where rows have other names than the format expects:
             ``{"prompt": "question", "chosen": "good.text"}``. A dotted path leads into objects.

@@ -177,11 +177,10 @@ class ConversationEncoder:
                 continue
             draft.steps[index] = self._ticket(unit, contents, texts)
             if unit.trained and unit.border:
-                head = unit.text(contents, 0, unit.border)
                 if unit.head is None:
-                    draft.heads = {**draft.heads, index: texts.add(head, unit.place)}
+                    draft.heads = {**draft.heads, index: texts.add(unit.text(contents, 0, unit.border), unit.place)}
                 if self._inference:
-                    place = Place.CONTINUATION if head else unit.place
+                    place = Place.CONTINUATION if unit.text(contents, 0, unit.border) else unit.place
                     rest = texts.add(unit.text(contents, unit.border), place)
                     draft.rests = {**draft.rests, index: rest}
         return draft

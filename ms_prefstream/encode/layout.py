@@ -65,7 +65,7 @@ class Unit:
         ids: (n,) int32 if every piece is fixed, so that the unit is encoded once per layout.
         head: The ids of the pieces before `border`, if these are fixed.
         system: Whether it ends with a system message, which rows are likely to repeat.
-        stripped: Whether the control tokens before and after it take white space of it with them.
+        stripped: Whether the control tokens before and after it take white space of it with them; None if neither.
     """
 
     pieces: tuple[Piece, ...]
@@ -76,17 +76,17 @@ class Unit:
     ids: Ids | None = None
     head: tuple[int, ...] | None = None
     system: bool = False
-    stripped: tuple[bool, bool] = (False, False)
+    stripped: tuple[bool, bool] | None = None
 
     def text(self, contents: Sequence[str], first: int = 0, last: int | None = None) -> str:
         """Returns the text of the pieces [first, last) with the contents filled in, as the tokenizer reads it."""
-        if self.stripped != (False, False):
-            whole = self.written(contents)
-            begin = len(whole) - len(whole.lstrip(BLANKS)) if self.stripped[0] else 0
-            end = len(whole.rstrip(BLANKS)) if self.stripped[1] else len(whole)
-            reached = [len(self.written(contents, 0, at)) for at in (first, last)]
-            return whole[max(begin, reached[0]) : min(end, reached[1])]
-        return self.written(contents, first, last)
+        if self.stripped is None:
+            return self.written(contents, first, last)
+        whole, (left, right) = self.written(contents), self.stripped
+        begin = len(whole) - len(whole.lstrip(BLANKS)) if left else 0
+        end = len(whole.rstrip(BLANKS)) if right else len(whole)
+        before, until = (len(self.written(contents, 0, at)) for at in (first, last))
+        return whole[max(begin, before) : min(end, until)]
 
     def written(self, contents: Sequence[str], first: int = 0, last: int | None = None) -> str:
         """Returns the text of the pieces [first, last) as the template writes it."""
@@ -191,7 +191,8 @@ def build_layout(
                 before > 0 and strips.get(controls[before - 1], (False, False))[1],
                 reached < len(given) and strips.get(controls[reached], (False, False))[0],
             )
-            unit = Unit(tuple(piece for (piece, _), _ in run), place, trained=trained, stripped=stripped)
+            pieces_of = tuple(piece for (piece, _), _ in run)
+            unit = Unit(pieces_of, place, trained=trained, stripped=stripped if any(stripped) else None)
             units.append(_text_unit(unit, roles, encoder))
             continue
         for (piece, control), under in run:

@@ -26,8 +26,9 @@ def load_tokenizer(tokenizer: Any, backend: str = "auto") -> Tokenizer:
 
     Args:
         tokenizer: A directory in Hugging Face layout, a tokenizer.json, a SentencePiece ``.model`` (or a directory
-            with one), a mindformers YAML file or model name whose files exist locally, a tokenizer object of
-            transformers or mindformers, ``"bytes"``, or a `Tokenizer`, which is returned as it is.
+            with one), a mindformers YAML file or model name whose files exist locally, the name of a model in a
+            local cache of Hugging Face or ModelScope, a tokenizer object of transformers or mindformers,
+            ``"bytes"``, or a `Tokenizer`, which is returned as it is.
         backend: ``auto`` takes tiktoken where it is proven equal, else the backend that the files are made for.
 
     Raises:

@@ -199,3 +199,23 @@ def test_a_cache_goes_on_with_its_boundary(tmp_path: pathlib.Path, gpt2_dir: pat
             make(str(tmp_path / "cache"), tokenizer, boundary=wrong, **options)
     mixed = make(mps.mix([str(tmp_path / "cache"), rows]), str(gpt2_dir), **options)
     assert mixed.data.recipe.boundary == former
+
+
+@pytest.mark.mindspore
+def test_log_probabilities_are_added_to_a_cache_of_the_other_boundary(
+    tmp_path: pathlib.Path, gpt2_dir: pathlib.Path
+) -> None:
+    """Nothing is written again: the cache's own boundary goes on."""
+
+    def reference(batch: Any) -> Any:
+        return tuple(-batch[f"{side}_loss_mask"].sum(axis=1) for side in ("chosen", "rejected"))
+
+    rows, out = pairs(40), tmp_path / "cache"
+    mps.write_cache(make(rows, str(gpt2_dir), template=None, boundary="joint"), out)
+    part = next(out.glob("*.mindrecord"))
+    before = part.read_bytes(), part.stat().st_mtime_ns
+    mps.write_cache(make(rows, str(gpt2_dir), template=None), out, reference=reference, reference_id="sft")
+    assert (part.read_bytes(), part.stat().st_mtime_ns) == before
+    stream = make(str(out), None)
+    assert "chosen_ref_logps" in stream.column_names
+    assert stream.data.encoding["boundary"] == "joint"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,6 +123,35 @@ def test_rows_that_are_cut_keep_the_template(
         text = tokenizer.decode(side.ids.tolist())
         assert "\n<|" not in text
         assert not re.search(r"\|>\s", text)
+
+
+@pytest.mark.parametrize("flags", [(), ("rstrip",), ("lstrip",), ("lstrip", "rstrip")])
+def test_a_sentencepiece_model_with_a_configuration_gives_the_same(
+    flags: tuple[str, ...], tmp_path: pathlib.Path, sentencepiece_model: pathlib.Path, llama2_dir: pathlib.Path
+) -> None:
+    spec = json.loads((llama2_dir / "tokenizer.json").read_text("utf-8"))
+    ids = {token["content"]: token["id"] for token in spec["added_tokens"] if token["special"]}
+    own = dict.fromkeys(FLAGS, False) | dict.fromkeys(flags, True)
+    added = {str(id_): {"content": name, "special": True, **own} for name, id_ in ids.items() if name.startswith("<|")}
+    config = {"added_tokens_decoder": added, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    template = PHI3.replace("'<|' + m.role + '|>", "'<|im_start|>' + m.role + '").replace("<|end|>", "<|im_end|>")
+    template = template.replace("<|assistant|>", "<|im_start|>assistant")
+    folders = [write_directory(tmp_path / name, None, config) for name in ("model", "json")]
+    shutil.copy(sentencepiece_model, folders[0] / "tokenizer.model")
+    write_directory(folders[1], spec, None)
+    tokenizers = [load_tokenizer(str(folder)) for folder in folders]
+    assert [tokenizer.backend for tokenizer in tokenizers] == ["sentencepiece", "tokenizers"]
+    for prompt in CONTENTS:
+        row = {"prompt": prompt, "chosen": " Tea \n", "rejected": "no"}
+        one, other = (
+            mps.encode(row, task=mps.DPO(200), tokenizer=tokenizer, template=template, format="strings")
+            for tokenizer in tokenizers
+        )
+        assert one.sample is not None
+        assert other.sample is not None
+        for left, right in zip(one.sample.sequences, other.sample.sequences, strict=True):
+            assert left.ids.tolist() == right.ids.tolist()
+            assert left.spans == right.spans
 
 
 FLAG_SETS = [(), ("lstrip",), ("rstrip",), ("single_word",), ("lstrip", "rstrip", "single_word"), ("normalized",)]

@@ -108,6 +108,9 @@ def _tokenizer(source: TokenizerSource, tokens: Sequence[AddedToken], encoder: T
     vocab = obj.get_vocab()
     digest = hashlib.blake2b(repr(sorted((i, str(t)) for t, i in vocab.items())).encode(), digest_size=16)
     digest.update(repr((type(obj).__name__, sorted((t.id, t.content, t.special) for t in tokens), template)).encode())
+    flagged = stretching(token for token in tokens if token.special)
+    if flagged:
+        digest.update(b"2")  # the first version gave other ids, see `tokenizer_json.fingerprint`
     ids = {token.content: token.id for token in tokens}
     add_bos = source.config["add_bos_token"]
     if not isinstance(add_bos, bool):
@@ -119,7 +122,7 @@ def _tokenizer(source: TokenizerSource, tokens: Sequence[AddedToken], encoder: T
         backend=encoder.backend,
         reason=reason,
         special=_special(tokens),
-        flagged=stretching(token for token in tokens if token.special),
+        flagged=flagged,
         special_in_template=ids,
         **names.tokens,
         add_bos=add_bos,

@@ -51,13 +51,16 @@ def load(source: TokenizerSource) -> Tokenizer:
     add_bos = source.config.get("add_bos_token")
     digest = hashlib.blake2b(data, digest_size=16)
     digest.update(repr((sorted((t.id, t.content, t.special) for t in tokens.values()), source.chat_template)).encode())
+    flagged = stretching(token for token in tokens.values() if token.special)
+    if flagged:
+        digest.update(b"2")  # the first version gave other ids, see `tokenizer_json.fingerprint`
     return Tokenizer(
         name=source.name,
         encoder=SentencePieceEncoder(data, model, special, extra=extra),
         backend="sentencepiece",
         reason="the tokenizer is a SentencePiece model",
         special=special,
-        flagged=stretching(token for token in tokens.values() if token.special),
+        flagged=flagged,
         special_in_template=ids,
         **names.tokens,
         add_bos=add_bos if isinstance(add_bos, bool) else names.tokens["bos_token"] is not None,

@@ -40,7 +40,7 @@ def stream(
     template_variables: Mapping[str, Any] | None = None,
     pad_token_id: int | None = None,
     vocab_size: int | None = None,
-    boundary: str = "joint",
+    boundary: str = "auto",
     special_tokens_in_content: str = "escape",
     content_lost: str = "report",
     continue_final_message: str = "error",
@@ -63,10 +63,12 @@ def stream(
 
     Args:
         source: Path, glob or list of them (JSON Lines, JSON, .gz, .zst), a list or any object with ``__len__`` and
-            ``__getitem__``, an iterable of dicts, a function that returns one, or the folder of a cache.
+            ``__getitem__``, an iterable of dicts, a function that returns one, the folder of a cache, or the name of
+            a data set in a local cache of Hugging Face or ModelScope (``org/name``, ``org/name:split``).
         task: `DPO`, `Reward` or `RLHF`: what a row becomes.
-        tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, or
-            None for rows that are already tokenized, caches among them. One of these must be given.
+        tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, the
+            name of a model in such a cache, or None for rows that are already tokenized, caches among them. One of
+            these must be given.
         format: A preset's name, a preset made by `ms_prefstream.formats`, or a function row -> row.
         fields: Standard name -> the row's field, where rows have other names than the format expects:
             ``{"prompt": "question", "chosen": "good.text"}``. A dotted path leads into objects.
@@ -84,7 +86,8 @@ def stream(
         vocab_size: Rows of the model's embedding, where it has more than the tokenizer has ids; a reward token that no
             vocabulary has gets a free id among them.
         boundary: ``joint`` encodes the text as the model sees it; ``inference`` keeps the prompt's ids as they are at
-            generation time.
+            generation time. ``auto`` is inference for pairs with no control token between prompt and response, so that
+            both sides have one prompt, and joint elsewhere; a state, index or cache goes on with its own.
         special_tokens_in_content: Control strings in content: ``escape`` (plain text), ``error`` or ``allow``.
         content_lost: What happens to a row whose trained turn loses words to the chat template: ``report`` counts it,
             ``drop`` drops it, ``error`` is for malformed rows.
@@ -309,11 +312,12 @@ class Stream:
         """
         self._opener, self._steps, step = resume_steps(self._opener, self._steps, state)
         self._resumed = self._begins = step
+        self.data = self._opener.data
         self.data.resume_quarantine()
         return self
 
     def __repr__(self) -> str:
         return (
             f"Stream(task={self.task}, batching={self.batching}, steps_per_epoch={self.steps_per_epoch}, "
-            f"rank {self.rank} of {self.world})"
+            f"rank {self.rank} of {self.world}, boundary={self.data.encoding['boundary']!r})"
         )

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ms_prefstream.batch import Pad
-from ms_prefstream.cache.compatibility import can_resume, describe, has_reference_logps, has_samples
+from ms_prefstream.cache.compatibility import can_resume, describe, has_reference_logps, has_samples, named_boundary
 from ms_prefstream.cache.folder import StagingFolder
 from ms_prefstream.cache.layouts import ROWS_PER_PART, Job
 from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part
@@ -122,6 +122,10 @@ def write_cache(
         reference=has_reference_logps(data.source, layout),
     )
     about, resume = describe(job, data), can_resume(data)
+    if model is not None and data.open_boundary and (named := named_boundary(out)) is not None:
+        other = data.with_boundary(named)
+        if has_samples(out, described := describe(job, other), complete=overwrite):
+            data, about = other, described
     run = functools.partial(ENGINES[engine], data, data.workers if workers is None else workers, ray_address)
     with StagingFolder(out) as folder:
         if model is not None and resume and has_samples(out, about, complete=overwrite):

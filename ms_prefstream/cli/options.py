@@ -28,10 +28,11 @@ _TASK_OPTIONS = (
     click.option("--max-length", type=int, help="Tokens of one side (dpo, reward)."),
     click.option("--max-prompt-length", type=int, help="Tokens of the prompt; columns of prompt_ids (rlhf)."),
     click.option("--seq-length", type=int, help="Columns of prompt + response (rlhf)."),
-    click.option("--truncation", help="prompt_left (default), response_right or drop."),
+    click.option("--truncation", help="prompt_left (default), response_right, drop; rlhf: right."),
     click.option("--labels", help="dpo: unshifted, shifted."),
     click.option("--reward-token", help="Text or id of the reward token."),
     click.option("--margin", is_flag=True, default=None, help="Add the margin column (dpo, reward)."),
+    click.option("--eos/--no-eos", "append_eos", default=None, help="Without a template: end token after responses."),
 )
 
 _LAYOUT_OPTION = click.option("--layout", help="dpo: paired, concat. reward: mindformers, reward_token.")
@@ -49,7 +50,7 @@ _ENCODING_OPTIONS = (
     click.option("--content-lost", help="report (default), drop or error: words of a trained turn that are lost."),
     click.option("--continue-final-message", help="error (default) or join: a prompt that ends with an answer."),
     click.option("--train-empty-think", is_flag=True, default=None, help="Train the template's empty think block."),
-    click.option("--boundary", default="joint", show_default=True, help="joint or inference."),
+    click.option("--boundary", default="auto", show_default=True, help="auto, joint or inference."),
     click.option("--special-tokens-in-content", default="escape", show_default=True, help="escape, error or allow."),
     click.option("--backend", default="auto", show_default=True, help="auto, tiktoken, tokenizers, sentencepiece."),
 )
@@ -230,7 +231,7 @@ def _make_format(options: dict[str, Any]) -> Any:
 
 
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return "--no-eos" if name == "append_eos" else f"--{name.replace('_', '-')}"
 
 
 def _or_none(value: str) -> str | None:

@@ -37,6 +37,7 @@ _NONE = np.empty(0, np.int32)
 _NO_TICKETS: Mapping[int, int] = {}
 _SPACES = " \n\t\u3000"  # white space that a normaliser may trim
 BOUNDARIES = ("joint", "inference")
+AUTO = "auto"  # the boundary that `resolve_boundary` chooses
 SPECIAL_TOKENS = ("escape", "error", "allow")
 SYSTEM_CACHE = 4096  # distinct system prompts whose ids are cached
 
@@ -179,7 +180,8 @@ class ConversationEncoder:
                 if unit.head is None:
                     draft.heads = {**draft.heads, index: texts.add(unit.text(contents, 0, unit.border), unit.place)}
                 if self._inference:
-                    rest = texts.add(unit.text(contents, unit.border), Place.CONTINUATION)
+                    place = Place.CONTINUATION if unit.text(contents, 0, unit.border) else unit.place
+                    rest = texts.add(unit.text(contents, unit.border), place)
                     draft.rests = {**draft.rests, index: rest}
         return draft
 
@@ -233,12 +235,12 @@ class ConversationEncoder:
         border = self._response_border(encoded, draft, index, results) if unit.border else 0
         if len(unit.trained) == len(unit.pieces) - unit.border:
             return ((border, len(encoded.arrays[index])),)
-        starts = self.starts(unit, contents)
+        starts, ends = self.starts(unit, contents), self.ends(unit, contents)
         ranges = []
         for piece in unit.trained:
             first = border
             if piece != unit.border:
-                first = tokens_before(starts, len(unit.text(contents, 0, piece)))
+                first = tokens_before(ends, len(unit.text(contents, 0, piece)))
             ranges.append((first, tokens_until(starts, len(unit.text(contents, 0, piece + 1)))))
         return tuple(ranges)
 
@@ -257,7 +259,7 @@ class ConversationEncoder:
         ids = tuple(encoded.arrays[index][:border].tolist())
         if ids != head or not self.keeps_ends:
             alike = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(ids, head))))  # noqa: B905
-            starts = self.starts(unit, encoded.laid.contents, joint=True)
+            starts = self.ends(unit, encoded.laid.contents, joint=True)
             border = tokens_before(starts, len(unit.text(encoded.laid.contents, 0, unit.border)), alike)
             encoded.differs = encoded.differs or ids != head or border != len(head)
         if index in draft.rests:
@@ -269,16 +271,24 @@ class ConversationEncoder:
         """Returns the ids of one text."""
         return self._encoder.encode([text], place)[0]
 
-    def starts(self, unit: Unit, contents: Sequence[str], joint: bool = False) -> NDArray[np.int64]:
+    def ends(self, unit: Unit, contents: Sequence[str], joint: bool = False) -> NDArray[np.int64]:
+        """Returns `starts` for `tokens_before`: a token ends before white space that the tokenizer drops."""
+        return self.starts(unit, contents, joint, dropped_after=not self.keeps_ends)
+
+    def starts(
+        self, unit: Unit, contents: Sequence[str], joint: bool = False, dropped_after: bool = False
+    ) -> NDArray[np.int64]:
         """Returns where the tokens of a unit of text begin, (n + 1,) character offsets (see `TextEncoder.starts`).
 
         `joint` takes the unit as one text even with the inference boundary.
         """
+        arguments = (True,) if dropped_after else ()
         if joint or not (self._inference and unit.trained and unit.border):
-            return self._starts(unit.text(contents), unit.place)
+            return self._starts(unit.text(contents), unit.place, *arguments)
         head, rest = unit.text(contents, 0, unit.border), unit.text(contents, unit.border)
-        after = self._starts(rest, Place.CONTINUATION)
-        return np.concatenate([self._starts(head, unit.place)[:-1], np.where(after < 0, -1, after + len(head))])
+        after = self._starts(rest, Place.CONTINUATION if head else unit.place, *arguments)
+        before = self._starts(head, unit.place, *arguments)[:-1]
+        return np.concatenate([before, np.where(after < 0, -1, after + len(head))])
 
 
 class Texts:
@@ -315,11 +325,13 @@ def tokens_before(starts: NDArray[np.int64], border: int, at_least: int = 0) -> 
     """Returns how many tokens end at or before a character offset.
 
     Args:
-        starts: (n + 1,) where tokens begin, -1 inside a character.
+        starts: (n + 1,) where tokens begin, -1 inside a character; see `ConversationEncoder.ends`.
         border: The offset.
         at_least: A number of tokens that certainly end before it. It decides where the border falls into characters
             that are split over several tokens, for which there are no offsets.
     """
+    if starts[-1] < border:  # white space that the tokenizer drops
+        return len(starts) - 1
     until = tokens_until(starts, border)
     if starts[until] == border:
         return until
@@ -397,6 +409,7 @@ def build_encoder(
     boundary: str = "joint",
     special_tokens_in_content: str = "escape",
     refused: Mapping[str, int] | None = None,
+    append_eos: bool = True,
 ) -> ConversationEncoder:
     """Returns the encoder for text records.
 
@@ -407,6 +420,7 @@ def build_encoder(
         special_tokens_in_content: ``escape`` takes control strings in content as plain text, ``error`` refuses such
             rows, ``allow`` takes them as control tokens.
         refused: Control tokens that are always refused.
+        append_eos: Whether the end token follows the response where there is no chat template.
 
     Raises:
         OptionError: An option has another value.
@@ -422,10 +436,38 @@ def build_encoder(
     text = template_text(template, tokenizer)
     chosen: Template
     if text is None:
-        chosen = PlainTemplate(tokenizer, ControlTokens(tokenizer.special) if allow else None)
+        chosen = PlainTemplate(
+            tokenizer, ControlTokens(tokenizer.special, tokenizer.flagged) if allow else None, append_eos
+        )
     else:
         chosen = ChatTemplate(text, tokenizer, allow, boundary == "inference")
     never = dict(refused or {})
     if special_tokens_in_content == "error":
         never.update(tokenizer.special)
     return ConversationEncoder(tokenizer.encoder, chosen, boundary, ControlTokens(never) if never else None)
+
+
+def resolve_boundary(boundary: str, tokenizer: Tokenizer | None, template: str | None, pairs: bool = True) -> str:
+    """Returns the boundary that an option stands for.
+
+    ``auto`` is ``inference`` for pairs with no control token between prompt and response: the joint encoding could
+    merge the end of the prompt with the two responses in two ways, and DPO's log-ratio assumes one prompt. Elsewhere
+    ``auto`` is ``joint``.
+
+    Args:
+        boundary: ``auto``, ``joint`` or ``inference``.
+        tokenizer: None for rows that are already tokenized.
+        template: See `template_text`.
+        pairs: Whether rows are pairs.
+
+    Raises:
+        OptionError: The option has another value.
+    """
+    if boundary not in (AUTO, *BOUNDARIES):
+        raise OptionError(f"boundary is {boundary!r}; expected 'auto', 'joint' or 'inference'.")
+    if boundary != AUTO:
+        return boundary
+    if tokenizer is None or not pairs:
+        return "joint"
+    text = template_text(template, tokenizer)
+    return "joint" if text is not None and ChatTemplate(text, tokenizer).separates() else "inference"

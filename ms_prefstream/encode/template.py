@@ -95,7 +95,7 @@ class ChatTemplate:
         named = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
         self._render = renderer(text, {name: token for name, token in named.items() if token is not None})
         self._encoder = tokenizer.encoder
-        self._control = ControlTokens(tokenizer.special)
+        self._control = ControlTokens(tokenizer.special, tokenizer.flagged)
         self._allow = allow_special
         self._inference = inference
         self._learned: dict[tuple[tuple[str, ...], int], _Learned] = {}
@@ -104,7 +104,12 @@ class ChatTemplate:
     def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
         messages = prompt + response
         roles, contents, extras = zip(*messages, strict=True) if messages else ((), (), ())
-        if tools is None and not any(extras) and not (self._allow and any(map(self._control.find, contents))):
+        if (
+            tools is None
+            and not any(extras)
+            and not self._control.in_words
+            and not (self._allow and any(map(self._control.find, contents)))
+        ):
             key = roles, len(prompt)
             learned = self._learned.get(key)
             if learned is None:
@@ -116,6 +121,20 @@ class ChatTemplate:
                 return laid
         return self._in_full(messages, len(prompt), tools)
 
+    def separates(self) -> bool:
+        """Returns whether a control token stands between the last message of a prompt and the response."""
+        for roles in (("user", "assistant"), ("system", "user", "assistant")):
+            *prompt, response = (Message(role, "a") for role in roles)
+            try:
+                units = self.lay_out(tuple(prompt), (response,)).layout.units
+            except RowError:
+                continue
+            owners = [{piece.owner for piece in unit.pieces if piece.kind is Kind.BODY} for unit in units]
+            last = max((at for at, found in enumerate(owners) if len(prompt) - 1 in found), default=-1)
+            first = next((at for at, found in enumerate(owners) if len(prompt) in found), len(units))
+            return any(unit.control >= 0 for unit in units[last + 1 : first])
+        return True  # a template that refuses both refuses other rows in its own way
+
     def _learn(self, roles: tuple[str, ...], prompt_messages: int) -> _Learned:
         """Learn the layout of all conversations with these roles from a rendering with placeholders."""
         try:
@@ -126,7 +145,12 @@ class ChatTemplate:
         if found.text.reads.was_read or len(found.text.runs) != len(roles) or written != list(range(len(roles))):
             return _Learned()
         layout = build_layout(
-            self._pieces(found, slots=True), prompt_messages, roles, self._encoder, differs=found.differs
+            self._pieces(found, slots=True),
+            prompt_messages,
+            roles,
+            self._encoder,
+            differs=found.differs,
+            strips=self._control.strips,
         )
         edits = tuple((run.owner, run.edits) for run in found.text.runs if run.edits)
         return _Learned(layout, edits, tuple(sorted(found.text.reads.needed)))
@@ -156,7 +180,7 @@ class ChatTemplate:
         except TemplateRefusal:
             text = ""
         not_rendered = self._inference and laid.layout.differs  # the text is two renderings, joined
-        if not_rendered or text == "".join([unit.text(laid.contents) for unit in laid.layout.units]):
+        if not_rendered or text == "".join([unit.written(laid.contents) for unit in laid.layout.units]):
             learned.proofs -= 1
             return True
         learned.layout = None
@@ -193,7 +217,8 @@ class ChatTemplate:
                 "Correct the row, or pass a template that accepts such conversations",
             ) from None
         roles = tuple([message.role for message in messages])
-        layout = build_layout(self._pieces(found, slots=False), prompt_messages, roles, None, differs=found.differs)
+        pieces, strips = self._pieces(found, slots=False), self._control.strips
+        layout = build_layout(pieces, prompt_messages, roles, None, differs=found.differs, strips=strips)
         written = {
             run.owner
             for run in found.text.runs
@@ -225,22 +250,24 @@ class PlainTemplate:
     Args:
         tokenizer: Gives BOS and EOS.
         control: Special tokens that act in contents; None takes every content as ordinary text.
+        append_eos: Whether EOS follows the response.
     """
 
-    def __init__(self, tokenizer: Tokenizer, control: ControlTokens | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, control: ControlTokens | None = None, append_eos: bool = True) -> None:
         self._control = control
         self._bos = (
             [] if tokenizer.bos_id is None else [(Piece(0, Kind.PREAMBLE, tokenizer.bos_token), tokenizer.bos_id)]
         )
-        self._eos = [] if tokenizer.eos_id is None else [(Piece(1, Kind.TAIL, tokenizer.eos_token), tokenizer.eos_id)]
+        eos = tokenizer.eos_id if append_eos else None
+        self._eos = [] if eos is None else [(Piece(1, Kind.TAIL, tokenizer.eos_token), eos)]
         self._encoder = tokenizer.encoder
         slots = [(Piece(0, Kind.BODY, None), -1)], [(Piece(1, Kind.BODY, None), -1)]
         self._full = self._build(slots[0] + slots[1] + self._eos, 2)
         self._prompt = self._build(slots[0], 1)
 
     def _build(self, pieces: list[tuple[Piece, int]], messages: int) -> Layout:
-        roles = ("user", "assistant")[:messages]
-        return build_layout([*self._bos, *pieces], 1, roles, self._encoder, bos_begins=bool(self._bos))
+        roles, strips = ("user", "assistant")[:messages], {} if self._control is None else self._control.strips
+        return build_layout([*self._bos, *pieces], 1, roles, self._encoder, bos_begins=bool(self._bos), strips=strips)
 
     def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
         if len(prompt) != 1 or len(response) > 1 or tools is not None or any(m.extra for m in (*prompt, *response)):

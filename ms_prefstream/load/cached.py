@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ms_prefstream.encode.encoder import AUTO
 from ms_prefstream.encode.template import given_text, template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, StateError, printable
 from ms_prefstream.sources.base import sources_in
 from ms_prefstream.sources.cached import CachedRows
-from ms_prefstream.tasks.base import Task
+from ms_prefstream.tasks import TASKS
+from ms_prefstream.tasks.base import Task, added_defaults, given_options
 
-_DEFAULTS = {"boundary": "joint", "special_tokens_in_content": "escape"}
+_DEFAULTS = {"boundary": AUTO, "special_tokens_in_content": "escape"}
 _NOTHING_GIVEN: Mapping[str, Any] = {"template": None, **_DEFAULTS}
 
 
@@ -106,9 +107,8 @@ def has_reference(source: Any, task: Task, packs: bool) -> bool:
 
 
 def task_options(task: Task) -> dict[str, Any]:
-    """Returns a task as plain values: its name and all options, given or not."""
-    options: Mapping[str, Any] = dataclasses.asdict(task)  # type: ignore[call-overload]  # tasks are dataclasses
-    return {"name": task.name, **options}
+    """Returns a task as plain values: its name and its options, see `given_options`."""
+    return {"name": task.name, **given_options(task)}
 
 
 def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str = "") -> Iterator[str]:
@@ -116,6 +116,8 @@ def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str =
     if then["name"] != now["name"]:
         yield f"task was {then['name']!r} and is {now['name']!r} now"
         return
+    left_out = added_defaults(TASKS.get(now["name"]))
+    then, now = {**left_out, **then}, {**left_out, **now}
     for name in dict.fromkeys([*then, *now]):
         if then.get(name) != now.get(name) and name != ignored:
             known = printable(repr(then.get(name)))

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ms_prefstream.encode.cut_points import EncodedCutMap
-from ms_prefstream.encode.encoder import ConversationEncoder, Encoded, build_encoder
+from ms_prefstream.encode.encoder import AUTO, ConversationEncoder, Encoded, build_encoder, resolve_boundary
 from ms_prefstream.encode.template import template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Flat, token_cut_map
@@ -229,6 +229,7 @@ class Recipe:
         tokenizer: A loaded tokenizer; None for rows that are already tokenized.
         template: The option of `ms_prefstream.stream`, with the text of a file instead of its path.
         template_variables: The option of that name, like those that follow it.
+        boundary: ``joint`` or ``inference``; ``auto`` is resolved when a recipe is made.
         ready: Whether the records are samples already, as those of a cache are.
     """
 
@@ -237,12 +238,17 @@ class Recipe:
     tokenizer: Tokenizer | None
     template: str | None = "auto"
     template_variables: Mapping[str, Any] | None = None
-    boundary: str = "joint"
+    boundary: str = AUTO
     special_tokens_in_content: str = "escape"
     content_lost: str = "report"
     continue_final_message: str = "error"
     train_empty_think: bool = False
     ready: bool = False
+
+    def __post_init__(self) -> None:
+        tokenizer = None if self.ready else self.tokenizer
+        boundary = resolve_boundary(self.boundary, tokenizer, self.template, self.task.pairs)
+        object.__setattr__(self, "boundary", boundary)
 
     def encoding(self, formats: Sequence[Format]) -> dict[str, Any]:
         """Returns everything that decides about tokens, by name, as plain values for saved states and indexes."""
@@ -270,6 +276,7 @@ class Recipe:
                 boundary=self.boundary,
                 special_tokens_in_content=self.special_tokens_in_content,
                 refused=self.task.refused(self.tokenizer),
+                append_eos=getattr(self.task, "append_eos", True),  # a task of a user may lack it
             )
         return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder)
 

@@ -148,7 +148,7 @@ def _scan(file: BufferedReader, path: str, stamp: FileStamp) -> LineIndex:
     )
 
 
-def _check_no_array(file: BufferedReader, path: str, starts: NDArray[np.int64]) -> None:
+def _check_no_array(file: BufferedReader, path: str, starts: Offsets) -> None:
     """Raises `SourceError` for a file that is one JSON array of rows: in one line, or over many lines.
 
     A file of which every line is an array is JSON Lines.

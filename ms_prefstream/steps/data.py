@@ -5,6 +5,8 @@ The options of a stream that concern them come in two frozen groups, `Encoding` 
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import functools
 import os
@@ -17,8 +19,9 @@ import numpy as np
 
 from ms_prefstream.checks import check_made
 from ms_prefstream.disk import shown
+from ms_prefstream.encode.encoder import AUTO, BOUNDARIES
 from ms_prefstream.encode.template import template_text
-from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer
+from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_embedding
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.lengths import LengthIndex, raise_malformed_of
 from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
@@ -56,7 +59,7 @@ class Encoding:
     template_variables: Mapping[str, Any] | None = None
     pad_token_id: int | None = None
     vocab_size: int | None = None
-    boundary: str = "joint"
+    boundary: str = AUTO
     special_tokens_in_content: str = "escape"
     content_lost: str = "report"
     continue_final_message: str = "error"
@@ -77,7 +80,9 @@ class Encoding:
         Args:
             ready: Whether the records are samples already.
         """
-        tokenizer = None if self.tokenizer is None else load_tokenizer(self.tokenizer, self.backend)
+        tokenizer = None
+        if self.tokenizer is not None:
+            tokenizer = with_embedding(load_tokenizer(self.tokenizer, self.backend), self.vocab_size)
         return Recipe(
             records=None,
             task=self.task,
@@ -122,6 +127,7 @@ class StreamData:
         recipe: What rows become; can be sent to other processes.
         encoding: What decides about tokens, by name, as plain values: a length index must have been built with the
             same.
+        open_boundary: Whether the boundary was left at ``auto``, so that a saved file may decide it.
         pad_token_id: The id that arrays are padded with.
         local: Loads samples in this process.
         pool: Loads them in worker processes; None without workers.
@@ -148,7 +154,7 @@ class StreamData:
         self.source: Any = source if isinstance(source, Mix) else open_source(source)
         recipe = encoding.recipe(ready=only_caches(self.source))
         self._formats = formats_of(self.source, encoding.format, encoding.fields)
-        self._open_encoding(encoding, recipe)
+        recipe = self._open_encoding(encoding, recipe)
         self.records = open_records(self.source, self._formats)
         self.recipe = dataclasses.replace(recipe, records=self.records)
         self.local = self.recipe.loader()
@@ -162,20 +168,47 @@ class StreamData:
         if self.records is not None:
             self.report.filtered, self.report.rows = self.records.filtered, len(self.records)
         self._find_index(index)
+        self.report.tokenizer = self.described
         if self.local.encoder is not None:
             check_room(self.task, self.local.encoder)
 
-    def _open_encoding(self, given: Encoding, recipe: Recipe) -> None:
+    def _open_encoding(self, given: Encoding, recipe: Recipe) -> Recipe:
         """Fix what decides about tokens: as given, and checked against the caches among the sources."""
         task, tokenizer, pad_id = given.task, recipe.tokenizer, given.pad_token_id
-        encoding, caches = recipe.encoding(self._formats), caches_in(self.source)
+        caches = caches_in(self.source)
+        self.open_boundary = given.boundary == AUTO and not caches
+        if given.boundary == AUTO and caches and (named := encoding_of(caches[0], task)["boundary"]) in BOUNDARIES:
+            recipe = dataclasses.replace(recipe, boundary=named)
+        encoding = recipe.encoding(self._formats)
+        compared = encoding if tokenizer is not None else {**encoding, "boundary": given.boundary}
         for cache in caches:
-            check_cache(cache, task, tokenizer, encoding, given.format if recipe.ready else "auto", given.template)
-        self.encoding, self.report = encoding, Report(tokenizer="" if tokenizer is None else tokenizer.description)
+            check_cache(cache, task, tokenizer, compared, given.format if recipe.ready else "auto", given.template)
+        self.encoding, self.report = encoding, Report()
+        self._tokenizer_text = "" if tokenizer is None else tokenizer.description
         if recipe.ready:
-            self.encoding, self.report.tokenizer = encoding_of(caches[0], task), tokenizer_of(caches[0])
+            self.encoding, self._tokenizer_text = encoding_of(caches[0], task), tokenizer_of(caches[0])
             pad_id = caches[0].pad_token_id if pad_id is None else pad_id
-        self.pad_token_id = choose_pad_id(pad_id, tokenizer)
+        self.pad_token_id = choose_pad_id(pad_id, tokenizer, given.vocab_size)
+        return recipe
+
+    @property
+    def described(self) -> str:
+        """The tokenizer and the boundary, for reports; "" for rows that came as ids."""
+        if not self._tokenizer_text:
+            return ""
+        return f"{self._tokenizer_text}\n  boundary {self.encoding['boundary']}{' (auto)' * self.open_boundary}"
+
+    def with_boundary(self, boundary: str) -> StreamData:
+        """Returns the same data with another boundary, that of a saved file; reports and counts are shared."""
+        other = copy.copy(self)
+        other._set_boundary(boundary)
+        return other
+
+    def _set_boundary(self, boundary: str) -> None:
+        self.recipe = dataclasses.replace(self.recipe, boundary=boundary)
+        self.encoding = {**self.encoding, "boundary": boundary}
+        self.local = self.recipe.loader()
+        self.pool = None if self.pool is None else LoaderPool(self.recipe, self.pool.workers, self.local)
 
     @property
     def task(self) -> Task:
@@ -289,13 +322,34 @@ class StreamData:
             raise OptionError(f"index is {str(index)!r}, but {self.source.name} can only be read from the front.")
         if named and self._cached:
             raise OptionError(f"index is {str(index)!r}, but {self.source.name} has an index of its own. Leave it out.")
-        if index is not None and self.records is not None and (found := find_index(self._parts(), index)) is not None:
+        if index is not None and self.records is not None and (found := self._index_at(index)) is not None:
             self._use_index(found)
 
-    def _parts(self) -> list[Part]:
-        """Returns what each index file covers."""
+    def _index_at(self, index: str | os.PathLike[str]) -> LengthIndex | None:
+        """Opens the index; where the boundary is open, an index of the other boundary decides it."""
+        try:
+            found = find_index(self._parts(), index)
+            problem = None
+        except StateError as error:
+            if not self.open_boundary:
+                raise
+            found, problem = None, error
+        if found is not None or not self.open_boundary:
+            return found
+        (other,) = {*BOUNDARIES} - {self.encoding["boundary"]}
+        with contextlib.suppress(StateError):
+            found = find_index(self._parts(other), index)
+        if found is not None:
+            self._set_boundary(other)
+        elif problem is not None:
+            raise problem
+        return found
+
+    def _parts(self, boundary: str | None = None) -> list[Part]:
+        """Returns what each index file covers, with another boundary if one is given."""
         assert self.records is not None  # a one-pass source has no index
-        return index_parts(self.source, self.records, self._formats, self.encoding)
+        encoding = self.encoding if boundary is None else {**self.encoding, "boundary": boundary}
+        return index_parts(self.source, self.records, self._formats, encoding)
 
     def _use_index(self, index: LengthIndex) -> None:
         """Use an index: report the rows that it knows to be bad, or raise the first malformed one."""

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import msgspec
 
 from ms_prefstream.checks import whole_number
+from ms_prefstream.encode.encoder import BOUNDARIES
 from ms_prefstream.errors import StateError, printable
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.state import State, check_state, is_same, make_state
-from ms_prefstream.steps.open import AnySteps, StepOpener
+from ms_prefstream.steps.open import AnySteps, StepOpener, step_opener
 
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
@@ -49,7 +50,12 @@ def resume_steps(opener: StepOpener, steps: AnySteps, state: Mapping[str, Any]) 
         StateError: The data or a setting differs; names the old and the new value.
         OptionError: This number of ranks cannot share the logical shards of the state.
     """
-    before, ranks, shards = opener, opener.ranks, _shards_of(state, opener, steps)
+    before, ranks = opener, opener.ranks
+    if (boundary := _boundary_of(state, opener)) is not None:
+        data = opener.data.with_boundary(boundary)
+        opener = step_opener(data, opener.batching, opener.order, ranks, opener.steps_per_epoch)
+        steps = opener.open()
+    shards = _shards_of(state, opener, steps)
     if shards != ranks.logical_shards:
         opener = dataclasses.replace(opener, ranks=Ranks(ranks.world, ranks.rank, shards))
         steps = opener.open()
@@ -59,6 +65,7 @@ def resume_steps(opener: StepOpener, steps: AnySteps, state: Mapping[str, Any]) 
         if opener is not before:
             before.open()  # the report counts for the steps of the stream, which stay
         raise
+    opener.data.report.tokenizer = opener.data.described
     if state.get("source") is not None:
         steps.resume_source(_source_state(state["source"], step // steps.steps_per_epoch))
     return opener, steps, step
@@ -119,6 +126,14 @@ def _settings(opener: StepOpener, steps: AnySteps) -> dict[str, Any]:
         "index": None if data.index is None else data.index.checksum,
         **data.encoding,
     }
+
+
+def _boundary_of(state: Any, opener: StepOpener) -> str | None:
+    """Returns the boundary of a state if it is another one than that of `opener`, whose option left it open."""
+    data, found = opener.data, state.get("boundary") if isinstance(state, Mapping) else None
+    if not data.open_boundary or data.index is not None or not isinstance(found, str) or found not in BOUNDARIES:
+        return None
+    return found if found != data.encoding["boundary"] else None
 
 
 def _shards_of(state: Any, opener: StepOpener, steps: AnySteps) -> int:

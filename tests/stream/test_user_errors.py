@@ -86,7 +86,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
     "template": ({"template": "nope"}, OptionError, r"template is 'nope'; expected 'auto'"),
     "template file": ({"template": "gone.jinja"}, TemplateError, r"gone\.jinja does not exist"),
     "template text": ({"template": "{% if %}"}, TemplateError, r"does not compile: line 1"),
-    "boundary": ({"boundary": "x"}, OptionError, r"boundary is 'x'; expected 'joint' or 'inference'"),
+    "boundary": ({"boundary": "x"}, OptionError, r"boundary is 'x'; expected 'auto', 'joint' or 'inference'"),
     "special tokens": ({"special_tokens_in_content": "x"}, OptionError, r"special_tokens_in_content is 'x'; expected"),
     # Tasks and batching
     "task by name": ({"task": "dpo"}, OptionError, r"task is 'dpo'; expected an object such as mps\.DPO"),

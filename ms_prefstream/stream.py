@@ -218,12 +218,13 @@ class Stream:
         Args:
             epoch: From 0. None is the epoch in which a resumed stream continues, and 0 for others.
             start_step: The first step to yield; nothing before its window is read. None is the step at which a
-                resumed stream continues if `epoch` is None too, and 0 otherwise.
+                resumed stream continues in that epoch, and 0 in others.
         """
-        resumed = divmod(self._resumed or 0, self.steps_per_epoch) if epoch is None else (epoch, 0)
-        epoch, step = resumed[0], resumed[1] if start_step is None else start_step
-        step = whole_number("start_step", step, 0, self.steps_per_epoch)
-        return self._steps.start(whole_number("epoch", epoch, 0), step)
+        at, step = divmod(self._resumed or 0, self.steps_per_epoch)
+        epoch = whole_number("epoch", at if epoch is None else epoch, 0)
+        if start_step is not None or epoch != at:
+            step = whole_number("start_step", start_step or 0, 0, self.steps_per_epoch)
+        return self._steps.start(epoch, step)
 
     def dataset(self, start_epoch: int | None = None, *, columns: Sequence[str] | None = None) -> GeneratorDataset:
         """Returns a MindSpore dataset of ready batches: one row is one training step. Its `stream` is this stream.

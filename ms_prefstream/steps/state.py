@@ -10,6 +10,7 @@ import msgspec
 
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import StateError, printable
+from ms_prefstream.load.one_pass import ROWS_CHECKED
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.state import State, check_state, is_same, make_state
 from ms_prefstream.steps.open import AnySteps, StepOpener
@@ -65,11 +66,17 @@ def resume_steps(opener: StepOpener, steps: AnySteps, state: Mapping[str, Any]) 
 
 
 class _SourceState(msgspec.Struct, forbid_unknown_fields=True):
-    """What `source_state` of the steps returns: the epoch, the number of the next record, and the source's state."""
+    """What `source_state` of the steps returns: the epoch, and the fields of `Position`."""
 
     epoch: _Count
     first: _Count
     state: dict[str, Any]
+    rows: Annotated[int, msgspec.Meta(ge=0, le=ROWS_CHECKED)] = 0
+    digest: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16})?$")] = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.rows) != bool(self.digest):
+            raise ValueError("rows and digest belong together")
 
 
 class _RowsState(msgspec.Struct):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ms_prefstream.checks import whole_number
+from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import Reason, RowError, printable
 from ms_prefstream.load.cached import check_cache
@@ -119,6 +119,7 @@ class EncodedRow:
         return printable("\n".join([*lines, *map(str, self.others)]), most=None)
 
 
+@checked_call
 def encode(
     row: Mapping[str, Any],
     *,

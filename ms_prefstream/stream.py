@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ms_prefstream.batch import BatchingRule
-from ms_prefstream.checks import check_made, whole_number
+from ms_prefstream.checks import NoDataset, check_made, checked_call, whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.mindspore.dataset import to_dataset
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset
 
 
+@checked_call
 def stream(
     source: Any,
     *,
@@ -137,7 +138,8 @@ def stream(
     return Stream(data, batching, order, ranks, steps_per_epoch)
 
 
-class Stream:
+@checked_call
+class Stream(NoDataset):
     """Ready batches of one rank. Made by `ms_prefstream.stream`.
 
     Attributes:

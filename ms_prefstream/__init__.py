@@ -14,6 +14,7 @@ from ms_prefstream.errors import (
     TemplateError,
     TokenizerError,
 )
+from ms_prefstream.indexing import build_index
 from ms_prefstream.inspection import encode  # the function; the folder of that name is imported by its modules
 from ms_prefstream.mindspore.checkpoint import StreamCheckpoint, load_state
 from ms_prefstream.sources.follow import follow
@@ -46,6 +47,7 @@ __all__ = [
     "TemplateError",
     "TokenizerError",
     "__version__",
+    "build_index",
     "causal_mask",
     "encode",
     "follow",

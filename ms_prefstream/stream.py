@@ -104,9 +104,9 @@ def stream(
         longest_first: Whether step 0 holds the longest rows of its window.
         steps_per_epoch: For one-pass sources: the steps of an epoch, instead of counting the rows once. For `Pack`
             without a length index: the steps into which the rows are packed, required.
-        index: ``auto`` uses the length index that lies beside a file, if there is one (`Stream.build_index` writes
-            it), for a mix those beside all its parts; a path, for a mix a folder, names one that must be there; None
-            uses none.
+        index: ``auto`` uses the length index beside a file if there is one for these settings (`build_index` writes
+            it), for a mix those beside all its parts; ``build`` builds it if there is none; a path, for a mix a
+            folder, names one that must fit; None uses none.
         workers: Processes that tokenise ahead; 0 does it in the training process. The batches are the same.
         verbose: Whether the logger ``ms_prefstream`` gets a summary (INFO, rank 0) and warnings.
 
@@ -134,7 +134,7 @@ def stream(
     order = Order(shuffle=shuffle, seed=seed, window=window, drop_remainder=drop_remainder, longest_first=longest_first)
     batching.layout(task)  # refuses what this rule cannot batch before anything is loaded
     ranks = Ranks.given(*known_ranks(num_shards, shard_id), logical_shards)
-    data = StreamData(source, encoding, policy, ranks, workers=workers, index=index)
+    data = StreamData(source, encoding, policy, ranks, workers=workers, index=index, verbose=verbose)
     return Stream(data, batching, order, ranks, steps_per_epoch)
 
 

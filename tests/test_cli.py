@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import inspect
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -112,7 +113,7 @@ def test_index_is_written_beside_the_file_and_used(
     words = ["--task", "dpo", "--max-length", "140", "--truncation", "drop", "--tokenizer", "bytes"]
     assert run(monkeypatch, "index", str(path), *words) == 0
     said = capsys.readouterr().out
-    assert f"written to {path}.mprefidx" in said
+    assert re.search(rf"written to {path}\.[0-9a-f]{{8}}\.mprefidx", said)
     assert "too_long" in said
     task = mps.DPO(140, truncation="drop")
     stream = mps.stream(str(path), task=task, tokenizer="bytes", batching=mps.Bucket(2))
@@ -166,8 +167,7 @@ def test_options_are_the_python_names_with_dashes() -> None:
     offered = {option.name for option in main.commands.commands["bench"].params} | {"format"}  # --format is format_
     python = set(inspect.signature(mps.stream).parameters)
     of_objects = {"batching"}  # mps.Pad and the like: options of their own
-    of_commands = {"index"}  # a command of that name writes it; one that lies beside the data is used
-    assert python - of_objects - of_commands <= offered
+    assert python - of_objects <= offered
     for task in (mps.DPO, mps.Reward, mps.RLHF):
         assert set(inspect.signature(task).parameters) <= offered
     for batching in (mps.Pad, mps.Bucket):
@@ -224,7 +224,7 @@ def test_a_token_budget_takes_an_index_first(
     [
         ('or pass on_bad_row="drop" to leave such rows out', "or pass --on-bad-row drop to leave such rows out"),
         ("max_length=3. Raise it", "--max-length 3. Raise it"),
-        ("mps.Bucket(batch_size=1) and index=None", "mps.Bucket(batch_size=1) and index=None"),
+        ("mps.Bucket(batch_size=1) and index=None", "mps.Bucket(batch_size=1) and --index none"),
         ("layout='paired'", "layout='paired'"),
     ],
 )

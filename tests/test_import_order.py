@@ -33,7 +33,7 @@ ORDER = (
     "cache",
     "mindspore",
     "stream",
-    "inspection",
+    "inspection indexing",
     "__init__",
     "adapters",
     "demo",

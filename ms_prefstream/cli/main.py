@@ -100,6 +100,7 @@ def with_flags(text: str) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name, value = found["name"], found["value"].strip("\"'")
+        value = "none" if value == "None" else value
         return f"--{name.replace('_', '-')} {value}" if name in names else found[0]
 
     return re.sub(r"""(?<![\w.(-])(?P<name>[a-z_]+)=(?P<value>"[^"]*"|'[^']*'|[\w.-]*\w)(?!\w)""", flag, text)

@@ -100,13 +100,17 @@ def _adding(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
     return add
 
 
+_VERBOSE_OPTION = click.option("--verbose/--quiet", default=True, help="Whether a summary and warnings are shown.")
+
 encoding_options = _adding(*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS)
 """Adds the options of `mps.encode` and its task to a command."""
 
-stream_options = _adding(*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, *_BATCH_OPTIONS)
+stream_options = _adding(
+    *_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, *_BATCH_OPTIONS, _VERBOSE_OPTION
+)
 """Adds the options of `mps.stream`, its task and its batching to a command."""
 
-row_options = _adding(*_TASK_OPTIONS, _TASK_LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS)
+row_options = _adding(*_TASK_OPTIONS, _TASK_LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, _VERBOSE_OPTION)
 """Adds the options that decide what rows become, without order and batches; --layout is free for other uses."""
 
 
@@ -121,6 +125,7 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
     if options["num_shards"] is None and options["shard_id"] is None:
         given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
     given |= {"batching": make_batching(options), "shuffle": _SHUFFLES[options["shuffle"]]}
+    given |= {"index": _or_none(options.get("index") or "auto"), "verbose": options["verbose"]}
     return stream(one_or_list(source), **given)
 
 
@@ -135,7 +140,7 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
         num_shards=1,
         shard_id=0,
         steps_per_epoch=None if isinstance(found, RandomAccess) else 1,  # steps are not used
-        **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine")},
+        **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine", "verbose")},
         **make_encoding(options),
     )
 

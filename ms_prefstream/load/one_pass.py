@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -25,7 +24,6 @@ from ms_prefstream.sources.concat import begin_pass
 from ms_prefstream.sources.content_hash import rows_hash
 from ms_prefstream.sources.mix import Mix
 
-_log = logging.getLogger(__name__)
 ROWS_CHECKED = 8
 """Rows after a position by which it is checked, at most."""
 
@@ -177,14 +175,19 @@ class OnePassRecords(Protocol):
         """Returns why the last pass ended, as the end of a sentence, or an empty string."""
 
 
-def open_one_pass(source: Any, formats: Sequence[Format]) -> SingleOnePassRecords | MixedOnePassRecords:
+def open_one_pass(
+    source: Any, formats: Sequence[Format], warn: Callable[[str], None] = lambda problem: None
+) -> SingleOnePassRecords | MixedOnePassRecords:
     """Returns the records of a mix or of any other source, in one pass.
 
     Args:
         source: A mix or an opened source.
         formats: The format of each part; a single one where there are no parts.
+        warn: Called with what the user should hear about.
     """
-    return MixedOnePassRecords(source, formats) if isinstance(source, Mix) else SingleOnePassRecords(source, formats[0])
+    if isinstance(source, Mix):
+        return MixedOnePassRecords(source, formats)
+    return SingleOnePassRecords(source, formats[0], warn)
 
 
 class SingleOnePassRecords:
@@ -193,6 +196,7 @@ class SingleOnePassRecords:
     Args:
         source: The source; one with random access is read in order.
         fmt: Raw row to records.
+        warn: Called with what the user should hear about.
 
     Attributes:
         name: The source's name.
@@ -201,13 +205,12 @@ class SingleOnePassRecords:
         ends_by_time: Whether the data end with a timeout, so that ranks would not end at the same row.
     """
 
-    def __init__(self, source: Source, fmt: Format) -> None:
+    def __init__(self, source: Source, fmt: Format, warn: Callable[[str], None] = lambda problem: None) -> None:
         self.name = source.name
         self.continues = bool(getattr(source, "continues", False))
         self.once = bool(getattr(source, "once", False))
         self.ends_by_time = bool(getattr(source, "ends_by_time", False))
-        self._source, self._format = source, fmt
-        self._warned = False
+        self._source, self._format, self._warn = source, fmt, warn
 
     def start(self, first: int, known: Position | None = None) -> Iterator[RecordWithOrigin]:
         """See `OnePassRecords`.
@@ -249,24 +252,23 @@ class SingleOnePassRecords:
         number: in a copy from before the state was loaded, or in the source, set back to the state that it had then.
         """
         source, first = self._source, known.first
+        by_number = f"The run resumes by skipping {first:,} rows."
         copies, began = [_copied(source), _copied(source)], _state_of(source)
         if not known.digest:
-            self._warn(known, "the saved position is of an earlier version and was not checked")
+            self._warn(f"{self.name}: a position that an earlier version saved is not used. {by_number}")
             return begin_pass(source, first)
         if (rows := _checked(known, source, known.state, 0)) is not None:
             return first, rows
         for self._source, state in ((copies[0], None), (source, began)):
             if (rows := _checked(known, self._source, state, first)) is not None:
-                self._warn(known, "other rows follow the position that it saved")
+                self._warn(f"{self.name}: other rows follow the position that it saved. {by_number}")
                 return first, rows
-        self._warn(known, "it does not give the rows again that it gave when the state was saved")
+        self._warn(
+            f"{self.name} does not give the rows again that it gave when the state was saved. {by_number} Make its "
+            "order reproducible, or start a new run."
+        )
         self._source = copies[1]
         return begin_pass(self._source, first)
-
-    def _warn(self, known: Position, why: str) -> None:
-        if not self._warned:
-            _log.warning("%s: %s. The run resumes by skipping %s rows.", self.name, why, f"{known.first:,}")
-        self._warned = True
 
     def begin(self, skip: int) -> tuple[int, Iterator[RecordWithOrigin]]:
         """Returns how many records were skipped, at most `skip`, and the records after them."""

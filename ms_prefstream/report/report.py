@@ -68,6 +68,7 @@ _WHERE_COUNTED = (
     "markers",
     "unread",
     "left_out_files",
+    "warnings",
 )  # `as_dict` leaves out empty ones
 
 
@@ -106,6 +107,7 @@ class Report:
         parts: Of a mix, the counts of each part by its name.
         left_out_files: Files that this library wrote and that folders or globs of the source hold, with what they are.
             They are no rows. `as_dict` holds it where there are such files.
+        warnings: What looks wrong, with the remedy; the logger ``ms_prefstream`` got each of them once.
     """
 
     rows: int | None = None
@@ -136,6 +138,7 @@ class Report:
     tokenizer: str = ""
     parts: dict[str, PartReport] = field(default_factory=dict)
     left_out_files: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     _seen: bytearray = field(default_factory=bytearray, init=False)
 
     def batch(self, samples: Sequence[Sample], width: int) -> None:
@@ -218,6 +221,7 @@ class Report:
             "chosen_widths": list(self.chosen_widths),
             "parts": {name: part.as_dict() for name, part in self.parts.items()},
             **({"unread": dict(self.unread)} if self.unread else {}),
+            **({"warnings": list(self.warnings)} if self.warnings else {}),
         }
 
     def __str__(self) -> str:
@@ -274,6 +278,7 @@ class Report:
             more = ", ..." if len(self.left_out_files) > ORIGINS_KEPT else ""
             count = len(self.left_out_files)
             lines.append(f"files that this library wrote, left out: {count:,} ({', '.join(some)}{more})")
+        lines += [f"warning: {printable(one, most=None)}" for one in self.warnings]
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +22,9 @@ from ms_prefstream.disk import shown
 from ms_prefstream.encode.template import template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer
 from ms_prefstream.errors import OptionError, StateError
-from ms_prefstream.lengths import LengthIndex, raise_malformed_of
+from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_of
 from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
-from ms_prefstream.load.index_files import Part, build_indexes, find_index, index_parts
+from ms_prefstream.load.index_files import Part, build_indexes, find_beside, find_index, index_parts
 from ms_prefstream.load.loader import Load, Recipe
 from ms_prefstream.load.one_pass import MixedOnePassRecords, PassWindow, SingleOnePassRecords, open_one_pass
 from ms_prefstream.load.records import MixedRecords, fingerprint_of, formats_of, open_records
@@ -42,6 +44,8 @@ from ms_prefstream.tasks import Task
 from ms_prefstream.tasks.base import check_room
 
 _RELOADED_TOGETHER = 2048  # rows
+_PAUSE = 0.2  # seconds between two looks at an index that another process is building
+_log = logging.getLogger("ms_prefstream")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +118,8 @@ class StreamData:
         policy: What happens to bad rows.
         ranks: Which rank writes the quarantine file.
         workers: Processes that load samples; 0 loads them here.
-        index: ``auto``, the path of a length index, or None.
+        index: ``auto``, ``build``, the path of a length index, or None.
+        verbose: Whether warnings are logged; the report has them in any case.
 
     Attributes:
         source: The opened source.
@@ -140,11 +145,13 @@ class StreamData:
         *,
         workers: int = 0,
         index: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
     ) -> None:
+        self.verbose = verbose
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
             raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
         if index is not None and not isinstance(index, (str, os.PathLike)):
-            raise OptionError(f"index is {index!r}; expected 'auto', the path of a length index, or None.")
+            raise OptionError(f"index is {index!r}; expected 'auto', 'build', the path of a length index, or None.")
         self.source: Any = source if isinstance(source, Mix) else open_source(source)
         recipe = encoding.recipe(ready=only_caches(self.source))
         self._formats = formats_of(self.source, encoding.format, encoding.fields)
@@ -190,12 +197,19 @@ class StreamData:
     @functools.cached_property
     def one_pass(self) -> SingleOnePassRecords | MixedOnePassRecords:
         """The records of a one-pass source."""
-        return open_one_pass(self.source, self._formats)
+        return open_one_pass(self.source, self._formats, self.warn)
 
     @functools.cached_property
     def counted(self) -> int:
         """The rows of an epoch of a one-pass source; reads the source unless it states the number."""
         return self.one_pass.count()
+
+    def warn(self, problem: str) -> None:
+        """Notes what the user should hear about in the report, and logs it the first time."""
+        if problem not in self.report.warnings:
+            self.report.warnings.append(problem)
+            if self.verbose:
+                _log.warning("%s", problem)
 
     def loader(self) -> Load:
         """Returns the loader of a source with random access: the worker processes, or this process."""
@@ -287,10 +301,28 @@ class StreamData:
         named = index is not None and index != "auto"
         if named and self.records is None:
             raise OptionError(f"index is {str(index)!r}, but {self.source.name} can only be read from the front.")
-        if named and self._cached:
+        if named and index != "build" and self._cached:
             raise OptionError(f"index is {str(index)!r}, but {self.source.name} has an index of its own. Leave it out.")
-        if index is not None and self.records is not None and (found := find_index(self._parts(), index)) is not None:
-            self._use_index(found)
+        if index == "build":
+            self._build_or_take_index()
+        elif named and index is not None:
+            self._use_index(find_index(self._parts(), index))
+        elif index is not None and self.records is not None:
+            found, problem = find_beside(self._parts())
+            if found is not None:
+                self._use_index(found)
+            elif problem:
+                self.warn(f'{problem} It is not used. Pass index="build" for one with these settings, or index=None.')
+
+    def _build_or_take_index(self) -> None:
+        """Use the index beside the data; if there is none, build it, or wait until another rank has."""
+        while (found := find_beside(self._parts())[0]) is None:
+            try:
+                self.build_index(None, progress=self.verbose)
+                return
+            except IndexInUseError:
+                time.sleep(_PAUSE)
+        self._use_index(found)
 
     def _parts(self) -> list[Part]:
         """Returns what each index file covers."""

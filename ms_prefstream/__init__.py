@@ -2,6 +2,7 @@
 
 from ms_prefstream.batch import Bucket, Pack, Pad, causal_mask
 from ms_prefstream.cache.write import write_cache
+from ms_prefstream.doctor import Diagnosis, doctor
 from ms_prefstream.errors import (
     CacheError,
     NoUsableRowsError,
@@ -31,6 +32,7 @@ __all__ = [
     "RLHF",
     "Bucket",
     "CacheError",
+    "Diagnosis",
     "NoUsableRowsError",
     "OptionError",
     "Pack",
@@ -49,6 +51,7 @@ __all__ = [
     "__version__",
     "build_index",
     "causal_mask",
+    "doctor",
     "encode",
     "follow",
     "formats",

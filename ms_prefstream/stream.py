@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,10 @@ from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
 from ms_prefstream.steps.open import Order, step_opener
 from ms_prefstream.steps.planned import RowIds
 from ms_prefstream.steps.state import resume_steps, save_state
+from ms_prefstream.steps.summary import summary, warning_lines
 from ms_prefstream.tasks import Task
+
+_log = logging.getLogger("ms_prefstream")
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset
@@ -166,6 +170,8 @@ class Stream(NoDataset):
         self._steps, self.layout = self._opener.open(), self._opener.layout
         self._resumed: int | None = None
         self._begins = 0
+        if data.verbose and ranks.rank == 0:
+            _log.info("%s", "\n".join(summary(self._opener, self._steps)))
 
     @property
     def column_names(self) -> list[str]:
@@ -316,7 +322,4 @@ class Stream(NoDataset):
         return self
 
     def __repr__(self) -> str:
-        return (
-            f"Stream(task={self.task}, batching={self.batching}, steps_per_epoch={self.steps_per_epoch}, "
-            f"rank {self.rank} of {self.world})"
-        )
+        return "\n".join([*summary(self._opener, self._steps), *warning_lines(self.data)])

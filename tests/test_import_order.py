@@ -33,7 +33,7 @@ ORDER = (
     "cache",
     "mindspore",
     "stream",
-    "inspection indexing",
+    "inspection indexing doctor",
     "__init__",
     "adapters",
     "demo",

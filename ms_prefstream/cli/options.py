@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
@@ -117,6 +119,43 @@ row_options = _adding(*_TASK_OPTIONS, _TASK_LAYOUT_OPTION, *_ENCODING_OPTIONS, *
 def show(text: object, err: bool = False) -> None:
     """Prints text that may hold data or file names: control characters and the like as escapes, see `printable`."""
     click.echo(printable(str(text), most=None), err=err)
+
+
+def styled(text: str, colour: str) -> str:
+    """Returns text in a colour; `click` takes the colour away where the output is no terminal."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour)
+
+
+class _OnStandardError(logging.Handler):
+    """Shows what the library logs: the summary of a stream as it is, warnings in yellow."""
+
+    def __init__(self, with_flags: Callable[[str], str]) -> None:
+        super().__init__()
+        self._with_flags = with_flags
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = printable(record.getMessage(), most=None)
+        if record.levelno >= logging.WARNING:
+            text = styled(f"  !  {self._with_flags(text)}", "yellow")
+        click.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def show_log(with_flags: Callable[[str], str]) -> Iterator[None]:
+    """Shows what the library logs on standard error inside the `with` block.
+
+    Args:
+        with_flags: Puts the flags of the command line in the place of Python arguments.
+    """
+    logger, handler = logging.getLogger("ms_prefstream"), _OnStandardError(with_flags)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:

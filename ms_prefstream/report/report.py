@@ -68,6 +68,7 @@ _WHERE_COUNTED = (
     "markers",
     "unread",
     "left_out_files",
+    "template",
     "warnings",
 )  # `as_dict` leaves out empty ones
 
@@ -104,6 +105,7 @@ class Report:
         widths: Batches made, by their number of columns.
         chosen_widths: The widths that ``max_shapes`` chose for the data, empty without it.
         tokenizer: Name of the tokenizer, its backend and why that backend.
+        template: That prompt and response are joined as text, where there is no chat template; else "".
         parts: Of a mix, the counts of each part by its name.
         left_out_files: Files that this library wrote and that folders or globs of the source hold, with what they are.
             They are no rows. `as_dict` holds it where there are such files.
@@ -136,6 +138,7 @@ class Report:
     widths: Counter[int] = field(default_factory=Counter)
     chosen_widths: tuple[int, ...] = ()
     tokenizer: str = ""
+    template: str = ""
     parts: dict[str, PartReport] = field(default_factory=dict)
     left_out_files: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -273,6 +276,8 @@ class Report:
             lines.append(f"tokens in batches: {self.tokens:,}, padding {100 * self.padding:.1f} % of the cells")
         if self.tokenizer:
             lines.append(f"tokenizer: {printable(self.tokenizer, most=None)}")
+        if self.template:
+            lines.append(self.template)
         if self.left_out_files:
             some = [f"{printable(path)}: {kind}" for path, kind in list(self.left_out_files.items())[:ORIGINS_KEPT]]
             more = ", ..." if len(self.left_out_files) > ORIGINS_KEPT else ""

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +26,19 @@ from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_
 from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
 from ms_prefstream.load.index_files import Part, build_indexes, find_beside, find_index, index_parts
 from ms_prefstream.load.loader import Load, Recipe
-from ms_prefstream.load.one_pass import MixedOnePassRecords, PassWindow, SingleOnePassRecords, open_one_pass
+from ms_prefstream.load.one_pass import (
+    MixedOnePassRecords,
+    PassWindow,
+    SingleOnePassRecords,
+    open_one_pass,
+)
 from ms_prefstream.load.records import MixedRecords, fingerprint_of, formats_of, open_records
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.load.workers.prefetch import Prefetch
 from ms_prefstream.plan import Ranks
 from ms_prefstream.progress import progress_on
 from ms_prefstream.report.bad_rows import BadRows, Quarantine
+from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.cached import caches_in, only_caches
@@ -40,6 +46,7 @@ from ms_prefstream.sources.files import check_target
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.own_files import is_quarantine
 from ms_prefstream.sources.paths import own_files_beside
+from ms_prefstream.steps.look import Look
 from ms_prefstream.tasks import Task
 from ms_prefstream.tasks.base import check_room
 
@@ -134,6 +141,8 @@ class StreamData:
         quarantine: The file of dropped rows, or None.
         report: Counts.
         index: The length index in use, or None.
+        joined: Whether prompt and response are joined as text although a chat template was asked for (``auto``).
+        look: What was noticed about the first rows.
     """
 
     def __init__(
@@ -168,6 +177,8 @@ class StreamData:
         self.index: LengthIndex | None = None
         if self.records is not None:
             self.report.filtered, self.report.rows = self.records.filtered, len(self.records)
+        rows = 0 if self.records is None else len(self.records) // ranks.world
+        self.look = Look(self.source, self._formats, self.recipe, self.joined, self.warn, rows)
         self._find_index(index)
         if self.local.encoder is not None:
             check_room(self.task, self.local.encoder)
@@ -183,6 +194,9 @@ class StreamData:
             self.encoding, self.report.tokenizer = encoding_of(caches[0], task), tokenizer_of(caches[0])
             pad_id = caches[0].pad_token_id if pad_id is None else pad_id
         self.pad_token_id = choose_pad_id(pad_id, tokenizer)
+        self.joined = tokenizer is not None and recipe.template is None and given.template == "auto"
+        if tokenizer is not None and recipe.template is None and not recipe.ready:
+            self.report.template = NO_TEMPLATE
 
     @property
     def task(self) -> Task:
@@ -218,7 +232,8 @@ class StreamData:
     def bad_rows(self) -> BadRows:
         """Returns what counts, raises or drops the bad rows of a source with random access."""
         assert self.records is not None
-        return self._bad_rows(origin=self.records.origin, raw=self.records.raw, part=self._part())
+        records = self.records
+        return self._bad_rows(records.read, origin=records.origin, raw=records.raw, part=self._part())
 
     def pass_loader(self, window: PassWindow) -> Load:
         """Returns the loader of the records of one pass."""
@@ -230,7 +245,7 @@ class StreamData:
         if isinstance(records, MixedOnePassRecords):
             reports = list(self.report.parts.values())
             part = lambda number: reports[records.part_of(number)]  # noqa: E731
-        return self._bad_rows(origin=window.origin, raw=window.raw, part=part, first=window.before)
+        return self._bad_rows(window.read, origin=window.origin, raw=window.raw, part=part, first=window.before)
 
     def build_index(self, path: str | os.PathLike[str] | None, progress: bool) -> LengthIndex:
         """Measure every row, write the length index and use it from now on.
@@ -286,8 +301,9 @@ class StreamData:
     def _cached(self) -> bool:
         return bool(getattr(self.source, "ready", False))
 
-    def _bad_rows(self, **origin_of: Any) -> BadRows:
-        return BadRows(self.report, self.raise_malformed, quarantine=self.quarantine, **origin_of)
+    def _bad_rows(self, read: Callable[[Sequence[int]], Sequence[Any]], **origin_of: Any) -> BadRows:
+        watch = functools.partial(self.look.at_window, read)
+        return BadRows(self.report, self.raise_malformed, quarantine=self.quarantine, watch=watch, **origin_of)
 
     def _part(self) -> Callable[[int], PartReport] | None:
         """Returns the function from a row to the report of its part; None without a mix."""

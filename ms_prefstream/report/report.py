@@ -68,8 +68,6 @@ _WHERE_COUNTED = (
     "markers",
     "unread",
     "left_out_files",
-    "template",
-    "warnings",
 )  # `as_dict` leaves out empty ones
 
 
@@ -214,9 +212,9 @@ class Report:
             self.origins[reason] = origins[:ORIGINS_KEPT]
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns everything as plain values, for JSON."""
+        """Returns all counts as plain values, for JSON; without `warnings` and `template`, which are for people."""
         values = {name: value for name, value in vars(self).items() if value or name not in _WHERE_COUNTED}
-        del values["_seen"]
+        del values["_seen"], values["warnings"], values["template"]
         return values | {
             "dropped": dict(self.dropped),
             "origins": {reason: list(found) for reason, found in self.origins.items()},
@@ -224,7 +222,6 @@ class Report:
             "chosen_widths": list(self.chosen_widths),
             "parts": {name: part.as_dict() for name, part in self.parts.items()},
             **({"unread": dict(self.unread)} if self.unread else {}),
-            **({"warnings": list(self.warnings)} if self.warnings else {}),
         }
 
     def __str__(self) -> str:

@@ -56,7 +56,7 @@ def test_one_for_other_settings_is_ignored_with_one_warning(
     (said,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert re.search(r"task was .*max_length=96.* and is .*max_length=128.* now", said)
     assert said in str(other.report)
-    assert other.report.as_dict()["warnings"] == [said]
+    assert other.report.warnings == [said]
     caplog.clear()
     assert stream(path, task=LONG, verbose=False).report.warnings == [said]
     assert not caplog.records

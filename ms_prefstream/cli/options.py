@@ -18,9 +18,11 @@ from ms_prefstream.errors import OptionError, printable
 from ms_prefstream.inspection import encode
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import RandomAccess
+from ms_prefstream.steps.summary import data_lines
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import TASKS, Task
 
+_log = logging.getLogger("ms_prefstream")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 source_argument = click.argument("source", nargs=-1, required=True)
@@ -171,7 +173,7 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
 def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
     """Returns the stream of a command line whose rows are not batched; fixed layouts are padded to `length`."""
     found = open_source(one_or_list(source))
-    return stream(
+    made = stream(
         found,
         batching=Pad(1, length=length),
         workers=workers,
@@ -179,9 +181,16 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
         num_shards=1,
         shard_id=0,
         steps_per_epoch=None if isinstance(found, RandomAccess) else 1,  # steps are not used
-        **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine", "verbose")},
+        verbose=False,  # its steps are not used, so that its summary would mislead
+        **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine")},
         **make_encoding(options),
     )
+    if options["verbose"]:
+        _log.info("%s", "\n".join(data_lines(made.data)))
+        for one in made.report.warnings:
+            _log.warning("%s", one)
+    made.data.verbose = options["verbose"]
+    return made
 
 
 def make_encoding(options: dict[str, Any]) -> dict[str, Any]:

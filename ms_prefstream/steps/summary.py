@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from ms_prefstream.errors import printable
@@ -11,6 +12,7 @@ from ms_prefstream.load.loader import Recipe
 from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.steps.data import StreamData
 from ms_prefstream.steps.open import AnySteps, StepOpener
+from ms_prefstream.tasks import Task
 
 _COLUMNS = 98
 _MOST_WIDTHS = 8
@@ -40,8 +42,7 @@ def summary(opener: StepOpener, steps: AnySteps) -> list[str]:
 
 def data_lines(data: StreamData) -> list[str]:
     """Returns three lines: the rows, how they become tokens, and the limits of the task."""
-    task, report, name = data.task, data.report, str(data.source.name)
-    rows = "" if report.rows is None else f"{report.rows:,} rows"
+    task, report = data.task, data.report
     fields = dataclasses.fields(task)  # type: ignore[arg-type]  # tasks are dataclasses
     given = {one.name: getattr(task, one.name) for one in fields}
     options = [f"{one.name} {given[one.name]}" for one in fields if given[one.name] != one.default]
@@ -51,10 +52,21 @@ def data_lines(data: StreamData) -> list[str]:
         if count
     ]
     return [
-        _line(type(task).__name__, os.path.basename(name) or name, rows, ", ".join(data.look.formats)),
-        _line("", *encoding_parts(data.recipe, data.report.tokenizer)),
+        rows_line(task, str(data.source.name), report.rows, data.look.formats),
+        *encoding_lines(data.recipe, report.tokenizer),
         _line("", *options, *cut),
     ]
+
+
+def rows_line(task: Task, source: str, rows: int | None, formats: Sequence[str]) -> str:
+    """Returns the first line: task, source, number of rows and formats."""
+    count = "" if rows is None else f"{rows:,} rows"
+    return _line(type(task).__name__, os.path.basename(source.rstrip("/")) or source, count, ", ".join(formats))
+
+
+def encoding_lines(recipe: Recipe, of_cache: str = "") -> list[str]:
+    """Returns the line about `encoding_parts`."""
+    return [_line("", *encoding_parts(recipe, of_cache))]
 
 
 def encoding_parts(recipe: Recipe, of_cache: str = "") -> list[str]:

@@ -177,8 +177,7 @@ class StreamData:
         self.index: LengthIndex | None = None
         if self.records is not None:
             self.report.filtered, self.report.rows = self.records.filtered, len(self.records)
-        rows = 0 if self.records is None else len(self.records) // ranks.world
-        self.look = Look(self.source, self._formats, self.recipe, self.joined, self.warn, rows)
+        self.look = Look(self.source, self._formats, self.recipe, self.joined, self.warn, self.records, ranks.world)
         self._find_index(index)
         if self.local.encoder is not None:
             check_room(self.task, self.local.encoder)

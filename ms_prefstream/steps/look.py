@@ -1,7 +1,7 @@
 """A look at some rows of a source, before or while a stream reads them: what `report.findings` checks.
 
-Looking is cheap and changes nothing: only sources of this library that can be read again are looked at, no function of
-the user is called, and nothing is tokenised before the first window is.
+Looking is cheap and changes nothing: only sources of this library with random access are looked at beforehand, no
+function of the user is called, and nothing is tokenised before the first window is. Others are judged at that window.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from ms_prefstream.errors import PrefStreamError
 from ms_prefstream.formats.mapped import Mapped
 from ms_prefstream.load.loader import Recipe
 from ms_prefstream.load.one_pass import RecordWithOrigin, records_of
+from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.report.findings import Seen, dropped, findings, unread
 from ms_prefstream.sample import Loaded, Note
-from ms_prefstream.sources.base import sources_in
+from ms_prefstream.sources.base import RandomAccess, sources_in
 from ms_prefstream.sources.concat import begin_pass
 from ms_prefstream.sources.memory import MemoryRows, OwnRows
 from ms_prefstream.sources.mix import Mix
@@ -45,9 +46,7 @@ def can_look(source: Any, formats: Sequence[Any]) -> bool:
 def _is_own(source: Any) -> bool:
     if isinstance(source, MemoryRows):
         return isinstance(source._rows, (list, tuple))
-    if not type(source).__module__.startswith("ms_prefstream.") or isinstance(source, OwnRows):
-        return False
-    return hasattr(source, "read") or bool(getattr(source, "paths", ()) and not getattr(source, "continues", False))
+    return isinstance(source, RandomAccess) and not isinstance(source, OwnRows)
 
 
 def formats_in(formats: Sequence[Any], raws: Sequence[Any]) -> list[str]:
@@ -91,28 +90,38 @@ class Look:
         recipe: What rows become.
         joined: See `Seen`.
         warn: Called with what looks wrong.
-        rows: Rows that this rank reads in an epoch, 0 if unknown.
+        records: Random access to the records, or None.
+        ranks: Ranks that share them.
 
     Attributes:
         formats: The names of the formats of the first rows, as far as these can be looked at.
     """
 
     def __init__(
-        self, source: Any, formats: Sequence[Any], recipe: Recipe, joined: bool, warn: Callable[[str], None], rows: int
+        self,
+        source: Any,
+        formats: Sequence[Any],
+        recipe: Recipe,
+        joined: bool,
+        warn: Callable[[str], None],
+        records: RecordAccess | None,
+        ranks: int,
     ) -> None:
-        self._recipe, self._warn = recipe, warn
+        self._recipe, self._warn, self._records = recipe, warn, records
         self.formats: list[str] = []
         self._window: list[Loaded] = []
-        self._wanted = min(4 * LOOKED_AT, rows * 3 // 4) if rows else LOOKED_AT
+        self._of_window: list[Any] = []  # records, of a one-pass source
+        self._has_looked = False
+        self._wanted = LOOKED_AT if records is None else max(1, min(4 * LOOKED_AT, len(records) * 3 // 4 // ranks))
         if recipe.ready:
             return
         found: list[RecordWithOrigin] = []
         with contextlib.suppress(PrefStreamError):  # whoever reads these rows raises it
             if can_look(source, formats):
                 found = list(first_rows(source, formats, LOOKED_AT))
-        origins, raws, records = zip(*found, strict=True) if found else ((), (), ())
-        self.formats = formats_in(formats, raws)
-        self._note(Seen(**self._facts, joined=joined, raws=raws, records=records, origins=origins))
+        origins, raws, first = zip(*found, strict=True) if found else ((), (), ())
+        self.formats, self._has_looked = formats_in(formats, raws), bool(found)
+        self._note(Seen(**self._facts, joined=joined, raws=raws, records=first, origins=origins))
 
     def at_window(
         self, read: Callable[[Sequence[int]], Sequence[Any]], rows: Sequence[int], loaded: Sequence[Loaded]
@@ -121,14 +130,23 @@ class Look:
         if not self._wanted:
             return
         self._window += loaded
-        lost = sum(bool(one.notes & Note.QUESTION_CUT) for one in self._window)
-        if len(self._window) < self._wanted and not (len(self._window) >= _CLEAR and 2 * lost > len(self._window)):
+        if self._records is None:
+            self._of_window += read(rows)
+        lost, count = sum(bool(one.notes & Note.QUESTION_CUT) for one in self._window), len(self._window)
+        is_clear = self._records is not None and count >= _CLEAR and 2 * lost > count
+        if count < self._wanted and not is_clear:
             return
         window, self._window, self._wanted = self._window, [], 0
+        some, self._of_window = self._of_window, []
         lengths = {}
         if not self._recipe.ready and any(one.notes & Note.TRUNCATED for one in window):
-            lengths = whole_lengths(self._recipe, read(rows[:: 1 + len(rows) // _MEASURED]))
-        self._note(Seen(**self._facts, loaded=window, lengths=lengths), without=[dropped, unread])
+            if self._records is not None:
+                some = [*self._records.read(range(0, len(self._records), 1 + len(self._records) // _MEASURED))]
+            lengths = whole_lengths(self._recipe, some[:_MEASURED])
+        known = [dropped, unread] if self._has_looked else [dropped]
+        self._note(Seen(**self._facts, loaded=window, lengths=lengths), without=known)
+        if self._records is None:
+            self._note(Seen(**self._facts, records=some), without=[unread])
 
     @property
     def _facts(self) -> dict[str, Any]:

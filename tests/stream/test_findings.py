@@ -131,6 +131,14 @@ def test_prompts_alone_and_one_side_that_is_always_longer(caplog: pytest.LogCapt
     assert "29 of the first 30 rows repeat another row" in said(caplog, "WARNING")[0]
 
 
+def test_a_source_that_is_read_once_is_judged_at_its_first_window(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": f"q{row}"} for row in range(100)]
+    made = stream(iter(rows), task=mps.RLHF(60, 80), steps_per_epoch=20)
+    assert not said(caplog, "WARNING")
+    list(made.batches())
+    assert "have no response" in said(caplog, "WARNING")[0]
+
+
 class Counted:
     """Rows of a class of the user, which counts what is read."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import inspect
+import logging
 import pathlib
 import re
 import shutil
@@ -241,3 +242,33 @@ def test_a_bad_row_names_the_flag_that_drops_it(
     said = capsys.readouterr().err
     assert "--on-bad-row drop" in said
     assert "on_bad_row" not in said
+
+
+@pytest.mark.parametrize("command", ["bench", "index", "cache"])
+def test_what_was_found_is_shown_on_standard_error(
+    command: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    shutil.copy(data_path(), path)
+    path.write_text('{"prompt": "q", "chosen": "a longer answer", "rejected": "b"}\n' * 30)
+    words = {"bench": ["--repeats", "1", "--batch-size", "2"], "index": [], "cache": ["--workers", "0"]}[command]
+    places = {"cache": [str(tmp_path / "out")]}.get(command, [])
+    assert run(monkeypatch, command, str(path), *places, *DPO, *words) == 0
+    shown = capsys.readouterr()
+    assert f"DPO  {path.name} · 30 rows · strings" in shown.err
+    assert "  !  chosen is longer in 30 of 30 pairs" in shown.err
+    assert "chosen is longer" not in shown.out.partition("warning:")[0]
+    assert "\x1b" not in shown.err
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert run(monkeypatch, command, str(path), *places, *DPO, *words, "--quiet") == 0
+    assert "!" not in capsys.readouterr().err
+    assert not logging.getLogger("ms_prefstream").handlers
+
+
+def test_inspect_names_a_missing_chat_template(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "inspect", str(data_path()), *DPO, "--template", "none", "--rows", "1") == 0
+    shown = capsys.readouterr()
+    assert "no chat template: prompt and response joined as text" in shown.out
+    assert "DPO  pairs.jsonl · 84 rows · messages" in shown.err

@@ -201,9 +201,10 @@ class _Examined:
             return
         for begin in range(0, len(self._records), _TOGETHER):
             some = self._records[begin : begin + _TOGETHER]
-            self._loaded += self._loader.samples(some)
+            loaded = self._loader.samples(some)
+            self._loaded += loaded
             if not self._ready:
-                for name, lengths in whole_lengths(self._recipe, some).items():
+                for name, lengths in whole_lengths(self._recipe, some, loaded).items():
                     self._lengths.setdefault(name, []).extend(lengths)
         longest = next((self._lengths[name] for name in ("max_length", "seq_length") if self._lengths.get(name)), [])
         if longest:

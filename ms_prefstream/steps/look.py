@@ -65,10 +65,21 @@ def formats_in(formats: Sequence[Any], raws: Sequence[Any]) -> list[str]:
     return [name for name, _ in names.most_common()]
 
 
-def whole_lengths(recipe: Recipe, records: Sequence[Any]) -> dict[str, list[int]]:
-    """Returns the tokens of records before anything is cut, by the name of the option that limits them."""
-    loader = dataclasses.replace(recipe, records=None, task=_unlimited(recipe.task)).loader()
-    samples = [one.sample for one in loader.samples(records) if one.sample is not None]
+def whole_lengths(recipe: Recipe, records: Sequence[Any], loaded: Sequence[Loaded] = ()) -> dict[str, list[int]]:
+    """Returns the tokens of records before anything is cut, by the name of the option that limits them.
+
+    Args:
+        recipe: What records become.
+        records: The records.
+        loaded: What became of them, if that is known; only those that were cut or dropped are then encoded again.
+    """
+    samples = [one.sample for one in loaded if one.sample is not None and not one.notes & Note.TRUNCATED]
+    if loaded:
+        pairs = zip(records, loaded, strict=True)
+        records = [record for record, one in pairs if one.sample is None or one.notes & Note.TRUNCATED]
+    if records:
+        loader = dataclasses.replace(recipe, records=None, task=_unlimited(recipe.task)).loader()
+        samples += [one.sample for one in loader.samples(records) if one.sample is not None]
     found = {name: [one.length for one in samples] for name in ("max_length", "seq_length")}
     return found | {"max_prompt_length": [len(one.prompt) for one in samples if one.prompt is not None]}
 

@@ -189,7 +189,6 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
         _log.info("%s", "\n".join(data_lines(made.data)))
         for one in made.report.warnings:
             _log.warning("%s", one)
-    made.data.verbose = options["verbose"]
     return made
 
 

@@ -104,6 +104,14 @@ class Encoding:
         )
 
 
+def _warn(report: Report, is_logged: bool, problem: str) -> None:
+    """Notes what the user should hear about in the report, and logs it the first time."""
+    if problem not in report.warnings:
+        report.warnings.append(problem)
+        if is_logged:
+            _log.warning("%s", problem)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BadRowPolicy:
     """Options of `ms_prefstream.stream` for bad rows; documented there."""
@@ -143,6 +151,7 @@ class StreamData:
         index: The length index in use, or None.
         joined: Whether prompt and response are joined as text although a chat template was asked for (``auto``).
         look: What was noticed about the first rows.
+        warn: Notes a sentence in the report, and logs it the first time.
     """
 
     def __init__(
@@ -192,6 +201,8 @@ class StreamData:
         if recipe.ready:
             self.encoding, self.report.tokenizer = encoding_of(caches[0], task), tokenizer_of(caches[0])
             pad_id = caches[0].pad_token_id if pad_id is None else pad_id
+        # No bound method: a cycle of references would keep worker processes alive after their stream.
+        self.warn: Callable[[str], None] = functools.partial(_warn, self.report, self.verbose)
         self.pad_token_id = choose_pad_id(pad_id, tokenizer)
         self.joined = tokenizer is not None and recipe.template is None and given.template == "auto"
         if tokenizer is not None and recipe.template is None and not recipe.ready:
@@ -216,13 +227,6 @@ class StreamData:
     def counted(self) -> int:
         """The rows of an epoch of a one-pass source; reads the source unless it states the number."""
         return self.one_pass.count()
-
-    def warn(self, problem: str) -> None:
-        """Notes what the user should hear about in the report, and logs it the first time."""
-        if problem not in self.report.warnings:
-            self.report.warnings.append(problem)
-            if self.verbose:
-                _log.warning("%s", problem)
 
     def loader(self) -> Load:
         """Returns the loader of a source with random access: the worker processes, or this process."""

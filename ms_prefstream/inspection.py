@@ -5,23 +5,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ms_prefstream.checks import whole_number
+from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import Reason, RowError, printable
 from ms_prefstream.formats.spelling import without_filled_nulls
 from ms_prefstream.load.cached import check_cache
 from ms_prefstream.load.records import formats_of
+from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.sample import Loaded, Note, Ready, Sample
 from ms_prefstream.sample import Sequence as TokenSequence
 from ms_prefstream.sources.base import RandomAccess, fills_nulls
-from ms_prefstream.sources.cached import caches_in
+from ms_prefstream.sources.cached import caches_in, only_caches
 from ms_prefstream.sources.open import open_source
 from ms_prefstream.steps.data import Encoding
+from ms_prefstream.steps.look import LOOKED_AT, can_look, first_rows, formats_in
+from ms_prefstream.steps.summary import encoding_lines, rows_line
 from ms_prefstream.tasks.base import Task
 
 _SHOWN = 160  # characters of a text that are printed
@@ -120,6 +124,7 @@ class EncodedRow:
         return printable("\n".join([*lines, *map(str, self.others)]), most=None)
 
 
+@checked_call
 def encode(
     row: Mapping[str, Any],
     *,
@@ -158,10 +163,7 @@ def encode(
     Raises:
         PrefStreamError: An option that cannot be used. The result says what is wrong with the row itself.
     """
-    if isinstance(tokenizer, (str, os.PathLike)):
-        loaded: Tokenizer | None = _load_path(os.fspath(tokenizer), backend)
-    else:
-        loaded = None if tokenizer is None else load_tokenizer(tokenizer, backend)
+    loaded = _loaded(tokenizer, backend)
     encoding = Encoding(
         task=task,
         tokenizer=loaded,
@@ -174,7 +176,8 @@ def encode(
         continue_final_message=continue_final_message,
         train_empty_think=train_empty_think,
     )
-    loader, (read,) = encoding.recipe(ready=False).loader(), formats_of(None, format, fields)
+    recipe, (read,) = encoding.recipe(ready=False), formats_of(None, format, fields)
+    loader = recipe.loader()
     try:
         found: Any = row if isinstance(row, (Ready, RowError)) else read(row)  # an error is a line that is not JSON
     except RowError as error:
@@ -182,7 +185,8 @@ def encode(
     records: Sequence[Any] = found if type(found) is tuple else (found,)
     if not records:
         return EncodedRow(task.name, None, problem="the format leaves this row out")
-    first, *others = [_describe(task, loaded, one) for one in loader.samples(records)]
+    always = (NO_TEMPLATE,) if loaded is not None and recipe.template is None else ()
+    first, *others = [_describe(task, loaded, one, always) for one in loader.samples(records)]
     return dataclasses.replace(first, others=tuple(others))
 
 
@@ -200,6 +204,7 @@ def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) 
     found = open_source(source)
     for cache in caches_in(found):
         check_cache(cache, options["task"], format=options.get("format", "auto"))
+    _log_header(found, options)
     numbers = range(rows) if isinstance(rows, int) else rows
     if isinstance(found, RandomAccess):
         if isinstance(rows, int):
@@ -214,10 +219,28 @@ def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) 
         yield f"{printable(origin)}  {encode(raw, **options)}\n"
 
 
+def _log_header(source: Any, options: Mapping[str, Any]) -> None:
+    """Logs what the rows are and what makes tokens of them, as a stream does."""
+    tokenizer = _loaded(options["tokenizer"], options.get("backend", "auto"))
+    encoding = Encoding(**{**options, "tokenizer": tokenizer})
+    formats = formats_of(source, encoding.format, encoding.fields)
+    raws = [raw for _, raw, _ in first_rows(source, formats, LOOKED_AT)] if can_look(source, formats) else []
+    recipe = encoding.recipe(ready=only_caches(source))
+    rows = len(source) if isinstance(source, RandomAccess) else None
+    lines = [rows_line(encoding.task, source.name, rows, formats_in(formats, raws)), *encoding_lines(recipe)]
+    logging.getLogger("ms_prefstream").info("%s", "\n".join(lines))
+
+
+def _loaded(tokenizer: Any, backend: str) -> Tokenizer | None:
+    if isinstance(tokenizer, (str, os.PathLike)):
+        return _load_path(os.fspath(tokenizer), backend)
+    return None if tokenizer is None else load_tokenizer(tokenizer, backend)
+
+
 _load_path = functools.lru_cache(maxsize=4)(load_tokenizer)  # loading takes a thousand times as long as one row
 
 
-def _describe(task: Task, tokenizer: Tokenizer | None, loaded: Loaded) -> EncodedRow:
+def _describe(task: Task, tokenizer: Tokenizer | None, loaded: Loaded, always: tuple[str, ...]) -> EncodedRow:
     sample, error, notes, unread = loaded
     if sample is None:
         assert error is not None  # a row has one or the other
@@ -230,7 +253,7 @@ def _describe(task: Task, tokenizer: Tokenizer | None, loaded: Loaded) -> Encode
         sample,
         tuple(_side(name, sequence, decode) for name, sequence in zip(names, sample.sequences, strict=True)),
         None if sample.prompt is None else decode(sample.prompt.tolist()),
-        tuple(text for note, text in _NOTES.items() if note in notes),
+        tuple(text for note, text in _NOTES.items() if note in notes) + always,
         unread=unread,
     )
 

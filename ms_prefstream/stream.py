@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ms_prefstream.batch import BatchingRule
-from ms_prefstream.checks import check_made, whole_number
+from ms_prefstream.checks import NoDataset, check_made, checked_call, whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.mindspore.dataset import to_dataset
@@ -20,12 +21,16 @@ from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
 from ms_prefstream.steps.open import Order, step_opener
 from ms_prefstream.steps.planned import RowIds
 from ms_prefstream.steps.state import resume_steps, save_state
+from ms_prefstream.steps.summary import summary, warning_lines
 from ms_prefstream.tasks import Task
+
+_log = logging.getLogger("ms_prefstream")
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset
 
 
+@checked_call
 def stream(
     source: Any,
     *,
@@ -106,9 +111,9 @@ def stream(
         longest_first: Whether step 0 holds the longest rows of its window.
         steps_per_epoch: For one-pass sources: the steps of an epoch, instead of counting the rows once. For `Pack`
             without a length index: the steps into which the rows are packed, required.
-        index: ``auto`` uses the length index that lies beside a file, if there is one (`Stream.build_index` writes
-            it), for a mix those beside all its parts; a path, for a mix a folder, names one that must be there; None
-            uses none.
+        index: ``auto`` uses the length index beside a file if there is one for these settings (`build_index` writes
+            it), for a mix those beside all its parts; ``build`` builds it if there is none; a path, for a mix a
+            folder, names one that must fit; None uses none.
         workers: Processes that tokenise ahead; 0 does it in the training process. The batches are the same.
         verbose: Whether the logger ``ms_prefstream`` gets a summary (INFO, rank 0) and warnings.
 
@@ -136,11 +141,12 @@ def stream(
     order = Order(shuffle=shuffle, seed=seed, window=window, drop_remainder=drop_remainder, longest_first=longest_first)
     batching.layout(task)  # refuses what this rule cannot batch before anything is loaded
     ranks = Ranks.given(*known_ranks(num_shards, shard_id), logical_shards)
-    data = StreamData(source, encoding, policy, ranks, workers=workers, index=index)
+    data = StreamData(source, encoding, policy, ranks, workers=workers, index=index, verbose=verbose)
     return Stream(data, batching, order, ranks, steps_per_epoch)
 
 
-class Stream:
+@checked_call
+class Stream(NoDataset):
     """Ready batches of one rank. Made by `ms_prefstream.stream`.
 
     Attributes:
@@ -167,6 +173,8 @@ class Stream:
         self._steps, self.layout = self._opener.open(), self._opener.layout
         self._resumed: int | None = None
         self._begins = 0
+        if data.verbose and ranks.rank == 0:
+            _log.info("%s", "\n".join(summary(self._opener, self._steps)))
 
     @property
     def column_names(self) -> list[str]:
@@ -221,12 +229,13 @@ class Stream:
         Args:
             epoch: From 0. None is the epoch in which a resumed stream continues, and 0 for others.
             start_step: The first step to yield; nothing before its window is read. None is the step at which a
-                resumed stream continues if `epoch` is None too, and 0 otherwise.
+                resumed stream continues in that epoch, and 0 in others.
         """
-        resumed = divmod(self._resumed or 0, self.steps_per_epoch) if epoch is None else (epoch, 0)
-        epoch, step = resumed[0], resumed[1] if start_step is None else start_step
-        step = whole_number("start_step", step, 0, self.steps_per_epoch)
-        return self._steps.start(whole_number("epoch", epoch, 0), step)
+        at, step = divmod(self._resumed or 0, self.steps_per_epoch)
+        epoch = whole_number("epoch", at if epoch is None else epoch, 0)
+        if start_step is not None or epoch != at:
+            step = whole_number("start_step", start_step or 0, 0, self.steps_per_epoch)
+        return self._steps.start(epoch, step)
 
     def dataset(self, start_epoch: int | None = None, *, columns: Sequence[str] | None = None) -> GeneratorDataset:
         """Returns a MindSpore dataset of ready batches: one row is one training step. Its `stream` is this stream.
@@ -317,7 +326,4 @@ class Stream:
         return self
 
     def __repr__(self) -> str:
-        return (
-            f"Stream(task={self.task}, batching={self.batching}, steps_per_epoch={self.steps_per_epoch}, "
-            f"rank {self.rank} of {self.world}, boundary={self.data.encoding['boundary']!r})"
-        )
+        return "\n".join([*summary(self._opener, self._steps), *warning_lines(self.data)])

@@ -20,7 +20,7 @@ from ms_prefstream.cache.layouts import ROWS_PER_PART, Job
 from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part
 from ms_prefstream.cache.ray import write_on_ray
 from ms_prefstream.cache.reference import Reference, ReferenceModel, add_reference
-from ms_prefstream.checks import check_made
+from ms_prefstream.checks import check_made, checked_call
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.lengths.index import GOOD, REASONS, Measured
 from ms_prefstream.lengths.index_file import write_contents
@@ -51,6 +51,7 @@ class CacheableStream(Protocol):
     data: StreamData
 
 
+@checked_call
 def write_cache(
     stream: CacheableStream,
     out: str | os.PathLike[str],
@@ -122,8 +123,8 @@ def write_cache(
         reference=has_reference_logps(data.source, layout),
     )
     about, resume = describe(job, data), can_resume(data)
-    if model is not None and data.open_boundary and (named := named_boundary(out)) is not None:
-        other = data.with_boundary(named)
+    other = data.with_settings_of({"boundary": named_boundary(out)})
+    if model is not None and other is not data:
         if has_samples(out, described := describe(job, other), complete=overwrite):
             data, about = other, described
     run = functools.partial(ENGINES[engine], data, data.workers if workers is None else workers, ray_address)

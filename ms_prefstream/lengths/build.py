@@ -129,6 +129,10 @@ def raise_malformed_of(verdict: NDArray[np.uint8], loader: Loader, origin: Calla
             raise found.error.raised(origin(row))
 
 
+class IndexInUseError(StateError):
+    """Another process is building the index."""
+
+
 class Journal:
     """Append-only file beside the index: a line that says for which rows, then blocks of measured rows with checksums.
 
@@ -270,7 +274,7 @@ class Journal:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StateError(
+            raise IndexInUseError(
                 f"another process is building the length index {shown(self._index)} at this moment. Wait for it; with "
                 "several ranks, build the index before they start (`ms-prefstream index`)."
             ) from None

@@ -15,7 +15,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import msgspec
@@ -67,21 +67,44 @@ def index_path(source: Any, given: str | os.PathLike[str] | None) -> str:
     return path
 
 
-def open_index(path: str | os.PathLike[str], fingerprint: Mapping[str, Any], rows: int) -> LengthIndex:
+def open_index(
+    path: str | os.PathLike[str], fingerprint: Mapping[str, Any], rows: int, ignored: Collection[str] = ()
+) -> LengthIndex:
     """Opens an index that must belong to the present data and settings.
 
     Args:
         path: The file.
         fingerprint: Everything that determines lengths and verdicts now, by name.
         rows: The number of rows now.
+        ignored: Names in the fingerprint that are not compared.
 
     Raises:
         StateError: The file does not exist, is damaged, or was built for other data or settings; names the differences
             with their old and new values.
     """
     index = read_index(os.fspath(path), rows)
-    _check_same(index.path, index.fingerprint, json.loads(json.dumps(dict(fingerprint))))
+    _check_same(index.path, index.fingerprint, json.loads(json.dumps(dict(fingerprint))), ignored)
     return index
+
+
+def changes_of(path: str, fingerprint: Mapping[str, Any], rows: int, ignored: Collection[str] = ()) -> str:
+    """Returns how the data or settings of an index differ from the present ones; reads only its description.
+
+    Arguments as for `open_index`.
+
+    Raises:
+        StateError: The file cannot be read, or is no length index.
+    """
+    try:
+        with open_regular(path, StateError, _WHAT) as file:
+            found, size = _sizes(file)
+            about = _parsed(os.pread(file.fileno(), size, 4 * _HEADER + _ROW * found), path)
+    except OSError as error:
+        raise StateError(f"the length index {shown(path)} cannot be read: {cause_of(error)}.") from error
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    now = json.loads(json.dumps(dict(fingerprint)))
+    return _differences({"rows": found, **about.fingerprint}, {"rows": rows, **now}, ignored)
 
 
 def read_index(path: str, rows: int) -> LengthIndex:
@@ -205,19 +228,23 @@ def unwritable(path: str, error: OSError | ValueError) -> SourceError:
     )
 
 
-def _check_same(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _check_same(path: str, old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str] = ()) -> None:
     """Raises `StateError` if an index was built for other data or settings, given by name."""
+    if changes := _differences(old, new, ignored):
+        raise StateError(
+            f"the length index {shown(path)} was built for other data or settings: {changes}. Build it again "
+            "(mps.build_index or `ms-prefstream index`), use the former settings, or leave index out."
+        )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
+    """Returns the names of values that differ with their old and new values, or an empty string."""
     changes = [
         f"{printable(name)} was {printable(repr(old.get(name)))} and is {printable(repr(new.get(name)))} now"
         for name in dict.fromkeys([*new, *old])
-        if name not in old or name not in new or old[name] != new[name]
+        if name not in ignored and (name not in old or name not in new or old[name] != new[name])
     ]
-    if changes:
-        raise StateError(
-            f"the length index {shown(path)} was built for other data or settings: "
-            f"{'; '.join(changes[:_MOST_CHANGES])}. Build it again (stream.build_index() or `ms-prefstream index`), "
-            "use the former settings, or pass index=None."
-        )
+    return "; ".join(changes[:_MOST_CHANGES])
 
 
 def _sizes(file: IO[bytes]) -> tuple[int, int]:

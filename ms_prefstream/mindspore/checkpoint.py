@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from ms_prefstream.checks import check_made, whole_number
+from ms_prefstream.checks import check_made, checked_call, whole_number
 from ms_prefstream.disk import check_own, parse_json, read_file, remove_leftovers, shown, write_file
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError, needs, printable
 from ms_prefstream.mindspore import BatchStream
@@ -23,6 +23,7 @@ from ms_prefstream.sources.own_files import is_state_file
 LATEST = "stream_state.json"
 
 
+@checked_call
 def StreamCheckpoint(  # noqa: N802 - a class to its users, but MindSpore is only imported when one is made
     stream: BatchStream, directory: str | os.PathLike[str], *, every: int = 1, keep: int = 5
 ) -> Any:
@@ -108,6 +109,7 @@ class CheckpointWriter:
             remove_state(self._written.pop(0))
 
 
+@checked_call
 def load_state(directory: str | os.PathLike[str], step: int | None = None) -> State:
     """Reads a state that `StreamCheckpoint` wrote.
 

@@ -120,6 +120,7 @@ class BadRows:
         raw: Row id to raw row, for the quarantine file.
         quarantine: Where dropped rows are written, or None.
         part: Row number to the report of its part of a mix, or None.
+        watch: Called with all rows that are settled, or None.
         first: Added to row ids to number rows over all epochs, for sources whose epochs continue in the data.
     """
 
@@ -130,6 +131,7 @@ class BadRows:
     quarantine: Quarantine | None = None
     part: Callable[[int], PartReport] | None = None
     first: int = 0
+    watch: Callable[[Sequence[int], Sequence[Loaded]], None] | None = None
 
     def settle(self, rows: Sequence[int], loaded: Sequence[Loaded]) -> list[Sample | None]:
         """Returns the samples, None for dropped rows; counts every row the first time it is seen.
@@ -157,6 +159,8 @@ class BadRows:
                 self.report.note(notes, self.origin(row))
             if unread:
                 self.report.note_unread(unread, self.origin(row))
+        if self.watch is not None:
+            self.watch(rows, loaded)
         return samples
 
     def packed(self, made: int, wanted: int, left_out: int, repeats: int) -> None:

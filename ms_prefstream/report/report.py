@@ -103,9 +103,11 @@ class Report:
         widths: Batches made, by their number of columns.
         chosen_widths: The widths that ``max_shapes`` chose for the data, empty without it.
         tokenizer: Name of the tokenizer, its backend and why that backend.
+        template: That prompt and response are joined as text, where there is no chat template; else "".
         parts: Of a mix, the counts of each part by its name.
         left_out_files: Files that this library wrote and that folders or globs of the source hold, with what they are.
             They are no rows. `as_dict` holds it where there are such files.
+        warnings: What looks wrong, with the remedy; the logger ``ms_prefstream`` got each of them once.
     """
 
     rows: int | None = None
@@ -134,8 +136,10 @@ class Report:
     widths: Counter[int] = field(default_factory=Counter)
     chosen_widths: tuple[int, ...] = ()
     tokenizer: str = ""
+    template: str = ""
     parts: dict[str, PartReport] = field(default_factory=dict)
     left_out_files: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     _seen: bytearray = field(default_factory=bytearray, init=False)
 
     def batch(self, samples: Sequence[Sample], width: int) -> None:
@@ -208,9 +212,9 @@ class Report:
             self.origins[reason] = origins[:ORIGINS_KEPT]
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns everything as plain values, for JSON."""
+        """Returns all counts as plain values, for JSON; without `warnings` and `template`, which are for people."""
         values = {name: value for name, value in vars(self).items() if value or name not in _WHERE_COUNTED}
-        del values["_seen"]
+        del values["_seen"], values["warnings"], values["template"]
         return values | {
             "dropped": dict(self.dropped),
             "origins": {reason: list(found) for reason, found in self.origins.items()},
@@ -269,11 +273,14 @@ class Report:
             lines.append(f"tokens in batches: {self.tokens:,}, padding {100 * self.padding:.1f} % of the cells")
         if self.tokenizer:
             lines.append(f"tokenizer: {printable(self.tokenizer, most=None)}")
+        if self.template:
+            lines.append(self.template)
         if self.left_out_files:
             some = [f"{printable(path)}: {kind}" for path, kind in list(self.left_out_files.items())[:ORIGINS_KEPT]]
             more = ", ..." if len(self.left_out_files) > ORIGINS_KEPT else ""
             count = len(self.left_out_files)
             lines.append(f"files that this library wrote, left out: {count:,} ({', '.join(some)}{more})")
+        lines += [f"warning: {printable(one, most=None)}" for one in self.warnings]
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -82,6 +83,9 @@ class StatefulRows(IterableRows):
     def __init__(self, rows: Any, name: str = "") -> None:
         super().__init__(rows)
         self.name = name or self.name
+
+    def __copy__(self) -> StatefulRows:
+        return StatefulRows(copy.copy(self._rows), self.name)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position after the last row: its number, and the iterable's own state."""

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
-from ms_prefstream.checks import is_positive
+from ms_prefstream.checks import checked_call, is_positive
 from ms_prefstream.errors import OptionError
 from ms_prefstream.sources.base import RandomAccess, Source
 from ms_prefstream.sources.concat import joined_fingerprint
 from ms_prefstream.sources.open import open_item
 
 
+@checked_call
 @dataclass(frozen=True)
 class Part:
     """One source of a mix.
@@ -97,6 +98,7 @@ class Mix:
         return joined_fingerprint([part.source for part in self.parts])
 
 
+@checked_call
 def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temperature: float | None = None) -> Mix:
     """Returns several sources as one, with exact shares.
 

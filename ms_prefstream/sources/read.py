@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
+from ms_prefstream.checks import checked_call
 from ms_prefstream.errors import RowError, SourceError
 from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow, fills_nulls, rows_in_order
 from ms_prefstream.sources.cached import caches_in
 from ms_prefstream.sources.open import open_source
 
 
+@checked_call
 def read(source: Any) -> Rows | PassedRows:
     """Returns the raw rows of a source, to inspect or to iterate over.
 

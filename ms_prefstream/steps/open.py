@@ -216,7 +216,7 @@ class StepOpener:
             raise OptionError(
                 "Pack: how many packed rows the data fill is only known once all lengths are. Pass steps_per_epoch; by "
                 f"the lengths of some rows steps_per_epoch={about} holds all of them"
-                + (". Or build a length index, which finds the exact number." if indexed else ".")
+                + (". Or build a length index (index='build'), which finds the exact number." if indexed else ".")
             )
         return PackedWindows(options, self.steps_per_epoch, tokens, max_samples)
 
@@ -320,9 +320,8 @@ class StepOpener:
             )
         if self.data.index is None:
             raise OptionError(
-                f"{given} needs the lengths of all rows, and {name} has no length index. Build one with "
-                "`ms-prefstream index`, or with mps.stream(..., batching=mps.Bucket(batch_size=1)).build_index(); or "
-                "give batch_size."
+                f'{given} needs the lengths of all rows, and {name} has no length index. Pass index="build", build one '
+                "with mps.build_index or `ms-prefstream index`, or give batch_size."
             )
         if self.order.shuffle is not True:
             raise OptionError(

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import msgspec
 
 from ms_prefstream.checks import whole_number
-from ms_prefstream.encode.encoder import BOUNDARIES
 from ms_prefstream.errors import StateError, printable
+from ms_prefstream.load.one_pass import ROWS_CHECKED
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.state import State, check_state, is_same, make_state
 from ms_prefstream.steps.open import AnySteps, StepOpener, step_opener
@@ -51,8 +51,8 @@ def resume_steps(opener: StepOpener, steps: AnySteps, state: Mapping[str, Any]) 
         OptionError: This number of ranks cannot share the logical shards of the state.
     """
     before, ranks = opener, opener.ranks
-    if (boundary := _boundary_of(state, opener)) is not None:
-        data = opener.data.with_boundary(boundary)
+    data = opener.data if opener.data.index is not None else opener.data.with_settings_of(state)
+    if data is not opener.data:
         opener = step_opener(data, opener.batching, opener.order, ranks, opener.steps_per_epoch)
         steps = opener.open()
     shards = _shards_of(state, opener, steps)
@@ -72,11 +72,17 @@ def resume_steps(opener: StepOpener, steps: AnySteps, state: Mapping[str, Any]) 
 
 
 class _SourceState(msgspec.Struct, forbid_unknown_fields=True):
-    """What `source_state` of the steps returns: the epoch, the number of the next record, and the source's state."""
+    """What `source_state` of the steps returns: the epoch, and the fields of `Position`."""
 
     epoch: _Count
     first: _Count
     state: dict[str, Any]
+    rows: Annotated[int, msgspec.Meta(ge=0, le=ROWS_CHECKED)] = 0
+    digest: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16})?$")] = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.rows) != bool(self.digest):
+            raise ValueError("rows and digest belong together")
 
 
 class _RowsState(msgspec.Struct):
@@ -126,14 +132,6 @@ def _settings(opener: StepOpener, steps: AnySteps) -> dict[str, Any]:
         "index": None if data.index is None else data.index.checksum,
         **data.encoding,
     }
-
-
-def _boundary_of(state: Any, opener: StepOpener) -> str | None:
-    """Returns the boundary of a state if it is another one than that of `opener`, whose option left it open."""
-    data, found = opener.data, state.get("boundary") if isinstance(state, Mapping) else None
-    if not data.open_boundary or data.index is not None or not isinstance(found, str) or found not in BOUNDARIES:
-        return None
-    return found if found != data.encoding["boundary"] else None
 
 
 def _shards_of(state: Any, opener: StepOpener, steps: AnySteps) -> int:

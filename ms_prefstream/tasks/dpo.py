@@ -6,6 +6,7 @@ from collections.abc import Sequence as Many
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
+from ms_prefstream.checks import checked_call
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Flat
 from ms_prefstream.errors import Reason, RowError
@@ -13,6 +14,7 @@ from ms_prefstream.sample import Sample, Sequence
 from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pair, shown
 
 
+@checked_call
 @dataclass(frozen=True)
 class DPO:
     """Preference pairs as mindrlhf's DPO trainers read them.

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ms_prefstream.checks import checked_call
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Flat
 from ms_prefstream.errors import OptionError, Reason, RowError, TokenizerError
@@ -17,6 +18,7 @@ from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check
 _SHOWN = 8  # reserved tokens that an error lists
 
 
+@checked_call
 @dataclass(frozen=True)
 class Reward:
     """Preference pairs for a reward model.

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Many
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-from ms_prefstream.checks import whole_number
+from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Flat, fit
 from ms_prefstream.errors import OptionError, Reason, RowError
@@ -14,6 +14,7 @@ from ms_prefstream.sample import Sample, Sequence
 from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, shown
 
 
+@checked_call
 @dataclass(frozen=True)
 class RLHF:
     """Prompts and responses as mindrlhf's PPO and GRPO trainers read them.

@@ -185,13 +185,13 @@ def test_a_sparse_file_of_a_terabyte_is_not_read(tmp_path: pathlib.Path) -> None
 def test_lengths_beyond_the_task_are_refused(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "rows.jsonl", pairs(COUNT, bad=False))
     options: dict[str, Any] = {"task": mps.DPO(200), "tokenizer": "bytes", "batching": mps.Bucket(4, max_shapes=3)}
-    mps.stream(path, **options).build_index()
-    file = io.BytesIO(pathlib.Path(path + ".mprefidx").read_bytes())
+    index = pathlib.Path(mps.stream(path, **options).build_index().path)
+    file = io.BytesIO(index.read_bytes())
     lengths, keys, verdict, about = (np.load(file) for _ in range(4))
     lengths[7, 1] = keys[7] = 2**31 - 1
-    pathlib.Path(path + ".mprefidx").write_bytes(index_of(lengths, keys, verdict, about.tobytes()))
+    index.write_bytes(index_of(lengths, keys, verdict, about.tobytes()))
     with pytest.raises(
-        StateError, match=r"rows\.jsonl\.mprefidx has a row of 2,147,483,647 tokens, but DPO\(.*at most"
+        StateError, match=r"rows\.jsonl\.\w{8}\.mprefidx has a row of 2,147,483,647 tokens, but DPO\(.*at most"
     ):
         mps.stream(path, **options)
 

@@ -32,7 +32,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
         SourceError,
         r"found no rows, expected at least one\. Check",
     ),
-    "index": ({"index": 5}, OptionError, r"index is 5; expected 'auto', the path of a length index, or None"),
+    "index": ({"index": 5}, OptionError, r"index is 5; expected 'auto', 'build', the path of a length index, or None"),
     "not a source": ({"source": 3}, SourceError, r"of type int; expected a path"),
     # Rows
     "bad json": ({"source": "json.jsonl"}, RowError, r"json\.jsonl:2: the line is not valid JSON: .* \[bad_json\]\. "),

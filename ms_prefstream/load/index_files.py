@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from ms_prefstream.disk import shown
 from ms_prefstream.errors import OptionError, StateError, printable
@@ -45,7 +45,8 @@ class Part:
     open: Collection[str] = ()
 
 
-class FoundIndex(NamedTuple):
+@dataclass(frozen=True)
+class FoundIndex:
     """An index that fits, and the open settings with which it was built, by name."""
 
     index: LengthIndex

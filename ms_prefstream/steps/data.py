@@ -227,7 +227,8 @@ class StreamData:
         """The tokenizer and the boundary, for reports; "" for rows that came as ids."""
         if not self._tokenizer_text:
             return ""
-        return f"{self._tokenizer_text}\n  boundary {self.encoding['boundary']}{' (auto)' * ('boundary' in self.open_settings)}"
+        auto = " (auto)" if "boundary" in self.open_settings else ""
+        return f"{self._tokenizer_text}\n  boundary {self.encoding['boundary']}{auto}"
 
     def with_settings_of(self, saved: Any) -> StreamData:
         """Returns the same data with the open settings that a saved file names; reports and counts are shared.

@@ -23,7 +23,7 @@ import numpy as np
 
 from ms_prefstream.disk import MOST_BYTES, cause_of, check_own, open_regular, parse_json, shown, written
 from ms_prefstream.errors import OptionError, SourceError, StateError, printable
-from ms_prefstream.lengths.index import CODES, LengthIndex, Measured, first_wrong
+from ms_prefstream.lengths.index import CODES, LATER_CODES, LengthIndex, Measured, first_wrong
 
 SUFFIX = ".mprefidx"
 VERSION = 1
@@ -147,9 +147,10 @@ def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[st
     Raises:
         SourceError: The file cannot be written.
     """
-    reasons = {str(reason): code for reason, code in CODES.items()}
-    about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
     lengths, keys, verdict, _ = zip(*parts, strict=True)
+    unused = LATER_CODES.difference(*(found.tolist() for found in verdict))
+    reasons = {str(reason): code for reason, code in CODES.items() if code not in unused}
+    about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
     arrays = *map(np.concatenate, (lengths, keys, verdict)), np.frombuffer(about, np.uint8)
     checksum = 0
     with written(path, SourceError, _WHAT) as file:

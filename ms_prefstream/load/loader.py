@@ -109,7 +109,7 @@ class SampleLoader:
                     continue
                 record = _as_task_wants(record, self._task.pairs)
                 if isinstance(record, (TokenPair, TokenCompletion)):
-                    loaded[index] = self._sample(_token_sides(record), record, Note.NONE)
+                    loaded[index] = self._sample(_token_sides(record), record, Note.NONE, record.unread)
                 else:
                     texts.append((index, record))
             except RowError as error:
@@ -135,13 +135,17 @@ class SampleLoader:
                 loaded[index] = Loaded(None, sides)
                 continue
             notes = Note.NONE
+            unread = record.unread
             for side in sides:
+                notes |= side.laid.notes
+                if side.laid.unread:
+                    unread = tuple(dict.fromkeys((*unread, *side.laid.unread)))
                 if side.laid.rewritten:
                     notes |= Note.REWRITTEN
                 if side.differs:
                     notes |= Note.BOUNDARY_DIFFERS
             try:
-                loaded[index] = self._sample([self._flat(side) for side in sides], record, notes)
+                loaded[index] = self._sample([self._flat(side) for side in sides], record, notes, unread)
             except RowError as error:
                 loaded[index] = Loaded(None, error)
 
@@ -149,7 +153,7 @@ class SampleLoader:
         assert self.encoder is not None  # it made the side
         return Flat(side.ids, side.prompt, side.spans, functools.partial(EncodedCutMap, self.encoder, side))
 
-    def _sample(self, sides: list[Flat], record: Record, notes: Note) -> Loaded:
+    def _sample(self, sides: list[Flat], record: Record, notes: Note, unread: tuple[str, ...]) -> Loaded:
         margin = getattr(record, "margin", None)
         if self._task.margin and margin is None:
             raise RowError(
@@ -169,7 +173,7 @@ class SampleLoader:
                 notes |= Note.TRUNCATED
             if sequence.question_cut:
                 notes |= Note.QUESTION_CUT
-        return Loaded(sample, None, notes, record.unread)
+        return Loaded(sample, None, notes, unread)
 
 
 def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair | TokenCompletion:
@@ -218,6 +222,7 @@ class Recipe:
         tokenizer: A loaded tokenizer; None for rows that are already tokenized.
         template: The option of `ms_prefstream.stream`, with the text of a file instead of its path.
         template_variables: The option of that name, like those that follow it.
+        template_date: The day that the template gets, in ISO form; None if it asks for none.
         ready: Whether the records are samples already, as those of a cache are.
     """
 
@@ -226,6 +231,7 @@ class Recipe:
     tokenizer: Tokenizer | None
     template: str | None = "auto"
     template_variables: Mapping[str, Any] | None = None
+    template_date: str | None = None
     boundary: str = "joint"
     special_tokens_in_content: str = "escape"
     content_lost: str = "report"
@@ -259,11 +265,16 @@ class Recipe:
                 boundary=self.boundary,
                 special_tokens_in_content=self.special_tokens_in_content,
                 refused=self.task.refused(self.tokenizer),
+                template_variables=self.template_variables,
+                template_date=self.template_date,
+                content_lost=self.content_lost,
+                continue_final_message=self.continue_final_message,
+                train_empty_think=self.train_empty_think,
             )
         return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder)
 
 
-ADDED_OPTIONS = ("template_variables", "content_lost", "continue_final_message", "train_empty_think")
+ADDED_OPTIONS = ("template_variables", "template_date", "content_lost", "continue_final_message", "train_empty_think")
 """Options that decide about tokens and that saved files name only where they have not their defaults."""
 
 

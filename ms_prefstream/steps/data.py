@@ -17,7 +17,7 @@ import numpy as np
 
 from ms_prefstream.checks import check_made
 from ms_prefstream.disk import shown
-from ms_prefstream.encode.template import template_text
+from ms_prefstream.encode.template import checked_variables, first_day, template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.lengths import LengthIndex, raise_malformed_of
@@ -78,12 +78,15 @@ class Encoding:
             ready: Whether the records are samples already.
         """
         tokenizer = None if self.tokenizer is None else load_tokenizer(self.tokenizer, self.backend)
+        template = None if tokenizer is None else template_text(self.template, tokenizer)
+        variables = checked_variables(self.template_variables)
         return Recipe(
             records=None,
             task=self.task,
             tokenizer=tokenizer,
-            template=None if tokenizer is None else template_text(self.template, tokenizer),
-            template_variables=self.template_variables,
+            template=template,
+            template_variables=variables or None,
+            template_date=None if ready else first_day(template, variables),
             boundary=self.boundary,
             special_tokens_in_content=self.special_tokens_in_content,
             content_lost=self.content_lost,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_prefstream.cache.layouts import Job
+from ms_prefstream.encode.template import is_day
 from ms_prefstream.errors import OptionError, PrefStreamError, printable
 from ms_prefstream.load.cached import task_changes, task_options
 from ms_prefstream.mindrecord.manifest import FORMAT_VERSION, check_files, read_manifest, without_reference
@@ -59,6 +60,20 @@ def has_samples(folder: str, about: Mapping[str, Any], complete: bool = False) -
     except PrefStreamError:
         return False
     return all(manifest.about.get(name) == about[name] for name in _SAMPLES)
+
+
+def written_day(about: Mapping[str, Any], known: Mapping[str, Any]) -> str | None:
+    """Returns the day with which a template rendered a cache of the same settings; None if it is of others.
+
+    Args:
+        about: What is to be written, see `describe`.
+        known: The same of an earlier run.
+    """
+    day = known.get("fingerprint", {}).get("template_date") if isinstance(known.get("fingerprint", {}), dict) else None
+    if "template_date" not in about["fingerprint"] or not is_day(day):
+        return None
+    same = {**about, "fingerprint": {**about["fingerprint"], "template_date": day}}
+    return str(day) if known == same else None
 
 
 def differences(folder: str, about: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ms_prefstream.batch import Pad
-from ms_prefstream.cache.compatibility import can_resume, describe, has_reference_logps, has_samples
+from ms_prefstream.cache.compatibility import can_resume, describe, has_reference_logps, has_samples, written_day
 from ms_prefstream.cache.folder import StagingFolder
 from ms_prefstream.cache.layouts import ROWS_PER_PART, Job
 from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part
@@ -122,6 +122,9 @@ def write_cache(
     about, resume = describe(job, data), can_resume(data)
     run = functools.partial(ENGINES[engine], data, data.workers if workers is None else workers, ray_address)
     with StagingFolder(out) as folder:
+        if (day := written_day(about, folder.planned())) is not None:
+            data.use_template_date(day)
+            about["fingerprint"]["template_date"] = day
         if model is not None and resume and has_samples(out, about, complete=overwrite):
             return add_reference(model, out, folder.reference, reference_bar, overwrite)
         manifest = folder.begin(about, overwrite, resume)

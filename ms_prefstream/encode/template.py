@@ -592,3 +592,10 @@ def stated_day(text: Any) -> datetime.date | None:
         with contextlib.suppress(TypeError, ValueError):
             return datetime.datetime.strptime(text, form).date()
     return None
+
+
+def is_day(value: Any) -> bool:
+    """Returns whether a value of a saved file is a day in ISO form."""
+    with contextlib.suppress(TypeError, ValueError):
+        return bool(datetime.date.fromisoformat(value).isoformat() == value)
+    return False

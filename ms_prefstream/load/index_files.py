@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ms_prefstream.errors import OptionError
+from ms_prefstream.encode.template import is_day
+from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.formats.base import Format
 from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, joined, open_index
 from ms_prefstream.lengths.index import Loader, Measured, measuring
-from ms_prefstream.lengths.index_file import SUFFIX, check_replaceable, is_index, unwritable
+from ms_prefstream.lengths.index_file import SUFFIX, check_replaceable, is_index, read_index, unwritable
 from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of
 from ms_prefstream.progress import Progress
 from ms_prefstream.sources.files import check_target
@@ -78,6 +81,29 @@ def find_index(parts: Sequence[Part], given: str | os.PathLike[str]) -> LengthIn
         part.source.index if _is_cache(part) else open_index(path or "", part.fingerprint(), part.rows)
         for path, part in zip(paths, parts, strict=True)
     ])  # fmt: skip
+
+
+def indexed_date(parts: Sequence[Part], given: str | os.PathLike[str]) -> str | None:
+    """Returns the day with which the template rendered the rows of an index that fits but for that day.
+
+    Args:
+        parts: One, or those of a mix.
+        given: See `find_index`.
+    """
+    for number, part in enumerate(parts):
+        paths: list[str] = []
+        if given not in ("auto", "build"):
+            paths = [(_in_folder(parts, given) if len(parts) > 1 else [os.fspath(given)])[number]]
+        elif (plain := beside(part.source)) is not None:
+            paths = [plain, *sorted(glob.glob(glob.escape(plain.removesuffix(SUFFIX)) + ".*" + SUFFIX))]
+        for path in filter(os.path.exists, paths):
+            with contextlib.suppress(StateError):
+                found = dict(read_index(path, part.rows).fingerprint)
+                day = found.pop("template_date", None)
+                now = {name: value for name, value in part.fingerprint().items() if name != "template_date"}
+                if is_day(day) and found == now:
+                    return str(day)
+    return None
 
 
 def build_indexes(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import gc
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -250,8 +250,10 @@ class Recipe:
             "special_tokens_in_content": self.special_tokens_in_content,
         }
         # Younger than the first saved files, which do not name them: left out where they have their defaults.
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        return found | {name: getattr(self, name) for name in ADDED_OPTIONS if getattr(self, name) != defaults[name]}
+        added = {name: getattr(self, name) for name, default in ADDED_OPTIONS.items() if getattr(self, name) != default}
+        if self.template_variables is not None:
+            added["template_variables"] = json.dumps(self.template_variables, sort_keys=True, ensure_ascii=False)
+        return found | added
 
     def loader(self) -> SampleLoader:
         """Returns a loader for this process."""
@@ -274,8 +276,14 @@ class Recipe:
         return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder)
 
 
-ADDED_OPTIONS = ("template_variables", "template_date", "content_lost", "continue_final_message", "train_empty_think")
-"""Options that decide about tokens and that saved files name only where they have not their defaults."""
+ADDED_OPTIONS = {
+    "template_variables": None,
+    "template_date": None,
+    "content_lost": "report",
+    "continue_final_message": "error",
+    "train_empty_think": False,
+}
+"""What decides about tokens and is younger than the first saved files: these name it where it is not the default."""
 
 
 def _no_sampler(sides: Sequence[Flat], margin: float | None) -> Sample:

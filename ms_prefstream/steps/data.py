@@ -17,12 +17,12 @@ import numpy as np
 
 from ms_prefstream.checks import check_made
 from ms_prefstream.disk import shown
-from ms_prefstream.encode.template import checked_variables, first_day, template_text
+from ms_prefstream.encode.template import checked_variables, first_day, is_day, template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.lengths import LengthIndex, raise_malformed_of
 from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
-from ms_prefstream.load.index_files import Part, build_indexes, find_index, index_parts
+from ms_prefstream.load.index_files import Part, build_indexes, find_index, index_parts, indexed_date
 from ms_prefstream.load.loader import Load, Recipe
 from ms_prefstream.load.one_pass import MixedOnePassRecords, PassWindow, SingleOnePassRecords, open_one_pass
 from ms_prefstream.load.records import MixedRecords, fingerprint_of, formats_of, open_records
@@ -151,7 +151,7 @@ class StreamData:
         self.source: Any = source if isinstance(source, Mix) else open_source(source)
         recipe = encoding.recipe(ready=only_caches(self.source))
         self._formats = formats_of(self.source, encoding.format, encoding.fields)
-        self._open_encoding(encoding, recipe)
+        recipe = self._open_encoding(encoding, recipe)
         self.records = open_records(self.source, self._formats)
         self.recipe = dataclasses.replace(recipe, records=self.records)
         self.local = self.recipe.loader()
@@ -168,10 +168,17 @@ class StreamData:
         if self.local.encoder is not None:
             check_room(self.task, self.local.encoder)
 
-    def _open_encoding(self, given: Encoding, recipe: Recipe) -> None:
-        """Fix what decides about tokens: as given, and checked against the caches among the sources."""
+    def _open_encoding(self, given: Encoding, recipe: Recipe) -> Recipe:
+        """Fix what decides about tokens: as given, and checked against the caches among the sources.
+
+        Returns the recipe, with the day of the first cache that has one.
+        """
         task, tokenizer, pad_id = given.task, recipe.tokenizer, given.pad_token_id
-        encoding, caches = recipe.encoding(self._formats), caches_in(self.source)
+        caches = caches_in(self.source)
+        dates = [cache.manifest.about["fingerprint"].get("template_date") for cache in caches]
+        if recipe.template_date is not None and is_day(first := next(filter(None, dates), None)):
+            recipe = dataclasses.replace(recipe, template_date=first)
+        encoding = recipe.encoding(self._formats)
         for cache in caches:
             check_cache(cache, task, tokenizer, encoding, given.format if recipe.ready else "auto", given.template)
         self.encoding, self.report = encoding, Report(tokenizer="" if tokenizer is None else tokenizer.description)
@@ -179,6 +186,20 @@ class StreamData:
             self.encoding, self.report.tokenizer = encoding_of(caches[0], task), tokenizer_of(caches[0])
             pad_id = caches[0].pad_token_id if pad_id is None else pad_id
         self.pad_token_id = choose_pad_id(pad_id, tokenizer)
+        return recipe
+
+    def use_template_date(self, date: str) -> None:
+        """Renders the template with this day from now on, that of the run which a state, index or cache comes from.
+
+        Steps that are open keep the former day.
+        """
+        if date == self.recipe.template_date:
+            return
+        self.recipe = dataclasses.replace(self.recipe, template_date=date)
+        self.encoding = {**self.encoding, "template_date": date}
+        self.local = self.recipe.loader()
+        if self.pool is not None:
+            self.pool = LoaderPool(self.recipe, self.pool.workers, self.local)
 
     @property
     def task(self) -> Task:
@@ -292,6 +313,8 @@ class StreamData:
             raise OptionError(f"index is {str(index)!r}, but {self.source.name} can only be read from the front.")
         if named and self._cached:
             raise OptionError(f"index is {str(index)!r}, but {self.source.name} has an index of its own. Leave it out.")
+        if self.recipe.template_date is not None and index is not None and self.records is not None:
+            self.use_template_date(indexed_date(self._parts(), index) or self.recipe.template_date)
         if index is not None and self.records is not None and (found := find_index(self._parts(), index)) is not None:
             self._use_index(found)
 

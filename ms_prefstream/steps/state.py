@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import msgspec
 
 from ms_prefstream.checks import whole_number
+from ms_prefstream.encode.template import is_day
 from ms_prefstream.errors import StateError, printable
+from ms_prefstream.load.loader import ADDED_OPTIONS
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.state import State, check_state, is_same, make_state
 from ms_prefstream.steps.open import AnySteps, StepOpener
@@ -49,13 +51,19 @@ def resume_steps(opener: StepOpener, steps: AnySteps, state: Mapping[str, Any]) 
         StateError: The data or a setting differs; names the old and the new value.
         OptionError: This number of ranks cannot share the logical shards of the state.
     """
-    before, ranks, shards = opener, opener.ranks, _shards_of(state, opener, steps)
+    data, shards = opener.data, _shards_of(state, opener, steps)
+    before, ranks, day = opener, opener.ranks, data.recipe.template_date
+    if day is not None and data.index is None and isinstance(state, Mapping) and is_day(state.get("template_date")):
+        data.use_template_date(state["template_date"])
+        steps = opener.open()
     if shards != ranks.logical_shards:
         opener = dataclasses.replace(opener, ranks=Ranks(ranks.world, ranks.rank, shards))
         steps = opener.open()
     try:
-        step = check_state(state, _settings(opener, steps), steps.steps_per_epoch)
+        step = check_state(*_completed(state, _settings(opener, steps)), steps.steps_per_epoch)
     except StateError:
+        if day is not None:
+            data.use_template_date(day)
         if opener is not before:
             before.open()  # the report counts for the steps of the stream, which stay
         raise
@@ -119,6 +127,18 @@ def _settings(opener: StepOpener, steps: AnySteps) -> dict[str, Any]:
         "index": None if data.index is None else data.index.checksum,
         **data.encoding,
     }
+
+
+def _completed(state: Any, settings: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """Returns a state and the present settings with the defaults of younger options that only one of them names.
+
+    A state from before `template_date` was saved fits any day.
+    """
+    if not isinstance(state, Mapping):
+        return state, settings
+    defaults = {**ADDED_OPTIONS, "template_date": settings.get("template_date")}
+    named = {name: value for name, value in defaults.items() if name in state or name in settings}
+    return {**named, **state}, {**named, **settings}
 
 
 def _shards_of(state: Any, opener: StepOpener, steps: AnySteps) -> int:

@@ -122,22 +122,26 @@ def _by_chance(*args: Any, **options: Any) -> Any:
     raise TemplateRefusal("its text is random, so a row would have other tokens in each run")
 
 
-def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a filter that marks the contents among its arguments as read; a text that it makes of one is tracked."""
+def _reading(function: Callable[..., Any], rewrites: bool = False) -> Callable[..., Any]:
+    """Returns a filter that marks the contents among its arguments as read.
+
+    If it `rewrites` its first argument, a text, the result is tracked as far as only white space is different.
+    """
 
     @functools.wraps(function)  # also copies the marks by which Jinja chooses the arguments
     def reading(*args: Any, **options: Any) -> Any:
-        given = None
-        for value in args:
+        for at, value in enumerate(args):
             if isinstance(value, Tracked):
                 value.reads.was_read = True
-                given = given or [value]
-        found = function(*args, **options)
-        if given and isinstance(found, str) and not isinstance(found, Tracked):
-            return given[0].changed(found) if type(found) is str else found
-        return found
+                if rewrites:
+                    return value.changed(str(function(*args[:at], plain(value), *args[at + 1 :], **options)))
+        return function(*args, **options)
 
     return reading
+
+
+_REWRITING = ("capitalize", "center", "e", "escape", "forceescape", "indent", "lower", "striptags", "title", "truncate")
+_REWRITING += ("upper", "urlize", "wordwrap")
 
 
 def _format(text: str, *args: Any, **named: Any) -> str:
@@ -157,7 +161,9 @@ _WRITE_ONLY = ("trim", "string", "default", "d", "safe")  # filters that show no
 @functools.lru_cache(maxsize=32)
 def _compile(text: str) -> jinja2.Template:
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=_EXTENSIONS)
-    reading: dict[str, Any] = {name: _reading(f) for name, f in environment.filters.items() if name not in _WRITE_ONLY}
+    reading: dict[str, Any] = {
+        name: _reading(f, name in _REWRITING) for name, f in environment.filters.items() if name not in _WRITE_ONLY
+    }
     reading["safe"], reading["format"] = _safe, _reading(_format)
     reading["random"] = environment.globals["lipsum"] = _by_chance
     environment.filters.update(reading)

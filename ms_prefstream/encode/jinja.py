@@ -140,8 +140,10 @@ def _reading(function: Callable[..., Any], rewrites: bool = False) -> Callable[.
     return reading
 
 
-_REWRITING = ("capitalize", "center", "e", "escape", "forceescape", "indent", "lower", "striptags", "title", "truncate")
-_REWRITING += ("upper", "urlize", "wordwrap")
+_REWRITING = frozenset({
+    *("capitalize", "center", "e", "escape", "forceescape", "indent", "lower", "striptags", "title", "truncate"),
+    *("upper", "urlize", "wordwrap"),
+})  # fmt: skip
 
 
 def _format(text: str, *args: Any, **named: Any) -> str:

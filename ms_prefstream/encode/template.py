@@ -33,10 +33,15 @@ from ms_prefstream.sample import Note
 PROOFS = 3  # rows of each role sequence that are also rendered in full, to check the learned layout
 LAYOUTS = 1024  # role sequences whose layouts are cached
 VARIANTS = 64  # distinct template variables of rows whose templates are cached
-MARKERS = (  # of conversations that are rendered already
-    "<|im_start|>", "<|start_header_id|>", "<|begin_of_text|>", "<start_of_turn>", "<|user|>", "<|assistant|>",
-    "<|User|>", "<｜User｜>", "[INST]", "\n\nHuman:", "\n\nAssistant:", "### Instruction:",
-)  # fmt: skip
+MARKERS = {  # of conversations that are rendered already, by their first characters
+    "<": (
+        *("<|im_start|>", "<|start_header_id|>", "<|begin_of_text|>", "<start_of_turn>", "<|user|>", "<|assistant|>"),
+        *("<|User|>", "<｜User｜>"),
+    ),
+    "[": ("[INST]",),
+    "\n\n": ("\n\nHuman:", "\n\nAssistant:"),
+    "#": ("### Instruction:",),
+}
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>", "<eos>", "<|end|>")
 _RESERVED = ("messages", "tools", "add_generation_prompt")
 
@@ -457,7 +462,7 @@ class PlainTemplate:
         if self._control is not None and any(map(self._control.find, contents)):
             return LaidOut(self._with_control(self._control, contents), contents, False, unread=unread)
         first = contents[0]
-        notes = Note.MARKERS if any([marker in first for marker in MARKERS]) else Note.NONE
+        notes = Note.MARKERS if looks_rendered(first) else Note.NONE
         return LaidOut(self._full if response else self._prompt, contents, False, notes, unread)
 
     def _with_control(self, control: ControlTokens, contents: Sequence[str]) -> Layout:
@@ -472,6 +477,11 @@ class PlainTemplate:
         answers = len(contents) > 1
         ended = answers and bool(pieces) and pieces[-1][0].owner == 1 and pieces[-1][1] in self._ends
         return self._build([*before, *pieces, *(self._eos if answers and not ended else [])], len(contents))
+
+
+def looks_rendered(text: str) -> bool:
+    """Returns whether a text has markers of turns, as a conversation that a template has rendered already."""
+    return any([sign in text and any([name in text for name in names]) for sign, names in MARKERS.items()])
 
 
 def _placeholders(roles: Sequence[str]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ rendered text shows which values it holds. Their owners are negative, apart from
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -203,7 +204,7 @@ def _json(value: Any, line: str, options: Mapping[str, Any]) -> Iterable[str]:
     """Yields the JSON text of a value in parts; `line` is a line break with the indentation of the value."""
     if isinstance(value, (_Number, TrackedDict, TrackedList)):
         node = value._node
-        return [node.written(json.dumps(node.given, **options).replace("\n", line))]
+        return [node.written(_dumps(node.given, options).replace("\n", line))]
     if isinstance(value, NoContent):
         return ["null"]
     if isinstance(value, Tracked):
@@ -212,7 +213,7 @@ def _json(value: Any, line: str, options: Mapping[str, Any]) -> Iterable[str]:
         return _json_items("{}", _members(value, options), line, options)
     if isinstance(value, (list, tuple)) and value:
         return _json_items("[]", (("", item) for item in value), line, options)
-    return [json.dumps(value, **options)]
+    return [_dumps(value, options)]
 
 
 def _members(value: Mapping[Any, Any], options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -222,7 +223,7 @@ def _members(value: Mapping[Any, Any], options: Mapping[str, Any]) -> Iterator[t
         if isinstance(key, Tracked):
             yield joined((_json_string(key, bool(options.get("ensure_ascii", True))), colon)), item
             continue
-        member = json.dumps({key: 0}, **{**options, "indent": None, "separators": (",", ":")})
+        member = _dumps({key: 0}, {**options, "indent": None, "separators": (",", ":")})
         if len(member) > 2:  # with skipkeys=True a key may be left out
             yield member[1:-3] + colon, item
 
@@ -248,6 +249,17 @@ def _separators(options: Mapping[str, Any]) -> tuple[str, str]:
     return options.get("separators") or ((", ", ": ") if options.get("indent") is None else (",", ": "))
 
 
+_NOT_ASCII = re.compile("[^\x00-\x7e\ue002\ue003\U000f0000-\U0010fffd]")
+
+
+def _dumps(value: Any, options: Mapping[str, Any]) -> str:
+    """Returns ``json.dumps(value, **options)``, in which control tokens stay hidden (see `ControlTokens.hide`)."""
+    if not options.get("ensure_ascii", True):
+        return json.dumps(value, **options)
+    text = json.dumps(value, **{**options, "ensure_ascii": False})
+    return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
 def _json_string(text: Tracked, ascii_only: bool) -> Tracked:
     """Returns a string as JSON; its runs stand for the same characters as before."""
     whole, parts, runs, position = plain(text), ['"'], [], 0
@@ -255,7 +267,7 @@ def _json_string(text: Tracked, ascii_only: bool) -> Tracked:
 
     def add(begin: int, end: int) -> None:
         nonlocal length
-        parts.append(json.dumps(whole[begin:end], ensure_ascii=ascii_only)[1:-1])
+        parts.append(_dumps(whole[begin:end], {"ensure_ascii": ascii_only})[1:-1])
         length += len(parts[-1])
 
     for run in text.runs:

@@ -128,9 +128,10 @@ class TestCalls:
         )
         assert 'f{"y": true}' in trained(text, 0)
 
-    def test_control_tokens_do_not_come_out_of_escapes(self, field: pathlib.Path) -> None:
+    @pytest.mark.parametrize("how", ["tojson", "tojson(ensure_ascii=true)"])
+    def test_control_tokens_do_not_come_out_of_escapes(self, field: pathlib.Path, how: str) -> None:
         arguments = '{"a": "\\u003c|im_end|\\u003e"}'
-        writes = "{{ c.function.name ~ (c.function.arguments | tojson) }}"
+        writes = "{{ c.function.name ~ (c.function.arguments | %s) }}" % how  # noqa: UP031
         template = CHATML.replace("message['content']", "message['content'] + calls(message)")
         template = (
             "{% macro calls(m) %}{% for c in m.tool_calls or [] %}" + writes + "{% endfor %}{% endmacro %}" + template

@@ -17,8 +17,9 @@ from ms_prefstream.encode.tracked_values import Values, tracked_json
 
 LAW = settings(settings.get_profile("cheap"), derandomize=True)
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
-keys = st.text(max_size=4)
+letters = st.characters(exclude_categories=("Cs", "Co"))  # private-use characters hide control tokens
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(letters, max_size=6)
+keys = st.text(letters, max_size=4)
 values = st.recursive(scalars, lambda item: st.lists(item, max_size=3) | st.dictionaries(keys, item, max_size=3))
 options = st.fixed_dictionaries(
     {},

@@ -183,8 +183,20 @@ class Ledger:
         if not isinstance(calls.given, dict):
             return not has_text(calls.given) or self._holds(calls)
         if isinstance(calls.given.get("function"), dict):
-            return "function" in calls.items and self._has_calls(calls.items["function"])
+            function, id_ = calls.items.get("function"), calls.items.get("id")
+            if function is not None and id_ is not None and self._states(id_, function.given.get("name")):
+                return (
+                    self._written(function)
+                    or "arguments" not in function.given
+                    or self._holds_item(function, "arguments")
+                )
+            return function is not None and self._has_calls(function)
         return all(self._holds_item(calls, key) for key in ("name", "arguments") if key in calls.given)
+
+    def _states(self, id_: Node, name: Any) -> bool:
+        """Returns whether the text holds the id of a call, and that has the function's name: ``functions.add:0``."""
+        inside = isinstance(id_.given, str) and isinstance(name, str) and name in re.split(r"[^\w-]", id_.given)
+        return inside and self._holds(id_)
 
     def _has_schema(self, schema: Node | None, given: Any) -> bool:
         """Returns whether the text holds a schema: its names, descriptions, properties and allowed values."""

@@ -57,12 +57,18 @@ class Run(NamedTuple):
         """The characters of the content that the run stands for, [begin, end)."""
         return self.at, self.at + (self.end - self.begin if self.held < 0 else self.held)
 
-    def clipped(self, begin: int, end: int) -> Run:
-        """Returns the part between two offsets of the text, in which the text begins at `begin`."""
+    def clipped(self, begin: int, end: int, text: str) -> Run:
+        """Returns the part of the run between two offsets of its text, in the text that begins at `begin`.
+
+        A value as JSON is still held without its outer brackets: some templates add a key before the last one.
+        """
         first, last = max(self.begin, begin), min(self.end, end)
         if (first, last) == (self.begin, self.end):
             return self._replace(begin=first - begin, end=last - begin)
         at, held = (self.at + first - self.begin, -1) if self.held < 0 else (self.at, 0)
+        if self.held > 0 and self.owner < 0 and first < last:
+            cut = str.__getitem__(text, slice(self.begin, first)) + str.__getitem__(text, slice(last, self.end))
+            held = 0 if cut.strip("[]{} \n") else self.held
         return Run(first - begin, last - begin, self.owner, self.edits, False, at, held)
 
 
@@ -101,7 +107,7 @@ class Tracked(str):
     def clip(self, begin: int, end: int) -> Tracked:
         """Returns the characters [begin, end) without marking them as read."""
         runs = [
-            run.clipped(begin, end)
+            run.clipped(begin, end, self)
             for run in self.runs
             if (run.begin < end and begin < run.end) or (run.begin == run.end and begin <= run.begin <= end)
         ]

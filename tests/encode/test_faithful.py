@@ -110,6 +110,21 @@ class TestCalls:
         assert found.kept, found.problem
         assert trained(found, 0).removesuffix("<|end|>") == expected
 
+    def test_the_id_may_stand_for_the_name(self) -> None:
+        writes = "{{ c.id }}({{ c.function.arguments | tojson }})"
+        for id_, kept in (("functions.f:0", True), ("functions.find:0", False), ("0", False)):
+            calls = [{**call({"a": 1})[0], "id": id_}]
+            assert encode(said("", tool_calls=calls), template=CALLING.replace("%s", writes)).kept is kept
+
+    @pytest.mark.parametrize(
+        ("cut", "kept"), [("[:-1]", True), ("[1:-1]", True), (".strip('{}')", True), ("[:-4]", False)]
+    )
+    def test_an_object_without_its_last_bracket(self, cut: str, kept: bool) -> None:
+        """Mistral's templates put the id into the object of a call."""
+        writes = "{% set out = c.function | tojson %}{{ out" + cut + " ~ ', more}' }}"
+        found = encode(said("", tool_calls=call({"a": 12})), template=CALLING.replace("%s", writes))
+        assert found.kept is kept
+
     @pytest.mark.parametrize("arguments", ["no JSON {", '"text"', '{"a": 1, "a": 2}'])
     def test_text_that_is_no_object_stays_text(self, arguments: str) -> None:
         found = encode(

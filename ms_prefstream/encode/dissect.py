@@ -295,6 +295,8 @@ class Dissector:
             header = self._header("assistant")
             if header and self._text.startswith(header, begin, end):
                 return begin + len(header)
+            if asked == begin < end:  # nothing asks for an answer, as in Mistral's templates
+                return begin
             raise TemplateRefusal(
                 "the start of the response cannot be found: its text does not start with the prompt's"
             )

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_prefstream.cache.layouts import Job
-from ms_prefstream.encode.encoder import BOUNDARIES
 from ms_prefstream.errors import OptionError, PrefStreamError, printable
 from ms_prefstream.load.cached import task_changes, task_options
 from ms_prefstream.mindrecord.manifest import FORMAT_VERSION, check_files, read_manifest, without_reference
@@ -60,15 +59,6 @@ def has_samples(folder: str, about: Mapping[str, Any], complete: bool = False) -
     except PrefStreamError:
         return False
     return all(manifest.about.get(name) == about[name] for name in _SAMPLES)
-
-
-def named_boundary(folder: str) -> str | None:
-    """Returns the boundary with which a cache was written; None if the folder is no cache."""
-    try:
-        found: str = read_manifest(folder).about["fingerprint"]["boundary"]
-    except PrefStreamError:
-        return None
-    return found if found in BOUNDARIES else None
 
 
 def differences(folder: str, about: Mapping[str, Any]) -> str:

@@ -130,6 +130,16 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
             _log.warning("%s: some files differ from the manifest, so parts are checked one by one.", self.new)
         return None
 
+    def planned(self) -> Mapping[str, Any]:
+        """Returns what an interrupted run was writing, as `begin` got it; else what the cache at `out` holds."""
+        with contextlib.suppress(PrefStreamError, OSError):
+            text = os.pread(self._lock, os.fstat(self._lock).st_size, 0)
+            if text and (about := parse_json(text, _Plan, _PLAN, OptionError, "the plan").about):
+                return about
+        with contextlib.suppress(PrefStreamError):
+            return read_manifest(self._out).about
+        return {}
+
     def temporary(self, number: int) -> str:
         """Creates a folder for one part, in which no other process writes, not even a worker of a killed run."""
         path = os.path.join(self.path, f"tmp-{os.getpid()}-{number}")

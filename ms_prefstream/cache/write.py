@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ms_prefstream.batch import Pad
-from ms_prefstream.cache.compatibility import can_resume, describe, has_reference_logps, has_samples, named_boundary
+from ms_prefstream.cache.compatibility import can_resume, describe, has_reference_logps, has_samples
 from ms_prefstream.cache.folder import StagingFolder
 from ms_prefstream.cache.layouts import ROWS_PER_PART, Job
 from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part
@@ -123,12 +123,15 @@ def write_cache(
         reference=has_reference_logps(data.source, layout),
     )
     about, resume = describe(job, data), can_resume(data)
-    other = data.with_settings_of({"boundary": named_boundary(out)})
-    if model is not None and other is not data:
-        if has_samples(out, described := describe(job, other), complete=overwrite):
-            data, about = other, described
-    run = functools.partial(ENGINES[engine], data, data.workers if workers is None else workers, ray_address)
     with StagingFolder(out) as folder:
+        planned = folder.planned()
+        other = data.with_settings_of(planned.get("fingerprint"))
+        if other is not data:
+            described = describe(job, other)
+            adds = model is not None and has_samples(out, described, complete=overwrite)
+            if adds or described == planned:
+                data, about = other, described
+        run = functools.partial(ENGINES[engine], data, data.workers if workers is None else workers, ray_address)
         if model is not None and resume and has_samples(out, about, complete=overwrite):
             added = add_reference(model, out, folder.reference, reference_bar, overwrite)
             folder.remove_reference()

@@ -79,7 +79,7 @@ def build_index(
         try:
             for measured in measuring(loader)(chunks):
                 for position, error in measured.errors:
-                    if raise_malformed and error.reason.malformed:
+                    if raise_malformed and error.malformed:
                         raise error.raised(origin(journal.rows + position))
                 journal.append(measured)
                 bar.advance(len(measured.verdict))
@@ -123,9 +123,11 @@ def raise_malformed_of(verdict: NDArray[np.uint8], loader: Loader, origin: Calla
     Raises:
         RowError: That row's own error, with its origin.
     """
-    for row in np.flatnonzero(MALFORMED[verdict])[:1].tolist():
+    for row in np.flatnonzero(MALFORMED[verdict]).tolist():
         (found,) = loader.load([row])
-        if found.error is not None:
+        if found.error is None:
+            return
+        if found.error.malformed:
             raise found.error.raised(origin(row))
 
 

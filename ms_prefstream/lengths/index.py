@@ -29,6 +29,7 @@ CODES: dict[Reason, int] = {
     Reason.ROW_TOO_LARGE: 8,
     Reason.TEMPLATE_REFUSED: 9,
     Reason.PROMPT_ENDS_WITH_ANSWER: 10,
+    Reason.CONTENT_LOST: 11,
     Reason.IDENTICAL: 64,
     Reason.TIE: 65,
     Reason.EMPTY_RESPONSE: 66,
@@ -36,7 +37,7 @@ CODES: dict[Reason, int] = {
     Reason.IDENTICAL_AFTER_TRUNCATION: 68,
     Reason.TOO_LONG: 69,
 }
-LATER_CODES = frozenset({10})
+LATER_CODES = frozenset({10, 11})
 """Numbers of reasons that are younger than the first indexes; a file names them only where a row has them."""
 
 REASONS = {code: reason for reason, code in CODES.items()}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import gc
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,7 +111,7 @@ class SampleLoader:
                     continue
                 record = _as_task_wants(record, self._task.pairs)
                 if isinstance(record, (TokenPair, TokenCompletion)):
-                    loaded[index] = self._sample(_token_sides(record), record, Note.NONE)
+                    loaded[index] = self._sample(_token_sides(record), record, Note.NONE, record.unread)
                 else:
                     texts.append((index, record))
             except RowError as error:
@@ -137,13 +137,17 @@ class SampleLoader:
                 loaded[index] = Loaded(None, sides)
                 continue
             notes = Note.NONE
+            unread = record.unread
             for side in sides:
+                notes |= side.laid.notes
+                if side.laid.unread:
+                    unread = tuple(dict.fromkeys((*unread, *side.laid.unread)))
                 if side.laid.rewritten:
                     notes |= Note.REWRITTEN
                 if side.differs:
                     notes |= Note.BOUNDARY_DIFFERS
             try:
-                loaded[index] = self._sample([self._flat(side) for side in sides], record, notes)
+                loaded[index] = self._sample([self._flat(side) for side in sides], record, notes, unread)
             except RowError as error:
                 loaded[index] = Loaded(None, error)
 
@@ -151,7 +155,7 @@ class SampleLoader:
         assert self.encoder is not None  # it made the side
         return Flat(side.ids, side.prompt, side.spans, functools.partial(EncodedCutMap, self.encoder, side))
 
-    def _sample(self, sides: list[Flat], record: Record, notes: Note) -> Loaded:
+    def _sample(self, sides: list[Flat], record: Record, notes: Note, unread: tuple[str, ...]) -> Loaded:
         margin = getattr(record, "margin", None)
         if self._task.margin and margin is None:
             raise RowError(
@@ -171,7 +175,7 @@ class SampleLoader:
                 notes |= Note.TRUNCATED
             if sequence.question_cut:
                 notes |= Note.QUESTION_CUT
-        return Loaded(sample, None, notes, record.unread)
+        return Loaded(sample, None, notes, unread)
 
 
 def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair | TokenCompletion:
@@ -229,6 +233,7 @@ class Recipe:
         tokenizer: A loaded tokenizer; None for rows that are already tokenized.
         template: The option of `ms_prefstream.stream`, with the text of a file instead of its path.
         template_variables: The option of that name, like those that follow it.
+        template_date: The day that the template gets, in ISO form; None if it asks for none.
         boundary: ``joint`` or ``inference``; ``auto`` is resolved when a recipe is made.
         ready: Whether the records are samples already, as those of a cache are.
     """
@@ -238,6 +243,7 @@ class Recipe:
     tokenizer: Tokenizer | None
     template: str | None = "auto"
     template_variables: Mapping[str, Any] | None = None
+    template_date: str | None = None
     boundary: str = AUTO
     special_tokens_in_content: str = "escape"
     content_lost: str = "report"
@@ -247,7 +253,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         tokenizer = None if self.ready else self.tokenizer
-        boundary = resolve_boundary(self.boundary, tokenizer, self.template, self.task.pairs)
+        boundary = resolve_boundary(self.boundary, tokenizer, self.template, self.task.pairs, self.template_variables)
         object.__setattr__(self, "boundary", boundary)
 
     def encoding(self, formats: Sequence[Format]) -> dict[str, Any]:
@@ -261,8 +267,10 @@ class Recipe:
             "special_tokens_in_content": self.special_tokens_in_content,
         }
         # Younger than the first saved files, which do not name them: left out where they have their defaults.
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        return found | {name: getattr(self, name) for name in ADDED_OPTIONS if getattr(self, name) != defaults[name]}
+        added = {name: getattr(self, name) for name, default in ADDED_OPTIONS.items() if getattr(self, name) != default}
+        if self.template_variables is not None:
+            added["template_variables"] = json.dumps(self.template_variables, sort_keys=True, ensure_ascii=False)
+        return found | added
 
     def loader(self) -> SampleLoader:
         """Returns a loader for this process."""
@@ -277,12 +285,23 @@ class Recipe:
                 special_tokens_in_content=self.special_tokens_in_content,
                 refused=self.task.refused(self.tokenizer),
                 append_eos=getattr(self.task, "append_eos", True),  # a task of a user may lack it
+                template_variables=self.template_variables,
+                template_date=self.template_date,
+                content_lost=self.content_lost,
+                continue_final_message=self.continue_final_message,
+                train_empty_think=self.train_empty_think,
             )
         return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder)
 
 
-ADDED_OPTIONS = ("template_variables", "content_lost", "continue_final_message", "train_empty_think")
-"""Options that decide about tokens and that saved files name only where they have not their defaults."""
+ADDED_OPTIONS = {
+    "template_variables": None,
+    "template_date": None,
+    "content_lost": "report",
+    "continue_final_message": "error",
+    "train_empty_think": False,
+}
+"""What decides about tokens and is younger than the first saved files: these name it where it is not the default."""
 
 
 def _no_sampler(sides: Sequence[Flat], margin: float | None) -> Sample:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from ms_prefstream.disk import MOST_BYTES, cause_of, open_regular, shown
-from ms_prefstream.errors import DroppedRowError, NoUsableRowsError, OptionError, RowError, SourceError
+from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sample import Loaded, Sample
 from ms_prefstream.sources.jsonl import dump_row
@@ -142,7 +142,7 @@ class BadRows:
         samples: list[Sample | None] = []
         for row, (sample, error, notes, unread) in zip(rows, loaded, strict=True):
             samples.append(sample)
-            malformed = error is not None and error.reason.malformed and not isinstance(error, DroppedRowError)
+            malformed = error is not None and error.malformed
             if error is not None and malformed and self.raise_malformed:
                 raise error.raised(self.origin(row))
             if not self.report.first_time(self.first + row):

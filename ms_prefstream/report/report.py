@@ -248,7 +248,11 @@ class Report:
         noted = [
             ("rows that lost words of a trained turn to the chat template", self.content_lost, "content_lost"),
             ("rows with an empty think block, which is not trained", self.empty_think, "empty_think"),
-            ("rows whose text looks rendered already", self.markers, "markers"),
+            (
+                'rows whose text looks rendered already (special_tokens_in_content="allow" reads its control tokens)',
+                self.markers,
+                "markers",
+            ),
         ]
         noted += [
             (f"field {name!r}, which nothing read", count, f"unread {name}") for name, count in self.unread.items()

@@ -21,7 +21,7 @@ import numpy as np
 from ms_prefstream.checks import check_made
 from ms_prefstream.disk import shown
 from ms_prefstream.encode.encoder import AUTO, BOUNDARIES
-from ms_prefstream.encode.template import template_text
+from ms_prefstream.encode.template import checked_variables, first_day, is_day, template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_embedding
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_of
@@ -53,7 +53,8 @@ from ms_prefstream.tasks import Task
 from ms_prefstream.tasks.base import check_room
 
 _RELOADED_TOGETHER = 2048  # rows
-_OPEN: Mapping[str, Callable[[Any], bool]] = {"boundary": BOUNDARIES.__contains__}  # open settings -> valid values
+# Settings that may be left open, with what their values must fulfil.
+_OPEN: Mapping[str, Callable[[Any], bool]] = {"boundary": BOUNDARIES.__contains__, "template_date": is_day}
 _PAUSE = 0.2  # seconds between two looks at an index that another process is building
 _log = logging.getLogger("ms_prefstream")
 
@@ -94,12 +95,15 @@ class Encoding:
         tokenizer = None
         if self.tokenizer is not None:
             tokenizer = with_embedding(load_tokenizer(self.tokenizer, self.backend), self.vocab_size)
+        template = None if tokenizer is None else template_text(self.template, tokenizer)
+        variables = checked_variables(self.template_variables)
         return Recipe(
             records=None,
             task=self.task,
             tokenizer=tokenizer,
-            template=None if tokenizer is None else template_text(self.template, tokenizer),
-            template_variables=self.template_variables,
+            template=template,
+            template_variables=variables or None,
+            template_date=None if ready else first_day(template, variables),
             boundary=self.boundary,
             special_tokens_in_content=self.special_tokens_in_content,
             content_lost=self.content_lost,
@@ -199,12 +203,19 @@ class StreamData:
             check_room(self.task, self.local.encoder)
 
     def _open_encoding(self, given: Encoding, recipe: Recipe) -> Recipe:
-        """Fix what decides about tokens: as given, and checked against the caches among the sources."""
+        """Fix what decides about tokens: as given, and checked against the caches among the sources.
+
+        Returns the recipe, with the boundary and the day of the caches where these are open.
+        """
         task, tokenizer, pad_id = given.task, recipe.tokenizer, given.pad_token_id
         caches = caches_in(self.source)
-        self.open_settings = frozenset({"boundary"} if given.boundary == AUTO and not caches else ())
-        if given.boundary == AUTO and caches and (named := encoding_of(caches[0], task)["boundary"]) in BOUNDARIES:
-            recipe = dataclasses.replace(recipe, boundary=named)
+        is_open = {"boundary": given.boundary == AUTO, "template_date": recipe.template_date is not None}
+        named: dict[str, Any] = {}
+        for cache in reversed(caches):  # the first one decides
+            named |= {name: value for name, value in encoding_of(cache, task).items() if name in _OPEN}
+        taken = {name: named[name] for name in named if is_open[name] and _OPEN[name](named[name])}
+        recipe = dataclasses.replace(recipe, **taken)
+        self.open_settings = frozenset(name for name in _OPEN if is_open[name] and name not in named)
         encoding = recipe.encoding(self._formats)
         compared = encoding if tokenizer is not None else {**encoding, "boundary": given.boundary}
         for cache in caches:

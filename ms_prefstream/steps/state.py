@@ -10,6 +10,7 @@ import msgspec
 
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import StateError, printable
+from ms_prefstream.load.loader import ADDED_OPTIONS
 from ms_prefstream.load.one_pass import ROWS_CHECKED
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.state import State, check_state, is_same, make_state
@@ -60,7 +61,7 @@ def resume_steps(opener: StepOpener, steps: AnySteps, state: Mapping[str, Any]) 
         opener = dataclasses.replace(opener, ranks=Ranks(ranks.world, ranks.rank, shards))
         steps = opener.open()
     try:
-        step = check_state(state, _settings(opener, steps), steps.steps_per_epoch)
+        step = check_state(*_completed(state, _settings(opener, steps)), steps.steps_per_epoch)
     except StateError:
         if opener is not before:
             before.open()  # the report counts for the steps of the stream, which stay
@@ -132,6 +133,18 @@ def _settings(opener: StepOpener, steps: AnySteps) -> dict[str, Any]:
         "index": None if data.index is None else data.index.checksum,
         **data.encoding,
     }
+
+
+def _completed(state: Any, settings: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """Returns a state and the present settings with the defaults of younger options that only one of them names.
+
+    A state from before `template_date` was saved fits any day.
+    """
+    if not isinstance(state, Mapping):
+        return state, settings
+    defaults = {**ADDED_OPTIONS, "template_date": settings.get("template_date")}
+    named = {name: value for name, value in defaults.items() if name in state or name in settings}
+    return {**named, **state}, {**named, **settings}
 
 
 def _shards_of(state: Any, opener: StepOpener, steps: AnySteps) -> int:

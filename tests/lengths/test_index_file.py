@@ -212,6 +212,7 @@ def test_the_numbers_of_reasons_are_written_in_files_and_stay() -> None:
         "row_too_large": 8,
         "template_refused": 9,
         "prompt_ends_with_answer": 10,
+        "content_lost": 11,
         "identical": 64,
         "tie": 65,
         "empty_response": 66,

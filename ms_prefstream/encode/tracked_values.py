@@ -275,7 +275,8 @@ def _json_string(text: Tracked, ascii_only: bool) -> Tracked:
         first = length
         add(run.begin, run.end)
         at, end = run.source
-        runs.append(Run(first, length, run.owner, (), False, at, end - at))
+        again = run.owner < 0 < run.held  # what is JSON already is no longer what a model reads as the value
+        runs.append(Run(first, length, run.owner, (), False, at, 0 if again else end - at))
         position = run.end
     add(position, len(whole))
     return Tracked("".join(parts) + '"', tuple(runs), text.reads)

@@ -134,7 +134,11 @@ class TestCalls:
         assert f"f{arguments}" in trained(found, 0)
 
     def test_python_notation_is_not_json(self) -> None:
-        for writes in ("{{ c.function.name ~ c.function.arguments.x }}", "{{ c.function.name }}{{ c }}"):
+        for writes in (
+            "{{ c.function.name ~ c.function.arguments.x }}",
+            "{{ c.function.name }}{{ c }}",
+            "{{ c.function.name }}{{ c.function.arguments | tojson | tojson }}",  # JSON in JSON
+        ):
             found = encode(said("", tool_calls=call({"x": {"y": True}})), template=CALLING.replace("%s", writes))
             assert "leaves out the tool calls" in found.problem
         text = encode(
@@ -249,7 +253,7 @@ class TestLostWords:
             ("{{ m.content.strip('#') }}", "yes", False), ("{{ m.content.lower() }}", "yes", False),
             ("{{ m.content.lower() }}", "Yes", True), ("{{ m.content | replace('\n', ' ') }}", "a\nb", False),
             ("{{ m.content | replace('x', '') }}", "axb", True), ("{{ m.content[1:] }}", " yes", False),
-            ("{{ m.content[1:] }}", "yes", True), ("{{ m.content.split('.')[0] }}", "yes. no", True),
+            ("{{ m.content[1:] }}", "yes", True), ("{{ m.content | replace('<b>', '') }}", "a<b>c", True), ("{{ m.content.split('.')[0] }}", "yes. no", True),
         ],
     )  # fmt: skip
     def test_blanks_are_no_words(self, writes: str, content: str, lost: bool) -> None:

@@ -21,7 +21,9 @@ from ms_prefstream.formats.record import Completion, Message, Messages
 from ms_prefstream.sample import Note
 from tests.encode.faulty_templates import CALLS, CONTENTS, SCHEMAS, THOUGHTS, template_of
 
-LAW = settings(settings.get_profile("cheap"), derandomize=True)
+LAW = settings(
+    settings.get_profile("cheap"), max_examples=2 * settings.get_profile("cheap").max_examples, derandomize=True
+)
 TOKENIZER = load_tokenizer("bytes")
 
 templates = st.builds(template_of, *(st.sampled_from(sorted(names)) for names in (CONTENTS, CALLS, SCHEMAS, THOUGHTS)))
@@ -75,7 +77,7 @@ def rows(draw: Any) -> Completion:
             text = f"<think>\n{next(word)}\n</think>\n\n{text}"
         elif draw(st.booleans()):
             extra["reasoning_content"] = content()
-        if draw(st.integers(0, 2)) == 0:
+        if draw(st.booleans()):
             calls = draw(st.integers(1, 2))
             extra["tool_calls"] = [
                 {"type": "function", "function": {"name": next(word), "arguments": draw(arguments(word))}}

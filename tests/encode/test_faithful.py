@@ -415,7 +415,7 @@ class TestRendered:
     )  # fmt: skip
     def test_markers_are_counted(self, prompt: str) -> None:
         assert "the text looks rendered already" in encode("a", prompt, template=None, format="strings").notes
-        assert not encode("a", "Hi", template=None, format="strings").notes
+        assert "the text looks rendered already" not in encode("a", "Hi", template=None, format="strings").notes
 
     def test_no_second_bos_or_eos(self, field: pathlib.Path) -> None:
         folder = field / "llama3"  # BOS <|begin_of_text|>, EOS <|eot_id|>
@@ -427,7 +427,7 @@ class TestRendered:
                 answer, question, tokenizer=folder, template=None, format="strings", special_tokens_in_content="allow"
             )
             assert found.sample is not None
-            assert not found.notes
+            assert "the text looks rendered already" not in found.notes
             return found.sample.sequences[0].ids.tolist()
 
         bos, eos = loaded.special["<|begin_of_text|>"], loaded.special["<|eot_id|>"]

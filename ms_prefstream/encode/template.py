@@ -391,7 +391,8 @@ class ChatTemplate:
     def _shown_in(self, form: CallForm, messages: Messages, tools: Any, asks: bool) -> tuple[Shown, str]:
         shown = Shown(messages, tools, form, self._hide)
         written = self._render(shown.dicts, shown.tools, asks)
-        problem = shown.ledger(written).refusal()
+        calls_or_schemas = tools is not None or any(message.extra for message in messages)
+        problem = shown.ledger(written).refusal() if calls_or_schemas else None
         if problem is not None:
             raise _LeftOut(problem)
         if self._repeats:

@@ -82,6 +82,21 @@ class RowReader:
         """The format's name."""
         return self._inner.name
 
+    @property
+    def calls_user_code(self) -> bool:
+        """Whether the format is a function of the user."""
+        return self._then is not None
+
+    def preset_of(self, row: Any) -> str:
+        """Returns the name of the preset that reads `row`.
+
+        Raises:
+            RowError: None does.
+        """
+        if not isinstance(self._inner, Auto):
+            return self._inner.name
+        return self._inner.decide(self._settled(self._prepared(row))[0]).preset
+
     def __call__(self, row: Any) -> _Made:
         """Returns what the format makes of `row`.
 

@@ -27,7 +27,7 @@ from ms_prefstream.lengths.index_file import VERSION, check_replaceable, open_in
 from ms_prefstream.progress import Progress
 
 JOURNAL_SUFFIX = ".journal"
-_OLD_SUFFIX, _MOST_OLD = ".part", 1 << 20  # of version 0.1.0; bytes of its first line
+_OLD_SUFFIX, _MOST_OLD = ".part", 1 << 20  # of an earlier version; bytes of its first line
 JOURNAL_BEGINS = b"ms-prefstream length index journal "
 _FIRST_LINE = JOURNAL_BEGINS.decode() + "1 {}\n"  # and the SHA-256 of what the rows depend on
 _OWN = re.compile(_FIRST_LINE.format("[0-9a-f]{64}").encode())

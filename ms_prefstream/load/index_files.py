@@ -163,7 +163,8 @@ def _beside(part: Part) -> tuple[LengthIndex | None, str]:
 
 def _name_for(part: Part, plain: str) -> str:
     """Returns the path of the index for the settings of a part, given the path without their digits."""
-    digits = hash_of([json.dumps(dict(part.settings), sort_keys=True, default=repr).encode()])[:8]
+    settings = {name: value for name, value in part.settings.items() if name != "template_date"}  # any day fits
+    digits = hash_of([json.dumps(settings, sort_keys=True, default=repr).encode()])[:8]
     return f"{plain.removesuffix(SUFFIX)}.{digits}{SUFFIX}"
 
 

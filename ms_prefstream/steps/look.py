@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ms_prefstream.errors import PrefStreamError
-from ms_prefstream.formats.mapped import Mapped
 from ms_prefstream.load.loader import Recipe
 from ms_prefstream.load.one_pass import RecordWithOrigin, records_of
 from ms_prefstream.load.records import RecordAccess
@@ -40,7 +39,7 @@ def first_rows(source: Any, formats: Sequence[Any], rows: int) -> Iterator[Recor
 
 def can_look(source: Any, formats: Sequence[Any]) -> bool:
     """Returns whether the first rows of a source can be read at no cost and without calling code of the user."""
-    return all(map(_is_own, sources_in(source))) and not any(isinstance(fmt, Mapped) for fmt in formats)
+    return all(map(_is_own, sources_in(source))) and not any(fmt.calls_user_code for fmt in formats)
 
 
 def _is_own(source: Any) -> bool:
@@ -53,15 +52,11 @@ def formats_in(formats: Sequence[Any], raws: Sequence[Any]) -> list[str]:
     """Returns the names of the formats of some rows, the most frequent first."""
     names: Counter[str] = Counter()
     for fmt in formats:
-        decide = getattr(fmt, "decide", None)
-        if decide is None:
-            names[getattr(fmt, "name", type(fmt).__name__)] += 1
-            continue
+        if not raws:
+            names[fmt.name] += 1
         for raw in raws:
-            try:
-                names[decide(raw).preset] += 1
-            except (PrefStreamError, TypeError, AttributeError):  # a row that nothing reads, or that is no row
-                continue
+            with contextlib.suppress(PrefStreamError):  # a row that nothing reads
+                names[fmt.preset_of(raw)] += 1
     return [name for name, _ in names.most_common()]
 
 

@@ -70,7 +70,7 @@ def encoding_lines(recipe: Recipe, of_cache: str = "") -> list[str]:
 
 
 def encoding_parts(recipe: Recipe, of_cache: str = "") -> list[str]:
-    """Returns what makes tokens of text: tokenizer, backend, template and boundary.
+    """Returns what makes tokens of text: tokenizer, backend, boundary and template.
 
     Args:
         recipe: What rows become.
@@ -80,7 +80,7 @@ def encoding_parts(recipe: Recipe, of_cache: str = "") -> list[str]:
     if tokenizer is None:
         return [f"tokenizer {of_cache}" if recipe.ready and of_cache else "rows are tokenized already"]
     template = NO_TEMPLATE if recipe.template is None else "chat template"
-    return [os.path.basename(tokenizer.name.rstrip("/")), tokenizer.backend, template, f"boundary {recipe.boundary}"]
+    return [os.path.basename(tokenizer.name.rstrip("/")), tokenizer.backend, f"boundary {recipe.boundary}", template]
 
 
 def warning_lines(data: StreamData) -> list[str]:

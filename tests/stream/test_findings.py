@@ -41,7 +41,7 @@ def test_the_summary(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, c
     (summary,) = said(caplog, "INFO")
     for part in (
         "DPO  rows.jsonl · 120 rows · strings",
-        "bytes · bytes · chat template · boundary ",
+        "bytes · bytes · boundary joint · chat template",
         "max_length 128",
         "4 rows a step · 15 steps an epoch · widths 64 128",
         "rank 0 of 2 · seed 7 · no length index",

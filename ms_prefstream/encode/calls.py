@@ -52,7 +52,7 @@ def in_form(value: Any, form: CallForm, hide: Callable[[Any], Any]) -> Any:
     """Returns the calls of a turn in one form: a list of them, or the one call of a ``function_call``.
 
     Args:
-        value: Plain values.
+        value: Plain values. A call without arguments has empty ones.
         form: The form of the arguments.
         hide: Makes plain text of control tokens. Arguments are decoded before, so that none comes out of an escape.
     """
@@ -62,13 +62,14 @@ def in_form(value: Any, form: CallForm, hide: Callable[[Any], Any]) -> Any:
         return hide(value)
     if isinstance(value.get("function"), dict):
         return {key: in_form(item, form, hide) if key == "function" else hide(item) for key, item in value.items()}
-    if "arguments" not in value:
+    if "name" not in value and "arguments" not in value:
         return hide(value)
-    arguments = decoded(value["arguments"])
+    arguments = decoded(value.get("arguments"))
     shown = hide(arguments)
     if form.text and not isinstance(arguments, str):
         shown = JsonText(json.dumps(shown, ensure_ascii=False))
-    return {key: shown if key == "arguments" else hide(item) for key, item in value.items()}
+    found = {key: shown if key == "arguments" else hide(item) for key, item in value.items()}
+    return found if "arguments" in found else {**found, "arguments": shown}
 
 
 def decoded(arguments: Any) -> Any:

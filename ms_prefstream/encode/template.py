@@ -42,6 +42,7 @@ MARKERS = {  # of conversations that are rendered already, by their first charac
     "\n\n": ("\n\nHuman:", "\n\nAssistant:"),
     "#": ("### Instruction:",),
 }
+_BEGINNINGS = (*MARKERS["<"], *MARKERS["["], "<s>[INST]", "<s> [INST]", "<bos><start_of_turn>")
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>", "<eos>", "<|end|>")
 _RESERVED = ("messages", "tools", "add_generation_prompt")
 
@@ -174,6 +175,12 @@ class ChatTemplate:
         if variables:
             return self._lay_out_with(variables, prompt, response, tools)
         messages = prompt + response
+        laid = self._laid_out(messages, len(prompt), tools)
+        if not self._allow and any([begins_rendered(message.content) for message in messages]):
+            return laid._replace(notes=laid.notes | Note.MARKERS)
+        return laid
+
+    def _laid_out(self, messages: Messages, prompt_messages: int, tools: Any) -> LaidOut:
         roles, contents, extras = zip(*messages, strict=True) if messages else ((), (), ())
         if (
             tools is None
@@ -181,7 +188,7 @@ class ChatTemplate:
             and not self._control.in_words
             and not (self._allow and any(map(self._control.find, contents)))
         ):
-            key = roles, len(prompt)
+            key = roles, prompt_messages
             learned = self._learned.get(key)
             if learned is None:
                 if len(self._learned) >= LAYOUTS:
@@ -191,7 +198,7 @@ class ChatTemplate:
             if laid is not None and (not learned.proofs or self._prove(learned, laid, messages)):
                 return laid
         try:
-            return self._in_full(messages, len(prompt), schema_list(tools))
+            return self._in_full(messages, prompt_messages, schema_list(tools))
         except TemplateRefusal as refusal:
             raise RowError(
                 Reason.TEMPLATE_REFUSED,
@@ -489,8 +496,8 @@ class PlainTemplate:
         unread = () if not variables else ("chat_template_kwargs",)
         if self._control is not None and any(map(self._control.find, contents)):
             return LaidOut(self._with_control(self._control, contents), contents, False, unread=unread)
-        first = contents[0]
-        notes = Note.MARKERS if looks_rendered(first) else Note.NONE
+        marked = looks_rendered(contents[0]) or any(map(begins_rendered, contents))
+        notes = Note.MARKERS if marked else Note.NONE
         return LaidOut(self._full if response else self._prompt, contents, False, notes, unread)
 
     def _with_control(self, control: ControlTokens, contents: Sequence[str]) -> Layout:
@@ -510,6 +517,11 @@ class PlainTemplate:
 def looks_rendered(text: str) -> bool:
     """Returns whether a text has markers of turns, as a conversation that a template has rendered already."""
     return any([sign in text and any([name in text for name in names]) for sign, names in MARKERS.items()])
+
+
+def begins_rendered(text: str) -> bool:
+    """Returns whether a text begins as a conversation that a chat template has rendered already."""
+    return text.startswith(_BEGINNINGS) or (text[:1].isspace() and text.lstrip().startswith(_BEGINNINGS))
 
 
 def _placeholders(roles: Sequence[str]) -> list[dict[str, Any]]:

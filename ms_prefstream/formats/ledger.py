@@ -32,7 +32,12 @@ The last word of a name decides, in any case: ``id``, ``prompt_id``, ``chosen-mo
 names inside of an object are harmless, too.
 """
 
-MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
+MEDIA = frozenset(
+    {
+        *("image", "images", "video", "videos", "audio", "audios"),
+        *("rejected_images", "rejected_videos", "rejected_audios"),
+    }
+)
 """Fields with pictures, films and sounds, which no text holds."""
 
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])|[^\W\d_]+")

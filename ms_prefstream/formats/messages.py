@@ -32,7 +32,7 @@ ROLES: Mapping[str, str] = {
     "function": "tool",
     "tool_response": "tool",
 }
-"""The role names of data sets -> the four canonical roles."""
+"""The role names of data sets, in any case -> the four canonical roles."""
 
 CALL_ROLES = ("function_call", "tool_call")
 """Further roles: a turn of the assistant whose text is the JSON of its tool calls."""
@@ -114,11 +114,12 @@ def _careful_message(raw: Mapping[str, Any], name: Any, content: Any, place: str
     extra = {key: value for key, value in raw.items() if key not in _TEXT_KEYS and value is not None}
     for key in _CALL_KEYS & extra.keys():
         extra[key] = parsed_json(extra[key])
-    if name in CALL_ROLES:
+    lower = name.lower()
+    if lower in CALL_ROLES:
         return Message("assistant", "", {**extra, "tool_calls": tool_calls(content, place)})
-    role = ROLES.get(name)
+    role = ROLES.get(lower)
     if role is None:
-        guess = nearest(name.lower(), [*ROLES, *CALL_ROLES])
+        guess = nearest(lower, [*ROLES, *CALL_ROLES])
         raise RowError(
             Reason.UNKNOWN_ROLE,
             f"{place} has the role {short(name)}; known roles: {', '.join([*ROLES, *CALL_ROLES])}",
@@ -180,7 +181,10 @@ def dialogue(text: str, field: str) -> Messages:
             field,
             text,
             r"a dialogue that begins with '\n\nHuman:' or '\n\nAssistant:'",
-            "If these are plain texts, use format='strings', with the prompt in a field 'prompt'",
+            "If these are plain texts, use format='strings', with the prompt in a field 'prompt'"
+            if parsed_json(text) is text
+            else 'It is JSON text: lead into it, as fields={"chosen": "chosen.messages", "rejected": '
+            '"rejected.messages"}, or parse it in a function given as format=',
         )
     named = zip(pieces[1::2], pieces[2::2], strict=True)
     return tuple([Message(_ROLES[name], turn.removeprefix(" ")) for name, turn in named])

@@ -124,8 +124,8 @@ class RowReader:
             assert way.read is not None  # a row of this shape was read
             made = way.read(row)
         if way.doubtful or self._renaming is not None:
-            hidden = () if self._renaming is None else self._renaming.hidden(given)
-            return _with_unread(made, {name: row[name] for name in way.doubtful or ()} | {n: given[n] for n in hidden})
+            hidden = {} if self._renaming is None else self._renaming.hidden(given)
+            return _with_unread(made, {name: row[name] for name in way.doubtful or ()} | hidden)
         return made
 
     def _prepared(self, row: Any) -> Any:
@@ -190,7 +190,7 @@ class RowReader:
             recorded.read.update(self._renaming.fields)
         doubtful = {name: left[name] for name in _unread(recorded.read, left)}
         if self._renaming is not None:
-            doubtful |= {name: row[name] for name in self._renaming.hidden(row)}
+            doubtful |= self._renaming.hidden(row)
         return _with_unread(made, doubtful) if doubtful else made
 
     def _for_function(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -244,6 +244,6 @@ def _with_unread(made: _Made, doubtful: Mapping[str, Any]) -> _Made:
     for name, value in doubtful.items():
         if name in MEDIA and isinstance(made, (Pair, Completion)):
             check_media(name, value)
-        elif holds(value) and not (name in standard_names() and repeats(value, made)):
+        elif holds(value) and not (str(name).rpartition(".")[2] in standard_names() and repeats(value, made)):
             unread.append(str(name))
     return replace(made, unread=tuple(dict.fromkeys((*made.unread, *unread)))) if unread else made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.fields import names, nearest, short
+from ms_prefstream.formats.ledger import is_harmless
 from ms_prefstream.formats.registry import standard_names
 from ms_prefstream.formats.spelling import parsed_json
 
@@ -54,6 +56,11 @@ class Renaming:
                 )
         self.fields: dict[str, str] = dict(fields)
         self._paths = {name: tuple(path.split(".")) for name, path in fields.items()}
+        on_paths = [path[:depth] for path in self._paths.values() for depth in range(1, len(path) + 1)]
+        self._on_paths = frozenset(map(".".join, on_paths))
+        self._parents = tuple(
+            dict.fromkeys(path[:depth] for path in self._paths.values() for depth in range(1, len(path)))
+        )
         self.sources = frozenset({one for path in self._paths.values() for one in (path[0], ".".join(path))})
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,9 +78,21 @@ class Renaming:
                     raise self._nowhere(row, name, str(error.args[0])) from None
         return found
 
-    def hidden(self, row: Mapping[str, Any]) -> list[str]:
-        """Returns the fields of a row whose names are given to other fields."""
-        return [name for name in self.fields if name in row and name not in self.sources]
+    def hidden(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the format cannot see: fields whose names go to others, and the neighbours of dotted paths.
+
+        With ``{"chosen": "good.text"}``, a further ``good.tools`` is a neighbour.
+        """
+        found = {name: row[name] for name in self.fields if name in row and name not in self.sources}
+        for parent in self._parents:
+            with contextlib.suppress(LookupError):  # an optional field may be missing
+                beside = parsed_json(_value_at(row, parent))
+                if isinstance(beside, Mapping):
+                    for key, value in beside.items():
+                        name = ".".join((*parent, str(key)))
+                        if name not in self._on_paths and key not in ("role", "from") and not is_harmless(key):
+                            found[name] = value
+        return found
 
     def _nowhere(self, row: Mapping[str, Any], name: str, why: str) -> RowError:
         path = self.fields[name]

@@ -19,6 +19,7 @@ LISTS_OR_OBJECTS = frozenset(
         "answers",
         "scores",
         "rejected_messages",
+        "rejected_tools",
         "chat_template_kwargs",
     }
 )
@@ -26,7 +27,10 @@ LISTS_OR_OBJECTS = frozenset(
 
 _NUMBERS = frozenset({"margin", "score_chosen", "score_rejected", "score_A", "score_B", "score_ratio"})
 _CALLS = frozenset(
-    {"tools", "functions", "tool_calls", "function_call", "function", "arguments", "chat_template_kwargs"}
+    {
+        *("tools", "rejected_tools", "functions", "tool_calls", "function_call", "function", "arguments"),
+        "chat_template_kwargs",
+    }
 )
 _MAY_BE_NAN = (float, np.generic, Decimal)
 

@@ -27,7 +27,7 @@ _ANSWER = ("response", "answer", "completion", "output", "reply", "assistant", "
 _VERDICT = ("preferred", "preference", "winner", "better", "best", "choice", "chosen", "label", "verdict", "selected")
 _FIRST = ("a", "0", "1")  # of two fields that differ in one word only
 _SECOND = ("b", "1", "2")
-_INNER = ("text", "content", "value", "full")
+_INNER = ("text", "content", "value", "full", "answer", "response", "completion", "output")
 
 
 def ready_line(row: Mapping[str, Any]) -> str | None:

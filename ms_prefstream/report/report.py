@@ -249,7 +249,8 @@ class Report:
             ("rows that lost words of a trained turn to the chat template", self.content_lost, "content_lost"),
             ("rows with an empty think block, which is not trained", self.empty_think, "empty_think"),
             (
-                'rows whose text looks rendered already (special_tokens_in_content="allow" reads its control tokens)',
+                "rows whose text looks rendered already (template=None with "
+                'special_tokens_in_content="allow" reads its control tokens)',
                 self.markers,
                 "markers",
             ),

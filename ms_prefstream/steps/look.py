@@ -27,6 +27,7 @@ from ms_prefstream.tasks import Task
 
 LOOKED_AT = 64  # rows
 _MEASURED = 256  # rows of which lengths are suggested
+_DROPPED = 0.2  # share of dropped rows above which a warning says so
 _CLEAR = 8  # rows after which a share above a half is reported at once
 
 
@@ -149,7 +150,9 @@ class Look:
             if self._records is not None:
                 some = [*self._records.read(range(0, len(self._records), 1 + len(self._records) // _MEASURED))]
             lengths = whole_lengths(self._recipe, some[:_MEASURED])
-        known = [dropped, unread] if self._has_looked else [dropped]
+        known: list[Any] = [unread] if self._has_looked else []
+        if sum(one.sample is None for one in window) <= _DROPPED * len(window):
+            known.append(dropped)  # the report counts them
         self._note(Seen(**self._facts, loaded=window, lengths=lengths), without=known)
         if self._records is None:
             self._note(Seen(**self._facts, records=some), without=[unread])

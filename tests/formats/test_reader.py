@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import json
 import pickle
 from collections import OrderedDict, UserDict
 from collections.abc import Callable, Iterator, Mapping
@@ -441,6 +442,20 @@ def test_a_renamed_field_hides_the_one_that_has_its_name() -> None:
     assert unread(row, fields={"chosen": "rejected", "rejected": "chosen"}) == ("good",)
     function = resolve_format(lambda row: {name: row[name] for name in PAIR})
     assert reader(function, {"chosen": "good"})(row).unread == ("chosen",)  # type: ignore[union-attr]
+
+
+def test_neighbours_of_a_dotted_path_are_fields_of_their_own() -> None:
+    row = {
+        "q": "Hi",
+        "a": {"b": {"role": "assistant", "text": "Hello", "tools": ["t"]}, "note": "x", "id": "y"},
+        "c": "What",
+    }
+    fields = {"prompt": "q", "chosen": "a.b.text", "rejected": "c"}
+    assert unread(row, fields=fields) == ("a.note", "a.b.tools")
+    assert unread({**row, "a": json.dumps(row["a"])}, fields=fields) == ("a.note", "a.b.tools")
+    assert unread(row, fields={**fields, "tools": "a.b.tools"}) == ("a.note",)
+    repeated = {**row, "a": {"b": {"text": "Hello", "prompt": "Hi", "tools": None}}}
+    assert unread(repeated, fields=fields) == ()
 
 
 def test_named_fields_count_as_read() -> None:

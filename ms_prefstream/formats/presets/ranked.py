@@ -17,7 +17,7 @@ from ms_prefstream.formats.ranking import Pairing, Policy, ranked_format
 from ms_prefstream.formats.record import Messages, Ranked
 from ms_prefstream.formats.registry import preset
 
-_TEXT_KEYS = ("content", "text", "response", "answer")
+_TEXT_KEYS = ("content", "text", "response", "answer", "completion")
 
 
 @preset(
@@ -36,8 +36,9 @@ def ranked(
     ``(Pair(prompt=(user Hi), chosen=(assistant Hello), rejected=(assistant What), margin=2),)``
 
     * `prompt`: a string or a list of turns.
-    * `responses` or `completions`: objects with `content` (or `text`, `response`, `answer`) and `score` or `rank`; or
-      bare responses beside a list `scores` of the same length. A response is a string, a turn or a list of turns.
+    * `responses` or `completions`: objects with `content` (or `text`, `response`, `answer`, `completion`) and `score`
+      or `rank`; or bare responses beside a list `scores` of the same length. A response is a string, a turn or a list
+      of turns.
 
     Args:
         policy: Which pairs a list gives: ``"all"``, ``"adjacent"`` (neighbours in the order of scores) or

@@ -54,9 +54,11 @@ def test_tool_calls_and_their_responses() -> None:
     ]
     calls = [{"type": "function", "function": CALL}] * 2
     prompt = (user("1 + 1?"), Message("assistant", "", {"tool_calls": calls}), tool("2"))
-    assert auto()({"messages": called, "rejected_response": "What"}) == Pair(prompt, (A,), (B,))
-    replaced = auto()({"messages": called, "rejected_response": raw(B)})
-    assert replaced == Pair(prompt[:1], (*prompt[1:], A), (B,))
+    for rejected in ("What", raw(B)):
+        replaced = auto()({"messages": called, "rejected_response": rejected})
+        assert replaced == Pair(prompt[:1], (*prompt[1:], A), (B,))
+    same_calls = auto()({"messages": called, "rejected_response": [*called[1:4], *raw(B)]})
+    assert same_calls == Pair(prompt, (A,), (B,))
 
 
 def test_a_query_with_a_response_alone() -> None:

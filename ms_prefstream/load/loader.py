@@ -47,6 +47,9 @@ def collector_paused() -> Iterator[None]:
     collections, which take 0.1 s each with MindSpore imported and made a window of 2,000 rows a fifth slower
     (`benchmarks/throughput.py`). Blocks may overlap, also in several threads: the last one to end restores the state
     that the first one found.
+
+    At the end the objects are handed to the oldest generation (`gc.freeze`, `gc.unfreeze`), which takes no time. The
+    collector would otherwise walk through all of them at once, a fifth of our own work on a row.
     """
     global _holders, _was_enabled
     with _lock:
@@ -60,6 +63,9 @@ def collector_paused() -> Iterator[None]:
         with _lock:
             _holders -= 1
             if not _holders and _was_enabled:
+                if not gc.get_freeze_count():  # what the program has frozen stays frozen
+                    gc.freeze()
+                    gc.unfreeze()
                 gc.enable()
 
 
@@ -139,7 +145,8 @@ class SampleLoader:
             notes = Note.NONE
             unread = record.unread
             for side in sides:
-                notes |= side.laid.notes
+                if side.laid.notes:
+                    notes |= side.laid.notes
                 if side.laid.unread:
                     unread = tuple(dict.fromkeys((*unread, *side.laid.unread)))
                 if side.laid.rewritten:

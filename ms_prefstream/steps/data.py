@@ -253,7 +253,7 @@ class StreamData:
     def _take_over(self, saved: Mapping[str, Any]) -> bool:
         """Takes over the open settings that a saved file names; returns whether one changed."""
         named: dict[str, Any] = {name: saved.get(name) for name in self.open_settings}
-        taken = {name: value for name, value in named.items() if isinstance(value, str) and _OPEN[name](value)}
+        taken: dict[str, Any] = {n: value for n, value in named.items() if isinstance(value, str) and _OPEN[n](value)}
         if all(value == self.encoding[name] for name, value in taken.items()):
             return False
         self.recipe = dataclasses.replace(self.recipe, **taken)

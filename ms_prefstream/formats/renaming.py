@@ -9,6 +9,7 @@ import numpy as np
 
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.fields import names, nearest, short
+from ms_prefstream.formats.ledger import is_harmless
 from ms_prefstream.formats.registry import standard_names
 from ms_prefstream.formats.spelling import parsed_json
 
@@ -54,6 +55,11 @@ class Renaming:
                 )
         self.fields: dict[str, str] = dict(fields)
         self._paths = {name: tuple(path.split(".")) for name, path in fields.items()}
+        taken = set(self._paths.values())
+        self._inside: dict[str, set[Path]] = {}  # field -> the paths into it, of fields that are not taken as a whole
+        for first, *rest in taken:
+            if rest and (first,) not in taken:
+                self._inside.setdefault(first, set()).add(tuple(rest))
         self.sources = frozenset({one for path in self._paths.values() for one in (path[0], ".".join(path))})
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,9 +77,16 @@ class Renaming:
                     raise self._nowhere(row, name, str(error.args[0])) from None
         return found
 
-    def hidden(self, row: Mapping[str, Any]) -> list[str]:
-        """Returns the fields of a row whose names are given to other fields."""
-        return [name for name in self.fields if name in row and name not in self.sources]
+    def left(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the format does not get of a row: fields whose names others have, and values beside a path.
+
+        ``{"q": {"text": "Hi", "note": "x"}}`` with ``{"prompt": "q.text"}`` -> ``{"q.note": "x"}``
+        """
+        found = {name: row[name] for name in self.fields if name in row and name not in self.sources}
+        for name, paths in self._inside.items():
+            if name in row:
+                found |= _beside(parsed_json(row[name]), paths, name)
+        return found
 
     def _nowhere(self, row: Mapping[str, Any], name: str, why: str) -> RowError:
         path = self.fields[name]
@@ -86,6 +99,24 @@ class Renaming:
 
     def __repr__(self) -> str:
         return repr(dict(sorted(self.fields.items())))
+
+
+def _beside(value: Any, paths: set[Path], place: str) -> dict[str, Any]:
+    """Returns the values in an object or list that no path takes or leads into, by their dotted paths."""
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    else:
+        items = (
+            [(str(at), item) for at, item in enumerate(value)] if isinstance(value, (list, tuple, np.ndarray)) else []
+        )
+    found = {}
+    for key, item in items:
+        further = {path[1:] for path in paths if path[0] == key}
+        if not further:
+            found[f"{place}.{key}"] = item
+        elif () not in further:
+            found |= _beside(parsed_json(item), further, f"{place}.{key}")
+    return {name: item for name, item in found.items() if not is_harmless(name)}
 
 
 def _value_at(row: Mapping[str, Any], path: Path) -> Any:

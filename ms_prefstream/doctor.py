@@ -74,7 +74,7 @@ def doctor(
     template_variables: Mapping[str, Any] | None = None,
     pad_token_id: int | None = None,
     vocab_size: int | None = None,
-    boundary: str = "joint",
+    boundary: str = "auto",
     special_tokens_in_content: str = "escape",
     content_lost: str = "report",
     continue_final_message: str = "error",
@@ -95,7 +95,7 @@ def doctor(
         template_variables: Further variables of a chat template.
         pad_token_id: What ids are padded with.
         vocab_size: Rows of the model's embedding.
-        boundary: ``joint`` or ``inference``.
+        boundary: ``auto``, ``joint`` or ``inference``.
         special_tokens_in_content: ``escape``, ``error`` or ``allow``.
         content_lost: ``report``, ``drop`` or ``error``.
         continue_final_message: ``error`` or ``join``.

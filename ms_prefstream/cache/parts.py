@@ -89,6 +89,7 @@ class PartDone(NamedTuple):
         notes: How many rows have each of `NOTES`.
         errors: (row id, error) of each bad row; empty for a part that was read back.
         origins: Reason -> origins of its first few bad rows. The parent process fills them in.
+        unread: (row id, fields that nothing read) of good rows; empty for a part that was read back.
     """
 
     number: int
@@ -97,6 +98,7 @@ class PartDone(NamedTuple):
     notes: list[int]
     errors: list[tuple[int, RowError]]
     origins: dict[str, list[str]]
+    unread: Sequence[tuple[int, tuple[str, ...]]] = ()
 
 
 def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
@@ -109,6 +111,7 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
     job, path = task.job, os.path.join(task.folder, part_name(task.number))
     table = np.zeros(task.count, ROW)
     errors: list[tuple[int, RowError]] = []
+    unread: list[tuple[int, tuple[str, ...]]] = []
     notes = dict.fromkeys(NOTES, 0)
     # MindSpore reads files together only if their pages have one size; a short first part is the only one.
     with RecordFile(path, job.columns, task.count if task.number == 0 else job.rows_per_part) as file:
@@ -122,6 +125,8 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
             rows = (task.first + begin + np.flatnonzero(verdict == GOOD)).tolist()
             samples = [one.sample for one in loaded if one.sample is not None]
             noted = [int(one.notes) for one in loaded if one.sample is not None]
+            kept = (one for one in loaded if one.sample is not None)
+            unread += [(row, one.unread) for row, one in zip(rows, kept, strict=True) if one.unread]
             if job.layout == "mindformers":
                 for row, sample in zip(rows, samples, strict=True):
                     _check_pad(loader, task, row, sample)
@@ -138,7 +143,7 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
         for name in (path, path + SIDECAR):
             with guarded(name):
                 files[os.path.basename(name)] = note_of(name, len(places))
-    return PartDone(task.number, files, table, list(notes.values()), errors, {})
+    return PartDone(task.number, files, table, list(notes.values()), errors, {}, unread)
 
 
 _NOTE_VERSION = 2

@@ -212,7 +212,9 @@ def write_missing(
         tasks, queue = itertools.tee(missing_parts(job, data, folder))
         with contextlib.closing(run(queue)) as parts:
             for task, done in zip(tasks, parts, strict=True):
-                folder.add(done._replace(origins=_settle(data, done.errors, task.first, task.read)), task.folder)
+                folder.add(
+                    done._replace(origins=_settle(data, done.errors, done.unread, task.first, task.read)), task.folder
+                )
                 shown.advance(task.count)
     finally:
         shown.end()
@@ -291,11 +293,13 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
 def _settle(
     data: StreamData,
     errors: Sequence[tuple[int, RowError]],
+    unread: Sequence[tuple[int, Sequence[str]]] = (),
     first: int = 0,
     read: Sequence[RecordWithOrigin] | None = None,
 ) -> dict[str, list[str]]:
     """Raises, counts or quarantines bad rows, given with their ids. Returns the first few origins for each reason.
 
+    Fields of good rows that nothing read are counted, likewise given with the ids of the rows.
     A source without random access gives the rows that were read, and the id of the first.
     """
     if read is None:
@@ -310,6 +314,8 @@ def _settle(
         known = origins.setdefault(str(error.reason), [])
         if len(known) < ORIGINS_KEPT:
             known.append(origin(row))
+    for row, fields in unread:
+        data.report.note_unread(fields, origin(row))
     return origins
 
 

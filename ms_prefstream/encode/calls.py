@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ms_prefstream.encode.tracked_values import JsonText
+from ms_prefstream.errors import Reason, RowError
 
 
 class CallForm(NamedTuple):
@@ -67,9 +68,25 @@ def in_form(value: Any, form: CallForm, hide: Callable[[Any], Any]) -> Any:
     arguments = decoded(value.get("arguments"))
     shown = hide(arguments)
     if form.text and not isinstance(arguments, str):
-        shown = JsonText(json.dumps(shown, ensure_ascii=False))
+        shown = JsonText(_json(shown))
     found = {key: shown if key == "arguments" else hide(item) for key, item in value.items()}
     return found if "arguments" in found else {**found, "arguments": shown}
+
+
+def _json(arguments: Any) -> str:
+    """Returns arguments as JSON text.
+
+    Raises:
+        RowError: bad_type for a value that JSON has no form for, such as a date or bytes.
+    """
+    try:
+        return json.dumps(arguments, ensure_ascii=False)
+    except TypeError as error:
+        raise RowError(
+            Reason.BAD_TYPE,
+            f"the arguments of a tool call cannot be written as JSON: {error}; expected text, numbers, lists, objects",
+            "Convert such values where the rows are made, for example with a function given as format=",
+        ) from None
 
 
 def decoded(arguments: Any) -> Any:

@@ -48,7 +48,6 @@ class Anatomy(NamedTuple):
     empty_think: bool = False
 
 
-_PLAIN_KEYS = frozenset({"role", "content"})
 _EMPTY_THINK = re.compile(r"(?:<(think|thinking|thought|reasoning|seed:think)>\s*</\1>|\[THINK\]\s*\[/THINK\])\s*")
 _THOUGHT = re.compile(r"</(think|thinking|thought|reasoning|seed:think)>|\[/THINK\]")
 
@@ -242,7 +241,7 @@ class Dissector:
         else:
             body = self._after_empty_think(index, begin, end, self._response_begin(index, begin, end, place))
         body_end = body if place is None else max(body, place[1])
-        more = place is None or not self._messages[index].keys() <= _PLAIN_KEYS  # tool calls follow the content
+        more = place is None or any(place[1] <= value < end for value in self._values)  # tool calls follow the content
         stop = (self._control.last if more else self._control.first)(self._text, body_end, end)
         if stop is not None:
             body_end = stop.begin

@@ -137,6 +137,8 @@ class ConversationEncoder:
                 drafts.append(self._draft_record(record, texts))
             except RowError as error:
                 drafts.append(error.at(record.origin))
+            except RecursionError:
+                drafts.append(_nested_too_deep().at(record.origin))
         try:
             results = texts.encode(self._encoder)
             found = [d if isinstance(d, RowError) else tuple([self._assemble(x, results) for x in d]) for d in drafts]
@@ -387,6 +389,14 @@ def _blame(record: Pair | Completion, error: RowError) -> RowError:
     return error
 
 
+def _nested_too_deep() -> RowError:
+    return RowError(
+        Reason.BAD_TYPE,
+        "a turn or a tool schema holds values inside of values too deep to be written, or a value that holds itself",
+        "Drop such rows",
+    )
+
+
 def keeps_ends(encoder: TextEncoder) -> bool:
     """Returns whether white space at the end of a text has tokens.
 
@@ -507,6 +517,7 @@ def resolve_boundary(
     template: str | None,
     pairs: bool = True,
     variables: Mapping[str, Any] | None = None,
+    join: bool = False,
 ) -> str:
     """Returns the boundary that an option stands for.
 
@@ -520,6 +531,7 @@ def resolve_boundary(
         template: See `template_text`.
         pairs: Whether rows are pairs.
         variables: Further variables of the template.
+        join: Whether a response may continue the answer that a prompt ends with; no control token stands between.
 
     Raises:
         OptionError: The option has another value.
@@ -531,7 +543,7 @@ def resolve_boundary(
     if tokenizer is None or not pairs:
         return "joint"
     text = template_text(template, tokenizer)
-    if text is None:
+    if text is None or join:
         return "inference"
     probe = ChatTemplate(text, tokenizer, TemplateOptions(variables=dict(variables or {})))
     return "joint" if probe.separates() else "inference"

@@ -501,16 +501,23 @@ class PlainTemplate:
         return LaidOut(self._full if response else self._prompt, contents, False, notes, unread)
 
     def _with_control(self, control: ControlTokens, contents: Sequence[str]) -> Layout:
-        """Returns the layout of contents with control tokens: a BOS or an end that they state is not added again."""
+        """Returns the layout of contents with control tokens: a BOS or an end that they state is not added again.
+
+        Blanks around them change nothing: those after a stated end, ChatML's newline for instance, are not trained.
+        """
         pieces: list[tuple[Piece, int]] = [
             (Piece(owner, Kind.BODY, text[cut.begin : cut.end]), cut.id)
             for owner, text in enumerate(contents)
             for cut in control.cut(text)
         ]
-        stated = [id_ for (owner, _, _), id_ in pieces if not owner][:1] == [id_ for _, id_ in self._bos]
+        filled = [at for at, (piece, id_) in enumerate(pieces) if id_ >= 0 or (piece.text or "").strip()]
+        stated = [pieces[at][1] for at in filled if not pieces[at][0].owner][:1] == [id_ for _, id_ in self._bos]
         before = [] if stated else self._bos
         answers = len(contents) > 1
-        ended = answers and bool(pieces) and pieces[-1][0].owner == 1 and pieces[-1][1] in self._ends
+        last = filled[-1] if filled else -1
+        ended = answers and last >= 0 and pieces[last][0].owner == 1 and pieces[last][1] in self._ends
+        if ended:
+            pieces[last + 1 :] = [(piece._replace(kind=Kind.TAIL), id_) for piece, id_ in pieces[last + 1 :]]
         return self._build([*before, *pieces, *(self._eos if answers and not ended else [])], len(contents))
 
 

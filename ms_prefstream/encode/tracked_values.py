@@ -283,8 +283,8 @@ def _json_string(text: Tracked, ascii_only: bool) -> Tracked:
 
 
 def has_text(value: Any) -> bool:
-    """Returns whether a value is text that is not blank, or holds such text."""
-    if isinstance(value, str):
+    """Returns whether a value is text that is not blank, or bytes, or holds either."""
+    if isinstance(value, (str, bytes)):
         return bool(value.strip())
     items: Sequence[Any] = [*value.values()] if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     return any(map(has_text, items))

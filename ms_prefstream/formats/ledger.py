@@ -29,7 +29,7 @@ HARMLESS = frozenset(_ABOUT_A_ROW.split())
 """Fields about a row, which nobody misses in a sample: ids, hashes, sources, models, languages, dates, scores, labels.
 
 The last word of a name decides, in any case: ``id``, ``prompt_id``, ``chosen-model``, ``createdAt``. Fields of these
-names inside of an object are harmless, too.
+names inside of an object are harmless, too. Names with a word of `MEDIA` are not: ``image_url``.
 """
 
 MEDIA = frozenset(
@@ -47,8 +47,8 @@ _BARE_TYPES = frozenset({type(None), bool, int, float})
 
 def is_harmless(name: Any) -> bool:
     """Returns whether a field of this name is one of `HARMLESS`."""
-    words = _WORD.findall(str(name))
-    return bool(words) and words[-1].lower() in HARMLESS
+    words = [word.lower() for word in _WORD.findall(str(name))]
+    return bool(words) and words[-1] in HARMLESS and MEDIA.isdisjoint(words)
 
 
 def may_hold(kind: type) -> bool:
@@ -71,8 +71,10 @@ def holds(value: Any) -> bool:
     return may_hold(type(value))
 
 
-def check_media(name: str, value: Any) -> None:
-    """Checks that a field of `MEDIA` is empty, as the sample would lack what it shows.
+def check_media(name: str, value: Any, place: str = "") -> None:
+    """Checks that a field of `MEDIA`, of a row or of the turn or block `place`, is empty.
+
+    The sample would lack what it shows.
 
     Raises:
         RowError: bad_type.
@@ -81,7 +83,7 @@ def check_media(name: str, value: Any) -> None:
     if not empty:
         raise RowError(
             Reason.BAD_TYPE,
-            f"field {name!r} is {short(value)}; expected a row of text alone",
+            f"field {name!r}{' of ' if place else ''}{place} is {short(value)}; expected a row of text alone",
             "Only text is supported: drop such rows",
         )
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.fields import missing, nearest, short, two_strings, wrong_type
+from ms_prefstream.formats.ledger import MEDIA, check_media, holds
 from ms_prefstream.formats.record import Message, Messages
-from ms_prefstream.formats.spelling import parsed_json
+from ms_prefstream.formats.spelling import is_missing, parsed_json
 
 ROLES: Mapping[str, str] = {
     "system": "system",
@@ -39,6 +40,7 @@ CALL_ROLES = ("function_call", "tool_call")
 
 _CALL_KEYS = frozenset({"tool_calls", "function_call"})
 _TEXT_KEYS = frozenset({"role", "content", "from", "value"})
+_BLOCK_KEYS = frozenset({"type", "text"})
 
 _MARKER = re.compile(r"\n\n(Human|Assistant):")  # a literal prefix, which re finds as fast as str.split does
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -111,7 +113,11 @@ def _careful_message(raw: Mapping[str, Any], name: Any, content: Any, place: str
         raise RowError(Reason.AMBIGUOUS_FORMAT, f"{place} has both 'role' and 'from'", "Keep one of the two")
     if not isinstance(name, str):
         raise wrong_type(f"the role of {place}", name, "a string")
-    extra = {key: value for key, value in raw.items() if key not in _TEXT_KEYS and value is not None}
+    extra = {key: value for key, value in raw.items() if key not in _TEXT_KEYS and not is_missing(value)}
+    if isinstance(content, (list, tuple, np.ndarray)):
+        extra = {**_beside_texts(content), **extra}
+    for key in MEDIA & extra.keys():
+        check_media(key, extra[key], place)
     for key in _CALL_KEYS & extra.keys():
         extra[key] = parsed_json(extra[key])
     lower = name.lower()
@@ -142,6 +148,14 @@ def _text(raw: Mapping[str, Any], content: Any, place: str, calls: bool) -> str:
     if content is None and key not in raw:
         raise missing(raw, key, place)
     raise wrong_type(f"the {key} of {place}", content, "a string or a list of text blocks (null only with tool_calls)")
+
+
+def _beside_texts(blocks: Any) -> dict[str, Any]:
+    """Returns what text blocks hold beside their texts, by key."""
+    objects = [block for block in blocks if isinstance(block, Mapping)]
+    return {
+        k: v for block in objects for k, v in block.items() if k not in _BLOCK_KEYS and not is_missing(v) and holds(v)
+    }
 
 
 def _block(block: Any, number: int, place: str) -> str:
@@ -230,7 +244,7 @@ def tools_of(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
         return None
     schemas = value.tolist() if isinstance(value, np.ndarray) else value
     if isinstance(value, str):
-        with contextlib.suppress(ValueError):  # text that is no JSON is refused below
+        with contextlib.suppress(ValueError, RecursionError):  # text that is no JSON is refused below
             schemas = json.loads(value)
     if not isinstance(schemas, (list, tuple)):
         raise wrong_type("tools", value, "a list of tool schemas, or JSON text of such a list")
@@ -247,7 +261,7 @@ def tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
     if isinstance(value, str):
         try:
             calls = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise wrong_type(where, value, expected) from None
     if isinstance(calls, Mapping):
         calls = [calls]

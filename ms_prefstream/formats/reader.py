@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
+from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.auto import Auto
 from ms_prefstream.formats.base import Format, check_row
 from ms_prefstream.formats.ledger import (
@@ -45,14 +48,15 @@ class _Way:
     Attributes:
         unsettled: Fields whose spelling depends on their value.
         read: The format; None until a row was to be read.
+        filled: Whether a field is a numpy array: such rows come from Arrow, through pandas, and have filled nulls.
         doubtful: Fields that the format does not read and that may hold something; None until a row was read.
         straight: Whether there is nothing to do but to read, once the spelling is settled.
     """
 
-    __slots__ = ("doubtful", "read", "straight", "unsettled")
+    __slots__ = ("doubtful", "filled", "read", "straight", "unsettled")
 
-    def __init__(self, unsettled: tuple[str, ...]) -> None:
-        self.unsettled = unsettled
+    def __init__(self, unsettled: tuple[str, ...], filled: bool) -> None:
+        self.unsettled, self.filled = unsettled, filled
         self.read: Callable[[Any], Any] | None = None
         self.doubtful: tuple[str, ...] | None = None
         self.straight = False
@@ -115,8 +119,13 @@ class RowReader:
                         break
                 else:
                     return known.read(row)  # type: ignore[misc,no-any-return]  # a row of this shape was read
-        else:
-            row = self._prepared(row)
+        try:
+            return self._read(given, row if plain else self._prepared(row))
+        except RecursionError:
+            raise _nested_too_deep() from None
+
+    def _read(self, given: Any, row: dict[str, Any]) -> _Made:
+        """Returns what the format makes of a prepared row; `given` is the row of the source."""
         row, way = self._settled(row)
         if way.doubtful is None:
             made = self._learn(way, row)
@@ -124,8 +133,8 @@ class RowReader:
             assert way.read is not None  # a row of this shape was read
             made = way.read(row)
         if way.doubtful or self._renaming is not None:
-            hidden = {} if self._renaming is None else self._renaming.hidden(given)
-            return _with_unread(made, {name: row[name] for name in way.doubtful or ()} | hidden)
+            left = {} if self._renaming is None else self._renaming.left(given)
+            return _with_unread(made, {name: row[name] for name in way.doubtful or ()} | left)
         return made
 
     def _prepared(self, row: Any) -> Any:
@@ -142,6 +151,8 @@ class RowReader:
     def _settled(self, row: dict[str, Any]) -> tuple[dict[str, Any], _Way]:
         """Returns a row with one spelling for every value, and how rows of its shape are read."""
         way = self._way(row)
+        if way.filled and not self._fills_nulls:
+            row = without_filled_nulls(row)
         if way.unsettled:
             spelled = respelled(row, way.unsettled)
             if spelled is not row:
@@ -154,7 +165,7 @@ class RowReader:
         if way is None:
             if len(self._ways) >= _MAX_SHAPES:
                 self._ways.clear()
-            way = self._ways[shape] = _Way(unsettled(*shape))
+            way = self._ways[shape] = _Way(unsettled(*shape), np.ndarray in shape[1])
         return way
 
     def _learn(self, way: _Way, row: dict[str, Any]) -> _Made:
@@ -167,7 +178,7 @@ class RowReader:
             probe.read.update(self._renaming.fields.keys() - MEDIA)
         if made != ():  # a row that is filtered out is not read to the end
             way.doubtful = tuple(_unread(probe.read, row))
-            way.straight = not way.doubtful
+            way.straight = not way.doubtful and not way.filled
         return made
 
     def _through_function(self, row: Any, then: RowReader) -> _Made:
@@ -175,7 +186,15 @@ class RowReader:
         assert isinstance(self._inner, Mapped)
         if not isinstance(row, Mapping):  # the function's own kind of row
             return self._inner.read(row, then)
-        recorded = Recorded(self._for_function(row))
+        try:
+            return self._through_recorded(row, self._for_function(row), then)
+        except RecursionError:
+            raise _nested_too_deep() from None
+
+    def _through_recorded(self, row: Mapping[str, Any], shown: Mapping[str, Any], then: RowReader) -> _Made:
+        """Returns what a function makes of the row `shown`; `row` is that of the source."""
+        assert isinstance(self._inner, Mapped)
+        recorded = Recorded(shown)
         left: dict[str, Any] = recorded.plain()
 
         def read(result: Any) -> Any:
@@ -190,7 +209,7 @@ class RowReader:
             recorded.read.update(self._renaming.fields)
         doubtful = {name: left[name] for name in _unread(recorded.read, left)}
         if self._renaming is not None:
-            doubtful |= self._renaming.hidden(row)
+            doubtful |= self._renaming.left(row)
         return _with_unread(made, doubtful) if doubtful else made
 
     def _for_function(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -232,6 +251,14 @@ def _unread(read: Iterable[Any], row: Mapping[Any, Any]) -> list[Any]:
     return [name for name, value in row.items() if name not in seen and not is_harmless(name) and may_hold(type(value))]
 
 
+def _nested_too_deep() -> RowError:
+    return RowError(
+        Reason.BAD_TYPE,
+        "a field holds values inside of values too deep to be read, or a value that holds itself",
+        "Drop such rows, or the field",
+    )
+
+
 def _with_unread(made: _Made, doubtful: Mapping[str, Any]) -> _Made:
     """Returns records that name the fields nothing read; a field that only repeats messages is read.
 
@@ -244,6 +271,6 @@ def _with_unread(made: _Made, doubtful: Mapping[str, Any]) -> _Made:
     for name, value in doubtful.items():
         if name in MEDIA and isinstance(made, (Pair, Completion)):
             check_media(name, value)
-        elif holds(value) and not (str(name).rpartition(".")[2] in standard_names() and repeats(value, made)):
+        elif holds(value) and not (name in standard_names() and repeats(value, made)):
             unread.append(str(name))
     return replace(made, unread=tuple(dict.fromkeys((*made.unread, *unread)))) if unread else made

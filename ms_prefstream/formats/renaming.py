@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -56,11 +55,11 @@ class Renaming:
                 )
         self.fields: dict[str, str] = dict(fields)
         self._paths = {name: tuple(path.split(".")) for name, path in fields.items()}
-        on_paths = [path[:depth] for path in self._paths.values() for depth in range(1, len(path) + 1)]
-        self._on_paths = frozenset(map(".".join, on_paths))
-        self._parents = tuple(
-            dict.fromkeys(path[:depth] for path in self._paths.values() for depth in range(1, len(path)))
-        )
+        taken = set(self._paths.values())
+        self._inside: dict[str, set[Path]] = {}  # field -> the paths into it, of fields that are not taken as a whole
+        for first, *rest in taken:
+            if rest and (first,) not in taken:
+                self._inside.setdefault(first, set()).add(tuple(rest))
         self.sources = frozenset({one for path in self._paths.values() for one in (path[0], ".".join(path))})
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,20 +77,15 @@ class Renaming:
                     raise self._nowhere(row, name, str(error.args[0])) from None
         return found
 
-    def hidden(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns what the format cannot see: fields whose names go to others, and the neighbours of dotted paths.
+    def left(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the format does not get of a row: fields whose names others have, and values beside a path.
 
-        With ``{"chosen": "good.text"}``, a further ``good.tools`` is a neighbour.
+        ``{"q": {"text": "Hi", "note": "x"}}`` with ``{"prompt": "q.text"}`` -> ``{"q.note": "x"}``
         """
         found = {name: row[name] for name in self.fields if name in row and name not in self.sources}
-        for parent in self._parents:
-            with contextlib.suppress(LookupError):  # an optional field may be missing
-                beside = parsed_json(_value_at(row, parent))
-                if isinstance(beside, Mapping):
-                    for key, value in beside.items():
-                        name = ".".join((*parent, str(key)))
-                        if name not in self._on_paths and key not in ("role", "from") and not is_harmless(key):
-                            found[name] = value
+        for name, paths in self._inside.items():
+            if name in row:
+                found |= _beside(parsed_json(row[name]), paths, name)
         return found
 
     def _nowhere(self, row: Mapping[str, Any], name: str, why: str) -> RowError:
@@ -105,6 +99,24 @@ class Renaming:
 
     def __repr__(self) -> str:
         return repr(dict(sorted(self.fields.items())))
+
+
+def _beside(value: Any, paths: set[Path], place: str) -> dict[str, Any]:
+    """Returns the values in an object or list that no path takes or leads into, by their dotted paths."""
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    else:
+        items = (
+            [(str(at), item) for at, item in enumerate(value)] if isinstance(value, (list, tuple, np.ndarray)) else []
+        )
+    found = {}
+    for key, item in items:
+        further = {path[1:] for path in paths if path[0] == key}
+        if not further:
+            found[f"{place}.{key}"] = item
+        elif () not in further:
+            found |= _beside(parsed_json(item), further, f"{place}.{key}")
+    return {name: item for name, item in found.items() if not is_harmless(name)}
 
 
 def _value_at(row: Mapping[str, Any], path: Path) -> Any:

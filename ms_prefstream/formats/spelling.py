@@ -58,7 +58,7 @@ def respelled(row: dict[str, Any], fields: Iterable[str]) -> dict[str, Any]:
     found = row
     for name in fields:
         value = row[name]
-        if _is_missing(value):
+        if is_missing(value) or (isinstance(value, str) and not value.strip()):
             found = {key: kept for key, kept in found.items() if key != name}
         elif name in LISTS_OR_OBJECTS and isinstance(value, str):
             parsed = parsed_json(value)
@@ -67,10 +67,12 @@ def respelled(row: dict[str, Any], fields: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def _is_missing(value: Any) -> bool:
-    """Returns whether a value stands for none: NaN, NaT, NA, or text without a character where no text is expected."""
-    if isinstance(value, str):
-        return not value.strip()
+def is_missing(value: Any) -> bool:
+    """Returns whether a value stands for none: null, NaN, NaT or NA."""
+    if value is None:
+        return True
+    if isinstance(value, (str, Mapping, list)):
+        return False
     try:
         return bool(value != value)
     except TypeError:  # pandas.NA is neither equal nor unequal to itself
@@ -113,6 +115,8 @@ def _pruned_object(value: Mapping[Any, Any], inside: bool) -> Any:
         kind = type(item)
         if kind is str:
             continue
+        if kind is np.ndarray and item.dtype == object:
+            item, kind = item.tolist(), list
         if kind is dict or kind is list:
             pruned = (_pruned_object if kind is dict else _pruned_list)(item, inside or key in _CALLS)
             if pruned is not item:

@@ -260,7 +260,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         tokenizer = None if self.ready else self.tokenizer
-        boundary = resolve_boundary(self.boundary, tokenizer, self.template, self.task.pairs, self.template_variables)
+        boundary = resolve_boundary(
+            self.boundary,
+            tokenizer,
+            self.template,
+            self.task.pairs,
+            self.template_variables,
+            self.continue_final_message == "join",
+        )
         object.__setattr__(self, "boundary", boundary)
 
     def encoding(self, formats: Sequence[Format]) -> dict[str, Any]:

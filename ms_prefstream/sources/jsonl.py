@@ -17,13 +17,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawRow, locate, no_rows, read_parts
 from ms_prefstream.sources.files import FileStamp, Handle, Handles, check_unchanged, name_of, read_at, unreadable
 from ms_prefstream.sources.json_text import (
     BOM,
     DEFAULT_MAX_ROW_BYTES,
+    is_array,
     refuse_foreign,
     reparse,
 )
@@ -159,7 +159,7 @@ def _check_no_array(file: BufferedReader, path: str, starts: Offsets) -> None:
         return
     last = os.pread(file.fileno(), _ARRAY_HEAD, max(begin, end - _ARRAY_HEAD))[: end - begin].rstrip()
     if (len(starts) == 2 and row[1:].lstrip().startswith(b"{")) or not last.endswith(b"]"):
-        raise SourceError(f"{path}: begins with '[': a JSON array; name it .json. JSON Lines has one object a line.")
+        raise is_array(path)
 
 
 def _weights(words: int) -> NDArray[np.uint64]:

@@ -11,7 +11,7 @@ import orjson
 from numpy.typing import NDArray
 
 from ms_prefstream.sources.base import RawPass, RawRow
-from ms_prefstream.sources.json_text import BOM, reparse, too_large
+from ms_prefstream.sources.json_text import BOM, is_array, reparse, too_large
 
 _NEWLINE = 10
 _SPACE: NDArray[np.bool_] = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # by byte: what bytes.strip() removes
@@ -107,7 +107,8 @@ class LineStream:
         return rows - left
 
     def begin(self, skip: int) -> tuple[int, RawPass]:
-        """Skips up to `skip` rows. Returns how many rows were skipped, and the pass over the rest."""
+        """Skips up to `skip` rows of a whole file. Returns how many rows were skipped, and the pass over the rest."""
+        self._blocks = _no_array(self._where, self._blocks)
         return self.skip(skip), self.rows()
 
     def rows(self) -> RawPass:
@@ -143,6 +144,34 @@ class LineStream:
                 pieces = [b"?" if kept.strip() else b"", kept[-1:]]
         if size:
             yield b"".join(pieces), size
+
+
+def _no_array(where: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yields the blocks of a file of JSON Lines.
+
+    Raises:
+        SourceError: It is one JSON array of rows: in one line, or over many lines. A file of which every line is an
+            array is JSON Lines.
+    """
+    head, last, complete = b"", b"", False  # of the first row: how it begins and ends, and whether its line is over
+    for block in blocks:
+        rest = block if head else block.lstrip()
+        if rest and not complete:
+            head = (head + b"".join(rest[:64].split()))[:2] if len(head) < 2 else head
+            if not head.startswith(b"["):
+                yield block
+                break
+            line, newline, rest = rest.partition(b"\n")
+            last, complete = line.rstrip()[-1:] or last, bool(newline)
+            if complete and last != b"]":
+                raise is_array(where)
+        yield block
+        if complete and rest.strip():  # there are more rows
+            break
+    else:
+        if head == b"[{":
+            raise is_array(where)
+    yield from blocks
 
 
 def _without_bom(blocks: Iterator[bytes]) -> Iterator[bytes]:

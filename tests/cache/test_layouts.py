@@ -155,3 +155,15 @@ def test_a_short_last_part_is_read_together_with_the_others(tmp_path: pathlib.Pa
         files = sorted(str(file) for file in (tmp_path / layout).glob("*.mindrecord"))
         dataset = MindDataset(files, columns_list=[column], shuffle=False)
         assert sum(1 for _ in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)) == 430
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fields_that_nothing_read_are_counted(tmp_path: pathlib.Path, workers: int) -> None:
+    rows: list[dict[str, object]] = [{"prompt": f"{n}", "chosen": "yes", "rejected": "no"} for n in range(40)]
+    rows[17]["notes"] = rows[30]["notes"] = "text"
+    rows[31] |= {"notes": "text", "chosen": "no"}  # identical, so it is dropped
+    for given in (rows, lambda: iter(rows)):
+        stream = mps.stream(given, task=mps.DPO(64), tokenizer="bytes", batching=mps.Pad(2), verbose=False)
+        mps.write_cache(stream, tmp_path / "out", rows_per_part=16, workers=workers, overwrite=True)
+        assert stream.report.unread == {"notes": 2}
+        assert "first at row 17 of " in str(stream.report)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import pathlib
 from typing import Any
@@ -160,6 +161,45 @@ class TestCalls:
         ((_, encoded),) = build_encoder(loaded, template=template).encode([record])
         assert '{"a": "<|im_end|>"}' in loaded.decode(encoded.ids.tolist())
         assert encoded.ids.tolist().count(loaded.special["<|im_end|>"]) == 2  # the ends of both turns
+
+    @pytest.mark.parametrize("form", ["{{ c.function | tojson }}", "{{ c.function.name + c.function.arguments }}"])
+    @pytest.mark.parametrize("value", [datetime.date(2024, 1, 1), b"x", {1}, object()])
+    def test_arguments_that_json_has_no_form_for(self, value: Any, form: str) -> None:
+        found = encode(said("", tool_calls=call({"a": value})), template=CALLING.replace("%s", form))
+        assert found.reason is Reason.BAD_TYPE
+        assert "cannot be written as JSON" in found.problem
+
+    def test_values_too_deep_for_a_template(self) -> None:
+        deep: dict[str, Any] = {}
+        deep["a"] = deep
+        for row in (
+            {"prompt": [*QUESTION], "chosen": said("", tool_calls=call(deep))},
+            {"prompt": [user("q") | {"more": deep}], "chosen": said("yes")},
+            {"prompt": [*QUESTION], "chosen": said("yes"), "tools": [deep]},
+            {"prompt": [*QUESTION], "chosen": said("yes"), "notes": [deep]},
+        ):
+            for mode in ("escape", "error"):
+                found = mps.encode(
+                    {**row, "rejected": said("no")}, task=DPO, tokenizer="bytes", special_tokens_in_content=mode
+                )
+                assert found.reason is Reason.BAD_TYPE
+                assert "holds itself" in found.problem
+
+
+class TestMask:
+    """The end of a turn that has more than its content."""
+
+    TWO_ENDS = CHATML + "{% if not add_generation_prompt %}<|endoftext|>{% endif %}"  # Phi-3's way
+
+    @pytest.mark.parametrize("extra", [{"weight": 1}, {"metadata": "m"}, {"reasoning_content": "r"}])
+    def test_a_key_beside_the_content_moves_no_end(self, extra: Any) -> None:
+        found = encode(said("yes", **extra), template=self.TWO_ENDS)
+        assert [trained(found, side) for side in (0, 1)] == ["yes<|im_end|>", "no<|im_end|>"]
+
+    def test_reasoning_before_the_content(self) -> None:
+        template = self.TWO_ENDS.replace("message['content']", "(message.thinking or '') + message['content']")
+        found = encode(said("yes", thinking="hm, "), template=template)
+        assert trained(found, 0) == "hm, yes<|im_end|>"
 
 
 class TestSchemas:
@@ -341,6 +381,15 @@ class TestContinued:
         assert "The colour is blue.<|end|><|user|>Sure?<|end|><|assistant|>Yes.<|end|>" in text_of(encoded)
         assert [text_of(encoded)[begin:end] for begin, end in encoded.spans] == [" blue.", "Yes."]
 
+    def test_both_sides_of_a_pair_have_one_prompt(self, field: pathlib.Path) -> None:
+        """No control token stands between the parts of a turn, so ``auto`` keeps the prompt as at generation."""
+        prompt = [user("q"), *said("The quick br")]
+        row = {"prompt": prompt, "chosen": "own fox", "rejected": " y"}
+        found = mps.encode(row, task=DPO, tokenizer=field / "chatml", continue_final_message="join")
+        first, second = (side.ids[: side.tokens[0]] for side in found.sides)
+        assert first == second
+        assert [trained(found, side) for side in (0, 1)] == ["own fox<|im_end|>", " y<|im_end|>"]
+
     def test_calls_cannot_be_continued(self) -> None:
         prompt = (user("q"), *said("", tool_calls=call({})))
         template = CALLING.replace("%s", "{{ c | tojson }}")
@@ -435,6 +484,15 @@ class TestRendered:
         assert ids("a<|eot_id|>")[-2:] == ids("a")[-2:]
         assert ids("a<|eot_id|>").count(eos) == ids("a").count(eos) == 2
         assert ids("a", "Hi<|eot_id|>")[0] == bos
+        assert ids("a", "\n" + prompt).count(bos) == 1
+        assert ids("a<|eot_id|>\n").count(eos) == 2
+
+    def test_blanks_after_a_stated_end_are_not_trained(self) -> None:
+        found = encode(
+            "a<|im_end|>\n", "Hi", template=None, format="strings", special_tokens_in_content="allow", tokenizer="bytes"
+        )
+        assert trained(found, 0) == "a<|im_end|>"
+        assert found.sides[0].rest == "\n"
 
 
 class TestVariables:

@@ -549,3 +549,36 @@ def test_presets_keep_their_records() -> None:
         assert isinstance(plain, (OneRecord, ManyRecords))
         format = reader(plain)
         assert format(row) == format(row) == plain(row)
+
+
+def test_what_stands_beside_a_path_is_unread() -> None:
+    fields = {"prompt": "q", "chosen": "a.0.text", "rejected": "a.1.text"}
+    row = {"q": "Hi", "a": [{"text": "Hello", "score": 1}, {"text": "What", "why": "rude", "id": "x"}]}
+    assert unread(row, fields=fields) == ("a.1.why",)
+    assert unread({**row, "a": [*row["a"], {"text": "Third"}]}, fields=fields) == ("a.1.why", "a.2")
+    assert unread({**row, "a": [*row["a"][:1], {"text": "What", "why": " "}]}, fields=fields) == ()
+    assert unread({**row, "a": json.dumps(row["a"])}, fields=fields) == ("a.1.why",)
+    assert unread(row, lambda one: {name: one[name] for name in fields}, fields=fields) == ("a.1.why",)
+
+
+def test_a_field_that_is_also_taken_as_a_whole_is_read() -> None:
+    row = {"q": {"text": "Hi", "more": "x"}, "chosen": "Hello", "rejected": "What"}
+    assert unread(row, lambda one: {**PAIR, "x": ""}, fields={"prompt": "q.text", "all": "q"}) == ()
+
+
+def test_the_address_of_a_picture_is_not_harmless() -> None:
+    assert unread({**PAIR, "image_url": "https://example.org/cat.png"}) == ("image_url",)
+    assert unread({**PAIR, "page_url": "https://example.org"}) == ()
+
+
+@pytest.mark.parametrize("depth", [600, 5000])
+def test_values_too_deep_to_read(depth: int) -> None:
+    deep: Any = "text"
+    for _ in range(depth):
+        deep = {"a": [deep]}
+    for format in ("auto", lambda row: row):
+        assert "too deep" in refusal(Reason.BAD_TYPE, lambda row, f=format: read(row, f), {**PAIR, "notes": deep})
+    text = "[" * 100_000
+    assert "field 'tools' is str" in refusal(Reason.BAD_TYPE, read, {**PAIR, "tools": text})
+    called = {"prompt": "Hi", "chosen": [{"from": "function_call", "value": text}], "rejected": "What"}
+    assert "expected JSON text of a call" in refusal(Reason.BAD_TYPE, read, called)

@@ -293,3 +293,20 @@ def test_inspect_shows_the_same(tmp_path: pathlib.Path) -> None:
     shown = list(inspect(str(tmp_path / "rows.parquet"), 2, options))
     for text, row in zip(shown, given_rows, strict=True):
         assert str(mps.encode(row, **options)) in text
+
+
+def test_rows_of_pandas_from_parquet_have_no_filled_nulls(tmp_path: pathlib.Path) -> None:
+    datasets, pandas = pytest.importorskip("datasets"), pytest.importorskip("pandas")
+    calls = [
+        [{"type": "function", "function": {"arguments": one, "name": "f"}}] for one in ({"city": "Oslo"}, {"a": "x"})
+    ]
+    turns = [[{"role": "assistant", "content": "", "tool_calls": one}] for one in calls]
+    given_rows = [{"prompt": "Hi", "chosen": one, "rejected": "What", "tools": [schema(True)]} for one in turns]
+    given_rows[0]["tools"] = [{"name": "f", "unit": "c"}]
+    given_rows[1]["tools"] = [{"name": "f"}]
+    given_rows = [in_order(row) for row in given_rows]
+    datasets.Dataset.from_list(given_rows).to_parquet(str(tmp_path / "rows.parquet"))
+    found = pandas.read_parquet(tmp_path / "rows.parquet").to_dict("records")
+    for row, expected in zip(found, given_rows, strict=True):
+        for read_row in (read, lambda row: read(row, lambda one: dict(one))):
+            assert repr(read_row(row)) == repr(read(expected))

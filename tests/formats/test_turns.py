@@ -148,3 +148,32 @@ def test_the_rows_own_system_field_leads() -> None:
 
 def test_the_tool_role_message_helper_is_a_tool() -> None:
     assert read([{"role": "ipython", "content": "4"}]) == (tool("4"),)
+
+
+@pytest.mark.parametrize("key", ["image", "images", "video", "audios"])
+def test_media_in_a_turn_or_a_text_block(key: str) -> None:
+    block = {"type": "text", "text": "x"}
+    for filled in ("cat.png", ["cat.png"], {"bytes": b"1", "path": None}):
+        for turn in (
+            {"role": "user", "content": "x", key: filled},
+            {"role": "user", "content": [{**block, key: filled}]},
+        ):
+            assert f"field {key!r} of turn 1" in refusal(Reason.BAD_TYPE, read, [turn])
+    for empty in (None, "", [], {"bytes": None, "path": None}):
+        assert read([{"role": "user", "content": [{**block, key: empty}]}]) == (user("x"),)
+
+
+def test_text_beside_the_text_of_a_block_is_a_key_of_the_turn() -> None:
+    blocks = [{"type": "text", "text": "x", "note": "y", "index": 1}, {"type": "text", "text": "z", "note": None}]
+    assert read([{"role": "user", "content": blocks}]) == (Message("user", "xz", {"note": "y"}),)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), np.float64("nan"), np.datetime64("NaT")])
+def test_missing_values_in_a_turn(value: Any) -> None:
+    turn = {"role": "assistant", "content": "x", "tool_calls": value, "name": value}
+    assert read([turn]) == (assistant("x"),)
+
+
+def test_missing_values_of_pandas_in_a_turn() -> None:
+    pandas = pytest.importorskip("pandas")
+    assert read([{"role": "assistant", "content": "x", "tool_calls": pandas.NA}]) == (assistant("x"),)

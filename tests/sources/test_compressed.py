@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.errors import Reason, RowError, SourceError
+from ms_prefstream.sources import compressed
 from ms_prefstream.sources import lines as line_reading
 from ms_prefstream.sources.base import OnePass
 from ms_prefstream.sources.compressed import StandardInput, StreamedJsonLines, read_blocks
@@ -293,3 +294,31 @@ def test_every_cut_and_random_damage(tmp_path: pathlib.Path, name: str) -> None:
         else:
             # A cut between members, or a damage that no checksum covers: never a part of a member.
             assert found == whole[: len(found)] or len(content) == len(data)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zst])
+@pytest.mark.parametrize(
+    "text",
+    ['[{"a": 1}, {"a": 2}]', '\ufeff \n[ {"a": 1},\n{"a": 2}]\n\n', '[\n  {"a": 1},\n  {"a": 2}\n]\n', "[\n{}\n]"],
+)
+def test_a_compressed_array_of_rows_is_no_json_lines(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, text: str, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / ("x.jsonl.gz" if pack is gzip.compress else "x.jsonl.zst")
+    path.write_bytes(pack(text.encode()))
+    for block in (1, 3, 1 << 20):
+        monkeypatch.setattr(compressed, "_PLAIN_BLOCK", block)
+        with pytest.raises(SourceError, match=r"begins with '\[': a JSON array; name it \.json"):
+            list(StreamedJsonLines([str(path)]).start())
+
+
+@pytest.mark.parametrize("text", ["[1, 2]\n[3]\n", '[{"a": 1}]\n\n[{"a": 2}]\n', '["a", "b"]', "[]\n"])
+def test_compressed_lines_that_are_arrays_are_rows(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(text.encode()))
+    for block in (1, 3, 1 << 20):
+        monkeypatch.setattr(compressed, "_PLAIN_BLOCK", block)
+        found = [row for _, row in StreamedJsonLines([str(path)]).start()]
+        assert found == [orjson.loads(line) for line in text.splitlines() if line]

@@ -19,6 +19,7 @@ from ms_prefstream.encode.encoder import resolve_boundary
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, StateError
 from tests.fixtures_tokenizers import CHATML, cached_tokenizer
+from tests.helpers import json_lines
 
 # The ends of prompts and the beginnings of responses merge in each of these.
 ENDS = ["Answer: ", "Answer:\n", "今天的天气很", "I can", "caf", "The quick br", "x  ", "1"]
@@ -219,3 +220,20 @@ def test_log_probabilities_are_added_to_a_cache_of_the_other_boundary(
     stream = make(str(out), None)
     assert "chosen_ref_logps" in stream.column_names
     assert stream.data.encoding["boundary"] == "joint"
+
+
+def test_auto_is_the_default_of_every_door(tmp_path: pathlib.Path, gpt2_dir: pathlib.Path) -> None:
+    path = json_lines(tmp_path / "rows.jsonl", pairs(40))
+    options: dict[str, Any] = {"task": mps.DPO(64), "tokenizer": gpt2_dir, "template": None}
+    mps.build_index(path, verbose=False, **options)
+    stream = make(str(path), gpt2_dir, template=None, index="auto")
+    assert stream.data.encoding["boundary"] == "inference"
+    assert different_prompts(stream) == 0
+    assert "boundary inference" in str(mps.doctor(path, **options))
+
+
+def test_auto_where_a_response_may_continue_an_answer() -> None:
+    tokenizer = cached_tokenizer("bytes")
+    assert resolve_boundary("auto", tokenizer, CHATML, join=True) == "inference"
+    assert resolve_boundary("joint", tokenizer, CHATML, join=True) == "joint"
+    assert resolve_boundary("auto", tokenizer, CHATML, pairs=False, join=True) == "joint"

@@ -74,7 +74,7 @@ def doctor(
     template_variables: Mapping[str, Any] | None = None,
     pad_token_id: int | None = None,
     vocab_size: int | None = None,
-    boundary: str = "joint",
+    boundary: str = "auto",
     special_tokens_in_content: str = "escape",
     content_lost: str = "report",
     continue_final_message: str = "error",
@@ -95,7 +95,7 @@ def doctor(
         template_variables: Further variables of a chat template.
         pad_token_id: What ids are padded with.
         vocab_size: Rows of the model's embedding.
-        boundary: ``joint`` or ``inference``.
+        boundary: ``auto``, ``joint`` or ``inference``.
         special_tokens_in_content: ``escape``, ``error`` or ``allow``.
         content_lost: ``report``, ``drop`` or ``error``.
         continue_final_message: ``error`` or ``join``.
@@ -194,7 +194,7 @@ class _Examined:
             self.facts.append(" · ".join(encoding_parts(self._recipe)))
             check_room(given.task, self._loader.encoder)
         if not self._ready:
-            self._pad_id = choose_pad_id(given.pad_token_id, self._recipe.tokenizer)
+            self._pad_id = choose_pad_id(given.pad_token_id, self._recipe.tokenizer, given.vocab_size)
 
     def _encode(self, source: Any, rows: int) -> None:
         if self._recipe is None or not hasattr(self, "_loader"):

@@ -25,7 +25,7 @@ def build_index(
     template: str | None = "auto",
     template_variables: Mapping[str, Any] | None = None,
     vocab_size: int | None = None,
-    boundary: str = "joint",
+    boundary: str = "auto",
     special_tokens_in_content: str = "escape",
     content_lost: str = "report",
     continue_final_message: str = "error",
@@ -51,7 +51,7 @@ def build_index(
         template: ``auto``, ``chat``, Jinja text, the path of a .jinja file, or None.
         template_variables: Further variables of a chat template.
         vocab_size: Rows of the model's embedding.
-        boundary: ``joint`` or ``inference``.
+        boundary: ``auto``, ``joint`` or ``inference``.
         special_tokens_in_content: ``escape``, ``error`` or ``allow``.
         content_lost: ``report``, ``drop`` or ``error``.
         continue_final_message: ``error`` or ``join``.

@@ -250,10 +250,29 @@ class StreamData:
         other = copy.copy(self)
         return other if other._take_over(saved if isinstance(saved, Mapping) else {}) else self
 
+    def with_index_of(self, state: Any) -> StreamData:
+        """Returns the same data with the index that a state was saved with, if that lies beside the data, too.
+
+        An index that was named stays, whatever the state says.
+
+        Args:
+            state: The state. Without an index in use only its open settings count, see `with_settings_of`.
+        """
+        other = self.with_settings_of(state)
+        if self.index is None or other is self:
+            return other
+        found = find_beside(other._parts())[0] if self._takes_beside else None
+        if found is None or found.index.checksum != state.get("index"):
+            return self
+        other._use_found(found)
+        return other
+
     def _take_over(self, saved: Mapping[str, Any]) -> bool:
         """Takes over the open settings that a saved file names; returns whether one changed."""
         named: dict[str, Any] = {name: saved.get(name) for name in self.open_settings}
-        taken = {name: value for name, value in named.items() if isinstance(value, str) and _OPEN[name](value)}
+        taken: dict[str, Any] = {
+            name: value for name, value in named.items() if isinstance(value, str) and _OPEN[name](value)
+        }
         if all(value == self.encoding[name] for name, value in taken.items()):
             return False
         self.recipe = dataclasses.replace(self.recipe, **taken)
@@ -372,6 +391,7 @@ class StreamData:
     def _find_index(self, index: str | os.PathLike[str] | None) -> None:
         """Use the index that was named, or the one that lies beside the data."""
         named = index is not None and index != "auto"
+        self._takes_beside = index in ("auto", "build")
         if named and self.records is None:
             raise OptionError(f"index is {str(index)!r}, but {self.source.name} can only be read from the front.")
         if named and index != "build" and self._cached:

@@ -175,6 +175,8 @@ class StreamData:
         index: str | os.PathLike[str] | None = None,
         verbose: bool = True,
     ) -> None:
+        if not isinstance(verbose, bool):
+            raise OptionError(f"verbose is {verbose!r}; expected True or False.")
         self.verbose = verbose
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
             raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")

@@ -8,6 +8,7 @@ import json
 import logging
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,23 @@ def test_at_most_eight_lines_of_a_hundred_columns(tmp_path: pathlib.Path) -> Non
     assert len(repr(made).splitlines()) <= 8
     assert max(map(len, repr(made).splitlines())) < 100
     assert "more, see stream.report" in repr(made)
+
+
+def columns(line: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line)
+
+
+def test_names_of_sources_tasks_and_caches_are_whole_and_fit(tmp_path: pathlib.Path) -> None:
+    chinese = json_lines(tmp_path / ("数据" * 30 + ".jsonl"), pairs(40))
+    made = stream(chinese, index="build", verbose=False)
+    assert max(map(columns, repr(made).splitlines())) < 100
+    assert "… · 40 rows · strings" in repr(made)
+    parts = [(json_lines(tmp_path / name, pairs(20)), 1) for name in ("one.jsonl", "two.jsonl")]
+    assert repr(stream(mps.mix(parts))).startswith("DPO  mix of one.jsonl, two.jsonl · 40 rows · strings\n")
+    assert repr(stream(pairs(40), task=mps.Reward(128))).startswith("Reward list · 40 rows")
+    mps.write_cache(stream(pairs(40), verbose=False), tmp_path / "cache")
+    cached = stream(tmp_path / "cache", tokenizer=None)
+    assert "tokenizer bytes, when the cache was written · boundary joint\n" in repr(cached)
 
 
 def test_no_chat_template_is_said_and_stays(caplog: pytest.LogCaptureFixture) -> None:

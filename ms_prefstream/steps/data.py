@@ -263,8 +263,8 @@ class StreamData:
         other = self.with_settings_of(state)
         if self.index is None or other is self:
             return other
-        found = find_beside(other._parts())[0] if self._takes_beside else None
-        if found is None or found.index.checksum != state.get("index"):
+        found = find_beside(other._parts()) if self._takes_beside else None
+        if found is None or found.index is None or found.index.checksum != state.get("index"):
             return self
         other._use_found(found)
         return other
@@ -403,31 +403,33 @@ class StreamData:
         elif named and index is not None:
             self._use_found(find_index(self._parts(), index))
         elif index is not None and self.records is not None:
-            found, problem = find_beside(self._parts())
-            if found is not None:
-                self._use_found(found)
-            elif problem:
-                self.warn(f'{problem} It is not used. Pass index="build" for one with these settings, or index=None.')
+            found = find_beside(self._parts())
+            if not self._use_found(found) and found.problem:
+                remedy = 'Pass index="build" for one with these settings, or index=None.'
+                self.warn(f"{found.problem} It is not used. {remedy}")
 
     def _build_or_take_index(self) -> None:
         """Use the index beside the data; if there is none, build it, or wait until another rank has."""
-        while (found := find_beside(self._parts())[0]) is None:
+        while not self._use_found(found := find_beside(self._parts())):
+            self._take_over(found.settings)  # parts of a mix that have an index keep it
             try:
                 self.build_index(None, progress=self.verbose)
                 return
             except IndexInUseError:
                 time.sleep(_PAUSE)
-        self._use_found(found)
 
     def _parts(self) -> list[Part]:
         """Returns what each index file covers."""
         assert self.records is not None  # a one-pass source has no index
         return index_parts(self.source, self.records, self._formats, self.encoding, self.open_settings)
 
-    def _use_found(self, found: FoundIndex) -> None:
-        """Use an index, and the open settings that it was built with."""
+    def _use_found(self, found: FoundIndex) -> bool:
+        """Uses an index, and the open settings that it was built with; returns whether there is one."""
+        if found.index is None:
+            return False
         self._take_over(found.settings)
         self._use_index(found.index)
+        return True
 
     def _use_index(self, index: LengthIndex) -> None:
         """Use an index: report the rows that it knows to be bad, or raise the first malformed one."""

@@ -113,23 +113,28 @@ def cut(seen: Seen) -> Iterator[Finding]:
     rows, lost, short = len(seen.kept), seen.with_note(Note.QUESTION_CUT), seen.with_note(Note.TRUNCATED)
     if not rows or (lost <= _QUESTION_LOST * rows and short <= _CUT * rows):
         return
-    limit = next((name for name in ("max_length", "seq_length") if hasattr(seen.task, name)), "max_length")
+    remedies = _lengths_that_keep(seen)
+    names = [name for name in ("max_prompt_length", "max_length", "seq_length") if getattr(seen.task, name, None)]
+    limits = [*remedies] or names
     what = "lose their whole question" if lost > _QUESTION_LOST * rows else "are cut"
     count = lost if lost > _QUESTION_LOST * rows else short
     yield Finding(
-        f"{limit} {seen.task.length}: {count:,} of {rows:,} rows {what}",
-        "; ".join(_lengths_that_keep(seen)) or f"Raise {limit}",
+        f"{', '.join(f'{name} {getattr(seen.task, name)}' for name in limits)}: {count:,} of {rows:,} rows {what}",
+        "; ".join(remedies.values()) or f"Raise {' or '.join(names)}",
         must=lost > _QUESTION_LOST * rows,
     )
 
 
-def _lengths_that_keep(seen: Seen) -> Iterator[str]:
+def _lengths_that_keep(seen: Seen) -> dict[str, str]:
+    """Returns what to do about each limit that is exceeded, by the name of its option."""
+    found: dict[str, str] = {}
     for name, lengths in (seen.lengths or {}).items():
         limit = getattr(seen.task, name, None)
         if limit is None or not len(lengths) or max(lengths) <= limit:
             continue
         most, all_but = (int(-(-np.quantile(lengths, share) // _ROUND) * _ROUND) for share in (0.9, 0.99))
-        yield f"{name}={most} keeps 90 % of the rows whole, {name}={all_but} 99 %"
+        found[name] = f"{name}={most} keeps 90 % of the rows whole, {name}={all_but} 99 %"
+    return found
 
 
 def unread(seen: Seen) -> Iterator[Finding]:

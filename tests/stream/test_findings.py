@@ -138,6 +138,13 @@ def test_cut_rows_are_said_without_a_lost_question(caplog: pytest.LogCaptureFixt
     assert re.match(r"max_length 60: \d+ of \d+ rows are cut\. max_length=\d+ keeps 90 % .* 99 %\.$", warning)
 
 
+def test_the_limit_that_cuts_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": f"question {row} " * 4, "response": f"answer {row}"} for row in range(100)]
+    list(stream(rows, task=mps.RLHF(40, 128)).batches())
+    (warning,) = said(caplog, "WARNING")
+    assert re.match(r"max_prompt_length 40: .* rows are cut\. max_prompt_length=\d+ keeps 90 % .* 99 %\.$", warning)
+
+
 def test_prompts_alone_and_one_side_that_is_always_longer(caplog: pytest.LogCaptureFixture) -> None:
     stream([{"prompt": f"q {row}"} for row in range(30)], task=mps.RLHF(60, 80))
     assert "30 of 30 rows have no response" in said(caplog, "WARNING")[0]

@@ -138,6 +138,18 @@ def test_cut_rows_are_said_without_a_lost_question(caplog: pytest.LogCaptureFixt
     assert re.match(r"max_length 60: \d+ of \d+ rows are cut\. max_length=\d+ keeps 90 % .* 99 %\.$", warning)
 
 
+def test_prompts_that_are_rendered_already_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{**row, "prompt": f"<|im_start|>user\n{row['prompt']}<|im_end|>\n"} for row in pairs(80)]
+    for template in ("auto", None):
+        caplog.clear()
+        list(stream(rows, template=template).batches())
+        (warning,) = said(caplog, "WARNING")
+        assert "look rendered already" in warning
+    caplog.clear()
+    list(stream(rows, template=None, special_tokens_in_content="allow").batches())
+    assert not said(caplog, "WARNING"), "the printed remedy works"
+
+
 def test_the_limit_that_cuts_is_named(caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"prompt": f"question {row} " * 4, "response": f"answer {row}"} for row in range(100)]
     list(stream(rows, task=mps.RLHF(40, 128)).batches())

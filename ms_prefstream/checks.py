@@ -218,6 +218,9 @@ class NoDataset:
     def __iter__(self) -> Iterator[Any]:
         raise OptionError(f"a stream cannot be iterated over; {self._PASS}.")
 
+    def __next__(self) -> Any:
+        return next(iter(self))
+
     def __len__(self) -> int:
         raise OptionError(
             "a stream has no len(); expected stream.steps_per_epoch (steps of an epoch) or stream.report.rows (rows)."

@@ -71,7 +71,7 @@ def open_regular(path: str | os.PathLike[str], error: type[PrefStreamError], wha
     """
     try:
         number = open_descriptor(path, error, what)
-    except FileNotFoundError:
+    except (FileNotFoundError, PrefStreamError):
         raise
     except (OSError, ValueError) as problem:  # ValueError: a NUL or a surrogate in the path
         raise error(f"{what} {shown(path)} cannot be read: {cause_of(problem)}.") from problem

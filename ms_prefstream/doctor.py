@@ -163,6 +163,7 @@ class _Examined:
             task=given.task,
             tokenizer=tokenizer,
             joined=recipe is not None and recipe.template is None and given.template == "auto",
+            templated=recipe is not None and recipe.template is not None,
             pad_id=self._pad_id,
             drops=self._drops,
             raws=self.raws,
@@ -194,7 +195,7 @@ class _Examined:
             self.facts.append(" · ".join(encoding_parts(self._recipe)))
             check_room(given.task, self._loader.encoder)
         if not self._ready:
-            self._pad_id = choose_pad_id(given.pad_token_id, self._recipe.tokenizer)
+            self._pad_id = choose_pad_id(given.pad_token_id, self._recipe.tokenizer, given.vocab_size)
 
     def _encode(self, source: Any, rows: int) -> None:
         if self._recipe is None or not hasattr(self, "_loader"):

@@ -227,7 +227,7 @@ def _log_header(source: Any, options: Mapping[str, Any]) -> None:
     raws = [raw for _, raw, _ in first_rows(source, formats, LOOKED_AT)] if can_look(source, formats) else []
     recipe = encoding.recipe(ready=only_caches(source))
     rows = len(source) if isinstance(source, RandomAccess) else None
-    lines = [rows_line(encoding.task, source.name, rows, formats_in(formats, raws)), *encoding_lines(recipe)]
+    lines = [rows_line(encoding.task, source, rows, formats_in(formats, raws)), *encoding_lines(recipe)]
     logging.getLogger("ms_prefstream").info("%s", "\n".join(lines))
 
 

@@ -227,6 +227,7 @@ def test_a_token_budget_takes_an_index_first(
         ("max_length=3. Raise it", "--max-length 3. Raise it"),
         ("mps.Bucket(batch_size=1) and index=None", "mps.Bucket(batch_size=1) and --index none"),
         ("layout='paired'", "layout='paired'"),
+        ('Pass fields={"prompt": "question"}.', """Pass --fields '{"prompt": "question"}'."""),
     ],
 )
 def test_errors_name_flags_instead_of_python_arguments(text: str, shown: str) -> None:

@@ -52,6 +52,7 @@ ENDS = dataclasses.replace(load_tokenizer("bytes"), pad_token="<|im_end|>")
 LONGER = [{"prompt": f"q{row}", "chosen": "long one", "rejected": "x"} for row in range(30)]
 ALONE = [{"prompt": f"q{row}"} for row in range(9)]
 UNPAIRED = [{"prompt": f"q{row}", "completion": "a", "label": row % 2 == 0} for row in range(30)]
+RENDERED = [{**row, "prompt": f"<|im_start|>user\n{row['prompt']}<|im_end|>\n"} for row in pairs(30)]
 CASES: dict[str, tuple[Any, dict[str, Any], str, bool]] = {
     "no template": (pairs(40), {"tokenizer": BARE}, "no chat template: prompt and response joined as text", False),
     "too short": (LONG, {"task": mps.DPO(40)}, "48 of 50 rows lose their whole question. max_length=", False),
@@ -66,6 +67,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], str, bool]] = {
     "turns as text": (
         [{**row, "prompt": json.dumps(answer("x"))} for row in pairs(20)], {}, "JSON text of turns", False,
     ),
+    "rendered": (RENDERED, {}, "30 of 30 rows look rendered already", True),
     "duplicates": (pairs(1) * 30, {}, "29 of the first 30 rows repeat", True),
     "one side": (LONGER, {}, "chosen is longer in 30", True),
     "pad": (pairs(30), {"tokenizer": ENDS}, "the pad id 258 is the end token's", True),

@@ -122,10 +122,11 @@ def with_flags(text: str) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name, value = found["name"], found["value"].strip("\"'")
-        value = "none" if value == "None" else value
+        value = "none" if value == "None" else f"'{value}'" if value.startswith("{") else value
         return f"--{name.replace('_', '-')} {value}" if name in names else found[0]
 
-    return re.sub(r"""(?<![\w.(-])(?P<name>[a-z_]+)=(?P<value>"[^"]*"|'[^']*'|[\w.-]*\w)(?!\w)""", flag, text)
+    value = r"""(?P<value>"[^"]*"|'[^']*'|\{[^{}]*\}|[\w.-]*\w)(?!\w)"""
+    return re.sub(rf"(?<![\w.(-])(?P<name>[a-z_]+)={value}", flag, text)
 
 
 if __name__ == "__main__":

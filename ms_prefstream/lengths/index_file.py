@@ -56,9 +56,9 @@ def beside(source: Any) -> str | None:
 
 def index_path(source: Any, given: str | os.PathLike[str] | None) -> str:
     """Returns the path of an index that is going to be written: as given, else beside the source's only file."""
+    if given == "" or not isinstance(given, (str, os.PathLike, type(None))):
+        raise OptionError(f"index is {given!r}; expected the path of a file.")
     path = beside(source) if given is None else os.fspath(given)
-    if path == "":
-        raise OptionError("index is ''; expected the path of a file.")
     if path is None:
         raise OptionError(
             f"{source.name} is not a single file, so its length index has no place of its own. Give the index a path, "
@@ -128,7 +128,7 @@ def read_index(path: str, rows: int) -> LengthIndex:
                 raise ValueError("it was written to while it was read")
     except FileNotFoundError:
         raise StateError(
-            f"there is no length index {shown(path)}. Build it with stream.build_index() or `ms-prefstream index`."
+            f"there is no length index {shown(path)}. Build it with mps.build_index or `ms-prefstream index`."
         ) from None
     except OSError as error:
         raise StateError(f"the length index {shown(path)} cannot be read: {cause_of(error)}.") from error

@@ -47,10 +47,17 @@ class Part:
 
 @dataclass(frozen=True)
 class FoundIndex:
-    """An index that fits, and the open settings with which it was built, by name."""
+    """What was found of the index of all parts.
 
-    index: LengthIndex
+    Attributes:
+        index: The index; None unless every part has one that fits.
+        settings: The open settings with which the indexes that there are were built, by name, as far as they agree.
+        problem: Why an index that is there does not fit, or "".
+    """
+
+    index: LengthIndex | None
     settings: Mapping[str, Any]
+    problem: str = ""
 
 
 def index_parts(
@@ -112,25 +119,25 @@ def find_index(parts: Sequence[Part], given: str | os.PathLike[str]) -> FoundInd
     return FoundIndex(joined(indexes), settings)
 
 
-def find_beside(parts: Sequence[Part]) -> tuple[FoundIndex | None, str]:
-    """Looks for the index of all parts beside their files.
-
-    Returns:
-        The index, None unless every part has one that fits; and why an index that is there does not fit, or "".
-    """
-    found = [(part.source.index, "") if _is_cache(part) else _beside(part) for part in parts]
-    indexes = [index for index, _ in found if index is not None]
-    if len(indexes) < len(parts):
-        return None, next((problem for _, problem in found if problem), "")
+def find_beside(parts: Sequence[Part]) -> FoundIndex:
+    """Looks for the index of all parts beside their files."""
+    looked = [(part.source.index, "") if _is_cache(part) else _beside(part) for part in parts]
+    indexes = [index for index, _ in looked]
     settings, problem = _open_settings(parts, indexes)
-    return (None, problem) if problem else (FoundIndex(joined(indexes), settings), "")
+    found = [index for index in indexes if index is not None]
+    if problem or len(found) < len(parts):
+        problem = problem or next((problem for _, problem in looked if problem), "")
+        return FoundIndex(None, settings, problem)
+    return FoundIndex(joined(found), settings)
 
 
-def _open_settings(parts: Sequence[Part], indexes: Sequence[LengthIndex]) -> tuple[dict[str, Any], str]:
+def _open_settings(parts: Sequence[Part], indexes: Sequence[LengthIndex | None]) -> tuple[dict[str, Any], str]:
     """Returns the open settings with which indexes were built, and the problem if they differ in one, or ""."""
     settings: dict[str, Any] = {}
     for part, index in zip(parts, indexes, strict=True):
-        for name in () if _is_cache(part) else part.open:
+        if index is None or _is_cache(part):
+            continue
+        for name in part.open:
             if (
                 name in index.fingerprint
                 and settings.setdefault(name, index.fingerprint[name]) != index.fingerprint[name]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ms_prefstream.encode.template import looks_rendered
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair, TokenCompletion, TokenPair
@@ -27,6 +28,7 @@ _QUESTION_LOST = 0.05
 _CUT = 0.2
 _ONE_SIDE = 0.95
 _REPEATED = 0.05
+_RENDERED = 0.5
 _TURNS = re.compile(r"""\[?\s*\{\s*["'](role|from|content|value)["']\s*:""")
 _ROUND = 16  # suggested lengths are multiples of it
 
@@ -57,6 +59,7 @@ class Seen:
         task: What rows become.
         tokenizer: The tokenizer, or None.
         joined: Whether prompt and response are joined as text although a chat template was asked for (``auto``).
+        templated: Whether a chat template renders the records.
         pad_id: The id that arrays are padded with, or None.
         drops: Whether malformed rows are dropped (``on_bad_row="drop"``).
         raws: Raw rows.
@@ -69,6 +72,7 @@ class Seen:
     task: Task
     tokenizer: Tokenizer | None = None
     joined: bool = False
+    templated: bool = False
     pad_id: int | None = None
     drops: bool = False
     raws: Sequence[Any] = ()
@@ -113,23 +117,28 @@ def cut(seen: Seen) -> Iterator[Finding]:
     rows, lost, short = len(seen.kept), seen.with_note(Note.QUESTION_CUT), seen.with_note(Note.TRUNCATED)
     if not rows or (lost <= _QUESTION_LOST * rows and short <= _CUT * rows):
         return
-    limit = next((name for name in ("max_length", "seq_length") if hasattr(seen.task, name)), "max_length")
+    remedies = _lengths_that_keep(seen)
+    names = [name for name in ("max_prompt_length", "max_length", "seq_length") if getattr(seen.task, name, None)]
+    limits = [*remedies] or names
     what = "lose their whole question" if lost > _QUESTION_LOST * rows else "are cut"
     count = lost if lost > _QUESTION_LOST * rows else short
     yield Finding(
-        f"{limit} {seen.task.length}: {count:,} of {rows:,} rows {what}",
-        "; ".join(_lengths_that_keep(seen)) or f"Raise {limit}",
+        f"{', '.join(f'{name} {getattr(seen.task, name)}' for name in limits)}: {count:,} of {rows:,} rows {what}",
+        "; ".join(remedies.values()) or f"Raise {' or '.join(names)}",
         must=lost > _QUESTION_LOST * rows,
     )
 
 
-def _lengths_that_keep(seen: Seen) -> Iterator[str]:
+def _lengths_that_keep(seen: Seen) -> dict[str, str]:
+    """Returns what to do about each limit that is exceeded, by the name of its option."""
+    found: dict[str, str] = {}
     for name, lengths in (seen.lengths or {}).items():
         limit = getattr(seen.task, name, None)
         if limit is None or not len(lengths) or max(lengths) <= limit:
             continue
         most, all_but = (int(-(-np.quantile(lengths, share) // _ROUND) * _ROUND) for share in (0.9, 0.99))
-        yield f"{name}={most} keeps 90 % of the rows whole, {name}={all_but} 99 %"
+        found[name] = f"{name}={most} keeps 90 % of the rows whole, {name}={all_but} 99 %"
+    return found
 
 
 def unread(seen: Seen) -> Iterator[Finding]:
@@ -192,7 +201,13 @@ def turns_as_text(seen: Seen) -> Iterator[Finding]:
 
 
 def rendered(seen: Seen) -> Iterator[Finding]:
-    if count := seen.with_note(Note.MARKERS):
+    """Prompts with markers of turns; a chat template would wrap them a second time."""
+    count = seen.with_note(Note.MARKERS)
+    if seen.templated:
+        prompts = [one.prompt[:1] for one in seen.records if isinstance(one, (Pair, Completion))]
+        found = sum(looks_rendered(message.content) for turns in prompts for message in turns)
+        count = found if found > _RENDERED * len(prompts) else 0  # a few may talk about markers
+    if count:
         remedy = 'Pass the messages, or template=None with special_tokens_in_content="allow"'
         yield Finding(f"{_of(count, seen)} look rendered already: markers would be trained as text", remedy)
 

@@ -175,6 +175,8 @@ class StreamData:
         index: str | os.PathLike[str] | None = None,
         verbose: bool = True,
     ) -> None:
+        if not isinstance(verbose, bool):
+            raise OptionError(f"verbose is {verbose!r}; expected True or False.")
         self.verbose = verbose
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
             raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
@@ -250,10 +252,29 @@ class StreamData:
         other = copy.copy(self)
         return other if other._take_over(saved if isinstance(saved, Mapping) else {}) else self
 
+    def with_index_of(self, state: Any) -> StreamData:
+        """Returns the same data with the index that a state was saved with, if that lies beside the data, too.
+
+        An index that was named stays, whatever the state says.
+
+        Args:
+            state: The state. Without an index in use only its open settings count, see `with_settings_of`.
+        """
+        other = self.with_settings_of(state)
+        if self.index is None or other is self:
+            return other
+        found = find_beside(other._parts()) if self._takes_beside else None
+        if found is None or found.index is None or found.index.checksum != state.get("index"):
+            return self
+        other._use_found(found)
+        return other
+
     def _take_over(self, saved: Mapping[str, Any]) -> bool:
         """Takes over the open settings that a saved file names; returns whether one changed."""
         named: dict[str, Any] = {name: saved.get(name) for name in self.open_settings}
-        taken: dict[str, Any] = {n: value for n, value in named.items() if isinstance(value, str) and _OPEN[n](value)}
+        taken: dict[str, Any] = {
+            name: value for name, value in named.items() if isinstance(value, str) and _OPEN[name](value)
+        }
         if all(value == self.encoding[name] for name, value in taken.items()):
             return False
         self.recipe = dataclasses.replace(self.recipe, **taken)
@@ -372,6 +393,7 @@ class StreamData:
     def _find_index(self, index: str | os.PathLike[str] | None) -> None:
         """Use the index that was named, or the one that lies beside the data."""
         named = index is not None and index != "auto"
+        self._takes_beside = index in ("auto", "build")
         if named and self.records is None:
             raise OptionError(f"index is {str(index)!r}, but {self.source.name} can only be read from the front.")
         if named and index != "build" and self._cached:
@@ -381,31 +403,33 @@ class StreamData:
         elif named and index is not None:
             self._use_found(find_index(self._parts(), index))
         elif index is not None and self.records is not None:
-            found, problem = find_beside(self._parts())
-            if found is not None:
-                self._use_found(found)
-            elif problem:
-                self.warn(f'{problem} It is not used. Pass index="build" for one with these settings, or index=None.')
+            found = find_beside(self._parts())
+            if not self._use_found(found) and found.problem:
+                remedy = 'Pass index="build" for one with these settings, or index=None.'
+                self.warn(f"{found.problem} It is not used. {remedy}")
 
     def _build_or_take_index(self) -> None:
         """Use the index beside the data; if there is none, build it, or wait until another rank has."""
-        while (found := find_beside(self._parts())[0]) is None:
+        while not self._use_found(found := find_beside(self._parts())):
+            self._take_over(found.settings)  # parts of a mix that have an index keep it
             try:
                 self.build_index(None, progress=self.verbose)
                 return
             except IndexInUseError:
                 time.sleep(_PAUSE)
-        self._use_found(found)
 
     def _parts(self) -> list[Part]:
         """Returns what each index file covers."""
         assert self.records is not None  # a one-pass source has no index
         return index_parts(self.source, self.records, self._formats, self.encoding, self.open_settings)
 
-    def _use_found(self, found: FoundIndex) -> None:
-        """Use an index, and the open settings that it was built with."""
+    def _use_found(self, found: FoundIndex) -> bool:
+        """Uses an index, and the open settings that it was built with; returns whether there is one."""
+        if found.index is None:
+            return False
         self._take_over(found.settings)
         self._use_index(found.index)
+        return True
 
     def _use_index(self, index: LengthIndex) -> None:
         """Use an index: report the rows that it knows to be bad, or raise the first malformed one."""

@@ -159,7 +159,8 @@ class Look:
 
     @property
     def _facts(self) -> dict[str, Any]:
-        return {"task": self._recipe.task, "tokenizer": self._recipe.tokenizer}
+        recipe = self._recipe
+        return {"task": recipe.task, "tokenizer": recipe.tokenizer, "templated": recipe.template is not None}
 
     def _note(self, seen: Seen, without: Sequence[Any] = ()) -> None:
         for one in findings(seen, without):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -38,7 +37,6 @@ from ms_prefstream.steps.planned import IndexedPackedSteps, IndexedSteps, Packed
 from ms_prefstream.tasks import Task
 
 _ROWS_PROBED = 2048
-_log = logging.getLogger(__name__)
 
 AnySteps: TypeAlias = PlannedSteps | OnePassSteps
 
@@ -372,7 +370,6 @@ def choose_widths(data: StreamData, batching: BatchingRule, order: Order, world:
         lengths = batch_maxima(lengths, rows, order.window, order.seed, order.shuffle is not False)
     widths = batching.widths(data.task.length, lengths)
     data.report.chosen_widths = widths
-    _log.info("widths chosen for the data: %s", ", ".join(map(str, widths)))
     return widths
 
 

@@ -52,7 +52,7 @@ def resume_steps(opener: StepOpener, steps: AnySteps, state: Mapping[str, Any]) 
         OptionError: This number of ranks cannot share the logical shards of the state.
     """
     before, ranks = opener, opener.ranks
-    data = opener.data if opener.data.index is not None else opener.data.with_settings_of(state)
+    data = opener.data.with_index_of(state)
     if data is not opener.data:
         opener = step_opener(data, opener.batching, opener.order, ranks, opener.steps_per_epoch)
         steps = opener.open()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import itertools
 import os
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from ms_prefstream.errors import printable
 from ms_prefstream.load.loader import Recipe
 from ms_prefstream.report.findings import NO_TEMPLATE
+from ms_prefstream.sources.mix import Mix
 from ms_prefstream.steps.data import StreamData
 from ms_prefstream.steps.open import AnySteps, StepOpener
 from ms_prefstream.tasks import Task
@@ -30,7 +34,11 @@ def summary(opener: StepOpener, steps: AnySteps) -> list[str]:
         widths = [*widths[:2], "…", widths[-1], f"({len(opener.widths)})"]
     shapes = f"width{'s' * (len(widths) > 1)} {' '.join(widths)}"
     padding = f"padding {100 * data.report.padding:.1f} %" if data.report.cells else ""
-    index = "no length index" if data.index is None else f"length index {os.path.basename(data.index.path)}"
+    index = (
+        "no length index"
+        if data.index is None
+        else f"length index {_cut(os.path.basename(data.index.path), _COLUMNS // 2)}"
+    )
     ranks = f"rank {opener.ranks.rank} of {opener.ranks.world}"
     order = f"seed {opener.order.seed}" if opener.order.shuffle else "source order"
     return [
@@ -52,16 +60,22 @@ def data_lines(data: StreamData) -> list[str]:
         if count
     ]
     return [
-        rows_line(task, str(data.source.name), report.rows, data.look.formats),
+        rows_line(task, data.source, report.rows, data.look.formats),
         *encoding_lines(data.recipe, report.tokenizer),
         _line("", *options, *cut),
     ]
 
 
-def rows_line(task: Task, source: str, rows: int | None, formats: Sequence[str]) -> str:
+def rows_line(task: Task, source: Any, rows: int | None, formats: Sequence[str]) -> str:
     """Returns the first line: task, source, number of rows and formats."""
     count = "" if rows is None else f"{rows:,} rows"
-    return _line(type(task).__name__, os.path.basename(source.rstrip("/")) or source, count, ", ".join(formats))
+    name = f"mix of {', '.join(map(_last, source.parts))}" if isinstance(source, Mix) else _last(source)
+    return _line(type(task).__name__, _cut(name, _COLUMNS // 2), count, ", ".join(formats))
+
+
+def _last(source: Any) -> str:
+    """Returns the last component of the name of a source or of a part of a mix."""
+    return os.path.basename(str(source.name).rstrip("/")) or str(source.name)
 
 
 def encoding_lines(recipe: Recipe, of_cache: str = "") -> list[str]:
@@ -78,6 +92,7 @@ def encoding_parts(recipe: Recipe, of_cache: str = "") -> list[str]:
     """
     tokenizer = recipe.tokenizer
     if tokenizer is None:
+        of_cache = " ·".join(of_cache.split("\n "))
         return [f"tokenizer {of_cache}" if recipe.ready and of_cache else "rows are tokenized already"]
     template = NO_TEMPLATE if recipe.template is None else "chat template"
     return [os.path.basename(tokenizer.name.rstrip("/")), tokenizer.backend, f"boundary {recipe.boundary}", template]
@@ -93,9 +108,14 @@ def warning_lines(data: StreamData) -> list[str]:
 
 
 def _line(head: str, *parts: Any) -> str:
-    return _short(f"{head:<5}{' · '.join(filter(None, parts))}".rstrip())
+    return _short(f"{head:<4} {' · '.join(filter(None, parts))}".rstrip())
 
 
 def _short(line: str) -> str:
-    line = printable(line.replace("\n", " "), most=None)
-    return line if len(line) <= _COLUMNS else f"{line[: _COLUMNS - 1]}…"
+    return _cut(printable(line.replace("\n", " "), most=None), _COLUMNS)
+
+
+def _cut(text: str, columns: int) -> str:
+    """Returns a text that fits into so many columns of a terminal, where Chinese characters take two."""
+    used = list(itertools.accumulate(1 + (unicodedata.east_asian_width(character) in "WF") for character in text))
+    return text if not used or used[-1] <= columns else f"{text[: bisect.bisect_right(used, columns - 1)]}…"

@@ -174,3 +174,12 @@ def test_builders_that_race_end_in_a_whole_index(tmp_path: pathlib.Path) -> None
         assert "built" in ends
         assert open_index(path, FINGERPRINT, COUNT).rows == COUNT
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(map(str, range(10)))
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_named_once(kind: str, tmp_path: pathlib.Path) -> None:
+    put(kind, tmp_path / "index.mprefidx")
+    with pytest.raises(OptionError) as caught:
+        mps.build_index(pairs(4), tmp_path / "index.mprefidx", task=mps.DPO(64), tokenizer="bytes", verbose=False)
+    assert str(caught.value).count("index.mprefidx") == 1
+    assert str(caught.value).endswith("; expected a regular file.")

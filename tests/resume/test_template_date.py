@@ -190,3 +190,15 @@ class TestVariables:
             make(tmp_path / "cache")
         with pytest.raises(StateError, match="template_variables"):
             make(tmp_path / "cache", tokenizer=None, template="auto", template_variables={"mood": "y"})
+
+
+def test_parts_of_a_mix_that_have_an_index_keep_it(source: pathlib.Path, clock: Clock, tmp_path: pathlib.Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(source.read_bytes())
+    alone = make(source)
+    checksum = alone.build_index().checksum
+    clock.today = NEXT_DAY
+    mixed = make(mps.mix([(source, 1), (other, 1)]), index="build", verbose=False)
+    assert day_of(mixed) == "01 Mar 2026"
+    again = make(source, index="auto").resume(alone.state(2))
+    assert again.state(2)["index"] == checksum

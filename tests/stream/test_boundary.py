@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import pathlib
@@ -237,3 +238,44 @@ def test_auto_where_a_response_may_continue_an_answer() -> None:
     assert resolve_boundary("auto", tokenizer, CHATML, join=True) == "inference"
     assert resolve_boundary("joint", tokenizer, CHATML, join=True) == "joint"
     assert resolve_boundary("auto", tokenizer, CHATML, pairs=False, join=True) == "joint"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_state_goes_on_with_its_index_where_others_lie_beside_it(
+    workers: int, tmp_path: pathlib.Path, gpt2_dir: pathlib.Path
+) -> None:
+    path = json_lines(tmp_path / "rows.jsonl", pairs(60))
+    settings: dict[str, Any] = {"index": "build", "template": None, "verbose": False}
+    joint, inference = (make(path, gpt2_dir, boundary=name, **settings) for name in ("joint", "inference"))
+    assert len(list(tmp_path.glob("*.mprefidx"))) == 2
+    for first in (joint, inference):
+        second = make(path, gpt2_dir, **settings | {"index": "auto", "workers": workers}).resume(first.state(2))
+        assert second.state(2) == first.state(2)
+        rest = first.batches(0, 2)
+        assert all(np.array_equal(a[name], b[name]) for a, b in zip(second.batches(), rest, strict=True) for name in a)
+    fresh = make(path, gpt2_dir, **settings | {"index": "auto"})
+    with pytest.raises(StateError, match="index was '0' and is"):
+        fresh.resume({**joint.state(2), "index": "0"})
+    assert fresh.state(0) == inference.state(0)
+    named = make(path, gpt2_dir, **settings | {"index": inference.data.index.path})
+    with pytest.raises(StateError, match=r"index was .* and is .*boundary was 'joint' and is 'inference'"):
+        named.resume(joint.state(2))
+
+
+def test_an_index_is_built_with_the_boundary_of_streams(tmp_path: pathlib.Path, gpt2_dir: pathlib.Path) -> None:
+    path = json_lines(tmp_path / "rows.jsonl", pairs(60))
+    index = mps.build_index(path, task=mps.DPO(64), tokenizer=gpt2_dir, template=None, verbose=False)
+    stream = make(path, gpt2_dir, template=None, index="auto")
+    assert stream.state(0)["index"] == index.checksum
+    assert not different_prompts(stream)
+
+
+def test_options_have_the_same_defaults_everywhere() -> None:
+    def defaults(function: Callable[..., Any]) -> dict[str, Any]:
+        found = inspect.signature(function).parameters.items()
+        return {name: one.default for name, one in found if one.default is not one.empty and name != "tokenizer"}
+
+    usual = defaults(mps.stream)
+    for function in (mps.build_index, mps.doctor, mps.encode):
+        shared = {name: value for name, value in defaults(function).items() if name in usual}
+        assert shared == {name: usual[name] for name in shared}

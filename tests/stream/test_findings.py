@@ -8,6 +8,7 @@ import json
 import logging
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,6 +68,23 @@ def test_at_most_eight_lines_of_a_hundred_columns(tmp_path: pathlib.Path) -> Non
     assert "more, see stream.report" in repr(made)
 
 
+def columns(line: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line)
+
+
+def test_names_of_sources_tasks_and_caches_are_whole_and_fit(tmp_path: pathlib.Path) -> None:
+    chinese = json_lines(tmp_path / ("数据" * 30 + ".jsonl"), pairs(40))
+    made = stream(chinese, index="build", verbose=False)
+    assert max(map(columns, repr(made).splitlines())) < 100
+    assert "… · 40 rows · strings" in repr(made)
+    parts = [(json_lines(tmp_path / name, pairs(20)), 1) for name in ("one.jsonl", "two.jsonl")]
+    assert repr(stream(mps.mix(parts))).startswith("DPO  mix of one.jsonl, two.jsonl · 40 rows · strings\n")
+    assert repr(stream(pairs(40), task=mps.Reward(128))).startswith("Reward list · 40 rows")
+    mps.write_cache(stream(pairs(40), verbose=False), tmp_path / "cache")
+    cached = stream(tmp_path / "cache", tokenizer=None)
+    assert "tokenizer bytes, when the cache was written · boundary joint\n" in repr(cached)
+
+
 def test_no_chat_template_is_said_and_stays(caplog: pytest.LogCaptureFixture) -> None:
     made = stream(pairs(40), tokenizer=BARE)
     (warning,) = said(caplog, "WARNING")
@@ -118,6 +136,25 @@ def test_cut_rows_are_said_without_a_lost_question(caplog: pytest.LogCaptureFixt
     list(stream(rows, task=mps.DPO(60)).batches())
     (warning,) = said(caplog, "WARNING")
     assert re.match(r"max_length 60: \d+ of \d+ rows are cut\. max_length=\d+ keeps 90 % .* 99 %\.$", warning)
+
+
+def test_prompts_that_are_rendered_already_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{**row, "prompt": f"<|im_start|>user\n{row['prompt']}<|im_end|>\n"} for row in pairs(80)]
+    for template in ("auto", None):
+        caplog.clear()
+        list(stream(rows, template=template).batches())
+        (warning,) = said(caplog, "WARNING")
+        assert "look rendered already" in warning
+    caplog.clear()
+    list(stream(rows, template=None, special_tokens_in_content="allow").batches())
+    assert not said(caplog, "WARNING"), "the printed remedy works"
+
+
+def test_the_limit_that_cuts_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": f"question {row} " * 4, "response": f"answer {row}"} for row in range(100)]
+    list(stream(rows, task=mps.RLHF(40, 128)).batches())
+    (warning,) = said(caplog, "WARNING")
+    assert re.match(r"max_prompt_length 40: .* rows are cut\. max_prompt_length=\d+ keeps 90 % .* 99 %\.$", warning)
 
 
 def test_prompts_alone_and_one_side_that_is_always_longer(caplog: pytest.LogCaptureFixture) -> None:

@@ -52,8 +52,14 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "of a method": (lambda: stream().batches(epochs=2), r"stream\.batches has no option epochs"),
     "len": (lambda: len(stream()), r"stream\.steps_per_epoch"),
     "for": (lambda: list(stream()), r"cannot be iterated over; pass stream\.dataset\(\).*stream\.batches\(\)"),
+    "next": (lambda: next(stream()), r"cannot be iterated over; pass stream\.dataset\(\)"),
     "item": (lambda: stream()[0], r"cannot be indexed; pass stream\.dataset\(\)"),
     "data set": (lambda: stream().get_dataset_size(), r"no attribute get_dataset_size; .* pass stream\.dataset\(\)"),
+    "path of an index": (
+        lambda: mps.build_index(pairs(8), 3, task=mps.DPO(64), tokenizer="bytes", verbose=False),
+        r"index is 3; expected the path of a file\.",
+    ),
+    "verbose": (lambda: stream(verbose="no"), r"verbose is 'no'; expected True or False\."),
     "attribute": (lambda: stream().bathces(), r"no attribute bathces; did you mean batches\?"),
 }
 

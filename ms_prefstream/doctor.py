@@ -163,7 +163,6 @@ class _Examined:
             task=given.task,
             tokenizer=tokenizer,
             joined=recipe is not None and recipe.template is None and given.template == "auto",
-            templated=recipe is not None and recipe.template is not None,
             pad_id=self._pad_id,
             drops=self._drops,
             raws=self.raws,

@@ -17,6 +17,7 @@ Path: TypeAlias = tuple[str, ...]
 
 _OPTIONAL = frozenset({"system", "tools", "history", "input", "margin", "chat_template_kwargs"})
 _EXAMPLE = 'such as {"prompt": "question", "chosen": "good.text", "rejected": "bad.text"}'
+_ROLES = (".role", ".from")  # of a turn whose text a path takes
 
 
 class Renaming:
@@ -116,7 +117,7 @@ def _beside(value: Any, paths: set[Path], place: str) -> dict[str, Any]:
             found[f"{place}.{key}"] = item
         elif () not in further:
             found |= _beside(parsed_json(item), further, f"{place}.{key}")
-    return {name: item for name, item in found.items() if not is_harmless(name)}
+    return {name: item for name, item in found.items() if not is_harmless(name) and not name.endswith(_ROLES)}
 
 
 def _value_at(row: Mapping[str, Any], path: Path) -> Any:

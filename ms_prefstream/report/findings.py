@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from ms_prefstream.encode.template import looks_rendered
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair, TokenCompletion, TokenPair
@@ -28,7 +27,6 @@ _QUESTION_LOST = 0.05
 _CUT = 0.2
 _ONE_SIDE = 0.95
 _REPEATED = 0.05
-_RENDERED = 0.5
 _TURNS = re.compile(r"""\[?\s*\{\s*["'](role|from|content|value)["']\s*:""")
 _ROUND = 16  # suggested lengths are multiples of it
 
@@ -59,7 +57,6 @@ class Seen:
         task: What rows become.
         tokenizer: The tokenizer, or None.
         joined: Whether prompt and response are joined as text although a chat template was asked for (``auto``).
-        templated: Whether a chat template renders the records.
         pad_id: The id that arrays are padded with, or None.
         drops: Whether malformed rows are dropped (``on_bad_row="drop"``).
         raws: Raw rows.
@@ -72,7 +69,6 @@ class Seen:
     task: Task
     tokenizer: Tokenizer | None = None
     joined: bool = False
-    templated: bool = False
     pad_id: int | None = None
     drops: bool = False
     raws: Sequence[Any] = ()
@@ -201,13 +197,8 @@ def turns_as_text(seen: Seen) -> Iterator[Finding]:
 
 
 def rendered(seen: Seen) -> Iterator[Finding]:
-    """Prompts with markers of turns; a chat template would wrap them a second time."""
-    count = seen.with_note(Note.MARKERS)
-    if seen.templated:
-        prompts = [one.prompt[:1] for one in seen.records if isinstance(one, (Pair, Completion))]
-        found = sum(looks_rendered(message.content) for turns in prompts for message in turns)
-        count = found if found > _RENDERED * len(prompts) else 0  # a few may talk about markers
-    if count:
+    """Texts with markers of turns; a chat template would wrap them a second time."""
+    if count := seen.with_note(Note.MARKERS):
         remedy = 'Pass the messages, or template=None with special_tokens_in_content="allow"'
         yield Finding(f"{_of(count, seen)} look rendered already: markers would be trained as text", remedy)
 

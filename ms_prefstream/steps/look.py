@@ -160,7 +160,7 @@ class Look:
     @property
     def _facts(self) -> dict[str, Any]:
         recipe = self._recipe
-        return {"task": recipe.task, "tokenizer": recipe.tokenizer, "templated": recipe.template is not None}
+        return {"task": recipe.task, "tokenizer": recipe.tokenizer}
 
     def _note(self, seen: Seen, without: Sequence[Any] = ()) -> None:
         for one in findings(seen, without):

@@ -271,6 +271,6 @@ def _with_unread(made: _Made, doubtful: Mapping[str, Any]) -> _Made:
     for name, value in doubtful.items():
         if name in MEDIA and isinstance(made, (Pair, Completion)):
             check_media(name, value)
-        elif holds(value) and not (name in standard_names() and repeats(value, made)):
+        elif holds(value) and not (str(name).rpartition(".")[2] in standard_names() and repeats(value, made)):
             unread.append(str(name))
     return replace(made, unread=tuple(dict.fromkeys((*made.unread, *unread)))) if unread else made

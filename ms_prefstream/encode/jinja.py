@@ -72,6 +72,9 @@ class _Generator(jinja2.compiler.CodeGenerator):
         self.write(")")
 
 
+_JINJAS_OWN = ("_loop_vars", "_block_vars")  # arguments of every call, which no function gets
+
+
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     code_generator_class = _Generator
     concat = staticmethod(joined)
@@ -94,7 +97,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         if isinstance(text, str) and not isinstance(text, Tracked):
             if getattr(method, "__name__", "") == "format" and (found := braces(text, args, options)) is not None:
                 return found
-            mark_read([*args, *options.values()])
+            mark_read([*args, *(value for name, value in options.items() if name not in _JINJAS_OWN)])
             if getattr(method, "__name__", "") == "join" and len(args) == 1:
                 args = (list(args[0]),)
                 if all(isinstance(part, str) for part in args[0]):
@@ -132,7 +135,7 @@ def _reading(function: Callable[..., Any], rewrites: bool = False) -> Callable[.
     def reading(*args: Any, **options: Any) -> Any:
         for at, value in enumerate(args):
             if isinstance(value, Tracked):
-                value.reads.was_read = True
+                value.reads.looked = True
                 if rewrites:
                     return value.changed(str(function(*args[:at], plain(value), *args[at + 1 :], **options)))
         return function(*args, **options)

@@ -1,7 +1,8 @@
 """Templates: from the messages of a conversation to its layout.
 
 A chat template is rendered once for a sequence of roles, and the layout learned from that serves all conversations with
-these roles. Where the text depends on more than the roles, each conversation is rendered in full.
+these roles. A template may ask questions about contents, such as whether a word is in one: then a layout is learned for
+each combination of answers. Where the text depends on more than that, each conversation is rendered in full.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import math
 import operator
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -25,13 +26,14 @@ from ms_prefstream.encode.jinja import TemplateRefusal, names_in, renderer
 from ms_prefstream.encode.layout import Kind, Layout, Piece, build_layout
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.encode.tracked_text import ContentReads, Edits, Run, Tracked, edited, plain
+from ms_prefstream.encode.tracked_text import ContentReads, Edits, Question, Run, Tracked, edited, plain
 from ms_prefstream.errors import OptionError, Reason, RowError, TemplateError
 from ms_prefstream.formats.record import Message, Messages
 from ms_prefstream.sample import Note
 
 PROOFS = 3  # rows of each role sequence that are also rendered in full, to check the learned layout
 LAYOUTS = 1024  # role sequences whose layouts are cached
+OUTCOMES = 32  # combinations of answers whose layouts are cached for one role sequence
 VARIANTS = 64  # distinct template variables of rows whose templates are cached
 MARKERS = {  # of conversations that are rendered already, by their first characters
     "<": (
@@ -81,12 +83,11 @@ class Template(Protocol):
 
 @dataclass(slots=True)
 class _Learned:
-    """The layout of all conversations with certain roles, learned from one rendering with placeholders.
+    """The layout of all conversations with certain roles and answers, learned from one rendering with placeholders.
 
     Attributes:
-        layout: The layout; None if it depends on more than the roles.
+        layout: The layout; None if it depends on more than that.
         edits: (message, strips) of contents that the template strips.
-        needed: (message, strips) of contents that must not be empty for this layout to hold.
         proofs: How many more rows are rendered in full and compared.
         notes: What a report counts about such conversations.
         eats: Whether the strips remove more than white space.
@@ -94,19 +95,16 @@ class _Learned:
 
     layout: Layout | None = None
     edits: tuple[tuple[int, Edits], ...] = ()
-    needed: tuple[tuple[int, Edits], ...] = ()
     proofs: int = PROOFS
     notes: Note = Note.NONE
     eats: bool = False
 
     def fill(self, given: Sequence[str]) -> LaidOut | None:
-        """Returns the layout with these contents; None if there is none, or one is empty that must not be."""
+        """Returns the layout with these contents; None if there is none."""
         if self.layout is None:
             return None
-        if not self.edits and not self.needed:
+        if not self.edits:
             return LaidOut(self.layout, given, False, self.notes)
-        if not all(edited(given[owner], edits) for owner, edits in self.needed):
-            return None
         contents = list(given)
         for owner, edits in self.edits:
             contents[owner] = edited(contents[owner], edits)
@@ -114,6 +112,26 @@ class _Learned:
         if self.eats and rewritten and any(_squeezed(a) != _squeezed(b) for a, b in zip(contents, given, strict=True)):
             return None  # words are missing, and its own rendering shows whose
         return LaidOut(self.layout, contents, rewritten, self.notes)
+
+
+@dataclass(slots=True)
+class _Fork:
+    """A question of a template, and what is known for each answer: a further question, or a layout.
+
+    Attributes:
+        question: The question.
+        ask: Answers it for the contents of a conversation.
+        after: What follows each answer that a row has given so far.
+        room: How many more layouts may be learned; counted at the first question.
+    """
+
+    question: Question
+    ask: Callable[[Sequence[str]], bool] = field(init=False)
+    after: dict[bool, _Fork | _Learned] = field(default_factory=dict)
+    room: int = OUTCOMES
+
+    def __post_init__(self) -> None:
+        self.ask = self.question.asker()
 
 
 def _squeezed(text: str) -> str:
@@ -162,7 +180,7 @@ class ChatTemplate:
         self._control = ControlTokens(tokenizer.special, tokenizer.flagged)
         self._allow = options.allow_special
         self._inference = options.inference
-        self._learned: dict[tuple[tuple[str, ...], int], _Learned] = {}
+        self._learned: dict[tuple[tuple[str, ...], int], _Fork | _Learned] = {}
         self._headers: dict[str, str] = {}
         self._variants: dict[str, ChatTemplate] = {}
         self._forms: tuple[CallForm, ...] | None = None
@@ -183,10 +201,8 @@ class ChatTemplate:
         ):
             key = roles, len(prompt)
             learned = self._learned.get(key)
-            if learned is None:
-                if len(self._learned) >= LAYOUTS:
-                    self._learned.clear()
-                learned = self._learned[key] = self._learn(*key)
+            if not isinstance(learned, _Learned):
+                learned = self._learned_for(key, contents)
             laid = learned.fill(contents)
             if laid is not None and (not learned.proofs or self._prove(learned, laid, messages)):
                 return laid
@@ -229,20 +245,53 @@ class ChatTemplate:
             return any(unit.control >= 0 for unit in units[last + 1 : first])
         return True  # a template that refuses both refuses other rows in its own way
 
-    def _learn(self, roles: tuple[str, ...], prompt_messages: int) -> _Learned:
-        """Learn the layout of all conversations with these roles from a rendering with placeholders."""
+    def _learned_for(self, key: tuple[tuple[str, ...], int], contents: Sequence[str]) -> _Learned:
+        """Returns what is known for the answers that these contents give; a new combination of answers is learned."""
+        node = root = self._learned.get(key)
+        hidden = any(map(self._control.find, contents))  # a template gets such contents with other characters
+        while isinstance(node, _Fork) and not hidden:
+            node = node.after.get(node.ask(contents))
+        if isinstance(node, _Learned):
+            return node
+        if isinstance(root, _Fork):
+            if hidden or not root.room:
+                return _Learned()
+            root.room -= 1
+        elif len(self._learned) >= LAYOUTS:
+            self._learned.clear()
+        learned, asked = self._learn(*key, contents)
+        if not asked:
+            self._learned[key] = learned
+            return learned
+        questions = list(asked)
+        fork = self._learned.setdefault(key, _Fork(questions[0]))
+        for question, then in zip(questions, [*questions[1:], None], strict=True):
+            if not isinstance(fork, _Fork) or fork.question != question:
+                return _Learned()  # it asks other questions than for an earlier row
+            fork = fork.after.setdefault(asked[question], learned if then is None else _Fork(then))
+        return _Learned() if hidden else learned
+
+    def _learn(
+        self, roles: tuple[str, ...], prompt_messages: int, contents: Sequence[str]
+    ) -> tuple[_Learned, Mapping[Question, bool]]:
+        """Learn the layout of all conversations with these roles and the answers of these contents.
+
+        Returns:
+            The layout, from a rendering with placeholders, and the answers.
+        """
+        reads = ContentReads(answering=contents)
         if self._continues(roles, prompt_messages):
-            return _Learned()
+            return _Learned(), {}
         try:
-            found = self._dissect(_placeholders(roles), prompt_messages)
-            again = self._render(_placeholders(roles), None, prompt_messages == len(roles))
+            found = self._dissect(_placeholders(roles, reads), prompt_messages)
+            again = self._render(_placeholders(roles, reads), None, prompt_messages == len(roles))
         except TemplateRefusal:
-            return _Learned()
+            return _Learned(), reads.asked
         written = sorted(run.owner for run in found.text.runs if run.whole)
-        if found.text.reads.was_read or len(found.text.runs) != len(roles) or written != list(range(len(roles))):
-            return _Learned()
+        if reads.looked or len(found.text.runs) != len(roles) or written != list(range(len(roles))):
+            return _Learned(), reads.asked
         if not found.differs and plain(again) != plain(found.text):
-            return _Learned()  # it is refused when a row is rendered
+            return _Learned(), reads.asked  # it is refused when a row is rendered
         layout = build_layout(
             self._pieces(found, slots=True),
             prompt_messages,
@@ -254,7 +303,7 @@ class ChatTemplate:
         edits = tuple((run.owner, run.edits) for run in found.text.runs if run.edits)
         eats = any(characters and characters.strip() for _, strips in edits for _, characters in strips)
         notes = Note.EMPTY_THINK if found.empty_think else Note.NONE
-        return _Learned(layout, edits, tuple(sorted(found.text.reads.needed)), PROOFS, notes, eats)
+        return _Learned(layout, edits, PROOFS, notes, eats), reads.asked
 
     def _continues(self, roles: Sequence[str], prompt_messages: int) -> bool:
         """Returns whether a response of these roles would continue the prompt's last turn, an answer."""
@@ -317,7 +366,7 @@ class ChatTemplate:
             roles = ("user", "assistant") if role == "assistant" else ("user", "assistant", role)
             self._headers[role] = ""
             try:
-                found = self._dissect(_placeholders(roles), len(roles))
+                found = self._dissect(_placeholders(roles, ContentReads()), len(roles))
             except TemplateRefusal:
                 return ""
             last = len(roles) - 1
@@ -512,9 +561,8 @@ def looks_rendered(text: str) -> bool:
     return any([sign in text and any([name in text for name in names]) for sign, names in MARKERS.items()])
 
 
-def _placeholders(roles: Sequence[str]) -> list[dict[str, Any]]:
+def _placeholders(roles: Sequence[str], reads: ContentReads) -> list[dict[str, Any]]:
     """Returns messages with these roles, and contents that stand for any text."""
-    reads = ContentReads()
     dicts = []
     for owner, role in enumerate(roles):
         text = f"\ue000{owner}\ue001"  # private-use characters, which no template writes

@@ -2,8 +2,8 @@
 
 A template gets contents as `Tracked` strings. Joining, formatting and stripping keep the record, so the rendered text
 itself shows where every content stands, without a search. `ContentReads` records how the template read the contents. If
-it only wrote them, the text that it wrote around them holds for all contents. If it asked `Question`s, whether a word is
-in a content, the text holds for all contents with the same answers.
+it only wrote them, the text that it wrote around them holds for all contents. If it also asked a `Question`, such as
+whether a word is in a content, the text holds for all contents with the same answer.
 
     render([{"role": "user", "content": Hi}])  ->  "<|im_start|>user\\nHi<|im_end|>\\n", Run(begin=17, end=19, owner=0)
 """

@@ -38,10 +38,11 @@ class Shown:
     Attributes:
         dicts: The turns for the template.
         tools: The schemas for the template.
+        reads: How the template reads them.
     """
 
     def __init__(self, messages: Sequence[Message], tools: Any, form: CallForm, hide: Any) -> None:
-        reads = ContentReads()
+        self.reads = reads = ContentReads()
         values = Values(reads)
         self.messages = messages
         self.dicts: list[dict[str, Any]] = []
@@ -77,6 +78,17 @@ class Shown:
             )
         ]
         return turns, None if self._schemas is None else self._schemas.given
+
+    def given(self) -> dict[int, Any]:
+        """Returns the values of a rendering by their owners: contents, and what the template read of the others."""
+        found: dict[int, Any] = dict(enumerate(self._contents))
+        nodes = [node for extra in self._extras for node in extra.values()]
+        nodes += [] if self._schemas is None else [self._schemas]
+        while nodes:
+            node = nodes.pop()
+            found[node.owner] = node.given
+            nodes += [*node.items.values(), *node.keys.values()]
+        return found
 
     def ledger(self, text: str) -> Ledger:
         """Returns the ledger of a text that a template rendered of this conversation."""

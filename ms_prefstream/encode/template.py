@@ -17,7 +17,7 @@ import operator
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ms_prefstream.encode.calls import CALL_KEYS, FORMS, PROBE, CallForm, schema_list
 from ms_prefstream.encode.content_ledger import Shown
@@ -25,6 +25,7 @@ from ms_prefstream.encode.dissect import Anatomy, Dissector
 from ms_prefstream.encode.jinja import TemplateRefusal, names_in, renderer
 from ms_prefstream.encode.layout import Kind, Layout, Piece, build_layout
 from ms_prefstream.encode.pieces import ControlTokens
+from ms_prefstream.encode.shape import Shape, Shapes, Slot, holds_place, slot_of
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.tracked_text import ContentReads, Edits, Question, Run, Tracked, edited, plain
 from ms_prefstream.errors import OptionError, Reason, RowError, TemplateError
@@ -91,6 +92,9 @@ class _Learned:
         proofs: How many more rows are rendered in full and compared.
         notes: What a report counts about such conversations.
         eats: Whether the strips remove more than white space.
+        slots: Places of other values than contents.
+        rewritten: Whether the template writes some content in a form of its own.
+        unread: See `LaidOut`.
     """
 
     layout: Layout | None = None
@@ -98,6 +102,22 @@ class _Learned:
     proofs: int = PROOFS
     notes: Note = Note.NONE
     eats: bool = False
+    slots: tuple[Slot, ...] = ()
+    rewritten: bool = False
+    unread: tuple[str, ...] = ()
+
+    def fill_shape(self, given: Sequence[Any]) -> LaidOut | None:
+        """Returns the layout with these values of a `Shape`; None if there is none."""
+        if self.layout is None:
+            return None
+        stripped = [(given[value], edits) for value, edits, _ in self.slots if edits] if self.eats else ()
+        if any(_squeezed(text) != _squeezed(edited(text, edits)) for text, edits in stripped):
+            return None
+        laid = self.fill(given[: len(self.layout.roles)])
+        if laid is None:
+            return None
+        contents = [*laid.contents, *[slot.text(given) for slot in self.slots]]
+        return laid._replace(contents=contents, rewritten=laid.rewritten or self.rewritten, unread=self.unread)
 
     def fill(self, given: Sequence[str]) -> LaidOut | None:
         """Returns the layout with these contents; None if there is none."""
@@ -132,6 +152,10 @@ class _Fork:
 
     def __post_init__(self) -> None:
         self.ask = self.question.asker()
+
+
+_Key: TypeAlias = tuple[tuple[Any, ...], int]
+"""The roles or the shape of a conversation, and how many of its messages are the prompt."""
 
 
 def _squeezed(text: str) -> str:
@@ -180,7 +204,9 @@ class ChatTemplate:
         self._control = ControlTokens(tokenizer.special, tokenizer.flagged)
         self._allow = options.allow_special
         self._inference = options.inference
-        self._learned: dict[tuple[tuple[str, ...], int], _Fork | _Learned] = {}
+        self._learned: dict[_Key, _Fork | _Learned] = {}
+        self._shapes = Shapes(self._control.find_in)
+        self._once: set[_Key] = set()
         self._headers: dict[str, str] = {}
         self._variants: dict[str, ChatTemplate] = {}
         self._forms: tuple[CallForm, ...] | None = None
@@ -193,16 +219,17 @@ class ChatTemplate:
             return self._lay_out_with(variables, prompt, response, tools)
         messages = prompt + response
         roles, contents, extras = zip(*messages, strict=True) if messages else ((), (), ())
-        if (
-            tools is None
-            and not any(extras)
-            and not self._control.in_words
-            and not (self._allow and any(map(self._control.find, contents)))
-        ):
+        if self._control.in_words or (self._allow and any(map(self._control.find, contents))):
+            pass
+        elif tools is not None or any(extras):
+            laid = self._lay_out_shape(messages, roles, len(prompt), tools)
+            if laid is not None:
+                return laid
+        else:
             key = roles, len(prompt)
             learned = self._learned.get(key)
             if not isinstance(learned, _Learned):
-                learned = self._learned_for(key, contents)
+                learned = self._learned_for(key, contents, lambda: self._learn(*key, contents))
             laid = learned.fill(contents)
             if laid is not None and (not learned.proofs or self._prove(learned, laid, messages)):
                 return laid
@@ -245,10 +272,42 @@ class ChatTemplate:
             return any(unit.control >= 0 for unit in units[last + 1 : first])
         return True  # a template that refuses both refuses other rows in its own way
 
-    def _learned_for(self, key: tuple[tuple[str, ...], int], contents: Sequence[str]) -> _Learned:
+    def _lay_out_shape(
+        self, messages: Messages, roles: tuple[str, ...], prompt_messages: int, tools: Any
+    ) -> LaidOut | None:
+        """Returns the layout of a conversation with calls, schemas or further keys, learned for its shape.
+
+        None if it must be rendered in full. A shape is learned when it comes the second time.
+        """
+        shape = self._shapes.of(messages, tools)
+        if shape is None:
+            return None
+        key = shape.key, prompt_messages
+        learned = self._learned.get(key)
+        if learned is None and key not in self._once:
+            if len(self._once) >= LAYOUTS:
+                self._once.clear()
+            self._once.add(key)
+            return None
+        if not isinstance(learned, _Learned):
+            learned = self._learned_for(key, shape.values, lambda: self._learn_shape(shape, roles, prompt_messages))
+        laid = learned.fill_shape(shape.values)
+        if laid is None or not learned.proofs:
+            return laid
+        with contextlib.suppress(TemplateRefusal, RowError):
+            if _as_units(laid) == _as_units(self._in_full(messages, prompt_messages, schema_list(tools))):
+                learned.proofs -= 1
+                return laid
+        learned.layout = None
+        return None
+
+    def _learned_for(
+        self, key: _Key, contents: Sequence[Any], learn: Callable[[], tuple[_Learned, Mapping[Question, bool]]]
+    ) -> _Learned:
         """Returns what is known for the answers that these contents give; a new combination of answers is learned."""
         node = root = self._learned.get(key)
-        hidden = any(map(self._control.find, contents))  # a template gets such contents with other characters
+        # A template gets contents with control tokens with other characters.
+        hidden = any([self._control.find(text) is not None for text in contents if isinstance(text, str)])
         while isinstance(node, _Fork) and not hidden:
             node = node.after.get(node.ask(contents))
         if isinstance(node, _Learned):
@@ -259,7 +318,7 @@ class ChatTemplate:
             root.room -= 1
         elif len(self._learned) >= LAYOUTS:
             self._learned.clear()
-        learned, asked = self._learn(*key, contents)
+        learned, asked = learn()
         if not asked:
             self._learned[key] = learned
             return learned
@@ -305,6 +364,100 @@ class ChatTemplate:
         notes = Note.EMPTY_THINK if found.empty_think else Note.NONE
         return _Learned(layout, edits, PROOFS, notes, eats), reads.asked
 
+    def _learn_shape(
+        self, shape: Shape, roles: tuple[str, ...], prompt_messages: int
+    ) -> tuple[_Learned, Mapping[Question, bool]]:
+        """Learn the layout of all conversations of a shape and with these answers, like `_learn`."""
+        if self._continues(roles, prompt_messages) or self._control.find_in(shape.key):
+            return _Learned(), {}
+        messages, schemas = shape.messages()
+        asks = prompt_messages == len(messages)
+        shown = Shown(messages, schemas, self._forms_for(messages)[0], lambda value: value)
+        shown.reads.answering = shape.values
+        try:
+            written = self._render(shown.dicts, shown.tools, asks)
+            found = self._dissect(shown.dicts, prompt_messages, shown.tools, written)
+            again = self._render(shown.dicts, shown.tools, asks)
+        except TemplateRefusal:
+            return _Learned(), shown.reads.asked
+        ledger, turns = shown.ledger(found.text), range(len(messages))
+        if (
+            shown.reads.looked
+            or plain(again) != plain(written)
+            or shown.ledger(written).refusal() is not None
+            or any(ledger.lacks_turn(turn) or ledger.loses_words(turn) for turn in turns)
+        ):
+            return _Learned(), shown.reads.asked
+        unread = [name for turn in turns for name in ledger.unread(turn)] + [*ledger.unread_of_tools()]
+        learned = _Learned(unread=tuple(dict.fromkeys(unread)))
+        places = self._places(found, shown.given(), learned, len(messages))
+        pieces = None if places is None else self._pieces_around(found, places, len(messages))
+        if pieces is not None:
+            strips = self._control.strips
+            learned.layout = build_layout(
+                pieces, prompt_messages, roles, self._encoder, differs=found.differs, strips=strips
+            )
+            learned.notes = Note.EMPTY_THINK if found.empty_think else Note.NONE
+            every = [*learned.edits, *[(slot.value, slot.edits) for slot in learned.slots]]
+            learned.eats = any(characters and characters.strip() for _, edits in every for _, characters in edits)
+        return learned, shown.reads.asked
+
+    def _places(
+        self, found: Anatomy, given: Mapping[int, Any], learned: _Learned, turns: int
+    ) -> list[tuple[int, int, int]] | None:
+        """Returns (begin, end, slot) of each value in the text; None if one is not written as a whole."""
+        text = plain(found.text)
+        places: list[tuple[int, int, int]] = []
+        edits: list[tuple[int, Edits]] = []
+        slots: list[Slot] = []
+        contents = [run.owner for run in found.text.runs if run.owner >= 0 and given[run.owner].strip()]
+        if sorted(contents) != [owner for owner in range(turns) if given[owner].strip()]:
+            return None
+        for run in found.text.runs:
+            slot = slot_of(given[run.owner], run)
+            if slot is None:
+                if holds_place(text[run.begin : run.end]):
+                    return None
+            elif run.owner >= 0 and slot.form is None:
+                places.append((run.begin, run.end, run.owner))
+                edits += [(run.owner, run.edits)] if run.edits else []
+            else:
+                learned.rewritten |= run.owner >= 0
+                places.append((run.begin, run.end, turns + len(slots)))
+                slots.append(slot)
+        learned.edits, learned.slots = tuple(edits), tuple(slots)
+        return places
+
+    def _ends_at(self, text: str, at: int) -> bool:
+        """Returns whether a control token begins at an offset."""
+        first = self._control.first(text, at, len(text))
+        return first is not None and first.begin == at
+
+    def _pieces_around(
+        self, found: Anatomy, places: Sequence[tuple[int, int, int]], turns: int
+    ) -> list[tuple[Piece, int]] | None:
+        """Cut the parts at slots and control tokens; None if a slot is not inside of one part."""
+        whole, left = plain(found.text), list(places)
+        pieces: list[tuple[Piece, int]] = []
+
+        def fixed(owner: int, kind: Kind, begin: int, end: int) -> None:
+            for cut in self._control.cut(whole, begin, end):
+                pieces.append((Piece(owner, kind, whole[cut.begin : cut.end]), cut.id))
+
+        for owner, kind, begin, end, _ in found.parts:
+            while left and left[0][0] < end:
+                first, last, slot = left.pop(0)
+                if not begin <= first < last <= end:
+                    return None
+                fixed(owner, kind, begin, first)
+                pieces.append((Piece(owner, kind, None, slot), -1))
+                begin = last
+                if last == end and kind is Kind.BODY and slot >= turns and not self._ends_at(whole, end):
+                    return None  # the response ends before white space, which the value may end with
+            fixed(owner, kind, begin, end)
+        whole_text = "".join(piece.text or "" for piece, _ in pieces)
+        return None if left or holds_place(whole_text) else pieces
+
     def _continues(self, roles: Sequence[str], prompt_messages: int) -> bool:
         """Returns whether a response of these roles would continue the prompt's last turn, an answer."""
         if not prompt_messages or roles[prompt_messages - 1] != "assistant":
@@ -338,7 +491,7 @@ class ChatTemplate:
         whole = plain(found.text)
         for owner, kind, begin, end, run in found.parts:
             if slots and run is not None:
-                yield Piece(owner, kind, None), -1
+                yield Piece(owner, kind, None, run.owner), -1
                 continue
             for cut in self._control.cut(whole, begin, end):
                 text = whole[cut.begin : cut.end]
@@ -423,12 +576,9 @@ class ChatTemplate:
 
     def _shown(self, messages: Messages, tools: Any, asks: bool) -> tuple[Shown, str]:
         """Returns messages in a form in which the template writes all their calls and the schemas, and the text."""
-        forms: Sequence[CallForm] = FORMS[:1]
-        if any(message.extra and any(map(message.extra.get, CALL_KEYS)) for message in messages):
-            forms = self._call_forms()
         refusal: TemplateRefusal | None = None
         left_out: TemplateRefusal | None = None
-        for form in forms:
+        for form in self._forms_for(messages):
             try:
                 return self._shown_in(form, messages, tools, asks)
             except _LeftOut as found:
@@ -449,6 +599,11 @@ class ChatTemplate:
                 raise _LeftOut("its text changes from one rendering to the next")
             self._repeats -= 1
         return shown, written
+
+    def _forms_for(self, messages: Messages) -> Sequence[CallForm]:
+        """Returns the forms in which to show messages, in the order in which they are tried."""
+        calls = any(message.extra and any(map(message.extra.get, CALL_KEYS)) for message in messages)
+        return self._call_forms() if calls else FORMS[:1]
 
     def _call_forms(self) -> tuple[CallForm, ...]:
         """Returns the forms of tool calls, beginning with the one in which the template writes a simple call."""
@@ -491,6 +646,16 @@ def _as_one_turn(messages: Messages, prompt_messages: int, join: bool) -> tuple[
     return (*messages[: prompt_messages - 1], one, *messages[prompt_messages + 1 :]), len(before.content)
 
 
+def _as_units(laid: LaidOut) -> list[Any]:
+    """Returns everything that a layout says, whatever its slots are."""
+    found: list[Any] = [laid.rewritten, laid.notes, laid.unread, laid.layout.differs]
+    for unit in laid.layout.units:
+        pieces = [unit.written(laid.contents, at, at + 1) for at in unit.trained]
+        found.append((unit.control, unit.written(laid.contents), "".join(pieces)))
+        found.append(unit.written(laid.contents, 0, unit.border) if pieces else "")
+    return found
+
+
 def _answers(piece: Piece, turn: int) -> bool:
     """Returns whether a piece is of an answer, or comes after it."""
     return piece.owner == turn and piece.kind in (Kind.BODY, Kind.TAIL)
@@ -514,7 +679,7 @@ class PlainTemplate:
         self._eos = [] if eos is None else [(Piece(1, Kind.TAIL, tokenizer.eos_token), eos)]
         self._ends = {tokenizer.eos_id, *(tokenizer.special[name] for name in _ENDS if name in tokenizer.special)}
         self._encoder = tokenizer.encoder
-        slots = [(Piece(0, Kind.BODY, None), -1)], [(Piece(1, Kind.BODY, None), -1)]
+        slots = [(Piece(0, Kind.BODY, None), -1)], [(Piece(1, Kind.BODY, None, 1), -1)]
         self._full = self._build([*self._bos, *slots[0], *slots[1], *self._eos], 2)
         self._prompt = self._build([*self._bos, *slots[0]], 1)
 
@@ -549,7 +714,7 @@ class PlainTemplate:
             for owner, text in enumerate(contents)
             for cut in control.cut(text)
         ]
-        stated = [id_ for (owner, _, _), id_ in pieces if not owner][:1] == [id_ for _, id_ in self._bos]
+        stated = [id_ for piece, id_ in pieces if not piece.owner][:1] == [id_ for _, id_ in self._bos]
         before = [] if stated else self._bos
         answers = len(contents) > 1
         ended = answers and bool(pieces) and pieces[-1][0].owner == 1 and pieces[-1][1] in self._ends

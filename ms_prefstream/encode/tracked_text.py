@@ -43,6 +43,7 @@ class Run(NamedTuple):
         at: Where they begin in the content.
         held: How many characters of the content, from `at` on, the run stands for, if it is not these characters
             themselves: they are written as JSON (all of them), or in other words (0). -1 if it is.
+        form: How the complete value is written as JSON, see `ms_prefstream.encode.tracked_values`; else None.
     """
 
     begin: int
@@ -52,6 +53,7 @@ class Run(NamedTuple):
     whole: bool = True
     at: int = 0
     held: int = -1
+    form: Any = None
 
     @property
     def source(self) -> tuple[int, int]:
@@ -128,6 +130,10 @@ class ContentReads:
     def ask(self, question: Question, text: str) -> bool:
         """Returns the answer to a question about a content, which is rendered as `text`."""
         found = bool(getattr(str, question.name)(text, *question.given))
+        if question.owner < 0 and self.answering is not None:  # a value, of which only that it is not blank is known
+            blank = all(characters is None or not characters.strip() for _, characters in question.edits)
+            self.looked = self.looked or question.name != "__len__" or not blank
+            return found
         answer = found if self.answering is None else question.answer(self.answering)
         if not self.looked:
             self.asked[question] = answer

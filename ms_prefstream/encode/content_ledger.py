@@ -13,7 +13,7 @@ from typing import Any
 
 from ms_prefstream.encode.calls import CALL_KEYS, CallForm, in_form, plain_value
 from ms_prefstream.encode.tracked_text import ContentReads, Run, Tracked, plain
-from ms_prefstream.encode.tracked_values import NO_CONTENT, JsonText, NoContent, Node, Values, has_text
+from ms_prefstream.encode.tracked_values import NO_CONTENT, JsonText, NoContent, Node, Sealed, Values, has_text
 from ms_prefstream.formats.record import Message
 
 REASONING = ("reasoning_content", "reasoning", "thinking", "thinking_content")
@@ -214,6 +214,8 @@ class Ledger:
         """Returns whether the text holds a schema: its names, descriptions, properties and allowed values."""
         if schema is not None and self._written(schema):
             return True
+        if isinstance(given, Sealed):
+            return False
         if not isinstance(given, dict):
             return not has_text(given) or (schema is not None and self._holds(schema))
         return all(self._has_part(schema, key, value) for key, value in given.items())

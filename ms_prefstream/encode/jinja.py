@@ -107,7 +107,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     # Jinja's own filter escapes HTML; models were trained on plain JSON.
-    return tracked_json(mark_read(value), ensure_ascii=ensure_ascii, indent=indent, **options)
+    return tracked_json(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
 @jinja2.pass_environment
@@ -143,6 +143,11 @@ def _reading(function: Callable[..., Any], rewrites: bool = False) -> Callable[.
     return reading
 
 
+def _of_kind(test: Any) -> Callable[[Any], Any]:
+    """Returns a test that texts, mappings and lists always pass, so that it need not look into them."""
+    return lambda value: isinstance(value, (str, dict, list)) or test(value)
+
+
 _REWRITING = frozenset({
     *("capitalize", "center", "e", "escape", "forceescape", "indent", "lower", "striptags", "title", "truncate"),
     *("upper", "urlize", "wordwrap"),
@@ -173,6 +178,8 @@ def _compile(text: str) -> jinja2.Template:
     reading["random"] = environment.globals["lipsum"] = _by_chance
     environment.filters.update(reading)
     environment.tests["none"] = lambda value: value is None or isinstance(value, NoContent)
+    for name in ("iterable", "sequence"):
+        environment.tests[name] = _of_kind(environment.tests[name])
     is_in: Any = environment.tests["in"]
     environment.tests["in"] = _reading(is_in)
     environment.filters["join"] = _join

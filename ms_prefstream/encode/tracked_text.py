@@ -110,7 +110,8 @@ class ContentReads:
     Attributes:
         looked: Whether it measured, cut or compared one: its text may depend on everything in the contents.
         asked: Its questions before the first such look, in order, with their answers.
-        answering: The contents that answer the questions; None for the contents that are rendered.
+        answering: The contents that answer the questions; None for the contents that are rendered. With them a text
+            that is written as JSON is not read, because its run keeps the form.
     """
 
     looked: bool = False
@@ -189,8 +190,8 @@ class Tracked(str):
         return Tracked(text, tuple(runs), self.reads)
 
     @property
-    def _alone(self) -> Run | None:
-        """Returns the run, if the string is one whole content and nothing else."""
+    def alone(self) -> Run | None:
+        """The run, if the string is one whole content and nothing else."""
         if len(self.runs) != 1:
             return None
         run = self.runs[0]
@@ -206,7 +207,7 @@ class Tracked(str):
         return joined((other, self)) if isinstance(other, str) else NotImplemented
 
     def __bool__(self) -> bool:
-        size, alone = str.__len__(self), self._alone
+        size, alone = str.__len__(self), self.alone
         if alone is not None:
             return self.reads.ask(Question(alone.owner, alone.edits, "__len__"), self)
         if size == sum(run.end - run.begin for run in self.runs):
@@ -216,7 +217,7 @@ class Tracked(str):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, str):
             return False
-        if not str.__len__(other) and self._alone is not None:
+        if not str.__len__(other) and self.alone is not None:
             return not self
         return self._ask("__eq__", other)
 
@@ -225,7 +226,7 @@ class Tracked(str):
 
     def _ask(self, name: str, /, *given: Any) -> bool:
         """Returns what the method of strings returns; a question if it is about one whole content and constants."""
-        alone = self._alone
+        alone = self.alone
         if alone is None or alone.held >= 0 or not all(map(_is_constant, given)):
             self.reads.looked = True
             return bool(getattr(str, name)(self, *given))
@@ -242,7 +243,7 @@ class Tracked(str):
     def _strip(self, name: str, characters: str | None = None, /) -> Tracked:
         text = getattr(str, name)(self, characters)
         begin = 0 if name == "rstrip" else str.__len__(self) - len(str.lstrip(self, characters))
-        alone = self._alone
+        alone = self.alone
         if alone is None or alone.held >= 0:
             self.reads.looked = True
             return self.clip(begin, begin + len(text))

@@ -318,13 +318,16 @@ def _json_string(text: Tracked, ascii_only: bool) -> Tracked:
         parts.append(_dumps(whole[begin:end], {"ensure_ascii": ascii_only})[1:-1])
         length += len(parts[-1])
 
+    complete = text.alone is not None and text.runs[0].held < 0
+    if not complete or text.reads.answering is None:
+        text.reads.looked = True
     for run in text.runs:
         add(position, run.begin)
         first = length
         add(run.begin, run.end)
         at, end = run.source
         again = run.owner < 0 < run.held  # what is JSON already is no longer what a model reads as the value
-        form = JsonForm("", {"ensure_ascii": ascii_only}) if run.whole and run.held < 0 else None
+        form = JsonForm("", {"ensure_ascii": ascii_only}) if complete else None
         runs.append(Run(first, length, run.owner, run.edits, False, at, 0 if again else end - at, form))
         position = run.end
     add(position, len(whole))

@@ -42,6 +42,7 @@ class ControlTokens:
         self._names = sorted(self.ids, key=lambda name: (-len(name), name))
         self._pattern = alternation(self._names)
         self._firsts = sorted({name[0] for name in self._names})
+        self._first = self._firsts[0] if len(self._firsts) == 1 else None
         # Each character of each name has a private-use character of its own. So hidden contents keep their lengths,
         # and a part of a hidden name is revealed as the same part of the name.
         self._signs: dict[str, str] = {}
@@ -59,7 +60,10 @@ class ControlTokens:
 
     def find(self, text: str) -> str | None:
         """Returns the first control string in a text, or None."""
-        if len(self._firsts) <= _FEW and not any([first in text for first in self._firsts]):
+        if self._first is not None:
+            if self._first not in text:
+                return None
+        elif len(self._firsts) <= _FEW and not any([first in text for first in self._firsts]):
             return None
         match = self._pattern.search(text)
         return match.group() if match else None

@@ -93,22 +93,21 @@ class Shapes:
     def __init__(self, find_in: Callable[[Any], str | None]) -> None:
         self._find_in = find_in
         self._schemas: dict[bytes, list[Schema]] = {}
+        self._last: tuple[Any, list[Schema]] | None = None  # both sides of a pair have the same
 
     def of(self, messages: Messages, tools: Any) -> Shape | None:
         """Returns the shape; None for a conversation that must be rendered in full."""
         schemas = self._schemas_of(tools)
         if schemas is None or any(schema.hidden for schema in schemas):
             return None
-        values: list[Any] = [message.content for message in messages]
-        turns: list[Any] = []
-        plain: list[dict[str, Any]] = []
-        for role, content, extra in messages:
-            plain.append({key: plain_value(value) for key, value in extra.items()} if extra else {})
-            keys = [
-                (key, _calls(value, values) if key in CALL_KEYS else _key(value, values))
-                for key, value in plain[-1].items()
-            ]
-            turns.append((role, None if content.strip() else content, *keys))
+        plain: list[Mapping[str, Any]] = [message.extra or {} for message in messages]
+        found = _turns(messages, plain)
+        if found is None:
+            plain = [plain_value(extra) for extra in plain]
+            found = _turns(messages, plain)
+        if found is None:
+            return None
+        turns, values = found
         if any(map(self._find_in, values)):
             return None  # a template gets such values with other characters
         first = len(values)
@@ -133,6 +132,8 @@ class Shapes:
         """Returns the schemas, with those of equal lists as the same objects; None if they cannot be slots."""
         if tools is None:
             return []
+        if self._last is not None and tools is self._last[0]:
+            return self._last[1]
         try:
             key = marshal.dumps(tools, 2)
         except ValueError:
@@ -144,6 +145,7 @@ class Shapes:
             if not all(isinstance(schema, dict) and schema for schema in schemas):
                 return None
             self._schemas[key] = [Schema(schema, self._find_in(schema) is not None) for schema in schemas]
+        self._last = tools, self._schemas[key]
         return self._schemas[key]
 
 
@@ -162,8 +164,25 @@ def holds_place(text: str) -> bool:
     return "\ue000" in text or "\ue001" in text
 
 
+def _turns(messages: Messages, extras: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[Any]] | None:
+    """Returns the shapes of turns with these further keys, and their values; None if some value is no plain one."""
+    values: list[Any] = [message.content for message in messages]
+    turns: list[Any] = []
+    try:
+        for (role, content, _), extra in zip(messages, extras, strict=True):
+            keys = [(key, _calls(it, values) if key in CALL_KEYS else _key(it, values)) for key, it in extra.items()]
+            turns.append((role, None if content.strip() else content, *keys))
+    except TypeError:
+        return None
+    return turns, values
+
+
 def _key(value: Any, values: list[Any]) -> Any:
-    """Returns the shape of a value; its texts are added to `values`."""
+    """Returns the shape of a value; its texts are added to `values`.
+
+    Raises:
+        TypeError: It is no plain value, see `plain_value`.
+    """
     if isinstance(value, str):
         if not value.strip():
             return value
@@ -173,7 +192,9 @@ def _key(value: Any, values: list[Any]) -> Any:
         return ("{", *[(key, _key(item, values)) for key, item in value.items()])
     if isinstance(value, list):
         return ("[", *[_key(item, values) for item in value])
-    return (value.__class__, repr(value))
+    if value is None or value.__class__ in (bool, int, float):
+        return (value.__class__, repr(value))
+    raise TypeError(f"{value.__class__} is no plain value")
 
 
 def _placed(value: Any, numbers: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import math
@@ -229,7 +230,8 @@ class ChatTemplate:
             key = roles, len(prompt)
             learned = self._learned.get(key)
             if not isinstance(learned, _Learned):
-                learned = self._learned_for(key, contents, lambda: self._learn(*key, contents))
+                hidden = any(map(self._control.find, contents))
+                learned = self._learned_for(key, contents, hidden, functools.partial(self._learn, *key, contents))
             laid = learned.fill(contents)
             if laid is not None and (not learned.proofs or self._prove(learned, laid, messages)):
                 return laid
@@ -290,7 +292,9 @@ class ChatTemplate:
             self._once.add(key)
             return None
         if not isinstance(learned, _Learned):
-            learned = self._learned_for(key, shape.values, lambda: self._learn_shape(shape, roles, prompt_messages))
+            learned = self._learned_for(
+                key, shape.values, False, lambda: self._learn_shape(shape, roles, prompt_messages)
+            )
         laid = learned.fill_shape(shape.values)
         if laid is None or not learned.proofs:
             return laid
@@ -302,12 +306,18 @@ class ChatTemplate:
         return None
 
     def _learned_for(
-        self, key: _Key, contents: Sequence[Any], learn: Callable[[], tuple[_Learned, Mapping[Question, bool]]]
+        self,
+        key: _Key,
+        contents: Sequence[Any],
+        hidden: bool,
+        learn: Callable[[], tuple[_Learned, Mapping[Question, bool]]],
     ) -> _Learned:
-        """Returns what is known for the answers that these contents give; a new combination of answers is learned."""
+        """Returns what is known for the answers that these contents give; a new combination of answers is learned.
+
+        A template gets contents with control tokens, which are `hidden`, with other characters. So the answers are not
+        known.
+        """
         node = root = self._learned.get(key)
-        # A template gets contents with control tokens with other characters.
-        hidden = any([self._control.find(text) is not None for text in contents if isinstance(text, str)])
         while isinstance(node, _Fork) and not hidden:
             node = node.after.get(node.ask(contents))
         if isinstance(node, _Learned):

@@ -117,7 +117,10 @@ class _Learned:
         laid = self.fill(given[: len(self.layout.roles)])
         if laid is None:
             return None
-        contents = [*laid.contents, *[slot.text(given) for slot in self.slots]]
+        try:
+            contents = [*laid.contents, *[slot.text(given) for slot in self.slots]]
+        except (TypeError, ValueError):
+            return None  # a value that JSON has no form for
         return laid._replace(contents=contents, rewritten=laid.rewritten or self.rewritten, unread=self.unread)
 
     def fill(self, given: Sequence[str]) -> LaidOut | None:

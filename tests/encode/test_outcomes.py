@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -232,6 +233,14 @@ def test_a_shape_that_is_known_is_not_rendered(name: str, monkeypatch: pytest.Mo
             assert rendered
             rendered.clear()
     assert bool(rendered) is (name in ("mistral", "chatml"))
+
+
+def test_arguments_that_json_has_no_form_for() -> None:
+    learning, full = both(QWEN3)
+    for value in (1, 2, 3, [float("nan")], np.arange(2), (1, 2)):
+        call = {"function": {"name": "f", "arguments": {"a": value}}}
+        row = Completion((Message("user", "q"),), (Message("assistant", "b", {"tool_calls": [call]}),))
+        assert seen(learning, row) == seen(full, row)
 
 
 def test_an_outcome_that_is_known_is_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ms_prefstream.encode.tracked_values import JsonText
+from ms_prefstream.encode.tracked_values import JsonText, Sealed
 from ms_prefstream.errors import Reason, RowError
 
 
@@ -40,6 +40,8 @@ PROBE = {"id": "call00000", "type": "function", "function": {"name": "find", "ar
 
 def plain_value(value: Any) -> Any:
     """Returns a value of a row with dicts, lists and Python numbers only."""
+    if isinstance(value, Sealed):
+        return value
     if isinstance(value, Mapping):
         return {key: plain_value(item) for key, item in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):

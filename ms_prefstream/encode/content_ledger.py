@@ -13,7 +13,7 @@ from typing import Any
 
 from ms_prefstream.encode.calls import CALL_KEYS, CallForm, in_form, plain_value
 from ms_prefstream.encode.tracked_text import ContentReads, Run, Tracked, plain
-from ms_prefstream.encode.tracked_values import NO_CONTENT, JsonText, NoContent, Node, Values, has_text
+from ms_prefstream.encode.tracked_values import NO_CONTENT, JsonText, NoContent, Node, Sealed, Values, has_text
 from ms_prefstream.formats.record import Message
 
 REASONING = ("reasoning_content", "reasoning", "thinking", "thinking_content")
@@ -38,10 +38,11 @@ class Shown:
     Attributes:
         dicts: The turns for the template.
         tools: The schemas for the template.
+        reads: How the template reads them.
     """
 
     def __init__(self, messages: Sequence[Message], tools: Any, form: CallForm, hide: Any) -> None:
-        reads = ContentReads()
+        self.reads = reads = ContentReads()
         values = Values(reads)
         self.messages = messages
         self.dicts: list[dict[str, Any]] = []
@@ -77,6 +78,17 @@ class Shown:
             )
         ]
         return turns, None if self._schemas is None else self._schemas.given
+
+    def given(self) -> dict[int, Any]:
+        """Returns the values of a rendering by their owners: contents, and what the template read of the others."""
+        found: dict[int, Any] = dict(enumerate(self._contents))
+        nodes = [node for extra in self._extras for node in extra.values()]
+        nodes += [] if self._schemas is None else [self._schemas]
+        while nodes:
+            node = nodes.pop()
+            found[node.owner] = node.given
+            nodes += [*node.items.values(), *node.keys.values()]
+        return found
 
     def ledger(self, text: str) -> Ledger:
         """Returns the ledger of a text that a template rendered of this conversation."""
@@ -202,6 +214,8 @@ class Ledger:
         """Returns whether the text holds a schema: its names, descriptions, properties and allowed values."""
         if schema is not None and self._written(schema):
             return True
+        if isinstance(given, Sealed):
+            return False
         if not isinstance(given, dict):
             return not has_text(given) or (schema is not None and self._holds(schema))
         return all(self._has_part(schema, key, value) for key, value in given.items())

@@ -49,7 +49,7 @@ class Anatomy(NamedTuple):
 
 
 _EMPTY_THINK = re.compile(r"(?:<(think|thinking|thought|reasoning|seed:think)>\s*</\1>|\[THINK\]\s*\[/THINK\])\s*")
-_THOUGHT = re.compile(r"</(think|thinking|thought|reasoning|seed:think)>|\[/THINK\]")
+_THOUGHT = ("</think>", "</thinking>", "</thought>", "</reasoning>", "</seed:think>", "[/THINK]")
 
 
 class Dissector:
@@ -92,9 +92,7 @@ class Dissector:
         runs = written.runs if isinstance(written, Tracked) else ()
         self._runs = tuple([run for run in runs if run.owner >= 0 > run.held])  # the contents, as they are
         self._values = [run.begin for run in runs if run.owner < 0]
-        # A copy: later renderings add to the record of this one.
-        reads = written.reads if isinstance(written, Tracked) else ContentReads()
-        self._tracked = Tracked(self._text, runs, ContentReads(reads.was_read, set(reads.needed)))
+        self._tracked = Tracked(self._text, runs, written.reads if isinstance(written, Tracked) else ContentReads())
         self._where = self._places()
         self._systems = next((at for at, m in enumerate(messages) if m["role"] != "system"), len(messages))
         # (role, next role, text between their contents) -> offset of the end of the turn
@@ -282,8 +280,12 @@ class Dissector:
         """Returns whether a message has reasoning of its own, be it empty."""
         message = self._messages[index]
         content = message["content"]
-        own = isinstance(content, str) and _THOUGHT.search(self._control.reveal(plain(content)))
-        return bool(own) or any(has_text(message[key]) for key in REASONING if key in message)
+        if isinstance(content, str):
+            shown = self._control.reveal(plain(content))
+            text = content if shown == plain(content) else shown  # a content that is asked itself keeps a record of it
+            if any(end in text for end in _THOUGHT):
+                return True
+        return any(has_text(message[key]) for key in REASONING if key in message)
 
     def _response_begin(self, index: int, begin: int, end: int, place: tuple[int, int] | None) -> int:
         """Returns the start of the response, the response border in characters: the end of the generation header."""

@@ -72,6 +72,9 @@ class _Generator(jinja2.compiler.CodeGenerator):
         self.write(")")
 
 
+_JINJAS_OWN = ("_loop_vars", "_block_vars")  # arguments of every call, which no function gets
+
+
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     code_generator_class = _Generator
     concat = staticmethod(joined)
@@ -94,7 +97,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         if isinstance(text, str) and not isinstance(text, Tracked):
             if getattr(method, "__name__", "") == "format" and (found := braces(text, args, options)) is not None:
                 return found
-            mark_read([*args, *options.values()])
+            mark_read([*args, *(value for name, value in options.items() if name not in _JINJAS_OWN)])
             if getattr(method, "__name__", "") == "join" and len(args) == 1:
                 args = (list(args[0]),)
                 if all(isinstance(part, str) for part in args[0]):
@@ -104,7 +107,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     # Jinja's own filter escapes HTML; models were trained on plain JSON.
-    return tracked_json(mark_read(value), ensure_ascii=ensure_ascii, indent=indent, **options)
+    return tracked_json(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
 @jinja2.pass_environment
@@ -132,12 +135,17 @@ def _reading(function: Callable[..., Any], rewrites: bool = False) -> Callable[.
     def reading(*args: Any, **options: Any) -> Any:
         for at, value in enumerate(args):
             if isinstance(value, Tracked):
-                value.reads.was_read = True
+                value.reads.looked = True
                 if rewrites:
                     return value.changed(str(function(*args[:at], plain(value), *args[at + 1 :], **options)))
         return function(*args, **options)
 
     return reading
+
+
+def _of_kind(test: Any) -> Callable[[Any], Any]:
+    """Returns a test that texts, mappings and lists always pass, so that it need not look into them."""
+    return lambda value: isinstance(value, (str, dict, list)) or test(value)
 
 
 _REWRITING = frozenset({
@@ -170,6 +178,8 @@ def _compile(text: str) -> jinja2.Template:
     reading["random"] = environment.globals["lipsum"] = _by_chance
     environment.filters.update(reading)
     environment.tests["none"] = lambda value: value is None or isinstance(value, NoContent)
+    for name in ("iterable", "sequence"):
+        environment.tests[name] = _of_kind(environment.tests[name])
     is_in: Any = environment.tests["in"]
     environment.tests["in"] = _reading(is_in)
     environment.filters["join"] = _join

@@ -43,12 +43,13 @@ class Kind(enum.IntEnum):
 class Piece(NamedTuple):
     """A run of text with one owner (the index of its message).
 
-    `text` is None for a slot, which the content of the owner fills.
+    `text` is None for a slot; `slot` is the index of the content, or other value of the row, that fills it.
     """
 
     owner: int
     kind: Kind
     text: str | None
+    slot: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,8 +94,8 @@ class Unit:
         if len(self.pieces) == 2 and last is None and not first:  # the usual header + content
             head, body = self.pieces
             if head.text is not None and body.text is None:
-                return head.text + contents[body.owner]
-        return "".join([contents[p.owner] if p.text is None else p.text for p in self.pieces[first:last]])
+                return head.text + contents[body.slot]
+        return "".join([contents[p.slot] if p.text is None else p.text for p in self.pieces[first:last]])
 
 
 class Step(NamedTuple):
@@ -222,7 +223,7 @@ def under_loss(pieces: Sequence[tuple[Piece, int]], prompt_messages: int, roles:
     """
     flags: list[bool] = []
     unended = -1  # the message whose end of turn has not come yet
-    for (owner, kind, _), control in pieces:
+    for (owner, kind, *_), control in pieces:
         answers = prompt_messages <= owner < len(roles) and roles[owner] == "assistant"
         ends = answers and kind is Kind.TAIL and control >= 0 and owner == unended
         flags.append(ends or (answers and kind is Kind.BODY))
@@ -239,7 +240,7 @@ def _text_unit(unit: Unit, roles: tuple[str, ...], encoder: TextEncoder | None) 
     def fixed_ids(last: int) -> Ids | None:
         if encoder is None or any(piece.text is None for piece in pieces[:last]):
             return None
-        text = unit.text(["x"] * (1 + max(piece.owner for piece in pieces)), 0, last)  # a slot holds some text
+        text = unit.text(["x"] * (1 + max(piece.slot for piece in pieces)), 0, last)  # a slot holds some text
         return encoder.encode([text], unit.place)[0]
 
     head = fixed_ids(border) if border else None

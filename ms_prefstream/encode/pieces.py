@@ -11,6 +11,7 @@ from typing import Any
 from ms_prefstream.encode.backends.added import AddedToken, Cut, alternation, cut_at
 
 _FIRST_SIGN, _SIGNS = 0xF0000, 0x10FFFE - 0xF0000  # the two planes for private use
+_FEW = 4  # characters that are sooner looked for one by one than by a pattern
 _NAMES = 0x110000  # no character has this number, or a larger one
 
 
@@ -40,8 +41,8 @@ class ControlTokens:
         self.ids = {name: id_ for name, id_ in special.items() if name}
         self._names = sorted(self.ids, key=lambda name: (-len(name), name))
         self._pattern = alternation(self._names)
-        first = {name[:1] for name in self._names}
-        self._first = first.pop() if len(first) == 1 else None
+        self._firsts = sorted({name[0] for name in self._names})
+        self._first = self._firsts[0] if len(self._firsts) == 1 else None
         # Each character of each name has a private-use character of its own. So hidden contents keep their lengths,
         # and a part of a hidden name is revealed as the same part of the name.
         self._signs: dict[str, str] = {}
@@ -59,7 +60,10 @@ class ControlTokens:
 
     def find(self, text: str) -> str | None:
         """Returns the first control string in a text, or None."""
-        if self._first is not None and self._first not in text:
+        if self._first is not None:
+            if self._first not in text:
+                return None
+        elif len(self._firsts) <= _FEW and not any([first in text for first in self._firsts]):
             return None
         match = self._pattern.search(text)
         return match.group() if match else None

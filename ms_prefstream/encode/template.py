@@ -1,7 +1,8 @@
 """Templates: from the messages of a conversation to its layout.
 
 A chat template is rendered once for a sequence of roles, and the layout learned from that serves all conversations with
-these roles. Where the text depends on more than the roles, each conversation is rendered in full.
+these roles. A template may ask questions about contents, such as whether a word is in one: then a layout is learned for
+each combination of answers. Where the text depends on more than that, each conversation is rendered in full.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import math
 import operator
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ms_prefstream.encode.calls import CALL_KEYS, FORMS, PROBE, CallForm, schema_list
 from ms_prefstream.encode.content_ledger import Shown
@@ -24,14 +26,16 @@ from ms_prefstream.encode.dissect import Anatomy, Dissector
 from ms_prefstream.encode.jinja import TemplateRefusal, names_in, renderer
 from ms_prefstream.encode.layout import Kind, Layout, Piece, build_layout
 from ms_prefstream.encode.pieces import ControlTokens
+from ms_prefstream.encode.shape import Shape, Shapes, Slot, holds_place, slot_of
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.encode.tracked_text import ContentReads, Edits, Run, Tracked, edited, plain
+from ms_prefstream.encode.tracked_text import ContentReads, Edits, Question, Run, Tracked, edited, plain
 from ms_prefstream.errors import OptionError, Reason, RowError, TemplateError
 from ms_prefstream.formats.record import Message, Messages
 from ms_prefstream.sample import Note
 
 PROOFS = 3  # rows of each role sequence that are also rendered in full, to check the learned layout
 LAYOUTS = 1024  # role sequences whose layouts are cached
+OUTCOMES = 32  # combinations of answers whose layouts are cached for one role sequence
 VARIANTS = 64  # distinct template variables of rows whose templates are cached
 MARKERS = {  # of conversations that are rendered already, by their first characters
     "<": (
@@ -82,32 +86,50 @@ class Template(Protocol):
 
 @dataclass(slots=True)
 class _Learned:
-    """The layout of all conversations with certain roles, learned from one rendering with placeholders.
+    """The layout of all conversations with certain roles and answers, learned from one rendering with placeholders.
 
     Attributes:
-        layout: The layout; None if it depends on more than the roles.
+        layout: The layout; None if it depends on more than that.
         edits: (message, strips) of contents that the template strips.
-        needed: (message, strips) of contents that must not be empty for this layout to hold.
         proofs: How many more rows are rendered in full and compared.
         notes: What a report counts about such conversations.
         eats: Whether the strips remove more than white space.
+        slots: Places of other values than contents.
+        rewritten: Whether the template writes some content in a form of its own.
+        unread: See `LaidOut`.
     """
 
     layout: Layout | None = None
     edits: tuple[tuple[int, Edits], ...] = ()
-    needed: tuple[tuple[int, Edits], ...] = ()
     proofs: int = PROOFS
     notes: Note = Note.NONE
     eats: bool = False
+    slots: tuple[Slot, ...] = ()
+    rewritten: bool = False
+    unread: tuple[str, ...] = ()
 
-    def fill(self, given: Sequence[str]) -> LaidOut | None:
-        """Returns the layout with these contents; None if there is none, or one is empty that must not be."""
+    def fill_shape(self, given: Sequence[Any]) -> LaidOut | None:
+        """Returns the layout with these values of a `Shape`; None if there is none."""
         if self.layout is None:
             return None
-        if not self.edits and not self.needed:
-            return LaidOut(self.layout, given, False, self.notes)
-        if not all(edited(given[owner], edits) for owner, edits in self.needed):
+        stripped = [(given[value], edits) for value, edits, _ in self.slots if edits] if self.eats else ()
+        if any(_squeezed(text) != _squeezed(edited(text, edits)) for text, edits in stripped):
             return None
+        laid = self.fill(given[: len(self.layout.roles)])
+        if laid is None:
+            return None
+        try:
+            contents = [*laid.contents, *[slot.text(given) for slot in self.slots]]
+        except (TypeError, ValueError):
+            return None  # a value that JSON has no form for
+        return laid._replace(contents=contents, rewritten=laid.rewritten or self.rewritten, unread=self.unread)
+
+    def fill(self, given: Sequence[str]) -> LaidOut | None:
+        """Returns the layout with these contents; None if there is none."""
+        if self.layout is None:
+            return None
+        if not self.edits:
+            return LaidOut(self.layout, given, False, self.notes)
         contents = list(given)
         for owner, edits in self.edits:
             contents[owner] = edited(contents[owner], edits)
@@ -115,6 +137,30 @@ class _Learned:
         if self.eats and rewritten and any(_squeezed(a) != _squeezed(b) for a, b in zip(contents, given, strict=True)):
             return None  # words are missing, and its own rendering shows whose
         return LaidOut(self.layout, contents, rewritten, self.notes)
+
+
+@dataclass(slots=True)
+class _Fork:
+    """A question of a template, and what is known for each answer: a further question, or a layout.
+
+    Attributes:
+        question: The question.
+        ask: Answers it for the contents of a conversation.
+        after: What follows each answer that a row has given so far.
+        room: How many more layouts may be learned; counted at the first question.
+    """
+
+    question: Question
+    ask: Callable[[Sequence[str]], bool] = field(init=False)
+    after: dict[bool, _Fork | _Learned] = field(default_factory=dict)
+    room: int = OUTCOMES
+
+    def __post_init__(self) -> None:
+        self.ask = self.question.asker()
+
+
+_Key: TypeAlias = tuple[tuple[Any, ...], int]
+"""The roles or the shape of a conversation, and how many of its messages are the prompt."""
 
 
 def _squeezed(text: str) -> str:
@@ -163,7 +209,9 @@ class ChatTemplate:
         self._control = ControlTokens(tokenizer.special, tokenizer.flagged)
         self._allow = options.allow_special
         self._inference = options.inference
-        self._learned: dict[tuple[tuple[str, ...], int], _Learned] = {}
+        self._learned: dict[_Key, _Fork | _Learned] = {}
+        self._shapes = Shapes(self._control.find_in)
+        self._once: set[_Key] = set()
         self._headers: dict[str, str] = {}
         self._variants: dict[str, ChatTemplate] = {}
         self._forms: tuple[CallForm, ...] | None = None
@@ -182,18 +230,18 @@ class ChatTemplate:
 
     def _laid_out(self, messages: Messages, prompt_messages: int, tools: Any) -> LaidOut:
         roles, contents, extras = zip(*messages, strict=True) if messages else ((), (), ())
-        if (
-            tools is None
-            and not any(extras)
-            and not self._control.in_words
-            and not (self._allow and any(map(self._control.find, contents)))
-        ):
+        if self._control.in_words or (self._allow and any(map(self._control.find, contents))):
+            pass
+        elif tools is not None or any(extras):
+            laid = self._lay_out_shape(messages, roles, prompt_messages, tools)
+            if laid is not None:
+                return laid
+        else:
             key = roles, prompt_messages
             learned = self._learned.get(key)
-            if learned is None:
-                if len(self._learned) >= LAYOUTS:
-                    self._learned.clear()
-                learned = self._learned[key] = self._learn(*key)
+            if not isinstance(learned, _Learned):
+                hidden = any(map(self._control.find, contents))
+                learned = self._learned_for(key, contents, hidden, functools.partial(self._learn, *key, contents))
             laid = learned.fill(contents)
             if laid is not None and (not learned.proofs or self._prove(learned, laid, messages)):
                 return laid
@@ -236,20 +284,93 @@ class ChatTemplate:
             return any(unit.control >= 0 for unit in units[last + 1 : first])
         return True  # a template that refuses both refuses other rows in its own way
 
-    def _learn(self, roles: tuple[str, ...], prompt_messages: int) -> _Learned:
-        """Learn the layout of all conversations with these roles from a rendering with placeholders."""
+    def _lay_out_shape(
+        self, messages: Messages, roles: tuple[str, ...], prompt_messages: int, tools: Any
+    ) -> LaidOut | None:
+        """Returns the layout of a conversation with calls, schemas or further keys, learned for its shape.
+
+        None if it must be rendered in full. A shape is learned when it comes the second time.
+        """
+        shape = self._shapes.of(messages, tools)
+        if shape is None:
+            return None
+        key = shape.key, prompt_messages
+        learned = self._learned.get(key)
+        if learned is None and key not in self._once:
+            if len(self._once) >= LAYOUTS:
+                self._once.clear()
+            self._once.add(key)
+            return None
+        if not isinstance(learned, _Learned):
+            learned = self._learned_for(
+                key, shape.values, False, lambda: self._learn_shape(shape, roles, prompt_messages)
+            )
+        laid = learned.fill_shape(shape.values)
+        if laid is None or not learned.proofs:
+            return laid
+        with contextlib.suppress(TemplateRefusal, RowError):
+            if _as_units(laid) == _as_units(self._in_full(messages, prompt_messages, schema_list(tools))):
+                learned.proofs -= 1
+                return laid
+        learned.layout = None
+        return None
+
+    def _learned_for(
+        self,
+        key: _Key,
+        contents: Sequence[Any],
+        hidden: bool,
+        learn: Callable[[], tuple[_Learned, Mapping[Question, bool]]],
+    ) -> _Learned:
+        """Returns what is known for the answers that these contents give; a new combination of answers is learned.
+
+        A template gets contents with control tokens, which are `hidden`, with other characters. So the answers are not
+        known.
+        """
+        node = root = self._learned.get(key)
+        while isinstance(node, _Fork) and not hidden:
+            node = node.after.get(node.ask(contents))
+        if isinstance(node, _Learned):
+            return node
+        if isinstance(root, _Fork):
+            if hidden or not root.room:
+                return _Learned()
+            root.room -= 1
+        elif len(self._learned) >= LAYOUTS:
+            self._learned.clear()
+        learned, asked = learn()
+        if not asked:
+            self._learned[key] = learned
+            return learned
+        questions = list(asked)
+        fork = self._learned.setdefault(key, _Fork(questions[0]))
+        for question, then in zip(questions, [*questions[1:], None], strict=True):
+            if not isinstance(fork, _Fork) or fork.question != question:
+                return _Learned()  # it asks other questions than for an earlier row
+            fork = fork.after.setdefault(asked[question], learned if then is None else _Fork(then))
+        return _Learned() if hidden else learned
+
+    def _learn(
+        self, roles: tuple[str, ...], prompt_messages: int, contents: Sequence[str]
+    ) -> tuple[_Learned, Mapping[Question, bool]]:
+        """Learn the layout of all conversations with these roles and the answers of these contents.
+
+        Returns:
+            The layout, from a rendering with placeholders, and the answers.
+        """
+        reads = ContentReads(answering=contents)
         if self._continues(roles, prompt_messages):
-            return _Learned()
+            return _Learned(), {}
         try:
-            found = self._dissect(_placeholders(roles), prompt_messages)
-            again = self._render(_placeholders(roles), None, prompt_messages == len(roles))
+            found = self._dissect(_placeholders(roles, reads), prompt_messages)
+            again = self._render(_placeholders(roles, reads), None, prompt_messages == len(roles))
         except TemplateRefusal:
-            return _Learned()
+            return _Learned(), reads.asked
         written = sorted(run.owner for run in found.text.runs if run.whole)
-        if found.text.reads.was_read or len(found.text.runs) != len(roles) or written != list(range(len(roles))):
-            return _Learned()
+        if reads.looked or len(found.text.runs) != len(roles) or written != list(range(len(roles))):
+            return _Learned(), reads.asked
         if not found.differs and plain(again) != plain(found.text):
-            return _Learned()  # it is refused when a row is rendered
+            return _Learned(), reads.asked  # it is refused when a row is rendered
         layout = build_layout(
             self._pieces(found, slots=True),
             prompt_messages,
@@ -261,7 +382,101 @@ class ChatTemplate:
         edits = tuple((run.owner, run.edits) for run in found.text.runs if run.edits)
         eats = any(characters and characters.strip() for _, strips in edits for _, characters in strips)
         notes = Note.EMPTY_THINK if found.empty_think else Note.NONE
-        return _Learned(layout, edits, tuple(sorted(found.text.reads.needed)), PROOFS, notes, eats)
+        return _Learned(layout, edits, PROOFS, notes, eats), reads.asked
+
+    def _learn_shape(
+        self, shape: Shape, roles: tuple[str, ...], prompt_messages: int
+    ) -> tuple[_Learned, Mapping[Question, bool]]:
+        """Learn the layout of all conversations of a shape and with these answers, like `_learn`."""
+        if self._continues(roles, prompt_messages) or self._control.find_in(shape.key):
+            return _Learned(), {}
+        messages, schemas = shape.messages()
+        asks = prompt_messages == len(messages)
+        shown = Shown(messages, schemas, self._forms_for(messages)[0], lambda value: value)
+        shown.reads.answering = shape.values
+        try:
+            written = self._render(shown.dicts, shown.tools, asks)
+            found = self._dissect(shown.dicts, prompt_messages, shown.tools, written)
+            again = self._render(shown.dicts, shown.tools, asks)
+        except TemplateRefusal:
+            return _Learned(), shown.reads.asked
+        ledger, turns = shown.ledger(found.text), range(len(messages))
+        if (
+            shown.reads.looked
+            or plain(again) != plain(written)
+            or shown.ledger(written).refusal() is not None
+            or any(ledger.lacks_turn(turn) or ledger.loses_words(turn) for turn in turns)
+        ):
+            return _Learned(), shown.reads.asked
+        unread = [name for turn in turns for name in ledger.unread(turn)] + [*ledger.unread_of_tools()]
+        learned = _Learned(unread=tuple(dict.fromkeys(unread)))
+        places = self._places(found, shown.given(), learned, len(messages))
+        pieces = None if places is None else self._pieces_around(found, places, len(messages))
+        if pieces is not None:
+            strips = self._control.strips
+            learned.layout = build_layout(
+                pieces, prompt_messages, roles, self._encoder, differs=found.differs, strips=strips
+            )
+            learned.notes = Note.EMPTY_THINK if found.empty_think else Note.NONE
+            every = [*learned.edits, *[(slot.value, slot.edits) for slot in learned.slots]]
+            learned.eats = any(characters and characters.strip() for _, edits in every for _, characters in edits)
+        return learned, shown.reads.asked
+
+    def _places(
+        self, found: Anatomy, given: Mapping[int, Any], learned: _Learned, turns: int
+    ) -> list[tuple[int, int, int]] | None:
+        """Returns (begin, end, slot) of each value in the text; None if one is not written as a whole."""
+        text = plain(found.text)
+        places: list[tuple[int, int, int]] = []
+        edits: list[tuple[int, Edits]] = []
+        slots: list[Slot] = []
+        contents = [run.owner for run in found.text.runs if run.owner >= 0 and given[run.owner].strip()]
+        if sorted(contents) != [owner for owner in range(turns) if given[owner].strip()]:
+            return None
+        for run in found.text.runs:
+            slot = slot_of(given[run.owner], run)
+            if slot is None:
+                if holds_place(text[run.begin : run.end]):
+                    return None
+            elif run.owner >= 0 and slot.form is None:
+                places.append((run.begin, run.end, run.owner))
+                edits += [(run.owner, run.edits)] if run.edits else []
+            else:
+                learned.rewritten |= run.owner >= 0
+                places.append((run.begin, run.end, turns + len(slots)))
+                slots.append(slot)
+        learned.edits, learned.slots = tuple(edits), tuple(slots)
+        return places
+
+    def _ends_at(self, text: str, at: int) -> bool:
+        """Returns whether a control token begins at an offset."""
+        first = self._control.first(text, at, len(text))
+        return first is not None and first.begin == at
+
+    def _pieces_around(
+        self, found: Anatomy, places: Sequence[tuple[int, int, int]], turns: int
+    ) -> list[tuple[Piece, int]] | None:
+        """Cut the parts at slots and control tokens; None if a slot is not inside of one part."""
+        whole, left = plain(found.text), list(places)
+        pieces: list[tuple[Piece, int]] = []
+
+        def fixed(owner: int, kind: Kind, begin: int, end: int) -> None:
+            for cut in self._control.cut(whole, begin, end):
+                pieces.append((Piece(owner, kind, whole[cut.begin : cut.end]), cut.id))
+
+        for owner, kind, begin, end, _ in found.parts:
+            while left and left[0][0] < end:
+                first, last, slot = left.pop(0)
+                if not begin <= first < last <= end:
+                    return None
+                fixed(owner, kind, begin, first)
+                pieces.append((Piece(owner, kind, None, slot), -1))
+                begin = last
+                if last == end and kind is Kind.BODY and slot >= turns and not self._ends_at(whole, end):
+                    return None  # the response ends before white space, which the value may end with
+            fixed(owner, kind, begin, end)
+        whole_text = "".join(piece.text or "" for piece, _ in pieces)
+        return None if left or holds_place(whole_text) else pieces
 
     def _continues(self, roles: Sequence[str], prompt_messages: int) -> bool:
         """Returns whether a response of these roles would continue the prompt's last turn, an answer."""
@@ -296,7 +511,7 @@ class ChatTemplate:
         whole = plain(found.text)
         for owner, kind, begin, end, run in found.parts:
             if slots and run is not None:
-                yield Piece(owner, kind, None), -1
+                yield Piece(owner, kind, None, run.owner), -1
                 continue
             for cut in self._control.cut(whole, begin, end):
                 text = whole[cut.begin : cut.end]
@@ -324,7 +539,7 @@ class ChatTemplate:
             roles = ("user", "assistant") if role == "assistant" else ("user", "assistant", role)
             self._headers[role] = ""
             try:
-                found = self._dissect(_placeholders(roles), len(roles))
+                found = self._dissect(_placeholders(roles, ContentReads()), len(roles))
             except TemplateRefusal:
                 return ""
             last = len(roles) - 1
@@ -381,12 +596,9 @@ class ChatTemplate:
 
     def _shown(self, messages: Messages, tools: Any, asks: bool) -> tuple[Shown, str]:
         """Returns messages in a form in which the template writes all their calls and the schemas, and the text."""
-        forms: Sequence[CallForm] = FORMS[:1]
-        if any(message.extra and any(map(message.extra.get, CALL_KEYS)) for message in messages):
-            forms = self._call_forms()
         refusal: TemplateRefusal | None = None
         left_out: TemplateRefusal | None = None
-        for form in forms:
+        for form in self._forms_for(messages):
             try:
                 return self._shown_in(form, messages, tools, asks)
             except _LeftOut as found:
@@ -407,6 +619,11 @@ class ChatTemplate:
                 raise _LeftOut("its text changes from one rendering to the next")
             self._repeats -= 1
         return shown, written
+
+    def _forms_for(self, messages: Messages) -> Sequence[CallForm]:
+        """Returns the forms in which to show messages, in the order in which they are tried."""
+        calls = any(message.extra and any(map(message.extra.get, CALL_KEYS)) for message in messages)
+        return self._call_forms() if calls else FORMS[:1]
 
     def _call_forms(self) -> tuple[CallForm, ...]:
         """Returns the forms of tool calls, beginning with the one in which the template writes a simple call."""
@@ -449,6 +666,16 @@ def _as_one_turn(messages: Messages, prompt_messages: int, join: bool) -> tuple[
     return (*messages[: prompt_messages - 1], one, *messages[prompt_messages + 1 :]), len(before.content)
 
 
+def _as_units(laid: LaidOut) -> list[Any]:
+    """Returns everything that a layout says, whatever its slots are."""
+    found: list[Any] = [laid.rewritten, laid.notes, laid.unread, laid.layout.differs]
+    for unit in laid.layout.units:
+        pieces = [unit.written(laid.contents, at, at + 1) for at in unit.trained]
+        found.append((unit.control, unit.written(laid.contents), "".join(pieces)))
+        found.append(unit.written(laid.contents, 0, unit.border) if pieces else "")
+    return found
+
+
 def _answers(piece: Piece, turn: int) -> bool:
     """Returns whether a piece is of an answer, or comes after it."""
     return piece.owner == turn and piece.kind in (Kind.BODY, Kind.TAIL)
@@ -472,7 +699,7 @@ class PlainTemplate:
         self._eos = [] if eos is None else [(Piece(1, Kind.TAIL, tokenizer.eos_token), eos)]
         self._ends = {tokenizer.eos_id, *(tokenizer.special[name] for name in _ENDS if name in tokenizer.special)}
         self._encoder = tokenizer.encoder
-        slots = [(Piece(0, Kind.BODY, None), -1)], [(Piece(1, Kind.BODY, None), -1)]
+        slots = [(Piece(0, Kind.BODY, None), -1)], [(Piece(1, Kind.BODY, None, 1), -1)]
         self._full = self._build([*self._bos, *slots[0], *slots[1], *self._eos], 2)
         self._prompt = self._build([*self._bos, *slots[0]], 1)
 
@@ -531,9 +758,8 @@ def begins_rendered(text: str) -> bool:
     return text.startswith(_BEGINNINGS) or (text[:1].isspace() and text.lstrip().startswith(_BEGINNINGS))
 
 
-def _placeholders(roles: Sequence[str]) -> list[dict[str, Any]]:
+def _placeholders(roles: Sequence[str], reads: ContentReads) -> list[dict[str, Any]]:
     """Returns messages with these roles, and contents that stand for any text."""
-    reads = ContentReads()
     dicts = []
     for owner, role in enumerate(roles):
         text = f"\ue000{owner}\ue001"  # private-use characters, which no template writes

@@ -1,8 +1,9 @@
 """Strings that record which characters came from which message while a chat template writes them.
 
 A template gets contents as `Tracked` strings. Joining, formatting and stripping keep the record, so the rendered text
-itself shows where every content stands, without a search. `ContentReads` records whether the template read a content.
-If it only wrote them, the text that it wrote around them holds for all contents.
+itself shows where every content stands, without a search. `ContentReads` records how the template read the contents. If
+it only wrote them, the text that it wrote around them holds for all contents. If it also asked a `Question`, such as
+whether a word is in a content, the text holds for all contents with the same answer.
 
     render([{"role": "user", "content": Hi}])  ->  "<|im_start|>user\\nHi<|im_end|>\\n", Run(begin=17, end=19, owner=0)
 """
@@ -14,7 +15,7 @@ import functools
 import itertools
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
@@ -42,6 +43,7 @@ class Run(NamedTuple):
         at: Where they begin in the content.
         held: How many characters of the content, from `at` on, the run stands for, if it is not these characters
             themselves: they are written as JSON (all of them), or in other words (0). -1 if it is.
+        form: How the complete value is written as JSON, see `ms_prefstream.encode.tracked_values`; else None.
     """
 
     begin: int
@@ -51,6 +53,7 @@ class Run(NamedTuple):
     whole: bool = True
     at: int = 0
     held: int = -1
+    form: Any = None
 
     @property
     def source(self) -> tuple[int, int]:
@@ -72,17 +75,72 @@ class Run(NamedTuple):
         return Run(first - begin, last - begin, self.owner, self.edits, False, at, held)
 
 
+class Question(NamedTuple):
+    """A question about one content, whose answer is everything that the asker sees of it.
+
+    Attributes:
+        owner: The message with that content.
+        edits: The strips that were applied before.
+        name: The method of a string that answers it; ``__len__`` asks whether there is any text.
+        given: Its arguments, constants.
+    """
+
+    owner: int
+    edits: Edits
+    name: str
+    given: tuple[Any, ...] = ()
+
+    def answer(self, contents: Sequence[str]) -> bool:
+        """Returns the answer for the contents of a conversation."""
+        return bool(getattr(edited(contents[self.owner], self.edits), self.name)(*self.given))
+
+    def asker(self) -> Callable[[Sequence[str]], bool]:
+        """Returns `answer`; for the usual question, whether a word is in a content, as a shorter function."""
+        owner, edits, name, given = self
+        if name == "__contains__" and not edits:
+            (word,) = given
+            return lambda contents: word in contents[owner]
+        return self.answer
+
+
 @dataclass
 class ContentReads:
     """Record of the ways in which a template read the contents of one rendering.
 
     Attributes:
-        was_read: Whether it compared, searched, measured or cut one: its text may depend on the contents.
-        needed: (owner, edits) of contents that it only tested for being non-empty.
+        looked: Whether it measured, cut or compared one: its text may depend on everything in the contents.
+        asked: Its questions before the first such look, in order, with their answers.
+        answering: The contents that answer the questions; None for the contents that are rendered. With them a text
+            that is written as JSON is not read, because its run keeps the form.
     """
 
-    was_read: bool = False
-    needed: set[tuple[int, Edits]] = field(default_factory=set)
+    looked: bool = False
+    asked: dict[Question, bool] = field(default_factory=dict)
+    answering: Sequence[str] | None = None
+
+    @property
+    def was_read(self) -> bool:
+        """Whether more of a content was read than whether there is any text."""
+        return self.looked or any(question.name != "__len__" for question in self.asked)
+
+    @property
+    def needed(self) -> set[tuple[int, Edits]]:
+        """(owner, edits) of contents that were tested for being non-empty."""
+        return {(question.owner, question.edits) for question in self.asked if question.name == "__len__"}
+
+    def ask(self, question: Question, text: str) -> bool:
+        """Returns the answer to a question about a content, which is rendered as `text`."""
+        found = bool(getattr(str, question.name)(text, *question.given))
+        if question.owner < 0 and self.answering is not None:  # a value, of which only that it is not blank is known
+            blank = all(characters is None or not characters.strip() for _, characters in question.edits)
+            self.looked = self.looked or question.name != "__len__" or not blank
+            return found
+        answer = found if self.answering is None else question.answer(self.answering)
+        if not self.looked:
+            self.asked[question] = answer
+        if question.name == "__len__" and answer is not found:
+            self.looked = True  # an empty content has no place in the text
+        return answer
 
 
 class Leaf:
@@ -132,8 +190,8 @@ class Tracked(str):
         return Tracked(text, tuple(runs), self.reads)
 
     @property
-    def _alone(self) -> Run | None:
-        """Returns the run, if the string is one whole content and nothing else."""
+    def alone(self) -> Run | None:
+        """The run, if the string is one whole content and nothing else."""
         if len(self.runs) != 1:
             return None
         run = self.runs[0]
@@ -149,34 +207,45 @@ class Tracked(str):
         return joined((other, self)) if isinstance(other, str) else NotImplemented
 
     def __bool__(self) -> bool:
-        size, alone = str.__len__(self), self._alone
+        size, alone = str.__len__(self), self.alone
         if alone is not None:
-            self.reads.needed.add((alone.owner, alone.edits))
-        elif size == sum(run.end - run.begin for run in self.runs):
-            self.reads.was_read = True  # otherwise some of it is template text, and it is true for all contents
+            return self.reads.ask(Question(alone.owner, alone.edits, "__len__"), self)
+        if size == sum(run.end - run.begin for run in self.runs):
+            self.reads.looked = True  # otherwise some of it is template text, and it is true for all contents
         return size > 0
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, str):
             return False
-        if not str.__len__(other) and self._alone is not None:
+        if not str.__len__(other) and self.alone is not None:
             return not self
-        self.reads.was_read = True
-        return str.__eq__(self, other)
+        return self._ask("__eq__", other)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
+    def _ask(self, name: str, /, *given: Any) -> bool:
+        """Returns what the method of strings returns; a question if it is about one whole content and constants."""
+        alone = self.alone
+        if alone is None or alone.held >= 0 or not all(map(_is_constant, given)):
+            self.reads.looked = True
+            return bool(getattr(str, name)(self, *given))
+        return self.reads.ask(Question(alone.owner, alone.edits, name, given), self)
+
+    startswith: Any = functools.partialmethod(_ask, "startswith")
+    endswith: Any = functools.partialmethod(_ask, "endswith")
+    __contains__: Any = functools.partialmethod(_ask, "__contains__")
+
     def __hash__(self) -> int:
-        self.reads.was_read = True  # a look-up with the content as its key
+        self.reads.looked = True  # a look-up with the content as its key
         return str.__hash__(self)
 
     def _strip(self, name: str, characters: str | None = None, /) -> Tracked:
         text = getattr(str, name)(self, characters)
         begin = 0 if name == "rstrip" else str.__len__(self) - len(str.lstrip(self, characters))
-        alone = self._alone
+        alone = self.alone
         if alone is None or alone.held >= 0:
-            self.reads.was_read = True
+            self.reads.looked = True
             return self.clip(begin, begin + len(text))
         run = Run(0, len(text), alone.owner, (*alone.edits, (name, characters)), True, alone.at + begin)
         return Tracked(text, (run,), self.reads)
@@ -186,7 +255,7 @@ class Tracked(str):
     rstrip = functools.partialmethod(_strip, "rstrip")
 
     def __getitem__(self, key: SupportsIndex | slice, /) -> str:
-        self.reads.was_read = True
+        self.reads.looked = True
         if isinstance(key, slice):
             begin, end, step = key.indices(str.__len__(self))
             return self.clip(begin, max(begin, end)) if step == 1 else str.__getitem__(self, key)
@@ -194,7 +263,7 @@ class Tracked(str):
         return self.clip(begin, begin + 1)
 
     def __iter__(self) -> Iterator[str]:
-        self.reads.was_read = True
+        self.reads.looked = True
         return (self.clip(at, at + 1) for at in range(str.__len__(self)))
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
@@ -213,16 +282,16 @@ class Tracked(str):
         return tuple(self._pieces(str.rpartition(self, sep)))  # type: ignore[return-value]
 
     def removeprefix(self, prefix: str, /) -> str:
-        self.reads.was_read = True
+        self.reads.looked = True
         return self.clip(len(prefix) if str.startswith(self, prefix) else 0, str.__len__(self))
 
     def removesuffix(self, suffix: str, /) -> str:
-        self.reads.was_read = True
+        self.reads.looked = True
         return self.clip(0, len(str.removesuffix(self, suffix)))
 
     def _pieces(self, parts: Sequence[str], gap: int | None = None) -> list[str]:
         """Returns parts of the text, in order, as clips of it; `gap` is the known distance between them, if any."""
-        self.reads.was_read = True
+        self.reads.looked = True
         found: list[str] = []
         position = 0
         for part in parts:
@@ -232,12 +301,17 @@ class Tracked(str):
         return found
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
-        self.reads.was_read = True
+        self.reads.looked = True
         if not old:
             return str.replace(self, old, new, count)
         return joined(
             part for at, piece in enumerate(self.split(old, count)) for part in ((new, piece) if at else (piece,))
         )
+
+
+def _is_constant(value: Any) -> bool:
+    """Returns whether an argument of a method is text of the template, or a tuple of such texts."""
+    return type(value) is str or (type(value) is tuple and all(type(item) is str for item in value))
 
 
 def joined(parts: Iterable[str]) -> str:
@@ -263,7 +337,7 @@ def plain(text: str) -> str:
 def mark_read(value: Any) -> Any:
     """Returns the value, with the contents in it marked as read, at any depth."""
     if isinstance(value, Tracked):
-        value.reads.was_read = True
+        value.reads.looked = True
     elif isinstance(value, Leaf):
         return value
     elif isinstance(value, dict):
@@ -279,7 +353,7 @@ def _reading(name: str) -> Any:
     original = getattr(str, name)
 
     def method(self: Tracked, *args: Any, **options: Any) -> Any:
-        self.reads.was_read = True
+        self.reads.looked = True
         found = original(self, *args, **options)
         return self.changed(found) if isinstance(found, str) else found
 

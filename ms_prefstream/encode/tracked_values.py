@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ms_prefstream.encode.tracked_text import ContentReads, Leaf, Run, Tracked, joined, plain
 
@@ -21,6 +21,10 @@ NO_CONTENT = -1  # the owner of the word None, written for a content that is mis
 
 class JsonText(str):
     """A value as JSON text, which a template must write as it is: ``tojson`` would encode it a second time."""
+
+
+class Sealed(dict[Any, Any]):
+    """A mapping that stands for any other that is not empty: a template that looks into it reads it."""
 
 
 class Node:
@@ -48,7 +52,7 @@ class Node:
         if isinstance(given, str):
             self.shown = Tracked(given, (Run(0, len(given), self.owner),), values.reads)
         elif isinstance(given, dict):
-            self.shown = TrackedDict(self)
+            self.shown = (SealedDict if isinstance(given, Sealed) else TrackedDict)(self)
         elif isinstance(given, list):
             self.shown = TrackedList(self)
         elif isinstance(given, (int, float)) and not isinstance(given, bool):
@@ -67,9 +71,13 @@ class Node:
             self.keys[key] = Node(self._values, key, self.as_json)
         return self.keys[key].shown
 
-    def written(self, text: str, held: int = 1) -> Tracked:
+    def written(self, text: str, held: int = 1, form: Any = None) -> Tracked:
         """Returns a text that stands for the whole value."""
-        return Tracked(text, (Run(0, len(text), self.owner, (), False, 0, held),), self._values.reads)
+        return Tracked(text, (Run(0, len(text), self.owner, (), False, 0, held, form),), self._values.reads)
+
+    def look(self) -> None:
+        """Record that the text may depend on everything in the value."""
+        self._values.reads.looked = True
 
 
 class Values:
@@ -145,6 +153,28 @@ class TrackedDict(Leaf, dict[Any, Any]):
     __repr__ = __str__
 
 
+class SealedDict(TrackedDict):
+    """A tracked mapping that records each look into it."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _looking(name: str) -> Any:
+    def method(self: SealedDict, *args: Any, **options: Any) -> Any:
+        self._node.look()
+        return getattr(TrackedDict, name)(self, *args, **options)
+
+    return method
+
+
+for _name in (
+    *("__getitem__", "__iter__", "__reversed__", "__len__", "__contains__", "__eq__", "__ne__", "__or__", "__ror__"),
+    *("get", "keys", "values", "items", "copy"),
+):
+    setattr(SealedDict, _name, _looking(_name))
+
+
 class TrackedList(Leaf, list[Any]):
     """A list whose text and items are tracked."""
 
@@ -195,6 +225,24 @@ class NoContent:
     __repr__ = __str__
 
 
+class JsonForm(NamedTuple):
+    """The form in which a value is written as JSON.
+
+    Attributes:
+        line: A line break with the indentation of the value.
+        options: Those of ``json.dumps``.
+    """
+
+    line: str
+    options: Mapping[str, Any]
+
+    def text(self, value: Any) -> str:
+        """Returns a value in this form; text comes without its quotes."""
+        if isinstance(value, str):
+            return _dumps(value, self.options)[1:-1]
+        return _dumps(value, self.options).replace("\n", self.line)
+
+
 def tracked_json(value: Any, **options: Any) -> str:
     """Returns ``json.dumps(value, **options)``, with the runs of the tracked values in it."""
     return joined(_json(value, "\n", options))
@@ -204,7 +252,7 @@ def _json(value: Any, line: str, options: Mapping[str, Any]) -> Iterable[str]:
     """Yields the JSON text of a value in parts; `line` is a line break with the indentation of the value."""
     if isinstance(value, (_Number, TrackedDict, TrackedList)):
         node = value._node
-        return [node.written(_dumps(node.given, options).replace("\n", line))]
+        return [node.written(_dumps(node.given, options).replace("\n", line), form=JsonForm(line, options))]
     if isinstance(value, NoContent):
         return ["null"]
     if isinstance(value, Tracked):
@@ -270,13 +318,17 @@ def _json_string(text: Tracked, ascii_only: bool) -> Tracked:
         parts.append(_dumps(whole[begin:end], {"ensure_ascii": ascii_only})[1:-1])
         length += len(parts[-1])
 
+    complete = text.alone is not None and text.runs[0].held < 0
+    if not complete or text.reads.answering is None:
+        text.reads.looked = True
     for run in text.runs:
         add(position, run.begin)
         first = length
         add(run.begin, run.end)
         at, end = run.source
         again = run.owner < 0 < run.held  # what is JSON already is no longer what a model reads as the value
-        runs.append(Run(first, length, run.owner, (), False, at, 0 if again else end - at))
+        form = JsonForm("", {"ensure_ascii": ascii_only}) if complete else None
+        runs.append(Run(first, length, run.owner, run.edits, False, at, 0 if again else end - at, form))
         position = run.end
     add(position, len(whole))
     return Tracked("".join(parts) + '"', tuple(runs), text.reads)

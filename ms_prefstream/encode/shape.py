@@ -1,0 +1,250 @@
+"""The shape of a conversation with calls, schemas or further keys: everything but its texts, arguments and schemas.
+
+Conversations of one shape share a layout, in which these values are slots. A text that is blank belongs to the shape,
+and so does each key, number and flag outside of arguments and schemas.
+
+    {"name": "find", "arguments": {"key": 1}}  ->  shape ("{", ("name", TEXT), ("arguments", MAPPING))
+                                                   values "find", {"key": 1}
+"""
+
+from __future__ import annotations
+
+import marshal
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ms_prefstream.encode.calls import CALL_KEYS, decoded, plain_value, schema_list
+from ms_prefstream.encode.tracked_text import Edits, Run, edited
+from ms_prefstream.encode.tracked_values import JsonForm, JsonText, Sealed
+from ms_prefstream.formats.record import Message, Messages
+
+TEXT, MAPPING = "text", "mapping"
+SCHEMAS = 256  # lists of schemas that are kept with their JSON texts
+_PLACE = re.compile("\ue000([0-9]+)\ue001")
+_AS_TEXT = JsonForm("", {"ensure_ascii": False})
+
+
+class Schema:
+    """A tool schema whose JSON texts are kept.
+
+    Args:
+        value: The schema.
+        hidden: Whether it holds a control token.
+    """
+
+    def __init__(self, value: Mapping[str, Any], hidden: bool) -> None:
+        self._value, self.hidden = value, hidden
+        self._texts: dict[str, str] = {}
+
+    def text(self, form: JsonForm) -> str:
+        """Returns the schema as JSON text."""
+        key = repr(form)
+        if key not in self._texts:
+            self._texts[key] = form.text(self._value)
+        return self._texts[key]
+
+
+class Shape(NamedTuple):
+    """The shape of one conversation.
+
+    Attributes:
+        key: What all conversations of the shape have in common.
+        values: What fills the slots: each content, then the texts, arguments and schemas in their order.
+        messages: The turns with a placeholder for each value.
+        schemas: The schemas likewise; None if there are none.
+    """
+
+    key: tuple[Any, ...]
+    values: list[Any]
+    messages: Callable[[], tuple[Messages, Any]]
+
+
+class Slot(NamedTuple):
+    """A place in the text for one value.
+
+    Attributes:
+        value: Its index among the values.
+        edits: Strips of a text.
+        form: How it is written as JSON; None for a text as it is.
+    """
+
+    value: int
+    edits: Edits
+    form: JsonForm | None
+
+    def text(self, values: Sequence[Any]) -> str:
+        """Returns what stands in the place."""
+        value = values[self.value]
+        if isinstance(value, str):
+            text = edited(value, self.edits)
+            return text if self.form is None else self.form.text(text)
+        form = self.form or _AS_TEXT
+        return value.text(form) if isinstance(value, Schema) else form.text(value)
+
+
+class Shapes:
+    """Finds shapes.
+
+    Args:
+        find_in: Returns the first control token in a value.
+    """
+
+    def __init__(self, find_in: Callable[[Any], str | None]) -> None:
+        self._find_in = find_in
+        self._schemas: dict[bytes, list[Schema]] = {}
+        self._last: tuple[Any, list[Schema]] | None = None  # both sides of a pair have the same
+
+    def of(self, messages: Messages, tools: Any) -> Shape | None:
+        """Returns the shape; None for a conversation that must be rendered in full."""
+        schemas = self._schemas_of(tools)
+        if schemas is None or any(schema.hidden for schema in schemas):
+            return None
+        plain: list[Mapping[str, Any]] = [message.extra or {} for message in messages]
+        found = _turns(messages, plain)
+        if found is None:
+            plain = [plain_value(extra) for extra in plain]
+            found = _turns(messages, plain)
+        if found is None:
+            return None
+        turns, values = found
+        if any(map(self._find_in, values)):
+            return None  # a template gets such values with other characters
+        first = len(values)
+
+        def placed() -> tuple[Messages, Any]:
+            numbers = iter(range(len(messages), first))
+            turned = [
+                Message(
+                    message.role,
+                    _place(owner) if message.content.strip() else message.content,
+                    {k: _placed_calls(v, numbers) if k in CALL_KEYS else _placed(v, numbers) for k, v in extra.items()}
+                    or None,
+                )
+                for owner, (message, extra) in enumerate(zip(messages, plain, strict=True))
+            ]
+            sealed = [Sealed({_place(first + at): 0}) for at in range(len(schemas))]
+            return tuple(turned), sealed or None
+
+        return Shape((len(schemas), *turns), [*values, *schemas], placed)
+
+    def _schemas_of(self, tools: Any) -> list[Schema] | None:
+        """Returns the schemas, with those of equal lists as the same objects; None if they cannot be slots."""
+        if tools is None:
+            return []
+        if self._last is not None and tools is self._last[0]:
+            return self._last[1]
+        try:
+            key = marshal.dumps(tools, 2)
+        except ValueError:
+            return None
+        if key not in self._schemas:
+            if len(self._schemas) >= SCHEMAS:
+                self._schemas.clear()
+            schemas = schema_list(tools) or []
+            if not all(isinstance(schema, dict) and schema for schema in schemas):
+                return None
+            self._schemas[key] = [Schema(schema, self._find_in(schema) is not None) for schema in schemas]
+        self._last = tools, self._schemas[key]
+        return self._schemas[key]
+
+
+def slot_of(given: Any, run: Run) -> Slot | None:
+    """Returns the slot of a run of the value `given`; None if it is not the complete value, or is no placeholder."""
+    text = given if isinstance(given, str) else next(iter(given)) if isinstance(given, Sealed) else ""
+    found = _PLACE.search(text)
+    complete = run.form is not None or (run.whole and run.held < 0)
+    if found is None or not complete or (isinstance(given, JsonText) and (run.form or run.edits)):
+        return None
+    return Slot(int(found[1]), run.edits, run.form)
+
+
+def holds_place(text: str) -> bool:
+    """Returns whether a text has a placeholder, or a part of one."""
+    return "\ue000" in text or "\ue001" in text
+
+
+def _turns(messages: Messages, extras: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[Any]] | None:
+    """Returns the shapes of turns with these further keys, and their values; None if some value is no plain one."""
+    values: list[Any] = [message.content for message in messages]
+    turns: list[Any] = []
+    try:
+        for (role, content, _), extra in zip(messages, extras, strict=True):
+            keys = [(key, _calls(it, values) if key in CALL_KEYS else _key(it, values)) for key, it in extra.items()]
+            turns.append((role, None if content.strip() else content, *keys))
+    except TypeError:
+        return None
+    return turns, values
+
+
+def _key(value: Any, values: list[Any]) -> Any:
+    """Returns the shape of a value; its texts are added to `values`.
+
+    Raises:
+        TypeError: It is no plain value, see `plain_value`.
+    """
+    if isinstance(value, str):
+        if not value.strip():
+            return value
+        values.append(value)
+        return (TEXT,)
+    if isinstance(value, dict):
+        return ("{", *[(key, _key(item, values)) for key, item in value.items()])
+    if isinstance(value, list):
+        return ("[", *[_key(item, values) for item in value])
+    if value is None or value.__class__ in (bool, int, float):
+        return (value.__class__, repr(value))
+    raise TypeError(f"{value.__class__} is no plain value")
+
+
+def _placed(value: Any, numbers: Any) -> Any:
+    """Returns the value with a placeholder for each text that `_key` adds to the values."""
+    if isinstance(value, str):
+        return _place(next(numbers)) if value.strip() else value
+    if isinstance(value, dict):
+        return {key: _placed(item, numbers) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_placed(item, numbers) for item in value]
+    return value
+
+
+def _calls(value: Any, values: list[Any]) -> Any:
+    """Returns the shape of calls, see `in_form`."""
+    if isinstance(value, list):
+        return ("[", *[_calls(call, values) for call in value])
+    if not isinstance(value, dict):
+        return _key(value, values)
+    if isinstance(value.get("function"), dict):
+        return ("{", *[(k, _calls(v, values) if k == "function" else _key(v, values)) for k, v in value.items()])
+    return ("{", *[(k, _arguments(v, values) if k == "arguments" else _key(v, values)) for k, v in value.items()])
+
+
+def _arguments(value: Any, values: list[Any]) -> Any:
+    found = decoded(value)
+    if not isinstance(found, dict) or not found:
+        return _key(found, values)
+    values.append(found)
+    return (MAPPING,)
+
+
+def _placed_calls(value: Any, numbers: Any) -> Any:
+    if isinstance(value, list):
+        return [_placed_calls(call, numbers) for call in value]
+    if not isinstance(value, dict):
+        return _placed(value, numbers)
+    inner = "function" if isinstance(value.get("function"), dict) else "arguments"
+    placed: dict[str, Any] = {}
+    for key, item in value.items():
+        if key != inner:
+            placed[key] = _placed(item, numbers)
+        elif inner == "function":
+            placed[key] = _placed_calls(item, numbers)
+        else:
+            found = decoded(item)
+            sealed = isinstance(found, dict) and found
+            placed[key] = Sealed({_place(next(numbers)): 0}) if sealed else _placed(found, numbers)
+    return placed
+
+
+def _place(number: int) -> str:
+    return f"\ue000{number}\ue001"  # private-use characters, which no template writes

@@ -39,8 +39,8 @@ SLACK = settings(
 
 @functools.cache
 def both(directory: pathlib.Path) -> tuple[Any, Any]:
-    """(auto, tokenizers) of a directory; auto must have chosen tiktoken."""
-    fast, reference = load(directory), load(directory, "tokenizers")
+    """(tiktoken, tokenizers) of a directory."""
+    fast, reference = load(directory, "tiktoken"), load(directory, "tokenizers")
     assert fast.backend == "tiktoken", fast.reason
     assert reference.backend == "tokenizers"
     return fast.encoder, reference.encoder

@@ -286,7 +286,7 @@ class TestRegistry:
             load_tokenizer(chatml_dir, "new")
 
     def test_the_lines(self) -> None:
-        assert BACKENDS == ("auto", "tiktoken", "tokenizers", "sentencepiece")
+        assert BACKENDS == ("auto", "fastokens", "tiktoken", "tokenizers", "sentencepiece")
         assert {loader.reads for loader in LOADERS} == set(Form)
 
 

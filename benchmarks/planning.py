@@ -122,15 +122,15 @@ def memory(lengths: Lengths) -> None:
     numbers = np.random.default_rng(3)
     options = PlanOptions(rows=rows, global_batch=256)
     for share in (0.0, 0.03, 0.5):
-        masked = np.where(numbers.random(rows) >= share, lengths, -1)
+        masked = np.where(numbers.random(rows) >= share, lengths, -1).astype(np.int16)  # as those of a length index
         tracemalloc.start()
         plan = IndexedPlan(options, masked)
         plan.rows(0, 5, 0, 8)
         plan.rows(1, 5, 0, 8)
         held = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
-        total = lengths.itemsize + held / rows
-        print(f"    length index, {share:3.0%} unusable   {total:6.3f} bytes a row (lengths: {lengths.itemsize})")
+        total = masked.itemsize + held / rows
+        print(f"    length index, {share:3.0%} unusable   {total:6.3f} bytes a row (lengths: {masked.itemsize})")
     tracemalloc.start()
     windowed = WindowedPlan(PlanOptions(rows=rows, global_batch=256, logical_shards=8))
     windowed.shard_rows(0, 5, 0)

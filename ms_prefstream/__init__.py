@@ -2,6 +2,7 @@
 
 from ms_prefstream.batch import Bucket, Pack, Pad, causal_mask
 from ms_prefstream.cache.write import write_cache
+from ms_prefstream.doctor import Diagnosis, doctor
 from ms_prefstream.errors import (
     CacheError,
     NoUsableRowsError,
@@ -14,6 +15,7 @@ from ms_prefstream.errors import (
     TemplateError,
     TokenizerError,
 )
+from ms_prefstream.indexing import build_index
 from ms_prefstream.inspection import encode  # the function; the folder of that name is imported by its modules
 from ms_prefstream.mindspore.checkpoint import StreamCheckpoint, load_state
 from ms_prefstream.sources.follow import follow
@@ -30,6 +32,7 @@ __all__ = [
     "RLHF",
     "Bucket",
     "CacheError",
+    "Diagnosis",
     "NoUsableRowsError",
     "OptionError",
     "Pack",
@@ -46,7 +49,9 @@ __all__ = [
     "TemplateError",
     "TokenizerError",
     "__version__",
+    "build_index",
     "causal_mask",
+    "doctor",
     "encode",
     "follow",
     "formats",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -22,6 +24,10 @@ Schema = TypeVar("Schema")
 
 MOST_BYTES = 64 * 2**20
 """The largest description (manifest, state, plan, notes) that is read, in bytes."""
+
+TEMPORARY = r"\.[0-9a-f]{12}\.new"
+"""What `written` appends to the name of a file until it is complete, as a regular expression."""
+_HEAD = 32  # bytes at the begin of a file that are the same for all of its kind
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -64,16 +70,28 @@ def open_regular(path: str | os.PathLike[str], error: type[PrefStreamError], wha
         PrefStreamError: Of the class `error`: the file is not regular, or cannot be read.
     """
     try:
-        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        number = open_descriptor(path, error, what)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as problem:  # ValueError: a NUL or a surrogate in the path
         raise error(f"{what} {shown(path)} cannot be read: {cause_of(problem)}.") from problem
+    return os.fdopen(number, "rb")
+
+
+def open_descriptor(path: str | os.PathLike[str], error: type[PrefStreamError], what: str) -> int:
+    """Returns a descriptor of a regular file for reading; arguments as for `open_regular`.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: The path is none.
+        PrefStreamError: Of the class `error`: the file is not regular.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     kind = stat.S_IFMT(os.fstat(number).st_mode)
     if kind != stat.S_IFREG:
         os.close(number)
         raise error(f"{what} {shown(path)} is {_KINDS.get(kind, 'no file')}; expected a regular file.")
-    return os.fdopen(number, "rb")
+    return number
 
 
 def read_file(path: str | os.PathLike[str], error: type[PrefStreamError], what: str, most: int = MOST_BYTES) -> bytes:
@@ -141,15 +159,14 @@ def written(path: str | os.PathLike[str], error: type[PrefStreamError], what: st
     """Opens a new file that replaces `path`, complete and on disk, when the `with` block ends without an error.
 
     The file has a random name beside `path` until then, so no other file is opened, truncated or deleted. A link at
-    `path` is replaced, not followed.
+    `path` is replaced, not followed. The file is locked while it is written; see `remove_leftovers`.
 
     Raises:
         PrefStreamError: Of the class `error`: says what cannot be written and why.
     """
     target = os.fspath(path)
-    temporary = f"{target}.{secrets.token_hex(6)}.new"
     try:
-        number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        temporary, number = _locked(target)
         try:
             with os.fdopen(number, "wb") as file:
                 yield file
@@ -165,10 +182,53 @@ def written(path: str | os.PathLike[str], error: type[PrefStreamError], what: st
         raise error(f"{what} {shown(path)} cannot be written: {cause_of(problem)}.") from problem
 
 
+def _locked(target: str) -> tuple[str, int]:
+    """Creates a file beside `target` and locks it. Returns its path and its descriptor."""
+    while True:
+        temporary = f"{target}.{secrets.token_hex(6)}.new"
+        number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(number, fcntl.LOCK_EX)
+        if os.path.lexists(temporary):
+            return temporary, number
+        os.close(number)  # another process took it for a leftover before it was locked
+
+
 def write_file(path: str | os.PathLike[str], data: bytes | memoryview, error: type[PrefStreamError], what: str) -> None:
     """Writes a file as a whole, atomically; errors as for `written`."""
     with written(path, error, what) as file:
         file.write(data)
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Deletes what killed processes left of their writes of `path`, which has just been written.
+
+    A leftover has a name of `written`, is a regular file that no process has locked, and begins as the file at `path`
+    does; a torn one may be shorter. Whatever cannot be deleted stays.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = re.compile(re.escape(name) + TEMPORARY)
+    with contextlib.suppress(OSError, PrefStreamError):
+        left = [entry.path for entry in os.scandir(folder) if temporary.fullmatch(entry.name)]
+        if not left:
+            return
+        with open_regular(path, PrefStreamError, "the file") as file:
+            head = file.read(_HEAD)
+        for one in left:
+            with contextlib.suppress(OSError, PrefStreamError):
+                _remove_leftover(one, head)
+
+
+def _remove_leftover(path: str, head: bytes) -> None:
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = os.pread(number, _HEAD, 0)
+            if head.startswith(found) and os.path.samestat(os.fstat(number), os.lstat(path)):
+                os.unlink(path)
+    finally:
+        os.close(number)
 
 
 def sync_folder(folder: str) -> None:

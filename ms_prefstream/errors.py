@@ -26,6 +26,8 @@ class Reason(str, enum.Enum):
     AMBIGUOUS_FORMAT = "ambiguous_format"
     ROW_TOO_LARGE = "row_too_large"
     TEMPLATE_REFUSED = "template_refused"
+    PROMPT_ENDS_WITH_ANSWER = "prompt_ends_with_answer"
+    CONTENT_LOST = "content_lost"
     # Unusable rows: always dropped and counted.
     IDENTICAL = "identical"
     TIE = "tie"
@@ -136,6 +138,11 @@ class RowError(PrefStreamError):
         what_to_do = f" {remedy}." if remedy else ""
         super().__init__(f"{where}{problem} [{reason}].{what_to_do}")
 
+    @property
+    def malformed(self) -> bool:
+        """Whether `on_bad_row` decides about the row."""
+        return self.reason.malformed and not isinstance(self, DroppedRowError)
+
     def at(self, origin: str) -> RowError:
         """Returns the same error with its origin filled in; keeps an origin that is already set."""
         if self.origin:
@@ -171,7 +178,7 @@ class CarriedTraceback(Exception):
 
 
 class DroppedRowError(RowError):
-    """A row that a cache left out when it was written. `on_bad_row` was applied then and is not applied again."""
+    """A row that is dropped whatever `on_bad_row` says, because an option or the writer of a cache decided so."""
 
 
 _INSTALL = {

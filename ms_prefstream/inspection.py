@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ms_prefstream.checks import check_made, whole_number
+from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import Reason, RowError, printable
-from ms_prefstream.formats import resolve_format
+from ms_prefstream.formats.spelling import without_filled_nulls
 from ms_prefstream.load.cached import check_cache
-from ms_prefstream.load.loader import Recipe
+from ms_prefstream.load.records import formats_of
+from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.sample import Loaded, Note, Ready, Sample
 from ms_prefstream.sample import Sequence as TokenSequence
-from ms_prefstream.sources.base import RandomAccess
-from ms_prefstream.sources.cached import caches_in
+from ms_prefstream.sources.base import RandomAccess, fills_nulls
+from ms_prefstream.sources.cached import caches_in, only_caches
 from ms_prefstream.sources.open import open_source
+from ms_prefstream.steps.data import Encoding
+from ms_prefstream.steps.look import LOOKED_AT, can_look, first_rows, formats_in
+from ms_prefstream.steps.summary import encoding_lines, rows_line
 from ms_prefstream.tasks.base import Task
 
 _SHOWN = 160  # characters of a text that are printed
@@ -30,6 +35,9 @@ _NOTES = {
     Note.QUESTION_CUT: "the whole question was cut away",
     Note.REWRITTEN: "the chat template changed a content",
     Note.BOUNDARY_DIFFERS: "the prompt's ids differ at generation",
+    Note.CONTENT_LOST: "the chat template left out words of a trained turn",
+    Note.EMPTY_THINK: "an empty think block is not trained",
+    Note.MARKERS: "the text looks rendered already",
 }
 
 
@@ -78,6 +86,7 @@ class EncodedRow:
         reason: Why the row is dropped; None if it is kept, or if the format leaves it out.
         problem: The reason as a sentence; "" if the row is kept.
         others: The further records of a row of which the format makes several.
+        unread: Fields of the row that hold text, messages, tools or media and that nothing read.
     """
 
     task: str
@@ -88,6 +97,7 @@ class EncodedRow:
     reason: Reason | None = None
     problem: str = ""
     others: tuple[EncodedRow, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def kept(self) -> bool:
@@ -104,6 +114,8 @@ class EncodedRow:
             lines = [f"dropped: {self.problem}"]
         else:
             lines = [f"kept ({self.task})" + "".join(f"; {note}" for note in self.notes)]
+            if self.unread:
+                lines.append(f"fields that nothing read: {', '.join(self.unread)}")
             if self.sample.margin is not None:
                 lines.append(f"margin {self.sample.margin:g}")
             if self.rollout is not None and self.sample.prompt is not None:
@@ -112,15 +124,22 @@ class EncodedRow:
         return printable("\n".join([*lines, *map(str, self.others)]), most=None)
 
 
+@checked_call
 def encode(
     row: Mapping[str, Any],
     *,
     task: Task,
     tokenizer: Any,
     format: Any = "auto",
+    fields: Mapping[str, str] | None = None,
     template: str | None = "auto",
-    boundary: str = "joint",
+    template_variables: Mapping[str, Any] | None = None,
+    vocab_size: int | None = None,
+    boundary: str = "auto",
     special_tokens_in_content: str = "escape",
+    content_lost: str = "report",
+    continue_final_message: str = "error",
+    train_empty_think: bool = False,
     backend: str = "auto",
 ) -> EncodedRow:
     """Encodes one raw row and shows what it becomes, or why it is dropped.
@@ -130,28 +149,35 @@ def encode(
         task: `DPO`, `Reward` or `RLHF`.
         tokenizer: As for `ms_prefstream.stream`, like all that follows. One named by a path is loaded once.
         format: A preset's name, a preset, or a function row -> row.
+        fields: Standard name -> the row's field.
         template: ``auto``, ``chat``, Jinja text, the path of a .jinja file, or None.
-        boundary: ``joint`` or ``inference``.
+        template_variables: Further variables of a chat template.
+        vocab_size: Rows of the model's embedding.
+        boundary: ``auto``, ``joint`` or ``inference``.
         special_tokens_in_content: ``escape``, ``error`` or ``allow``.
+        content_lost: ``report``, ``drop`` or ``error``.
+        continue_final_message: ``error`` or ``join``.
+        train_empty_think: Whether an empty think block is under the loss.
         backend: ``auto``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
 
     Raises:
         PrefStreamError: An option that cannot be used. The result says what is wrong with the row itself.
     """
-    check_made("task", task, "sampler", "mps.DPO(max_length=1024)")
-    if isinstance(tokenizer, (str, os.PathLike)):
-        loaded: Tokenizer | None = _load_path(os.fspath(tokenizer), backend)
-    else:
-        loaded = None if tokenizer is None else load_tokenizer(tokenizer, backend)
-    recipe = Recipe(
-        records=None,
+    loaded = _loaded(tokenizer, backend)
+    encoding = Encoding(
         task=task,
         tokenizer=loaded,
         template=template,
+        template_variables=template_variables,
+        vocab_size=vocab_size,
         boundary=boundary,
         special_tokens_in_content=special_tokens_in_content,
+        content_lost=content_lost,
+        continue_final_message=continue_final_message,
+        train_empty_think=train_empty_think,
     )
-    loader, read = recipe.loader(), resolve_format(format)
+    recipe, (read,) = encoding.recipe(ready=False), formats_of(None, format, fields)
+    loader = recipe.loader()
     try:
         found: Any = row if isinstance(row, (Ready, RowError)) else read(row)  # an error is a line that is not JSON
     except RowError as error:
@@ -159,7 +185,8 @@ def encode(
     records: Sequence[Any] = found if type(found) is tuple else (found,)
     if not records:
         return EncodedRow(task.name, None, problem="the format leaves this row out")
-    first, *others = [_describe(task, loaded, one) for one in loader.samples(records)]
+    always = (NO_TEMPLATE,) if loaded is not None and recipe.template is None else ()
+    first, *others = [_describe(task, loaded, one, always) for one in loader.samples(records)]
     return dataclasses.replace(first, others=tuple(others))
 
 
@@ -177,6 +204,7 @@ def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) 
     found = open_source(source)
     for cache in caches_in(found):
         check_cache(cache, options["task"], format=options.get("format", "auto"))
+    _log_header(found, options)
     numbers = range(rows) if isinstance(rows, int) else rows
     if isinstance(found, RandomAccess):
         if isinstance(rows, int):
@@ -185,15 +213,35 @@ def inspect(source: Any, rows: int | Sequence[int], options: Mapping[str, Any]) 
     else:
         passed = enumerate(itertools.islice(found.start(), max(numbers) + 1))
         shown = (both for number, both in passed if number in numbers)
+    filled = fills_nulls(found)
     for origin, raw in shown:
+        raw = without_filled_nulls(raw) if filled else raw
         yield f"{printable(origin)}  {encode(raw, **options)}\n"
+
+
+def _log_header(source: Any, options: Mapping[str, Any]) -> None:
+    """Logs what the rows are and what makes tokens of them, as a stream does."""
+    tokenizer = _loaded(options["tokenizer"], options.get("backend", "auto"))
+    encoding = Encoding(**{**options, "tokenizer": tokenizer})
+    formats = formats_of(source, encoding.format, encoding.fields)
+    raws = [raw for _, raw, _ in first_rows(source, formats, LOOKED_AT)] if can_look(source, formats) else []
+    recipe = encoding.recipe(ready=only_caches(source))
+    rows = len(source) if isinstance(source, RandomAccess) else None
+    lines = [rows_line(encoding.task, source.name, rows, formats_in(formats, raws)), *encoding_lines(recipe)]
+    logging.getLogger("ms_prefstream").info("%s", "\n".join(lines))
+
+
+def _loaded(tokenizer: Any, backend: str) -> Tokenizer | None:
+    if isinstance(tokenizer, (str, os.PathLike)):
+        return _load_path(os.fspath(tokenizer), backend)
+    return None if tokenizer is None else load_tokenizer(tokenizer, backend)
 
 
 _load_path = functools.lru_cache(maxsize=4)(load_tokenizer)  # loading takes a thousand times as long as one row
 
 
-def _describe(task: Task, tokenizer: Tokenizer | None, loaded: Loaded) -> EncodedRow:
-    sample, error, notes = loaded
+def _describe(task: Task, tokenizer: Tokenizer | None, loaded: Loaded, always: tuple[str, ...]) -> EncodedRow:
+    sample, error, notes, unread = loaded
     if sample is None:
         assert error is not None  # a row has one or the other
         return EncodedRow(task.name, None, reason=error.reason, problem=str(error))
@@ -205,7 +253,8 @@ def _describe(task: Task, tokenizer: Tokenizer | None, loaded: Loaded) -> Encode
         sample,
         tuple(_side(name, sequence, decode) for name, sequence in zip(names, sample.sequences, strict=True)),
         None if sample.prompt is None else decode(sample.prompt.tolist()),
-        tuple(text for note, text in _NOTES.items() if note in notes),
+        tuple(text for note, text in _NOTES.items() if note in notes) + always,
+        unread=unread,
     )
 
 

@@ -19,14 +19,21 @@ class Note(enum.IntFlag):
     REWRITTEN = 2
     BOUNDARY_DIFFERS = 4
     QUESTION_CUT = 8
+    CONTENT_LOST = 16
+    EMPTY_THINK = 32
+    MARKERS = 64
 
 
 class Loaded(NamedTuple):
-    """One row: its sample with notes, or why there is none (the error without its origin)."""
+    """One row: its sample with notes, or why there is none (the error without its origin).
+
+    `unread` names the fields of the row that nothing read, see `ms_prefstream.formats.reader`.
+    """
 
     sample: Sample | None
     error: RowError | None
     notes: Note = Note.NONE
+    unread: tuple[str, ...] = ()
 
 
 Batch = dict[str, NDArray[Any]]

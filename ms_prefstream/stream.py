@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ms_prefstream.batch import BatchingRule
-from ms_prefstream.checks import check_made, whole_number
+from ms_prefstream.checks import NoDataset, check_made, checked_call, whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.mindspore.dataset import to_dataset
@@ -20,25 +21,35 @@ from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
 from ms_prefstream.steps.open import Order, step_opener
 from ms_prefstream.steps.planned import RowIds
 from ms_prefstream.steps.state import resume_steps, save_state
+from ms_prefstream.steps.summary import summary, warning_lines
 from ms_prefstream.tasks import Task
+
+_log = logging.getLogger("ms_prefstream")
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset
 
 
+@checked_call
 def stream(
     source: Any,
     *,
     task: Task,
     tokenizer: Any = ...,
     format: Any = "auto",
+    fields: Mapping[str, str] | None = None,
     batching: BatchingRule,
     shuffle: Any = True,
     seed: int = 0,
     template: str | None = "auto",
+    template_variables: Mapping[str, Any] | None = None,
     pad_token_id: int | None = None,
-    boundary: str = "joint",
+    vocab_size: int | None = None,
+    boundary: str = "auto",
     special_tokens_in_content: str = "escape",
+    content_lost: str = "report",
+    continue_final_message: str = "error",
+    train_empty_think: bool = False,
     backend: str = "auto",
     on_bad_row: str = "raise",
     quarantine: str | os.PathLike[str] | None = None,
@@ -51,16 +62,21 @@ def stream(
     steps_per_epoch: int | None = None,
     index: str | os.PathLike[str] | None = "auto",
     workers: int = 0,
+    verbose: bool = True,
 ) -> Stream:
     """Open a stream of ready batches from raw preference rows.
 
     Args:
         source: Path, glob or list of them (JSON Lines, JSON, .gz, .zst), a list or any object with ``__len__`` and
-            ``__getitem__``, an iterable of dicts, a function that returns one, or the folder of a cache.
+            ``__getitem__``, an iterable of dicts, a function that returns one, the folder of a cache, or the name of
+            a data set in a local cache of Hugging Face or ModelScope (``org/name``, ``org/name:split``).
         task: `DPO`, `Reward` or `RLHF`: what a row becomes.
-        tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, or
-            None for rows that are already tokenized, caches among them. One of these must be given.
+        tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, the
+            name of a model in such a cache, or None for rows that are already tokenized, caches among them. One of
+            these must be given.
         format: A preset's name, a preset made by `ms_prefstream.formats`, or a function row -> row.
+        fields: Standard name -> the row's field, where rows have other names than the format expects:
+            ``{"prompt": "question", "chosen": "good.text"}``. A dotted path leads into objects.
         batching: `Pad` or `Bucket`: how many samples a step has and how they are padded. `Pack`: several samples share
             a row.
         shuffle: True: a new order of all rows for each epoch. ``"window"``: rows stay near their place in the source.
@@ -68,10 +84,21 @@ def stream(
         seed: Of the order, 0 to 2**32 - 1.
         template: ``auto`` (the tokenizer's chat template if it has one), ``chat`` (must have one), Jinja text, the
             path of a .jinja file, or None: prompt and response joined as text.
+        template_variables: Further variables of a chat template: ``{"enable_thinking": False}``. A row's own
+            ``chat_template_kwargs`` go before them. A template that asks for the date gets the day on which the run
+            began, unless ``date_string`` states another.
         pad_token_id: What ids are padded with; None takes the tokenizer's pad, else a reserved token, else EOS.
+        vocab_size: Rows of the model's embedding, where it has more than the tokenizer has ids; a reward token that no
+            vocabulary has gets a free id among them.
         boundary: ``joint`` encodes the text as the model sees it; ``inference`` keeps the prompt's ids as they are at
-            generation time.
+            generation time. ``auto`` is inference for pairs with no control token between prompt and response, so that
+            both sides have one prompt, and joint elsewhere; a state, index or cache goes on with its own.
         special_tokens_in_content: Control strings in content: ``escape`` (plain text), ``error`` or ``allow``.
+        content_lost: What happens to a row whose trained turn loses words to the chat template: ``report`` counts it,
+            ``drop`` drops it, ``error`` is for malformed rows.
+        continue_final_message: For a prompt that ends with an answer: ``error`` refuses the row, ``join`` lets the
+            response continue that answer.
+        train_empty_think: Whether the empty think block that a template inserts is under the loss.
         backend: ``auto``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: What malformed rows do: ``raise`` or ``drop``. Unusable rows are always dropped and counted.
         quarantine: A JSON Lines file for dropped rows.
@@ -84,10 +111,11 @@ def stream(
         longest_first: Whether step 0 holds the longest rows of its window.
         steps_per_epoch: For one-pass sources: the steps of an epoch, instead of counting the rows once. For `Pack`
             without a length index: the steps into which the rows are packed, required.
-        index: ``auto`` uses the length index that lies beside a file, if there is one (`Stream.build_index` writes
-            it), for a mix those beside all its parts; a path, for a mix a folder, names one that must be there; None
-            uses none.
+        index: ``auto`` uses the length index beside a file if there is one for these settings (`build_index` writes
+            it), for a mix those beside all its parts; ``build`` builds it if there is none; a path, for a mix a
+            folder, names one that must fit; None uses none.
         workers: Processes that tokenise ahead; 0 does it in the training process. The batches are the same.
+        verbose: Whether the logger ``ms_prefstream`` gets a summary (INFO, rank 0) and warnings.
 
     Raises:
         PrefStreamError: Anything a user can cause, as one sentence.
@@ -97,21 +125,28 @@ def stream(
         task=task,
         tokenizer=tokenizer,
         format=format,
+        fields=fields,
         template=template,
+        template_variables=template_variables,
         pad_token_id=pad_token_id,
+        vocab_size=vocab_size,
         boundary=boundary,
         special_tokens_in_content=special_tokens_in_content,
+        content_lost=content_lost,
+        continue_final_message=continue_final_message,
+        train_empty_think=train_empty_think,
         backend=backend,
     )
     policy = BadRowPolicy(on_bad_row=on_bad_row, quarantine=quarantine)
     order = Order(shuffle=shuffle, seed=seed, window=window, drop_remainder=drop_remainder, longest_first=longest_first)
     batching.layout(task)  # refuses what this rule cannot batch before anything is loaded
     ranks = Ranks.given(*known_ranks(num_shards, shard_id), logical_shards)
-    data = StreamData(source, encoding, policy, ranks, workers=workers, index=index)
+    data = StreamData(source, encoding, policy, ranks, workers=workers, index=index, verbose=verbose)
     return Stream(data, batching, order, ranks, steps_per_epoch)
 
 
-class Stream:
+@checked_call
+class Stream(NoDataset):
     """Ready batches of one rank. Made by `ms_prefstream.stream`.
 
     Attributes:
@@ -138,6 +173,8 @@ class Stream:
         self._steps, self.layout = self._opener.open(), self._opener.layout
         self._resumed: int | None = None
         self._begins = 0
+        if data.verbose and ranks.rank == 0:
+            _log.info("%s", "\n".join(summary(self._opener, self._steps)))
 
     @property
     def column_names(self) -> list[str]:
@@ -192,12 +229,13 @@ class Stream:
         Args:
             epoch: From 0. None is the epoch in which a resumed stream continues, and 0 for others.
             start_step: The first step to yield; nothing before its window is read. None is the step at which a
-                resumed stream continues if `epoch` is None too, and 0 otherwise.
+                resumed stream continues in that epoch, and 0 in others.
         """
-        resumed = divmod(self._resumed or 0, self.steps_per_epoch) if epoch is None else (epoch, 0)
-        epoch, step = resumed[0], resumed[1] if start_step is None else start_step
-        step = whole_number("start_step", step, 0, self.steps_per_epoch)
-        return self._steps.start(whole_number("epoch", epoch, 0), step)
+        at, step = divmod(self._resumed or 0, self.steps_per_epoch)
+        epoch = whole_number("epoch", at if epoch is None else epoch, 0)
+        if start_step is not None or epoch != at:
+            step = whole_number("start_step", start_step or 0, 0, self.steps_per_epoch)
+        return self._steps.start(epoch, step)
 
     def dataset(self, start_epoch: int | None = None, *, columns: Sequence[str] | None = None) -> GeneratorDataset:
         """Returns a MindSpore dataset of ready batches: one row is one training step. Its `stream` is this stream.
@@ -283,11 +321,9 @@ class Stream:
         """
         self._opener, self._steps, step = resume_steps(self._opener, self._steps, state)
         self._resumed = self._begins = step
+        self.data = self._opener.data
         self.data.resume_quarantine()
         return self
 
     def __repr__(self) -> str:
-        return (
-            f"Stream(task={self.task}, batching={self.batching}, steps_per_epoch={self.steps_per_epoch}, "
-            f"rank {self.rank} of {self.world})"
-        )
+        return "\n".join([*summary(self._opener, self._steps), *warning_lines(self.data)])

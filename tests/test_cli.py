@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import inspect
+import logging
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -112,7 +114,7 @@ def test_index_is_written_beside_the_file_and_used(
     words = ["--task", "dpo", "--max-length", "140", "--truncation", "drop", "--tokenizer", "bytes"]
     assert run(monkeypatch, "index", str(path), *words) == 0
     said = capsys.readouterr().out
-    assert f"written to {path}.mprefidx" in said
+    assert re.search(rf"written to {path}\.[0-9a-f]{{8}}\.mprefidx", said)
     assert "too_long" in said
     task = mps.DPO(140, truncation="drop")
     stream = mps.stream(str(path), task=task, tokenizer="bytes", batching=mps.Bucket(2))
@@ -166,8 +168,7 @@ def test_options_are_the_python_names_with_dashes() -> None:
     offered = {option.name for option in main.commands.commands["bench"].params} | {"format"}  # --format is format_
     python = set(inspect.signature(mps.stream).parameters)
     of_objects = {"batching"}  # mps.Pad and the like: options of their own
-    of_commands = {"index"}  # a command of that name writes it; one that lies beside the data is used
-    assert python - of_objects - of_commands <= offered
+    assert python - of_objects <= offered
     for task in (mps.DPO, mps.Reward, mps.RLHF):
         assert set(inspect.signature(task).parameters) <= offered
     for batching in (mps.Pad, mps.Bucket):
@@ -224,7 +225,7 @@ def test_a_token_budget_takes_an_index_first(
     [
         ('or pass on_bad_row="drop" to leave such rows out', "or pass --on-bad-row drop to leave such rows out"),
         ("max_length=3. Raise it", "--max-length 3. Raise it"),
-        ("mps.Bucket(batch_size=1) and index=None", "mps.Bucket(batch_size=1) and index=None"),
+        ("mps.Bucket(batch_size=1) and index=None", "mps.Bucket(batch_size=1) and --index none"),
         ("layout='paired'", "layout='paired'"),
     ],
 )
@@ -241,3 +242,33 @@ def test_a_bad_row_names_the_flag_that_drops_it(
     said = capsys.readouterr().err
     assert "--on-bad-row drop" in said
     assert "on_bad_row" not in said
+
+
+@pytest.mark.parametrize("command", ["bench", "index", "cache"])
+def test_what_was_found_is_shown_on_standard_error(
+    command: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    shutil.copy(data_path(), path)
+    path.write_text('{"prompt": "q", "chosen": "a longer answer", "rejected": "b"}\n' * 30)
+    words = {"bench": ["--repeats", "1", "--batch-size", "2"], "index": [], "cache": ["--workers", "0"]}[command]
+    places = {"cache": [str(tmp_path / "out")]}.get(command, [])
+    assert run(monkeypatch, command, str(path), *places, *DPO, *words) == 0
+    shown = capsys.readouterr()
+    assert f"DPO  {path.name} · 30 rows · strings" in shown.err
+    assert "  !  chosen is longer in 30 of 30 pairs" in shown.err
+    assert "chosen is longer" not in shown.out.partition("warning:")[0]
+    assert "\x1b" not in shown.err
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert run(monkeypatch, command, str(path), *places, *DPO, *words, "--quiet") == 0
+    assert "!" not in capsys.readouterr().err
+    assert not logging.getLogger("ms_prefstream").handlers
+
+
+def test_inspect_names_a_missing_chat_template(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "inspect", str(data_path()), *DPO, "--template", "none", "--rows", "1") == 0
+    shown = capsys.readouterr()
+    assert "no chat template: prompt and response joined as text" in shown.out
+    assert "DPO  pairs.jsonl · 84 rows · messages" in shown.err

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
+import signal
 import socket
 from typing import Annotated
 
@@ -133,3 +135,74 @@ def test_a_file_of_ours_that_appears_during_the_check_is_no_link(
     monkeypatch.setattr(disk, "open_regular", appears)
     disk.check_own(path, lambda file: True, CacheError, "the index")
     assert path.read_bytes() == b"ours"
+
+
+STATE = b'{\n  "version": 1,\n  "plan_version": 1,\n  "step": 7\n}'
+
+
+@pytest.mark.parametrize("size", [0, 9, len(STATE)])
+def test_what_a_killed_write_left_is_deleted_by_the_next_one(size: int, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "state.json"
+    if not (child := os.fork()):
+        with disk.written(path, StateError, "the state") as file:
+            file.write(STATE[:size])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = tmp_path.iterdir()
+    assert left.stat().st_size == size
+    disk.write_file(path, STATE.replace(b"7", b"8"), StateError, "the state")
+    disk.remove_leftovers(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_is_going_on_is_no_leftover(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "state.json"
+    with disk.written(path, StateError, "the state") as file:
+        file.write(STATE)
+        file.flush()
+        disk.write_file(path, STATE, StateError, "the state")
+        disk.remove_leftovers(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_taken_for_a_leftover_before_it_is_locked_is_created_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "state.json", fcntl.flock
+    path.write_bytes(STATE)
+    calls = []
+
+    def flock(*arguments: int) -> None:
+        calls.append(arguments)
+        if len(calls) == 1:  # the second call locks the leftover
+            disk.remove_leftovers(path)
+            assert list(tmp_path.iterdir()) == [path]
+        real(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    disk.write_file(path, STATE.replace(b"7", b"8"), StateError, "the state")
+    assert b"8" in path.read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["text", "longer begin", "link", "pipe", "folder", "other name"])
+def test_strangers_that_are_named_like_leftovers_stay(kind: str, tmp_path: pathlib.Path) -> None:
+    path, thesis = tmp_path / "state.json", tmp_path / "thesis.txt"
+    thesis.write_bytes(STATE)
+    stranger = tmp_path / ("state.json.0123456789ab.new" if kind != "other name" else "state.json.0123456789a.new")
+    if kind == "text":
+        stranger.write_text("years of work")
+    elif kind in ("longer begin", "other name"):
+        stranger.write_bytes(b'{\n  "version": 1, "prompt": "years of work"}' if kind == "longer begin" else STATE)
+    elif kind == "link":
+        stranger.symlink_to(thesis)
+    elif kind == "pipe":
+        os.mkfifo(stranger)
+    else:
+        stranger.mkdir()
+    before = stranger.lstat()
+    disk.write_file(path, STATE, StateError, "the state")
+    disk.remove_leftovers(path)
+    assert stranger.lstat() == before
+    assert thesis.read_bytes() == STATE

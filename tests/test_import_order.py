@@ -33,7 +33,7 @@ ORDER = (
     "cache",
     "mindspore",
     "stream",
-    "inspection",
+    "inspection indexing doctor",
     "__init__",
     "adapters",
     "demo",

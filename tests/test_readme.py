@@ -59,7 +59,7 @@ def test_python_blocks_run(
     for line, code in python_blocks(name):
         exec(compile("\n" * (line - 1) + code.replace(TOKENIZER, '"bytes"'), str(ROOT / name), "exec"), names)
         stream = names["stream"]
-        assert sum(1 for _ in stream.batches(epoch=0)) == stream.steps_per_epoch, f"{name}:{line}"
+        assert sum(1 for _ in stream.batches(epoch=0, start_step=0)) == stream.steps_per_epoch, f"{name}:{line}"
     pairs = len(BUNDLED.read_text(encoding="utf-8").splitlines())
     assert model.steps[0] == 2 * (pairs // 8), "the quick start trains two epochs in batches of 8"
     assert len(model.steps) == 3

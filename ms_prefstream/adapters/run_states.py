@@ -23,7 +23,7 @@ from mindspore.dataset.engine.datasets import (
     RepeatDataset,
 )
 
-from ms_prefstream.errors import StateError
+from ms_prefstream.errors import StateError, printable
 from ms_prefstream.mindspore.checkpoint import LATEST, StateWriter, read_state, remove_state
 from ms_prefstream.mindspore.generator import first_step, gives_samples, gives_steps
 from ms_prefstream.plan.state import State, check_state
@@ -96,8 +96,9 @@ def _remedies(saved: State, now: State) -> str:
     shards = saved.get("logical_shards")
     if shards in (None, now["logical_shards"]) or saved.get("global_batch") != now["global_batch"]:
         return afresh
+    shown = printable(str(shards), 30)
     return (
-        f"logical_shards: {shards} in data_loader, or mps.stream(..., logical_shards={shards}), has the former shards "
+        f"logical_shards: {shown} in data_loader, or mps.stream(..., logical_shards={shown}), has the former shards "
         f"on this number of ranks. {afresh}"
     )
 

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from ms_prefstream.batch.layouts.packed import PackedLayout
 from ms_prefstream.batch.rule import StepFactory
-from ms_prefstream.checks import whole_number
+from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.tasks.base import Task
 
 
+@checked_call
 @dataclass(frozen=True)
 class Pack:
     """Several samples share a row of `tokens`; both sides of a pair are in the same row, one after the other.

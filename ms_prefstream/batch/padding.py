@@ -14,7 +14,7 @@ from ms_prefstream.batch.best_widths import best_widths, round_up
 from ms_prefstream.batch.layouts.arrays import internal_error
 from ms_prefstream.batch.layouts.base import Layout
 from ms_prefstream.batch.rule import StepFactory, padded_layout
-from ms_prefstream.checks import whole_number
+from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.tasks.base import Task
 
@@ -22,6 +22,7 @@ _DEFAULT_MULTIPLE = 64
 _DEFAULT_ROUND_TO = 16
 
 
+@checked_call
 @dataclass(frozen=True)
 class Pad:
     """Every batch has one width.
@@ -73,6 +74,7 @@ class Pad:
         return factory.by_rows(self.batch_size, sort=False)
 
 
+@checked_call
 @dataclass(frozen=True)
 class Bucket:
     """A batch is padded to the smallest allowed length that holds it, plus `extra` columns.

@@ -8,38 +8,42 @@ import fcntl
 import glob
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import msgspec
 
 from ms_prefstream.cache.compatibility import differences
-from ms_prefstream.cache.parts import PartDone, read_note, write_note
-from ms_prefstream.disk import parse_json, read_file, shown, sync_folder
+from ms_prefstream.cache.parts import PartDone, drop_note, is_note, read_note, write_note
+from ms_prefstream.disk import TEMPORARY, parse_json, read_file, shown, sync_folder
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError
-from ms_prefstream.mindrecord.files import foreign_files, guarded, note_of
+from ms_prefstream.mindrecord.files import FileNote, foreign_files, guarded, note_of
 from ms_prefstream.mindrecord.manifest import (
     CACHE_FILE,
     MANIFEST,
     Manifest,
+    check_cache_file,
     has_manifest,
+    is_cache_file,
+    is_own,
     read_manifest,
     write_manifest,
 )
 
 _CACHE_FILE, _REFERENCE_FILE = re.compile(CACHE_FILE), re.compile(r"reference-[0-9a-f]{12}\.npy")
-_TEMPORARY = r"\.[0-9a-f]{12}\.new"  # of a file that was being written when the process was killed
 _OURS = re.compile(  # files and folders in a staging folder
-    rf"plan\.json|part-\d{{5,}}\.done({_TEMPORARY})?"
-    rf"|(new|former)(/({CACHE_FILE}|manifest\.json)({_TEMPORARY})?)?"
-    rf"|reference(/[0-9a-f]{{16}}(/(part-\d{{5,}}\.npy|{CACHE_FILE}|manifest\.json)({_TEMPORARY})?)?)?"
+    rf"plan\.json|part-\d{{5,}}\.done({TEMPORARY})?"
+    rf"|(new|former)(/({CACHE_FILE}|manifest\.json)({TEMPORARY})?)?"
+    rf"|reference(/[0-9a-f]{{16}}(/(part-\d{{5,}}\.npy|{CACHE_FILE}|manifest\.json)({TEMPORARY})?)?)?"
     r"|tmp-\d+-\d+(/[0-9a-f]{32})?(/part-\d{5,}\.mindrecord(\.db)?)?"
 )
 
+_log = logging.getLogger(__name__)
 _PLAN, _NEW, _REFERENCE, _FORMER = "plan.json", "new", "reference", "former"
 _FORMAT = "ms_prefstream plan"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some cluster file systems
@@ -74,6 +78,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
     def __init__(self, out: str) -> None:
         self._name, self._out = out, os.path.realpath(out)
+        self._checked: set[int] = set()  # parts whose files this process has written or read
         self.path = self._out + ".writing"
         self.new, self.reference = os.path.join(self.path, _NEW), os.path.join(self.path, _REFERENCE)
         with guarded(self.path):
@@ -105,21 +110,35 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         self._about, self._overwrite = about, overwrite
         with guarded(self.new):
             self._check_out()
+            self._checked.clear()
             plan = {"about": about}
             if not resume or os.pread(self._lock, os.fstat(self._lock).st_size, 0) != _plan_text(plan):
                 self._empty()
                 _write_plan(self._lock, plan)
             for path in glob.glob(glob.escape(self.path) + "/tmp-*"):
-                shutil.rmtree(path, ignore_errors=True)
+                self._delete(path)
             for path in _files_below(self.path):
-                if re.search(_TEMPORARY + "$", path):
+                if re.search(TEMPORARY + "$", path):
                     os.unlink(path)
             os.makedirs(self.new, exist_ok=True)
-        with contextlib.suppress(PrefStreamError):
+        with contextlib.suppress(PrefStreamError), guarded(self.new):
             found = read_manifest(self.new)
-            if found.about == about:
+            if found.about != about:
+                return None
+            if all(self._is_whole(name, note, False) for name, note in found.files.items()):
                 return found
+            _log.warning("%s: some files differ from the manifest, so parts are checked one by one.", self.new)
         return None
+
+    def planned(self) -> Mapping[str, Any]:
+        """Returns what an interrupted run was writing, as `begin` got it; else what the cache at `out` holds."""
+        with contextlib.suppress(PrefStreamError, OSError):
+            text = os.pread(self._lock, os.fstat(self._lock).st_size, 0)
+            if text and (about := parse_json(text, _Plan, _PLAN, OptionError, "the plan").about):
+                return about
+        with contextlib.suppress(PrefStreamError):
+            return read_manifest(self._out).about
+        return {}
 
     def temporary(self, number: int) -> str:
         """Creates a folder for one part, in which no other process writes, not even a worker of a killed run."""
@@ -132,18 +151,31 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         """Moves the files of a finished part from its temporary folder to the new cache, then writes its note."""
         with guarded(self.new):
             for name in done.files:
-                os.replace(os.path.join(folder, name), os.path.join(self.new, name))
+                os.replace(os.path.join(folder, name), self.place(name))
             sync_folder(self.new)
-            shutil.rmtree(folder, ignore_errors=True)
+            self._delete(folder)
         write_note(self._note(done.number), done)
+        self._checked.add(done.number)
 
     def done(self, number: int) -> PartDone | None:
-        """Returns a part if it is finished and its files have their sizes."""
-        found = read_note(self._note(number), number, self._about["rows_per_part"])
-        with guarded(self.new), contextlib.suppress(FileNotFoundError):
-            if found and all(os.path.getsize(self.file(name)) == note.bytes for name, note in found.files.items()):
-                return found
-        return None
+        """Returns a part if it is finished. Its files are read once; if they differ from the note, it is deleted."""
+        path = self._note(number)
+        found = read_note(path, number, self._about["rows_per_part"])
+        if found is None:
+            return None
+        with guarded(self.new):
+            for name, note in found.files.items():
+                if not self._is_whole(name, note, number in self._checked):
+                    drop_note(path, f"{name} is missing or has not the size and SHA-256 of the note")
+                    return None
+        self._checked.add(number)
+        return found
+
+    def _is_whole(self, name: str, note: FileNote, checked: bool) -> bool:
+        path = self.file(name)
+        if not os.path.isfile(path) or os.path.getsize(path) != note.bytes:
+            return False
+        return checked or note_of(path, note.rows) == note
 
     def parts(self) -> Iterator[PartDone]:
         """Yields the finished parts in order, up to the first that is not."""
@@ -155,6 +187,15 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
     def file(self, name: str) -> str:
         """Returns the path of a file of the new cache."""
         return os.path.join(self.new, name)
+
+    def place(self, name: str) -> str:
+        """Returns the path of a file of the new cache that is about to be written.
+
+        Raises:
+            CacheError: Something else is there.
+        """
+        check_cache_file(self.file(name))
+        return self.file(name)
 
     def seal(self, manifest: Manifest) -> Manifest:
         """Writes the manifest, which makes the new cache complete, and returns it.
@@ -180,6 +221,11 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
             sync_folder(os.path.dirname(self._out))
         self.remove()
 
+    def remove_reference(self) -> None:
+        """Deletes the log-probabilities that were computed, once they are in a cache."""
+        with contextlib.suppress(OSError):
+            self._delete(self.reference)
+
     def remove(self) -> None:
         """Deletes the folder. What cannot be deleted stays, with the plan that identifies it."""
         with contextlib.suppress(OSError, OptionError):
@@ -195,9 +241,10 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
                 if entry.is_dir(follow_symlinks=False):
                     os.rmdir(entry.path)  # fails if it is not empty
         with contextlib.suppress(OSError):
-            if os.listdir(self.path) == [_PLAN]:
+            plan = os.path.join(self.path, _PLAN)
+            if os.listdir(self.path) == [_PLAN] and os.path.samestat(os.fstat(self._lock), os.lstat(plan)):
                 # Without the plan the lock is void: whatever is in the folder from here on is another process's.
-                os.unlink(os.path.join(self.path, _PLAN))
+                os.unlink(plan)
                 os.rmdir(self.path)
         os.close(self._lock)
         self._lock = -1
@@ -258,7 +305,12 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         if not os.path.lexists(out) or (os.path.isdir(out) and not os.listdir(out)):
             return
         if not has_manifest(out):
-            raise OptionError(f"{name} exists and is no cache. Name a new folder; nothing was changed.")
+            manifest = os.path.lexists(os.path.join(out, MANIFEST))
+            raise OptionError(
+                f"{name} exists and is no cache{': its manifest.json is damaged or of another kind' * manifest}. "
+                f"{'Delete the folder if you know that it is one, or name' if manifest else 'Name'} a new folder; "
+                "nothing was changed."
+            )
         if not self._overwrite:
             raise OptionError(
                 f"{name} exists{differences(out, self._about)}. Pass overwrite=True (--overwrite) to replace it, or "
@@ -266,12 +318,18 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
             )
         if foreign := _foreign_files(out):
             raise OptionError(
-                f"{name} is a cache that holds other files as well ({', '.join(foreign[:3])}), which would be lost "
-                "with it. Move them away, or name another folder; nothing was changed."
+                f"{name} is a cache that holds other files as well ({', '.join(map(shown, foreign[:3]))}), or some too "
+                "damaged to be known, which would be lost with it. Move them away, or name another folder; nothing was "
+                "changed."
             )
 
     def _note(self, number: int) -> str:
         return os.path.join(self.path, f"part-{number:05d}.done")
+
+    def _delete(self, folder: str) -> None:
+        """Deletes a subfolder, unless somebody else's files are in it."""
+        if not any(_foreign_below(folder, self.path)):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _empty(self, keep: str = "") -> None:
         self._check_strangers()
@@ -283,11 +341,12 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
 
 def _foreign_files(out: str) -> list[str]:
-    """Returns the files in the folder of a cache that are not its own."""
+    """Returns the files in the folder of a cache that are not its own, by their names or by what they hold."""
     try:
         known = list(read_manifest(out).files)
-    except PrefStreamError:  # it is damaged
+    except PrefStreamError:  # it is of another version, or has wrong values
         known = list(filter(_CACHE_FILE.fullmatch, os.listdir(out)))
+    known = [name for name in known if is_own(os.path.join(out, name), is_cache_file)]
     return foreign_files(out, {MANIFEST, *known, *reference_files(out)})
 
 
@@ -323,21 +382,38 @@ def _strangers(path: str) -> list[str]:
         return []
     except OptionError:
         return names
-    entries = [os.path.join(folder, name) for folder, folders, files in os.walk(path) for name in (*folders, *files)]
-    return sorted(
-        os.path.relpath(entry, path) for entry in entries if not _is_ours(entry, os.path.relpath(entry, path))
-    )
+    return sorted(_foreign_below(path, path))
+
+
+def _foreign_below(folder: str, path: str) -> Iterator[str]:
+    """Yields what this library has not put into a folder in the staging folder at `path`, relative to the latter."""
+    for here, folders, files in os.walk(folder):
+        for entry in (os.path.join(here, name) for name in (*folders, *files)):
+            if not _is_ours(entry, name := os.path.relpath(entry, path)):
+                yield name
 
 
 def _is_ours(entry: str, name: str) -> bool:
-    """Returns whether an entry of a staging folder has a name and a type that this library gives."""
+    """Returns whether an entry of a staging folder has a name, a type and contents that this library gives.
+
+    Files that a killed process left half-written are known without their contents: by the twelve random hex digits of
+    a temporary name, or by their folder ``tmp-PID-N/``, which only this library creates.
+    """
     try:
         mode = os.lstat(entry).st_mode
     except FileNotFoundError:  # another process has just deleted it
         return True
     if stat.S_ISDIR(mode):
         return name.startswith(_FORMER + os.sep) or bool(_OURS.fullmatch(name) and "." not in os.path.basename(name))
-    return stat.S_ISREG(mode) and bool(_OURS.fullmatch(name) and "." in os.path.basename(name))
+    if not (stat.S_ISREG(mode) and _OURS.fullmatch(name) and "." in os.path.basename(name)):
+        return False
+    if name == _PLAN or name.startswith("tmp-") or re.search(TEMPORARY + "$", name):  # the plan is checked first
+        return True
+    return is_own(entry, _is_known)
+
+
+def _is_known(file: IO[bytes], name: str) -> bool:
+    return is_note(file) if name.endswith(".done") else is_cache_file(file, name)
 
 
 def _files_below(path: str) -> Iterator[str]:

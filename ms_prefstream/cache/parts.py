@@ -6,19 +6,20 @@ import base64
 import json
 import logging
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import IO, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.cache.layouts import Job
-from ms_prefstream.disk import MOST_BYTES, parse_json, read_file, shown
+from ms_prefstream.disk import MOST_BYTES, check_own, parse_json, read_file, shown
 from ms_prefstream.errors import CacheError, OptionError, RowError, printable
-from ms_prefstream.lengths.index import GOOD, REASONS, measure
+from ms_prefstream.lengths.index import GOOD, REASONS, first_wrong, measure
 from ms_prefstream.load.loader import SampleLoader
 from ms_prefstream.load.one_pass import RecordWithOrigin
 from ms_prefstream.mindrecord.files import Count, FileNote, guarded, note_of, part_name, write_small
@@ -27,7 +28,10 @@ from ms_prefstream.mindrecord.sidecar import PLACE, SIDECAR, read_offsets
 from ms_prefstream.mindrecord.writer import RecordFile
 from ms_prefstream.sample import Loaded, Note, Sample
 
-NOTES = (Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.QUESTION_CUT)
+NOTES = (
+    *(Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.QUESTION_CUT),  # always in manifests
+    *(Note.CONTENT_LOST, Note.EMPTY_THINK, Note.MARKERS),  # where they are counted
+)
 _WHAT = "the note on a part"
 _log = logging.getLogger(__name__)
 _ROWS_COMPARED = 16  # rows of a part whose bytes are compared after writing; tests cover whole files
@@ -82,7 +86,7 @@ class PartDone(NamedTuple):
         number: Its number.
         files: Name -> note; none if no row of the part is good.
         rows: (n,) of `ROW`, good or bad.
-        notes: How many rows were cut, rewritten, differ at the boundary, lost their question.
+        notes: How many rows have each of `NOTES`.
         errors: (row id, error) of each bad row; empty for a part that was read back.
         origins: Reason -> origins of its first few bad rows. The parent process fills them in.
     """
@@ -138,6 +142,8 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
 
 
 _NOTE_VERSION = 2
+_MOST_NOTE = 1 << 30  # bytes, more than any part has
+_PICKLED = re.compile(rb"\x80\x04\x95.{8}\x8c\x19ms_prefstream\.cache\.parts\x94\x8c\x08PartDone\x94", re.DOTALL)
 
 
 class _Note(msgspec.Struct, forbid_unknown_fields=True):
@@ -159,24 +165,58 @@ class _Note(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError(f"it is on part {self.number} with {len(rows):,} rows; expected part {number}")
         if list(self.files) != names or any(note.rows != np.count_nonzero(good) for note in self.files.values()):
             raise ValueError("field files has other files, or other numbers of rows")
-        if not set(verdict.tolist()) <= {GOOD, *REASONS}:
-            raise ValueError("field rows holds reasons that there are not")
+        if (wrong := first_wrong(rows["lengths"], rows["key"], verdict)) is not None:
+            raise ValueError(f"row {wrong} of field rows has lengths, key and verdict that do not belong together")
         reasons = {str(REASONS[code]) for code in set(verdict[~good].tolist())}
         most_begin = self.files[names[0]].bytes - size if names else size
-        fits = np.where(good, (rows["key"] > 0) & (size > 0), (rows["key"] == -1) & (size == 0))
-        fits &= (rows["lengths"] >= 0).all(axis=1) & (~good | (rows["place"]["begin"].astype(np.int64) <= most_begin))
+        fits = (size > 0) == good
+        fits &= ~good | (rows["place"]["begin"].astype(np.int64) <= most_begin)
         fits &= rows["place"]["begin"] < 2**62
-        if not fits.all() or max(self.notes) > len(rows) or not set(self.origins) <= reasons:
+        if (
+            not fits.all()
+            or max(self.notes) > len(rows)
+            or set(self.origins) != reasons
+            or not all(self.origins.values())
+        ):
             raise ValueError("fields rows, notes and origins do not belong together")
         return PartDone(number, self.files, rows, self.notes, [], self.origins)
+
+
+class _AnyNote(msgspec.Struct):
+    """Fields of a note of any version, with any values."""
+
+    version: int
+    number: msgspec.Raw
+    files: msgspec.Raw
+    rows: msgspec.Raw
+    notes: msgspec.Raw
+    origins: msgspec.Raw
+
+
+def is_note(file: IO[bytes]) -> bool:
+    """Returns whether an open file is the note on a part, of any version and with any values.
+
+    Version 1 was a CRC-32 and a pickle, which is not loaded.
+    """
+    if os.fstat(file.fileno()).st_size > _MOST_NOTE:
+        return False
+    text = file.read()
+    if _PICKLED.match(text, 4) and zlib.crc32(text[4:]) == int.from_bytes(text[:4], "little"):
+        return True
+    try:
+        msgspec.json.decode(text, type=_AnyNote)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def write_note(path: str, done: PartDone) -> None:
     """Writes the note on a finished part, JSON with a checksum: all of it but the errors.
 
     Raises:
-        CacheError: It cannot be written.
+        CacheError: It cannot be written, or something else is there.
     """
+    check_own(path, is_note, CacheError, _WHAT)
     values = {
         "version": _NOTE_VERSION,
         "number": done.number,
@@ -191,7 +231,7 @@ def write_note(path: str, done: PartDone) -> None:
 def read_note(path: str, number: int, most: int) -> PartDone | None:
     """Returns a finished part without its errors; None if there is no note on it.
 
-    A warning is logged if the note is damaged or of another version; the part is written again then.
+    A note that is damaged or of another version is deleted with a warning, and the part is written again.
 
     Args:
         path: The note.
@@ -212,12 +252,20 @@ def read_note(path: str, number: int, most: int) -> PartDone | None:
     except (CacheError, ValueError, RecursionError) as error:
         if not os.path.isfile(path) or isinstance(error.__cause__, OSError):
             raise
-        _log.warning(
-            "%s: the note on a finished part is damaged or of another version (%s). The part is written again.",
-            shown(path),
-            printable(str(error)),
-        )
+        drop_note(path, f"the note on a finished part is damaged or of another version ({printable(str(error))})")
     return None
+
+
+def drop_note(path: str, why: str) -> None:
+    """Deletes a note with a warning, so that its part is written again.
+
+    Raises:
+        CacheError: Something else is there.
+    """
+    check_own(path, is_note, CacheError, _WHAT)
+    with guarded(path):
+        os.unlink(path)
+    _log.warning("%s: %s. The part is written again.", shown(path), why)
 
 
 def _check_pad(loader: SampleLoader, task: PartTask, row: int, sample: Sample) -> None:

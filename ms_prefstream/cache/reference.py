@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,11 +18,11 @@ from numpy.typing import NDArray
 
 from ms_prefstream.batch import Bucket, Pack, Pad, make_layout
 from ms_prefstream.cache.folder import reference_files
-from ms_prefstream.disk import read_file, sync_folder
+from ms_prefstream.disk import read_file, remove_leftovers, sync_folder
 from ms_prefstream.errors import CacheError, OptionError, StateError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.mindrecord.files import NPY_HEAD, guarded, note_of, npy_begin, npy_bytes, write_small
-from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, read_manifest
+from ms_prefstream.mindrecord.manifest import LOGPS, MANIFEST, Manifest, check_cache_file, read_manifest
 from ms_prefstream.progress import Progress
 from ms_prefstream.sample import Batch, Sample
 from ms_prefstream.sources.cached import CachedRows
@@ -126,9 +125,7 @@ def add_reference(model: ReferenceModel, folder: str, work: str, shown: Progress
             f"{folder} has the log-probabilities of the reference {model.reference_id!r} already. Pass overwrite=True "
             "to compute them again."
         )
-    manifest = reference_pass.run(work, shown)
-    shutil.rmtree(work, ignore_errors=True)
-    return manifest
+    return reference_pass.run(work, shown)
 
 
 class _ReferencePass:
@@ -167,7 +164,7 @@ class _ReferencePass:
 
     def _part(self, path: str, part: range, shown: Progress) -> NDArray[np.float32]:
         """Returns the log-probabilities of some rows, (n, 2) float32, NaN for dropped ones."""
-        keys = self._cache.index.keys[part.start : part.stop]
+        keys = self._cache.index.keys_of(slice(part.start, part.stop))
         if (known := _read_part(path, keys >= 0)) is not None:
             shown.advance(len(part))
             return known
@@ -179,6 +176,7 @@ class _ReferencePass:
             shown.advance(len(rows))
         shown.advance(len(part) - len(good))
         data = npy_bytes(logps)
+        check_cache_file(path)
         write_small(path, data + _digest(path, data))
         return logps
 
@@ -214,6 +212,8 @@ class _ReferencePass:
 
 def _put(work: str, folder: str, name: str, data: bytes) -> None:
     """Writes a file in the staging folder and moves it into the cache, unless they are on different disks."""
+    for place in (work, folder):
+        check_cache_file(os.path.join(place, name))
     write_small(os.path.join(work, name), data)
     try:
         os.replace(os.path.join(work, name), os.path.join(folder, name))
@@ -222,6 +222,7 @@ def _put(work: str, folder: str, name: str, data: bytes) -> None:
         if error.errno != errno.EXDEV:
             raise
         write_small(os.path.join(folder, name), data)
+        remove_leftovers(os.path.join(folder, name))
 
 
 def _digest(path: str, data: bytes) -> bytes:
@@ -236,7 +237,7 @@ def _read_part(path: str, good: NDArray[np.bool_]) -> NDArray[np.float32] | None
     Raises:
         CacheError: It cannot be read, or is no regular file.
     """
-    shape, expected = (len(good), 2), np.dtype("<f4")
+    shape, expected = (len(good), 2), LOGPS
     try:
         data = read_file(path, CacheError, "the part of a reference pass", NPY_HEAD + math.prod(shape) * 4 + 32)
     except FileNotFoundError:

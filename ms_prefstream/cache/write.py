@@ -20,7 +20,7 @@ from ms_prefstream.cache.layouts import ROWS_PER_PART, Job
 from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part
 from ms_prefstream.cache.ray import write_on_ray
 from ms_prefstream.cache.reference import Reference, ReferenceModel, add_reference
-from ms_prefstream.checks import check_made
+from ms_prefstream.checks import check_made, checked_call
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.lengths.index import GOOD, REASONS, Measured
 from ms_prefstream.lengths.index_file import write_contents
@@ -31,7 +31,7 @@ from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without
 from ms_prefstream.progress import Progress, progress_on
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import ORIGINS_KEPT
-from ms_prefstream.sample import Loaded
+from ms_prefstream.sample import Loaded, Note
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.steps.data import StreamData
@@ -51,6 +51,7 @@ class CacheableStream(Protocol):
     data: StreamData
 
 
+@checked_call
 def write_cache(
     stream: CacheableStream,
     out: str | os.PathLike[str],
@@ -110,7 +111,9 @@ def write_cache(
         if model is None:
             raise OptionError(f"{out} is the cache that the stream reads. Name another folder; nothing was changed.")
         with StagingFolder(out) as folder:
-            return add_reference(model, out, folder.reference, reference_bar, overwrite)
+            added = add_reference(model, out, folder.reference, reference_bar, overwrite)
+            folder.remove_reference()
+            return added
     job = Job(
         layout=layout,
         task=stream.task,
@@ -120,10 +123,19 @@ def write_cache(
         reference=has_reference_logps(data.source, layout),
     )
     about, resume = describe(job, data), can_resume(data)
-    run = functools.partial(ENGINES[engine], data, data.workers if workers is None else workers, ray_address)
     with StagingFolder(out) as folder:
+        planned = folder.planned()
+        other = data.with_settings_of(planned.get("fingerprint"))
+        if other is not data:
+            described = describe(job, other)
+            adds = model is not None and has_samples(out, described, complete=overwrite)
+            if adds or described == planned:
+                data, about = other, described
+        run = functools.partial(ENGINES[engine], data, data.workers if workers is None else workers, ray_address)
         if model is not None and resume and has_samples(out, about, complete=overwrite):
-            return add_reference(model, out, folder.reference, reference_bar, overwrite)
+            added = add_reference(model, out, folder.reference, reference_bar, overwrite)
+            folder.remove_reference()
+            return added
         manifest = folder.begin(about, overwrite, resume)
         if manifest is None:
             write_missing(job, data, folder, run, _bar("cache", progress))
@@ -255,9 +267,9 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
         raise NoUsableRowsError(f"no row of {data.source.name} can be used ({what or 'it has none'}).")
     tables = (part.rows for part in folder.parts())
     measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
-    write_contents(folder.file(LENGTHS), measured, data.fingerprints())
+    write_contents(folder.place(LENGTHS), measured, data.fingerprints())
     places = np.concatenate([part.rows["place"] for part in folder.parts()])
-    write_small(folder.file(PLACES), npy_bytes(places))
+    write_small(folder.place(PLACES), npy_bytes(places))
     with guarded(folder.new):
         files |= {name: note_of(folder.file(name), 0) for name in (LENGTHS, PLACES)}
     return Manifest(
@@ -266,7 +278,11 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
         rows=good,
         source_rows=rows,
         dropped={name: {"rows": count, "first": origins[name]} for name, count in dropped.most_common()},
-        notes={str(note.name).lower(): int(count) for note, count in zip(NOTES, notes, strict=True)},
+        notes={
+            str(note.name).lower(): int(count)
+            for note, count in zip(NOTES, notes, strict=True)
+            if count or note <= Note.QUESTION_CUT
+        },
         files=files,
         library=VERSION,
     )

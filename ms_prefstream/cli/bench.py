@@ -14,6 +14,7 @@ from ms_prefstream.cli.options import make_stream, show, source_argument, stream
 @click.command()
 @source_argument
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Passes that are timed.")
+@click.option("--index", help="auto (default), build, none, or the path of a length index.")
 @stream_options
 def bench(source: tuple[str, ...], repeats: int, **options: Any) -> None:
     """Measure how fast SOURCE becomes batches, and how much of them is padding."""

@@ -19,10 +19,13 @@ from ms_prefstream.cli.options import (
     make_rows,
     one_or_list,
     show,
+    show_log,
     source_argument,
     stream_options,
+    styled,
 )
-from ms_prefstream.errors import PrefStreamError
+from ms_prefstream.doctor import doctor as diagnose
+from ms_prefstream.errors import PrefStreamError, printable
 from ms_prefstream.version import VERSION
 
 
@@ -59,6 +62,24 @@ def inspect(source: tuple[str, ...], numbers: tuple[int, ...], rows: int, **opti
 
 @commands.command()
 @source_argument
+@click.option("--rows", type=click.IntRange(min=1), default=2000, show_default=True, help="So many first rows.")
+@click.option("--on-bad-row", default="raise", show_default=True, help="raise or drop.")
+@encoding_options
+def doctor(source: tuple[str, ...], rows: int, on_bad_row: str, **options: Any) -> None:
+    """Say what the rows of SOURCE are, what would go wrong in a training, and the options that mend it.
+
+    The exit code is 1 if something must be mended.
+    """
+    given = make_encoding(options) | {"rows": rows, "on_bad_row": on_bad_row}
+    found = diagnose(one_or_list(source), **given)
+    for mark, text in found.lines():
+        colour = {"✓": "green", "✗": "red"}.get(mark, "yellow")
+        click.echo(f"{styled(mark, colour)} {printable(with_flags(text), most=400)}")
+    sys.exit(0 if found.ok else 1)
+
+
+@commands.command()
+@source_argument
 @click.option("--out", type=click.Path(), help="Where the index is written; beside SOURCE if that is one file.")
 @stream_options
 def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
@@ -72,7 +93,8 @@ def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
 def main() -> None:
     """Runs the command line; an error that a user can cause ends in one sentence."""
     try:
-        commands(standalone_mode=False)
+        with show_log(with_flags):
+            commands(standalone_mode=False)
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.Abort:
@@ -100,6 +122,7 @@ def with_flags(text: str) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name, value = found["name"], found["value"].strip("\"'")
+        value = "none" if value == "None" else value
         return f"--{name.replace('_', '-')} {value}" if name in names else found[0]
 
     return re.sub(r"""(?<![\w.(-])(?P<name>[a-z_]+)=(?P<value>"[^"]*"|'[^']*'|[\w.-]*\w)(?!\w)""", flag, text)

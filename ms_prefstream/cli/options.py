@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
@@ -14,9 +18,11 @@ from ms_prefstream.errors import OptionError, printable
 from ms_prefstream.inspection import encode
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import RandomAccess
+from ms_prefstream.steps.summary import data_lines
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import TASKS, Task
 
+_log = logging.getLogger("ms_prefstream")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 source_argument = click.argument("source", nargs=-1, required=True)
@@ -26,10 +32,11 @@ _TASK_OPTIONS = (
     click.option("--max-length", type=int, help="Tokens of one side (dpo, reward)."),
     click.option("--max-prompt-length", type=int, help="Tokens of the prompt; columns of prompt_ids (rlhf)."),
     click.option("--seq-length", type=int, help="Columns of prompt + response (rlhf)."),
-    click.option("--truncation", help="prompt_left (default), response_right or drop."),
+    click.option("--truncation", help="prompt_left (default), response_right, drop; rlhf: right."),
     click.option("--labels", help="dpo: unshifted, shifted."),
     click.option("--reward-token", help="Text or id of the reward token."),
     click.option("--margin", is_flag=True, default=None, help="Add the margin column (dpo, reward)."),
+    click.option("--eos/--no-eos", "append_eos", default=None, help="Without a template: end token after responses."),
 )
 
 _LAYOUT_OPTION = click.option("--layout", help="dpo: paired, concat. reward: mindformers, reward_token.")
@@ -41,7 +48,13 @@ _ENCODING_OPTIONS = (
     click.option("--format", "format_", default="auto", show_default=True, help="Preset that reads the rows."),
     click.option("--cvalues-types", multiple=True, help='CValues difficulty "better>worse"; may be repeated.'),
     click.option("--template", default="auto", show_default=True, help="auto, chat, none, Jinja text or .jinja file."),
-    click.option("--boundary", default="joint", show_default=True, help="joint or inference."),
+    click.option("--template-variables", metavar="JSON", help='Variables of the template: {"enable_thinking": false}.'),
+    click.option("--fields", metavar="JSON", help='Standard name -> the row\'s field: {"prompt": "question"}.'),
+    click.option("--vocab-size", type=int, help="Rows of the model's embedding, where it is padded."),
+    click.option("--content-lost", help="report (default), drop or error: words of a trained turn that are lost."),
+    click.option("--continue-final-message", help="error (default) or join: a prompt that ends with an answer."),
+    click.option("--train-empty-think", is_flag=True, default=None, help="Train the template's empty think block."),
+    click.option("--boundary", default="auto", show_default=True, help="auto, joint or inference."),
     click.option("--special-tokens-in-content", default="escape", show_default=True, help="escape, error or allow."),
     click.option("--backend", default="auto", show_default=True, help="auto, tiktoken, tokenizers, sentencepiece."),
 )
@@ -92,13 +105,17 @@ def _adding(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
     return add
 
 
+_VERBOSE_OPTION = click.option("--verbose/--quiet", default=True, help="Whether a summary and warnings are shown.")
+
 encoding_options = _adding(*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS)
 """Adds the options of `mps.encode` and its task to a command."""
 
-stream_options = _adding(*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, *_BATCH_OPTIONS)
+stream_options = _adding(
+    *_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, *_BATCH_OPTIONS, _VERBOSE_OPTION
+)
 """Adds the options of `mps.stream`, its task and its batching to a command."""
 
-row_options = _adding(*_TASK_OPTIONS, _TASK_LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS)
+row_options = _adding(*_TASK_OPTIONS, _TASK_LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, _VERBOSE_OPTION)
 """Adds the options that decide what rows become, without order and batches; --layout is free for other uses."""
 
 
@@ -107,19 +124,57 @@ def show(text: object, err: bool = False) -> None:
     click.echo(printable(str(text), most=None), err=err)
 
 
+def styled(text: str, colour: str) -> str:
+    """Returns text in a colour; `click` takes the colour away where the output is no terminal."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour)
+
+
+class _OnStandardError(logging.Handler):
+    """Shows what the library logs: the summary of a stream as it is, warnings in yellow."""
+
+    def __init__(self, with_flags: Callable[[str], str]) -> None:
+        super().__init__()
+        self._with_flags = with_flags
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = printable(record.getMessage(), most=None)
+        if record.levelno >= logging.WARNING:
+            text = styled(f"  !  {self._with_flags(text)}", "yellow")
+        click.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def show_log(with_flags: Callable[[str], str]) -> Iterator[None]:
+    """Shows what the library logs on standard error inside the `with` block.
+
+    Args:
+        with_flags: Puts the flags of the command line in the place of Python arguments.
+    """
+    logger, handler = logging.getLogger("ms_prefstream"), _OnStandardError(with_flags)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
 def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
     """Returns the stream that a command line describes."""
     given = _given_to(stream, options) | make_encoding(options)
     if options["num_shards"] is None and options["shard_id"] is None:
         given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
     given |= {"batching": make_batching(options), "shuffle": _SHUFFLES[options["shuffle"]]}
+    given |= {"index": _or_none(options.get("index") or "auto"), "verbose": options["verbose"]}
     return stream(one_or_list(source), **given)
 
 
 def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
     """Returns the stream of a command line whose rows are not batched; fixed layouts are padded to `length`."""
     found = open_source(one_or_list(source))
-    return stream(
+    made = stream(
         found,
         batching=Pad(1, length=length),
         workers=workers,
@@ -127,9 +182,15 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
         num_shards=1,
         shard_id=0,
         steps_per_epoch=None if isinstance(found, RandomAccess) else 1,  # steps are not used
+        verbose=False,  # its steps are not used, so that its summary would mislead
         **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine")},
         **make_encoding(options),
     )
+    if options["verbose"]:
+        _log.info("%s", "\n".join(data_lines(made.data)))
+        for one in made.report.warnings:
+            _log.warning("%s", one)
+    return made
 
 
 def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
@@ -139,12 +200,23 @@ def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
         "tokenizer": _or_none(options["tokenizer"]),
         "format": _make_format(options),
         "template": _or_none(options["template"]),
+        **{name: _json_object(name, options[name]) for name in ("fields", "template_variables")},
     }
 
 
 def _given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     """Returns the options that were given and are arguments of a function, under their own names."""
     return {name: options[name] for name in inspect.signature(function).parameters if options.get(name) is not None}
+
+
+def _json_object(name: str, text: str | None) -> dict[str, Any] | None:
+    """Returns the object that an option states as JSON; None if it was not given."""
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(found := json.loads(text), dict):
+            return found
+    raise OptionError(f'{_flag(name)} is {text!r}; expected a JSON object such as \'{{"name": "value"}}\'.')
 
 
 def one_or_list(source: tuple[str, ...]) -> Any:
@@ -211,7 +283,7 @@ def _make_format(options: dict[str, Any]) -> Any:
 
 
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return "--no-eos" if name == "append_eos" else f"--{name.replace('_', '-')}"
 
 
 def _or_none(value: str) -> str | None:

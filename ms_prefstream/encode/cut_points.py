@@ -79,7 +79,8 @@ class EncodedCutMap(CutMap):
                 return before, before
         starts = self._starts(index)
         ends = [len(unit.text(self._contents, 0, at)) for at in range(1, len(unit.pieces))]
-        before = [0, *(tokens_before(starts, end) for end in ends), len(ids)]
+        reached = self._encoder.ends(unit, self._contents)
+        before = [0, *(tokens_before(reached, end) for end in ends), len(ids)]
         return before, [0, *(tokens_until(starts, end) for end in ends), len(ids)]
 
     def _starts(self, index: int) -> NDArray[np.int64]:

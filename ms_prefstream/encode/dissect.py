@@ -10,13 +10,16 @@ where a template writes such a prefix differently is the first control token aft
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ms_prefstream.encode.content_ledger import REASONING
 from ms_prefstream.encode.jinja import Render, TemplateRefusal
 from ms_prefstream.encode.layout import Kind
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.tracked_text import ContentReads, Run, Tracked, joined, plain
+from ms_prefstream.encode.tracked_values import has_text
 
 
 class Part(NamedTuple):
@@ -36,14 +39,18 @@ class Anatomy(NamedTuple):
         text: The whole text, with the runs of contents in it.
         parts: Its parts, in order and without gaps.
         differs: Whether the prompt that the template gives a model is not the text up to the response.
+        empty_think: Whether the template inserted an empty think block into an answer, which counts as prompt.
     """
 
     text: Tracked
     parts: tuple[Part, ...]
     differs: bool
+    empty_think: bool = False
 
 
 _PLAIN_KEYS = frozenset({"role", "content"})
+_EMPTY_THINK = re.compile(r"(?:<(think|thinking|thought|reasoning|seed:think)>\s*</\1>|\[THINK\]\s*\[/THINK\])\s*")
+_THOUGHT = re.compile(r"</(think|thinking|thought|reasoning|seed:think)>|\[/THINK\]")
 
 
 class Dissector:
@@ -55,6 +62,10 @@ class Dissector:
         header: Gives the template text before the content of a role, "" where that is not known.
         inference: Whether the text begins with the prompt of a model at inference, even where the template, given the
             response, would write the prompt differently.
+        written: The text that the template renders of the conversation, if the caller has it.
+        joined_at: Where the response begins inside the content of its first message, if the prompt ends with the
+            beginning of that message.
+        train_empty_think: Whether an empty think block that the template inserts counts as response.
     """
 
     def __init__(
@@ -66,19 +77,25 @@ class Dissector:
         control: ControlTokens,
         header: Callable[[str], str],
         inference: bool,
+        written: str | None = None,
+        joined_at: int | None = None,
+        train_empty_think: bool = False,
     ) -> None:
         self._render, self._tools, self._control, self._header = render, tools, control, header
         self._messages, self._prompt = messages, prompt_messages
         self._asks = prompt_messages == len(messages)
-        self._differs = False
-        written = render(messages, tools, self._asks)
-        if inference and not self._asks:
+        self._joined_at, self._train_empty_think = joined_at, train_empty_think
+        self._differs = self._empty_think = False
+        written = render(messages, tools, self._asks) if written is None else written
+        if inference and not self._asks and joined_at is None:
             written = self._begun_as_asked(written)
         self._text = plain(written)
-        self._runs = written.runs if isinstance(written, Tracked) else ()
+        runs = written.runs if isinstance(written, Tracked) else ()
+        self._runs = tuple([run for run in runs if run.owner >= 0 > run.held])  # the contents, as they are
+        self._values = [run.begin for run in runs if run.owner < 0]
         # A copy: later renderings add to the record of this one.
         reads = written.reads if isinstance(written, Tracked) else ContentReads()
-        self._tracked = Tracked(self._text, self._runs, ContentReads(reads.was_read, set(reads.needed)))
+        self._tracked = Tracked(self._text, runs, ContentReads(reads.was_read, set(reads.needed)))
         self._where = self._places()
         self._systems = next((at for at, m in enumerate(messages) if m["role"] != "system"), len(messages))
         # (role, next role, text between their contents) -> offset of the end of the turn
@@ -103,7 +120,7 @@ class Dissector:
             begin = end
         if self._asks:
             self._add(self._prompt, Kind.HEAD, begin, len(self._text))
-        return Anatomy(self._tracked, tuple(self._parts), self._differs)
+        return Anatomy(self._tracked, tuple(self._parts), self._differs, self._empty_think)
 
     def _begun_as_asked(self, written: str) -> str:
         """Returns the prompt at inference and the response, if the text does not begin with that prompt."""
@@ -113,7 +130,7 @@ class Dissector:
             return written
         if not isinstance(written, Tracked) or plain(written).startswith(plain(asked)):
             return written
-        begin = next((run.begin for run in written.runs if run.owner == self._prompt), None)
+        begin = next((run.begin for run in written.runs if run.owner == self._prompt and run.held < 0), None)
         if begin is None:
             return written
         self._differs = True
@@ -220,7 +237,10 @@ class Dissector:
         place = self._where[index]
         if place is not None and not begin <= place[0] <= place[1] <= end:
             place = None
-        body = self._response_begin(index, begin, end, place)
+        if self._joined_at is not None and index == self._prompt:
+            body = self._continuation_begin(index, self._joined_at)
+        else:
+            body = self._after_empty_think(index, begin, end, self._response_begin(index, begin, end, place))
         body_end = body if place is None else max(body, place[1])
         more = place is None or not self._messages[index].keys() <= _PLAIN_KEYS  # tool calls follow the content
         stop = (self._control.last if more else self._control.first)(self._text, body_end, end)
@@ -232,6 +252,40 @@ class Dissector:
         self._add(index, Kind.BODY, body, body_end)
         self._add(index, Kind.TAIL, body_end, end)
 
+    def _continuation_begin(self, index: int, joined_at: int) -> int:
+        """Returns the start of a response that continues the turn of a message: where its own characters begin."""
+        last = None
+        for run in self._runs:
+            if run.owner == index:
+                last = run
+                at, end = run.source
+                if end >= joined_at:
+                    return run.begin + max(0, joined_at - at)
+        content = self._messages[index]["content"]
+        if last is None or plain(content)[last.source[1] :].strip():
+            raise TemplateRefusal("the answer that the response continues cannot be found in its text")
+        return last.end
+
+    def _after_empty_think(self, index: int, begin: int, end: int, body: int) -> int:
+        """Returns the start of a response, after an empty think block that the template inserted before it."""
+        place = self._where[index]
+        first = end if place is None else place[0]
+        first = min([first, *(value for value in self._values if begin <= value < first)])
+        for found in _EMPTY_THINK.finditer(self._text, begin, first):
+            if found.end() > body and not self._text[body : found.start()].strip():
+                if self._train_empty_think or self._thinks(index):
+                    return body
+                self._empty_think = True
+                return found.end()
+        return body
+
+    def _thinks(self, index: int) -> bool:
+        """Returns whether a message has reasoning of its own, be it empty."""
+        message = self._messages[index]
+        content = message["content"]
+        own = isinstance(content, str) and _THOUGHT.search(self._control.reveal(plain(content)))
+        return bool(own) or any(has_text(message[key]) for key in REASONING if key in message)
+
     def _response_begin(self, index: int, begin: int, end: int, place: tuple[int, int] | None) -> int:
         """Returns the start of the response, the response border in characters: the end of the generation header."""
         if place is None:
@@ -241,6 +295,8 @@ class Dissector:
             header = self._header("assistant")
             if header and self._text.startswith(header, begin, end):
                 return begin + len(header)
+            if asked == begin < end:  # nothing asks for an answer, as in Mistral's templates
+                return begin
             raise TemplateRefusal(
                 "the start of the response cannot be found: its text does not start with the prompt's"
             )

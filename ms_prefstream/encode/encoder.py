@@ -15,10 +15,12 @@ One record goes this way:
 
 from __future__ import annotations
 
+import datetime
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +29,28 @@ from ms_prefstream.encode.backends.base import Place, TextEncoder
 from ms_prefstream.encode.backends.unicode import check_size, check_unicode
 from ms_prefstream.encode.layout import Unit, merged
 from ms_prefstream.encode.pieces import ControlTokens
-from ms_prefstream.encode.template import ChatTemplate, LaidOut, PlainTemplate, Template, template_text
+from ms_prefstream.encode.template import (
+    ChatTemplate,
+    LaidOut,
+    PlainTemplate,
+    Template,
+    TemplateOptions,
+    checked_variables,
+    template_text,
+)
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.errors import OptionError, Reason, RowError
+from ms_prefstream.errors import DroppedRowError, OptionError, Reason, RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair
-from ms_prefstream.sample import Ids, Span
+from ms_prefstream.sample import Ids, Note, Span
 
 _NONE = np.empty(0, np.int32)
 _NO_TICKETS: Mapping[int, int] = {}
 _SPACES = " \n\t\u3000"  # white space that a normaliser may trim
 BOUNDARIES = ("joint", "inference")
+AUTO = "auto"  # the boundary that `resolve_boundary` chooses
 SPECIAL_TOKENS = ("escape", "error", "allow")
+CONTENT_LOST = ("report", "drop", "error")
+CONTINUE = ("error", "join")
 SYSTEM_CACHE = 4096  # distinct system prompts whose ids are cached
 
 
@@ -89,6 +102,8 @@ class ConversationEncoder:
         boundary: ``joint`` encodes the text as the model will see it and finds the response in it;
             ``inference`` keeps the prompt's ids as they are at generation time and continues from there.
         refused: Control tokens that no content may hold (all of them, or a reward token), or None.
+        content_lost: What happens to a record whose response loses words to the template: ``report``, ``drop`` or
+            ``error``.
     """
 
     def __init__(
@@ -97,7 +112,10 @@ class ConversationEncoder:
         template: Template,
         boundary: str = "joint",
         refused: ControlTokens | None = None,
+        content_lost: str = "report",
     ) -> None:
+        self._keeps_lost = content_lost == "report"
+        self._lost_error = DroppedRowError if content_lost == "drop" else RowError
         self._encoder = encoder
         self._template = template
         self._inference = boundary == "inference"
@@ -139,13 +157,13 @@ class ConversationEncoder:
             _check_side(record.rejected, "rejected")
             if record.chosen == record.rejected:
                 raise RowError(Reason.IDENTICAL, "chosen and rejected are the same text")
-            chosen = self._draft(lay_out(prompt, record.chosen, record.tools), texts)
-            return chosen, self._draft(lay_out(prompt, record.rejected, record.tools), texts, chosen)
-        asked = self._draft(lay_out(prompt, (), record.tools), texts)
+            chosen = self._draft(lay_out(prompt, record.chosen, record.tools, record.variables), texts)
+            return chosen, self._draft(lay_out(prompt, record.rejected, record.tools, record.variables), texts, chosen)
+        asked = self._draft(lay_out(prompt, (), record.tools, record.variables), texts)
         if not record.response:
             return (asked,)
         _check_side(record.response, "response")
-        return asked, self._draft(lay_out(prompt, record.response, record.tools), texts)
+        return asked, self._draft(lay_out(prompt, record.response, record.tools, record.variables), texts)
 
     def _refuse(self, record: Pair | Completion) -> None:
         """Refuse control tokens where they are not allowed."""
@@ -168,6 +186,12 @@ class ConversationEncoder:
     def _draft(self, laid: LaidOut, texts: Texts, other: _Draft | None = None) -> _Draft:
         """Add the texts of a conversation to the batch; the other side of the pair shares its prompt with it."""
         layout, contents = laid.layout, laid.contents
+        if not self._keeps_lost and laid.notes & Note.CONTENT_LOST:
+            raise self._lost_error(
+                Reason.CONTENT_LOST,
+                "the chat template leaves out words of the response, so that they would not be trained",
+                'Pass content_lost="report" to keep and count such rows, or a template that writes all of a response',
+            )
         shares = other is not None and other.laid.layout is layout
         draft = _Draft(laid, other.steps if other is not None and shares else layout.known)
         begin = layout.shared if shares else 0
@@ -179,7 +203,8 @@ class ConversationEncoder:
                 if unit.head is None:
                     draft.heads = {**draft.heads, index: texts.add(unit.text(contents, 0, unit.border), unit.place)}
                 if self._inference:
-                    rest = texts.add(unit.text(contents, unit.border), Place.CONTINUATION)
+                    place = Place.CONTINUATION if unit.text(contents, 0, unit.border) else unit.place
+                    rest = texts.add(unit.text(contents, unit.border), place)
                     draft.rests = {**draft.rests, index: rest}
         return draft
 
@@ -233,12 +258,12 @@ class ConversationEncoder:
         border = self._response_border(encoded, draft, index, results) if unit.border else 0
         if len(unit.trained) == len(unit.pieces) - unit.border:
             return ((border, len(encoded.arrays[index])),)
-        starts = self.starts(unit, contents)
+        starts, ends = self.starts(unit, contents), self.ends(unit, contents)
         ranges = []
         for piece in unit.trained:
             first = border
             if piece != unit.border:
-                first = tokens_before(starts, len(unit.text(contents, 0, piece)))
+                first = tokens_before(ends, len(unit.text(contents, 0, piece)))
             ranges.append((first, tokens_until(starts, len(unit.text(contents, 0, piece + 1)))))
         return tuple(ranges)
 
@@ -257,7 +282,7 @@ class ConversationEncoder:
         ids = tuple(encoded.arrays[index][:border].tolist())
         if ids != head or not self.keeps_ends:
             alike = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(ids, head))))  # noqa: B905
-            starts = self.starts(unit, encoded.laid.contents, joint=True)
+            starts = self.ends(unit, encoded.laid.contents, joint=True)
             border = tokens_before(starts, len(unit.text(encoded.laid.contents, 0, unit.border)), alike)
             encoded.differs = encoded.differs or ids != head or border != len(head)
         if index in draft.rests:
@@ -269,16 +294,24 @@ class ConversationEncoder:
         """Returns the ids of one text."""
         return self._encoder.encode([text], place)[0]
 
-    def starts(self, unit: Unit, contents: Sequence[str], joint: bool = False) -> NDArray[np.int64]:
+    def ends(self, unit: Unit, contents: Sequence[str], joint: bool = False) -> NDArray[np.int64]:
+        """Returns `starts` for `tokens_before`: a token ends before white space that the tokenizer drops."""
+        return self.starts(unit, contents, joint, dropped_after=not self.keeps_ends)
+
+    def starts(
+        self, unit: Unit, contents: Sequence[str], joint: bool = False, dropped_after: bool = False
+    ) -> NDArray[np.int64]:
         """Returns where the tokens of a unit of text begin, (n + 1,) character offsets (see `TextEncoder.starts`).
 
         `joint` takes the unit as one text even with the inference boundary.
         """
+        arguments = (True,) if dropped_after else ()
         if joint or not (self._inference and unit.trained and unit.border):
-            return self._starts(unit.text(contents), unit.place)
+            return self._starts(unit.text(contents), unit.place, *arguments)
         head, rest = unit.text(contents, 0, unit.border), unit.text(contents, unit.border)
-        after = self._starts(rest, Place.CONTINUATION)
-        return np.concatenate([self._starts(head, unit.place)[:-1], np.where(after < 0, -1, after + len(head))])
+        after = self._starts(rest, Place.CONTINUATION if head else unit.place, *arguments)
+        before = self._starts(head, unit.place, *arguments)[:-1]
+        return np.concatenate([before, np.where(after < 0, -1, after + len(head))])
 
 
 class Texts:
@@ -315,11 +348,13 @@ def tokens_before(starts: NDArray[np.int64], border: int, at_least: int = 0) -> 
     """Returns how many tokens end at or before a character offset.
 
     Args:
-        starts: (n + 1,) where tokens begin, -1 inside a character.
+        starts: (n + 1,) where tokens begin, -1 inside a character; see `ConversationEncoder.ends`.
         border: The offset.
         at_least: A number of tokens that certainly end before it. It decides where the border falls into characters
             that are split over several tokens, for which there are no offsets.
     """
+    if starts[-1] < border:  # white space that the tokenizer drops
+        return len(starts) - 1
     until = tokens_until(starts, border)
     if starts[until] == border:
         return until
@@ -397,6 +432,12 @@ def build_encoder(
     boundary: str = "joint",
     special_tokens_in_content: str = "escape",
     refused: Mapping[str, int] | None = None,
+    append_eos: bool = True,
+    template_variables: Mapping[str, Any] | None = None,
+    template_date: str | None = None,
+    content_lost: str = "report",
+    continue_final_message: str = "error",
+    train_empty_think: bool = False,
 ) -> ConversationEncoder:
     """Returns the encoder for text records.
 
@@ -407,6 +448,13 @@ def build_encoder(
         special_tokens_in_content: ``escape`` takes control strings in content as plain text, ``error`` refuses such
             rows, ``allow`` takes them as control tokens.
         refused: Control tokens that are always refused.
+        append_eos: Whether the end token follows the response where there is no chat template.
+        template_variables: Further variables of a chat template.
+        template_date: The day that a template gets which asks for the date, in ISO form; None for today.
+        content_lost: See `ConversationEncoder`.
+        continue_final_message: ``error`` refuses a prompt that ends with an answer, ``join`` lets the response
+            continue it.
+        train_empty_think: Whether an empty think block that the template inserts is under the loss.
 
     Raises:
         OptionError: An option has another value.
@@ -414,18 +462,76 @@ def build_encoder(
     """
     if boundary not in BOUNDARIES:
         raise OptionError(f"boundary is {boundary!r}; expected 'joint' or 'inference'.")
-    if special_tokens_in_content not in SPECIAL_TOKENS:
-        raise OptionError(
-            f"special_tokens_in_content is {special_tokens_in_content!r}; expected 'escape', 'error' or 'allow'."
-        )
+    for name, value, known in (
+        ("special_tokens_in_content", special_tokens_in_content, SPECIAL_TOKENS),
+        ("content_lost", content_lost, CONTENT_LOST),
+        ("continue_final_message", continue_final_message, CONTINUE),
+        ("train_empty_think", train_empty_think, (False, True)),
+    ):
+        if not any(value is one or (isinstance(value, str) and value == one) for one in known):
+            *some, last = map(repr, known)
+            raise OptionError(f"{name} is {value!r}; expected {', '.join(some)} or {last}.")
+    variables = checked_variables(template_variables)
     allow = special_tokens_in_content == "allow"
     text = template_text(template, tokenizer)
     chosen: Template
     if text is None:
-        chosen = PlainTemplate(tokenizer, ControlTokens(tokenizer.special) if allow else None)
+        if variables:
+            raise OptionError(
+                f"template_variables is {variables!r}, but there is no chat template that could read them. Leave "
+                "it out, or pass a template."
+            )
+        chosen = PlainTemplate(
+            tokenizer, ControlTokens(tokenizer.special, tokenizer.flagged) if allow else None, append_eos
+        )
     else:
-        chosen = ChatTemplate(text, tokenizer, allow, boundary == "inference")
+        options = TemplateOptions(
+            allow_special=allow,
+            inference=boundary == "inference",
+            variables=variables,
+            date=None if template_date is None else datetime.date.fromisoformat(template_date),
+            join=continue_final_message == "join",
+            train_empty_think=train_empty_think,
+        )
+        chosen = ChatTemplate(text, tokenizer, options)
     never = dict(refused or {})
     if special_tokens_in_content == "error":
         never.update(tokenizer.special)
-    return ConversationEncoder(tokenizer.encoder, chosen, boundary, ControlTokens(never) if never else None)
+    refusing = ControlTokens(never) if never else None
+    return ConversationEncoder(tokenizer.encoder, chosen, boundary, refusing, content_lost)
+
+
+def resolve_boundary(
+    boundary: str,
+    tokenizer: Tokenizer | None,
+    template: str | None,
+    pairs: bool = True,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """Returns the boundary that an option stands for.
+
+    ``auto`` is ``inference`` for pairs with no control token between prompt and response: the joint encoding could
+    merge the end of the prompt with the two responses in two ways, and DPO's log-ratio assumes one prompt. Elsewhere
+    ``auto`` is ``joint``.
+
+    Args:
+        boundary: ``auto``, ``joint`` or ``inference``.
+        tokenizer: None for rows that are already tokenized.
+        template: See `template_text`.
+        pairs: Whether rows are pairs.
+        variables: Further variables of the template.
+
+    Raises:
+        OptionError: The option has another value.
+    """
+    if boundary not in (AUTO, *BOUNDARIES):
+        raise OptionError(f"boundary is {boundary!r}; expected 'auto', 'joint' or 'inference'.")
+    if boundary != AUTO:
+        return boundary
+    if tokenizer is None or not pairs:
+        return "joint"
+    text = template_text(template, tokenizer)
+    if text is None:
+        return "inference"
+    probe = ChatTemplate(text, tokenizer, TemplateOptions(variables=dict(variables or {})))
+    return "joint" if probe.separates() else "inference"

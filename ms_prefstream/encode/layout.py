@@ -16,14 +16,17 @@ one for each stretch of template between them. `under_loss` decides which pieces
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+from ms_prefstream.encode.backends.added import BLANKS
 from ms_prefstream.encode.backends.base import Place, TextEncoder
 from ms_prefstream.sample import Ids, Span
 
@@ -62,6 +65,7 @@ class Unit:
         ids: (n,) int32 if every piece is fixed, so that the unit is encoded once per layout.
         head: The ids of the pieces before `border`, if these are fixed.
         system: Whether it ends with a system message, which rows are likely to repeat.
+        stripped: Whether the control tokens before and after it take white space of it with them; None if neither.
     """
 
     pieces: tuple[Piece, ...]
@@ -72,9 +76,20 @@ class Unit:
     ids: Ids | None = None
     head: tuple[int, ...] | None = None
     system: bool = False
+    stripped: tuple[bool, bool] | None = None
 
     def text(self, contents: Sequence[str], first: int = 0, last: int | None = None) -> str:
-        """Returns the text of the pieces [first, last) with the contents filled in."""
+        """Returns the text of the pieces [first, last) with the contents filled in, as the tokenizer reads it."""
+        if self.stripped is None:
+            return self.written(contents, first, last)
+        whole, (left, right) = self.written(contents), self.stripped
+        begin = len(whole) - len(whole.lstrip(BLANKS)) if left else 0
+        end = len(whole.rstrip(BLANKS)) if right else len(whole)
+        before, until = (len(self.written(contents, 0, at)) for at in (first, last))
+        return whole[max(begin, before) : min(end, until)]
+
+    def written(self, contents: Sequence[str], first: int = 0, last: int | None = None) -> str:
+        """Returns the text of the pieces [first, last) as the template writes it."""
         if len(self.pieces) == 2 and last is None and not first:  # the usual header + content
             head, body = self.pieces
             if head.text is not None and body.text is None:
@@ -149,6 +164,7 @@ def build_layout(
     *,
     differs: bool = False,
     bos_begins: bool = False,
+    strips: Mapping[int, tuple[bool, bool]] = MappingProxyType({}),
 ) -> Layout:
     """Group pieces into units and encode those that are fixed.
 
@@ -158,16 +174,26 @@ def build_layout(
         encoder: Encodes the fixed parts; None leaves them to be encoded with the contents, for a layout of one row.
         bos_begins: Whether the text after a leading control token still counts as the beginning of the text, as it
             does for a BOS that the tokenizer itself sets.
+        strips: See `ControlTokens`.
     """
     given = [(piece, control) for piece, control in pieces if piece.text != ""]
     loss = under_loss(given, prompt_messages, roles)
     units: list[Unit] = []
     place = Place.START
+    controls = [control for _, control in given]
+    reached = 0
     for is_control, group in itertools.groupby(zip(given, loss, strict=True), lambda item: item[0][1] >= 0):
         run = list(group)
+        before, reached = reached, reached + len(run)
         if not is_control:
             trained = tuple(at for at, (_, under) in enumerate(run) if under)
-            units.append(_text_unit(tuple(piece for (piece, _), _ in run), trained, place, roles, encoder))
+            stripped = (
+                before > 0 and strips.get(controls[before - 1], (False, False))[1],
+                reached < len(given) and strips.get(controls[reached], (False, False))[0],
+            )
+            pieces_of = tuple(piece for (piece, _), _ in run)
+            unit = Unit(pieces_of, place, trained=trained, stripped=stripped if any(stripped) else None)
+            units.append(_text_unit(unit, roles, encoder))
             continue
         for (piece, control), under in run:
             units.append(Unit((piece,), place, control, (0,) if under else (), 0, np.array([control], np.int32)))
@@ -205,26 +231,21 @@ def under_loss(pieces: Sequence[tuple[Piece, int]], prompt_messages: int, roles:
     return flags
 
 
-def _text_unit(
-    pieces: tuple[Piece, ...],
-    trained: tuple[int, ...],
-    place: Place,
-    roles: tuple[str, ...],
-    encoder: TextEncoder | None,
-) -> Unit:
-    """Returns a unit of text; an encoder encodes the texts in it that are fixed."""
+def _text_unit(unit: Unit, roles: tuple[str, ...], encoder: TextEncoder | None) -> Unit:
+    """Returns a unit of text with its border; an encoder encodes the texts in it that are fixed."""
+    pieces, trained = unit.pieces, unit.trained
     border = trained[0] if trained else next((at for at, piece in enumerate(pieces) if piece.kind is Kind.BODY), 0)
 
     def fixed_ids(last: int) -> Ids | None:
-        texts = [piece.text for piece in pieces[:last] if piece.text is not None]
-        return None if encoder is None or len(texts) < last else encoder.encode(["".join(texts)], place)[0]
+        if encoder is None or any(piece.text is None for piece in pieces[:last]):
+            return None
+        text = unit.text(["x"] * (1 + max(piece.owner for piece in pieces)), 0, last)  # a slot holds some text
+        return encoder.encode([text], unit.place)[0]
 
     head = fixed_ids(border) if border else None
     owner = pieces[-1].owner
-    return Unit(
-        pieces=pieces,
-        place=place,
-        trained=trained,
+    return dataclasses.replace(
+        unit,
         border=border,
         ids=fixed_ids(len(pieces)),
         head=None if head is None else tuple(head.tolist()),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from ms_prefstream.encode.backends.added import Cut, alternation, cut_at
+from ms_prefstream.encode.backends.added import AddedToken, Cut, alternation, cut_at
 
 _FIRST_SIGN, _SIGNS = 0xF0000, 0x10FFFE - 0xF0000  # the two planes for private use
 _NAMES = 0x110000  # no character has this number, or a larger one
@@ -17,9 +19,24 @@ class ControlTokens:
 
     Args:
         special: Control string -> id.
+        flagged: Those to which their surroundings matter.
+
+    Attributes:
+        strips: Id -> whether it takes the white space before it, and after it, of those that do.
+        in_words: Whether some of them are text inside a word.
     """
 
-    def __init__(self, special: Mapping[str, int]) -> None:
+    def __init__(self, special: Mapping[str, int], flagged: Mapping[str, AddedToken] = MappingProxyType({})) -> None:
+        self.strips = {
+            token.id: (token.lstrip, token.rstrip) for token in flagged.values() if token.lstrip or token.rstrip
+        }
+        self.in_words = any(token.single_word for token in flagged.values())
+        # White space that a token takes may lie in a content, so the units of a layout leave it out.
+        self._flagged = {
+            name: dataclasses.replace(token, lstrip=False, rstrip=False)
+            for name, token in flagged.items()
+            if token.single_word
+        }
         self.ids = {name: id_ for name, id_ in special.items() if name}
         self._names = sorted(self.ids, key=lambda name: (-len(name), name))
         self._pattern = alternation(self._names)
@@ -86,7 +103,7 @@ class ControlTokens:
 
     def cut(self, text: str, begin: int = 0, end: int | None = None) -> Iterator[Cut]:
         """Returns the control tokens between two offsets, and the stretches of text between them."""
-        return cut_at(self._pattern, self.ids, text, begin, end)
+        return cut_at(self._pattern, self.ids, text, begin, end, self._flagged)
 
     def first(self, text: str, begin: int, end: int) -> Cut | None:
         """Returns the first control token between two offsets."""

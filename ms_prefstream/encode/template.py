@@ -6,24 +6,44 @@ these roles. Where the text depends on more than the roles, each conversation is
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import datetime
 import hashlib
+import json
+import math
 import operator
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from ms_prefstream.encode.calls import CALL_KEYS, FORMS, PROBE, CallForm, schema_list
+from ms_prefstream.encode.content_ledger import Shown
 from ms_prefstream.encode.dissect import Anatomy, Dissector
-from ms_prefstream.encode.jinja import TemplateRefusal, renderer
+from ms_prefstream.encode.jinja import TemplateRefusal, names_in, renderer
 from ms_prefstream.encode.layout import Kind, Layout, Piece, build_layout
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.tracked_text import ContentReads, Edits, Run, Tracked, edited, plain
 from ms_prefstream.errors import OptionError, Reason, RowError, TemplateError
 from ms_prefstream.formats.record import Message, Messages
+from ms_prefstream.sample import Note
 
 PROOFS = 3  # rows of each role sequence that are also rendered in full, to check the learned layout
 LAYOUTS = 1024  # role sequences whose layouts are cached
+VARIANTS = 64  # distinct template variables of rows whose templates are cached
+MARKERS = {  # of conversations that are rendered already, by their first characters
+    "<": (
+        *("<|im_start|>", "<|start_header_id|>", "<|begin_of_text|>", "<start_of_turn>", "<|user|>", "<|assistant|>"),
+        *("<|User|>", "<｜User｜>"),
+    ),
+    "[": ("[INST]",),
+    "\n\n": ("\n\nHuman:", "\n\nAssistant:"),
+    "#": ("### Instruction:",),
+}
+_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>", "<eos>", "<|end|>")
+_RESERVED = ("messages", "tools", "add_generation_prompt")
 
 
 class LaidOut(NamedTuple):
@@ -33,18 +53,26 @@ class LaidOut(NamedTuple):
         layout: Its units.
         contents: The text of each message's slot.
         rewritten: Whether the template changed a content (stripped it, removed a part).
+        notes: What else a report counts about it.
+        unread: Names of the fields with text that the template does not write.
     """
 
     layout: Layout
     contents: Sequence[str]
     rewritten: bool
+    notes: Note = Note.NONE
+    unread: tuple[str, ...] = ()
 
 
 class Template(Protocol):
     """Turns messages into units of control tokens and text."""
 
-    def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
+    def lay_out(
+        self, prompt: Messages, response: Messages, tools: Any = None, variables: Mapping[str, Any] | None = None
+    ) -> LaidOut:
         """Returns the layout of a conversation; without response, of the prompt with the generation header.
+
+        `variables` are the template variables of the row.
 
         Raises:
             RowError: If the template refuses this conversation.
@@ -60,25 +88,57 @@ class _Learned:
         edits: (message, strips) of contents that the template strips.
         needed: (message, strips) of contents that must not be empty for this layout to hold.
         proofs: How many more rows are rendered in full and compared.
+        notes: What a report counts about such conversations.
+        eats: Whether the strips remove more than white space.
     """
 
     layout: Layout | None = None
     edits: tuple[tuple[int, Edits], ...] = ()
     needed: tuple[tuple[int, Edits], ...] = ()
     proofs: int = PROOFS
+    notes: Note = Note.NONE
+    eats: bool = False
 
     def fill(self, given: Sequence[str]) -> LaidOut | None:
         """Returns the layout with these contents; None if there is none, or one is empty that must not be."""
         if self.layout is None:
             return None
         if not self.edits and not self.needed:
-            return LaidOut(self.layout, given, False)
+            return LaidOut(self.layout, given, False, self.notes)
         if not all(edited(given[owner], edits) for owner, edits in self.needed):
             return None
         contents = list(given)
         for owner, edits in self.edits:
             contents[owner] = edited(contents[owner], edits)
-        return LaidOut(self.layout, contents, any(map(operator.ne, contents, given)))
+        rewritten = any(map(operator.ne, contents, given))
+        if self.eats and rewritten and any(_squeezed(a) != _squeezed(b) for a, b in zip(contents, given, strict=True)):
+            return None  # words are missing, and its own rendering shows whose
+        return LaidOut(self.layout, contents, rewritten, self.notes)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateOptions:
+    """Options that decide what a template makes of a conversation.
+
+    Attributes:
+        allow_special: Whether special tokens in contents act as such.
+        inference: Whether conversations begin with exactly the prompt of a model at inference (see `Dissector`).
+        variables: Further variables of the template.
+        date: The day that ``strftime_now`` gives; None for today.
+        join: Whether a response continues the answer that a prompt ends with; such rows are refused otherwise.
+        train_empty_think: Whether an empty think block that the template inserts is under the loss.
+    """
+
+    allow_special: bool = False
+    inference: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    date: datetime.date | None = None
+    join: bool = False
+    train_empty_think: bool = False
 
 
 class ChatTemplate:
@@ -87,24 +147,40 @@ class ChatTemplate:
     Args:
         text: The Jinja source.
         tokenizer: Gives the encoder, the special tokens and the variables that templates name.
-        allow_special: Whether special tokens in contents act as such.
-        inference: Whether conversations begin with exactly the prompt of a model at inference (see `Dissector`).
+        options: What it makes of conversations.
     """
 
-    def __init__(self, text: str, tokenizer: Tokenizer, allow_special: bool = False, inference: bool = False) -> None:
+    def __init__(self, text: str, tokenizer: Tokenizer, options: TemplateOptions) -> None:
         named = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-        self._render = renderer(text, {name: token for name, token in named.items() if token is not None})
+        known = {name: token for name, token in named.items() if token is not None}
+        date = options.date
+        if "date_string" in options.variables and "date_string" not in names_in(text):
+            date = stated_day(options.variables["date_string"]) or date
+        self._render = renderer(text, {**known, **options.variables}, date)
+        self._text, self._tokenizer, self._options = text, tokenizer, options
         self._encoder = tokenizer.encoder
-        self._control = ControlTokens(tokenizer.special)
-        self._allow = allow_special
-        self._inference = inference
+        self._control = ControlTokens(tokenizer.special, tokenizer.flagged)
+        self._allow = options.allow_special
+        self._inference = options.inference
         self._learned: dict[tuple[tuple[str, ...], int], _Learned] = {}
         self._headers: dict[str, str] = {}
+        self._variants: dict[str, ChatTemplate] = {}
+        self._forms: tuple[CallForm, ...] | None = None
+        self._repeats = PROOFS
 
-    def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
+    def lay_out(
+        self, prompt: Messages, response: Messages, tools: Any = None, variables: Mapping[str, Any] | None = None
+    ) -> LaidOut:
+        if variables:
+            return self._lay_out_with(variables, prompt, response, tools)
         messages = prompt + response
         roles, contents, extras = zip(*messages, strict=True) if messages else ((), (), ())
-        if tools is None and not any(extras) and not (self._allow and any(map(self._control.find, contents))):
+        if (
+            tools is None
+            and not any(extras)
+            and not self._control.in_words
+            and not (self._allow and any(map(self._control.find, contents)))
+        ):
             key = roles, len(prompt)
             learned = self._learned.get(key)
             if learned is None:
@@ -114,27 +190,98 @@ class ChatTemplate:
             laid = learned.fill(contents)
             if laid is not None and (not learned.proofs or self._prove(learned, laid, messages)):
                 return laid
-        return self._in_full(messages, len(prompt), tools)
+        try:
+            return self._in_full(messages, len(prompt), schema_list(tools))
+        except TemplateRefusal as refusal:
+            raise RowError(
+                Reason.TEMPLATE_REFUSED,
+                f"the chat template refuses this conversation ({' + '.join(m.role for m in messages)}): {refusal}",
+                "Correct the row, or pass a template that accepts such conversations",
+            ) from None
+
+    def _lay_out_with(self, variables: Mapping[str, Any], prompt: Messages, response: Messages, tools: Any) -> LaidOut:
+        """Returns the layout of a conversation with template variables of its own, which go before the stream's."""
+        problem = variables_problem(variables)
+        if problem is not None:
+            raise RowError(Reason.BAD_TYPE, f"the row's chat_template_kwargs {problem}", "Correct the row")
+        key = json.dumps(variables, sort_keys=True)
+        if key not in self._variants:
+            if len(self._variants) >= VARIANTS:
+                self._variants.clear()
+            both = {**self._options.variables, **variables}
+            options = dataclasses.replace(self._options, variables=both)
+            self._variants[key] = ChatTemplate(self._text, self._tokenizer, options)
+        laid = self._variants[key].lay_out(prompt, response, tools)
+        unread = tuple(f"chat_template_kwargs {name!r}" for name in unread_variables(self._text, variables))
+        return laid._replace(unread=laid.unread + unread) if unread else laid
+
+    def separates(self) -> bool:
+        """Returns whether a control token stands between the last message of a prompt and the response."""
+        for roles in (("user", "assistant"), ("system", "user", "assistant")):
+            *prompt, response = (Message(role, "a") for role in roles)
+            try:
+                units = self.lay_out(tuple(prompt), (response,)).layout.units
+            except RowError:
+                continue
+            owners = [{piece.owner for piece in unit.pieces if piece.kind is Kind.BODY} for unit in units]
+            last = max((at for at, found in enumerate(owners) if len(prompt) - 1 in found), default=-1)
+            first = next((at for at, found in enumerate(owners) if len(prompt) in found), len(units))
+            return any(unit.control >= 0 for unit in units[last + 1 : first])
+        return True  # a template that refuses both refuses other rows in its own way
 
     def _learn(self, roles: tuple[str, ...], prompt_messages: int) -> _Learned:
         """Learn the layout of all conversations with these roles from a rendering with placeholders."""
+        if self._continues(roles, prompt_messages):
+            return _Learned()
         try:
             found = self._dissect(_placeholders(roles), prompt_messages)
+            again = self._render(_placeholders(roles), None, prompt_messages == len(roles))
         except TemplateRefusal:
             return _Learned()
         written = sorted(run.owner for run in found.text.runs if run.whole)
         if found.text.reads.was_read or len(found.text.runs) != len(roles) or written != list(range(len(roles))):
             return _Learned()
+        if not found.differs and plain(again) != plain(found.text):
+            return _Learned()  # it is refused when a row is rendered
         layout = build_layout(
-            self._pieces(found, slots=True), prompt_messages, roles, self._encoder, differs=found.differs
+            self._pieces(found, slots=True),
+            prompt_messages,
+            roles,
+            self._encoder,
+            differs=found.differs,
+            strips=self._control.strips,
         )
         edits = tuple((run.owner, run.edits) for run in found.text.runs if run.edits)
-        return _Learned(layout, edits, tuple(sorted(found.text.reads.needed)))
+        eats = any(characters and characters.strip() for _, strips in edits for _, characters in strips)
+        notes = Note.EMPTY_THINK if found.empty_think else Note.NONE
+        return _Learned(layout, edits, tuple(sorted(found.text.reads.needed)), PROOFS, notes, eats)
 
-    def _dissect(self, messages: Sequence[Mapping[str, Any]], prompt_messages: int, tools: Any = None) -> Anatomy:
+    def _continues(self, roles: Sequence[str], prompt_messages: int) -> bool:
+        """Returns whether a response of these roles would continue the prompt's last turn, an answer."""
+        if not prompt_messages or roles[prompt_messages - 1] != "assistant":
+            return False
+        return self._options.join if prompt_messages == len(roles) else roles[prompt_messages] == "assistant"
+
+    def _dissect(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        prompt_messages: int,
+        tools: Any = None,
+        written: str | None = None,
+        joined_at: int | None = None,
+    ) -> Anatomy:
         """Render messages and take the text apart."""
         return Dissector(
-            self._render, messages, prompt_messages, tools, self._control, self.header, self._inference
+            self._render,
+            messages,
+            prompt_messages,
+            tools,
+            self._control,
+            self.header,
+            self._inference,
+            written,
+            joined_at,
+            self._options.train_empty_think,
         ).dissect()
 
     def _pieces(self, found: Anatomy, slots: bool) -> Iterator[tuple[Piece, int]]:
@@ -152,11 +299,13 @@ class ChatTemplate:
         """Compare a learned layout with a rendering of this row; drop the layout if they differ."""
         asks = len(messages) == laid.layout.prompt_messages
         try:
-            text = self._render([_as_dict(message, message.content) for message in messages], None, asks)
+            text = self._render(
+                [{"role": message.role, "content": message.content} for message in messages], None, asks
+            )
         except TemplateRefusal:
             text = ""
         not_rendered = self._inference and laid.layout.differs  # the text is two renderings, joined
-        if not_rendered or text == "".join([unit.text(laid.contents) for unit in laid.layout.units]):
+        if not_rendered or text == "".join([unit.written(laid.contents) for unit in laid.layout.units]):
             learned.proofs -= 1
             return True
         learned.layout = None
@@ -176,47 +325,126 @@ class ChatTemplate:
             self._headers[role] = "".join(plain(found.text)[part.begin : part.end] for part in head)
         return self._headers[role]
 
-    def _in_full(self, messages: Messages, prompt_messages: int, tools: Any) -> LaidOut:
-        """Returns the layout of this one conversation, from its own rendering."""
-        hidden, hidden_tools = messages, tools
-        if not self._allow:
-            hide, hidden_tools = self._control.hide, self._control.hide(tools)
-            hidden = tuple(Message(role, hide(content), hide(extra)) for role, content, extra in messages)
-        calls = any(message.extra and message.extra.get("tool_calls") for message in messages)
-        try:
-            dicts = self._with_calls(hidden, hidden_tools) if calls else _tracked(hidden)
-            found = self._dissect(dicts, prompt_messages, hidden_tools)
-        except TemplateRefusal as refusal:
-            raise RowError(
-                Reason.TEMPLATE_REFUSED,
-                f"the chat template refuses this conversation ({' + '.join(m.role for m in messages)}): {refusal}",
-                "Correct the row, or pass a template that accepts such conversations",
-            ) from None
+    def _in_full(self, given: Messages, prompt_messages: int, tools: Any) -> LaidOut:
+        """Returns the layout of this one conversation, from its own rendering.
+
+        Raises:
+            TemplateRefusal: The template refuses it, or leaves something out that no row may lose.
+        """
+        joined_at = None
+        messages, alone = given, prompt_messages == len(given)
+        if self._continues([message.role for message in given], prompt_messages):
+            messages, joined_at = _as_one_turn(given, prompt_messages, self._options.join)
+            prompt_messages -= 1
+        asks = prompt_messages == len(messages)
+        shown, written = self._shown(messages, tools, asks)
+        at = None if joined_at is None else len(self._hide(messages[prompt_messages].content[:joined_at]))
+        found = self._dissect(shown.dicts, prompt_messages, shown.tools, written, at)
+        pieces = list(self._pieces(found, slots=False))
+        if joined_at is not None and alone:
+            ends = [number for number, (piece, _) in enumerate(pieces) if _answers(piece, prompt_messages)]
+            pieces = pieces[: min(ends, default=len(pieces))]
         roles = tuple([message.role for message in messages])
-        layout = build_layout(self._pieces(found, slots=False), prompt_messages, roles, None, differs=found.differs)
-        written = {
+        strips = self._control.strips
+        layout = build_layout(pieces, prompt_messages, roles, None, differs=found.differs, strips=strips)
+        written_whole = {
             run.owner
             for run in found.text.runs
-            if run.whole and edited(messages[run.owner].content, run.edits) == messages[run.owner].content
+            if run.owner >= 0
+            and run.whole
+            and edited(messages[run.owner].content, run.edits) == messages[run.owner].content
         }
-        rewritten = any(owner not in written for owner, message in enumerate(messages) if message.content)
-        return LaidOut(layout, (), rewritten)
+        rewritten = any(owner not in written_whole for owner, message in enumerate(messages) if message.content)
+        notes, unread = Note.EMPTY_THINK if found.empty_think else Note.NONE, list[str]()
+        ledger = shown.ledger(found.text)
+        for turn, message in enumerate(messages):
+            if ledger.lacks_turn(turn):
+                raise TemplateRefusal(f"it leaves out the {message.role} message, turn {turn + 1}")
+            if ledger.loses_words(turn):
+                rewritten = True
+                if turn >= prompt_messages and message.role == "assistant":
+                    notes |= Note.CONTENT_LOST
+            unread += ledger.unread(turn)
+        unread += ledger.unread_of_tools()
+        return LaidOut(layout, (), rewritten, notes, tuple(dict.fromkeys(unread)))
 
-    def _with_calls(self, messages: Sequence[Message], tools: Any) -> list[dict[str, Any]]:
-        """Returns messages in a form in which the template writes their tool calls, or raises `TemplateRefusal`.
+    def _hide(self, value: Any) -> Any:
+        """Returns a value of a row as the template gets it."""
+        return value if self._allow else self._control.hide(value)
 
-        Some templates write them only where the content is None, as in OpenAI's form, others only where it is text.
-        """
-        silent = [_as_dict(message, message.content) | {"tool_calls": None} for message in messages]
-        for empty in ("", None):
-            dicts = _tracked(messages, empty)
+    def _shown(self, messages: Messages, tools: Any, asks: bool) -> tuple[Shown, str]:
+        """Returns messages in a form in which the template writes all their calls and the schemas, and the text."""
+        forms: Sequence[CallForm] = FORMS[:1]
+        if any(message.extra and any(map(message.extra.get, CALL_KEYS)) for message in messages):
+            forms = self._call_forms()
+        refusal: TemplateRefusal | None = None
+        left_out: TemplateRefusal | None = None
+        for form in forms:
             try:
-                if plain(self._render(dicts, tools)) != self._render(silent, tools):
-                    return dicts
-            except TemplateRefusal:
-                if empty is None:
-                    break
-        raise TemplateRefusal("it leaves out the tool calls of an assistant turn")
+                return self._shown_in(form, messages, tools, asks)
+            except _LeftOut as found:
+                left_out = left_out or found
+            except TemplateRefusal as found:
+                refusal = refusal or found
+        raise left_out or refusal or AssertionError("there is a form")
+
+    def _shown_in(self, form: CallForm, messages: Messages, tools: Any, asks: bool) -> tuple[Shown, str]:
+        shown = Shown(messages, tools, form, self._hide)
+        written = self._render(shown.dicts, shown.tools, asks)
+        calls_or_schemas = tools is not None or any(message.extra for message in messages)
+        problem = shown.ledger(written).refusal() if calls_or_schemas else None
+        if problem is not None:
+            raise _LeftOut(problem)
+        if self._repeats:
+            if self._render(*shown.untracked(), asks) != plain(written):
+                raise _LeftOut("its text changes from one rendering to the next")
+            self._repeats -= 1
+        return shown, written
+
+    def _call_forms(self) -> tuple[CallForm, ...]:
+        """Returns the forms of tool calls, beginning with the one in which the template writes a simple call."""
+        if self._forms is None:
+            self._forms = FORMS
+            for form in FORMS:
+                try:
+                    self._shown_in(
+                        form, (Message("user", "q"), Message("assistant", "", {"tool_calls": [PROBE]})), None, False
+                    )
+                except TemplateRefusal:
+                    continue
+                self._forms = (form, *(other for other in FORMS if other != form))
+                break
+        return self._forms
+
+
+class _LeftOut(TemplateRefusal):
+    """Refusal of a text that lacks something of the row."""
+
+
+def _as_one_turn(messages: Messages, prompt_messages: int, join: bool) -> tuple[Messages, int]:
+    """Returns messages in which the response continues the prompt's last turn, and where it begins in the content."""
+    before, after = messages[prompt_messages - 1], messages[prompt_messages : prompt_messages + 1]
+    calls = bool(before.extra and any(map(before.extra.get, CALL_KEYS)))
+    if not join or calls:
+        raise RowError(
+            Reason.PROMPT_ENDS_WITH_ANSWER,
+            "the prompt ends with an answer of the assistant, and the response begins with another"
+            + (", which cannot continue tool calls" if join else "")
+            + "; expected a prompt that ends with another turn",
+            "Correct the row"
+            + ("" if calls else ', or pass continue_final_message="join" to let the response continue that answer'),
+        )
+    content, extra = before.content, dict(before.extra or {})
+    for message in after:
+        content += message.content
+        extra |= message.extra or {}
+    one = Message("assistant", content, extra or None)
+    return (*messages[: prompt_messages - 1], one, *messages[prompt_messages + 1 :]), len(before.content)
+
+
+def _answers(piece: Piece, turn: int) -> bool:
+    """Returns whether a piece is of an answer, or comes after it."""
+    return piece.owner == turn and piece.kind in (Kind.BODY, Kind.TAIL)
 
 
 class PlainTemplate:
@@ -225,24 +453,30 @@ class PlainTemplate:
     Args:
         tokenizer: Gives BOS and EOS.
         control: Special tokens that act in contents; None takes every content as ordinary text.
+        append_eos: Whether EOS follows the response.
     """
 
-    def __init__(self, tokenizer: Tokenizer, control: ControlTokens | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, control: ControlTokens | None = None, append_eos: bool = True) -> None:
         self._control = control
         self._bos = (
             [] if tokenizer.bos_id is None else [(Piece(0, Kind.PREAMBLE, tokenizer.bos_token), tokenizer.bos_id)]
         )
-        self._eos = [] if tokenizer.eos_id is None else [(Piece(1, Kind.TAIL, tokenizer.eos_token), tokenizer.eos_id)]
+        eos = tokenizer.eos_id if append_eos else None
+        self._eos = [] if eos is None else [(Piece(1, Kind.TAIL, tokenizer.eos_token), eos)]
+        self._ends = {tokenizer.eos_id, *(tokenizer.special[name] for name in _ENDS if name in tokenizer.special)}
         self._encoder = tokenizer.encoder
         slots = [(Piece(0, Kind.BODY, None), -1)], [(Piece(1, Kind.BODY, None), -1)]
-        self._full = self._build(slots[0] + slots[1] + self._eos, 2)
-        self._prompt = self._build(slots[0], 1)
+        self._full = self._build([*self._bos, *slots[0], *slots[1], *self._eos], 2)
+        self._prompt = self._build([*self._bos, *slots[0]], 1)
 
     def _build(self, pieces: list[tuple[Piece, int]], messages: int) -> Layout:
-        roles = ("user", "assistant")[:messages]
-        return build_layout([*self._bos, *pieces], 1, roles, self._encoder, bos_begins=bool(self._bos))
+        roles, strips = ("user", "assistant")[:messages], {} if self._control is None else self._control.strips
+        begins = bool(self._bos) and pieces[0] == self._bos[0]
+        return build_layout(pieces, 1, roles, self._encoder, bos_begins=begins, strips=strips)
 
-    def lay_out(self, prompt: Messages, response: Messages, tools: Any = None) -> LaidOut:
+    def lay_out(
+        self, prompt: Messages, response: Messages, tools: Any = None, variables: Mapping[str, Any] | None = None
+    ) -> LaidOut:
         if len(prompt) != 1 or len(response) > 1 or tools is not None or any(m.extra for m in (*prompt, *response)):
             shape = " + ".join(message.role for message in (*prompt, *response)) + (" with tools" if tools else "")
             raise RowError(
@@ -252,38 +486,40 @@ class PlainTemplate:
                 'Use a tokenizer with a chat template, or pass template="<Jinja text>"',
             )
         contents = [message.content for message in (*prompt, *response)]
+        unread = () if not variables else ("chat_template_kwargs",)
         if self._control is not None and any(map(self._control.find, contents)):
-            pieces = [
-                (Piece(owner, Kind.BODY, text[cut.begin : cut.end]), cut.id)
-                for owner, text in enumerate(contents)
-                for cut in self._control.cut(text)
-            ]
-            return LaidOut(self._build(pieces + (self._eos if response else []), len(contents)), contents, False)
-        return LaidOut(self._full if response else self._prompt, contents, False)
+            return LaidOut(self._with_control(self._control, contents), contents, False, unread=unread)
+        first = contents[0]
+        notes = Note.MARKERS if looks_rendered(first) else Note.NONE
+        return LaidOut(self._full if response else self._prompt, contents, False, notes, unread)
+
+    def _with_control(self, control: ControlTokens, contents: Sequence[str]) -> Layout:
+        """Returns the layout of contents with control tokens: a BOS or an end that they state is not added again."""
+        pieces: list[tuple[Piece, int]] = [
+            (Piece(owner, Kind.BODY, text[cut.begin : cut.end]), cut.id)
+            for owner, text in enumerate(contents)
+            for cut in control.cut(text)
+        ]
+        stated = [id_ for (owner, _, _), id_ in pieces if not owner][:1] == [id_ for _, id_ in self._bos]
+        before = [] if stated else self._bos
+        answers = len(contents) > 1
+        ended = answers and bool(pieces) and pieces[-1][0].owner == 1 and pieces[-1][1] in self._ends
+        return self._build([*before, *pieces, *(self._eos if answers and not ended else [])], len(contents))
 
 
-def _tracked(messages: Sequence[Message], empty: str | None = "") -> list[dict[str, Any]]:
-    """Returns messages as templates read them, contents tracked; `empty` replaces "" beside tool calls."""
-    reads = ContentReads()
-    dicts = []
-    for owner, message in enumerate(messages):
-        content = Tracked(message.content, (Run(0, len(message.content), owner),), reads)
-        found = _as_dict(message, content)
-        if not message.content and found.get("tool_calls"):
-            found["content"] = content if empty == "" else empty
-        dicts.append(found)
-    return dicts
+def looks_rendered(text: str) -> bool:
+    """Returns whether a text has markers of turns, as a conversation that a template has rendered already."""
+    return any([sign in text and any([name in text for name in names]) for sign, names in MARKERS.items()])
 
 
 def _placeholders(roles: Sequence[str]) -> list[dict[str, Any]]:
     """Returns messages with these roles, and contents that stand for any text."""
-    # private-use characters, which no template writes
-    return _tracked([Message(role, f"\ue000{index}\ue001") for index, role in enumerate(roles)])
-
-
-def _as_dict(message: Message, content: str | None) -> dict[str, Any]:
-    """Returns a message as templates read it."""
-    return {"role": message.role, "content": content, **(message.extra or {})}
+    reads = ContentReads()
+    dicts = []
+    for owner, role in enumerate(roles):
+        text = f"\ue000{owner}\ue001"  # private-use characters, which no template writes
+        dicts.append({"role": role, "content": Tracked(text, (Run(0, len(text), owner),), reads)})
+    return dicts
 
 
 def template_text(template: str | None, tokenizer: Tokenizer) -> str | None:
@@ -326,3 +562,78 @@ def given_text(template: str | None) -> str | None:
 def template_hash(text: str | None) -> str | None:
     """Returns a short hash of a template's text; None for None."""
     return None if text is None else hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def checked_variables(variables: Any) -> dict[str, Any]:
+    """Returns the option ``template_variables`` as JSON would hold it.
+
+    Raises:
+        OptionError: It cannot be used.
+    """
+    if variables is None:
+        return {}
+    problem = variables_problem(variables)
+    if problem is not None:
+        raise OptionError(f"template_variables {problem}.")
+    found: dict[str, Any] = json.loads(json.dumps(dict(variables)))
+    return found
+
+
+def variables_problem(variables: Any) -> str | None:
+    """Returns what is wrong with template variables, as the end of a sentence; None if they can be used."""
+    if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
+        return f"are {variables!r}; expected a mapping from names to plain values"
+    for name, value in variables.items():
+        if name in _RESERVED:
+            return f"state {name!r}, which is the row's own; expected another name"
+        if not _is_plain(value):
+            return f"state {name!r} as {value!r}; expected a value that JSON can hold"
+    return None
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (str, int, bool) or (type(value) is float and math.isfinite(value))
+
+
+def unread_variables(template: str, variables: Mapping[str, Any]) -> list[str]:
+    """Returns the names of variables that a template does not read."""
+    names = names_in(template)
+    return [name for name in variables if name not in names and not (name == "date_string" and "strftime_now" in names)]
+
+
+def first_day(template: str | None, variables: Mapping[str, Any]) -> str | None:
+    """Returns today, as an ISO date, if a template asks for the date and the variables do not state it.
+
+    Raises:
+        OptionError: They state it in a form that the template cannot use.
+    """
+    names = frozenset() if template is None else names_in(template)
+    if "strftime_now" not in names:
+        return None
+    if "date_string" not in variables:
+        return datetime.date.today().isoformat()
+    if "date_string" not in names and stated_day(variables["date_string"]) is None:
+        raise OptionError(
+            f"date_string in template_variables is {variables['date_string']!r}; expected a date such as '2024-07-26', "
+            "since the template writes it in a form of its own."
+        )
+    return None
+
+
+def stated_day(text: Any) -> datetime.date | None:
+    """Returns the day that a ``date_string`` states, in one of the usual forms; None if it is in another form."""
+    for form in ("%Y-%m-%d", "%d %b %Y", "%d %B %Y", "%B %d, %Y"):
+        with contextlib.suppress(TypeError, ValueError):
+            return datetime.datetime.strptime(text, form).date()
+    return None
+
+
+def is_day(value: Any) -> bool:
+    """Returns whether a value of a saved file is a day in ISO form."""
+    with contextlib.suppress(TypeError, ValueError):
+        return bool(datetime.date.fromisoformat(value).isoformat() == value)
+    return False

@@ -8,12 +8,14 @@ import os
 import pathlib
 from typing import Any
 
+from ms_prefstream.checks import whole_number
 from ms_prefstream.encode.backends import BACKENDS, LOADERS
 from ms_prefstream.encode.backends.base import Form, NotServedError, Tokenizer
 from ms_prefstream.encode.backends.tokenizer_source import ACCEPTED, TokenizerSource, find_files, read_bytes
-from ms_prefstream.errors import OptionError, TokenizerError
+from ms_prefstream.errors import OptionError, SourceError, TokenizerError
+from ms_prefstream.sources.local_hub import cache_roots, model_folders
 
-__all__ = ["Tokenizer", "choose_pad_id", "load_tokenizer"]
+__all__ = ["Tokenizer", "choose_pad_id", "load_tokenizer", "with_embedding"]
 
 # Where mindformers puts what belongs to a model name: checkpoint_download/<family>/, e.g. llama2 for llama2_7b.
 _MINDFORMERS_FOLDER = pathlib.Path("checkpoint_download")
@@ -24,8 +26,9 @@ def load_tokenizer(tokenizer: Any, backend: str = "auto") -> Tokenizer:
 
     Args:
         tokenizer: A directory in Hugging Face layout, a tokenizer.json, a SentencePiece ``.model`` (or a directory
-            with one), a mindformers YAML file or model name whose files exist locally, a tokenizer object of
-            transformers or mindformers, ``"bytes"``, or a `Tokenizer`, which is returned as it is.
+            with one), a mindformers YAML file or model name whose files exist locally, the name of a model in a
+            local cache of Hugging Face or ModelScope, a tokenizer object of transformers or mindformers,
+            ``"bytes"``, or a `Tokenizer`, which is returned as it is.
         backend: ``auto`` takes tiktoken where it is proven equal, else the backend that the files are made for.
 
     Raises:
@@ -70,16 +73,31 @@ def _source(tokenizer: Any) -> TokenizerSource:
     name = os.fspath(tokenizer)
     path = pathlib.Path(name).expanduser()
     if not path.exists():
-        path = _mindformers_folder(name)
+        folder = _mindformers_folder(name) or _hub_folder(name)
+        if folder is None:
+            searched = ", ".join(cache_roots())
+            raise TokenizerError(
+                f"no tokenizer called {name!r} is on this machine (local caches: {searched}), and nothing is "
+                f"downloaded. {ACCEPTED}."
+            )
+        return dataclasses.replace(find_files(folder), name=name)
     return find_files(_named_in_yaml(path) if path.suffix in (".yaml", ".yml") else path)
 
 
-def _mindformers_folder(name: str) -> pathlib.Path:
+def _mindformers_folder(name: str) -> pathlib.Path | None:
     """Returns the folder into which mindformers downloads the files of a model name, if it exists."""
     folder = _MINDFORMERS_FOLDER / name.rsplit("/", 1)[-1].split("_")[0]
-    if name and "\\" not in name and folder.is_dir():
-        return folder
-    raise TokenizerError(f"no tokenizer called {name!r} is on this machine, and nothing is downloaded. {ACCEPTED}.")
+    return folder if name and "\\" not in name and folder.is_dir() else None
+
+
+def _hub_folder(name: str) -> pathlib.Path | None:
+    """Returns the folder of a model in a local cache, one with a tokenizer before others; None without one."""
+    try:
+        found = list(map(pathlib.Path, model_folders(name)))
+    except SourceError as error:
+        raise TokenizerError(str(error)) from None
+    whole = (path for path in found if (path / "tokenizer.json").exists() or any(path.glob("*.model")))
+    return next(whole, found[0] if found else None)
 
 
 def _named_in_yaml(path: pathlib.Path) -> pathlib.Path:
@@ -102,22 +120,48 @@ def _named_in_yaml(path: pathlib.Path) -> pathlib.Path:
     return path.parent
 
 
-def choose_pad_id(given: int | None, tokenizer: Tokenizer | None) -> int:
+def with_embedding(tokenizer: Tokenizer, vocab_size: int | None) -> Tokenizer:
+    """Returns the tokenizer of a model whose embedding has so many rows; None leaves it as it is.
+
+    Raises:
+        OptionError: It is no whole number, or smaller than the tokenizer's vocabulary.
+    """
+    if vocab_size is None:
+        return tokenizer
+    size = whole_number("vocab_size", vocab_size, 1)
+    if size < tokenizer.vocab_size:
+        raise OptionError(
+            f"vocab_size is {size}, but tokenizer {tokenizer.name} has the ids 0 to {tokenizer.vocab_size - 1}; "
+            f"expected the rows of the model's embedding, at least {tokenizer.vocab_size}. Give that number "
+            "(vocab_size in the model's configuration), or leave it out."
+        )
+    return dataclasses.replace(tokenizer, embedding_size=size)
+
+
+def choose_pad_id(given: int | None, tokenizer: Tokenizer | None, vocab_size: int | None = None) -> int:
     """Returns the given id, else the tokenizer's pad token, else a reserved one, else its end token.
 
     Args:
         given: The option `pad_token_id`.
         tokenizer: None for rows that are already tokenized.
+        vocab_size: The option of that name, for these rows.
 
     Raises:
         OptionError: The tokenizer has no such id, or it is missing for rows that are already tokenized.
         TokenizerError: The tokenizer has none of these tokens.
     """
     if given is not None:
-        top = None if tokenizer is None else tokenizer.vocab_size - 1
+        size = whole_number("vocab_size", vocab_size, 1) if vocab_size is not None else None
+        size = size if tokenizer is None else tokenizer.ids
+        top = None if size is None else size - 1
         number = isinstance(given, numbers.Integral) and not isinstance(given, bool)
         if not number or given < 0 or (top is not None and given > top):
-            known = "" if top is None or tokenizer is None else f"; tokenizer {tokenizer.name} has the ids 0 to {top}"
+            of = (
+                "the model"
+                if tokenizer is None or tokenizer.embedding_size is not None
+                else f"tokenizer {tokenizer.name}"
+            )
+            known = "" if top is None else f"; {of} has the ids 0 to {top}"
             raise OptionError(f"pad_token_id is {given!r}; expected the id of a token{known}.")
         return int(given)
     if tokenizer is None:

@@ -9,11 +9,12 @@ If it only wrote them, the text that it wrote around them holds for all contents
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
@@ -34,9 +35,13 @@ class Run(NamedTuple):
     Attributes:
         begin: Where they begin.
         end: Where they end.
-        owner: The message with that content.
+        owner: The message with that content; a negative number stands for another value of the row, see
+            `ms_prefstream.encode.tracked_values`.
         edits: The strips that were applied to the content.
         whole: Whether the run is the complete result of these strips.
+        at: Where they begin in the content.
+        held: How many characters of the content, from `at` on, the run stands for, if it is not these characters
+            themselves: they are written as JSON (all of them), or in other words (0). -1 if it is.
     """
 
     begin: int
@@ -44,6 +49,27 @@ class Run(NamedTuple):
     owner: int
     edits: Edits = ()
     whole: bool = True
+    at: int = 0
+    held: int = -1
+
+    @property
+    def source(self) -> tuple[int, int]:
+        """The characters of the content that the run stands for, [begin, end)."""
+        return self.at, self.at + (self.end - self.begin if self.held < 0 else self.held)
+
+    def clipped(self, begin: int, end: int, text: str) -> Run:
+        """Returns the part of the run between two offsets of its text, in the text that begins at `begin`.
+
+        A value as JSON is still held without its outer brackets: some templates add a key before the last one.
+        """
+        first, last = max(self.begin, begin), min(self.end, end)
+        if (first, last) == (self.begin, self.end):
+            return self._replace(begin=first - begin, end=last - begin)
+        at, held = (self.at + first - self.begin, -1) if self.held < 0 else (self.at, 0)
+        if self.held > 0 and self.owner < 0 and first < last:
+            cut = str.__getitem__(text, slice(self.begin, first)) + str.__getitem__(text, slice(last, self.end))
+            held = 0 if cut.strip("[]{} \n") else self.held
+        return Run(first - begin, last - begin, self.owner, self.edits, False, at, held)
 
 
 @dataclass
@@ -57,6 +83,13 @@ class ContentReads:
 
     was_read: bool = False
     needed: set[tuple[int, Edits]] = field(default_factory=set)
+
+
+class Leaf:
+    """A value of a row that is no text: a number, a list or a mapping. ``str`` of it is `Tracked`."""
+
+    def __format__(self, form: str, /) -> str:
+        return format(str(self), form)
 
 
 class Tracked(str):
@@ -73,13 +106,30 @@ class Tracked(str):
 
     def clip(self, begin: int, end: int) -> Tracked:
         """Returns the characters [begin, end) without marking them as read."""
+        runs = [
+            run.clipped(begin, end, self)
+            for run in self.runs
+            if (run.begin < end and begin < run.end) or (run.begin == run.end and begin <= run.begin <= end)
+        ]
+        return Tracked(str.__getitem__(self, slice(begin, end)), tuple(runs), self.reads)
+
+    def changed(self, text: str) -> Tracked:
+        """Returns a text that was made of this one.
+
+        Where only white space differs the runs stay, else they stand for nothing of their contents.
+        """
+        here = [at for at, character in enumerate(plain(self)) if not character.isspace()]
+        there = [at for at, character in enumerate(text) if not character.isspace()]
+        owners = dict.fromkeys(run.owner for run in self.runs)
+        if [str.__getitem__(self, at) for at in here] != [text[at] for at in there]:
+            return Tracked(text, tuple(Run(0, len(text), owner, (), False, 0, 0) for owner in owners), self.reads)
         runs = []
         for run in self.runs:
-            first, last = max(run.begin, begin), min(run.end, end)
-            if first < last or (first == last and run.begin == run.end):
-                whole = run.whole and (first, last) == (run.begin, run.end)
-                runs.append(run._replace(begin=first - begin, end=last - begin, whole=whole))
-        return Tracked(str.__getitem__(self, slice(begin, end)), tuple(runs), self.reads)
+            first, last = bisect.bisect_left(here, run.begin), bisect.bisect_left(here, run.end)
+            if first < last:
+                at, end = run.source
+                runs.append(Run(there[first], there[last - 1] + 1, run.owner, (), False, at, end - at))
+        return Tracked(text, tuple(runs), self.reads)
 
     @property
     def _alone(self) -> Run | None:
@@ -123,13 +173,13 @@ class Tracked(str):
 
     def _strip(self, name: str, characters: str | None = None, /) -> Tracked:
         text = getattr(str, name)(self, characters)
-        alone = self._alone
-        if alone is not None:
-            run = Run(0, len(text), alone.owner, (*alone.edits, (name, characters)))
-            return Tracked(text, (run,), self.reads)
-        self.reads.was_read = True
         begin = 0 if name == "rstrip" else str.__len__(self) - len(str.lstrip(self, characters))
-        return self.clip(begin, begin + len(text))
+        alone = self._alone
+        if alone is None or alone.held >= 0:
+            self.reads.was_read = True
+            return self.clip(begin, begin + len(text))
+        run = Run(0, len(text), alone.owner, (*alone.edits, (name, characters)), True, alone.at + begin)
+        return Tracked(text, (run,), self.reads)
 
     strip = functools.partialmethod(_strip, "strip")
     lstrip = functools.partialmethod(_strip, "lstrip")
@@ -143,14 +193,42 @@ class Tracked(str):
         begin = range(str.__len__(self))[key]
         return self.clip(begin, begin + 1)
 
+    def __iter__(self) -> Iterator[str]:
+        self.reads.was_read = True
+        return (self.clip(at, at + 1) for at in range(str.__len__(self)))
+
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        return self._pieces(str.split(self, sep, maxsplit), len(sep) if sep else None)
+
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        return self._pieces(str.rsplit(self, sep, maxsplit), len(sep) if sep else None)
+
+    def splitlines(self, keepends: bool = False) -> list[str]:
+        return self._pieces(str.splitlines(self, keepends))
+
+    def partition(self, sep: str, /) -> tuple[str, str, str]:
+        return tuple(self._pieces(str.partition(self, sep)))  # type: ignore[return-value]
+
+    def rpartition(self, sep: str, /) -> tuple[str, str, str]:
+        return tuple(self._pieces(str.rpartition(self, sep)))  # type: ignore[return-value]
+
+    def removeprefix(self, prefix: str, /) -> str:
+        self.reads.was_read = True
+        return self.clip(len(prefix) if str.startswith(self, prefix) else 0, str.__len__(self))
+
+    def removesuffix(self, suffix: str, /) -> str:
+        self.reads.was_read = True
+        return self.clip(0, len(str.removesuffix(self, suffix)))
+
+    def _pieces(self, parts: Sequence[str], gap: int | None = None) -> list[str]:
+        """Returns parts of the text, in order, as clips of it; `gap` is the known distance between them, if any."""
         self.reads.was_read = True
         found: list[str] = []
         position = 0
-        for part in str.split(self, sep, maxsplit):
-            position = position if sep else str.find(self, part, position)
+        for part in parts:
+            position = str.find(self, part, position) if gap is None else position
             found.append(self.clip(position, position + len(part)))
-            position += len(part) + len(sep or "")
+            position += len(part) + (gap or 0)
         return found
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
@@ -186,6 +264,8 @@ def mark_read(value: Any) -> Any:
     """Returns the value, with the contents in it marked as read, at any depth."""
     if isinstance(value, Tracked):
         value.reads.was_read = True
+    elif isinstance(value, Leaf):
+        return value
     elif isinstance(value, dict):
         for item in value.values():
             mark_read(item)
@@ -200,12 +280,13 @@ def _reading(name: str) -> Any:
 
     def method(self: Tracked, *args: Any, **options: Any) -> Any:
         self.reads.was_read = True
-        return original(self, *args, **options)
+        found = original(self, *args, **options)
+        return self.changed(found) if isinstance(found, str) else found
 
     return method
 
 
-# Every other method of a string reads it; its result is not tracked.
+# Every other method of a string reads it. A text that it returns is tracked as far as only white space is different.
 _READING = {"__lt__", "__le__", "__gt__", "__ge__", "__repr__", "__format__"}
 for _name in (set(dir(str)) - set(dir(object)) | _READING) - set(vars(Tracked)):
     if callable(getattr(str, _name)) and _name not in ("__getnewargs__", "maketrans"):
@@ -219,7 +300,7 @@ def percent(text: str, values: Any) -> str | None:
     if (
         set(kinds) - {"s", "%"}
         or kinds.count("s") != len(given)
-        or not any(isinstance(value, Tracked) for value in given)
+        or not any(isinstance(value, (Tracked, Leaf)) for value in given)
     ):
         return None
     parts = re.split("(%[s%])", text)
@@ -229,7 +310,7 @@ def percent(text: str, values: Any) -> str | None:
 def braces(text: str, values: Sequence[Any], named: Mapping[str, Any]) -> str | None:
     """Returns ``text.format(*values, **named)`` where every field is plain (``{}``, ``{0}``, ``{name}``), else None."""
     given = {**{str(at): value for at, value in enumerate(values)}, **named}
-    if not any(isinstance(value, Tracked) for value in given.values()):
+    if not any(isinstance(value, (Tracked, Leaf)) for value in given.values()):
         return None
     parts: list[str] = []
     try:

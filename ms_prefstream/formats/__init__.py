@@ -19,6 +19,7 @@ from ms_prefstream.formats.presets.safe_rlhf import safe_rlhf
 from ms_prefstream.formats.presets.sharegpt import sharegpt
 from ms_prefstream.formats.presets.shp import shp
 from ms_prefstream.formats.presets.stack_exchange import stack_exchange
+from ms_prefstream.formats.presets.swift import swift
 from ms_prefstream.formats.presets.tokenized import tokenized
 from ms_prefstream.formats.presets.ultrafeedback import orpo_mix, ultrafeedback
 from ms_prefstream.formats.record import Completion, Message, Pair, Ranked, TokenCompletion, TokenPair
@@ -53,6 +54,7 @@ __all__ = [
     "shp",
     "stack_exchange",
     "strings",
+    "swift",
     "tokenized",
     "ultrafeedback",
 ]

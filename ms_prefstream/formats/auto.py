@@ -4,7 +4,8 @@
 2. A pattern with more fields goes before one whose fields it includes; with the same fields, the one that allows fewer
    types does. (`score_chosen` beside prompt, chosen and rejected: `ultrafeedback`, not `messages`.) A field of the
    wrong type that keeps a row from the pattern with more fields is a bad_type error, never ignored.
-3. If patterns of two presets remain, they would read the row differently: ambiguous_format, naming them.
+3. If patterns of two presets remain, they would read the row differently: ambiguous_format, naming them. Patterns that
+   yield leave the row to the others.
 4. Patterns for rows without anything to compare (a prompt or a conversation alone) come last, and only when the row
    has no further field of any preset, such as a `chosen` without `rejected`; a few harmless names are excepted.
 5. Rows for `strings` whose prompt or response begins with a role marker of hh-rlhf are ambiguous_format too. No other
@@ -25,6 +26,7 @@ from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.base import Row, check_row
 from ms_prefstream.formats.fields import missing, names, nearest, wrong_type
 from ms_prefstream.formats.record import Record
+from ms_prefstream.formats.suggest import ready_line
 
 TEXT = frozenset({"a string"})
 LIST = frozenset({"a list"})
@@ -45,10 +47,12 @@ class Pattern:
     Args:
         fields: Name -> the kinds of value that fit.
         lone: Whether the pattern is for rows with nothing to compare (rule 4).
+        yields: Whether it leaves a row to patterns of other presets (rule 3).
     """
 
     fields: Mapping[str, frozenset[str]]
     lone: bool = False
+    yields: bool = False
 
     def fits(self, kinds: Mapping[str, str]) -> bool:
         """Returns whether a row with fields of these kinds matches."""
@@ -74,6 +78,11 @@ def needs(**fields: frozenset[str]) -> Pattern:
 def alone(**fields: frozenset[str]) -> Pattern:
     """Returns a pattern for rows with nothing to compare: ``alone(messages=LIST)``."""
     return Pattern(fields, lone=True)
+
+
+def unless(**fields: frozenset[str]) -> Pattern:
+    """Returns a pattern that yields: ``unless(prompt=TEXT, completion=TEXT)`` fits unless another preset does."""
+    return Pattern(fields, yields=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +137,7 @@ class Auto:
             lone = [e for e in self._entries if e.pattern.lone and telling <= e.pattern.fields.keys()]
             fitting = [e for e in lone if e.pattern.fits(kinds)]
         best = [e for e in fitting if not any(other.pattern.goes_before(e.pattern) for other in fitting)]
+        best = [e for e in best if not e.pattern.yields] or best
         presets = sorted({entry.preset for entry in best})
         if len(presets) > 1:
             raise RowError(
@@ -151,24 +161,29 @@ class Auto:
     def _nothing_fits(self, row: Row, kinds: Mapping[str, str]) -> RowError:
         """Returns the error that says what keeps the row from the nearest format."""
         complete = [e for e in self._entries if e.pattern.fields.keys() <= kinds.keys()]
-        if complete:
+        line = ready_line(row)
+        if complete and not (line or "").startswith('fields={"prompt"'):
             entry = max(complete, key=lambda e: (len(e.pattern.fields), _generality(e.pattern)))
             unfit = entry.pattern.unfit(kinds)
             if unfit:
                 return _of_wrong_type(entry, unfit[0], row)
         entry = min((e for e in self._entries if not e.pattern.lone), key=lambda e: _distance(e.pattern, kinds))
+        if line is not None:
+            return RowError(Reason.MISSING_FIELD, f"no format fits the fields {names(row)}", f"Pass {line}")
         if not kinds:
             return missing(row, "prompt")
         lacking = [name for name in entry.pattern.fields if name not in kinds]
         nulls = [name for name in lacking if name in row]
-        guesses = [(name, nearest(name, row.keys() - kinds.keys())) for name in lacking if name not in row]
-        hints = [f"did you mean {guess!r} for {name!r}?" for name, guess in guesses if guess]
+        guesses = {name: nearest(name, row.keys() - kinds.keys()) for name in lacking if name not in row}
+        misspelt = {name: guess for name, guess in guesses.items() if guess}
         return RowError(
             Reason.MISSING_FIELD,
             f"no format fits the fields {names(row)}; nearest is {entry.preset!r}, which also needs {names(lacking)}"
             + (f" (null: {names(nulls)})" if nulls else "")
-            + (f"; {' '.join(hints)}" if hints else ""),
-            "Rename the fields, or give format= a function row -> row with {prompt, chosen, rejected}",
+            + "".join(f"; did you mean {name!r} instead of {guess!r}?" for name, guess in misspelt.items()),
+            "Pass fields=" + repr(misspelt).replace("'", '"')
+            if misspelt
+            else "Rename the fields, or give format= a function row -> row with {prompt, chosen, rejected}",
         )
 
     def __repr__(self) -> str:

@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
+
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.formats.fields import margin_of, short, text
+from ms_prefstream.formats.fields import margin_of, short, text, wrong_type
 from ms_prefstream.formats.messages import lead_with_system, tools_of
 from ms_prefstream.formats.record import Completion, Message, Messages, Pair, Record
 
 Row: TypeAlias = Mapping[str, Any]
+
+_GENERAL = frozenset({"system", "tools", "chat_template_kwargs", "label", "kto_tag"})
 
 
 @runtime_checkable
@@ -49,9 +53,9 @@ class OneRecord:
         if type(row) is not dict:
             check_row(row)
         record = self.read(row, **self.options)
-        if "system" not in row and "tools" not in row:
+        if _GENERAL.isdisjoint(row):
             return record
-        return _with_system_and_tools(row, record, self.options.get("keep_empty_system", False))
+        return _with_general_fields(row, record, self.options.get("keep_empty_system", False))
 
     def __repr__(self) -> str:
         return _describe(self.name, self.options)
@@ -66,21 +70,23 @@ class ManyRecords:
         read: ``(row, **options) -> tuple of records``.
         counted: ``(row, **options) -> int``, the length of that tuple, computed as cheaply as possible.
         options: Keyword arguments of both.
+        kind: ``(row) -> str``, what the filter decides by, for an error when no row passes it; None if it has none.
     """
 
     name: str
     read: Callable[..., tuple[Record, ...]]
     counted: Callable[..., int]
     options: Mapping[str, Any] = field(default_factory=dict)
+    kind: Callable[[Row], str] | None = None
 
     def __call__(self, row: Any) -> tuple[Record, ...]:
         """Returns the records of `row`."""
         if type(row) is not dict:
             check_row(row)
         records = self.read(row, **self.options)
-        if "system" not in row and "tools" not in row:
+        if _GENERAL.isdisjoint(row):
             return records
-        return tuple([_with_system_and_tools(row, record) for record in records])
+        return tuple([_with_general_fields(row, record) for record in records])
 
     def count(self, row: Any) -> int:
         """Returns how many records `row` gives; 0 when it is filtered out."""
@@ -98,7 +104,8 @@ def check_row(row: Any) -> None:
         raise RowError(
             Reason.BAD_TYPE,
             f"the row is {short(row)}; expected an object with named fields",
-            "Write every row as a JSON object, or give format= a function that makes a dict of it",
+            "Write every row as a JSON object, or give format= a function that makes a dict of it"
+            + (". Save one big array as .json" if isinstance(row, list) else ""),
         )
 
 
@@ -114,14 +121,25 @@ def pair_of(row: Row, prompt: str | Messages, better: str, worse: str, margin: f
     return Pair(prompt, (chosen,), (rejected,), margin_of(row, margin))
 
 
-def _with_system_and_tools(row: Row, record: Record, keep_empty_system: bool = False) -> Record:
-    """Adds two fields that may stand in any row of texts: `system` leads the prompt, `tools` go to the template."""
+def _with_general_fields(row: Row, record: Record, keep_empty_system: bool = False) -> Record:
+    """Adds fields that may stand in any row of texts.
+
+    `system` leads the prompt; `tools` and the variables in `chat_template_kwargs` go to the template; `label` or
+    `kto_tag`, where it is true or false, says whether a single response is a good one.
+    """
     if not isinstance(record, (Pair, Completion)):
         return record
+    if isinstance(record, Completion) and record.response:
+        for name in ("label", "kto_tag"):
+            if isinstance(row.get(name), (bool, np.bool_)):
+                record = replace(record, desirable=bool(row[name]))
     prompt, tools = lead_with_system(row, record.prompt, keep_empty_system), tools_of(row)
-    if prompt is record.prompt and tools is None:
+    variables = row.get("chat_template_kwargs")
+    if variables is not None and not isinstance(variables, Mapping):
+        raise wrong_type("chat_template_kwargs", variables, "an object: the template's variables by name")
+    if prompt is record.prompt and tools is None and not variables:
         return record
-    return replace(record, prompt=prompt, tools=tools)
+    return replace(record, prompt=prompt, tools=tools, variables=variables or None)
 
 
 def _describe(name: str, options: Mapping[str, Any]) -> str:

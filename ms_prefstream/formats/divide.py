@@ -22,7 +22,7 @@ from ms_prefstream.formats.record import Message, Messages
 
 History: TypeAlias = Literal["strict", "common"]
 
-_INPUT_ROLES = frozenset({"system", "user"})
+INPUT_ROLES = frozenset({"system", "user"})
 _COMMON = (
     'Pass format=mps.formats.messages(history="common"), or the preset that reads these rows with that option, to take '
     "the longest common run of turns as the prompt; or drop the row"
@@ -69,7 +69,7 @@ def divide(
     shared = next((turn for turn in range(limit) if left[turn] != right[turn]), limit)
     if shared < max(floor, right_floor) or shared == 0:
         raise _nothing_shared(left, right, shared, sides)
-    if history == "strict" and any(message.role in _INPUT_ROLES for message in (*left[shared:], *right[shared:])):
+    if history == "strict" and any(message.role in INPUT_ROLES for message in (*left[shared:], *right[shared:])):
         raise RowError(
             Reason.HISTORY_DIFFERS,
             f"the two sides divide at turn {shared + 1} ({sides[0]!r}: {_turn(left, shared)}; {sides[1]!r}: "
@@ -92,7 +92,7 @@ def complete(prompt: Messages, side: Messages, name: str) -> tuple[Messages, int
     count = len(prompt)
     if not prompt:
         return side, 0
-    if not side or side[0].role not in _INPUT_ROLES:
+    if not side or side[0].role not in INPUT_ROLES:
         return prompt + side, count
     before = 1 if side[0].role == "system" and prompt[0].role != "system" else 0
     if side[before : before + count] == prompt:
@@ -119,7 +119,7 @@ def split_response(conversation: Messages) -> tuple[Messages, Messages]:
     if not conversation or conversation[-1].role != "assistant":
         return conversation, ()
     start = len(conversation)
-    while start and conversation[start - 1].role not in _INPUT_ROLES:
+    while start and conversation[start - 1].role not in INPUT_ROLES:
         start -= 1
     return conversation[:start], conversation[start:]
 
@@ -149,7 +149,7 @@ def _turn(side: Messages, index: int) -> str:
 
 
 def _nothing_shared(left: Messages, right: Messages, shared: int, sides: tuple[str, str]) -> RowError:
-    if left[0].role in _INPUT_ROLES or right[0].role in _INPUT_ROLES:
+    if left[0].role in INPUT_ROLES or right[0].role in INPUT_ROLES:
         return RowError(
             Reason.HISTORY_DIFFERS,
             f"the two sides share no prompt: turn {shared + 1} is {_turn(left, shared)} in {sides[0]!r} and "

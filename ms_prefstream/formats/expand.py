@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
@@ -16,6 +17,8 @@ from ms_prefstream.formats.record import Record
 from ms_prefstream.sources.base import RandomAccess
 
 _CHUNK = 1024
+_KINDS_FROM = 20_000  # rows
+_KINDS_SHOWN = 8
 
 _Made: TypeAlias = Record | tuple[Record, ...] | RowError
 _Result = TypeVar("_Result")
@@ -54,6 +57,21 @@ class Expanded:
             self.filtered = int(np.count_nonzero(np.diff(self._ends, prepend=0) == 0))
             if len(self._ends) == 0 or (self.filtered == 0 and self._ends[-1] == len(self._ends)):
                 self._ends = None
+
+    def none_passed(self) -> str:
+        """Returns, for an error, that no row passes the filter, with the kinds of rows there are, most frequent first.
+
+        An empty string if the format filtered out no row.
+        """
+        if not self.filtered:
+            return ""
+        kind: Callable[[Any], str | None] = getattr(self._format, "kind", lambda row: None)
+        rows = self.source.read(range(min(len(self.source), _KINDS_FROM)))
+        kinds = Counter(found for row in rows if isinstance(found := _attempt(kind, row), str))
+        found = ", ".join(f"{name!r} ({count})" for name, count in kinds.most_common(_KINDS_SHOWN))
+        return " that pass the filter of its format" + (
+            f" (it asks for {self._format!r}; found {found})" if found else ""
+        )
 
     def __len__(self) -> int:
         """Returns the number of records."""

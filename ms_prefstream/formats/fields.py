@@ -43,8 +43,9 @@ def missing(row: Mapping[str, Any], name: str, where: str = "") -> RowError:
     return RowError(
         Reason.MISSING_FIELD,
         f"{where}{': ' if where else ''}field {name!r} is missing; found fields: {names(row)}",
-        (f"Did you mean {guess!r}? " if guess else "")
-        + "Rename the field, choose another format, or give format= a function row -> row",
+        (f"Did you mean {name!r} instead of {guess!r}? " if guess else "")
+        + (f'Pass fields={{"{name}": "{guess}"}}, rename' if guess and not where else "Rename")
+        + " the field, choose another format, or give format= a function row -> row",
     )
 
 
@@ -112,7 +113,12 @@ def one_of(row: Mapping[str, Any], name: str, allowed: Collection[int]) -> int:
 def margin_of(row: Mapping[str, Any], default: float | None = None) -> float | None:
     """Returns the number in the field `margin`, which any row of a pair may have; `default` when there is none."""
     value = row.get("margin")
-    return default if value is None else as_number(value, "margin")
+    return default if value is None or value == "" else as_number(value, "margin")
+
+
+def response_field(row: Mapping[str, Any]) -> str | None:
+    """Returns the field that holds the one response of a row: `response`, else `completion`; None if there is none."""
+    return next((name for name in ("response", "completion") if row.get(name) is not None), None)
 
 
 def scored_margin(row: Mapping[str, Any], better: str, worse: str) -> float:

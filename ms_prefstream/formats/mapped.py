@@ -32,13 +32,17 @@ class Mapped:
 
     def __call__(self, row: Any) -> Record | tuple[Record, ...]:
         """Returns the record of `row`."""
-        return self._record(guarded(self.function, row))
+        return self.read(row, self.then)
 
-    def _record(self, result: Any) -> Record:
+    def read(self, row: Any, then: Callable[[Any], Any]) -> Record | tuple[Record, ...]:
+        """Returns the record of `row`, with another function in the place of `then`."""
+        return self._record(guarded(self.function, row), then)
+
+    def _record(self, result: Any, then: Callable[[Any], Any]) -> Record:
         if isinstance(result, _RECORDS):
             return cast(Record, result)
         if isinstance(result, Mapping):
-            return self.then(result)
+            return cast(Record, then(result))
         raise RowError(
             Reason.BAD_TYPE,
             f"the format function {self.name} returned {short(result)}; expected a row (a dict) or a record",
@@ -54,15 +58,15 @@ class MappedMany(Mapped):
 
     __slots__ = ()
 
-    def __call__(self, row: Any) -> tuple[Record, ...]:
-        """Returns the records of `row`."""
+    def read(self, row: Any, then: Callable[[Any], Any]) -> tuple[Record, ...]:
+        """Returns the records of `row`, with another function in the place of `then`."""
         results = guarded(self.function, row)
         if not isinstance(results, (list, tuple)):
             raise RowError(
                 Reason.BAD_TYPE,
                 f"the format function {self.name} returned {short(results)}; expected a list, as it has a method count",
             )
-        return tuple([self._record(result) for result in results])
+        return tuple([self._record(result, then) for result in results])
 
     def count(self, row: Any) -> int:
         """Returns the result of the callable's own `count`."""

@@ -16,6 +16,7 @@ import numpy as np
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.fields import missing, nearest, short, two_strings, wrong_type
 from ms_prefstream.formats.record import Message, Messages
+from ms_prefstream.formats.spelling import parsed_json
 
 ROLES: Mapping[str, str] = {
     "system": "system",
@@ -29,12 +30,14 @@ ROLES: Mapping[str, str] = {
     "observation": "tool",
     "ipython": "tool",
     "function": "tool",
+    "tool_response": "tool",
 }
 """The role names of data sets -> the four canonical roles."""
 
-FUNCTION_CALL = "function_call"
-"""A further role: a turn of the assistant whose text is the JSON of its tool calls."""
+CALL_ROLES = ("function_call", "tool_call")
+"""Further roles: a turn of the assistant whose text is the JSON of its tool calls."""
 
+_CALL_KEYS = frozenset({"tool_calls", "function_call"})
 _TEXT_KEYS = frozenset({"role", "content", "from", "value"})
 
 _MARKER = re.compile(r"\n\n(Human|Assistant):")  # a literal prefix, which re finds as fast as str.split does
@@ -59,14 +62,30 @@ def turns(value: Any, field: str, lone: str, keep_empty_system: bool = False) ->
         messages = (message(value, field),)
     else:
         raise wrong_type(field, value, "a string, a turn {role, content}, or a list of turns")
-    return messages if keep_empty_system else _without_empty_system(messages)
-
-
-def _without_empty_system(messages: Messages) -> Messages:
     for found in messages:
-        if found.role == "system" and not found.content:
-            return tuple([m for m in messages if m.role != "system" or m.content or m.extra])
+        if found.extra is not None or (found.role == "system" and not found.content):
+            return _tidied(messages, keep_empty_system)
     return messages
+
+
+def _tidied(messages: Messages, keep_empty_system: bool) -> Messages:
+    """Returns messages without empty system messages, and each run of tool calls as one turn with all of them."""
+    found: list[Message] = []
+    for one in messages:
+        if one.role == "system" and not (one.content or one.extra or keep_empty_system):
+            continue
+        calls, before = _calls(one), _calls(found[-1]) if found else []
+        if calls and before and not one.content and one.extra is not None and len(one.extra) == 1:
+            last = found.pop()
+            one = Message(last.role, last.content, {**(last.extra or {}), "tool_calls": [*before, *calls]})
+        found.append(one)
+    return tuple(found)
+
+
+def _calls(message: Message) -> list[Any]:
+    """Returns the tool calls of a turn of the assistant."""
+    calls = (message.extra or {}).get("tool_calls") if message.role == "assistant" else None
+    return list(calls) if isinstance(calls, (list, tuple, np.ndarray)) else []
 
 
 def message(raw: Any, field: str, index: int = 0) -> Message:
@@ -93,14 +112,16 @@ def _careful_message(raw: Mapping[str, Any], name: Any, content: Any, place: str
     if not isinstance(name, str):
         raise wrong_type(f"the role of {place}", name, "a string")
     extra = {key: value for key, value in raw.items() if key not in _TEXT_KEYS and value is not None}
-    if name == FUNCTION_CALL:
+    for key in _CALL_KEYS & extra.keys():
+        extra[key] = parsed_json(extra[key])
+    if name in CALL_ROLES:
         return Message("assistant", "", {**extra, "tool_calls": tool_calls(content, place)})
     role = ROLES.get(name)
     if role is None:
-        guess = nearest(name.lower(), [*ROLES, FUNCTION_CALL])
+        guess = nearest(name.lower(), [*ROLES, *CALL_ROLES])
         raise RowError(
             Reason.UNKNOWN_ROLE,
-            f"{place} has the role {short(name)}; known roles: {', '.join([*ROLES, FUNCTION_CALL])}",
+            f"{place} has the role {short(name)}; known roles: {', '.join([*ROLES, *CALL_ROLES])}",
             (f"Did you mean {guess!r}? " if guess else "")
             + "Rename the role with a function row -> row given as format=",
         )
@@ -186,8 +207,8 @@ def lead_with_system(row: Mapping[str, Any], prompt: Messages, keep_empty_system
 
 def earlier_turns(row: Mapping[str, Any]) -> Messages:
     """Returns the turns of the optional field `history`: pairs of question and answer that precede the prompt."""
-    history = row.get("history")
-    if history is None:
+    history = parsed_json(row.get("history"))
+    if history is None or (isinstance(history, str) and not history.strip()):
         return ()
     if not isinstance(history, (list, tuple, np.ndarray)):
         raise wrong_type("history", history, "a list of [question, answer] pairs")
@@ -213,18 +234,20 @@ def tools_of(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
 
 
 def tool_calls(value: Any, where: str) -> list[dict[str, Any]]:
-    """Returns the OpenAI form of a ShareGPT function_call turn.
+    """Returns the OpenAI form of the calls in a ShareGPT function_call turn, as JSON text or as what it stands for.
 
     ``'{"name": "add", "arguments": {"a": 1}}'`` -> ``[{"type": "function", "function": {"name": "add", ...}}]``
     """
     expected = "JSON text of a call {'name', 'arguments'}, or of a list of calls"
-    try:
-        calls = json.loads(value)
-    except (TypeError, ValueError):
-        raise wrong_type(where, value, expected) from None
-    if isinstance(calls, dict):
+    calls = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, str):
+        try:
+            calls = json.loads(value)
+        except ValueError:
+            raise wrong_type(where, value, expected) from None
+    if isinstance(calls, Mapping):
         calls = [calls]
-    if not isinstance(calls, list) or not calls or not all(map(_is_call, calls)):
+    if not isinstance(calls, (list, tuple)) or not calls or not all(map(_is_call, calls)):
         raise wrong_type(where, value, expected)
     return [{"type": "function", "function": call} for call in calls]
 

@@ -35,6 +35,8 @@ class Pair:
         margin: How much better the chosen side is, in the data set's unit; None when the row does not say.
         tools: Tool schemas for the chat template, or None.
         origin: Where the row comes from, e.g. ``"train.jsonl:17"``.
+        unread: Names of the row's fields that nothing read.
+        variables: Template variables of this row, by name; None if it states none.
     """
 
     prompt: Messages
@@ -43,16 +45,25 @@ class Pair:
     margin: float | None = None
     tools: tuple[Any, ...] | None = None
     origin: str = ""
+    unread: tuple[str, ...] = ()
+    variables: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A prompt with at most one response (RLHF). An empty `response` means prompt only."""
+    """A prompt with at most one response (RLHF). An empty `response` means prompt only.
+
+    Attributes:
+        desirable: Whether the response is a good one, where the row says so (KTO); None if it does not.
+    """
 
     prompt: Messages
     response: Messages = ()
     tools: tuple[Any, ...] | None = None
     origin: str = ""
+    unread: tuple[str, ...] = ()
+    variables: Mapping[str, Any] | None = None
+    desirable: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,7 @@ class Ranked:
     responses: tuple[tuple[Messages, float], ...]
     tools: tuple[Any, ...] | None = None
     origin: str = ""
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,7 @@ class TokenPair:
     rejected_ids: tuple[int, ...]
     margin: float | None = None
     origin: str = ""
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +96,7 @@ class TokenCompletion:
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...] = field(default=())
     origin: str = ""
+    unread: tuple[str, ...] = ()
 
 
 Record: TypeAlias = Pair | Completion | Ranked | TokenPair | TokenCompletion

@@ -5,6 +5,7 @@ A new preset is one file in `presets/` with a factory under `preset`, and its na
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from ms_prefstream.errors import OptionError
 from ms_prefstream.formats.auto import Auto, Entry, Pattern
 from ms_prefstream.formats.base import Format, ManyRecords, OneRecord
 from ms_prefstream.formats.fields import nearest
+from ms_prefstream.formats.ledger import MEDIA
 from ms_prefstream.formats.mapped import Mapped, MappedMany
 
 _Factory = TypeVar("_Factory", bound=Callable[..., Format])
@@ -36,7 +38,14 @@ class Preset:
 PRESETS: dict[str, Preset] = {}
 
 # Fields of presets that may stand beside a prompt or a conversation alone; beside any other, something is missing.
-_HARMLESS = ("question", "instruction", "history", "context", "labels", "scores")
+_HARMLESS = ("query", "question", "instruction", "history", "context", "labels", "scores")
+
+
+# Fields of presets that no pattern needs.
+_OPTIONAL = MEDIA | {
+    *("system", "tools", "history", "input", "margin", "label", "kto_tag", "chat_template_kwargs"),
+    *("pos_type", "neg_type", "safer_response_id", "score_A", "score_B", "score_ratio"),
+}
 
 
 def preset(*patterns: Pattern, **auto_options: Any) -> Callable[[_Factory], _Factory]:
@@ -63,6 +72,13 @@ def auto() -> Auto:
         if isinstance(read, OneRecord):
             entries += [Entry(name, pattern, read) for pattern in found.patterns]
     return Auto(entries, _HARMLESS)
+
+
+@functools.cache
+def standard_names() -> frozenset[str]:
+    """Returns the names of all fields that presets read."""
+    patterns = [pattern for found in PRESETS.values() for pattern in found.patterns]
+    return frozenset(name for pattern in patterns for name in pattern.fields) | _OPTIONAL
 
 
 def resolve_format(format: Any) -> Format:

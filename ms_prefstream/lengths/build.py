@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import stat
@@ -15,22 +16,25 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.disk import shown, sync_folder
+from ms_prefstream.disk import open_regular, parse_json, remove_leftovers, shown, sync_folder
 from ms_prefstream.errors import SourceError, StateError
 from ms_prefstream.lengths.index import MALFORMED, LengthIndex, Loader, Measured, first_wrong, measuring
 from ms_prefstream.lengths.index_file import VERSION, check_replaceable, open_index, unwritable, write_contents
 from ms_prefstream.progress import Progress
 
 JOURNAL_SUFFIX = ".journal"
+_OLD_SUFFIX, _MOST_OLD = ".part", 1 << 20  # of an earlier version; bytes of its first line
 JOURNAL_BEGINS = b"ms-prefstream length index journal "
 _FIRST_LINE = JOURNAL_BEGINS.decode() + "1 {}\n"  # and the SHA-256 of what the rows depend on
 _OWN = re.compile(_FIRST_LINE.format("[0-9a-f]{64}").encode())
 _HEAD = struct.Struct("<II")  # CRC-32 of the rest, rows
 _ROW_BYTES = 13
 _TRIES, _PAUSE = 20, 0.05  # seconds; another process may be creating or removing the journal
+_log = logging.getLogger(__name__)
 CHUNK = 512  # rows that are measured, sent to a worker and saved together
 
 
@@ -65,6 +69,7 @@ def build_index(
     """
     path, bar = os.fspath(path), progress or Progress()
     check_replaceable(path)
+    _warn_of_old_journal(path + _OLD_SUFFIX)
     about = {"version": VERSION, "rows": rows, "fingerprint": dict(fingerprint)}
     with contextlib.closing(Journal(path, about, rows)) as journal:
         if raise_malformed and journal.rows:
@@ -74,7 +79,7 @@ def build_index(
         try:
             for measured in measuring(loader)(chunks):
                 for position, error in measured.errors:
-                    if raise_malformed and error.reason.malformed:
+                    if raise_malformed and error.malformed:
                         raise error.raised(origin(journal.rows + position))
                 journal.append(measured)
                 bar.advance(len(measured.verdict))
@@ -88,8 +93,28 @@ def build_index(
             )
         check_replaceable(path)  # a pass may take hours
         write_contents(path, measured_rows, fingerprint)
+        remove_leftovers(path)
         journal.remove()
     return open_index(path, fingerprint, rows)
+
+
+class _OldFirstLine(msgspec.Struct, forbid_unknown_fields=True):
+    version: int
+    rows: int
+    fingerprint: dict[str, Any]
+
+
+def _warn_of_old_journal(path: str) -> None:
+    """Logs that the journal of an earlier version is ignored, if there is one at the path; it is left as it is."""
+    with contextlib.suppress(OSError, SourceError):
+        with open_regular(path, SourceError, "the journal") as file:
+            line = file.readline(_MOST_OLD)
+        parse_json(line, _OldFirstLine, path, SourceError, "the journal")
+        _log.warning(
+            "%s is the journal of a length index by an earlier version, which this version does not read: the pass "
+            "begins again. The file is left as it is; delete it once the index is built.",
+            shown(path),
+        )
 
 
 def raise_malformed_of(verdict: NDArray[np.uint8], loader: Loader, origin: Callable[[int], str]) -> None:
@@ -98,10 +123,16 @@ def raise_malformed_of(verdict: NDArray[np.uint8], loader: Loader, origin: Calla
     Raises:
         RowError: That row's own error, with its origin.
     """
-    for row in np.flatnonzero(MALFORMED[verdict])[:1].tolist():
+    for row in np.flatnonzero(MALFORMED[verdict]).tolist():
         (found,) = loader.load([row])
-        if found.error is not None:
+        if found.error is None:
+            return
+        if found.error.malformed:
             raise found.error.raised(origin(row))
+
+
+class IndexInUseError(StateError):
+    """Another process is building the index."""
 
 
 class Journal:
@@ -245,7 +276,7 @@ class Journal:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StateError(
+            raise IndexInUseError(
                 f"another process is building the length index {shown(self._index)} at this moment. Wait for it; with "
                 "several ranks, build the index before they start (`ms-prefstream index`)."
             ) from None

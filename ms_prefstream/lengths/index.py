@@ -28,6 +28,8 @@ CODES: dict[Reason, int] = {
     Reason.AMBIGUOUS_FORMAT: 7,
     Reason.ROW_TOO_LARGE: 8,
     Reason.TEMPLATE_REFUSED: 9,
+    Reason.PROMPT_ENDS_WITH_ANSWER: 10,
+    Reason.CONTENT_LOST: 11,
     Reason.IDENTICAL: 64,
     Reason.TIE: 65,
     Reason.EMPTY_RESPONSE: 66,
@@ -35,48 +37,84 @@ CODES: dict[Reason, int] = {
     Reason.IDENTICAL_AFTER_TRUNCATION: 68,
     Reason.TOO_LONG: 69,
 }
+LATER_CODES = frozenset({10, 11})
+"""Numbers of reasons that are younger than the first indexes; a file names them only where a row has them."""
+
 REASONS = {code: reason for reason, code in CODES.items()}
 
 MALFORMED = np.array([code in REASONS and REASONS[code].malformed for code in range(256)])
 """(256,) bool, by number of a reason: True if `on_bad_row` decides about such a row."""
 
 _KNOWN = np.array([code == GOOD or code in REASONS for code in range(256)])
-_CHECKED_TOGETHER = 2**18  # rows; bounds the memory of a check
 _FIRST_ROWS = 5  # per reason, as in `stream.report`
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LengthIndex:
-    """Token lengths and verdicts of all rows. They take 13 bytes of memory a row.
+    """Token lengths and verdicts of all rows.
 
-    The arrays are read, not mapped: a mapped file that is cut off while it is in use ends the process with a signal.
+        sides  5 3 | 0 0 | 2 7     reasons  64     ->     keys  5 -1 7     verdict  0 64 0
+
+    They take 4 bytes of memory a row (8 if a length is above 65,535) and 1 more for each bad row. `lengths`, `keys` and
+    `verdict` are computed from them: each access returns a new array of all rows.
+
+    The file is read, not mapped: a mapped file that is cut off while it is in use ends the process with a signal.
 
     Attributes:
         path: The file.
-        lengths: (N, 2) int32 tokens: of chosen and rejected; for RLHF of prompt and whole sequence. 0 for bad rows.
-        keys: (N,) int32, the length that rows are sorted by and padded to (the longer side; for RLHF the whole
-            sequence); -1 for bad rows, so that a plan leaves them out.
-        verdict: (N,) uint8, 0 for a good row, else the number of its reason (see `CODES`).
+        sides: (N, 2) uint16, or int32 if a length does not fit: `lengths` as they are stored; read-only.
+        reasons: (M,) uint8, the number of the reason of each bad row (see `CODES`), in row order; read-only.
         fingerprint: Everything that determines lengths and verdicts, by name, as plain values for JSON.
         checksum: Of the whole file: two indexes with one checksum give one plan.
     """
 
     path: str
-    lengths: NDArray[np.int32]
-    keys: NDArray[np.int32]
-    verdict: NDArray[np.uint8]
+    sides: NDArray[np.integer[Any]]
+    reasons: NDArray[np.uint8]
     fingerprint: Mapping[str, Any]
     checksum: str
 
     @property
     def rows(self) -> int:
         """Number of rows in the source, good or bad."""
-        return len(self.verdict)
+        return len(self.sides)
 
-    @functools.cached_property
+    @property
     def usable(self) -> int:
         """Number of good rows."""
-        return self.rows - int(np.count_nonzero(self.verdict))
+        return self.rows - len(self.reasons)
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """(N, 2) int32 tokens: of chosen and rejected; for RLHF of prompt and whole sequence. 0 for bad rows."""
+        return self.sides.astype(np.int32)
+
+    @property
+    def keys(self) -> NDArray[np.int32]:
+        """(N,) int32, the key length of each row, see `keys_of`."""
+        return self.keys_of().astype(np.int32)
+
+    @property
+    def verdict(self) -> NDArray[np.uint8]:
+        """(N,) uint8, 0 for a good row, else the number of its reason (see `CODES`)."""
+        found = np.full(self.rows, GOOD, np.uint8)
+        found[~self.good()] = self.reasons
+        return found
+
+    @functools.cached_property
+    def longest(self) -> int:
+        """The largest key length, 0 without good rows."""
+        return int(self.sides.max(initial=0))
+
+    def keys_of(self, rows: slice | list[int] = slice(None)) -> NDArray[np.signedinteger[Any]]:
+        """Returns the lengths that these rows, or all, are sorted by and padded to: int16, or int32 if one needs it.
+
+        It is the longer side; for RLHF the whole sequence. Bad rows have -1, so that a plan leaves them out.
+        """
+        dtype = np.int16 if self.longest <= np.iinfo(np.int16).max else np.int32
+        keys: NDArray[np.signedinteger[Any]] = np.maximum(*self.sides[rows].T, dtype=dtype, casting="unsafe")
+        keys[keys == 0] = _NO_KEY  # only bad rows have no token
+        return keys
 
     @functools.cached_property
     def counts(self) -> tuple[VerdictCount, ...]:
@@ -85,7 +123,8 @@ class LengthIndex:
 
     def good(self) -> NDArray[np.bool_]:
         """Returns a new (N,) bool array: True for good rows."""
-        return np.equal(self.verdict, GOOD)
+        found: NDArray[np.bool_] = np.logical_or(*self.sides.T)
+        return found
 
     def __str__(self) -> str:
         """Returns lines such as ``too_long: 12 (0.60 %), first at row 7, row 31``, one a reason."""
@@ -105,9 +144,8 @@ def joined(indexes: Sequence[LengthIndex]) -> LengthIndex:
         return indexes[0]
     return LengthIndex(
         path=", ".join(index.path for index in indexes),
-        lengths=np.concatenate([index.lengths for index in indexes]),
-        keys=np.concatenate([index.keys for index in indexes]),
-        verdict=np.concatenate([index.verdict for index in indexes]),
+        sides=np.concatenate([index.sides for index in indexes]),
+        reasons=np.concatenate([index.reasons for index in indexes]),
         fingerprint={index.path: index.fingerprint for index in indexes},
         checksum=hash_of([index.checksum.encode() for index in indexes]),
     )
@@ -124,16 +162,18 @@ class VerdictCount(NamedTuple):
 
 def count_verdicts(verdict: NDArray[np.uint8]) -> tuple[VerdictCount, ...]:
     """Counts bad rows by reason, given (N,) verdicts: most frequent first, then by the reasons' numbers."""
-    counts = np.bincount(verdict, minlength=256).tolist()
+    bad = np.flatnonzero(verdict)
+    codes = verdict[bad]
+    counts = np.bincount(codes, minlength=256).tolist()
     found = []
     for code in sorted(filter(counts.__getitem__, REASONS), key=lambda code: (-counts[code], code)):
-        first = np.flatnonzero(verdict == code)[:_FIRST_ROWS].tolist()
+        first = bad[codes == code][:_FIRST_ROWS].tolist()
         found.append(VerdictCount(REASONS[code], counts[code], counts[code] / len(verdict), tuple(first)))
     return tuple(found)
 
 
 class Measured(NamedTuple):
-    """Lengths and verdicts of n rows; the arrays are those of `LengthIndex`."""
+    """Lengths and verdicts of n rows; the arrays are `lengths`, `keys` and `verdict` of `LengthIndex`."""
 
     lengths: NDArray[np.int32]
     keys: NDArray[np.int32]
@@ -146,15 +186,10 @@ def first_wrong(lengths: NDArray[np.int32], keys: NDArray[np.int32], verdict: ND
 
     A good row has a token, and the longer of its lengths as key. A bad row has a known reason, lengths 0 and key -1.
     """
-    for begin in range(0, len(keys), _CHECKED_TOGETHER):
-        some = slice(begin, begin + _CHECKED_TOGETHER)
-        is_good = verdict[some] == GOOD
-        shorter, longer = np.minimum(*lengths[some].T), np.maximum(*lengths[some].T)
-        fits = _KNOWN[verdict[some]] & (shorter >= 0) & (is_good == (longer > 0))
-        fits &= keys[some] == np.where(is_good, longer, _NO_KEY)
-        if not fits.all():
-            return begin + int(fits.argmin())
-    return None
+    is_good = verdict == GOOD
+    shorter, longer = np.minimum(*lengths.T), np.maximum(*lengths.T)
+    fits = _KNOWN[verdict] & (shorter >= 0) & (is_good == (longer > 0)) & (keys == np.where(is_good, longer, _NO_KEY))
+    return None if fits.all() else int(fits.argmin())
 
 
 class Loader(Protocol):
@@ -169,7 +204,7 @@ def measure(loaded: Sequence[Loaded]) -> Measured:
     keys = np.full(len(loaded), _NO_KEY, np.int32)
     verdict = np.full(len(loaded), GOOD, np.uint8)
     errors: list[tuple[int, RowError]] = []
-    for position, (sample, error, _) in enumerate(loaded):
+    for position, (sample, error, *_) in enumerate(loaded):
         if sample is None:
             assert error is not None  # a row without a sample has an error
             verdict[position] = CODES[error.reason]

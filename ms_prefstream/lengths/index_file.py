@@ -15,15 +15,16 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from ms_prefstream.disk import MOST_BYTES, cause_of, check_own, open_regular, parse_json, shown, written
 from ms_prefstream.errors import OptionError, SourceError, StateError, printable
-from ms_prefstream.lengths.index import CODES, LengthIndex, Measured, first_wrong
+from ms_prefstream.lengths.index import CODES, GOOD, LATER_CODES, LengthIndex, Measured, first_wrong
 
 SUFFIX = ".mprefidx"
 VERSION = 1
@@ -33,6 +34,8 @@ _ROW = 13
 _CHECKSUM = _HEADER + 4
 _FIRST = re.compile(rb"\x93NUMPY\x01\x00v\x00\{'descr': '<i4', 'fortran_order': False, 'shape': \((\d{1,15}), 2\)")
 _MOST_CHANGES = 10  # that an error names
+_ROWS_AT_ONCE = 2**17  # that are read and checked together
+_BYTES_AT_ONCE = 2**20
 _format: Any = np.lib.format
 
 
@@ -54,6 +57,8 @@ def beside(source: Any) -> str | None:
 def index_path(source: Any, given: str | os.PathLike[str] | None) -> str:
     """Returns the path of an index that is going to be written: as given, else beside the source's only file."""
     path = beside(source) if given is None else os.fspath(given)
+    if path == "":
+        raise OptionError("index is ''; expected the path of a file.")
     if path is None:
         raise OptionError(
             f"{source.name} is not a single file, so its length index has no place of its own. Give the index a path, "
@@ -62,21 +67,44 @@ def index_path(source: Any, given: str | os.PathLike[str] | None) -> str:
     return path
 
 
-def open_index(path: str | os.PathLike[str], fingerprint: Mapping[str, Any], rows: int) -> LengthIndex:
+def open_index(
+    path: str | os.PathLike[str], fingerprint: Mapping[str, Any], rows: int, ignored: Collection[str] = ()
+) -> LengthIndex:
     """Opens an index that must belong to the present data and settings.
 
     Args:
         path: The file.
         fingerprint: Everything that determines lengths and verdicts now, by name.
         rows: The number of rows now.
+        ignored: Names in the fingerprint that are not compared.
 
     Raises:
         StateError: The file does not exist, is damaged, or was built for other data or settings; names the differences
             with their old and new values.
     """
     index = read_index(os.fspath(path), rows)
-    _check_same(index.path, index.fingerprint, json.loads(json.dumps(dict(fingerprint))))
+    _check_same(index.path, index.fingerprint, json.loads(json.dumps(dict(fingerprint))), ignored)
     return index
+
+
+def changes_of(path: str, fingerprint: Mapping[str, Any], rows: int, ignored: Collection[str] = ()) -> str:
+    """Returns how the data or settings of an index differ from the present ones; reads only its description.
+
+    Arguments as for `open_index`.
+
+    Raises:
+        StateError: The file cannot be read, or is no length index.
+    """
+    try:
+        with open_regular(path, StateError, _WHAT) as file:
+            found, size = _sizes(file)
+            about = _parsed(os.pread(file.fileno(), size, 4 * _HEADER + _ROW * found), path)
+    except OSError as error:
+        raise StateError(f"the length index {shown(path)} cannot be read: {cause_of(error)}.") from error
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    now = json.loads(json.dumps(dict(fingerprint)))
+    return _differences({"rows": found, **about.fingerprint}, {"rows": rows, **now}, ignored)
 
 
 def read_index(path: str, rows: int) -> LengthIndex:
@@ -90,7 +118,14 @@ def read_index(path: str, rows: int) -> LengthIndex:
         with open_regular(path, StateError, _WHAT) as file:
             found, size = _sizes(file)
             _check_same(path, {"rows": found}, {"rows": rows})
-            content = file.read(_ROW * rows + size + 4 * _HEADER + _CHECKSUM)
+            before = os.fstat(file.fileno())
+            checksum = _checked(file, before.st_size)
+            file.seek(before.st_size - _CHECKSUM - size)
+            about = _parsed(file.read(size), path)
+            sides, reasons = _read_rows(file, rows)
+            after = os.fstat(file.fileno())
+            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise ValueError("it was written to while it was read")
     except FileNotFoundError:
         raise StateError(
             f"there is no length index {shown(path)}. Build it with stream.build_index() or `ms-prefstream index`."
@@ -99,35 +134,59 @@ def read_index(path: str, rows: int) -> LengthIndex:
         raise StateError(f"the length index {shown(path)} cannot be read: {cause_of(error)}.") from error
     except ValueError as error:
         raise _damaged(path, str(error)) from error
-    checksum = zlib.crc32(memoryview(content)[:-_CHECKSUM])
-    if content[-_CHECKSUM:] != _checksum_bytes(checksum):
-        raise _damaged(path, "its checksum does not fit")
-    about = _parsed(content[-_CHECKSUM - size : -_CHECKSUM], path)
-    lengths = np.frombuffer(content, np.int32, 2 * rows, _HEADER).reshape(rows, 2)
-    keys = np.frombuffer(content, np.int32, rows, 2 * _HEADER + 8 * rows)
-    verdict = np.frombuffer(content, np.uint8, rows, 3 * _HEADER + 12 * rows)
-    wrong = first_wrong(lengths, keys, verdict)
-    if wrong is not None:
-        found_there = f"lengths {lengths[wrong].tolist()}, key {keys[wrong]}, verdict {verdict[wrong]}"
-        raise _damaged(path, f"row {wrong} has {found_there}, which do not belong together")
     return LengthIndex(
-        path=path,
-        lengths=lengths,
-        keys=keys,
-        verdict=verdict,
-        fingerprint=about.fingerprint,
-        checksum=f"{checksum:08x}",
+        path=path, sides=sides, reasons=reasons, fingerprint=about.fingerprint, checksum=f"{checksum:08x}"
     )
+
+
+def _checked(file: IO[bytes], size: int) -> int:
+    """Returns the checksum of an index of so many bytes; raises ValueError if it is not the one that is stored."""
+    checksum, end = 0, size - _CHECKSUM
+    file.seek(0)
+    for begin in range(0, end, _BYTES_AT_ONCE):
+        checksum = zlib.crc32(file.read(min(_BYTES_AT_ONCE, end - begin)), checksum)
+    if file.read(_CHECKSUM) != _checksum_bytes(checksum):
+        raise ValueError("its checksum does not fit")
+    return checksum
+
+
+def _read_rows(file: IO[bytes], rows: int) -> tuple[NDArray[np.integer[Any]], NDArray[np.uint8]]:
+    """Returns `sides` and `reasons` of `LengthIndex`; needs little more memory than they take.
+
+    Raises:
+        ValueError: The file holds a row that `measure` cannot have given, or ends too early.
+    """
+    sides: NDArray[np.integer[Any]] = np.empty((rows, 2), np.uint16)
+    reasons = [np.empty(0, np.uint8)]
+    for begin in range(0, rows, _ROWS_AT_ONCE):
+        end, places = min(begin + _ROWS_AT_ONCE, rows), _headers(rows, 1)
+        lengths, keys, verdict = (_some(file, next(places)[0], dtype, begin, end) for dtype in ("2<i4", "<i4", "|u1"))
+        wrong = first_wrong(lengths, keys, verdict)
+        if wrong is not None:
+            found = f"lengths {lengths[wrong].tolist()}, key {keys[wrong]}, verdict {verdict[wrong]}"
+            raise ValueError(f"row {begin + wrong} has {found}, which do not belong together")
+        if lengths.max() > np.iinfo(sides.dtype).max:
+            sides = sides.astype(np.int32)
+        sides[begin:end] = lengths
+        reasons.append(verdict[verdict != GOOD])
+    codes = np.concatenate(reasons)
+    sides.flags.writeable = codes.flags.writeable = False
+    return sides, codes
+
+
+def _some(file: IO[bytes], header: int, dtype: str, begin: int, end: int) -> NDArray[Any]:
+    """Returns some entries of the array whose header is at an offset."""
+    entry = np.dtype(dtype).itemsize
+    file.seek(header + _HEADER + begin * entry)
+    return np.frombuffer(file.read((end - begin) * entry), dtype, end - begin)
 
 
 def check_replaceable(path: str) -> None:
     """Checks that an index may be written to a path: nothing is there, an empty file, or an index (see `is_index`).
 
     Raises:
-        OptionError: Something else is there, or the path cannot be used.
+        OptionError: Something else is there.
     """
-    if not path:
-        raise OptionError("index is ''; expected the path of a file.")
     check_own(path, is_index, OptionError, "index:")
 
 
@@ -147,9 +206,10 @@ def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[st
     Raises:
         SourceError: The file cannot be written.
     """
-    reasons = {str(reason): code for reason, code in CODES.items()}
-    about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
     lengths, keys, verdict, _ = zip(*parts, strict=True)
+    unused = LATER_CODES.difference(*(found.tolist() for found in verdict))
+    reasons = {str(reason): code for reason, code in CODES.items() if code not in unused}
+    about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
     arrays = *map(np.concatenate, (lengths, keys, verdict)), np.frombuffer(about, np.uint8)
     checksum = 0
     with written(path, SourceError, _WHAT) as file:
@@ -168,19 +228,23 @@ def unwritable(path: str, error: OSError | ValueError) -> SourceError:
     )
 
 
-def _check_same(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _check_same(path: str, old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str] = ()) -> None:
     """Raises `StateError` if an index was built for other data or settings, given by name."""
+    if changes := _differences(old, new, ignored):
+        raise StateError(
+            f"the length index {shown(path)} was built for other data or settings: {changes}. Build it again "
+            "(mps.build_index or `ms-prefstream index`), use the former settings, or leave index out."
+        )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
+    """Returns the names of values that differ with their old and new values, or an empty string."""
     changes = [
         f"{printable(name)} was {printable(repr(old.get(name)))} and is {printable(repr(new.get(name)))} now"
         for name in dict.fromkeys([*new, *old])
-        if name not in old or name not in new or old[name] != new[name]
+        if name not in ignored and (name not in old or name not in new or old[name] != new[name])
     ]
-    if changes:
-        raise StateError(
-            f"the length index {shown(path)} was built for other data or settings: "
-            f"{'; '.join(changes[:_MOST_CHANGES])}. Build it again (stream.build_index() or `ms-prefstream index`), "
-            "use the former settings, or pass index=None."
-        )
+    return "; ".join(changes[:_MOST_CHANGES])
 
 
 def _sizes(file: IO[bytes]) -> tuple[int, int]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ms_prefstream.encode.encoder import AUTO
 from ms_prefstream.encode.template import given_text, template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, StateError, printable
+from ms_prefstream.load.loader import ADDED_OPTIONS
 from ms_prefstream.sources.base import sources_in
 from ms_prefstream.sources.cached import CachedRows
-from ms_prefstream.tasks.base import Task
+from ms_prefstream.tasks import TASKS
+from ms_prefstream.tasks.base import Task, added_defaults, given_options
 
-_DEFAULTS = {"boundary": "joint", "special_tokens_in_content": "escape"}
+_DEFAULTS = {"boundary": AUTO, "special_tokens_in_content": "escape"}
+_ADDED = {name: default for name, default in ADDED_OPTIONS.items() if name != "template_date"}
 _NOTHING_GIVEN: Mapping[str, Any] = {"template": None, **_DEFAULTS}
 
 
@@ -48,12 +51,13 @@ def check_cache(
     about = cache.manifest.about
     # The layout of DPO batches does not change the samples.
     changes = list(task_changes(about["task"], task_options(task), ignored="layout" if task.name == "dpo" else ""))
-    known, now = dict(about["fingerprint"]), dict(encoding)
+    known, now = {**_ADDED, **about["fingerprint"]}, {**_ADDED, **encoding}
     if tokenizer is None:
         now["template"] = _template_without_tokenizer(template, known["template"])
-        compared = ["template", *(name for name, default in _DEFAULTS.items() if now[name] != default)]
+        defaults = {**_DEFAULTS, **_ADDED}
+        compared = ["template", *(name for name, default in defaults.items() if now[name] != default)]
     else:
-        compared = ["tokenizer", "template", *_DEFAULTS]
+        compared = ["tokenizer", "template", *_DEFAULTS, *_ADDED]
     for name in compared:
         if known[name] != now[name]:
             then_shown, now_shown = printable(repr(known[name])), printable(repr(now[name]))
@@ -106,9 +110,8 @@ def has_reference(source: Any, task: Task, packs: bool) -> bool:
 
 
 def task_options(task: Task) -> dict[str, Any]:
-    """Returns a task as plain values: its name and all options, given or not."""
-    options: Mapping[str, Any] = dataclasses.asdict(task)  # type: ignore[call-overload]  # tasks are dataclasses
-    return {"name": task.name, **options}
+    """Returns a task as plain values: its name and its options, see `given_options`."""
+    return {"name": task.name, **given_options(task)}
 
 
 def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str = "") -> Iterator[str]:
@@ -116,6 +119,8 @@ def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str =
     if then["name"] != now["name"]:
         yield f"task was {then['name']!r} and is {now['name']!r} now"
         return
+    left_out = added_defaults(TASKS.get(now["name"]))
+    then, now = {**left_out, **then}, {**left_out, **now}
     for name in dict.fromkeys([*then, *now]):
         if then.get(name) != now.get(name) and name != ignored:
             known = printable(repr(then.get(name)))

@@ -1,18 +1,25 @@
-"""The index files of a source: one file, or one for each part of a mix, joined to one length index."""
+"""The index files of a source: one file, or one for each part of a mix, joined to one length index.
+
+Beside its data an index is called ``FILE.<8 hex digits>.mprefidx``. The digits stand for the settings, so that indexes
+for several settings lie side by side. ``FILE.mprefidx``, as earlier versions called it, is used where it fits.
+"""
 
 from __future__ import annotations
 
-import functools
+import glob
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ms_prefstream.errors import OptionError
+from ms_prefstream.disk import shown
+from ms_prefstream.errors import OptionError, StateError, printable
+from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.formats.base import Format
 from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, joined, open_index
 from ms_prefstream.lengths.index import Loader, Measured, measuring
-from ms_prefstream.lengths.index_file import SUFFIX, check_replaceable, is_index, unwritable
+from ms_prefstream.lengths.index_file import SUFFIX, changes_of, is_index, unwritable
 from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of
 from ms_prefstream.progress import Progress
 from ms_prefstream.sources.files import check_target
@@ -26,16 +33,33 @@ class Part:
         source: Where its rows are read.
         first: The row id of the first of them.
         rows: The number of rows.
+        settings: What decides about tokens, by name.
         fingerprint: Returns what decides about their lengths and verdicts, by name; reads some of the rows.
     """
 
     source: Any
     first: int
     rows: int
+    settings: Mapping[str, Any]
     fingerprint: Callable[[], Mapping[str, Any]]
+    open: Collection[str] = ()
 
 
-def index_parts(source: Any, records: Records, formats: Sequence[Format], encoding: Mapping[str, Any]) -> list[Part]:
+@dataclass(frozen=True)
+class FoundIndex:
+    """An index that fits, and the open settings with which it was built, by name."""
+
+    index: LengthIndex
+    settings: Mapping[str, Any]
+
+
+def index_parts(
+    source: Any,
+    records: Records,
+    formats: Sequence[Format],
+    encoding: Mapping[str, Any],
+    open_settings: Collection[str] = (),
+) -> list[Part]:
     """Returns what each index file covers: all rows, or a part of the mix.
 
     Args:
@@ -43,41 +67,105 @@ def index_parts(source: Any, records: Records, formats: Sequence[Format], encodi
         records: Its records.
         formats: The format of each part.
         encoding: What decides about tokens, by name.
+        open_settings: Names in `encoding` that an index may decide.
     """
     found: list[Any] = [(source, records, 0)]
     if isinstance(records, MixedRecords):
         found = [(part.source, *rest) for part, rest in zip(source.parts, records.parts(), strict=True)]
 
-    def fingerprint(records: Any, fmt: Format) -> dict[str, Any]:
-        return {"data": fingerprint_of(records), **encoding, "format": repr(fmt)}
+    def part(source: Any, records: Any, first: int, fmt: Format) -> Part:
+        settings = {**encoding, "format": repr(fmt)}
 
-    return [
-        Part(source=source, first=first, rows=len(records), fingerprint=functools.partial(fingerprint, records, fmt))
-        for (source, records, first), fmt in zip(found, formats, strict=True)
-    ]
+        def fingerprint() -> dict[str, Any]:
+            return {"data": fingerprint_of(records), **settings}
+
+        return Part(
+            source=source,
+            first=first,
+            rows=len(records),
+            settings=settings,
+            fingerprint=fingerprint,
+            open=open_settings,
+        )
+
+    return [part(source, records, first, fmt) for (source, records, first), fmt in zip(found, formats, strict=True)]
 
 
-def find_index(parts: Sequence[Part], given: str | os.PathLike[str]) -> LengthIndex | None:
+def find_index(parts: Sequence[Part], given: str | os.PathLike[str]) -> FoundIndex:
     """Opens the index of all parts.
 
     Args:
         parts: One, or those of a mix.
-        given: A path, for a mix a folder; or ``auto``: None unless every part has an index beside its file.
+        given: A path, for a mix a folder.
 
     Raises:
         StateError: An index is missing, damaged or stale.
     """
-    if given == "auto":
-        paths = [beside(part.source) for part in parts]
-        for path, part in zip(paths, parts, strict=True):
-            if not _is_cache(part) and (path is None or not os.path.exists(path)):
-                return None
-    else:
-        paths = [*_in_folder(parts, given)] if len(parts) > 1 else [os.fspath(given)]
-    return joined([
-        part.source.index if _is_cache(part) else open_index(path or "", part.fingerprint(), part.rows)
+    paths = [*_in_folder(parts, given)] if len(parts) > 1 else [os.fspath(given)]
+    indexes = [
+        part.source.index if _is_cache(part) else open_index(path, part.fingerprint(), part.rows, part.open)
         for path, part in zip(paths, parts, strict=True)
-    ])  # fmt: skip
+    ]
+    settings, problem = _open_settings(parts, indexes)
+    if problem:
+        raise StateError(f"{problem} Build the indexes again (stream.build_index() or `ms-prefstream index`).")
+    return FoundIndex(joined(indexes), settings)
+
+
+def find_beside(parts: Sequence[Part]) -> tuple[FoundIndex | None, str]:
+    """Looks for the index of all parts beside their files.
+
+    Returns:
+        The index, None unless every part has one that fits; and why an index that is there does not fit, or "".
+    """
+    found = [(part.source.index, "") if _is_cache(part) else _beside(part) for part in parts]
+    indexes = [index for index, _ in found if index is not None]
+    if len(indexes) < len(parts):
+        return None, next((problem for _, problem in found if problem), "")
+    settings, problem = _open_settings(parts, indexes)
+    return (None, problem) if problem else (FoundIndex(joined(indexes), settings), "")
+
+
+def _open_settings(parts: Sequence[Part], indexes: Sequence[LengthIndex]) -> tuple[dict[str, Any], str]:
+    """Returns the open settings with which indexes were built, and the problem if they differ in one, or ""."""
+    settings: dict[str, Any] = {}
+    for part, index in zip(parts, indexes, strict=True):
+        for name in () if _is_cache(part) else part.open:
+            if (
+                name in index.fingerprint
+                and settings.setdefault(name, index.fingerprint[name]) != index.fingerprint[name]
+            ):
+                return {}, (
+                    f"the length indexes of the mix differ in {name}: {printable(repr(settings[name]))} and, in "
+                    f"{shown(index.path)}, {printable(repr(index.fingerprint[name]))}."
+                )
+    return settings, ""
+
+
+def _beside(part: Part) -> tuple[LengthIndex | None, str]:
+    """See `find_beside`, for one part."""
+    plain, problem = beside(part.source), ""
+    if plain is None:
+        return None, ""
+    first = [path for path in (_name_for(part, plain), plain) if os.path.lexists(path)]
+    others = glob.glob(f"{glob.escape(plain.removesuffix(SUFFIX))}.{'[0-9a-f]' * 8}{SUFFIX}")
+    paths = list(dict.fromkeys([*first, *sorted(others)]))
+    fingerprint = part.fingerprint() if paths else {}
+    for path in paths:
+        try:
+            if not (changes := changes_of(path, fingerprint, part.rows, part.open)):
+                return open_index(path, fingerprint, part.rows, part.open), ""
+            problem = problem or f"the length index {shown(path)} is for other data or settings: {changes}."
+        except StateError as error:
+            problem = problem or str(error)
+    return None, problem
+
+
+def _name_for(part: Part, plain: str) -> str:
+    """Returns the path of the index for the settings of a part, given the path without their digits."""
+    settings = {name: value for name, value in part.settings.items() if name != "template_date"}  # any day fits
+    digits = hash_of([json.dumps(settings, sort_keys=True, default=repr).encode()])[:8]
+    return f"{plain.removesuffix(SUFFIX)}.{digits}{SUFFIX}"
 
 
 def build_indexes(
@@ -114,10 +202,11 @@ def build_indexes(
             raise unwritable(os.fspath(given), error) from error
     else:
         paths = ["" if _is_cache(part) else index_path(part.source, given) for part in parts]
+        if given is None:
+            paths = [path and _name_for(part, path) for path, part in zip(paths, parts, strict=True)]
     for path, part in zip(paths, parts, strict=True):
         if not _is_cache(part):
             check_target("index", path, part.source, is_index)
-            check_replaceable(path)
     return joined([
         part.source.index
         if _is_cache(part)

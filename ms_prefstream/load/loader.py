@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from ms_prefstream.encode.cut_points import EncodedCutMap
-from ms_prefstream.encode.encoder import ConversationEncoder, Encoded, build_encoder
+from ms_prefstream.encode.encoder import AUTO, ConversationEncoder, Encoded, build_encoder, resolve_boundary
 from ms_prefstream.encode.template import template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Flat, token_cut_map
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.base import Format
+from ms_prefstream.formats.fields import names
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
+from ms_prefstream.formats.suggest import ready_line
 from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.sample import Ids, Loaded, Note, Ready, Sample, Span
 from ms_prefstream.tasks.base import Sampler, Task
@@ -108,7 +111,7 @@ class SampleLoader:
                     continue
                 record = _as_task_wants(record, self._task.pairs)
                 if isinstance(record, (TokenPair, TokenCompletion)):
-                    loaded[index] = self._sample(_token_sides(record), record, Note.NONE)
+                    loaded[index] = self._sample(_token_sides(record), record, Note.NONE, record.unread)
                 else:
                     texts.append((index, record))
             except RowError as error:
@@ -134,13 +137,17 @@ class SampleLoader:
                 loaded[index] = Loaded(None, sides)
                 continue
             notes = Note.NONE
+            unread = record.unread
             for side in sides:
+                notes |= side.laid.notes
+                if side.laid.unread:
+                    unread = tuple(dict.fromkeys((*unread, *side.laid.unread)))
                 if side.laid.rewritten:
                     notes |= Note.REWRITTEN
                 if side.differs:
                     notes |= Note.BOUNDARY_DIFFERS
             try:
-                loaded[index] = self._sample([self._flat(side) for side in sides], record, notes)
+                loaded[index] = self._sample([self._flat(side) for side in sides], record, notes, unread)
             except RowError as error:
                 loaded[index] = Loaded(None, error)
 
@@ -148,7 +155,7 @@ class SampleLoader:
         assert self.encoder is not None  # it made the side
         return Flat(side.ids, side.prompt, side.spans, functools.partial(EncodedCutMap, self.encoder, side))
 
-    def _sample(self, sides: list[Flat], record: Record, notes: Note) -> Loaded:
+    def _sample(self, sides: list[Flat], record: Record, notes: Note, unread: tuple[str, ...]) -> Loaded:
         margin = getattr(record, "margin", None)
         if self._task.margin and margin is None:
             raise RowError(
@@ -168,21 +175,30 @@ class SampleLoader:
                 notes |= Note.TRUNCATED
             if sequence.question_cut:
                 notes |= Note.QUESTION_CUT
-        return Loaded(sample, None, notes)
+        return Loaded(sample, None, notes, unread)
 
 
 def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair | TokenCompletion:
     """Returns a pair for tasks of pairs; prompt and chosen side for the others."""
-    if pairs and not isinstance(record, (Pair, TokenPair)):
+    if pairs and isinstance(record, Completion) and record.desirable is not None:
         raise RowError(
             Reason.MISSING_FIELD,
-            "the row has no rejected side; expected a chosen and a rejected one",
-            "Use mps.RLHF for rows of prompt and response, or correct the row",
+            "the row is unpaired: 'label' or 'kto_tag' marks its one response as good or bad; expected a chosen and a "
+            "rejected response to one prompt",
+            "Pair the responses of a prompt first, or use mps.RLHF",
+        )
+    if pairs and not isinstance(record, (Pair, TokenPair)):
+        line = ready_line({"prompt": "…", **dict.fromkeys(record.unread, "…")})
+        raise RowError(
+            Reason.MISSING_FIELD,
+            "the row has no rejected side; expected a chosen and a rejected one"
+            + (f" (nothing reads the fields {names(record.unread)})" if record.unread else ""),
+            "Use mps.RLHF for rows of prompt and response, or correct the row" if line is None else f"Pass {line}",
         )
     if isinstance(record, Pair) and not pairs:
-        return Completion(record.prompt, record.chosen, record.tools, record.origin)
+        return Completion(record.prompt, record.chosen, record.tools, record.origin, record.unread, record.variables)
     if isinstance(record, TokenPair) and not pairs:
-        return TokenCompletion(record.prompt_ids, record.chosen_ids, record.origin)
+        return TokenCompletion(record.prompt_ids, record.chosen_ids, record.origin, record.unread)
     return record  # type: ignore[return-value]  # a ranked list becomes pairs in its format
 
 
@@ -216,8 +232,9 @@ class Recipe:
         task: What records become.
         tokenizer: A loaded tokenizer; None for rows that are already tokenized.
         template: The option of `ms_prefstream.stream`, with the text of a file instead of its path.
-        boundary: The option of that name.
-        special_tokens_in_content: The option of that name.
+        template_variables: The option of that name, like those that follow it.
+        template_date: The day that the template gets, in ISO form; None if it asks for none.
+        boundary: ``joint`` or ``inference``; ``auto`` is resolved when a recipe is made.
         ready: Whether the records are samples already, as those of a cache are.
     """
 
@@ -225,13 +242,23 @@ class Recipe:
     task: Task
     tokenizer: Tokenizer | None
     template: str | None = "auto"
-    boundary: str = "joint"
+    template_variables: Mapping[str, Any] | None = None
+    template_date: str | None = None
+    boundary: str = AUTO
     special_tokens_in_content: str = "escape"
+    content_lost: str = "report"
+    continue_final_message: str = "error"
+    train_empty_think: bool = False
     ready: bool = False
+
+    def __post_init__(self) -> None:
+        tokenizer = None if self.ready else self.tokenizer
+        boundary = resolve_boundary(self.boundary, tokenizer, self.template, self.task.pairs, self.template_variables)
+        object.__setattr__(self, "boundary", boundary)
 
     def encoding(self, formats: Sequence[Format]) -> dict[str, Any]:
         """Returns everything that decides about tokens, by name, as plain values for saved states and indexes."""
-        return {
+        found = {
             "task": repr(self.task),
             "format": ", ".join(map(repr, formats)),
             "tokenizer": None if self.tokenizer is None else self.tokenizer.fingerprint,
@@ -239,6 +266,11 @@ class Recipe:
             "boundary": self.boundary,
             "special_tokens_in_content": self.special_tokens_in_content,
         }
+        # Younger than the first saved files, which do not name them: left out where they have their defaults.
+        added = {name: getattr(self, name) for name, default in ADDED_OPTIONS.items() if getattr(self, name) != default}
+        if self.template_variables is not None:
+            added["template_variables"] = json.dumps(self.template_variables, sort_keys=True, ensure_ascii=False)
+        return found | added
 
     def loader(self) -> SampleLoader:
         """Returns a loader for this process."""
@@ -252,8 +284,24 @@ class Recipe:
                 boundary=self.boundary,
                 special_tokens_in_content=self.special_tokens_in_content,
                 refused=self.task.refused(self.tokenizer),
+                append_eos=getattr(self.task, "append_eos", True),  # a task of a user may lack it
+                template_variables=self.template_variables,
+                template_date=self.template_date,
+                content_lost=self.content_lost,
+                continue_final_message=self.continue_final_message,
+                train_empty_think=self.train_empty_think,
             )
         return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder)
+
+
+ADDED_OPTIONS = {
+    "template_variables": None,
+    "template_date": None,
+    "content_lost": "report",
+    "continue_final_message": "error",
+    "train_empty_think": False,
+}
+"""What decides about tokens and is younger than the first saved files: these name it where it is not the default."""
 
 
 def _no_sampler(sides: Sequence[Flat], margin: float | None) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import sys
@@ -18,23 +19,32 @@ from ms_prefstream.load.records import part_reports
 from ms_prefstream.plan.mixture import Mixture, Schedule, whole_weights
 from ms_prefstream.report.report import PartReport
 from ms_prefstream.sample import Ready
-from ms_prefstream.sources.base import RandomAccess, Source, no_rows, skip_items
+from ms_prefstream.sources.base import RandomAccess, RawPass, Source, no_rows, skip_items
 from ms_prefstream.sources.concat import begin_pass
+from ms_prefstream.sources.content_hash import rows_hash
 from ms_prefstream.sources.mix import Mix
+
+ROWS_CHECKED = 8
+"""Rows after a position by which it is checked, at most."""
 
 RecordWithOrigin: TypeAlias = tuple[str, Any, Record | Ready | RowError]
 
 
 class Position(NamedTuple):
-    """Where a source with a state of its own stands.
+    """Where a source with a state of its own says that it stands.
 
     Attributes:
         first: The number of the next record.
         state: What the source's `state_dict` returned.
+        rows: The number of rows after the position that `digest` covers.
+        digest: A hash of these raw rows, by which the position is checked when a run resumes; "" in a state that an
+            earlier version saved.
     """
 
     first: int
     state: Any
+    rows: int = 0
+    digest: str = ""
 
 
 class PassWindow:
@@ -80,13 +90,15 @@ class PassWindow:
         for position in [position for position in self._kept if position < begin]:
             del self._kept[position]
         last = max(rows)
+        stands = None
         if self._next <= begin:
             self._take(begin, begin)
             # Before its first record the pass has not begun: the position is that of an earlier pass.
             stands = self._one_pass.position() if self._next > self._first else None
-            if stands is not None and stands.first == self.before + begin:
-                self._passed(stands)
         self._take(last + 1, begin)
+        if stands is not None and stands.first == self.before + begin < self.before + self._next:
+            ahead = [self._kept[row][1] for row in range(begin, min(begin + ROWS_CHECKED, self._next))]
+            self._passed(stands._replace(rows=len(ahead), digest=rows_hash(ahead)))
         if self.before + self._next == 0:
             raise no_rows(self._one_pass.name, self._one_pass.ended())
         if self._next <= last:
@@ -163,14 +175,19 @@ class OnePassRecords(Protocol):
         """Returns why the last pass ended, as the end of a sentence, or an empty string."""
 
 
-def open_one_pass(source: Any, formats: Sequence[Format]) -> SingleOnePassRecords | MixedOnePassRecords:
+def open_one_pass(
+    source: Any, formats: Sequence[Format], warn: Callable[[str], None] = lambda problem: None
+) -> SingleOnePassRecords | MixedOnePassRecords:
     """Returns the records of a mix or of any other source, in one pass.
 
     Args:
         source: A mix or an opened source.
         formats: The format of each part; a single one where there are no parts.
+        warn: Called with what the user should hear about.
     """
-    return MixedOnePassRecords(source, formats) if isinstance(source, Mix) else SingleOnePassRecords(source, formats[0])
+    if isinstance(source, Mix):
+        return MixedOnePassRecords(source, formats)
+    return SingleOnePassRecords(source, formats[0], warn)
 
 
 class SingleOnePassRecords:
@@ -179,6 +196,7 @@ class SingleOnePassRecords:
     Args:
         source: The source; one with random access is read in order.
         fmt: Raw row to records.
+        warn: Called with what the user should hear about.
 
     Attributes:
         name: The source's name.
@@ -187,12 +205,12 @@ class SingleOnePassRecords:
         ends_by_time: Whether the data end with a timeout, so that ranks would not end at the same row.
     """
 
-    def __init__(self, source: Source, fmt: Format) -> None:
+    def __init__(self, source: Source, fmt: Format, warn: Callable[[str], None] = lambda problem: None) -> None:
         self.name = source.name
         self.continues = bool(getattr(source, "continues", False))
         self.once = bool(getattr(source, "once", False))
         self.ends_by_time = bool(getattr(source, "ends_by_time", False))
-        self._source, self._format = source, fmt
+        self._source, self._format, self._warn = source, fmt, warn
 
     def start(self, first: int, known: Position | None = None) -> Iterator[RecordWithOrigin]:
         """See `OnePassRecords`.
@@ -200,12 +218,12 @@ class SingleOnePassRecords:
         Raises:
             SourceError: There are fewer records; raised by the first `next`.
         """
-        before = 0
-        if known is not None:
-            self._source.load_state_dict(known.state)  # type: ignore[union-attr]  # it gave this state
-            before = known.first
-        skipped, records = self.begin(first - before)
-        skipped += before
+        if known is None:
+            skipped, records = self.begin(first)
+        else:
+            skipped, rows = self._resumed(known)
+            skipped += skip_items(rows, first - known.first)
+            records = records_of(rows, self._format)
         if skipped < first:
             why = "The data got shorter since the position was saved: restore it, or start a new run."
             if self.continues:
@@ -220,10 +238,37 @@ class SingleOnePassRecords:
 
     def position(self) -> Position | None:
         """See `OnePassRecords`. None for formats that make several records of a row: a state lies between rows."""
-        if hasattr(self._format, "count") or not hasattr(self._source, "state_dict"):
+        if hasattr(self._format, "count"):
             return None
-        state = self._source.state_dict()
-        return Position(state["row"], state)
+        state = _state_of(self._source)
+        row = state.get("row") if isinstance(state, dict) else None
+        return Position(row, state) if isinstance(row, int) else None
+
+    def _resumed(self, known: Position) -> tuple[int, RawPass]:
+        """Returns the number of rows before a position, and the raw rows from it on.
+
+        The state of the source is used only if the rows that follow are those of the saved digest. `IterableDataset`
+        behind ``map``, for instance, may state a position hundreds of rows ahead. Otherwise rows are skipped by
+        number: in a copy from before the state was loaded, or in the source, set back to the state that it had then.
+        """
+        source, first = self._source, known.first
+        by_number = f"The run resumes by skipping {first:,} rows."
+        copies, began = [_copied(source), _copied(source)], _state_of(source)
+        if not known.digest:
+            self._warn(f"{self.name}: a position that an earlier version saved is not used. {by_number}")
+            return begin_pass(source, first)
+        if (rows := _checked(known, source, known.state, 0)) is not None:
+            return first, rows
+        for self._source, state in ((copies[0], None), (source, began)):
+            if (rows := _checked(known, self._source, state, first)) is not None:
+                self._warn(f"{self.name}: other rows follow the position that it saved. {by_number}")
+                return first, rows
+        self._warn(
+            f"{self.name} does not give the rows again that it gave when the state was saved. {by_number} Make its "
+            "order reproducible, or start a new run."
+        )
+        self._source = copies[1]
+        return begin_pass(self._source, first)
 
     def begin(self, skip: int) -> tuple[int, Iterator[RecordWithOrigin]]:
         """Returns how many records were skipped, at most `skip`, and the records after them."""
@@ -258,6 +303,35 @@ class SingleOnePassRecords:
     def ended(self) -> str:
         """See `OnePassRecords`."""
         return str(getattr(self._source, "ended", ""))
+
+
+def _state_of(source: Any) -> Any:
+    """Returns a source's own state; None if it has none or fails, as the code behind it belongs to somebody else."""
+    try:
+        return source.state_dict()
+    except Exception:
+        return None
+
+
+def _copied(source: Source) -> Source:
+    """Returns a shallow copy of a source, or the source if it cannot be copied."""
+    try:
+        return copy.copy(source)
+    except Exception:
+        return source
+
+
+def _checked(known: Position, source: Any, state: Any, skip: int) -> RawPass | None:
+    """Returns the rows of a source after loading a state and skipping rows; None unless they fit the saved digest."""
+    try:
+        if state is not None:
+            source.load_state_dict(state)
+        _, rows = begin_pass(source, skip)
+        ahead = list(itertools.islice(rows, known.rows))
+    except Exception:
+        return None
+    fits = rows_hash(row for _, row in ahead) == known.digest
+    return itertools.chain(ahead, rows) if fits else None
 
 
 class MixedOnePassRecords:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol, TypeAlias
 
@@ -14,13 +14,14 @@ from ms_prefstream.errors import RowError, SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.formats import Expanded, resolve_format
 from ms_prefstream.formats.base import Format
+from ms_prefstream.formats.reader import reader
 from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.lengths.index import count_verdicts
 from ms_prefstream.plan.mixture import MixedOrder, Mixture, whole_weights
 from ms_prefstream.report.report import PartReport
 from ms_prefstream.sample import Ready
-from ms_prefstream.sources.base import RandomAccess, read_parts
+from ms_prefstream.sources.base import RandomAccess, fills_nulls, read_parts
 from ms_prefstream.sources.mix import Mix
 
 
@@ -40,6 +41,10 @@ class FormattedRows:
     """The records of a source whose format makes one record of each row."""
 
     filtered = 0
+
+    def none_passed(self) -> str:
+        """Returns an empty string: no row is filtered out."""
+        return ""
 
     def __init__(self, source: RandomAccess, fmt: Format) -> None:
         self.source = source
@@ -95,7 +100,7 @@ class MixedRecords:
         sizes = [len(records) for records in self._parts]
         for name, size, records in zip(self._names, sizes, self._parts, strict=True):
             if size == 0:
-                why = " that pass the filter of its format" if records.filtered else ""
+                why = records.none_passed()
                 raise SourceError(f"{name}, a part of the mix, has no rows{why}. Leave it out, or check its path.")
         self.mixture = Mixture(sizes=tuple(sizes), weights=whole_weights(mix.weights(sizes)), stop=mix.stop)
 
@@ -144,8 +149,9 @@ class MixedRecords:
         sizes, mixture = self.mixture.sizes, self.mixture if index is None else self.mixture.over(index.good())
         reports = part_reports(self._names, sizes, self.mixture.weights, positions, mixture)
         if index is not None:
+            verdict = index.verdict
             for report, (begin, end) in zip(reports.values(), pairwise(self.mixture.firsts), strict=True):
-                report.known((str(one.reason), one.rows) for one in count_verdicts(index.verdict[begin:end]))
+                report.known((str(one.reason), one.rows) for one in count_verdicts(verdict[begin:end]))
         return reports
 
     def parts(self) -> list[tuple[_PartRecords, int]]:
@@ -156,16 +162,27 @@ class MixedRecords:
 Records: TypeAlias = _PartRecords | MixedRecords
 
 
-def formats_of(source: Any, format: Any) -> list[Format]:
+def formats_of(source: Any, format: Any, fields: Mapping[str, str] | None = None) -> list[Format]:
     """Returns the format of each part of a mix, or the one format of any other source.
 
     Args:
         source: A mix or an opened source.
         format: The stream's option, for parts without a format of their own.
+        fields: The stream's option, for parts without one of their own.
+
+    Raises:
+        OptionError: One of the two options cannot be used.
     """
     if not isinstance(source, Mix):
-        return [resolve_format(format)]
-    return [resolve_format(format if part.format is None else part.format) for part in source.parts]
+        return [reader(resolve_format(format), fields, fills_nulls(source))]
+    return [
+        reader(
+            resolve_format(format if part.format is None else part.format),
+            fields if part.fields is None else part.fields,
+            fills_nulls(part.source),
+        )
+        for part in source.parts
+    ]
 
 
 def open_records(source: Any, formats: Sequence[Format]) -> Records | None:

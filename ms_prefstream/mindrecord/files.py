@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 from collections.abc import Collection, Iterator
-from typing import Annotated, Any, TypeAlias
+from typing import IO, Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -103,18 +103,32 @@ def npy_begin(head: bytes, size: int, dtype: np.dtype[Any], shape: tuple[int, ..
     Raises:
         ValueError: It has another dtype, shape or size, or is no such file.
     """
+    found, begin = _npy_header(head)
+    if found != (shape, False, dtype):
+        raise ValueError(f"it holds {found[2]} of shape {found[0]}; expected {dtype} of shape {shape}")
+    if size - begin != (expected := math.prod(shape) * dtype.itemsize):
+        raise ValueError(f"it has {size - begin:,} bytes of numbers; expected {expected:,}")
+    return begin
+
+
+def is_table(file: IO[bytes], dtype: np.dtype[Any], width: tuple[int, ...]) -> bool:
+    """Returns whether an open file has the header of a .npy file of rows of this dtype and shape, however many."""
+    try:
+        (shape, by_columns, found), _ = _npy_header(file.read(NPY_HEAD))
+    except ValueError:
+        return False
+    return found == dtype and len(shape) > 0 and shape[1:] == width and not by_columns
+
+
+def _npy_header(head: bytes) -> tuple[tuple[tuple[int, ...], bool, np.dtype[Any]], int]:
+    """Returns shape, order and dtype of a .npy file, and where its numbers begin; raises ValueError if it is none."""
     file = io.BytesIO(head)
     try:
         if _format.read_magic(file) != (1, 0):
             raise ValueError("its header is of another version")
-        found = _format.read_array_header_1_0(file)
+        return _format.read_array_header_1_0(file), file.tell()
     except Exception as error:  # numpy's reader of headers raises many kinds
         raise ValueError(f"it has no .npy header: {printable(str(error), 100)}") from error
-    if found != (shape, False, dtype):
-        raise ValueError(f"it holds {found[2]} of shape {found[0]}; expected {dtype} of shape {shape}")
-    if size - file.tell() != (expected := math.prod(shape) * dtype.itemsize):
-        raise ValueError(f"it has {size - file.tell():,} bytes of numbers; expected {expected:,}")
-    return file.tell()
 
 
 @contextlib.contextmanager

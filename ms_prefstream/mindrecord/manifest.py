@@ -6,22 +6,26 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 
-from ms_prefstream.disk import open_regular, parse_json, read_file, shown
+from ms_prefstream.disk import MOST_BYTES, check_own, open_regular, parse_json, read_file, shown
 from ms_prefstream.errors import CacheError, PrefStreamError, StateError, printable
-from ms_prefstream.mindrecord.files import Count, FileNote, Sha256, is_mindrecord, part_name, write_small
+from ms_prefstream.lengths.index_file import is_index
+from ms_prefstream.mindrecord.files import Count, FileNote, Sha256, is_mindrecord, is_table, part_name, write_small
 from ms_prefstream.mindrecord.ragged import check_ragged
-from ms_prefstream.mindrecord.sidecar import SIDECAR
+from ms_prefstream.mindrecord.sidecar import PLACE, SIDECAR, is_record_file, is_sidecar
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 LENGTHS = "lengths.mprefidx"
 PLACES = "places.npy"
+LOGPS = np.dtype("<f4")
+"""Reference log-probabilities, two a row."""
 CACHE_FILE = r"part-\d{5,}\.mindrecord(\.db)?|lengths\.mprefidx|places\.npy|reference-[0-9a-f]{12}\.npy"
 """Names of the files of a cache beside its manifest, as a regular expression."""
 
@@ -41,7 +45,7 @@ class Manifest:
         rows: Samples in the files.
         source_rows: Rows of the source, good or bad.
         dropped: Reason -> number of rows, and the origins of the first few.
-        notes: How many samples were cut, rewritten by the template, differ at the boundary, lost their question.
+        notes: How many samples have each note of `ms_prefstream.sample.Note`, by its name.
         files: Name -> size, SHA-256, rows.
         library: Version of this library.
         reference: Of reference log-probabilities: their `reference_id`, the hash of their `tokens`, and their `file`;
@@ -98,12 +102,46 @@ def is_cache(folder: str) -> bool:
 
 
 def has_manifest(folder: str) -> bool:
-    """Returns whether a folder has a manifest of this library, damaged or not."""
+    """Returns whether a folder has a manifest of this library, of any version and with any values."""
+    return is_own(os.path.join(folder, MANIFEST), is_cache_file)
+
+
+def is_own(path: str, is_known: Callable[[IO[bytes], str], bool]) -> bool:
+    """Returns whether a regular file that can be read is empty, or known by its content and its name."""
     try:
-        with open_regular(os.path.join(folder, MANIFEST), CacheError, _WHAT) as file:
-            return f'"{_FORMAT}"'.encode() in file.read(200)
+        with open_regular(path, CacheError, "the file") as file:
+            return not os.fstat(file.fileno()).st_size or is_known(file, os.path.basename(path))
     except (OSError, PrefStreamError):
         return False
+
+
+def is_cache_file(file: IO[bytes], name: str) -> bool:
+    """Returns whether an open file is the one of this name in a cache, by what it holds.
+
+    Headers and descriptions must be whole; the rows may be damaged.
+    """
+    if name == MANIFEST:
+        return _is_manifest(file)
+    if name == LENGTHS:
+        return is_index(file)
+    if name.endswith(SIDECAR):
+        return is_sidecar(file)
+    if name == PLACES:
+        return is_table(file, PLACE, ())
+    return is_table(file, LOGPS, (2,)) if name.endswith(".npy") else is_record_file(file)
+
+
+def check_cache_file(path: str) -> None:
+    """Raises CacheError if something is at the path of a file of a cache that this library has not written."""
+    check_own(path, lambda file: is_cache_file(file, os.path.basename(path)), CacheError, "the file")
+
+
+def _is_manifest(file: IO[bytes]) -> bool:
+    try:
+        values = json.loads(file.read(MOST_BYTES))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("format") == _FORMAT
 
 
 class _Fingerprint(msgspec.Struct):
@@ -229,8 +267,9 @@ def write_manifest(folder: str, manifest: Manifest) -> None:
     """Writes the manifest into its folder atomically.
 
     Raises:
-        CacheError: It cannot be written.
+        CacheError: It cannot be written, or another file is at its place.
     """
+    check_cache_file(os.path.join(folder, MANIFEST))
     write_small(os.path.join(folder, MANIFEST), manifest.bytes())
 
 

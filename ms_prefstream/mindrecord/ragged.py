@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.mindrecord.encoding import decode
 from ms_prefstream.mindrecord.schema import Column, Columns
-from ms_prefstream.sample import Ready, Sample, Sequence
+from ms_prefstream.sample import Note, Ready, Sample, Sequence
 
 _PAIR = ("chosen_ids", "rejected_ids")
 _ONE = ("ids",)
@@ -89,6 +89,8 @@ def ragged_samples(dtypes: Mapping[str, str], blocks: Many[bytes], rows: Many[in
         if margins[at] is not None and not (len(margins[at]) == 1 and np.isfinite(margins[at][0])):
             raise ValueError(f"row {row} has no margin")
         marks = found["marks"][at].tolist()
+        if not marks or not 0 <= marks[0] < 2 * max(Note):
+            raise ValueError("the marks begin with no notes")
         margin = None if margins[at] is None else float(margins[at][0])
         ready.append(Ready(Sample(_sequences([side[at] for side in sides], marks), prompts[at], margin), marks[0]))
     return ready

@@ -11,14 +11,14 @@ import os
 import pathlib
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import IO, Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.disk import open_regular, parse_json, shown
-from ms_prefstream.errors import CacheError, printable
+from ms_prefstream.errors import CacheError, PrefStreamError, printable
 from ms_prefstream.mindrecord.files import unwritable
 
 SIDECAR = ".db"
@@ -48,6 +48,11 @@ class Entry(NamedTuple):
     page_offset_blob_end: int
 
 
+_INDEXES = f"CREATE TABLE INDEXES({', '.join(f'{name.upper()} INT NOT NULL' for name in Entry._fields)}"
+_SHARD_NAME = "CREATE TABLE SHARD_NAME(NAME TEXT NOT NULL)"
+_SQLITE_PAGE = 4096  # bytes; the first page has the tables' definitions
+
+
 def write_sidecar(path: str, names: Sequence[str], rows: Iterable[tuple[Entry, tuple[int, ...]]]) -> None:
     """Creates the sidecar of a MindRecord file with these columns of numbers, sorted. The caller syncs it to the disk.
 
@@ -55,11 +60,9 @@ def write_sidecar(path: str, names: Sequence[str], rows: Iterable[tuple[Entry, t
         CacheError: It cannot be written.
     """
     # MindSpore gives every searchable column a second one that counts the values of a row: always one, numbered 0.
-    columns = [f"{name.upper()} INT NOT NULL" for name in Entry._fields]
-    for number, name in enumerate(names):
-        columns += [f"INC_{number} INT", f'"{name}_0" INTEGER']
+    columns = [f', INC_{number} INT, "{name}_0" INTEGER' for number, name in enumerate(names)]
     key = ", ".join(["ROW_ID", *(f"INC_{number}" for number in range(len(names)))])
-    marks = ", ".join("?" * len(columns))
+    marks = ", ".join("?" * (len(Entry._fields) + 2 * len(names)))
     values = ((*entry, *(value for number in numbers for value in (0, number))) for entry, numbers in rows)
     try:
         os.close(os.open(path + SIDECAR, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
@@ -67,9 +70,9 @@ def write_sidecar(path: str, names: Sequence[str], rows: Iterable[tuple[Entry, t
             connection.execute("PRAGMA journal_mode = OFF")  # an incomplete sidecar is never read
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("BEGIN")
-            connection.execute(f"CREATE TABLE INDEXES({', '.join(columns)}, PRIMARY KEY({key}))")
+            connection.execute(f"{_INDEXES}{''.join(columns)}, PRIMARY KEY({key}))")
             connection.executemany(f"INSERT INTO INDEXES VALUES({marks})", values)
-            connection.execute("CREATE TABLE SHARD_NAME(NAME TEXT NOT NULL)")
+            connection.execute(_SHARD_NAME)
             connection.execute("INSERT INTO SHARD_NAME VALUES(?)", [os.path.basename(path)])
             connection.execute("COMMIT")
     except (OSError, sqlite3.Error) as error:
@@ -88,10 +91,7 @@ def read_offsets(path: str) -> NDArray[np.int64]:
         FileNotFoundError: One of them is missing.
     """
     with open_regular(path, CacheError, _WHAT) as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > _MOST_HEADER:
-            raise CacheError(f"{_WHAT} {shown(path)} has no MindRecord header.")
-        head = parse_json(file.read(size), _Header, path, CacheError, _WHAT)
+        head = parse_json(_header(file, path), _Header, path, CacheError, _WHAT)
         whole = os.fstat(file.fileno()).st_size
     open_regular(path + SIDECAR, CacheError, "the sidecar").close()  # no pipe, which SQLite would wait for
     try:
@@ -105,6 +105,33 @@ def read_offsets(path: str) -> NDArray[np.int64]:
     if not ((begin <= end).all() and (page <= whole // head.page_size).all() and (first + end <= whole).all()):
         raise CacheError(f"the sidecar {shown(path + SIDECAR)} gives its rows places outside of the file.")
     return np.stack([first + begin, first + end], axis=1)
+
+
+def is_record_file(file: IO[bytes]) -> bool:
+    """Returns whether an open file is a MindRecord file of this library, by its header; its rows may be damaged."""
+    try:
+        parse_json(_header(file, ""), _OwnHeader, "", CacheError, _WHAT)
+    except PrefStreamError:
+        return False
+    return True
+
+
+def is_sidecar(file: IO[bytes]) -> bool:
+    """Returns whether an open file is a SQLite database with the tables of a sidecar; its rows may be damaged."""
+    first = file.read(_SQLITE_PAGE)
+    return first.startswith(b"SQLite format 3\0") and _INDEXES.encode() in first and _SHARD_NAME.encode() in first
+
+
+def _header(file: IO[bytes], path: str) -> bytes:
+    """Returns the JSON of a MindRecord file's header.
+
+    Raises:
+        CacheError: The file has none.
+    """
+    size = int.from_bytes(file.read(8), "little")
+    if size > _MOST_HEADER:
+        raise CacheError(f"{_WHAT} {shown(path)} has no MindRecord header.")
+    return file.read(size)
 
 
 def _table(path: str, most: int) -> NDArray[np.int64]:
@@ -128,3 +155,11 @@ class _Header(msgspec.Struct):
     version: Literal["3.0"]
     page_size: Annotated[int, msgspec.Meta(ge=1, le=2**30)]
     header_size: Annotated[int, msgspec.Meta(ge=1, le=2**30)]
+
+
+class _Schema(msgspec.Struct):
+    desc: Literal["ms_prefstream"]
+
+
+class _OwnHeader(_Header):
+    schema: Annotated[list[_Schema], msgspec.Meta(min_length=1, max_length=1)]

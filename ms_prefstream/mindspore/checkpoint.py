@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from ms_prefstream.checks import check_made, whole_number
-from ms_prefstream.disk import check_own, parse_json, read_file, shown, write_file
+from ms_prefstream.checks import check_made, checked_call, whole_number
+from ms_prefstream.disk import check_own, parse_json, read_file, remove_leftovers, shown, write_file
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError, needs, printable
 from ms_prefstream.mindspore import BatchStream
 from ms_prefstream.mindspore.trainer_checks import check_network
@@ -23,6 +23,7 @@ from ms_prefstream.sources.own_files import is_state_file
 LATEST = "stream_state.json"
 
 
+@checked_call
 def StreamCheckpoint(  # noqa: N802 - a class to its users, but MindSpore is only imported when one is made
     stream: BatchStream, directory: str | os.PathLike[str], *, every: int = 1, keep: int = 5
 ) -> Any:
@@ -108,6 +109,7 @@ class CheckpointWriter:
             remove_state(self._written.pop(0))
 
 
+@checked_call
 def load_state(directory: str | os.PathLike[str], step: int | None = None) -> State:
     """Reads a state that `StreamCheckpoint` wrote.
 
@@ -171,6 +173,7 @@ class StateWriter:
             for path in paths:
                 check_own(path, is_state_file, StateError, "the state")
                 write_file(path, json_text(state), StateError, "the state")
+                remove_leftovers(path)
         except StateError as error:
             whole = next((path for path in older if _step_of(path, state) is not None), None)
             if whole is None:

@@ -24,12 +24,12 @@ class IndexedPlan(Windows):
         on two ranks                 3 4, 3 6 | 7 8, 8 9    batch[0::2], batch[1::2]
 
     The plan leaves out rows that would be dropped. Every rank has the longest row of every global step, so all pad to
-    the same width. Besides the index itself the plan stores at most two sorted windows.
+    the same width. The plan stores the lengths, and at most two sorted windows.
 
     Args:
         options: What to plan. `rows` counts all rows of the index, for a mixture those of an epoch; logical shards
             have no meaning here.
-        lengths: (N,) key length of each row (int32), not copied; negative where a row is unusable.
+        lengths: (N,) key length of each row (signed), not copied; negative where a row is unusable.
 
     Raises:
         OptionError: The index has another number of rows, or too few usable ones for one step.

@@ -82,7 +82,8 @@ class PackedPlan:
             )
         packs = self._pack(0, kept, sizes)
         self._held: tuple[tuple[int, Bins], ...] = ((0, packs),)
-        self._source = None if self._mixed is None else (kept, sizes)
+        small = np.min_scalar_type(-capacity)  # holds every size and -1
+        self._source = None if self._mixed is None else (kept, sizes.astype(small))
         self.packs_per_epoch = packs.count
         self.options = _over_packs(options, packs.count, kept.count, capacity)
         self._order = Windows(self.options)
@@ -229,15 +230,16 @@ def steps_for(sizes: NDArray[np.integer[Any]], options: PlanOptions, capacity: i
     return math.ceil((1 + 2 * spread) * packs_a_row * options.rows / options.global_batch)
 
 
-def row_sizes(
-    lengths: NDArray[np.integer[Any]], keys: NDArray[np.integer[Any]], pairs: bool
-) -> NDArray[np.integer[Any]]:
-    """Returns the tokens of each row in a pack, (n,) of the index's type; negative where the row is unusable.
+def row_sizes(lengths: NDArray[np.integer[Any]], pairs: bool) -> NDArray[np.int32]:
+    """Returns the tokens of each row in a pack, (n,) int32; -1 where the row is unusable.
 
-    `lengths`, (n, 2), and `keys`, (n,), are those of the length index. Of pairs both sides go into the pack, of prompt
-    and whole sequence (RLHF) the sequence alone.
+    `lengths`, (n, 2), are those of the length index, 0 where a row is unusable. Of pairs both sides go into the pack,
+    of prompt and whole sequence (RLHF) the sequence alone.
     """
-    return np.where(keys < 0, keys, lengths.sum(axis=1, dtype=lengths.dtype) if pairs else lengths[:, 1])
+    first, second = lengths.T
+    sizes: NDArray[np.int32] = np.add(first, second, dtype=np.int32) if pairs else second.astype(np.int32)
+    sizes[sizes == 0] = -1
+    return sizes
 
 
 def _check_longest_first(options: PlanOptions) -> None:

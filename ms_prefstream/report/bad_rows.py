@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from ms_prefstream.disk import MOST_BYTES, cause_of, open_regular, shown
-from ms_prefstream.errors import DroppedRowError, NoUsableRowsError, OptionError, RowError, SourceError
+from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.report.report import PartReport, Report
-from ms_prefstream.sample import Loaded, Note, Sample
+from ms_prefstream.sample import Loaded, Sample
 from ms_prefstream.sources.jsonl import dump_row
 from ms_prefstream.sources.own_files import is_quarantine, own_kind
 
@@ -120,6 +120,7 @@ class BadRows:
         raw: Row id to raw row, for the quarantine file.
         quarantine: Where dropped rows are written, or None.
         part: Row number to the report of its part of a mix, or None.
+        watch: Called with all rows that are settled, or None.
         first: Added to row ids to number rows over all epochs, for sources whose epochs continue in the data.
     """
 
@@ -130,6 +131,7 @@ class BadRows:
     quarantine: Quarantine | None = None
     part: Callable[[int], PartReport] | None = None
     first: int = 0
+    watch: Callable[[Sequence[int], Sequence[Loaded]], None] | None = None
 
     def settle(self, rows: Sequence[int], loaded: Sequence[Loaded]) -> list[Sample | None]:
         """Returns the samples, None for dropped rows; counts every row the first time it is seen.
@@ -138,9 +140,9 @@ class BadRows:
             RowError: The first malformed row, with its origin, if such rows are errors.
         """
         samples: list[Sample | None] = []
-        for row, (sample, error, notes) in zip(rows, loaded, strict=True):
+        for row, (sample, error, notes, unread) in zip(rows, loaded, strict=True):
             samples.append(sample)
-            malformed = error is not None and error.reason.malformed and not isinstance(error, DroppedRowError)
+            malformed = error is not None and error.malformed
             if error is not None and malformed and self.raise_malformed:
                 raise error.raised(self.origin(row))
             if not self.report.first_time(self.first + row):
@@ -152,11 +154,13 @@ class BadRows:
                 self.report.drop(error)
                 if self.quarantine is not None:
                     self.quarantine.add(error, self.raw(row))
-            elif notes:
-                self.report.truncated += bool(notes & Note.TRUNCATED)
-                self.report.question_cut += bool(notes & Note.QUESTION_CUT)
-                self.report.rewritten += bool(notes & Note.REWRITTEN)
-                self.report.boundary_differs += bool(notes & Note.BOUNDARY_DIFFERS)
+                continue
+            if notes:
+                self.report.note(notes, self.origin(row))
+            if unread:
+                self.report.note_unread(unread, self.origin(row))
+        if self.watch is not None:
+            self.watch(rows, loaded)
         return samples
 
     def packed(self, made: int, wanted: int, left_out: int, repeats: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ms_prefstream.errors import RowError, printable
-from ms_prefstream.sample import Sample
+from ms_prefstream.sample import Note, Sample
 
 
 @dataclass
@@ -62,6 +62,13 @@ class PartReport:
 
 
 ORIGINS_KEPT = 5  # per reason
+_WHERE_COUNTED = (
+    "content_lost",
+    "empty_think",
+    "markers",
+    "unread",
+    "left_out_files",
+)  # `as_dict` leaves out empty ones
 
 
 @dataclass(repr=False, eq=False)
@@ -73,7 +80,8 @@ class Report:
         read: Distinct rows that were read so far.
         filtered: Rows that a format's filter left out before planning.
         dropped: Distinct dropped rows by reason.
-        origins: The first few origins by reason.
+        origins: The first few origins by reason, by ``content_lost``, ``empty_think`` and ``markers``, and by
+            ``unread NAME`` for a field.
         repeats: Slots that a stand-in filled, one for each time a bad row's slot came up.
         repeats_per_epoch: Rows the plan repeats to fill the last step (``drop_remainder=False``).
         remainder_per_epoch: Rows the plan leaves out of each epoch (``drop_remainder=True``).
@@ -81,6 +89,10 @@ class Report:
         question_cut: Rows of these of which no text of the last prompt message is left.
         rewritten: Rows whose content the chat template changed.
         boundary_differs: Rows whose prompt ids at generation time are not a prefix of the joint encoding.
+        content_lost: Rows of which the chat template left words out of a turn under the loss.
+        empty_think: Rows with an empty think block that the template inserted into an answer.
+        markers: Rows whose text looks like a conversation that is rendered already.
+        unread: Kept rows by the name of a field that holds text, messages, tools or media and that nothing read.
         packs_made: Without a length index, the packed rows that the rows of all finished windows filled.
         packs_wanted: The packed rows that their steps took.
         packs: Packed rows in all batches made so far.
@@ -91,9 +103,11 @@ class Report:
         widths: Batches made, by their number of columns.
         chosen_widths: The widths that ``max_shapes`` chose for the data, empty without it.
         tokenizer: Name of the tokenizer, its backend and why that backend.
+        template: That prompt and response are joined as text, where there is no chat template; else "".
         parts: Of a mix, the counts of each part by its name.
         left_out_files: Files that this library wrote and that folders or globs of the source hold, with what they are.
             They are no rows. `as_dict` holds it where there are such files.
+        warnings: What looks wrong, with the remedy; the logger ``ms_prefstream`` got each of them once.
     """
 
     rows: int | None = None
@@ -108,6 +122,10 @@ class Report:
     question_cut: int = 0
     rewritten: int = 0
     boundary_differs: int = 0
+    content_lost: int = 0
+    empty_think: int = 0
+    markers: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
     packs_made: int = 0
     packs_wanted: int = 0
     packs: int = 0
@@ -118,8 +136,10 @@ class Report:
     widths: Counter[int] = field(default_factory=Counter)
     chosen_widths: tuple[int, ...] = ()
     tokenizer: str = ""
+    template: str = ""
     parts: dict[str, PartReport] = field(default_factory=dict)
     left_out_files: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     _seen: bytearray = field(default_factory=bytearray, init=False)
 
     def batch(self, samples: Sequence[Sample], width: int) -> None:
@@ -159,9 +179,30 @@ class Report:
         """Counts a dropped row."""
         reason = str(error.reason)
         self.dropped[reason] += 1
-        origins = self.origins.setdefault(reason, [])
+        self._keep_origin(reason, error.origin)
+
+    def note(self, notes: Note, origin: str) -> None:
+        """Counts what happened to a kept row; the first origins of lost content are kept, see `origins`."""
+        self.truncated += bool(notes & Note.TRUNCATED)
+        self.question_cut += bool(notes & Note.QUESTION_CUT)
+        self.rewritten += bool(notes & Note.REWRITTEN)
+        self.boundary_differs += bool(notes & Note.BOUNDARY_DIFFERS)
+        for note in (Note.CONTENT_LOST, Note.EMPTY_THINK, Note.MARKERS):
+            if notes & note:
+                name = str(note.name).lower()
+                setattr(self, name, getattr(self, name) + 1)
+                self._keep_origin(name, origin)
+
+    def note_unread(self, fields: Iterable[str], origin: str) -> None:
+        """Counts the fields of a kept row that nothing read."""
+        for name in fields:
+            self.unread[name] += 1
+            self._keep_origin(f"unread {name}", origin)
+
+    def _keep_origin(self, name: str, origin: str) -> None:
+        origins = self.origins.setdefault(name, [])
         if len(origins) < ORIGINS_KEPT:
-            origins.append(error.origin)
+            origins.append(origin)
 
     def known(self, counts: Iterable[tuple[str, int, list[str]]]) -> None:
         """Sets the counts of a length index: (reason, rows, first origins) of the rows it leaves out."""
@@ -171,14 +212,16 @@ class Report:
             self.origins[reason] = origins[:ORIGINS_KEPT]
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns everything as plain values, for JSON."""
-        left_out = ("_seen",) if self.left_out_files else ("_seen", "left_out_files")
-        return {name: value for name, value in vars(self).items() if name not in left_out} | {
+        """Returns all counts as plain values, for JSON; without `warnings` and `template`, which are for people."""
+        values = {name: value for name, value in vars(self).items() if value or name not in _WHERE_COUNTED}
+        del values["_seen"], values["warnings"], values["template"]
+        return values | {
             "dropped": dict(self.dropped),
             "origins": {reason: list(found) for reason, found in self.origins.items()},
             "widths": dict(self.widths),
             "chosen_widths": list(self.chosen_widths),
             "parts": {name: part.as_dict() for name, part in self.parts.items()},
+            **({"unread": dict(self.unread)} if self.unread else {}),
         }
 
     def __str__(self) -> str:
@@ -202,6 +245,22 @@ class Report:
         ):
             if count:
                 lines.append(f"{label}: {count:,}")
+        noted = [
+            ("rows that lost words of a trained turn to the chat template", self.content_lost, "content_lost"),
+            ("rows with an empty think block, which is not trained", self.empty_think, "empty_think"),
+            (
+                'rows whose text looks rendered already (special_tokens_in_content="allow" reads its control tokens)',
+                self.markers,
+                "markers",
+            ),
+        ]
+        noted += [
+            (f"field {name!r}, which nothing read", count, f"unread {name}") for name, count in self.unread.items()
+        ]
+        for label, count, name in noted:
+            if count:
+                where = ", ".join(map(printable, self.origins[name]))
+                lines.append(f"{printable(label)}: {count:,}, first at {where}")
         lines += [f"part {printable(name)}: {part}" for name, part in self.parts.items()]
         if self.packs_wanted and self.packs_made != self.packs_wanted:
             filled = 100 * self.packs_made / self.packs_wanted
@@ -218,11 +277,14 @@ class Report:
             lines.append(f"tokens in batches: {self.tokens:,}, padding {100 * self.padding:.1f} % of the cells")
         if self.tokenizer:
             lines.append(f"tokenizer: {printable(self.tokenizer, most=None)}")
+        if self.template:
+            lines.append(self.template)
         if self.left_out_files:
             some = [f"{printable(path)}: {kind}" for path, kind in list(self.left_out_files.items())[:ORIGINS_KEPT]]
             more = ", ..." if len(self.left_out_files) > ORIGINS_KEPT else ""
             count = len(self.left_out_files)
             lines.append(f"files that this library wrote, left out: {count:,} ({', '.join(some)}{more})")
+        lines += [f"warning: {printable(one, most=None)}" for one in self.warnings]
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -134,6 +134,11 @@ def sources_in(source: Any) -> Iterator[Any]:
         yield from sources_in(getattr(part, "source", part))
 
 
+def fills_nulls(source: Any) -> bool:
+    """Returns whether a source, or a part of it, fills missing keys of nested objects with null, as Arrow does."""
+    return any(getattr(one, "fills_nulls", False) is True for one in sources_in(source))
+
+
 # Row ids of a source that consists of parts (files, row groups, sources). `bounds` is (parts + 1,) int64: the first row
 # id of each part, and the number of rows as the last entry.
 

@@ -19,7 +19,15 @@ from ms_prefstream.errors import CacheError, DroppedRowError, SourceError, State
 from ms_prefstream.lengths.index import GOOD, REASONS, LengthIndex
 from ms_prefstream.lengths.index_file import read_index
 from ms_prefstream.mindrecord.files import NPY_HEAD, note_of, npy_begin, part_name
-from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, check_files, read_manifest, without_reference
+from ms_prefstream.mindrecord.manifest import (
+    LENGTHS,
+    LOGPS,
+    PLACES,
+    Manifest,
+    check_files,
+    read_manifest,
+    without_reference,
+)
 from ms_prefstream.mindrecord.ragged import ragged_samples
 from ms_prefstream.mindrecord.sidecar import PLACE
 from ms_prefstream.sample import Ready
@@ -70,6 +78,7 @@ class _Tables:
 
     places: _Table  # (N,) of `PLACE`: the bytes of each row
     index: LengthIndex
+    verdict: NDArray[np.uint8]  # (N,), that of the index
     logps: _Table | None  # (N, 2) float32, reference log-probabilities
 
 
@@ -188,9 +197,10 @@ class CachedRows:
         except StateError as error:
             raise CacheError(f"{self.name} is damaged: {error}") from error
         places = _Table(os.path.join(self.name, PLACES), self._handles, PLACE, (count,))
-        self._check_tables(index, places)
+        verdict = index.verdict
+        self._check_tables(index, verdict, places)
         if reference is None:
-            return _Tables(places, index, None)
+            return _Tables(places, index, verdict, None)
         path = os.path.join(self.name, reference["file"])
         now, then = _token_hash(places), reference["tokens"]
         if now != then:
@@ -199,13 +209,13 @@ class CachedRows:
                 "reference log-probabilities again: mps.write_cache(stream, out, reference=..., reference_id=..., "
                 "overwrite=True)."
             )
-        logps = _Table(path, self._handles, np.dtype("<f4"), (count, 2))
+        logps = _Table(path, self._handles, LOGPS, (count, 2))
         for rows, values in logps.chunks():
-            if (np.isfinite(values) != (index.verdict[rows] == GOOD)[:, None]).any():
+            if (np.isfinite(values) != (verdict[rows] == GOOD)[:, None]).any():
                 raise CacheError(f"{path} lacks finite log-probabilities for some rows, or has some for dropped ones.")
-        return _Tables(places, index, logps)
+        return _Tables(places, index, verdict, logps)
 
-    def _check_tables(self, index: LengthIndex, places: _Table) -> None:
+    def _check_tables(self, index: LengthIndex, verdict: NDArray[np.uint8], places: _Table) -> None:
         """Raises CacheError unless the tables and the manifest describe the same rows."""
         if index.rows != len(self) or index.usable != self.manifest.rows:
             raise CacheError(
@@ -214,18 +224,15 @@ class CachedRows:
             )
         task = self.manifest.about["task"]
         most = task.get("max_length") or task.get("seq_length") or 0
+        if index.longest > most:
+            raise CacheError(f"{index.path} has a row of {index.longest:,} tokens, but {most:,} is the most. {_REMEDY}")
         for rows, found in places.chunks():
-            verdict, keys, lengths = index.verdict[rows], index.keys[rows], index.lengths[rows]
-            good = verdict == GOOD
-            if ((found["size"] > 0) != good).any():
+            if ((found["size"] > 0) != (verdict[rows] == GOOD)).any():
                 raise CacheError(f"{os.path.join(self.name, PLACES)} has other rows than {LENGTHS}. {_REMEDY}")
-            fits = np.where(good, (keys > 0) & (keys <= most) & (keys == lengths.max(axis=1)), keys == -1)
-            if not (fits.all() and (lengths >= 0).all() and np.isin(verdict[~good], list(REASONS)).all()):
-                raise CacheError(f"{index.path} holds lengths or reasons that no row has. {_REMEDY}")
 
     def _check_lengths(self, ready: list[Ready], rows: NDArray[np.int64]) -> None:
         """Raises ValueError unless samples have the lengths that the index gives them."""
-        for row, (sample, _), lengths in zip(rows.tolist(), ready, self.index.lengths[rows].tolist(), strict=True):
+        for row, (sample, _), lengths in zip(rows.tolist(), ready, self.index.sides[rows].tolist(), strict=True):
             first = len(sample.sequences[0].ids if sample.prompt is None else sample.prompt)
             if lengths != [first, len(sample.sequences[-1].ids)]:
                 raise ValueError(f"row {row} has {first} and {len(sample.sequences[-1].ids)} tokens, and not {lengths}")
@@ -245,7 +252,7 @@ class CachedRows:
         return block
 
     def _dropped(self, row: int) -> DroppedRowError:
-        reason = REASONS[int(self.index.verdict[row])]
+        reason = REASONS[int(self._tables.verdict[row])]
         return DroppedRowError(reason, "the row was left out when the cache was written")
 
 

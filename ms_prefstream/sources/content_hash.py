@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -80,6 +80,11 @@ def sampled_rows_hash(kind: type, source: RandomAccess, complete_up_to: int = _S
         sample = list(range(count))
     head = f"{kind.__module__}.{kind.__qualname__}:{count}".encode()
     return hash_of([head, *map(_row_bytes, source.read(sample))])
+
+
+def rows_hash(rows: Iterable[RawRow]) -> str:
+    """Returns a short hash of rows, the same in every process."""
+    return hash_of(map(_row_bytes, rows))
 
 
 def _row_bytes(row: RawRow) -> bytes:

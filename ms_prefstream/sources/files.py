@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import IO, Any, NamedTuple
 
-from ms_prefstream.disk import check_own, shown
+from ms_prefstream.disk import check_own, open_descriptor, shown
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.sources.base import sources_in
 
@@ -71,14 +71,14 @@ def check_unchanged(path: str, then: FileStamp, status: os.stat_result) -> None:
 
 
 class Handle:
-    """Read-only descriptor that is closed with its last reference."""
+    """Read-only descriptor of a regular file; closed with its last reference."""
 
     __slots__ = ("fd",)
 
     def __init__(self, path: str) -> None:
         self.fd = -1
         try:
-            self.fd = os.open(path, os.O_RDONLY)
+            self.fd = open_descriptor(path, SourceError, "the file")
         except OSError as error:
             raise unreadable(path, error) from error
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ms_prefstream.checks import is_positive, whole_number
+from ms_prefstream.checks import checked_call, is_positive, whole_number
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawPass, begin_parts, start_pass
@@ -32,6 +32,7 @@ _BLOCK = 1 << 18  # fits the processor's cache while its newlines are searched
 _OVERLAP = 32  # bytes read again with each new block, which must not have changed
 
 
+@checked_call
 def follow(
     path: str | os.PathLike[str],
     *,

@@ -28,6 +28,8 @@ class HuggingFaceRows:
         paths: The files it was loaded from, if any; they determine the fingerprint.
     """
 
+    fills_nulls = True  # see `base.fills_nulls`
+
     def __init__(self, dataset: Any, name: str = "", paths: Sequence[str] = ()) -> None:
         self.name = name or (f"Dataset({dataset.split})" if dataset.split else "Dataset")
         output = dataset.format
@@ -73,6 +75,8 @@ class _Restartable:
     a new object, in the epoch that was last set on the user's one, and with plain Python values.
     """
 
+    fills_nulls = True  # see `base.fills_nulls`
+
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
         self._live = dataset
@@ -94,7 +98,13 @@ class _Restartable:
 
 
 def open_huggingface(dataset: Any) -> Source | None:
-    """Returns the source for an object of `datasets`, None for any other object; does not import that package."""
+    """Returns the source for an object of `datasets`, None for any other object; does not import that package.
+
+    ModelScope's `MsDataset` is read as the data set that it wraps.
+    """
+    if type(dataset).__name__ == "MsDataset":
+        wrapped = getattr(dataset, "_hf_ds", None)
+        dataset = dataset.to_hf_dataset() if wrapped is None and hasattr(dataset, "to_hf_dataset") else wrapped
     kinds = {kind.__name__ for kind in type(dataset).__mro__ if kind.__module__.partition(".")[0] == "datasets"}
     if kinds & {"DatasetDict", "IterableDatasetDict"}:
         raise _several_splits(type(dataset).__name__, list(dataset), 'dataset["{}"]')

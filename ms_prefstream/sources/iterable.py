@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -27,6 +28,7 @@ class IterableRows:
     def __init__(self, rows: Any) -> None:
         self.name = _name(rows)
         self._rows = rows
+        self.fills_nulls = getattr(rows, "fills_nulls", False)
         self._last: Iterator[RawRow] | None = None  # an iterator that was used cannot be used again
         self._first = 0  # number of the first row of the next pass
         self._given = 0  # number of the next row
@@ -81,6 +83,9 @@ class StatefulRows(IterableRows):
     def __init__(self, rows: Any, name: str = "") -> None:
         super().__init__(rows)
         self.name = name or self.name
+
+    def __copy__(self) -> StatefulRows:
+        return StatefulRows(copy.copy(self._rows), self.name)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position after the last row: its number, and the iterable's own state."""

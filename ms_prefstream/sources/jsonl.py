@@ -1,4 +1,4 @@
-"""JSON Lines files: read in any order through a line index of 8 bytes a row, and written."""
+"""JSON Lines files: read in any order through a line index of 4 bytes a row, and written."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawRow, locate, no_rows, read_parts
 from ms_prefstream.sources.files import FileStamp, Handle, Handles, check_unchanged, name_of, read_at, unreadable
@@ -31,7 +32,38 @@ from ms_prefstream.sources.lines import LineStream, RowScanner
 _BLOCK = 1 << 18  # fits a core's cache together with its mask and weights: the scan then runs at cache speed
 _STEP = 1 << 16
 _NEWLINE = 10
+_ARRAY_HEAD = 4096
 _READ_AT_ONCE = 4 * 1024 * 1024
+
+
+class Offsets:
+    """Ascending offsets in a file, 4 bytes each: their lower 32 bits, and where the upper ones change."""
+
+    def __init__(self) -> None:
+        self._low = np.empty(0, np.uint32)  # with room for more offsets until `close`
+        self._count = 0
+        self._carries: list[int] = []  # places of the first offset of 4 GiB or more, of 8 GiB or more, and so on
+
+    def append(self, part: NDArray[np.int64]) -> None:
+        """Adds the next offsets."""
+        upper = int(part.max(initial=0)) >> 32
+        while len(self._carries) < upper:
+            self._carries.append(self._count + int(np.searchsorted(part, (len(self._carries) + 1) << 32)))
+        begin, self._count = self._count, self._count + part.size
+        if self._count > self._low.size:
+            self._low.resize(2 * self._count, refcheck=False)
+        self._low[begin : self._count] = part & 0xFFFFFFFF
+
+    def close(self) -> None:
+        """Frees the room for more offsets."""
+        self._low.resize(self._count, refcheck=False)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, places: Any) -> Any:
+        """Returns the offset at a place, or at several places, int64."""
+        return self._low[places] + (np.searchsorted(self._carries, places, side="right") << 32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +73,7 @@ class LineIndex:
     Attributes:
         path: The file.
         stamp: Its size and time when it was indexed.
-        starts: (rows + 1,) int64, offset of each row's first byte; the last entry is the file's size.
+        starts: (rows + 1,) offset of each row's first byte; the last entry is the file's size.
         newlines_before: (size / 64 KiB,) int64, the number of newlines before each 64 KiB step; None if the file has no
             blank lines, because row and line numbers are then the same.
         checksum: Hash of the whole contents.
@@ -49,7 +81,7 @@ class LineIndex:
 
     path: str
     stamp: FileStamp
-    starts: NDArray[np.int64]
+    starts: Offsets
     newlines_before: NDArray[np.int64] | None
     checksum: bytes
 
@@ -74,6 +106,8 @@ def build_line_index(path: str) -> LineIndex:
         with open(path, "rb") as file:
             before = FileStamp.of(os.fstat(file.fileno()))
             index = _scan(file, path, before)
+            if index.rows:
+                _check_no_array(file, path, index.starts)
             check_unchanged(path, before, os.fstat(file.fileno()))
             return index
     except OSError as error:
@@ -85,7 +119,7 @@ def _scan(file: BufferedReader, path: str, stamp: FileStamp) -> LineIndex:
     view, data = memoryview(buffer), np.frombuffer(buffer, np.uint8)
     digest = hashlib.blake2b(stamp.size.to_bytes(8, "little"), digest_size=8)
     weights = _weights(_BLOCK // 8)
-    starts: list[NDArray[np.int64]] = []
+    starts = Offsets()
     steps: list[NDArray[np.int64]] = []
     scanner, offset, newlines, last = RowScanner(), 0, 0, _NEWLINE
     while size := file.readinto(view[:_BLOCK]):  # less than a block only at the end
@@ -101,15 +135,31 @@ def _scan(file: BufferedReader, path: str, stamp: FileStamp) -> LineIndex:
         offset += size
         last = view[size - 1]
         digest.update(_checksum(data, size, weights))
-    rows = sum(map(len, starts))
+    rows = len(starts)
+    starts.append(np.array([stamp.size]))
+    starts.close()
     lines = newlines + (last != _NEWLINE)
     return LineIndex(
         path=path,
         stamp=stamp,
-        starts=np.concatenate([*starts, np.array([stamp.size], np.int64)]),
+        starts=starts,
         newlines_before=None if rows == lines else np.concatenate(steps) if steps else None,
         checksum=digest.digest(),
     )
+
+
+def _check_no_array(file: BufferedReader, path: str, starts: Offsets) -> None:
+    """Raises `SourceError` for a file that is one JSON array of rows: in one line, or over many lines.
+
+    A file of which every line is an array is JSON Lines.
+    """
+    begin, end = int(starts[0]), int(starts[1])
+    row = os.pread(file.fileno(), _ARRAY_HEAD, begin).lstrip()
+    if not row.startswith(b"["):
+        return
+    last = os.pread(file.fileno(), _ARRAY_HEAD, max(begin, end - _ARRAY_HEAD))[: end - begin].rstrip()
+    if (len(starts) == 2 and row[1:].lstrip().startswith(b"{")) or not last.endswith(b"]"):
+        raise SourceError(f"{path}: begins with '[': a JSON array; name it .json. JSON Lines has one object a line.")
 
 
 def _weights(words: int) -> NDArray[np.uint64]:

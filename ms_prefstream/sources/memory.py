@@ -24,6 +24,7 @@ class MemoryRows:
     def __init__(self, rows: Any) -> None:
         self.name = type(rows).__name__
         self._rows = rows
+        self.fills_nulls = getattr(rows, "fills_nulls", False)
         if len(rows) == 0:
             raise no_rows(self.name)
 
@@ -60,6 +61,7 @@ class OwnRows:
     def __init__(self, source: RandomAccess) -> None:
         self.name = source.name
         self._source = source
+        self.fills_nulls = getattr(source, "fills_nulls", False)
 
     def __len__(self) -> int:
         return len(self._source)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
-from ms_prefstream.checks import is_positive
+from ms_prefstream.checks import checked_call, is_positive
 from ms_prefstream.errors import OptionError
 from ms_prefstream.sources.base import RandomAccess, Source
 from ms_prefstream.sources.concat import joined_fingerprint
 from ms_prefstream.sources.open import open_item
 
 
+@checked_call
 @dataclass(frozen=True)
 class Part:
     """One source of a mix.
@@ -27,12 +28,14 @@ class Part:
             equally, or by size with `temperature`.
         format: Its own format, as for `stream`; None uses the stream's.
         name: What the report calls it; None uses the source's own name.
+        fields: Standard name -> its rows' field, as for `stream`; None uses the stream's.
     """
 
     source: Any
     weight: Any = None
     format: Any = None
     name: str | None = None
+    fields: Any = None
 
     def __post_init__(self) -> None:
         if self.weight is not None and not is_positive(self.weight):
@@ -48,6 +51,7 @@ class OpenedPart(NamedTuple):
     name: str  # what the report calls it, unique among the parts
     source: Source
     format: Any  # None for the stream's
+    fields: Any = None  # likewise
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +98,7 @@ class Mix:
         return joined_fingerprint([part.source for part in self.parts])
 
 
+@checked_call
 def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temperature: float | None = None) -> Mix:
     """Returns several sources as one, with exact shares.
 
@@ -130,8 +135,11 @@ def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temper
     if temperature is not None:
         _check_temperature(temperature, sources)
     names = _names(given, sources)
-    opened = zip(names, sources, (part.format for part in given), strict=True)
-    return Mix(tuple(map(OpenedPart._make, opened)), weights, stop, temperature)
+    opened = [
+        OpenedPart(name, source, part.format, part.fields)
+        for name, source, part in zip(names, sources, given, strict=True)
+    ]
+    return Mix(tuple(opened), weights, stop, temperature)
 
 
 def _as_part(number: int, entry: Any) -> Part:

@@ -37,8 +37,9 @@ def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> S
 
     1. an object that is a source already: itself;
     2. ``"-"`` or ``sys.stdin``: JSON Lines from standard input, one pass;
-    3. a path, a glob or a folder (str or PathLike): its files, see below;
-    4. a `Dataset` or `IterableDataset` of Hugging Face's datasets;
+    3. a path, a glob or a folder (str or PathLike): its files, see below; a name that is no path: the data set of that
+       name in a local cache, see `local_hub`;
+    4. a `Dataset` or `IterableDataset` of Hugging Face's datasets, or an `MsDataset` of ModelScope;
     5. a list or tuple: of dicts -> its rows; of paths and other sources -> all of them, in order;
     6. an object with `__len__` and `__getitem__`: its rows;
     7. an iterable, or a function without arguments that returns one: one pass.

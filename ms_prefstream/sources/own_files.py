@@ -96,7 +96,9 @@ def _object(file: IO[bytes]) -> dict[str, Any]:
 
 def _is_quarantined(line: bytes) -> bool:
     found = _parsed(line) if line.startswith(_QUARANTINE_BEGINS) else None
-    return isinstance(found, dict) and list(found) == _QUARANTINE_FIELDS and found["reason"] in _REASONS
+    if not isinstance(found, dict) or list(found) != _QUARANTINE_FIELDS:
+        return False
+    return isinstance(found["reason"], str) and found["reason"] in _REASONS
 
 
 def _parsed(text: bytes) -> Any:

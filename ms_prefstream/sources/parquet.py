@@ -36,6 +36,8 @@ class ParquetRows:
     decodes much more than it uses. JSON Lines has no such cost.
     """
 
+    fills_nulls = True  # see `base.fills_nulls`
+
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = tuple(paths)
         self.name = name_of(self.paths)

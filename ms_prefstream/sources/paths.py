@@ -29,6 +29,7 @@ from ms_prefstream.sources.files import name_of, stamp, unreadable
 from ms_prefstream.sources.huggingface import is_saved, open_arrow, open_saved
 from ms_prefstream.sources.json_array import JsonArray, holds_array
 from ms_prefstream.sources.jsonl import JsonLines
+from ms_prefstream.sources.local_hub import cache_roots, data_files
 from ms_prefstream.sources.own_files import own_kind
 from ms_prefstream.sources.parquet import ParquetRows
 
@@ -68,7 +69,7 @@ KINDS = {
 
 _GLOB = re.compile(r"[*?\[]")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
-_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?(:\w+)?$")
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|training|test|valid|validation|dev|eval)(?=[^a-z]|$)")
 _SAME_SPLIT = {"training": "train", "valid": "validation", "dev": "validation", "eval": "test"}
 _NOT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "config.json")
@@ -115,6 +116,8 @@ def _expand(pattern: str | os.PathLike[str], own: dict[str, str]) -> list[str]:
     if os.path.lexists(path):
         return [path]
     if not _GLOB.search(path):
+        if cached := data_files(text, _is_data):
+            return cached
         raise _missing(path)
     found = sorted(glob.glob(path, recursive=True))
     files = _without_own([match for match in found if not os.path.isdir(match)], own)
@@ -125,6 +128,10 @@ def _expand(pattern: str | os.PathLike[str], own: dict[str, str]) -> list[str]:
             what = f"only folders and files that this library wrote ({some})" if own else f"only folders ({some})"
         raise SourceError(f"{text}: the pattern matches {what}; expected data files. Correct the pattern.")
     return files
+
+
+def _is_data(path: str) -> bool:
+    return _kind_of(path) is not None and os.path.basename(path) not in _NOT_DATA
 
 
 def _without_own(files: list[str], own: dict[str, str]) -> list[str]:
@@ -216,8 +223,8 @@ def _missing(path: str) -> SourceError:
         hint = " A cache of this name is being written, or its writing was interrupted: run that command again."
     elif _HUB_NAME.match(path) and not os.path.splitext(path)[1]:
         hint = (
-            " If it is a name on the Hugging Face hub: nothing is downloaded; load it with datasets.load_dataset and "
-            "pass the data set."
+            f" If it is the name of a data set: it is not in the local caches ({', '.join(cache_roots())}), and "
+            "nothing is downloaded; load it with datasets.load_dataset and pass the data set."
         )
     return SourceError(
         f"{path}: no such file or folder{_neighbours(path)}; expected data (relative paths start at {os.getcwd()}). "

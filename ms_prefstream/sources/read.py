@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
+from ms_prefstream.checks import checked_call
 from ms_prefstream.errors import RowError, SourceError
-from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow, rows_in_order
+from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow, fills_nulls, rows_in_order
 from ms_prefstream.sources.cached import caches_in
 from ms_prefstream.sources.open import open_source
 
 
+@checked_call
 def read(source: Any) -> Rows | PassedRows:
     """Returns the raw rows of a source, to inspect or to iterate over.
 
@@ -41,6 +43,7 @@ class Rows(Sequence[RawRow]):
 
     def __init__(self, source: RandomAccess) -> None:
         self._source = source
+        self.fills_nulls = fills_nulls(source)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -75,6 +78,7 @@ class PassedRows:
 
     def __init__(self, source: OnePass) -> None:
         self._source = source
+        self.fills_nulls = fills_nulls(source)
 
     def __iter__(self) -> Iterator[RawRow]:
         for origin, found in self._source.start():

@@ -5,11 +5,14 @@ The options of a stream that concern them come in two frozen groups, `Encoding` 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
+import logging
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,20 +20,27 @@ import numpy as np
 
 from ms_prefstream.checks import check_made
 from ms_prefstream.disk import shown
-from ms_prefstream.encode.template import template_text
-from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer
+from ms_prefstream.encode.encoder import AUTO, BOUNDARIES
+from ms_prefstream.encode.template import checked_variables, first_day, is_day, template_text
+from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_embedding
 from ms_prefstream.errors import OptionError, StateError
-from ms_prefstream.lengths import LengthIndex, raise_malformed_of
+from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_of
 from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
-from ms_prefstream.load.index_files import Part, build_indexes, find_index, index_parts
+from ms_prefstream.load.index_files import FoundIndex, Part, build_indexes, find_beside, find_index, index_parts
 from ms_prefstream.load.loader import Load, Recipe
-from ms_prefstream.load.one_pass import MixedOnePassRecords, PassWindow, SingleOnePassRecords, open_one_pass
+from ms_prefstream.load.one_pass import (
+    MixedOnePassRecords,
+    PassWindow,
+    SingleOnePassRecords,
+    open_one_pass,
+)
 from ms_prefstream.load.records import MixedRecords, fingerprint_of, formats_of, open_records
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.load.workers.prefetch import Prefetch
 from ms_prefstream.plan import Ranks
 from ms_prefstream.progress import progress_on
 from ms_prefstream.report.bad_rows import BadRows, Quarantine
+from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.cached import caches_in, only_caches
@@ -38,10 +48,15 @@ from ms_prefstream.sources.files import check_target
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.own_files import is_quarantine
 from ms_prefstream.sources.paths import own_files_beside
+from ms_prefstream.steps.look import Look
 from ms_prefstream.tasks import Task
 from ms_prefstream.tasks.base import check_room
 
 _RELOADED_TOGETHER = 2048  # rows
+# Settings that may be left open, with what their values must fulfil.
+_OPEN: Mapping[str, Callable[[Any], bool]] = {"boundary": BOUNDARIES.__contains__, "template_date": is_day}
+_PAUSE = 0.2  # seconds between two looks at an index that another process is building
+_log = logging.getLogger("ms_prefstream")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +66,16 @@ class Encoding:
     task: Task
     tokenizer: Any
     format: Any = "auto"
+    fields: Mapping[str, str] | None = None
     template: str | None = "auto"
+    template_variables: Mapping[str, Any] | None = None
     pad_token_id: int | None = None
-    boundary: str = "joint"
+    vocab_size: int | None = None
+    boundary: str = AUTO
     special_tokens_in_content: str = "escape"
+    content_lost: str = "report"
+    continue_final_message: str = "error"
+    train_empty_think: bool = False
     backend: str = "auto"
 
     def __post_init__(self) -> None:
@@ -71,16 +92,33 @@ class Encoding:
         Args:
             ready: Whether the records are samples already.
         """
-        tokenizer = None if self.tokenizer is None else load_tokenizer(self.tokenizer, self.backend)
+        tokenizer = None
+        if self.tokenizer is not None:
+            tokenizer = with_embedding(load_tokenizer(self.tokenizer, self.backend), self.vocab_size)
+        template = None if tokenizer is None else template_text(self.template, tokenizer)
+        variables = checked_variables(self.template_variables)
         return Recipe(
             records=None,
             task=self.task,
             tokenizer=tokenizer,
-            template=None if tokenizer is None else template_text(self.template, tokenizer),
+            template=template,
+            template_variables=variables or None,
+            template_date=None if ready else first_day(template, variables),
             boundary=self.boundary,
             special_tokens_in_content=self.special_tokens_in_content,
+            content_lost=self.content_lost,
+            continue_final_message=self.continue_final_message,
+            train_empty_think=self.train_empty_think,
             ready=ready,
         )
+
+
+def _warn(report: Report, is_logged: bool, problem: str) -> None:
+    """Notes what the user should hear about in the report, and logs it the first time."""
+    if problem not in report.warnings:
+        report.warnings.append(problem)
+        if is_logged:
+            _log.warning("%s", problem)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +142,8 @@ class StreamData:
         policy: What happens to bad rows.
         ranks: Which rank writes the quarantine file.
         workers: Processes that load samples; 0 loads them here.
-        index: ``auto``, the path of a length index, or None.
+        index: ``auto``, ``build``, the path of a length index, or None.
+        verbose: Whether warnings are logged; the report has them in any case.
 
     Attributes:
         source: The opened source.
@@ -112,6 +151,7 @@ class StreamData:
         recipe: What rows become; can be sent to other processes.
         encoding: What decides about tokens, by name, as plain values: a length index must have been built with the
             same.
+        open_settings: Names in `encoding` that the user left open: a saved file that is found decides them.
         pad_token_id: The id that arrays are padded with.
         local: Loads samples in this process.
         pool: Loads them in worker processes; None without workers.
@@ -119,6 +159,9 @@ class StreamData:
         quarantine: The file of dropped rows, or None.
         report: Counts.
         index: The length index in use, or None.
+        joined: Whether prompt and response are joined as text although a chat template was asked for (``auto``).
+        look: What was noticed about the first rows.
+        warn: Notes a sentence in the report, and logs it the first time.
     """
 
     def __init__(
@@ -130,15 +173,17 @@ class StreamData:
         *,
         workers: int = 0,
         index: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
     ) -> None:
+        self.verbose = verbose
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
             raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
         if index is not None and not isinstance(index, (str, os.PathLike)):
-            raise OptionError(f"index is {index!r}; expected 'auto', the path of a length index, or None.")
+            raise OptionError(f"index is {index!r}; expected 'auto', 'build', the path of a length index, or None.")
         self.source: Any = source if isinstance(source, Mix) else open_source(source)
         recipe = encoding.recipe(ready=only_caches(self.source))
-        self._formats = formats_of(self.source, encoding.format)
-        self._open_encoding(encoding, recipe)
+        self._formats = formats_of(self.source, encoding.format, encoding.fields)
+        recipe = self._open_encoding(encoding, recipe)
         self.records = open_records(self.source, self._formats)
         self.recipe = dataclasses.replace(recipe, records=self.records)
         self.local = self.recipe.loader()
@@ -151,21 +196,71 @@ class StreamData:
         self.index: LengthIndex | None = None
         if self.records is not None:
             self.report.filtered, self.report.rows = self.records.filtered, len(self.records)
+        self.look = Look(self.source, self._formats, self.recipe, self.joined, self.warn, self.records, ranks.world)
         self._find_index(index)
+        self.report.tokenizer = self.described
         if self.local.encoder is not None:
             check_room(self.task, self.local.encoder)
 
-    def _open_encoding(self, given: Encoding, recipe: Recipe) -> None:
-        """Fix what decides about tokens: as given, and checked against the caches among the sources."""
+    def _open_encoding(self, given: Encoding, recipe: Recipe) -> Recipe:
+        """Fix what decides about tokens: as given, and checked against the caches among the sources.
+
+        Returns the recipe, with the boundary and the day of the caches where these are open.
+        """
         task, tokenizer, pad_id = given.task, recipe.tokenizer, given.pad_token_id
-        encoding, caches = recipe.encoding(self._formats), caches_in(self.source)
+        caches = caches_in(self.source)
+        is_open = {"boundary": given.boundary == AUTO, "template_date": recipe.template_date is not None}
+        named: dict[str, Any] = {}
+        for cache in reversed(caches):  # the first one decides
+            named |= {name: value for name, value in encoding_of(cache, task).items() if name in _OPEN}
+        taken = {name: named[name] for name in named if is_open[name] and _OPEN[name](named[name])}
+        recipe = dataclasses.replace(recipe, **taken)
+        self.open_settings = frozenset(name for name in _OPEN if is_open[name] and name not in named)
+        encoding = recipe.encoding(self._formats)
+        compared = encoding if tokenizer is not None else {**encoding, "boundary": given.boundary}
         for cache in caches:
-            check_cache(cache, task, tokenizer, encoding, given.format if recipe.ready else "auto", given.template)
-        self.encoding, self.report = encoding, Report(tokenizer="" if tokenizer is None else tokenizer.description)
+            check_cache(cache, task, tokenizer, compared, given.format if recipe.ready else "auto", given.template)
+        self.encoding, self.report = encoding, Report()
+        self._tokenizer_text = "" if tokenizer is None else tokenizer.description
         if recipe.ready:
-            self.encoding, self.report.tokenizer = encoding_of(caches[0], task), tokenizer_of(caches[0])
+            self.encoding, self._tokenizer_text = encoding_of(caches[0], task), tokenizer_of(caches[0])
             pad_id = caches[0].pad_token_id if pad_id is None else pad_id
-        self.pad_token_id = choose_pad_id(pad_id, tokenizer)
+        # No bound method: a cycle of references would keep worker processes alive after their stream.
+        self.warn: Callable[[str], None] = functools.partial(_warn, self.report, self.verbose)
+        self.pad_token_id = choose_pad_id(pad_id, tokenizer, given.vocab_size)
+        self.joined = tokenizer is not None and recipe.template is None and given.template == "auto"
+        if tokenizer is not None and recipe.template is None and not recipe.ready:
+            self.report.template = NO_TEMPLATE
+        return recipe
+
+    @property
+    def described(self) -> str:
+        """The tokenizer and the boundary, for reports; "" for rows that came as ids."""
+        if not self._tokenizer_text:
+            return ""
+        auto = " (auto)" if "boundary" in self.open_settings else ""
+        return f"{self._tokenizer_text}\n  boundary {self.encoding['boundary']}{auto}"
+
+    def with_settings_of(self, saved: Any) -> StreamData:
+        """Returns the same data with the open settings that a saved file names; reports and counts are shared.
+
+        Args:
+            saved: What the file says of its settings, by name; anything but valid values of open settings is ignored.
+        """
+        other = copy.copy(self)
+        return other if other._take_over(saved if isinstance(saved, Mapping) else {}) else self
+
+    def _take_over(self, saved: Mapping[str, Any]) -> bool:
+        """Takes over the open settings that a saved file names; returns whether one changed."""
+        named: dict[str, Any] = {name: saved.get(name) for name in self.open_settings}
+        taken: dict[str, Any] = {n: value for n, value in named.items() if isinstance(value, str) and _OPEN[n](value)}
+        if all(value == self.encoding[name] for name, value in taken.items()):
+            return False
+        self.recipe = dataclasses.replace(self.recipe, **taken)
+        self.encoding = {**self.encoding, **taken}
+        self.local = self.recipe.loader()
+        self.pool = None if self.pool is None else LoaderPool(self.recipe, self.pool.workers, self.local)
+        return True
 
     @property
     def task(self) -> Task:
@@ -180,7 +275,7 @@ class StreamData:
     @functools.cached_property
     def one_pass(self) -> SingleOnePassRecords | MixedOnePassRecords:
         """The records of a one-pass source."""
-        return open_one_pass(self.source, self._formats)
+        return open_one_pass(self.source, self._formats, self.warn)
 
     @functools.cached_property
     def counted(self) -> int:
@@ -194,7 +289,8 @@ class StreamData:
     def bad_rows(self) -> BadRows:
         """Returns what counts, raises or drops the bad rows of a source with random access."""
         assert self.records is not None
-        return self._bad_rows(origin=self.records.origin, raw=self.records.raw, part=self._part())
+        records = self.records
+        return self._bad_rows(records.read, origin=records.origin, raw=records.raw, part=self._part())
 
     def pass_loader(self, window: PassWindow) -> Load:
         """Returns the loader of the records of one pass."""
@@ -206,7 +302,7 @@ class StreamData:
         if isinstance(records, MixedOnePassRecords):
             reports = list(self.report.parts.values())
             part = lambda number: reports[records.part_of(number)]  # noqa: E731
-        return self._bad_rows(origin=window.origin, raw=window.raw, part=part, first=window.before)
+        return self._bad_rows(window.read, origin=window.origin, raw=window.raw, part=part, first=window.before)
 
     def build_index(self, path: str | os.PathLike[str] | None, progress: bool) -> LengthIndex:
         """Measure every row, write the length index and use it from now on.
@@ -262,8 +358,9 @@ class StreamData:
     def _cached(self) -> bool:
         return bool(getattr(self.source, "ready", False))
 
-    def _bad_rows(self, **origin_of: Any) -> BadRows:
-        return BadRows(self.report, self.raise_malformed, quarantine=self.quarantine, **origin_of)
+    def _bad_rows(self, read: Callable[[Sequence[int]], Sequence[Any]], **origin_of: Any) -> BadRows:
+        watch = functools.partial(self.look.at_window, read)
+        return BadRows(self.report, self.raise_malformed, quarantine=self.quarantine, watch=watch, **origin_of)
 
     def _part(self) -> Callable[[int], PartReport] | None:
         """Returns the function from a row to the report of its part; None without a mix."""
@@ -277,25 +374,47 @@ class StreamData:
         named = index is not None and index != "auto"
         if named and self.records is None:
             raise OptionError(f"index is {str(index)!r}, but {self.source.name} can only be read from the front.")
-        if named and self._cached:
+        if named and index != "build" and self._cached:
             raise OptionError(f"index is {str(index)!r}, but {self.source.name} has an index of its own. Leave it out.")
-        if index is not None and self.records is not None and (found := find_index(self._parts(), index)) is not None:
-            self._use_index(found)
+        if index == "build":
+            self._build_or_take_index()
+        elif named and index is not None:
+            self._use_found(find_index(self._parts(), index))
+        elif index is not None and self.records is not None:
+            found, problem = find_beside(self._parts())
+            if found is not None:
+                self._use_found(found)
+            elif problem:
+                self.warn(f'{problem} It is not used. Pass index="build" for one with these settings, or index=None.')
+
+    def _build_or_take_index(self) -> None:
+        """Use the index beside the data; if there is none, build it, or wait until another rank has."""
+        while (found := find_beside(self._parts())[0]) is None:
+            try:
+                self.build_index(None, progress=self.verbose)
+                return
+            except IndexInUseError:
+                time.sleep(_PAUSE)
+        self._use_found(found)
 
     def _parts(self) -> list[Part]:
         """Returns what each index file covers."""
         assert self.records is not None  # a one-pass source has no index
-        return index_parts(self.source, self.records, self._formats, self.encoding)
+        return index_parts(self.source, self.records, self._formats, self.encoding, self.open_settings)
+
+    def _use_found(self, found: FoundIndex) -> None:
+        """Use an index, and the open settings that it was built with."""
+        self._take_over(found.settings)
+        self._use_index(found.index)
 
     def _use_index(self, index: LengthIndex) -> None:
         """Use an index: report the rows that it knows to be bad, or raise the first malformed one."""
         self.index, records, quarantine = index, self.records, self.quarantine
         assert records is not None
-        longest = int(index.keys.max(initial=0))
-        if longest > self.task.length:
+        if index.longest > self.task.length:
             raise StateError(
-                f"the length index {shown(index.path)} has a row of {longest:,} tokens, but {self.task!r} gives at "
-                f"most {self.task.length:,}. It is damaged: build it again."
+                f"the length index {shown(index.path)} has a row of {index.longest:,} tokens, but {self.task!r} gives "
+                f"at most {self.task.length:,}. It is damaged: build it again."
             )
         if self.raise_malformed and not self._cached:
             raise_malformed_of(index.verdict, self.local, records.origin)

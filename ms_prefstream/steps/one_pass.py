@@ -95,7 +95,7 @@ class OnePassSteps:
         if not usable:
             return None
         nearest = max(usable, key=lambda position: position.first)
-        found = {"epoch": epoch, "first": nearest.first, "state": nearest.state}
+        found = {"epoch": epoch, **nearest._asdict()}
         try:
             return found if json.loads(json.dumps(found)) == found else None
         except (TypeError, ValueError):
@@ -103,7 +103,8 @@ class OnePassSteps:
 
     def resume_source(self, state: Mapping[str, Any]) -> None:
         """Begin the pass of an epoch where `source_state`, which returned `state`, was taken."""
-        self._resumed = state["epoch"], Position(state["first"], state["state"])
+        position = {name: value for name, value in state.items() if name != "epoch"}
+        self._resumed = state["epoch"], Position(**position)
 
     def _before(self, epoch: int) -> int:
         """Returns the number of records of earlier epochs, if the source continues; else 0."""

@@ -105,8 +105,7 @@ class StepOpener:
             held = self.order.window * options.global_batch
             return self._one_pass(WindowedSteps, WindowedPlan(options), held, collate)
         if data.index is not None:
-            keys = data.index.keys
-            return self._indexed(IndexedSteps, IndexedPlan(options, keys), keys, collate)
+            return self._indexed(IndexedSteps, IndexedPlan(options, data.index.keys_of()), data.index.keys_of, collate)
         return self._windowed(WindowedSteps, WindowedPlan(options), collate)
 
     def by_tokens(self, max_tokens: int, extra: int) -> PlannedSteps:
@@ -120,10 +119,11 @@ class StepOpener:
             OptionError: There is no length index, or the rows are to keep their order.
         """
         self._check_token_budget(max_tokens)
-        assert self.data.index is not None  # checked
+        index = self.data.index
+        assert index is not None  # checked
         order = {name: value for name, value in vars(self.order).items() if name != "shuffle"}
         options = BudgetOptions(
-            rows=len(self.data.index.keys),
+            rows=index.rows,
             tokens=max_tokens * self.ranks.world,
             sequences=2 if self.task.pairs else 1,
             widths=self.widths,
@@ -131,8 +131,7 @@ class StepOpener:
             logical_shards=self.ranks.logical_shards,
             **order,
         )
-        keys = self.data.index.keys
-        return self._indexed(IndexedSteps, BudgetPlan(options, keys), keys, self._collate())
+        return self._indexed(IndexedSteps, BudgetPlan(options, index.keys_of()), index.keys_of, self._collate())
 
     def by_packs(self, rows: int, tokens: int, max_samples: int) -> AnySteps:
         """Steps of packed rows.
@@ -155,9 +154,9 @@ class StepOpener:
             report=data.report,
         )
         if data.index is not None:
-            lengths, keys = data.index.lengths, data.index.keys
-            plan = PackedPlan(options, row_sizes(lengths, keys, pairs), tokens, max_samples)
-            sizes = lambda some: row_sizes(lengths[some], keys[some], pairs)  # noqa: E731
+            sides = data.index.sides
+            plan = PackedPlan(options, row_sizes(sides, pairs), tokens, max_samples)
+            sizes = lambda some: row_sizes(sides[some], pairs)  # noqa: E731
             return self._indexed(IndexedPackedSteps, plan, sizes, collate)
         windows = self._packed_windows(options, tokens, max_samples)
         if data.records is None:
@@ -179,7 +178,13 @@ class StepOpener:
         data = self.data
         return kind(plan, self.ranks, data.loader(), data.bad_rows(), collate, self.layout.columns)
 
-    def _indexed(self, kind: type[IndexedSteps], plan: Any, sizes: Any, collate: Callable[..., Batch]) -> IndexedSteps:
+    def _indexed(
+        self,
+        kind: type[IndexedSteps],
+        plan: Any,
+        sizes: Callable[[list[int]], NDArray[np.int32]],
+        collate: Callable[..., Batch],
+    ) -> IndexedSteps:
         data, columns = self.data, self.layout.columns
         assert data.records is not None  # an index belongs to random access
         return kind(plan, self.ranks, sizes, data.loader(), data.bad_rows(), data.records.origin, collate, columns)
@@ -211,7 +216,7 @@ class StepOpener:
             raise OptionError(
                 "Pack: how many packed rows the data fill is only known once all lengths are. Pass steps_per_epoch; by "
                 f"the lengths of some rows steps_per_epoch={about} holds all of them"
-                + (". Or build a length index, which finds the exact number." if indexed else ".")
+                + (". Or build a length index (index='build'), which finds the exact number." if indexed else ".")
             )
         return PackedWindows(options, self.steps_per_epoch, tokens, max_samples)
 
@@ -245,9 +250,9 @@ class StepOpener:
         else:
             count = self._one_pass_rows(batch)
         if count == 0:
-            filtered = data.records is not None and data.records.filtered
+            why = "" if data.records is None or isinstance(data.records, MixedRecords) else data.records.none_passed()
             raise SourceError(
-                f"{data.source.name} has no rows{' that pass the filter of its format' if filtered else ''}; expected "
+                f"{data.source.name} has no rows{why}; expected "
                 "at least one step of them. Check the path and the options of the format."
             )
         return count
@@ -315,9 +320,8 @@ class StepOpener:
             )
         if self.data.index is None:
             raise OptionError(
-                f"{given} needs the lengths of all rows, and {name} has no length index. Build one with "
-                "`ms-prefstream index`, or with mps.stream(..., batching=mps.Bucket(batch_size=1)).build_index(); or "
-                "give batch_size."
+                f'{given} needs the lengths of all rows, and {name} has no length index. Pass index="build", build one '
+                "with mps.build_index or `ms-prefstream index`, or give batch_size."
             )
         if self.order.shuffle is not True:
             raise OptionError(
@@ -359,7 +363,8 @@ def choose_widths(data: StreamData, batching: BatchingRule, order: Order, world:
         return batching.widths(data.task.length)
     lengths: NDArray[Any]
     if data.index is not None:
-        lengths = data.index.keys[data.index.good()]
+        lengths = data.index.keys
+        lengths = lengths[lengths >= 0]
     else:
         lengths = np.array([one.sample.length for one in probe(data, order.seed) if one.sample is not None], np.int64)
     if batching.batch_size is not None:  # a step by a token budget has rows of one width only

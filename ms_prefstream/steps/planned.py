@@ -147,7 +147,7 @@ class IndexedSteps(PlannedSteps):
         self,
         plan: Any,
         ranks: Ranks,
-        sizes: Any,
+        sizes: Callable[[list[int]], NDArray[np.integer[Any]]],
         loader: Load,
         bad_rows: BadRows,
         origin: Callable[[int], str],
@@ -155,7 +155,7 @@ class IndexedSteps(PlannedSteps):
         column_names: Sequence[str],
     ) -> None:
         super().__init__(plan, ranks, loader, bad_rows, collate, column_names)
-        self._sizes = sizes if callable(sizes) else sizes.__getitem__
+        self._sizes = sizes
         self._origin = origin
 
     def rows(self, epoch: int, step: int, resolved: bool = False) -> RowIds:

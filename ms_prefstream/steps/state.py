@@ -10,9 +10,11 @@ import msgspec
 
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import StateError, printable
+from ms_prefstream.load.loader import ADDED_OPTIONS
+from ms_prefstream.load.one_pass import ROWS_CHECKED
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.state import State, check_state, is_same, make_state
-from ms_prefstream.steps.open import AnySteps, StepOpener
+from ms_prefstream.steps.open import AnySteps, StepOpener, step_opener
 
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
@@ -49,27 +51,39 @@ def resume_steps(opener: StepOpener, steps: AnySteps, state: Mapping[str, Any]) 
         StateError: The data or a setting differs; names the old and the new value.
         OptionError: This number of ranks cannot share the logical shards of the state.
     """
-    before, ranks, shards = opener, opener.ranks, _shards_of(state, opener, steps)
+    before, ranks = opener, opener.ranks
+    data = opener.data if opener.data.index is not None else opener.data.with_settings_of(state)
+    if data is not opener.data:
+        opener = step_opener(data, opener.batching, opener.order, ranks, opener.steps_per_epoch)
+        steps = opener.open()
+    shards = _shards_of(state, opener, steps)
     if shards != ranks.logical_shards:
         opener = dataclasses.replace(opener, ranks=Ranks(ranks.world, ranks.rank, shards))
         steps = opener.open()
     try:
-        step = check_state(state, _settings(opener, steps), steps.steps_per_epoch)
+        step = check_state(*_completed(state, _settings(opener, steps)), steps.steps_per_epoch)
     except StateError:
         if opener is not before:
             before.open()  # the report counts for the steps of the stream, which stay
         raise
+    opener.data.report.tokenizer = opener.data.described
     if state.get("source") is not None:
         steps.resume_source(_source_state(state["source"], step // steps.steps_per_epoch))
     return opener, steps, step
 
 
 class _SourceState(msgspec.Struct, forbid_unknown_fields=True):
-    """What `source_state` of the steps returns: the epoch, the number of the next record, and the source's state."""
+    """What `source_state` of the steps returns: the epoch, and the fields of `Position`."""
 
     epoch: _Count
     first: _Count
     state: dict[str, Any]
+    rows: Annotated[int, msgspec.Meta(ge=0, le=ROWS_CHECKED)] = 0
+    digest: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16})?$")] = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.rows) != bool(self.digest):
+            raise ValueError("rows and digest belong together")
 
 
 class _RowsState(msgspec.Struct):
@@ -119,6 +133,18 @@ def _settings(opener: StepOpener, steps: AnySteps) -> dict[str, Any]:
         "index": None if data.index is None else data.index.checksum,
         **data.encoding,
     }
+
+
+def _completed(state: Any, settings: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """Returns a state and the present settings with the defaults of younger options that only one of them names.
+
+    A state from before `template_date` was saved fits any day.
+    """
+    if not isinstance(state, Mapping):
+        return state, settings
+    defaults = {**ADDED_OPTIONS, "template_date": settings.get("template_date")}
+    named = {name: value for name, value in defaults.items() if name in state or name in settings}
+    return {**named, **state}, {**named, **settings}
 
 
 def _shards_of(state: Any, opener: StepOpener, steps: AnySteps) -> int:

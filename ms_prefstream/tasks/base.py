@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from collections.abc import Sequence as Many
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from ms_prefstream.checks import whole_number
 from ms_prefstream.encode.cut_points import least_length
@@ -16,6 +17,39 @@ from ms_prefstream.sample import Sample, Sequence
 
 Sampler: TypeAlias = Callable[[Many[Flat], float | None], Sample]
 """A function (sides of one row, margin) -> sample. It raises `RowError` for a row without anything to learn."""
+
+
+_ADDED = "added"
+_T = TypeVar("_T")
+
+
+def added(default: _T) -> _T:
+    """Returns the field of a task's option that the first version did not have.
+
+    Saved states, indexes and caches hold the options of their task. They stay valid because such an option is left out
+    while it has its default, see `given_options`.
+    """
+    field: _T = dataclasses.field(default=default, metadata={_ADDED: True})
+    return field
+
+
+def given_options(task: Any) -> dict[str, Any]:
+    """Returns the options of a task by name, without those of `added` that have their defaults."""
+    left_out = added_defaults(task).items()
+    options = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
+    return dict(item for item in options.items() if item not in left_out)
+
+
+def added_defaults(task: Any) -> dict[str, Any]:
+    """Returns the options of `added` with their defaults; `task` is a task, its class, or None for an unknown one."""
+    fields = () if task is None else dataclasses.fields(task)
+    return {field.name: field.default for field in fields if _ADDED in field.metadata}
+
+
+def shown(task: Any) -> str:
+    """Returns the `repr` of a task, made of its `given_options`."""
+    options = ", ".join(f"{name}={value!r}" for name, value in given_options(task).items())
+    return f"{type(task).__qualname__}({options})"
 
 
 class Task(Protocol):
@@ -48,6 +82,10 @@ class Task(Protocol):
     @property
     def prompt_columns(self) -> int | None:
         """Columns of prompt_ids; None for layouts without them."""
+
+    @property
+    def append_eos(self) -> bool:
+        """Whether the end token follows the response where there is no chat template."""
 
     def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
         """Returns the function that makes samples.
@@ -84,6 +122,12 @@ def check_choice(task: str, name: str, value: object, allowed: Many[str]) -> Non
     """Checks that an option is one of the allowed words."""
     if value not in allowed:
         raise OptionError(f"{task}: {name} is {value!r}; expected one of {', '.join(map(repr, allowed))}.")
+
+
+def check_flag(task: str, name: str, value: object) -> None:
+    """Checks that an option is True or False."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{task}: {name} is {value!r}; expected True or False.")
 
 
 def budget(task: str, max_length: int, max_prompt_length: int | None, truncation: str, reserve: int = 0) -> Budget:

@@ -6,13 +6,15 @@ from collections.abc import Sequence as Many
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
+from ms_prefstream.checks import checked_call
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Flat
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.sample import Sample, Sequence
-from ms_prefstream.tasks.base import Sampler, budget, check_choice, fit_pair
+from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pair, shown
 
 
+@checked_call
 @dataclass(frozen=True)
 class DPO:
     """Preference pairs as mindrlhf's DPO trainers read them.
@@ -26,6 +28,8 @@ class DPO:
         labels: ``unshifted``: the model shifts (mindrlhf's Qwen). ``shifted``: labels[t] is input_ids[t + 1]
             (mindrlhf's GLM4).
         margin: Whether to add a margin column, (B,) float32, from the data.
+        append_eos: Whether the tokenizer's end token follows the response, under the loss, where there is no chat
+            template.
     """
 
     max_length: int
@@ -35,12 +39,16 @@ class DPO:
     layout: str = "paired"
     labels: str = "unshifted"
     margin: bool = False
+    append_eos: bool = added(True)
 
     name: ClassVar[str] = "dpo"
     pairs: ClassVar[bool] = True
     prompt_columns: ClassVar[None] = None
 
+    __repr__ = shown
+
     def __post_init__(self) -> None:
+        check_flag("DPO", "append_eos", self.append_eos)
         budget("DPO", self.max_length, self.max_prompt_length, self.truncation)
         check_choice("DPO", "layout", self.layout, ("paired", "concat"))
         check_choice("DPO", "labels", self.labels, ("unshifted", "shifted"))

@@ -8,13 +8,17 @@ from typing import ClassVar
 
 import numpy as np
 
+from ms_prefstream.checks import checked_call
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Flat
 from ms_prefstream.errors import OptionError, Reason, RowError, TokenizerError
 from ms_prefstream.sample import Ids, Sample, Sequence
-from ms_prefstream.tasks.base import Sampler, budget, check_choice, fit_pair
+from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pair, shown
+
+_SHOWN = 8  # reserved tokens that an error lists
 
 
+@checked_call
 @dataclass(frozen=True)
 class Reward:
     """Preference pairs for a reward model.
@@ -24,10 +28,14 @@ class Reward:
         layout: ``mindformers``: the batch that MindFormers' RewardModelDataset made, scored at ``end_ind - 1``.
             ``reward_token``: a reward token appended to each side has the only label, 0 for chosen and 1 for rejected
             (XTuner's convention).
-        reward_token: Its text or id. None takes a reserved token of the vocabulary; ``reward_token`` layout only.
+        reward_token: Its text or id. None takes a reserved token of the vocabulary. A text that is in no vocabulary
+            gets the first id after the tokenizer's own, where the model's embedding has one (``vocab_size`` of
+            `ms_prefstream.stream`). ``reward_token`` layout only.
         max_prompt_length: Tokens of the prompt alone, generation header included; None for no separate limit.
         truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.truncate`).
         margin: Whether to add a margin column, (B,) float32, from the data.
+        append_eos: Whether the tokenizer's end token follows the response, under the loss, where there is no chat
+            template.
     """
 
     max_length: int
@@ -37,13 +45,17 @@ class Reward:
     max_prompt_length: int | None = None
     truncation: str = "prompt_left"
     margin: bool = False
+    append_eos: bool = added(True)
 
     name: ClassVar[str] = "reward"
     pairs: ClassVar[bool] = True
     shifted: ClassVar[bool] = False
     prompt_columns: ClassVar[None] = None
 
+    __repr__ = shown
+
     def __post_init__(self) -> None:
+        check_flag("Reward", "append_eos", self.append_eos)
         check_choice("Reward", "layout", self.layout, ("mindformers", "reward_token"))
         budget("Reward", self.max_length, self.max_prompt_length, self.truncation, self._reserve)
         token = self.reward_token
@@ -68,13 +80,14 @@ class Reward:
         """Returns the id of the reward token.
 
         Raises:
-            TokenizerError: It is not in the vocabulary, or none was given and none is reserved.
+            TokenizerError: It is not in the vocabulary and has no free id, or none was given and none is reserved.
         """
         if isinstance(self.reward_token, int):
-            if tokenizer is not None and self.reward_token >= tokenizer.vocab_size:
+            if tokenizer is not None and self.reward_token >= tokenizer.ids:
                 raise TokenizerError(
                     f"Reward: reward_token is {self.reward_token}, but tokenizer {tokenizer.name} has the ids 0 to "
-                    f"{tokenizer.vocab_size - 1}. Give an id of the vocabulary."
+                    f"{tokenizer.ids - 1}. Give an id of the vocabulary, or vocab_size=<rows of the model's embedding> "
+                    "if it lies beyond."
                 )
             return self.reward_token
         if tokenizer is None:
@@ -87,13 +100,18 @@ class Reward:
                     'your model does not use otherwise, as Reward(..., reward_token="<text or id>").'
                 )
             return reserved
-        found = tokenizer.special_in_template.get(self.reward_token)
-        if found is None:
-            raise TokenizerError(
-                f"Reward: reward_token {self.reward_token!r} is not a token of its own in tokenizer {tokenizer.name}. "
-                f"Choose one of {', '.join(list(tokenizer.special_in_template)[:12])}, or give an id."
-            )
-        return found
+        found = tokenizer.token_id(self.reward_token)
+        if found is not None:
+            return found
+        if tokenizer.vocab_size < tokenizer.ids:
+            return tokenizer.vocab_size
+        safe = [f"{name} (id {id_})" for name, id_ in tokenizer.reserved.items()][:_SHOWN]
+        choice = f"Choose a reserved token of it: {', '.join(safe)}; or" if safe else "No token of it is reserved, so"
+        raise TokenizerError(
+            f"Reward: reward_token {self.reward_token!r} is not in the vocabulary of tokenizer {tokenizer.name}, and "
+            f"no free id is known for it. {choice} give vocab_size=<rows of the model's embedding> if that is larger "
+            f"than {tokenizer.vocab_size}: the token then gets the id {tokenizer.vocab_size}."
+        )
 
     def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
         limits = budget("Reward", self.max_length, self.max_prompt_length, self.truncation, self._reserve)

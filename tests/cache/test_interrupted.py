@@ -148,17 +148,39 @@ def test_other_settings_begin_anew(tmp_path: pathlib.Path, monkeypatch: pytest.M
     assert tree(out) == tree(tmp_path / "whole")
 
 
-def test_a_damaged_finished_part_is_written_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+DAMAGES: dict[str, Callable[[pathlib.Path], Any]] = {
+    "a byte": lambda path: flip(path, 20_000 if path.suffix == ".mindrecord" else 9_000),
+    "the last byte": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "all of it": os.unlink,
+}
+
+
+@pytest.mark.parametrize("name", ["part-00001.mindrecord", "part-00001.mindrecord.db"])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_finished_part_is_written_again(
+    damage: Callable[[pathlib.Path], Any],
+    name: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     path, out = source(tmp_path), tmp_path / "out"
     write(path, tmp_path / "whole")
     interrupted(monkeypatch, 3, path, out)
     folder = tmp_path / "out.writing"
-    (folder / "part-00000.done").write_bytes(b"cut")
-    os.truncate(folder / "new" / "part-00001.mindrecord", 100)
+    note = folder / "part-00000.done"
+    note.write_bytes(note.read_bytes().replace(b'"version": 2', b'"version": 3'))
+    damage(folder / "new" / name)
     begun = fail_at(monkeypatch, 99, Interrupted())
     write(path, out)
     assert begun == [0, 1, 3]
     assert tree(out) == tree(tmp_path / "whole")
+    assert [record.message for record in caplog.records if "written again" in record.message] == [
+        f"{note}: the note on a finished part is damaged or of another version (its checksum does not "
+        "fit). The part is written again.",
+        f"{folder / 'part-00001.done'}: {name} is missing or has not the size and SHA-256 of the note. The part is "
+        "written again.",
+    ]
 
 
 class LeavesAMark:
@@ -171,22 +193,30 @@ class LeavesAMark:
         return pathlib.Path.touch, (self.path,)
 
 
-def test_pickled_notes_of_earlier_versions_are_ignored(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickled_note_of_an_earlier_version_is_not_loaded_and_any_other_pickle_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path, out, mark = source(tmp_path), tmp_path / "out", tmp_path / "mark"
     write(path, tmp_path / "whole")
     interrupted(monkeypatch, 3, path, out)
-    pickled = pickle.dumps(LeavesAMark(mark))
+    pickled = pickle.dumps(LeavesAMark(mark), protocol=4)
+    as_note = pickle.dumps((parts.PartDone.__module__, "PartDone", LeavesAMark(mark)), protocol=4)
+    pickle.loads(as_note)
+    assert mark.exists()  # it does what it should not get to do
+    mark.unlink()
     note = tmp_path / "out.writing" / "part-00001.done"
-    for data in (pickled, zlib.crc32(pickled).to_bytes(4, "little") + pickled):
+    for data in (pickled, zlib.crc32(pickled).to_bytes(4, "little") + pickled, b"    " + as_note):
         note.write_bytes(data)
-        with monkeypatch.context() as patch:
-            begun = fail_at(patch, 3, Interrupted())
-            with pytest.raises(Interrupted):
-                write(path, out)
-        assert begun == [1, 3]
+        with pytest.raises(OptionError, match=r"somebody else's files are there \(part-00001\.done\)"):
+            write(path, out)
+        assert note.read_bytes() == data
+    note.write_bytes(zlib.crc32(as_note).to_bytes(4, "little") + as_note)
+    begun = fail_at(monkeypatch, 99, Interrupted())
     write(path, out)
+    assert begun == [1, 3]
     assert tree(out) == tree(tmp_path / "whole")
     assert not mark.exists()
+    assert caplog.text.count("part-00001.done: the note on a finished part is damaged or of another version") == 1
 
 
 def test_an_existing_cache_is_replaced_only_on_demand_and_only_by_a_whole_one(

@@ -92,6 +92,37 @@ def test_a_folder_that_only_looks_like_a_cache_is_not_replaced(tmp_path: pathlib
     assert file.read_text() == "years of work"
 
 
+def test_a_folder_whose_manifest_is_damaged_is_not_replaced(tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, out)
+    manifest = out / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text[:300])
+    before = tree(out)
+    with pytest.raises(OptionError, match=r"out exists and is no cache: its manifest\.json is damaged .* Delete"):
+        write(path, out, overwrite=True)
+    assert tree(out) == before
+    manifest.write_text(text.replace('"rows":', '"ROWS":'))  # whole, and wrong
+    write(path, out, overwrite=True)
+    assert manifest.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "name", ["part-00001.mindrecord", "part-00001.mindrecord.db", "places.npy", "lengths.mprefidx"]
+)
+def test_a_file_of_a_cache_that_somebody_exchanged_is_not_replaced(name: str, tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, out)
+    whole = (out / name).read_bytes()
+    (out / name).write_text("years of work")
+    with pytest.raises(OptionError, match=rf"holds other files as well \({name}\), or some too damaged to be known"):
+        write(path, out, overwrite=True)
+    assert (out / name).read_text() == "years of work"
+    (out / name).write_bytes(whole[:-1] + b"?")  # one of ours, damaged
+    write(path, out, overwrite=True)
+    assert (out / name).read_bytes() == whole
+
+
 def test_a_link_stays_a_link(tmp_path: pathlib.Path) -> None:
     path, out = source(tmp_path), tmp_path / "out"
     (tmp_path / "disk").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,10 @@ class Oracle:
     def __init__(self, directory: pathlib.Path, template: str | None = None) -> None:
         self._hf = _hugging_face(directory)
         self._template = template
+        # transformers numbers tokens that tokenizer.json lacks on; the model has the ids that the configuration states.
+        config = directory / "tokenizer_config.json"
+        listed = json.loads(config.read_text("utf-8")).get("added_tokens_decoder", {}) if config.exists() else {}
+        self._stated = {self._hf.convert_tokens_to_ids(token["content"]): int(id_) for id_, token in listed.items()}
 
     def render(self, messages: Messages, tools: Any = None, generation: bool = False) -> str:
         """The text of a conversation."""
@@ -36,7 +41,7 @@ class Oracle:
 
     def ids(self, text: str) -> list[int]:
         """Ids of a text in which control tokens are control tokens; nothing is added."""
-        return list(self._hf(text, add_special_tokens=False)["input_ids"])
+        return [self._stated.get(id_, id_) for id_ in self._hf(text, add_special_tokens=False)["input_ids"]]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """(begin, end) characters of each token of a text."""
@@ -45,6 +50,8 @@ class Oracle:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, control tokens included."""
+        own = {stated: id_ for id_, stated in self._stated.items()}
+        ids = [own.get(id_, id_) for id_ in ids]
         return str(self._hf.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 

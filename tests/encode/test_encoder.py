@@ -210,19 +210,19 @@ class TestLayouts:
             encoded = encode_response(encoder, (user(text),), (assistant("a b"),))
             assert f"user\n{text}{mark}<|im_end|>" in tokenizer.decode(encoded.ids.tolist())
 
-    def test_what_was_learned_is_checked_on_the_first_rows(self, field: pathlib.Path) -> None:
-        """A template that writes the time, to the microsecond, is fixed text around contents only at first sight."""
+    def test_the_time_stands_still(self, field: pathlib.Path) -> None:
+        """A template that writes the time, to the microsecond, gets one day, at midnight."""
         template = (
-            "{{ strftime_now('%H:%M:%S.%f') }}"
+            "{{ strftime_now('%Y-%m-%d %H:%M:%S.%f') }}"
             "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' }}{% endfor %}"
         )
-        tokenizer, encoder = encoder_of(field / "chatml", template=template)
-        texts = []
+        tokenizer, encoder = encoder_of(field / "chatml", template=template, template_date="2024-07-26")
         for _ in range(4):
             encoded = encode_response(encoder, (user("Q"),), (assistant("a b"),))
-            texts.append(tokenizer.decode(encoded.ids.tolist()))
-        assert len(set(texts)) == 4
-        assert all(text.endswith("<|im_start|>assistant\na b<|im_end|>") for text in texts)
+            text = tokenizer.decode(encoded.ids.tolist())
+            assert text == (
+                "2024-07-26 00:00:00.000000<|im_start|>user\nQ<|im_end|><|im_start|>assistant\na b<|im_end|>"
+            )
 
     def test_many_role_sequences(self, field: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The memory for layouts has an end, and going past it changes nothing."""

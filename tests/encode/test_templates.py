@@ -29,7 +29,7 @@ ANSWERS = {
     "alpaca": "Wrap it in cloth.",
     "gemma": "Wrap it in cloth.<end_of_turn>",
     "deepseek": "Wrap it in cloth.<｜end▁of▁sentence｜>",
-    "qwen3": "<think>\n\n</think>\n\nWrap it in cloth.<|im_end|>",
+    "qwen3": "Wrap it in cloth.<|im_end|>",
     "glm": "\nWrap it in cloth.",
     "no prompt": "Wrap it in cloth.<|im_end|>",
 }
@@ -56,8 +56,11 @@ CONVERSATIONS: dict[str, tuple[Messages, Messages]] = {
 }  # fmt: skip
 
 
-def refused(family: str, prompt: Messages) -> bool:
-    return family == "gemma" and prompt[0].role == "system"
+def refused(family: str, prompt: Messages) -> str | None:
+    """Why a conversation is refused: Mistral's template writes a system message before the last turn only."""
+    if prompt[0].role != "system":
+        return None
+    return {"gemma": "System role not supported", "mistral": "it leaves out the system message"}.get(family)
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
@@ -65,8 +68,8 @@ def refused(family: str, prompt: Messages) -> bool:
 def test_ids_are_those_of_the_rendered_text(field: pathlib.Path, family: str, name: str) -> None:
     prompt, response = CONVERSATIONS[name]
     tokenizer, encoder = encoder_of(field / family)
-    if refused(family, prompt):
-        with pytest.raises(RowError, match=r"refuses .*System role not supported") as caught:
+    if why := refused(family, prompt):
+        with pytest.raises(RowError, match=f"refuses .*{why}") as caught:
             encode_response(encoder, prompt, response)
         assert caught.value.reason is Reason.TEMPLATE_REFUSED
         return
@@ -121,12 +124,13 @@ class TestRewritten:
         for _ in range(2):
             assert encode_response(encoder, (HI,), (assistant(content),)).laid.rewritten is expected
 
-    def test_a_system_message_that_is_left_out_counts(self, field: pathlib.Path) -> None:
+    def test_a_system_message_that_is_left_out(self, field: pathlib.Path) -> None:
         """Mistral's template knows the system message only before the last turn of the user."""
         _, encoder = encoder_of(field / "mistral")
         turns = (system("Be brief."), HI)
         assert not encode_response(encoder, turns).laid.rewritten
-        assert encode_response(encoder, turns, (HELLO,)).laid.rewritten
+        with pytest.raises(RowError, match="leaves out the system message"):
+            encode_response(encoder, turns, (HELLO,))
 
 
 class TestDiffers:

@@ -229,12 +229,38 @@ class TestControl:
         assert tokenizer.reserved_id == size == tokenizer.special["<|reserved_special_token_0|>"]
         assert tokenizer.notes == ()
 
-    def test_an_id_that_the_file_does_not_give_is_noted(self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    def test_an_id_that_the_vocabulary_does_not_have_is_refused(
+        self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
         size = load(chatml_dir).vocab_size
-        added = {"9000": {"content": "<|x|>", "special": True}}
-        tokenizer = load_tokenizer(write_directory(tmp_path, spec_of(chatml_dir), {"added_tokens_decoder": added}))
-        assert tokenizer.special["<|x|>"] == size
-        assert "9000" in tokenizer.notes[0]
+        for id_ in (9000, 300, size + 1):  # beyond the vocabulary, of another piece, with a gap
+            added = {str(id_): {"content": "<|x|>", "special": True}}
+            with pytest.raises(TokenizerError, match=rf"gives '<\|x\|>' the id {id_}, but .* would get the id {size}"):
+                load_tokenizer(write_directory(tmp_path, spec_of(chatml_dir), {"added_tokens_decoder": added}))
+        added = {str(size): {"content": "<|x|>", "special": True}}
+        directory = write_directory(tmp_path, spec_of(chatml_dir), {"added_tokens_decoder": added})
+        assert load_tokenizer(directory).special["<|x|>"] == size
+
+    def test_a_reserved_piece_takes_the_name_that_the_configuration_states(
+        self, llama2_dir: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
+        spec = spec_of(llama2_dir)
+        size = len(spec["model"]["vocab"])
+        spec["model"]["vocab"] |= {f"[UNUSED_TOKEN_{number}]": size + number for number in range(4)}
+        added = {str(size + 2): {"content": "<|a|>", "special": True, "normalized": False}}
+        tokenizer = load_tokenizer(write_directory(tmp_path, spec, {"added_tokens_decoder": added}))
+        assert tokenizer.special["<|a|>"] == size + 2
+        assert tokenizer.vocab_size == size + 4
+        assert not tokenizer.notes
+        assert "[UNUSED_TOKEN_2]" not in tokenizer.reserved
+        assert tokenizer.token_id("[UNUSED_TOKEN_3]") == size + 3
+        assert size + 2 not in tokenizer.encoder.encode(["x <|a|> [UNUSED_TOKEN_2]"])[0]
+
+    def test_the_control_tokens_of_internlm2(self, shared: pathlib.Path) -> None:
+        tokenizer = load(shared / "tokenizers/internlm2")
+        assert (tokenizer.special["<|im_start|>"], tokenizer.special["<|im_end|>"]) == (92543, 92542)
+        assert tokenizer.vocab_size == 92544
+        assert not tokenizer.notes
 
 
 class TestFingerprint:

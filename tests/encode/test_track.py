@@ -42,7 +42,7 @@ def test_strips_of_a_whole_content_are_remembered() -> None:
     text = tracked(" \n ab \n", 3)
     stripped = text.strip().rstrip("b")
     assert plain(stripped) == "a"
-    assert stripped.runs == (Run(0, 1, 3, (("strip", None), ("rstrip", "b"))),)
+    assert stripped.runs == (Run(0, 1, 3, (("strip", None), ("rstrip", "b")), at=3),)
     assert edited(plain(text), stripped.runs[0].edits) == "a"
     assert not text.reads.was_read
 

@@ -64,6 +64,13 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
     "safe_rlhf": [{"prompt": "Hi", "response_0": "What", "response_1": "Hello", "better_response_id": 1}],
     "helpsteer3": [{"context": raw(U), "response1": "Hello", "response2": "What", "overall_preference": -1}],
     "nectar": [{"prompt": "Hi", "answers": [{"answer": "What", "rank": 2}, {"answer": "Hello", "rank": 1}]}],
+    "swift": [
+        {"messages": raw(U, A), "rejected_response": "What"},
+        {"messages": raw(U, A), "rejected_messages": raw(U, B)},
+        {"conversations": raw(U, A), "rejected_response": "What"},
+        {"query": "Hi", "response": "Hello", "rejected_response": "What"},
+        {"query": "Hi", "response": "Hello"},
+    ],
     "ranked": [
         {"prompt": "Hi", "responses": [{"content": "Hello", "score": 2}, {"content": "What", "score": 1}]},
         {"prompt": "Hi", "completions": ["Hello", "What"], "scores": [2, 1]},
@@ -154,7 +161,8 @@ def test_a_misspelt_side_is_not_taken_for_a_prompt_alone() -> None:
     said = refusal(Reason.MISSING_FIELD, auto(), {"prompt": "Hi", "chosen": "a", "rejectd": "b"})
     assert "chosen, prompt, rejectd" in said
     assert "needs rejected" in said
-    assert "did you mean 'rejectd' for 'rejected'?" in said
+    assert "did you mean 'rejected' instead of 'rejectd'?" in said
+    assert 'Pass fields={"rejected": "rejectd"}' in said
 
 
 @pytest.mark.parametrize(
@@ -178,8 +186,8 @@ def test_rows_that_fit_no_preset(row: dict[str, Any]) -> None:
 def test_null_fields_are_absent_and_said_to_be_null() -> None:
     said = refusal(Reason.MISSING_FIELD, auto(), {"prompt": "Hi", "chosen": "a", "rejected": None})
     assert "needs rejected (null: rejected)" in said
-    said = refusal(Reason.MISSING_FIELD, auto(), {"prompt": "Hi", "output": "a"})
-    assert "nearest is 'messages', which also needs response" in said
+    said = refusal(Reason.MISSING_FIELD, auto(), {"prompt": "Hi", "rejected_messages": ["a"]})
+    assert "nearest is 'messages', which also needs" in said
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ def test_a_missing_field_names_itself_what_was_found_and_the_nearest_name() -> N
     said = refusal(Reason.MISSING_FIELD, lambda r: fields.text(r, "chosen"), row)
     assert "field 'chosen' is missing" in said
     assert "chosn, prompt, rejected" in said
-    assert "Did you mean 'chosn'?" in said
+    assert "Did you mean 'chosen' instead of 'chosn'? Pass fields={\"chosen\": \"chosn\"}, rename" in said
 
 
 def test_a_wrong_type_names_field_type_value_and_expectation() -> None:

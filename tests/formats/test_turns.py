@@ -30,6 +30,7 @@ def read(value: Any) -> tuple[Message, ...]:
         ("observation", "tool"),
         ("ipython", "tool"),
         ("function", "tool"),
+        ("tool_response", "tool"),
     ],
 )
 def test_every_role_name_in_both_spellings(name: str, role: str) -> None:
@@ -39,7 +40,7 @@ def test_every_role_name_in_both_spellings(name: str, role: str) -> None:
 
 
 def test_all_known_roles_are_tested() -> None:
-    assert len(ROLES) == 11
+    assert len(ROLES) == 12
 
 
 def test_text_one_turn_lists_tuples_and_arrays() -> None:

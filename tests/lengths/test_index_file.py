@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ms_prefstream.errors import OptionError, Reason, SourceError, StateError
-from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, open_index
+from ms_prefstream.lengths import LengthIndex, beside, build_index, index_file, index_path, open_index
 from ms_prefstream.lengths.index import CODES, REASONS, Measured
 from ms_prefstream.lengths.index_file import write_contents
 from ms_prefstream.plan import IndexedPlan, PlanOptions
@@ -55,22 +57,44 @@ def test_numpy_alone_reads_the_file(index: LengthIndex, path: str) -> None:
     assert index.checksum == f"{checksum[0]:08x}"
 
 
-def test_arrays_are_read_and_take_13_bytes_a_row(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("longest", "dtype", "key_dtype"),
+    [(32_767, np.uint16, np.int16), (65_535, np.uint16, np.int32), (65_536, np.int32, np.int32)],
+)
+def test_an_index_takes_4_bytes_a_row_also_while_it_is_read(
+    longest: int, dtype: Any, key_dtype: Any, tmp_path: pathlib.Path
+) -> None:
     rows, path = 1_000_000, str(tmp_path / "x")
-    lengths = np.full((rows, 2), 7, np.int32)
-    write_contents(path, [Measured(lengths, lengths[:, 0], np.zeros(rows, np.uint8), [])], FINGERPRINT)
+    lengths, verdict = np.full((rows, 2), 7, np.int32), np.zeros(rows, np.uint8)
+    lengths[rows - 9, 1] = longest  # not among the rows that are read first
+    lengths[::100], verdict[::100] = 0, CODES[Reason.TIE]
+    keys = np.where(verdict == 0, lengths.max(axis=1), -1).astype(np.int32)
+    write_contents(path, [Measured(lengths, keys, verdict, [])], FINGERPRINT)
     tracemalloc.start()
     try:
         index = open_index(path, FINGERPRINT, rows)
         now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert 13 * rows <= now < 13.2 * rows
-    assert peak < 20 * rows
-    for array in (index.lengths, index.keys, index.verdict):
-        assert array.flags.aligned
+    assert index.sides.dtype == dtype
+    assert index.keys_of().dtype == key_dtype
+    assert now < (index.sides.itemsize * 2 + 0.1) * rows
+    assert peak < (13.5 if longest == 65_536 else 8.5) * rows
+    for array in (index.sides, index.reasons):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
+    for found, right in ((index.lengths, lengths), (index.keys, keys), (index.verdict, verdict)):
+        np.testing.assert_array_equal(found, right, strict=True)
+    np.testing.assert_array_equal(index.keys_of([0, 1, rows - 9]), [-1, 7, longest])
+
+
+@pytest.mark.parametrize("change", [lambda path: os.utime(path, (0, 0)), lambda path: os.truncate(path, 900)])
+def test_an_index_that_changes_while_it_is_read_is_refused(
+    index: LengthIndex, path: str, change: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_file, "first_wrong", lambda *_: change(path))
+    with pytest.raises(StateError, match="written to while it was read"):
+        open_index(path, FINGERPRINT, COUNT)
 
 
 def test_a_plan_takes_the_keys_as_they_are(index: LengthIndex) -> None:
@@ -135,6 +159,8 @@ def test_the_place_of_an_index(tmp_path: pathlib.Path) -> None:
     assert beside(open_source(one)) == one + ".mprefidx"
     assert beside(open_source(str(tmp_path / "c.json"))) == str(tmp_path / "c.json.mprefidx")
     assert index_path(open_source([one, two]), "here.idx") == "here.idx"
+    with pytest.raises(OptionError, match="index is ''"):
+        index_path(open_source(one), "")
     for source in ([one, two], pairs(2)):
         assert beside(open_source(source)) is None
         with pytest.raises(OptionError, match=r"not a single file.*Give the index a path"):
@@ -158,6 +184,20 @@ def test_counts_by_reason(index: LengthIndex) -> None:
     assert str(index).startswith(f"rows in the length index {COUNT}, dropped {COUNT - index.usable} ")
 
 
+def test_a_file_names_younger_reasons_only_where_a_row_has_them(path: str) -> None:
+    """So that the bytes of other files stay."""
+    for found, named in ((0, False), (9, False), (CODES[Reason.PROMPT_ENDS_WITH_ANSWER], True)):
+        verdict = np.array([0, found], np.uint8)
+        lengths, keys = (
+            np.array([[3, 4], [0, 0] if found else [3, 4]], np.int32),
+            np.array([4, -1 if found else 4], np.int32),
+        )
+        write_contents(path, [Measured(lengths, keys, verdict, [])], FINGERPRINT)
+        assert (b"prompt_ends_with_answer" in pathlib.Path(path).read_bytes()) is named
+        assert open_index(path, FINGERPRINT, 2).verdict.tolist() == [0, found]
+        pathlib.Path(path).unlink()
+
+
 def test_the_numbers_of_reasons_are_written_in_files_and_stay() -> None:
     assert set(CODES) == set(Reason)  # a new reason needs a new number
     assert len(REASONS) == len(CODES)
@@ -171,6 +211,8 @@ def test_the_numbers_of_reasons_are_written_in_files_and_stay() -> None:
         "ambiguous_format": 7,
         "row_too_large": 8,
         "template_refused": 9,
+        "prompt_ends_with_answer": 10,
+        "content_lost": 11,
         "identical": 64,
         "tie": 65,
         "empty_response": 66,

@@ -6,7 +6,6 @@ import os
 import pathlib
 import stat
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,12 @@ from ms_prefstream import OptionError, PrefStreamError, SourceError, StateError
 from ms_prefstream.lengths import build, build_index, open_index
 from ms_prefstream.lengths.build import JOURNAL_SUFFIX
 from ms_prefstream.load.loader import SampleLoader
-from ms_prefstream.sample import Loaded
 from tests.pools import pairs, recipe, write
 
 FINGERPRINT = {"data": "d1"}
 COUNT = 40
 KINDS = ["text", "array", "empty", "link", "dangling", "pipe", "folder", "locked"]
 AT_INDEX, AT_JOURNAL = "", JOURNAL_SUFFIX
-FORMERLY_OURS = [".part", ".tmp", ".new", ".writing"]
 
 
 @pytest.fixture
@@ -91,44 +88,6 @@ def test_a_strangers_file_is_refused_and_untouched(
     assert seen(tmp_path) == before
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_other_names_beside_are_left_alone(kind: str, tmp_path: pathlib.Path, loader: SampleLoader) -> None:
-    for number, suffix in enumerate(FORMERLY_OURS):
-        (tmp_path / str(number)).mkdir()
-        put(kind, tmp_path / str(number) / f"x{suffix}")
-        before = seen(tmp_path / str(number))
-        built(tmp_path / str(number) / "x", loader)
-        (tmp_path / str(number) / "x").unlink()
-        assert seen(tmp_path / str(number)) == before
-
-
-class Meanwhile:
-    """A loader that puts a stranger's file at a path before the last rows."""
-
-    def __init__(self, loader: SampleLoader, kind: str, path: pathlib.Path) -> None:
-        self.loader, self.kind, self.path = loader, kind, path
-
-    def load(self, rows: Sequence[int]) -> list[Loaded]:
-        if max(rows) == COUNT - 1:
-            self.path.unlink(missing_ok=True)
-            put(self.kind, self.path)
-            self.before = seen(self.path.parent)[self.path.name]
-        return self.loader.load(rows)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_strangers_file_that_appears_during_the_pass(kind: str, tmp_path: pathlib.Path, loader: SampleLoader) -> None:
-    if kind != "empty":
-        meanwhile = Meanwhile(loader, kind, tmp_path / "x")
-        with pytest.raises(OptionError):
-            built(tmp_path / "x", meanwhile)
-        assert seen(tmp_path)["x"] == meanwhile.before
-    meanwhile = Meanwhile(loader, kind, tmp_path / "y.journal")
-    built(tmp_path / "y", meanwhile)
-    assert seen(tmp_path)["y.journal"] == meanwhile.before
-    assert open_index(tmp_path / "y", FINGERPRINT, COUNT).rows == COUNT
-
-
 def test_an_index_replaces_an_index_even_if_it_is_stale_or_its_rows_are_damaged(
     tmp_path: pathlib.Path, loader: SampleLoader
 ) -> None:
@@ -150,20 +109,20 @@ def test_what_is_no_index_is_not_read_as_one(kind: str, tmp_path: pathlib.Path) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stream_refuses_them_with_a_sentence(kind: str, tmp_path: pathlib.Path) -> None:
+def test_a_stream_leaves_them_alone_with_a_sentence(kind: str, tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "rows.jsonl", pairs(COUNT, bad=False))
     options: dict[str, Any] = {"task": mps.DPO(200), "tokenizer": "bytes", "batching": mps.Pad(4)}
     stream = mps.stream(path, **options)
-    put(kind, pathlib.Path(path + ".mprefidx"))
+    place = pathlib.Path(stream.build_index().path)
+    place.unlink()
+    put(kind, place)
     before = seen(tmp_path)
     if kind != "empty":
         with pytest.raises(PrefStreamError):
             stream.build_index()
-    if kind != "dangling":  # nothing is there
-        with pytest.raises(PrefStreamError):
-            mps.stream(path, **options)
+    assert mps.stream(path, **options).report.warnings, "nobody named it, so it is only left alone"
     with pytest.raises(PrefStreamError):
-        mps.stream(path, **options, index=path + ".mprefidx")
+        mps.stream(path, **options, index=place)
     assert seen(tmp_path) == before
 
 

@@ -133,7 +133,8 @@ def test_a_resumed_stream_goes_on_with_a_later_epoch_but_never_an_earlier_one() 
 def test_without_mindspore_a_resumed_stream_begins_at_its_step() -> None:
     stream = make().resume(make().state(K + 2))
     assert rows_of(stream.batches()) == whole()[K + 2 : 2 * K]
-    assert rows_of(stream.batches(1)) == whole()[K : 2 * K]  # an epoch that is named is given whole
+    assert rows_of(stream.batches(1)) == whole()[K + 2 : 2 * K]  # the resumed epoch goes on by its number too
+    assert rows_of(stream.batches(1, 0)) == whole()[K : 2 * K]
     assert rows_of(stream.batches(1, 3)) == whole()[K + 3 : 2 * K]
     assert rows_of(stream.batches(2)) == whole()[2 * K :]
 

@@ -103,7 +103,7 @@ def test_only_the_rows_of_the_step_are_read(path: pathlib.Path, monkeypatch: pyt
     assert loaded == []
     next(stream.batches())
     assert sum(loaded) == 2
-    assert len(rows_of(stream.batches(1))) == 5
+    assert len(rows_of(stream.batches(1))) == 2
 
 
 def test_a_state_with_an_index_and_one_without_do_not_mix(path: pathlib.Path) -> None:

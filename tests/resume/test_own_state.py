@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ms_prefstream as mps
-from tests.helpers import Row, assert_same_batches, pairs
+from tests.helpers import Row, assert_same_batches, pairs, rows_of
 
 ROWS = pairs(41)
 TASK = mps.DPO(96)
@@ -43,8 +47,8 @@ class Stateful:
 
 
 def stream_of(source: Any, **options: Any) -> mps.Stream:
-    settings: dict[str, Any] = {"batching": mps.Bucket(2, multiple_of=16), "window": 3, "seed": 1}
-    return mps.stream(source, task=TASK, tokenizer="bytes", template=None, **settings | options)
+    usual: dict[str, Any] = {"batching": mps.Bucket(2, multiple_of=16), "window": 3, "seed": 1}
+    return mps.stream(source, task=TASK, tokenizer="bytes", template=None, **usual | options)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -126,3 +130,108 @@ def test_through_mindspore() -> None:
     found = list(fresh.dataset().create_dict_iterator(num_epochs=1, output_numpy=True))
     assert_same_batches(found, whole[11 : fresh.steps_per_epoch])
     assert 18 in source.loaded
+
+
+class Lying:
+    """Rows whose stated position is wrong; it holds no other state, or goes on where it was left, as `keeps` says."""
+
+    def __init__(self, rows: list[Row], lie: Callable[[int], Any], keeps: bool) -> None:
+        self.rows, self.lie, self.keeps = rows, lie, keeps
+        self.at = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        begin, self.at = self.at, 0 if not self.keeps else self.at
+        for place in range(begin, len(self.rows)):
+            self.at = place + 1
+            yield self.rows[place]
+        self.at = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.lie(self.at)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.at = state["at"]
+
+
+LIES: dict[str, Callable[[int], Any]] = {
+    "true": lambda at: at,
+    "behind": lambda at: max(0, at - 3),
+    "ahead": lambda at: at + 5,
+    "far ahead": lambda at: at + 1000,
+    "random": lambda at: random.Random(at * 7 + 1).randrange(60),
+    "constant": lambda at: 4,
+    "wrong type": lambda at: "seven",
+    "none": lambda at: None,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    step=st.integers(1, 19),
+    batch=st.integers(1, 2),
+    window=st.integers(1, 4),
+    repeated=st.booleans(),
+    keeps=st.booleans(),
+    shuffle=st.booleans(),
+)
+def test_a_position_that_is_wrong_is_not_used(
+    lie: str, step: int, batch: int, window: int, repeated: bool, keeps: bool, shuffle: bool
+) -> None:
+    rows = [row for row in pairs(20) for _ in range(2)] if repeated else pairs(40)
+    options = {"batching": mps.Pad(batch), "window": window, "steps_per_epoch": 20, "shuffle": shuffle}
+    run = stream_of(Lying(rows, LIES[lie], keeps), **options)
+    whole = list(run.batches())
+    run = stream_of(Lying(rows, LIES[lie], keeps), **options)
+    for _ in zip(range(step), run.batches(), strict=False):
+        pass
+    state = json.loads(json.dumps(run.state(step)))
+    resumed = stream_of(Lying(rows, LIES[lie], keeps), **options).resume(state)
+    assert json.dumps(resumed.state(step)) == json.dumps(state)
+    assert_same_batches(list(resumed.batches()), whole[step:])
+
+
+@pytest.mark.parametrize("view", ["map", "filter", "batched map", "shuffled"])
+def test_huggingface_behind_a_function(view: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Rows that Arrow hands over in blocks of a thousand make `IterableDataset` state a position far ahead."""
+    datasets = pytest.importorskip("datasets")
+    rows = [{"prompt_ids": [*b"#%d#" % row], "chosen_ids": [120], "rejected_ids": [121]} for row in range(2500)]
+
+    def made() -> Any:
+        dataset = datasets.Dataset.from_list(rows).to_iterable_dataset()
+        if view == "shuffled":
+            return dataset.shuffle(seed=1, buffer_size=50)
+        if view == "batched map":
+            return dataset.map(lambda found: found, batched=True, batch_size=100)
+        return dataset.map(lambda row: row) if view == "map" else dataset.filter(lambda row: True)
+
+    def stream() -> mps.Stream:
+        options: dict[str, Any] = {"tokenizer": None, "pad_token_id": 259, "steps_per_epoch": 600, "shuffle": False}
+        return mps.stream(made(), task=TASK, batching=mps.Pad(4), window=5, **options)
+
+    run = stream()
+    for _ in zip(range(50), run.batches(), strict=False):
+        pass
+    state = json.loads(json.dumps(run.state(50)))
+    assert state["source"]["digest"]
+    resumed = stream().resume(state)
+    found, expected = (list(itertools.islice(batches, 5)) for batches in (resumed.batches(), stream().batches(0, 50)))
+    assert_same_batches(found, expected)
+    if view != "shuffled":
+        assert rows_of(found)[0] == [200, 201, 202, 203]
+    said = [one for one in caplog.records if one.name.startswith("ms_prefstream") and one.levelname == "WARNING"]
+    assert len(said) <= 1
+    assert all("resumes by skipping" in one.getMessage() for one in said)
+
+
+def test_the_position_of_an_earlier_version_is_not_believed(caplog: pytest.LogCaptureFixture) -> None:
+    whole = list(stream_of(Stateful(ROWS)).batches())
+    run = stream_of(Stateful(ROWS))
+    for _ in zip(range(10), run.batches(), strict=False):
+        pass
+    state = run.state(10)
+    del state["source"]["rows"], state["source"]["digest"]
+    source = Stateful(ROWS)
+    assert_same_batches(list(stream_of(source).resume(state).batches()), whole[10:])
+    assert not source.loaded
+    assert caplog.text.count("earlier version") == 1

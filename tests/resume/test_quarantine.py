@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import random
 import stat
 from collections import Counter
 from typing import Any
@@ -187,21 +186,3 @@ def test_odd_rows_make_no_stranger_of_a_quarantine(tmp_path: pathlib.Path) -> No
         )  # fmt: skip
         list(stream.batches())
         assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == len(odd)
-
-
-@pytest.mark.parametrize("seed", [*range(50), *(pytest.param(n, marks=pytest.mark.long) for n in range(50, 500))])
-def test_random_damage_to_a_quarantine(seed: int, tmp_path: pathlib.Path) -> None:
-    first, draw, path = make(tmp_path), random.Random(seed), tmp_path / "bad.jsonl"
-    list(first.batches())
-    text = bytearray(path.read_bytes())
-    for _ in range(draw.randrange(1, 4)):
-        at = draw.randrange(len(text))
-        text[at : at + draw.choice([0, 1, 9, 99])] = draw.randbytes(draw.choice([0, 1, 5]))
-    path.write_bytes(text)
-    try:
-        list(make(tmp_path).resume(first.state(6)).batches())
-    except mps.PrefStreamError as error:
-        assert "something else" in str(error)  # noqa: PT017
-        assert path.read_bytes() == text
-    else:
-        assert all(json.loads(line)["origin"] for line in path.read_bytes().splitlines())

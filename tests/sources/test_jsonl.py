@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import pickle
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from ms_prefstream.errors import Reason, RowError, SourceError
 from ms_prefstream.sources import files, jsonl
 from ms_prefstream.sources.base import RandomAccess
-from ms_prefstream.sources.jsonl import JsonLines, write_jsonl
+from ms_prefstream.sources.jsonl import JsonLines, Offsets, write_jsonl
 
 VALUES = st.recursive(
     st.none()
@@ -353,3 +355,45 @@ def test_write_jsonl_loses_no_row(tmp_path: pathlib.Path) -> None:
     assert len(lines) == len(odd)
     assert lines[0] == b'{"1":2}'
     assert b"1180591620717411303424" in lines[1]
+
+
+def test_offsets_beyond_4_gib_are_exact_and_take_4_bytes() -> None:
+    numbers = np.random.default_rng(0)
+    steps = numbers.integers(1, 2**22, 5000)
+    steps[[10, 2000, 4999]] = 2**32, 2**34 + 5, 2**33  # rows that are larger than 4 GiB
+    right = np.cumsum([0, *steps])
+    right[100:] += 2**32 - int(right[100])  # exactly at the border
+    found = Offsets()
+    for part in np.split(right, [0, 1, 100, 101, 3000]):
+        found.append(part)
+    found.close()
+    assert len(found) == len(right)
+    np.testing.assert_array_equal(found[np.arange(len(right))], right, strict=True)
+    assert [int(found[place]) for place in (0, 99, 100, 5000)] == right[[0, 99, 100, 5000]].tolist()
+    assert found._low.nbytes == 4 * len(right)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"a": 1}, {"a": 2}]',
+        '[{"a": 1}, {"a": 2}]\n',
+        '\ufeff  [ {"a": "' + "x" * 9000 + '"} ]\n\n',
+        '[\n  {"a": 1},\n  {"a": 2}\n]\n',
+        '[{"a": 1},\n{"a": 2}]',
+        '\n[{\n  "a": 1\n}]',
+    ],
+)
+def test_an_array_of_rows_is_no_json_lines(tmp_path: pathlib.Path, text: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text, "utf-8")
+    with pytest.raises(SourceError, match=r"rows\.jsonl: begins with '\[': a JSON array; name it \.json"):
+        len(JsonLines([str(path)]))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]\n[3]\n", '[{"a": 1}]\n[{"a": 2}]\n', '["a", "b"]', "[]\n"])
+def test_lines_that_are_arrays_are_rows(tmp_path: pathlib.Path, text: str) -> None:
+    """A format function may read them."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text, "utf-8")
+    assert JsonLines([str(path)]).read([0]) == [json.loads(text.splitlines()[0])]

@@ -31,7 +31,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     json_lines(data / "rows.jsonl", [*pairs(6), BROKEN])
     stream = make(data / "rows.jsonl", quarantine=data / "bad.jsonl", index=None)
     mps.write_cache(stream, data / "cache", workers=0)
-    stream.build_index()
+    pathlib.Path(stream.build_index().path).rename(data / "rows.jsonl.mprefidx")
     list(stream.batches())
     (data / "stream_state.json").write_text(json.dumps(stream.state(1), indent=2))
     (data / "x-1_3.stream_state.json").write_text(json.dumps(stream.state(2)))

@@ -59,7 +59,9 @@ def steps(rank: int = 0, world: int = 1, loader: Any = None, remainder: bool = T
     plan = IndexedPlan(PlanOptions(rows=COUNT, global_batch=GLOBAL, window=4, drop_remainder=remainder), KEYS)
     ledger = BadRows(Report(COUNT), True, str, lambda row: None)
     loader = Table() if loader is None else loader
-    return IndexedSteps(plan, Ranks(world, rank), KEYS, loader, ledger, "row {}".format, collate, LAYOUT.columns)
+    return IndexedSteps(
+        plan, Ranks(world, rank), KEYS.__getitem__, loader, ledger, "row {}".format, collate, LAYOUT.columns
+    )
 
 
 @pytest.mark.parametrize("world", [1, 2, 4, 8])

@@ -154,12 +154,19 @@ def test_a_budget_and_a_number_of_rows_do_not_mix(indexed: Callable[..., mps.Str
         indexed(170).resume(state)
 
 
+def indexed_path(path: pathlib.Path) -> pathlib.Path:
+    (found,) = path.parent.glob(f"{path.name}.*.mprefidx")
+    return found
+
+
 def test_changed_data_are_noticed(indexed: Callable[..., mps.Stream], path: pathlib.Path) -> None:
     """The index says how long a row is; a step whose rows no longer are would leave the closed set of shapes."""
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     state = indexed().state(1)
     json_lines(path, [{**row, "chosen_ids": [*row["chosen_ids"], 1]} for row in rows])
     with pytest.raises(StateError, match="data was"):
+        make(path, index=indexed_path(path))
+    with pytest.raises(OptionError, match=r'index="build"'):
         make(path)
     make(path, batching=mps.Bucket(1), index=None).build_index()
     with pytest.raises(StateError, match="index was"):

@@ -32,7 +32,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
         SourceError,
         r"found no rows, expected at least one\. Check",
     ),
-    "index": ({"index": 5}, OptionError, r"index is 5; expected 'auto', the path of a length index, or None"),
+    "index": ({"index": 5}, OptionError, r"index is 5; expected 'auto', 'build', the path of a length index, or None"),
     "not a source": ({"source": 3}, SourceError, r"of type int; expected a path"),
     # Rows
     "bad json": ({"source": "json.jsonl"}, RowError, r"json\.jsonl:2: the line is not valid JSON: .* \[bad_json\]\. "),
@@ -86,7 +86,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
     "template": ({"template": "nope"}, OptionError, r"template is 'nope'; expected 'auto'"),
     "template file": ({"template": "gone.jinja"}, TemplateError, r"gone\.jinja does not exist"),
     "template text": ({"template": "{% if %}"}, TemplateError, r"does not compile: line 1"),
-    "boundary": ({"boundary": "x"}, OptionError, r"boundary is 'x'; expected 'joint' or 'inference'"),
+    "boundary": ({"boundary": "x"}, OptionError, r"boundary is 'x'; expected 'auto', 'joint' or 'inference'"),
     "special tokens": ({"special_tokens_in_content": "x"}, OptionError, r"special_tokens_in_content is 'x'; expected"),
     # Tasks and batching
     "task by name": ({"task": "dpo"}, OptionError, r"task is 'dpo'; expected an object such as mps\.DPO"),

@@ -60,7 +60,8 @@ class TestRewardToken:
 
     def test_not_a_token(self) -> None:
         with pytest.raises(
-            TokenizerError, match=r"reward_token '<r>' is not a token of its own.*Choose one of <\|endof"
+            TokenizerError,
+            match=r"'<r>' is not in the vocabulary of .* No token of it is reserved, so give vocab_size=",
         ):
             self.token("<r>")
 

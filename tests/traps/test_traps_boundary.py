@@ -31,7 +31,7 @@ def test_trap_01_the_first_word_of_the_response_is_lost(tok: Tok) -> None:
     rows = [pair(*texts) for texts in MEETING]
     bos = [] if tok.loaded.bos_id is None else [tok.loaded.bos_id]
     eos = [tok.loaded.eos_id]
-    for (prompt, *responses), row in zip(MEETING, rows_of(rows, tok, template=None), strict=True):
+    for (prompt, *responses), row in zip(MEETING, rows_of(rows, tok, template=None, boundary="joint"), strict=True):
         lengths = []
         for response, side in zip(responses, row, strict=True):
             assert side.ids == bos + tok.ids(prompt + response) + eos
@@ -51,7 +51,7 @@ def test_trap_01_generation_boundary_on_request(tok: Tok) -> None:
     """``boundary="inference"`` keeps the prompt's ids and goes on; rows where that differs are counted either way."""
     rows = [pair(*texts) for texts in MEETING]
     bos = [] if tok.loaded.bos_id is None else [tok.loaded.bos_id]
-    joint, asked = stream_of(rows, tok, template=None), stream_of(rows, tok, template=None, boundary="inference")
+    joint, asked = (stream_of(rows, tok, template=None, boundary=name) for name in ("joint", "inference"))
     differ = 0
     for (prompt, *_), found, kept in zip(MEETING, joint.batches(), asked.batches(), strict=True):
         expected = bos + tok.ids(prompt)
@@ -156,7 +156,7 @@ def test_trap_01_a_tokenizer_that_trims(unigram_model: pathlib.Path, prompt: str
     border = len(prompt.encode())
     before = [at for at, (begin, end) in enumerate(zip(begins, ends, strict=True), 1) if begin < end <= border]
     row = {"prompt": prompt, "chosen": response, "rejected": "bad"}
-    found = mps.encode(row, task=mps.DPO(99), tokenizer=str(unigram_model), template=None)
+    found = mps.encode(row, task=mps.DPO(99), tokenizer=str(unigram_model), template=None, boundary="joint")
     assert found.sample is not None
     (ids, spans, *_), _ = found.sample.sequences
     assert ids.tolist() == [processor.bos_id(), *pieces, processor.eos_id()]

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.batch.layouts.arrays import IGNORE, internal_error, only_where, shift_left
 from ms_prefstream.batch.layouts.base import refuse_shifted
+from ms_prefstream.checks import checked_call
 from ms_prefstream.errors import OptionError
 from ms_prefstream.sample import Batch, Sample, Sequence
 
@@ -183,6 +184,7 @@ def _scores(line: _Segments, ends: Ints, shape: tuple[int, int]) -> tuple[Ints, 
     return labels, mask
 
 
+@checked_call
 def causal_mask(batch: Mapping[str, Any] | Any, *, visible: int = 0, heads: bool = True) -> NDArray[np.uint8]:
     """Returns the attention mask of packed rows: block-diagonal, and causal within each block.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -17,14 +19,29 @@ class AddedToken:
         id: Its id.
         special: A control token: never recognised in user text.
         normalized: Searched for after normalisation rather than before it.
-        stretches: Takes neighbouring spaces with it (lstrip, rstrip) or stands only between words (single_word).
+        lstrip: Takes the white space before it with it.
+        rstrip: Takes the white space after it with it.
+        single_word: Stands only between characters that do not belong to words.
     """
 
     content: str
     id: int
     special: bool
     normalized: bool = False
-    stretches: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+    @property
+    def stretches(self) -> bool:
+        """Whether its surroundings matter to it."""
+        return self.lstrip or self.rstrip or self.single_word
+
+
+FLAGS = ("lstrip", "rstrip", "single_word")
+BLANKS = "\t\n\x0b\x0c\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+"""White space as the `tokenizers` package has it: the property White_Space of Unicode, other than `str.isspace`."""
+_IN_WORDS = ("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc")
 
 
 class Cut(NamedTuple):
@@ -40,22 +57,49 @@ def alternation(contents: Collection[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(contents, key=len, reverse=True))) or "(?!)")
 
 
+def stretching(tokens: Iterable[AddedToken]) -> dict[str, AddedToken]:
+    """Returns the tokens to which their surroundings matter, by content."""
+    return {token.content: token for token in tokens if token.stretches}
+
+
 def cut_at(
-    pattern: re.Pattern[str], ids: Mapping[str, int], text: str, begin: int = 0, end: int | None = None
+    pattern: re.Pattern[str],
+    ids: Mapping[str, int],
+    text: str,
+    begin: int = 0,
+    end: int | None = None,
+    flagged: Mapping[str, AddedToken] = MappingProxyType({}),
 ) -> Iterator[Cut]:
-    """Yields the tokens between two offsets and the text between them; a match without an id is text."""
+    """Yields the tokens between two offsets and the text between them; a match without an id is text.
+
+    A token of `flagged` is cut out with the white space that it takes with it, and not at all inside a word.
+    """
     end = len(text) if end is None else end
     position = begin
     for match in pattern.finditer(text, begin, end):
         id_ = ids.get(match.group())
         if id_ is None:
             continue
-        if match.start() > position:
-            yield Cut(position, match.start(), -1)
-        yield Cut(match.start(), match.end(), id_)
-        position = match.end()
+        first, last = match.span()
+        token = flagged.get(match.group())
+        if token is not None:
+            if token.single_word and (_in_word(text[first - 1 : first]) or _in_word(text[last : last + 1])):
+                continue
+            if token.lstrip:
+                first = max(position, len(text[position:first].rstrip(BLANKS)) + position)
+            if token.rstrip:
+                last = end - len(text[last:end].lstrip(BLANKS))
+        if first > position:
+            yield Cut(position, first, -1)
+        yield Cut(first, last, id_)
+        position = last
     if position < end:
         yield Cut(position, end, -1)
+
+
+def _in_word(character: str) -> bool:
+    """Returns whether a character, or none, belongs to a word: ``\\w`` of the `tokenizers` package."""
+    return character != "" and (unicodedata.category(character) in _IN_WORDS or character in "\u200c\u200d")
 
 
 class Part(NamedTuple):
@@ -115,7 +159,8 @@ class _Pass:
     def __init__(self, tokens: list[AddedToken]) -> None:
         self.ids = {token.content: token.id for token in tokens if not token.special}
         self._pattern = alternation([token.content for token in tokens] if self.ids else [])
+        self._flagged = stretching(tokens)
 
     def split(self, text: str, begin: int) -> list[Part]:
-        cuts = cut_at(self._pattern, self.ids, text)
+        cuts = cut_at(self._pattern, self.ids, text, flagged=self._flagged)
         return [Part(text[cut.begin : cut.end], cut.id, begin + cut.begin) for cut in cuts]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ms_prefstream.encode.backends.added import AddedToken
 
 
 class Place(enum.Enum):
@@ -44,16 +46,20 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[NDArray[np.int32]]:
         """Returns the ids of each text, one (n,) int32 array per text."""
 
-    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL) -> NDArray[np.int64]:
+    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL, dropped_after: bool = False) -> NDArray[np.int64]:
         """Returns where the tokens of `encode([text])` begin: (n + 1,) character offsets, the last is len(text).
 
         A token that begins inside a character (byte-level tokens of a split character) has -1. Texts that the
         tokenizer normalises (NFC) give offsets into the original text wherever a token begins at the border of a
-        normalisation unit, and -1 elsewhere.
+        normalisation unit, and -1 elsewhere. White space that the tokenizer drops between two tokens belongs to the
+        first of them, with `dropped_after` to the second; the last offset is then the end of the last token.
         """
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of the ids, special tokens included as they are written in templates."""
+
+    def piece_id(self, piece: str) -> int | None:
+        """Returns the id of a piece as the vocabulary writes it; None if it is in no vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +72,7 @@ class Tokenizer:
         backend: The backend in use: ``tiktoken``, ``tokenizers``, ``sentencepiece``, ``bytes`` or ``object``.
         reason: Why this backend was chosen, in a sentence.
         special: Control tokens, content to id: never produced by user text.
+        flagged: Those of them to which their surroundings matter, by content.
         special_in_template: All added tokens, content to id: those recognised in a template's own text.
         bos_token: The token at the beginning of a sequence, or None.
         eos_token: The token at the end, or None.
@@ -73,9 +80,11 @@ class Tokenizer:
         unk_token: The token for what the vocabulary lacks, or None.
         add_bos: Whether the tokenizer itself sets BOS before plain text.
         vocab_size: The highest id plus 1.
+        embedding_size: Rows of the model's embedding where the user states them; never fewer than `vocab_size`.
         chat_template: Jinja source, or None.
         fingerprint: A hash of everything that determines the ids, and of the chat template.
-        reserved_id: The id of a reserved token such as ``<|reserved_special_token_0|>``; None without one.
+        reserved: Reserved tokens such as ``<|reserved_special_token_0|>`` by name, in the order of their ids: the
+            added ones, or else pieces of the vocabulary that no text gives.
         notes: Peculiarities that a person should know, as sentences.
     """
 
@@ -93,7 +102,9 @@ class Tokenizer:
     vocab_size: int
     chat_template: str | None = None
     fingerprint: str
-    reserved_id: int | None = None
+    embedding_size: int | None = None
+    flagged: Mapping[str, AddedToken] = field(default_factory=dict)
+    reserved: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -110,6 +121,21 @@ class Tokenizer:
     def pad_id(self) -> int | None:
         """Id of `pad_token`."""
         return self._id(self.pad_token)
+
+    @property
+    def reserved_id(self) -> int | None:
+        """Id of the first reserved token."""
+        return next(iter(self.reserved.values()), None)
+
+    @property
+    def ids(self) -> int:
+        """How many ids there are: rows of the model's embedding, else of the vocabulary."""
+        return self.vocab_size if self.embedding_size is None else self.embedding_size
+
+    def token_id(self, token: str) -> int | None:
+        """Returns the id of an added token or of another piece of the vocabulary by its name; None without one."""
+        found = self._id(token)
+        return self.encoder.piece_id(token) if found is None else found
 
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self.special_in_template.get(token)

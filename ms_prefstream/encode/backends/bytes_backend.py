@@ -48,6 +48,9 @@ class ByteEncoder(PlainTextEncoder):
     def plain_ids(self, text: str, place: Place) -> Ids:
         return self.encode((text,))[0]
 
+    def piece_id(self, piece: str) -> int | None:
+        return None
+
     def offset_starts(self, text: str, place: Place) -> NDArray[np.int64]:
         raise AssertionError("bytes always spell their text")
 

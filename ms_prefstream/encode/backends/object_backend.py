@@ -6,6 +6,7 @@ SentencePiece model that it holds, or else by its own ``tokenize``.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ import orjson
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
-from ms_prefstream.encode.backends.added import AddedToken, AddedTokens, alternation
+from ms_prefstream.encode.backends.added import FLAGS, AddedToken, AddedTokens, alternation, stretching
 from ms_prefstream.encode.backends.base import Form, NotServedError, Place, TextEncoder, Tokenizer
 from ms_prefstream.encode.backends.self_check import corpus
 from ms_prefstream.encode.backends.sentencepiece_backend import SentencePieceEncoder
@@ -107,6 +108,9 @@ def _tokenizer(source: TokenizerSource, tokens: Sequence[AddedToken], encoder: T
     vocab = obj.get_vocab()
     digest = hashlib.blake2b(repr(sorted((i, str(t)) for t, i in vocab.items())).encode(), digest_size=16)
     digest.update(repr((type(obj).__name__, sorted((t.id, t.content, t.special) for t in tokens), template)).encode())
+    flagged = stretching(token for token in tokens if token.special)
+    if flagged:
+        digest.update(b"2")  # the first version gave other ids, see `tokenizer_json.fingerprint`
     ids = {token.content: token.id for token in tokens}
     add_bos = source.config["add_bos_token"]
     if not isinstance(add_bos, bool):
@@ -118,13 +122,14 @@ def _tokenizer(source: TokenizerSource, tokens: Sequence[AddedToken], encoder: T
         backend=encoder.backend,
         reason=reason,
         special=_special(tokens),
+        flagged=flagged,
         special_in_template=ids,
         **names.tokens,
         add_bos=add_bos,
         vocab_size=1 + max([*map(int, vocab.values()), *ids.values()]),
         chat_template=template,
         fingerprint=digest.hexdigest(),
-        reserved_id=find_reserved(ids.items(), names),
+        reserved=find_reserved(ids.items(), names),
     )
 
 
@@ -136,24 +141,23 @@ def _added_tokens(obj: Any, names: Names) -> list[AddedToken]:
     """Returns the object's added tokens, and its named ones even where it does not list them."""
     listed: Mapping[int, Any] = getattr(obj, "added_tokens_decoder", None) or {}
 
-    def stretches(token: Any) -> bool:
-        return any(getattr(token, flag, False) for flag in ("lstrip", "rstrip", "single_word"))
-
-    tokens = {
-        str(getattr(token, "content", token)): (int(id_), bool(getattr(token, "special", True)), stretches(token))
-        for id_, token in listed.items()
-    }
+    tokens: dict[str, AddedToken] = {}
+    for id_, token in listed.items():
+        content, special = str(getattr(token, "content", token)), bool(getattr(token, "special", True))
+        flags = {flag: bool(getattr(token, flag, False)) for flag in FLAGS}
+        tokens[content] = AddedToken(content=content, id=int(id_), special=special, **flags)
     for content in names.control:
-        id_ = tokens[content][0] if content in tokens else obj.convert_tokens_to_ids(content)
-        if isinstance(id_, int):
-            tokens[content] = (id_, True, False)
-    strict = [content for content, (_, special, stretches) in tokens.items() if stretches and not special]
+        if content in tokens:
+            tokens[content] = dataclasses.replace(tokens[content], special=True)
+        elif isinstance(number := obj.convert_tokens_to_ids(content), int):
+            tokens[content] = AddedToken(content=content, id=number, special=True)
+    strict = [token.content for token in tokens.values() if token.stretches and not token.special]
     if strict:
         raise TokenizerError(
             f"the added token {strict[0]!r} of {type(obj).__name__} takes its surroundings with it, which is only "
             "supported for tokenizers with a tokenizer.json. Pass its directory."
         )
-    return [AddedToken(content=c, id=i, special=special) for c, (i, special, _) in tokens.items()]
+    return list(tokens.values())
 
 
 class ObjectEncoder(PlainTextEncoder):
@@ -188,6 +192,10 @@ class ObjectEncoder(PlainTextEncoder):
     def _own(self, text: str) -> list[int]:
         found: list[int] = self._obj.convert_tokens_to_ids(self._obj.tokenize(text, split_special_tokens=True))
         return found
+
+    def piece_id(self, piece: str) -> int | None:
+        found = self._obj.get_vocab().get(piece)
+        return None if found is None else int(found)
 
     def offset_starts(self, text: str, place: Place) -> NDArray[np.int64]:
         raise TokenizerError(

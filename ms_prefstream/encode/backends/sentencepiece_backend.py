@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
-from ms_prefstream.encode.backends.added import AddedToken, AddedTokens
+from ms_prefstream.encode.backends.added import FLAGS, AddedToken, AddedTokens, stretching
 from ms_prefstream.encode.backends.base import Form, Place, Tokenizer
 from ms_prefstream.encode.backends.sentencepiece_proto import (
     PieceType,
@@ -42,26 +43,31 @@ def load(source: TokenizerSource) -> Tokenizer:
     names = _names(sentencepiece.SentencePieceProcessor(model_proto=data), model, source.names, known)
     for content in (*names.control, *source.names.control):
         if content in known:
-            tokens[content] = AddedToken(content=content, id=known[content], special=True)
+            token = tokens.get(content) or AddedToken(content=content, id=known[content], special=True)
+            tokens[content] = dataclasses.replace(token, id=known[content], special=True)
     special = {t.content: t.id for t in tokens.values() if t.special}
     extra = [t for t in tokens.values() if t.id >= len(model.pieces) or model.pieces[t.id][0] != t.content]
     ids = {t.content: t.id for t in tokens.values()}
     add_bos = source.config.get("add_bos_token")
     digest = hashlib.blake2b(data, digest_size=16)
     digest.update(repr((sorted((t.id, t.content, t.special) for t in tokens.values()), source.chat_template)).encode())
+    flagged = stretching(token for token in tokens.values() if token.special)
+    if flagged:
+        digest.update(b"2")  # the first version gave other ids, see `tokenizer_json.fingerprint`
     return Tokenizer(
         name=source.name,
         encoder=SentencePieceEncoder(data, model, special, extra=extra),
         backend="sentencepiece",
         reason="the tokenizer is a SentencePiece model",
         special=special,
+        flagged=flagged,
         special_in_template=ids,
         **names.tokens,
         add_bos=add_bos if isinstance(add_bos, bool) else names.tokens["bos_token"] is not None,
         vocab_size=max(len(model.pieces), 1 + max(known.values())),
         chat_template=source.chat_template,
         fingerprint=digest.hexdigest(),
-        reserved_id=find_reserved(ids.items(), names),
+        reserved=find_reserved(ids.items(), names),
     )
 
 
@@ -125,6 +131,9 @@ class SentencePieceEncoder(PlainTextEncoder):
             check_unicode((text,))
             raise
 
+    def piece_id(self, piece: str) -> int | None:
+        return next((id_ for id_, (name, _) in enumerate(self._model.pieces) if name == piece), None)
+
     def plain_starts(self, text: str, place: Place) -> NDArray[np.int64]:
         check_unicode((text,))
         return super().plain_starts(text, place) if self._model.plain else self.offset_starts(text, place)
@@ -173,8 +182,10 @@ def _names(processor: Any, model: SentencePieceModel, given: Names, known: Mappi
 def _added_tokens(model: SentencePieceModel, source: TokenizerSource) -> dict[str, AddedToken]:
     """Returns the symbols of the model, with the flags of the configuration, then the tokens that it adds."""
     declared = {content: (id_, False) for content, id_ in source.legacy_added.items()}
+    flags: dict[str, dict[str, bool]] = {}
     for id_, token in source.added_tokens_decoder.items():
         declared[str(token["content"])] = id_, bool(token.get("special"))
+        flags[str(token["content"])] = {flag: bool(token.get(flag)) for flag in FLAGS}
     found: dict[str, AddedToken] = {}
     inside = {piece: id_ for id_, (piece, _) in enumerate(model.pieces)}
     # The configuration renames reserved pieces by their ids, as for InternLM2's ChatML tokens.
@@ -190,9 +201,9 @@ def _added_tokens(model: SentencePieceModel, source: TokenizerSource) -> dict[st
         # Without a configuration, a symbol written like <|name|> counts as control, to be safe.
         looks = not source.has_config and piece.startswith("<|") and piece.endswith("|>")
         special = symbol or (declared[piece][1] if piece in declared else looks)
-        found[piece] = AddedToken(content=piece, id=id_, special=special)
+        found[piece] = AddedToken(content=piece, id=id_, special=special, **flags.get(piece, {}))
     for content, (id_, special) in sorted(declared.items(), key=lambda item: item[1]):
         known = inside.get(content) == id_ or (id_ in renamed and content not in inside)
         if content not in found and (known or id_ >= len(model.pieces)):
-            found[content] = AddedToken(content=content, id=id_, special=special)
+            found[content] = AddedToken(content=content, id=id_, special=special, **flags.get(content, {}))
     return found

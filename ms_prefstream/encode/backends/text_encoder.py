@@ -47,7 +47,7 @@ class PlainTextEncoder(abc.ABC):
         one = self.ids_by_parts if self.added.any else self.plain_ids
         return [one(text, place) for text in texts]
 
-    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL) -> NDArray[np.int64]:
+    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL, dropped_after: bool = False) -> NDArray[np.int64]:
         """Returns where each token begins; see `TextEncoder`."""
         check_size((text,), self.max_chars)
         if not self.added.may_occur(text):
@@ -65,6 +65,10 @@ class PlainTextEncoder(abc.ABC):
         """Returns the text of the ids, control tokens included."""
         assert self.spelling is not None  # a backend without one decodes on its own
         return self.spelling.decode(ids)
+
+    @abc.abstractmethod
+    def piece_id(self, piece: str) -> int | None:
+        """Returns the id of a piece by its name; see `TextEncoder`."""
 
     def ids_by_parts(self, text: str, place: Place) -> Ids:
         """Returns the ids of a text that may hold added tokens; what follows one stands after a special token."""

@@ -136,6 +136,9 @@ class TiktokenEncoder(PlainTextEncoder):
                 raise
             return self._reference.encode((text,))[0]
 
+    def piece_id(self, piece: str) -> int | None:
+        return self._reference.piece_id(piece)
+
     def offset_starts(self, text: str, place: Place) -> NDArray[np.int64]:
         return self._reference.starts(text, place)
 

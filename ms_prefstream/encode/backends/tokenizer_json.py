@@ -12,9 +12,10 @@ import orjson
 from tokenizers import AddedToken as RustAddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
-from ms_prefstream.encode.backends.added import AddedToken
+from ms_prefstream.encode.backends.added import FLAGS, AddedToken
 from ms_prefstream.encode.backends.base import Place
 from ms_prefstream.encode.backends.spelling import META, Prefix
+from ms_prefstream.encode.backends.tokenizer_source import RESERVED
 
 Spec = dict[str, Any]  # a tokenizer.json, parsed
 _EVERYWHERE = frozenset({Place.START, Place.AFTER_SPECIAL})
@@ -130,6 +131,15 @@ def vocabulary(spec: Spec) -> dict[str, int]:
     return vocab if isinstance(vocab, dict) else {entry[0]: at for at, entry in enumerate(vocab)}
 
 
+def unknown_id(spec: Spec) -> int | None:
+    """Returns the id that the model gives for what its vocabulary lacks."""
+    model = spec["model"]
+    if model.get("type") == "Unigram":
+        found: int | None = model.get("unk_id")
+        return found
+    return vocabulary(spec).get(model.get("unk_token") or "")
+
+
 def added_tokens(spec: Spec) -> list[AddedToken]:
     """Returns the added tokens of a tokenizer.json."""
     return [
@@ -138,7 +148,7 @@ def added_tokens(spec: Spec) -> list[AddedToken]:
             id=entry["id"],
             special=bool(entry.get("special")),
             normalized=bool(entry.get("normalized")),
-            stretches=any(entry.get(flag) for flag in ("single_word", "lstrip", "rstrip")),
+            **{flag: bool(entry.get(flag)) for flag in FLAGS},
         )
         for entry in spec.get("added_tokens") or []
     ]
@@ -180,6 +190,37 @@ def merge_added_tokens(
         by_content[content]["special"] = True
 
 
+def name_reserved(spec: Spec, decoder: Mapping[int, Mapping[str, Any]]) -> dict[str, int]:
+    """Give tokens that only a configuration has the ids that it states, where the vocabulary has reserved pieces.
+
+    The pieces take the names of the tokens, as for InternLM2's ChatML tokens. `spec` is changed in place.
+
+    Returns:
+        The tokens that only the configuration has, with the ids that it states.
+    """
+    model, pieces = spec["model"], vocabulary(spec)
+    known = {entry["content"] for entry in spec.get("added_tokens") or []} | pieces.keys()
+    only = {str(token["content"]): id_ for id_, token in sorted(decoder.items()) if str(token["content"]) not in known}
+    if not only:
+        return only
+    by_id = {id_: piece for piece, id_ in pieces.items()}
+    merges = model.get("merges") or []
+    merged = {part for merge in merges for part in (merge.split(" ") if isinstance(merge, str) else merge)}
+    merged.update(merged_tokens(merges))
+    for content, id_ in only.items():
+        piece = by_id.get(id_)
+        if piece is None or piece in merged or piece in {entry["content"] for entry in spec.get("added_tokens") or []}:
+            continue
+        if RESERVED.fullmatch(piece) is None:
+            continue
+        if isinstance(model["vocab"], dict):
+            del model["vocab"][piece]
+            model["vocab"][content] = id_
+        else:
+            model["vocab"][id_][0] = content
+    return only
+
+
 def number_added_tokens(spec: Spec, rust: RustTokenizer) -> None:
     """Replace the added tokens of a tokenizer.json by those of the package's tokenizer, with their real ids."""
     known: dict[int, RustAddedToken] = rust.get_added_tokens_decoder()
@@ -189,10 +230,15 @@ def number_added_tokens(spec: Spec, rust: RustTokenizer) -> None:
     ]
 
 
-def fingerprint(spec: Spec, chat_template: str | None) -> str:
+def fingerprint(spec: Spec, chat_template: str | None, revised: bool = False) -> str:
     """Returns a hash of all parts that determine ids, and of the chat template.
 
     The hash does not depend on how a file is written (defaults left out, merges as pairs or joined by a space).
+
+    Args:
+        spec: A parsed tokenizer.json.
+        chat_template: The template.
+        revised: Whether the ids are not those of the first version, so that its states and indexes are refused.
     """
     model = dict(spec["model"])
     vocab, merges = model.pop("vocab", None), model.pop("merges", None) or []
@@ -204,6 +250,8 @@ def fingerprint(spec: Spec, chat_template: str | None) -> str:
     rest = [_essence(part) for part in (model, written["normalizer"], written["pre_tokenizer"])]
     tokens = [_essence(entry) for entry in spec.get("added_tokens") or []]
     digest.update(orjson.dumps([rest, tokens, chat_template], option=orjson.OPT_SORT_KEYS))
+    if revised:
+        digest.update(b"2")
     return digest.hexdigest()
 
 

@@ -19,7 +19,7 @@ ACCEPTED = (
 )
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 _OTHERS = ("sep_token", "cls_token", "mask_token")
-_RESERVED = re.compile(r"[<\[]\|?(reserved|extra|unused|placeholder|control|dummy)\w*\|?[>\]]", re.IGNORECASE)
+RESERVED = re.compile(r"[<\[]\|?(reserved|extra|unused|placeholder|control|dummy)\w*\|?[>\]]", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +168,11 @@ def read_names(config: Mapping[str, Any], fallback: Mapping[str, Any] | None = N
     return Names(tokens=tokens, others=tuple(name for name in found if name))
 
 
-def find_reserved(candidates: Iterable[tuple[str, int]], names: Names) -> int | None:
-    """Returns the lowest id of tokens named as reserved or unused, such as ``<|reserved_special_token_0|>``."""
+def find_reserved(candidates: Iterable[tuple[str, int]], names: Names) -> dict[str, int]:
+    """Returns the tokens named as reserved or unused, such as ``<|reserved_special_token_0|>``, by rising id."""
     used = names.tokens.values()
-    found = [id_ for name, id_ in candidates if name not in used and _RESERVED.fullmatch(name)]
-    return min(found, default=None)
+    found = [(id_, name) for name, id_ in candidates if name not in used and RESERVED.fullmatch(name)]
+    return {name: id_ for id_, name in sorted(found)}
 
 
 def chat_template_of(config: Mapping[str, Any]) -> str | None:

@@ -15,7 +15,7 @@ import orjson
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
-from ms_prefstream.encode.backends.added import AddedTokens
+from ms_prefstream.encode.backends.added import AddedTokens, stretching
 from ms_prefstream.encode.backends.base import Form, Place, Tokenizer
 from ms_prefstream.encode.backends.spelling import (
     META,
@@ -33,10 +33,12 @@ from ms_prefstream.encode.backends.tokenizer_json import (
     drop_leaking_merges,
     fingerprint,
     merge_added_tokens,
+    name_reserved,
     number_added_tokens,
     pipeline_for_place,
     read_pipeline,
     special_tokens,
+    unknown_id,
     vocabulary,
 )
 from ms_prefstream.encode.backends.tokenizer_source import Names, TokenizerSource, find_reserved, read_json
@@ -87,6 +89,7 @@ def _read(source: TokenizerSource) -> Reference:
         )
     names = source.names
     others = [content for content, _ in sorted(source.legacy_added.items(), key=lambda item: item[1])]
+    stated = name_reserved(spec, source.added_tokens_decoder)
     merge_added_tokens(spec, source.added_tokens_decoder, names.control, others)
     pre = spec.get("pre_tokenizer")
     if source.has_config and isinstance(pre, dict) and pre.get("type") == "ByteLevel":
@@ -103,6 +106,8 @@ def _read(source: TokenizerSource) -> Reference:
         ) from None
     number_added_tokens(spec, rust)
     added = {token.content: token.id for token in added_tokens(spec)}
+    _check_stated(source.name, stated, added)
+    flagged = stretching(token for token in added_tokens(spec) if token.special)
     bos, add_bos = names.tokens["bos_token"], source.config.get("add_bos_token")
     if not isinstance(add_bos, bool):
         add_bos = bos is not None and rust.encode("a").ids[:1] == [added.get(bos)]
@@ -113,22 +118,23 @@ def _read(source: TokenizerSource) -> Reference:
         backend="tokenizers",
         reason="the tokenizer is a tokenizer.json",
         special=special_tokens(spec),
+        flagged=flagged,
         special_in_template=added,
         **names.tokens,
         add_bos=add_bos,
         vocab_size=1 + max([*vocabulary(spec).values(), *added.values()]),
         chat_template=source.chat_template,
-        fingerprint=fingerprint(spec, source.chat_template),
-        reserved_id=_reserved(spec, added, names, encoder),
+        fingerprint=fingerprint(spec, source.chat_template, revised=bool(flagged) or encoder.knew_no_unknown),
+        reserved=_reserved(spec, added, names, encoder),
         notes=_moved_ids(source.added_tokens_decoder, added),
     )
     return Reference(tokenizer=tokenizer, encoder=encoder, spec=spec, rust=rust)
 
 
-def _reserved(spec: Spec, added: Mapping[str, int], names: Names, encoder: TokenizersEncoder) -> int | None:
-    """Returns a reserved token: an added one, or a piece of the vocabulary that its own text does not give."""
+def _reserved(spec: Spec, added: Mapping[str, int], names: Names, encoder: TokenizersEncoder) -> dict[str, int]:
+    """Returns the reserved tokens: the added ones, else pieces of the vocabulary that their own text does not give."""
     listed = find_reserved(added.items(), names)
-    if listed is not None:
+    if listed:
         return listed
     pieces = {p: i for p, i in vocabulary(spec).items() if p[:1] in "<[" and p[-1:] in ">]" and len(p) > 6}
     texts = encoder.encode(list(pieces))
@@ -137,17 +143,33 @@ def _reserved(spec: Spec, added: Mapping[str, int], names: Names, encoder: Token
     )
 
 
+def _check_stated(name: str, stated: Mapping[str, int], added: Mapping[str, int]) -> None:
+    """Checks that tokens which only tokenizer_config.json has got the ids that it states.
+
+    Raises:
+        TokenizerError: They got others, for which the model has no embeddings or those of other tokens.
+    """
+    moved = {content: id_ for content, id_ in stated.items() if added.get(content) != id_}
+    if moved:
+        content, id_ = next(iter(moved.items()))
+        raise TokenizerError(
+            f"{name}: tokenizer_config.json gives {content!r} the id {id_}, but tokenizer.json has neither that token "
+            f"nor a reserved piece at that id, so it would get the id {added.get(content)}, which means something else "
+            f"to the model ({len(moved)} tokens in all). Save the tokenizer again with all its tokens "
+            "(save_pretrained), or pass the .model file that it was made from."
+        )
+
+
 def _moved_ids(declared: Mapping[int, Mapping[str, Any]], added: Mapping[str, int]) -> tuple[str, ...]:
-    """Returns a note if added tokens have other ids than tokenizer_config.json declares."""
+    """Returns a note if added tokens of tokenizer.json have other ids than tokenizer_config.json declares."""
     contents = {id_: str(token["content"]) for id_, token in sorted(declared.items())}
     moved = [(content, id_) for id_, content in contents.items() if added.get(content) != id_]
     if not moved:
         return ()
     content, id_ = moved[-1]
     return (
-        f"tokenizer_config.json gives {content!r} the id {id_}, but tokenizer.json has no such token, so it got "
-        f"{added.get(content)}, as in transformers ({len(moved)} tokens in all); "
-        "check that the model has that many embeddings",
+        f"tokenizer_config.json gives {content!r} the id {id_}, but tokenizer.json gives it {added.get(content)}, "
+        f"which is used, as in transformers ({len(moved)} tokens in all); check which the model was trained with",
     )
 
 
@@ -161,6 +183,8 @@ class TokenizersEncoder(PlainTextEncoder):
     Attributes:
         pipeline: The steps before the model, as far as they are understood.
         leaks: Control ids that plain text gives, and the ids that replace each of them.
+        unknown: The unknown token's id and content, if that is a control token. Its id stands for what the vocabulary
+            lacks; only where a text holds its content it is a leak.
     """
 
     backend = "tokenizers"
@@ -169,10 +193,20 @@ class TokenizersEncoder(PlainTextEncoder):
         self.pipeline = read_pipeline(spec)
         self.nfc = self.pipeline.nfc
         self.added = AddedTokens(added_tokens(spec), nfc if self.nfc else None)
+        # The package searches a normalised text for what a normaliser other than NFC makes of such a token.
+        own = [token for token in added_tokens(spec) if token.normalized and not token.special]
+        self._finds_changed = bool(own) and not self.nfc and spec.get("normalizer") is not None
         self._by_place = _tokenizers_by_place(spec, rust)
         self.spelling = _spelling(spec, self.pipeline)
+        control = special_tokens(spec)
+        unknown, names = unknown_id(spec), {id_: content for content, id_ in control.items()}
+        self.unknown = (-1, "") if unknown is None or unknown not in names else (unknown, names[unknown])
+        self._unigram = spec["model"].get("type") == "Unigram"
+        self._normalizes = spec.get("normalizer") is not None
         self.leaks: dict[int, list[int]] = {}
-        self.leaks = self._find_leaks(special_tokens(spec), rust)
+        self.leaks = self._find_leaks(control, rust)
+        # The first version wrote the unknown token's content for every unknown character of such a tokenizer.
+        self.knew_no_unknown = self.unknown[0] in self.leaks
 
     def _find_leaks(self, control: Mapping[str, int], rust: RustTokenizer) -> dict[int, list[int]]:
         """Returns the control ids that plain text gives, each with the shortest pieces that write the same text."""
@@ -183,6 +217,8 @@ class TokenizersEncoder(PlainTextEncoder):
             halves = ((content[:at], content[at:]) for at in range(1, len(content)))
             cuts = ([token.id for half in two for token in rust.model.tokenize(half)] for two in halves)
             leaks[leaked] = min((cut for cut in cuts if names.keys().isdisjoint(cut)), key=len, default=[])
+        if leaks.get(self.unknown[0]) == []:
+            del leaks[self.unknown[0]]  # its content has characters that the vocabulary lacks
         helpless = [content for content, id_ in control.items() if leaks.get(id_) == []]
         if helpless:
             raise TokenizerError(
@@ -204,12 +240,12 @@ class TokenizersEncoder(PlainTextEncoder):
             return [self.ids_by_parts(text, place) for text in texts]
         return self._batch(texts, place)
 
-    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL) -> NDArray[np.int64]:
+    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL, dropped_after: bool = False) -> NDArray[np.int64]:
         """Returns where each token begins; see `TextEncoder`."""
-        if self.spelling is None and not self._splits(place):
+        if (self.spelling is None or self._finds_changed) and not self._splits(place):
             check_size((text,))
-            return self.offset_starts(text, place)
-        return super().starts(text, place)
+            return self.offset_starts(text, place, dropped_after)
+        return super().starts(text, place, dropped_after)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of the ids, control tokens included."""
@@ -217,6 +253,10 @@ class TokenizersEncoder(PlainTextEncoder):
             return self.spelling.decode(ids)
         text: str = self._by_place[Place.START].decode(list(ids), skip_special_tokens=False)
         return text
+
+    def piece_id(self, piece: str) -> int | None:
+        found: int | None = self._by_place[Place.START].token_to_id(piece)
+        return found
 
     def plain_ids(self, text: str, place: Place) -> Ids:
         return self._batch((text,), place)[0]
@@ -226,10 +266,30 @@ class TokenizersEncoder(PlainTextEncoder):
         return place is Place.CONTINUATION and self.pipeline.varies
 
     def _batch(self, texts: Sequence[str], place: Place) -> list[Ids]:
-        rows = [encoding.ids for encoding in self._encodings(texts, place, offsets=False)]
-        if self.leaks:
-            rows = [[i for id_ in ids for i in self.leaks.get(id_, (id_,))] for ids in rows]
-        return [np.array(ids, dtype=np.int32) for ids in rows]
+        encodings = self._encodings(texts, place, offsets=False)
+        if not self.leaks:
+            return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        ids = [
+            [id_ for ids in self._plain(encoding, text, place) for id_ in ids]
+            for encoding, text in zip(encodings, texts, strict=True)
+        ]
+        return [np.array(row, dtype=np.int32) for row in ids]
+
+    def _plain(self, encoding: Any, text: str, place: Place) -> list[Sequence[int]]:
+        """Returns the ids that stand for each token: itself, or what replaces a control token that leaked."""
+        found: list[Sequence[int]] = [self.leaks.get(id_, (id_,)) for id_ in encoding.ids]
+        unknown, content = self.unknown
+        if unknown not in self.leaks or unknown not in encoding.ids:
+            return found
+        written = [""] * len(found)
+        if content in text or self._normalizes:
+            whole = self._encodings((text,), place, offsets=True)[0]
+            # A Unigram model says what it did not know, also of a text that was normalised.
+            written = whole.tokens if self._unigram else [text[begin:end] for begin, end in whole.offsets]
+        for at, id_ in enumerate(encoding.ids):
+            if id_ == unknown and written[at] != content:
+                found[at] = (unknown,)
+        return found
 
     def _encodings(self, texts: Sequence[str], place: Place, offsets: bool) -> list[Any]:
         rust = self._by_place[place]
@@ -241,17 +301,18 @@ class TokenizersEncoder(PlainTextEncoder):
             raise
         return found
 
-    def offset_starts(self, text: str, place: Place) -> NDArray[np.int64]:
+    def offset_starts(self, text: str, place: Place, dropped_after: bool = False) -> NDArray[np.int64]:
         """Returns the package's own offsets; a token that begins before the end of the last one has -1."""
         encoding = self._encodings((text,), place, offsets=True)[0]
         begins: list[int] = []
         reached = 0
-        for id_, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        for ids, (begin, end) in zip(self._plain(encoding, text, place), encoding.offsets, strict=True):
             only_prefix = not begins and encoding.tokens[0] == META and text[0] not in (" ", META)
-            begins.append(0 if not begins else begin if begin >= reached else -1)
-            begins += [-1] * (len(self.leaks.get(id_, (id_,))) - 1)
+            own = reached if dropped_after and begin > reached else begin
+            begins.append(0 if not begins else own if begin >= reached else -1)
+            begins += [-1] * (len(ids) - 1)
             reached = 0 if only_prefix else max(reached, end)
-        return np.array([*begins, len(text)], dtype=np.int64)
+        return np.array([*begins, reached if dropped_after else len(text)], dtype=np.int64)
 
 
 def _tokenizers_by_place(spec: Spec, rust: RustTokenizer) -> dict[Place, RustTokenizer]:
@@ -301,8 +362,7 @@ def _spelling(spec: Spec, pipeline: Pipeline) -> Spelling | None:
     if pipeline.kind == "bytes":
         written = ((b"", -1) if token is None else (token, len(token)) for token in map(from_byte_alphabet, vocab))
         return build_spelling(vocab.values(), written, added, prefix, borders)
-    model = spec["model"]
-    unk = model.get("unk_id") if model.get("type") == "Unigram" else vocab.get(model.get("unk_token"))
+    unk = unknown_id(spec)
     unknown = {piece: id_ for piece, id_ in vocab.items() if id_ == unk}
     known = {piece: id_ for piece, id_ in vocab.items() if id_ != unk}
     return metaspace_spelling(known, {**unknown, **added}, prefix, borders)

@@ -32,9 +32,9 @@ def read_alpaca(row: Row) -> Pair | Completion:
     instruction = text(row, "instruction")
     given = "" if row.get("input") is None else text(row, "input")
     prompt = (*earlier_turns(row), Message("user", f"{instruction}\n{given}" if given else instruction))
-    output = row.get("output")
-    if output is None or row.get("chosen") is not None or row.get("rejected") is not None:
+    if row.get("chosen") is not None or row.get("rejected") is not None or row.get("output") is None:
         return pair_of(row, prompt, "chosen", "rejected")
+    output = row["output"]
     if isinstance(output, str):
         return Completion(prompt, (Message("assistant", text(row, "output")),))
     better, worse = two_strings(output, "output", "a string, or a list of two strings, the better one first")

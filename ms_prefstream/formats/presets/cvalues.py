@@ -22,6 +22,9 @@ DIFFICULTIES: tuple[tuple[str, str], ...] = (
 )
 """The three (better, worse) combinations of the data set's documentation."""
 
+ALIASES = dict(zip(("hard", "medium", "easy"), DIFFICULTIES, strict=True))
+"""Names for the combinations, by how hard the two responses are to tell apart."""
+
 
 @preset(needs(prompt=TEXT, pos_resp=TEXT, neg_resp=TEXT))
 def cvalues(types: Iterable[tuple[str, str] | str] | None = None) -> OneRecord | ManyRecords:
@@ -31,9 +34,9 @@ def cvalues(types: Iterable[tuple[str, str] | str] | None = None) -> OneRecord |
     ``Pair(prompt=(user 你好), chosen=(assistant 好), rejected=(assistant 坏))``
 
     Args:
-        types: Only rows with one of these combinations of (pos_type, neg_type); each a tuple or a string such as
-            ``"拒绝为主>风险回复"``. None takes all rows and does not read the types. `DIFFICULTIES` lists the
-            documented ones.
+        types: Only rows with one of these combinations of (pos_type, neg_type); each a tuple, a string such as
+            ``"拒绝为主>风险回复"``, or a name: ``hard`` (拒绝&正向建议 > 拒绝为主), ``medium`` (拒绝为主 > 风险回复) or
+            ``easy`` (拒绝&正向建议 > 风险回复). None takes all rows and does not read the types.
 
     Raises:
         OptionError: A combination is not a pair of labels.
@@ -43,12 +46,16 @@ def cvalues(types: Iterable[tuple[str, str] | str] | None = None) -> OneRecord |
     wanted = tuple(_combination(given) for given in ([types] if isinstance(types, str) else types))
     if not wanted:
         raise OptionError("types is empty, which would filter out every row; give combinations, or None for all rows.")
-    return ManyRecords("cvalues", _read_wanted, _count_wanted, {"types": wanted})
+    return ManyRecords("cvalues", _read_wanted, _count_wanted, {"types": wanted}, _types)
 
 
 def read_cvalues(row: Row) -> Pair:
     """Returns one row as a pair."""
     return pair_of(row, "prompt", "pos_resp", "neg_resp")
+
+
+def _types(row: Row) -> str:
+    return f"{text(row, 'pos_type')}>{text(row, 'neg_type')}"
 
 
 def _count_wanted(row: Row, types: tuple[tuple[str, str], ...]) -> int:
@@ -60,8 +67,12 @@ def _read_wanted(row: Row, types: tuple[tuple[str, str], ...]) -> tuple[Pair, ..
 
 
 def _combination(given: tuple[str, str] | str) -> tuple[str, str]:
+    if isinstance(given, str) and given in ALIASES:
+        return ALIASES[given]
     labels = given.replace("＞", ">").split(">") if isinstance(given, str) else given
     if isinstance(labels, (list, tuple)) and len(labels) == 2 and all(isinstance(label, str) for label in labels):
         return labels[0].strip(), labels[1].strip()
     known = ", ".join(f"({better!r}, {worse!r})" for better, worse in DIFFICULTIES)
-    raise OptionError(f"types has {given!r}; expected pairs (pos_type, neg_type) such as {known}.")
+    raise OptionError(
+        f"types has {given!r}; expected 'hard', 'medium', 'easy', or pairs (pos_type, neg_type) such as {known}."
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ms_prefstream.formats.auto import PAIR_OF_TEXTS, needs
 from ms_prefstream.formats.base import OneRecord, Row
 from ms_prefstream.formats.divide import History, check_history, complete, divide, split_response
-from ms_prefstream.formats.fields import margin_of, text, wrong_type
+from ms_prefstream.formats.fields import margin_of, response_field, text, wrong_type
 from ms_prefstream.formats.messages import dialogue, marked
 from ms_prefstream.formats.record import Completion, Message, Messages, Pair
 from ms_prefstream.formats.registry import preset
@@ -50,9 +50,10 @@ def _shared(row: Row) -> Messages:
 
 
 def _completion(row: Row) -> Completion:
-    if row.get("response") is None:
+    response = response_field(row)
+    if response is None:
         return Completion(*split_response(_turns(row)))
-    whole, start = complete(_prompt(row), _side(row, "response", True), "response")
+    whole, start = complete(_prompt(row), _side(row, response, True), response)
     return Completion(whole[:start], whole[start:])
 
 

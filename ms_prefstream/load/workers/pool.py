@@ -233,7 +233,7 @@ def measure_rows(loader: SampleLoader, rows: Sequence[int]) -> Measured:
     return measure(loader.load(rows))
 
 
-_Row: TypeAlias = tuple[int, bool, float | None, tuple[float, float] | None, RowError | None, int]
+_Row: TypeAlias = tuple[int, bool, float | None, tuple[float, float] | None, RowError | None, int, tuple[str, ...]]
 
 
 class Block(NamedTuple):
@@ -243,7 +243,7 @@ class Block(NamedTuple):
         ids: The ids of all sequences, then those of all prompts, int32.
         lengths: How many ids each of them has.
         columns: The other fields of a sequence, a list each, with one value per sequence.
-        rows: (sequences, whether there is a prompt, margin, ref_logps, error, notes) of each row.
+        rows: (sequences, whether there is a prompt, margin, ref_logps, error, notes, unread) of each row.
     """
 
     ids: Ids
@@ -259,10 +259,18 @@ def pack(loaded: Sequence[Loaded]) -> Block:
     arrays = [sequence.ids for sequence in sequences]
     arrays += [sample.prompt for sample in samples if sample.prompt is not None]
     rows: list[_Row] = [
-        (0, False, None, None, error, int(notes))
+        (0, False, None, None, error, int(notes), unread)
         if sample is None
-        else (len(sample.sequences), sample.prompt is not None, sample.margin, sample.ref_logps, None, int(notes))
-        for sample, error, notes in loaded
+        else (
+            len(sample.sequences),
+            sample.prompt is not None,
+            sample.margin,
+            sample.ref_logps,
+            None,
+            int(notes),
+            unread,
+        )
+        for sample, error, notes, unread in loaded
     ]
     return Block(
         ids=np.concatenate(arrays, casting="no", dtype=np.int32) if arrays else np.empty(0, np.int32),
@@ -283,10 +291,10 @@ def unpack(block: Block) -> list[Loaded]:
     sequences = map(new, itertools.repeat(TokenSequence), zip(arrays, *block.columns))  # noqa: B905 - prompts come after
     prompts = iter(arrays[len(block.columns[0]) :])
     loaded: list[Loaded] = []
-    for count, has_prompt, margin, ref_logps, error, notes in block.rows:
+    for count, has_prompt, margin, ref_logps, error, notes, unread in block.rows:
         sample = None
         if error is None:
             prompt = next(prompts) if has_prompt else None
             sample = new(Sample, (tuple(itertools.islice(sequences, count)), prompt, margin, ref_logps))
-        loaded.append(new(Loaded, (sample, error, _NOTES[notes])))
+        loaded.append(new(Loaded, (sample, error, _NOTES[notes], unread)))
     return loaded

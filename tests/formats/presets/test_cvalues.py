@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import pathlib
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from ms_prefstream.errors import OptionError, Reason
+import ms_prefstream as mps
+from ms_prefstream.errors import OptionError, Reason, SourceError
 from ms_prefstream.formats import DIFFICULTIES, ManyRecords, OneRecord, cvalues
 from ms_prefstream.formats.record import Pair
 
@@ -64,7 +66,7 @@ def test_margin_and_missing_fields() -> None:
     assert isinstance(found, Pair)
     assert found.margin == 3.0
     said = refusal(Reason.MISSING_FIELD, cvalues(), {"prompt": "x", "pos_rsp": "y", "neg_resp": "z"})
-    assert "Did you mean 'pos_rsp'?" in said
+    assert "Did you mean 'pos_resp' instead of 'pos_rsp'?" in said
 
 
 def test_its_text_names_the_options() -> None:
@@ -80,3 +82,25 @@ def test_the_filter_splits_real_rows(shared: pathlib.Path) -> None:
         fmt = cvalues(types=[combination])
         assert isinstance(fmt, ManyRecords)
         assert sum(map(fmt.count, rows)) == sum(len(fmt(row)) for row in rows) == expected[combination] > 0
+
+
+def test_names_for_the_documented_combinations() -> None:
+    assert repr(cvalues(types="hard")) == repr(cvalues(types=[("拒绝&正向建议", "拒绝为主")]))
+    assert repr(cvalues(types=["medium", "easy"])) == repr(
+        cvalues(types=["拒绝为主>风险回复", "拒绝&正向建议>风险回复"])
+    )
+    with pytest.raises(OptionError, match="types has 'hrad'; expected 'hard', 'medium', 'easy', or pairs"):
+        cvalues(types="hrad")
+
+
+def test_a_filter_that_no_row_passes_shows_what_there_is() -> None:
+    rows = [{**ROW, "pos_type": "a"}, {**ROW, "pos_type": "a"}, {**ROW, "neg_type": "b"}]
+    options: dict[str, Any] = {"task": mps.DPO(512), "tokenizer": "bytes", "batching": mps.Pad(1)}
+    fmt = cvalues(types=[("拒绝为住", "风险回复")])
+    with pytest.raises(SourceError) as caught:
+        _ = mps.stream(rows, format=fmt, **options).steps_per_epoch
+    said = str(caught.value)
+    assert f"found 'a>{ROW['neg_type']}' (2), '{ROW['pos_type']}>b' (1)" in said
+    assert "拒绝为住" in said
+    with pytest.raises(SourceError, match=r"found 'a>.* \(2\), '.*>b' \(1\)"):
+        _ = mps.stream(mps.mix([rows]), format=fmt, **options).steps_per_epoch

@@ -39,7 +39,7 @@ def test_the_fields_of_a_sample_are_all_packed() -> None:
     # A field that is added to one of these must be added to pack and unpack too.
     assert Sample._fields == ("sequences", "prompt", "margin", "ref_logps")
     assert Sequence._fields == ("ids", "spans", "truncated", "question_cut")
-    assert Loaded._fields == ("sample", "error", "notes")
+    assert Loaded._fields == ("sample", "error", "notes", "unread")
 
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(lambda found: np.array(found, np.int32))

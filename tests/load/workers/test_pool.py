@@ -345,8 +345,8 @@ def test_the_index_of_a_large_file_is_shared_and_not_sent(tmp_path: pathlib.Path
         found, _ = unpack_recipe(file.fileno())
     starts = found.records.source._index[0][0].starts  # type: ignore[union-attr]
     assert len(starts) == 20_001
-    assert not starts.flags.owndata
-    assert not starts.flags.writeable
+    assert not starts._low.flags.owndata
+    assert not starts._low.flags.writeable
     with LoaderPool(made, 1) as pool:
         wait_ready(pool)
         assert plain(pool.load([19_999, 0])) == plain(made.loader().load([19_999, 0]))

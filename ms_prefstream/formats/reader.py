@@ -1,0 +1,249 @@
+"""`RowReader`: what stands between a source and a format, the same for every way to read a row.
+
+1. Fields get their standard names (the option `fields`, see `renaming`).
+2. Every value gets one spelling (see `spelling`).
+3. The format reads the row.
+4. The ledger (see `ledger`): fields that hold something and that nothing read are named in the record's `unread`.
+
+Rows of the same names and types are read in the same way, so what a preset leaves unread is found once for each such
+shape. A function of the user may read other fields of every row: it is recorded on each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from ms_prefstream.formats.auto import Auto
+from ms_prefstream.formats.base import Format, check_row
+from ms_prefstream.formats.ledger import (
+    MEDIA,
+    Probe,
+    Recorded,
+    check_media,
+    holds,
+    is_harmless,
+    may_hold,
+    repeats,
+)
+from ms_prefstream.formats.mapped import Mapped
+from ms_prefstream.formats.record import Completion, Pair, Record
+from ms_prefstream.formats.registry import standard_names
+from ms_prefstream.formats.renaming import Renaming
+from ms_prefstream.formats.spelling import respelled, unsettled, without_filled_nulls
+
+_Shape: TypeAlias = tuple[tuple[str, ...], tuple[type, ...]]
+_Made: TypeAlias = Record | tuple[Record, ...]
+
+_MAX_SHAPES = 1024  # bounds the memory for rows whose fields never repeat
+
+
+class _Way:
+    """How rows of one shape are read.
+
+    Attributes:
+        unsettled: Fields whose spelling depends on their value.
+        read: The format; None until a row was to be read.
+        doubtful: Fields that the format does not read and that may hold something; None until a row was read.
+        straight: Whether there is nothing to do but to read, once the spelling is settled.
+    """
+
+    __slots__ = ("doubtful", "read", "straight", "unsettled")
+
+    def __init__(self, unsettled: tuple[str, ...]) -> None:
+        self.unsettled = unsettled
+        self.read: Callable[[Any], Any] | None = None
+        self.doubtful: tuple[str, ...] | None = None
+        self.straight = False
+
+
+class RowReader:
+    """A format with everything that happens before and after it.
+
+    Args:
+        inner: The format.
+        fields: The option of a stream.
+        fills_nulls: Whether the source fills missing keys with null, as Arrow does.
+
+    Raises:
+        OptionError: `fields` cannot be used.
+    """
+
+    def __init__(self, inner: Format, fields: Mapping[str, str] | None = None, fills_nulls: bool = False) -> None:
+        self._inner = inner
+        self._renaming = None if fields is None else Renaming(fields, checked=not isinstance(inner, Mapped))
+        self._fills_nulls = fills_nulls
+        self._then = RowReader(inner.then, None, fills_nulls) if isinstance(inner, Mapped) else None  # type: ignore[arg-type]  # auto
+        self._ways: dict[_Shape, _Way] = {}
+
+    @property
+    def name(self) -> str:
+        """The format's name."""
+        return self._inner.name
+
+    @property
+    def calls_user_code(self) -> bool:
+        """Whether the format is a function of the user."""
+        return self._then is not None
+
+    def preset_of(self, row: Any) -> str:
+        """Returns the name of the preset that reads `row`.
+
+        Raises:
+            RowError: None does.
+        """
+        if not isinstance(self._inner, Auto):
+            return self._inner.name
+        return self._inner.decide(self._settled(self._prepared(row))[0]).preset
+
+    def __call__(self, row: Any) -> _Made:
+        """Returns what the format makes of `row`.
+
+        Raises:
+            RowError: The row cannot be read, or holds media.
+        """
+        if self._then is not None:
+            return self._through_function(row, self._then)
+        given, plain = row, type(row) is dict and self._renaming is None and not self._fills_nulls
+        if plain:  # most rows, so it must be quick
+            known = self._ways.get((tuple(row), tuple(map(type, row.values()))))
+            if known is not None and known.straight:
+                for name in known.unsettled:
+                    value = row[name]
+                    if type(value) is not float or value != value:
+                        break
+                else:
+                    return known.read(row)  # type: ignore[misc,no-any-return]  # a row of this shape was read
+        else:
+            row = self._prepared(row)
+        row, way = self._settled(row)
+        if way.doubtful is None:
+            made = self._learn(way, row)
+        else:
+            assert way.read is not None  # a row of this shape was read
+            made = way.read(row)
+        if way.doubtful or self._renaming is not None:
+            hidden = () if self._renaming is None else self._renaming.hidden(given)
+            return _with_unread(made, {name: row[name] for name in way.doubtful or ()} | {n: given[n] for n in hidden})
+        return made
+
+    def _prepared(self, row: Any) -> Any:
+        """Returns a row as a plain dict with its standard names, without nulls that its source filled in."""
+        check_row(row)
+        if self._fills_nulls:
+            row = without_filled_nulls(row)
+        if self._renaming is not None:
+            row = self._renaming(row)
+            if self._fills_nulls:  # of a field that is now called tools
+                row = without_filled_nulls(row)
+        return row if type(row) is dict else dict(row)
+
+    def _settled(self, row: dict[str, Any]) -> tuple[dict[str, Any], _Way]:
+        """Returns a row with one spelling for every value, and how rows of its shape are read."""
+        way = self._way(row)
+        if way.unsettled:
+            spelled = respelled(row, way.unsettled)
+            if spelled is not row:
+                return spelled, self._way(spelled)
+        return row, way
+
+    def _way(self, row: dict[str, Any]) -> _Way:
+        shape = tuple(row), tuple(map(type, row.values()))
+        way = self._ways.get(shape)
+        if way is None:
+            if len(self._ways) >= _MAX_SHAPES:
+                self._ways.clear()
+            way = self._ways[shape] = _Way(unsettled(*shape))
+        return way
+
+    def _learn(self, way: _Way, row: dict[str, Any]) -> _Made:
+        """Reads the first good row of a shape, and stores which of its fields nothing reads."""
+        if way.read is None:
+            way.read = self._inner.decide(row).read if isinstance(self._inner, Auto) else self._inner
+        probe = Probe(row)
+        made: _Made = way.read(probe)
+        if self._renaming is not None:
+            probe.read.update(self._renaming.fields.keys() - MEDIA)
+        if made != ():  # a row that is filtered out is not read to the end
+            way.doubtful = tuple(_unread(probe.read, row))
+            way.straight = not way.doubtful
+        return made
+
+    def _through_function(self, row: Any, then: RowReader) -> _Made:
+        """Returns what a function of the user makes of a row; it may read other fields of every row."""
+        assert isinstance(self._inner, Mapped)
+        if not isinstance(row, Mapping):  # the function's own kind of row
+            return self._inner.read(row, then)
+        recorded = Recorded(self._for_function(row))
+        left: dict[str, Any] = recorded.plain()
+
+        def read(result: Any) -> Any:
+            if result is not recorded:
+                return then(result.plain() if isinstance(result, Recorded) else result)
+            kept = recorded.plain()
+            recorded.read.update(kept)  # its other fields are in the ledger of `then`
+            return then(kept)
+
+        made = self._inner.read(recorded, read)
+        if self._renaming is not None:
+            recorded.read.update(self._renaming.fields)
+        doubtful = {name: left[name] for name in _unread(recorded.read, left)}
+        if self._renaming is not None:
+            doubtful |= {name: row[name] for name in self._renaming.hidden(row)}
+        return _with_unread(made, doubtful) if doubtful else made
+
+    def _for_function(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns a row as a user's function gets it: with the spellings of its source."""
+        return self._prepared(row) if self._renaming is not None or self._fills_nulls else row
+
+    def __repr__(self) -> str:
+        return repr(self._inner) if self._renaming is None else f"{self._inner!r} with fields {self._renaming!r}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = None if self._renaming is None else self._renaming.fields
+        return type(self), (self._inner, fields, self._fills_nulls)  # the other process learns shapes again
+
+
+class CountingReader(RowReader):
+    """The same for a format that gives any number of records for a row."""
+
+    def count(self, row: Any) -> int:
+        """Returns how many records `row` gives; 0 when it is filtered out."""
+        counted: Callable[[Any], int] = self._inner.count  # type: ignore[attr-defined]  # `reader` looked
+        if self._then is None:
+            return counted(self._settled(self._prepared(row))[0])
+        return counted(self._for_function(row) if isinstance(row, Mapping) else row)
+
+    def kind(self, row: Any) -> str | None:
+        """Returns what the filter of the format decides by; None if it does not say."""
+        kind = getattr(self._inner, "kind", None)
+        return None if kind is None else str(kind(self._settled(self._prepared(row))[0]))
+
+
+def reader(inner: Format, fields: Mapping[str, str] | None = None, fills_nulls: bool = False) -> RowReader:
+    """Returns the reader of a format; it has `count` if the format has it. Arguments as in `RowReader`."""
+    return (CountingReader if hasattr(inner, "count") else RowReader)(inner, fields, fills_nulls)
+
+
+def _unread(read: Iterable[Any], row: Mapping[Any, Any]) -> list[Any]:
+    """Returns the fields of a row that were not read and, by name and type, may hold something."""
+    seen = frozenset(read)
+    return [name for name, value in row.items() if name not in seen and not is_harmless(name) and may_hold(type(value))]
+
+
+def _with_unread(made: _Made, doubtful: Mapping[str, Any]) -> _Made:
+    """Returns records that name the fields nothing read; a field that only repeats messages is read.
+
+    Raises:
+        RowError: bad_type for media beside text.
+    """
+    if isinstance(made, tuple):
+        return tuple([_with_unread(record, doubtful) for record in made])  # type: ignore[misc]  # a record for a record
+    unread = []
+    for name, value in doubtful.items():
+        if name in MEDIA and isinstance(made, (Pair, Completion)):
+            check_media(name, value)
+        elif holds(value) and not (name in standard_names() and repeats(value, made)):
+            unread.append(str(name))
+    return replace(made, unread=tuple(dict.fromkeys((*made.unread, *unread)))) if unread else made

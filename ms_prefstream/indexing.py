@@ -1,0 +1,90 @@
+"""The length index of a source without a stream of it: `build_index`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ms_prefstream.checks import checked_call
+from ms_prefstream.lengths import LengthIndex
+from ms_prefstream.plan import Ranks
+from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
+from ms_prefstream.tasks import Task
+
+
+@checked_call
+def build_index(
+    source: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    task: Task,
+    tokenizer: Any = ...,
+    format: Any = "auto",
+    fields: Mapping[str, str] | None = None,
+    template: str | None = "auto",
+    template_variables: Mapping[str, Any] | None = None,
+    vocab_size: int | None = None,
+    boundary: str = "joint",
+    special_tokens_in_content: str = "escape",
+    content_lost: str = "report",
+    continue_final_message: str = "error",
+    train_empty_think: bool = False,
+    backend: str = "auto",
+    on_bad_row: str = "raise",
+    workers: int = 0,
+    verbose: bool = True,
+) -> LengthIndex:
+    """Measures every row of a source in one pass and writes its length index.
+
+    Streams with the same settings use an index that lies beside the file; others name it: ``index="train.mprefidx"``.
+    Restart an interrupted pass and it resumes.
+
+    Args:
+        source: What `ms_prefstream.stream` takes; random access is needed.
+        path: Where to write it, for a mix a folder; None puts it beside the source if that is a single file, for a mix
+            beside each part.
+        task: `DPO`, `Reward` or `RLHF`.
+        tokenizer: As for `ms_prefstream.stream`, like all that follows up to `workers`.
+        format: A preset's name, a preset, or a function row -> row.
+        fields: Standard name -> the row's field.
+        template: ``auto``, ``chat``, Jinja text, the path of a .jinja file, or None.
+        template_variables: Further variables of a chat template.
+        vocab_size: Rows of the model's embedding.
+        boundary: ``joint`` or ``inference``.
+        special_tokens_in_content: ``escape``, ``error`` or ``allow``.
+        content_lost: ``report``, ``drop`` or ``error``.
+        continue_final_message: ``error`` or ``join``.
+        train_empty_think: Whether an empty think block is under the loss.
+        backend: ``auto``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
+        on_bad_row: ``raise`` or ``drop``.
+        workers: Processes that measure; 0 does it in this one.
+        verbose: Whether to show progress on standard error, and to log warnings.
+
+    Raises:
+        PrefStreamError: An option cannot be used, there is no place for the index, or the source can only be read from
+            the front; with ``on_bad_row="raise"`` also the first malformed row.
+    """
+    encoding = Encoding(
+        task=task,
+        tokenizer=tokenizer,
+        format=format,
+        fields=fields,
+        template=template,
+        template_variables=template_variables,
+        pad_token_id=0,  # nothing is padded
+        vocab_size=vocab_size,
+        boundary=boundary,
+        special_tokens_in_content=special_tokens_in_content,
+        content_lost=content_lost,
+        continue_final_message=continue_final_message,
+        train_empty_think=train_empty_think,
+        backend=backend,
+    )
+    policy = BadRowPolicy(on_bad_row=on_bad_row)
+    data = StreamData(source, encoding, policy, Ranks.given(1, 0, None), workers=workers, verbose=verbose)
+    try:
+        return data.build_index(path, verbose)
+    finally:
+        if data.pool is not None:
+            data.pool.close()

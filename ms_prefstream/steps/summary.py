@@ -1,0 +1,101 @@
+"""What a stream is, in at most eight lines: for the log when it is made, and for `print`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ms_prefstream.errors import printable
+from ms_prefstream.load.loader import Recipe
+from ms_prefstream.report.findings import NO_TEMPLATE
+from ms_prefstream.steps.data import StreamData
+from ms_prefstream.steps.open import AnySteps, StepOpener
+from ms_prefstream.tasks import Task
+
+_COLUMNS = 98
+_MOST_WIDTHS = 8
+_MOST_WARNINGS = 3
+
+
+def summary(opener: StepOpener, steps: AnySteps) -> list[str]:
+    """Returns lines about data, tokens, steps and rank."""
+    data, unit = opener.data, opener.batching.unit
+    size = opener.batching.batch_size
+    size = getattr(opener.batching, "max_tokens", None) if size is None else size
+    batch = f"{size:,} {unit} a step"
+    widths = [str(width) for width in opener.widths]
+    if len(widths) > _MOST_WIDTHS:
+        widths = [*widths[:2], "…", widths[-1], f"({len(opener.widths)})"]
+    shapes = f"width{'s' * (len(widths) > 1)} {' '.join(widths)}"
+    padding = f"padding {100 * data.report.padding:.1f} %" if data.report.cells else ""
+    index = "no length index" if data.index is None else f"length index {os.path.basename(data.index.path)}"
+    ranks = f"rank {opener.ranks.rank} of {opener.ranks.world}"
+    order = f"seed {opener.order.seed}" if opener.order.shuffle else "source order"
+    return [
+        *data_lines(data),
+        _line("", batch, f"{steps.steps_per_epoch:,} steps an epoch", shapes, padding),
+        _line("", ranks, order, index),
+    ]
+
+
+def data_lines(data: StreamData) -> list[str]:
+    """Returns three lines: the rows, how they become tokens, and the limits of the task."""
+    task, report = data.task, data.report
+    fields = dataclasses.fields(task)  # type: ignore[arg-type]  # tasks are dataclasses
+    given = {one.name: getattr(task, one.name) for one in fields}
+    options = [f"{one.name} {given[one.name]}" for one in fields if given[one.name] != one.default]
+    cut = [
+        f"{100 * count / report.read:.1f} % of rows {what}"
+        for count, what in ((report.truncated, "cut"), (report.question_cut, "without their question"))
+        if count
+    ]
+    return [
+        rows_line(task, str(data.source.name), report.rows, data.look.formats),
+        *encoding_lines(data.recipe, report.tokenizer),
+        _line("", *options, *cut),
+    ]
+
+
+def rows_line(task: Task, source: str, rows: int | None, formats: Sequence[str]) -> str:
+    """Returns the first line: task, source, number of rows and formats."""
+    count = "" if rows is None else f"{rows:,} rows"
+    return _line(type(task).__name__, os.path.basename(source.rstrip("/")) or source, count, ", ".join(formats))
+
+
+def encoding_lines(recipe: Recipe, of_cache: str = "") -> list[str]:
+    """Returns the line about `encoding_parts`."""
+    return [_line("", *encoding_parts(recipe, of_cache))]
+
+
+def encoding_parts(recipe: Recipe, of_cache: str = "") -> list[str]:
+    """Returns what makes tokens of text: tokenizer, backend, boundary and template.
+
+    Args:
+        recipe: What rows become.
+        of_cache: What is known about the tokenizer of a cache.
+    """
+    tokenizer = recipe.tokenizer
+    if tokenizer is None:
+        return [f"tokenizer {of_cache}" if recipe.ready and of_cache else "rows are tokenized already"]
+    template = NO_TEMPLATE if recipe.template is None else "chat template"
+    return [os.path.basename(tokenizer.name.rstrip("/")), tokenizer.backend, f"boundary {recipe.boundary}", template]
+
+
+def warning_lines(data: StreamData) -> list[str]:
+    """Returns the first warnings, each on a line."""
+    warnings = data.report.warnings
+    lines = [_short(f"  !  {one}") for one in warnings[:_MOST_WARNINGS]]
+    if len(warnings) > _MOST_WARNINGS:
+        lines[-1] = f"  !  and {len(warnings) - _MOST_WARNINGS + 1} more, see stream.report"
+    return lines
+
+
+def _line(head: str, *parts: Any) -> str:
+    return _short(f"{head:<5}{' · '.join(filter(None, parts))}".rstrip())
+
+
+def _short(line: str) -> str:
+    line = printable(line.replace("\n", " "), most=None)
+    return line if len(line) <= _COLUMNS else f"{line[: _COLUMNS - 1]}…"

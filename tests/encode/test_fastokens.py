@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pathlib
 import pickle
 import random
+import signal
 import sys
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -22,6 +27,7 @@ from ms_prefstream.encode.backends.standing_check import FIRST, RARELY, Standing
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import RowError, TokenizerError
 from tests.fixtures_tokenizers import cached_tokenizer as load
+from tests.fixtures_tokenizers import write_directory
 
 pytest.importorskip("fastokens")
 KINDS = ("chatml_dir", "gpt2_dir", "deepseek_dir", "llama2_dir")
@@ -92,7 +98,7 @@ def test_auto_takes_it_and_says_why(chatml_dir: pathlib.Path, llama2_dir: pathli
     for directory in (chatml_dir, llama2_dir):
         tokenizer = load(directory)
         assert tokenizer.backend == tokenizer.encoder.backend == "fastokens"
-        assert "agreed on the self-check" in tokenizer.reason
+        assert "agreed on a self-check" in tokenizer.reason
 
 
 def test_it_is_passed_over_where_it_is_not_installed(chatml_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +170,7 @@ def test_how_many_texts_are_compared(chatml_dir: pathlib.Path) -> None:
             compared.extend(texts)
             return reference.encode(texts, place)
 
-    check = StandingCheck(lambda: Counting(), "new")  # type: ignore[arg-type,return-value]
+    check = StandingCheck(Counting(), "new")  # type: ignore[arg-type]
     texts = [str(number) for number in range(1000)]
     ids = reference.encode(texts)
     for _ in range(200):
@@ -173,6 +179,104 @@ def test_how_many_texts_are_compared(chatml_dir: pathlib.Path) -> None:
     assert compared[:FIRST] == texts[:FIRST]
     assert 800 < len(compared) < 1600
     assert RARELY == 8000
+
+
+def test_a_reference_that_cannot_be_loaded_stops_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def encode(self, texts: Any, place: Place) -> Any:
+            raise OSError("no room")
+
+    ids = [np.zeros(1, np.int32)]
+    check = StandingCheck(Broken(), "new")  # type: ignore[arg-type]
+    check.see(["a"], ids, Place.START)
+    assert check._thread is not None
+    check._thread.join()
+    assert "cannot be checked" in caplog.text  # even if no other text follows
+    with pytest.raises(TokenizerError, match=r"cannot be checked, because the reference tokenizer fails: no room"):
+        check.see(["b"], ids, Place.START)
+
+
+def test_each_tokenizer_that_is_loaded_checks_its_own_texts(chatml_dir: pathlib.Path) -> None:
+    one, other = (load_tokenizer(chatml_dir, "fastokens").encoder for _ in range(2))
+    one.encode(["hello"] * 10)
+    checks: list[Any] = [it._check for it in (one, other)]  # type: ignore[attr-defined]
+    assert [check._seen for check in checks] == [10, 0]
+    assert one._loaded is other._loaded  # type: ignore[attr-defined]
+    one.finish_check()  # type: ignore[attr-defined]
+
+
+def test_no_thread_is_left(chatml_dir: pathlib.Path) -> None:
+    encoder: Any = load_tokenizer(chatml_dir, "fastokens").encoder
+    encoder.encode([f"text {number}" for number in range(500)])
+    encoder.finish_check()
+    assert all(thread.name != "standing check" for thread in threading.enumerate())
+
+
+def test_a_fork_after_use(chatml_dir: pathlib.Path) -> None:
+    """Also while the reference is being loaded: the child does not wait for a thread that it does not have."""
+    encoder: Any = load_tokenizer(chatml_dir, "fastokens").encoder
+    texts = [f"text {number}" for number in range(1000)]
+    expected = [ids.tolist() for ids in encoder.encode(texts)]
+    child = os.fork()
+    if child == 0:
+        try:
+            found = [ids.tolist() for ids in encoder.encode(texts)]
+            encoder.finish_check()
+            load_tokenizer(chatml_dir, "fastokens")
+            os._exit(0 if found == expected else 1)
+        finally:
+            os._exit(2)
+    deadline = time.monotonic() + 60
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if ended[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
+    encoder.finish_check()
+
+
+DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s["model"].update(ignore_merges=True),
+        lambda s: s["model"]["merges"].reverse(),
+        lambda s: s["pre_tokenizer"]["pretokenizers"].insert(0, DIGITS),
+        lambda s: s["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\w+|\W+"),
+        lambda s: s["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\p{L}+| "),
+        lambda s: s.update(normalizer={"type": "NFKC"}),
+        lambda s: s["added_tokens"][3].update(lstrip=True),
+        lambda s: s["added_tokens"][3].update(single_word=True),
+        lambda s: s["added_tokens"][3].update(normalized=True),
+    ],
+)
+def test_variants_of_a_file(chatml_dir: pathlib.Path, tmp_path: pathlib.Path, change: Any) -> None:
+    """Whatever backend is chosen for them gives the ids of the reference."""
+    spec = json.loads((chatml_dir / "tokenizer.json").read_text(encoding="utf-8"))
+    change(spec)
+    directory = write_directory(tmp_path, spec, {})
+    chosen, reference = load_tokenizer(directory).encoder, load_tokenizer(directory, "tokenizers").encoder
+    draw = random.Random(3)
+    texts = [hostile(draw) + draw.choice(("", "<think>", " <think> ", "a<think>", "_<|im_end|>")) for _ in range(300)]
+    for text, left, right in zip(texts, chosen.encode(texts), reference.encode(texts), strict=True):
+        assert left.tolist() == right.tolist(), repr(text)
+    for text in texts[:50]:
+        np.testing.assert_array_equal(chosen.starts(text), reference.starts(text))
+        np.testing.assert_array_equal(
+            chosen.starts(text, dropped_after=True), reference.starts(text, dropped_after=True)
+        )
+    assert chosen.piece_id("a") == reference.piece_id("a") is not None
+    assert chosen.piece_id("no piece") is None
+
+
+def test_only_odd_texts_are_compared_at_once(chatml_dir: pathlib.Path) -> None:
+    """A text that is no NFC is no reason to encode its whole batch by the reference."""
+    encoder: Any = load_tokenizer(chatml_dir, "fastokens").encoder
+    encoder._check.compare_all = lambda texts, ids, place: pytest.fail(f"compared {texts}") if texts else None
+    encoder.encode([*map(str, range(500)), "e\u0301 \u212b", "\u0958"])
 
 
 @given(text=st.text())

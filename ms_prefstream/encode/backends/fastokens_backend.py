@@ -6,27 +6,30 @@ The package is young, so nothing is believed: a self-check compares it with the 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.metadata
 import itertools
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from ms_prefstream.encode.backends.base import NotServedError, Place, Tokenizer
-from ms_prefstream.encode.backends.self_check import first_difference
-from ms_prefstream.encode.backends.spelling import Spelling
 from ms_prefstream.encode.backends.standing_check import StandingCheck
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
-from ms_prefstream.encode.backends.tokenizer_json import Spec, pipeline_for_place
+from ms_prefstream.encode.backends.tokenizer_json import (
+    Spec,
+    pipeline_for_place,
+    read_pipeline,
+    refuse_stretched,
+)
 from ms_prefstream.encode.backends.tokenizer_source import TokenizerSource
-from ms_prefstream.encode.backends.tokenizers_backend import TokenizersEncoder, read_reference
-from ms_prefstream.encode.backends.unicode import check_size, check_unicode
+from ms_prefstream.encode.backends.tokenizers_backend import Known, load_equal
+from ms_prefstream.encode.backends.tokenizers_encoder import LazyReference, added_in_text, spelling_of
+from ms_prefstream.encode.backends.unicode import check_size, check_unicode, nfc_all
 from ms_prefstream.sample import Ids
 
 
@@ -40,50 +43,44 @@ def load(source: TokenizerSource) -> Tokenizer:
         import fastokens  # noqa: F401
     except ImportError:
         raise NotServedError('it is not installed (pip install "ms-prefstream[fast]")') from None
-    found = read_reference(source)
-    if found.encoder.leaks:
-        raise NotServedError("plain text reaches its control tokens")
-    if found.encoder.spelling is None:
-        raise NotServedError("its tokens do not spell the text")
-    try:
-        fast = FastokensEncoder(_bare_specs(found.spec), found.encoder, found.encoder.spelling)
-        difference = first_difference(fast, found.encoder, found.tokenizer.special_in_template)
-    except ValueError as error:  # what the package raises for anything it cannot read
-        raise NotServedError(f"it refuses the tokenizer ({error})") from None
-    if difference is not None:
-        raise NotServedError(f"the self-check found a difference on {difference!r}")
-    fast.begin_check()
+    found = load_equal(source, "fastokens", _encoder)
+    assert isinstance(found.encoder, FastokensEncoder)
     version = importlib.metadata.version("fastokens")
-    reason = f"version {version} agreed on the self-check at load, and is compared with the reference while it runs"
-    return dataclasses.replace(found.tokenizer, encoder=fast, backend="fastokens", reason=reason)
+    reason = f"version {version} agreed on a self-check, and is compared with the reference while it runs"
+    return dataclasses.replace(found, encoder=found.encoder.checked(), reason=reason)
+
+
+def _encoder(known: Known, spec: Spec) -> FastokensEncoder:
+    refuse_stretched(spec)
+    return FastokensEncoder(spec, known.reference)
 
 
 class FastokensEncoder(PlainTextEncoder):
     """Text to ids by `fastokens`.
 
     Args:
-        specs: For each place a tokenizer.json without added tokens and post-processor, as UTF-8 bytes, (n,) uint8;
-            places that need the same one share the object.
+        spec: The parsed tokenizer.json, its added tokens as the `tokenizers` package numbers them.
         reference: The encoder that it replaces; it checks a sample of the ids.
-        spelling: The bytes that the ids stand for.
     """
 
     backend = "fastokens"
 
-    def __init__(
-        self, specs: Mapping[Place, NDArray[np.uint8]], reference: TokenizersEncoder, spelling: Spelling
-    ) -> None:
-        self._specs = dict(specs)
-        self._kept: TokenizersEncoder | bytes = reference
-        self.spelling: Spelling = spelling
-        self.nfc = reference.nfc
-        self.added = reference.added
-        self._loaded: dict[int, Any] = {}
+    def __init__(self, spec: Spec, reference: LazyReference) -> None:
+        pipeline = read_pipeline(spec)
+        self.spelling = spelling_of(spec, pipeline)
+        self.nfc = pipeline.nfc
+        self.added = added_in_text(spec, pipeline)
+        self._specs = _bare_specs(spec)
+        self._reference = reference
+        self._loaded: dict[int, Any] = {}  # by the identity of a bare spec
         self._check: StandingCheck | None = None
 
-    def begin_check(self) -> None:
-        """Compares a sample of all texts that are encoded from now on with the reference."""
-        self._check = StandingCheck(lambda: self._reference, self.backend)
+    def checked(self) -> FastokensEncoder:
+        """Returns an encoder that shares all but the standing check, which begins with its first text."""
+        twin = copy.copy(self)
+        twin._loaded = self._loaded
+        twin._check = StandingCheck(self._reference, self.backend)
+        return twin
 
     def finish_check(self) -> None:
         """Waits until the sample of the texts so far has been compared.
@@ -95,21 +92,14 @@ class FastokensEncoder(PlainTextEncoder):
             self._check.finish()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickles the texts of the specs, which travel as shared memory, and the reference as bytes."""
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_loaded", "_check")}
-        return {**state, "_kept": cloudpickle.dumps(self._reference, protocol=5)}
+        """Pickles the texts of the specs, which travel as shared memory."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_loaded", "_check")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores an encoder in another process, which checks its own share of the texts."""
         self.__dict__.update(state)
         self._loaded = {}
-        self.begin_check()
-
-    @property
-    def _reference(self) -> TokenizersEncoder:
-        kept = self._kept
-        if isinstance(kept, bytes):
-            self._kept = kept = pickle.loads(kept)
-        return kept
+        self._check = StandingCheck(self._reference, self.backend)
 
     def _at(self, place: Place) -> Any:
         """Returns the package's tokenizer for a place."""
@@ -149,17 +139,24 @@ class FastokensEncoder(PlainTextEncoder):
         if self._check is not None:
             self._check.see(texts, found, place)
             if not self._spells(texts, ids, place):
-                self._check.compare_all(texts, found, place)
+                odd = [at for at, text in enumerate(texts) if not self._spells((text,), found[at], place)]
+                self._check.compare_all([texts[at] for at in odd], [found[at] for at in odd], place)
         return found
 
     def _spells(self, texts: Sequence[str], ids: Ids, place: Place) -> bool:
         """Returns whether the ids of all texts together stand for as many bytes as the texts have.
 
-        It costs nothing beside the encoding and sees nearly every wrong id. False may also mean that a text was
-        normalised or holds unknown characters; the reference decides then.
+        It costs nothing beside the encoding and sees nearly every wrong id. False may also mean that a text holds
+        unknown characters; the reference decides then.
         """
-        lengths = self.spelling.lengths[ids]
-        return int(lengths.sum()) == self.spelling.size(texts, place)
+        assert self.spelling is not None
+        size = int(self.spelling.lengths[ids].sum())
+        return size == self.spelling.size(texts, place) or (
+            self.nfc and size == self.spelling.size(nfc_all(texts), place)
+        )
+
+    def piece_id(self, piece: str) -> int | None:
+        return self._reference.piece_id(piece)
 
     def offset_starts(self, text: str, place: Place) -> NDArray[np.int64]:
         return self._reference.starts(text, place)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ms_prefstream.encode.backends.base import Place, TextEncoder
-from ms_prefstream.errors import TokenizerError, printable
+from ms_prefstream.errors import PrefStreamError, TokenizerError, printable
 from ms_prefstream.sample import Ids
 
 FIRST = 256
@@ -31,58 +32,60 @@ class _Taken(NamedTuple):
 
 
 class StandingCheck:
-    """Compares ids with those of a reference encoder, for a sample of the texts of one process.
+    """Compares ids with those of a reference encoder, for a sample of the texts of one encoder in one process.
 
-    The reference may take a second to load, so it is loaded in a thread of its own, and the first texts wait in a list
-    until then. The thread ends when it has compared them.
+    The reference may take a second to load, so the first texts are compared in a thread of their own, which ends with
+    them; later ones in the calling thread. The interpreter waits for the thread when it exits.
 
     Args:
-        reference: Returns the reference encoder.
+        reference: The reference encoder, loaded by its first call.
         backend: The name of the backend that is checked.
     """
 
-    def __init__(self, reference: Callable[[], TextEncoder], backend: str) -> None:
+    def __init__(self, reference: TextEncoder, backend: str) -> None:
         self._reference, self._backend = reference, backend
         self._seen = 0
         self._next = 0  # the next text to compare, by its number
         self._random = random.Random(0)
-        self._waiting: list[_Taken] = []
-        self._wrong: _Taken | None = None
+        self._waiting: deque[_Taken] = deque()
+        self._error: PrefStreamError | None = None
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._is_idle = False  # whether the thread compares nothing more
+        self._lock = threading.Lock()  # never held by the thread, so that a fork cannot leave it locked
 
     def see(self, texts: Sequence[str], ids: Sequence[Ids], place: Place) -> None:
         """Takes a sample of texts that were encoded, and compares it as soon as the reference is loaded.
 
         Raises:
-            TokenizerError: The reference gives other ids for a text.
+            TokenizerError: The reference gives other ids for a text, or cannot be loaded.
         """
         with self._lock:
             begin, self._seen = self._seen, self._seen + len(texts)
-            taken = [_Taken(texts[at - begin], ids[at - begin].copy(), place) for at in self._picked(self._seen)]
-            self._waiting += taken
-        if self._thread is None and taken:
-            self._thread = threading.Thread(target=self._load_and_compare, name="standing check", daemon=True)
-            self._thread.start()
-        elif taken and self._thread is not None and not self._thread.is_alive():
+            picked = list(self._picked(self._seen))
+            self._waiting.extend(_Taken(texts[at - begin], ids[at - begin].copy(), place) for at in picked)
+            if self._thread is None and picked:
+                self._thread = threading.Thread(target=self._run, name="standing check")
+                self._thread.start()
+                return
+        if self._waiting and (self._is_idle or (self._thread is not None and not self._thread.is_alive())):
             self._compare()
-        if self._wrong is not None:
-            raise self._error(self._wrong)
+        if self._error is not None:
+            raise self._error
 
     def finish(self) -> None:
         """Waits until every text that was taken has been compared; raises as `see` does."""
         if self._thread is not None:
             self._thread.join()
         self._compare()
-        if self._wrong is not None:
-            raise self._error(self._wrong)
+        if self._error is not None:
+            raise self._error
 
     def compare_all(self, texts: Sequence[str], ids: Sequence[Ids], place: Place) -> None:
         """Compares all of these texts at once; raises as `see` does."""
-        for text, found, right in zip(texts, ids, self._reference().encode(texts, place), strict=True):
+        for text, found, right in zip(texts, ids, self._reference.encode(texts, place), strict=True):
             if not np.array_equal(found, right):
-                self._wrong = _Taken(text, found, place)
-                raise self._error(self._wrong)
+                self._error = self._difference(_Taken(text, found, place), right)
+                raise self._error
 
     def _picked(self, end: int) -> Iterator[int]:
         """Yields the numbers of the texts to compare, up to `end`."""
@@ -92,24 +95,30 @@ class StandingCheck:
             stride = min(RARELY, max(1, at // _DENSITY)) if at >= FIRST - 1 else 1
             self._next += 1 if stride == 1 else self._random.randint(1, 2 * stride - 1)
 
-    def _load_and_compare(self) -> None:
-        try:
-            self._compare()
-        except Exception as error:  # the thread has nobody to raise to; the next text compared raises it
-            _log.warning("the reference tokenizer cannot check %s: %s", self._backend, error)
+    def _run(self) -> None:
+        self._compare()
+        self._is_idle = True
+        self._compare()  # texts that came before the caller could see that
 
     def _compare(self) -> None:
-        reference = self._reference()
-        while self._waiting and self._wrong is None:
-            with self._lock:
-                taken, self._waiting = self._waiting, []
-            for one in taken:
-                if not np.array_equal(one.ids, reference.encode((one.text,), one.place)[0]):
-                    self._wrong = one
-                    return
+        """Compares what waits; keeps an error for the next call, as a thread has nobody to raise it to."""
+        try:
+            while self._waiting and self._error is None:
+                one = self._waiting.popleft()
+                right = self._reference.encode((one.text,), one.place)[0]
+                if not np.array_equal(one.ids, right):
+                    self._error = self._difference(one, right)
+        except IndexError:
+            return  # another thread took the last one
+        except Exception as error:
+            self._error = TokenizerError(
+                f"backend {self._backend!r} cannot be checked, because the reference tokenizer fails: {error} Pass "
+                "backend='tokenizers' (--backend tokenizers)."
+            )
+        if self._error is not None:
+            _log.error("%s", self._error)  # the stream may be over
 
-    def _error(self, wrong: _Taken) -> TokenizerError:
-        right = self._reference().encode((wrong.text,), wrong.place)[0]
+    def _difference(self, wrong: _Taken, right: Ids) -> TokenizerError:
         return TokenizerError(
             f"backend {self._backend!r} gives other ids than the reference for the text {printable(repr(wrong.text))}: "
             f"found {wrong.ids[:16].tolist()}, expected {right[:16].tolist()}. Pass backend='tokenizers' (--backend "

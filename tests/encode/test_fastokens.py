@@ -186,14 +186,14 @@ def test_a_reference_that_cannot_be_loaded_stops_the_run(caplog: pytest.LogCaptu
         def encode(self, texts: Any, place: Place) -> Any:
             raise OSError("no room")
 
-    ids = [np.zeros(1, np.int32)]
+    ids = [np.zeros(1, np.int32)] * 100
     check = StandingCheck(Broken(), "new")  # type: ignore[arg-type]
-    check.see(["a"], ids, Place.START)
+    check.see(["a"] * 100, ids, Place.START)
     assert check._thread is not None
     check._thread.join()
     assert "cannot be checked" in caplog.text  # even if no other text follows
     with pytest.raises(TokenizerError, match=r"cannot be checked, because the reference tokenizer fails: no room"):
-        check.see(["b"], ids, Place.START)
+        check.see(["b"], ids[:1], Place.START)
 
 
 def test_each_tokenizer_that_is_loaded_checks_its_own_texts(chatml_dir: pathlib.Path) -> None:
@@ -203,6 +203,16 @@ def test_each_tokenizer_that_is_loaded_checks_its_own_texts(chatml_dir: pathlib.
     assert [check._seen for check in checks] == [10, 0]
     assert one._loaded is other._loaded  # type: ignore[attr-defined]
     one.finish_check()  # type: ignore[attr-defined]
+
+
+def test_a_few_texts_do_not_load_the_reference(chatml_dir: pathlib.Path) -> None:
+    encoder: Any = load_tokenizer(chatml_dir, "fastokens").encoder
+    encoder.encode(["hello"] * 20)
+    assert encoder._check._thread is None
+    encoder.encode(["hello"] * 100)
+    assert encoder._check._thread is not None
+    encoder.finish_check()
+    assert not encoder._check._waiting
 
 
 def test_no_thread_is_left(chatml_dir: pathlib.Path) -> None:

@@ -221,9 +221,9 @@ def test_without_a_folder_nothing_is_written(
 
 
 def test_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("HOME", "/folder/of/someone")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert verdict_path("abc") == pathlib.Path("/home/someone/.cache/ms_prefstream/tokenizers/abc.json")
+    assert verdict_path("abc") == pathlib.Path("/folder/of/someone/.cache/ms_prefstream/tokenizers/abc.json")
 
 
 def test_a_folder_that_cannot_be_written(chatml_dir: pathlib.Path, cache: pathlib.Path) -> None:
@@ -239,13 +239,13 @@ def test_a_folder_that_cannot_be_written(chatml_dir: pathlib.Path, cache: pathli
 PROGRAM = """
 import sys
 from ms_prefstream.encode.tokenizer import load_tokenizer
-print(load_tokenizer(sys.argv[1], sys.argv[2]).encoder.encode(["hello 你好"])[0].tolist())
+print(load_tokenizer(sys.argv[1], sys.argv[2]).encoder.encode(["hello 你好"] * 100)[0].tolist())
 """
 
 
 @pytest.mark.parametrize("backend", FAST)
 def test_processes_at_once(backend: str, chatml_dir: pathlib.Path, cache: pathlib.Path) -> None:
-    """Each ends well, right after its first text, and one whole file is left."""
+    """Each ends well, right after its first texts, and one whole file is left."""
     command = [sys.executable, "-c", PROGRAM, str(chatml_dir), backend]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = {process.communicate(timeout=120)[0] for process in running}

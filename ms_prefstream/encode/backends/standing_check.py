@@ -21,6 +21,7 @@ FIRST = 256
 RARELY = 8000
 """In the long run, one of so many texts is compared."""
 
+_ENOUGH = 64  # so many texts are worth loading the reference
 _DENSITY = 128  # after the first texts, one of (texts so far / _DENSITY) is compared, until that is RARELY
 _log = logging.getLogger(__name__)
 
@@ -34,8 +35,9 @@ class _Taken(NamedTuple):
 class StandingCheck:
     """Compares ids with those of a reference encoder, for a sample of the texts of one encoder in one process.
 
-    The reference may take a second to load, so the first texts are compared in a thread of their own, which ends with
-    them; later ones in the calling thread. The interpreter waits for the thread when it exits.
+    The reference may take a second to load, so the first texts are compared in a thread of their own, which begins
+    when a few dozen wait and ends with them; later ones in the calling thread. The interpreter waits for the thread
+    when it exits.
 
     Args:
         reference: The reference encoder, loaded by its first call.
@@ -63,7 +65,7 @@ class StandingCheck:
             begin, self._seen = self._seen, self._seen + len(texts)
             picked = list(self._picked(self._seen))
             self._waiting.extend(_Taken(texts[at - begin], ids[at - begin].copy(), place) for at in picked)
-            if self._thread is None and picked:
+            if self._thread is None and len(self._waiting) >= _ENOUGH:
                 self._thread = threading.Thread(target=self._run, name="standing check")
                 self._thread.start()
                 return

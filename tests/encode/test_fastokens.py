@@ -246,6 +246,34 @@ def test_a_fork_after_use(chatml_dir: pathlib.Path) -> None:
     encoder.finish_check()
 
 
+def test_a_fork_while_the_reference_is_loaded(chatml_dir: pathlib.Path) -> None:
+    """Another thread, which the child does not have, holds the lock."""
+    encoder: Any = pickle.loads(pickle.dumps(load_tokenizer(chatml_dir, "fastokens").encoder))
+    held = threading.Lock()
+    held.acquire()
+    encoder._reference._locks[os.getpid()] = held
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that waits forever
+        encoder.piece_id("a")
+        os._exit(0)
+    assert os.waitpid(child, 0) == (child, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda s: s.update(normalizer={"type": "NFKC"}), "do not spell the text"),
+        (lambda s: s["added_tokens"][3].update(lstrip=True), "takes its surroundings"),
+    ],
+)
+def test_what_it_refuses(chatml_dir: pathlib.Path, tmp_path: pathlib.Path, change: Any, reason: str) -> None:
+    spec = json.loads((chatml_dir / "tokenizer.json").read_text(encoding="utf-8"))
+    change(spec)
+    with pytest.raises(TokenizerError, match=reason):
+        load_tokenizer(write_directory(tmp_path, spec, {}), "fastokens")
+
+
 DIGITS = {"type": "Digits", "individual_digits": True}
 
 

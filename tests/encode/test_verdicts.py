@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,8 +40,8 @@ def forget() -> None:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Counts loads of the package's tokenizer, self-checks, and searches through the vocabulary."""
-    counts = dict.fromkeys(("loads", "checks", "proofs"), 0)
+    """Counts loads of the reference, self-checks, plans for tiktoken and searches through the vocabulary for them."""
+    counts = dict.fromkeys(("loads", "checks", "proofs", "plans"), 0)
 
     def count(module: Any, name: str, counter: str) -> None:
         function = getattr(module, name)
@@ -54,6 +55,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     count(tokenizers_encoder.TokenizersEncoder, "__init__", "loads")
     count(tokenizers_backend, "first_difference", "checks")
     count(tiktoken_backend, "find_unranked", "proofs")
+    count(tiktoken_backend, "tiktoken_plan", "plans")
     return counts
 
 
@@ -70,12 +72,14 @@ def test_nothing_is_done_twice(
     backend: str, chatml_dir: pathlib.Path, cache: pathlib.Path, counted: dict[str, int]
 ) -> None:
     first = load_tokenizer(chatml_dir, backend)
-    assert counted == {"loads": 1, "checks": 1, "proofs": int(backend == "tiktoken")}
+    own = int(backend == "tiktoken")
+    assert counted == {"loads": 1, "checks": 1, "proofs": own, "plans": own}
     assert same(first, load_tokenizer(str(chatml_dir), backend))
+    assert counted["plans"] == own
     forget()
     counted.update(dict.fromkeys(counted, 0))
     again = load_tokenizer(chatml_dir, backend)
-    assert counted == {"loads": 0, "checks": 0, "proofs": 0}
+    assert counted == {"loads": 0, "checks": 0, "proofs": 0, "plans": own}
     assert same(first, again)
 
 
@@ -89,6 +93,7 @@ def test_a_refusal_is_not_tried_again(
         reasons.append(load_tokenizer(llama2_dir).reason)
     assert reasons[0] == reasons[1]
     assert "tiktoken does not fit, because its model uses unk_token" in reasons[0]
+    assert counted["plans"] == 1
 
 
 def test_another_file_or_configuration_has_a_verdict_of_its_own(
@@ -101,10 +106,12 @@ def test_another_file_or_configuration_has_a_verdict_of_its_own(
     second = load_tokenizer(write_directory(tmp_path / "model", spec, renamed), "tiktoken")
     spec["added_tokens"][3]["special"] = True
     third = load_tokenizer(write_directory(tmp_path / "model", spec, config), "tiktoken")
-    assert len({first.fingerprint, second.fingerprint, third.fingerprint}) == 3
+    (tmp_path / "model" / "chat_template.jinja").write_text("{{ messages[1].content }}")
+    fourth = load_tokenizer(tmp_path / "model", "tiktoken")
+    assert len({first.fingerprint, second.fingerprint, third.fingerprint, fourth.fingerprint}) == 4
     assert "<think>" in third.special
     assert "<think>" not in first.special
-    assert len(list(cache.iterdir())) == 3
+    assert len(list(cache.iterdir())) == 4
 
 
 def test_a_few_are_kept_in_memory(chatml_dir: pathlib.Path, tmp_path: pathlib.Path, cache: pathlib.Path) -> None:
@@ -114,7 +121,10 @@ def test_a_few_are_kept_in_memory(chatml_dir: pathlib.Path, tmp_path: pathlib.Pa
     assert len(tokenizers_backend._known) == tokenizers_backend._KEPT
 
 
-def test_threads_load_one_tokenizer(chatml_dir: pathlib.Path, cache: pathlib.Path, counted: dict[str, int]) -> None:
+def test_threads_load_one_tokenizer(
+    chatml_dir: pathlib.Path, cache: pathlib.Path, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizers_backend, "read_verdict", lambda key: time.sleep(0.1))
     threads = [threading.Thread(target=load_tokenizer, args=(chatml_dir, "tiktoken")) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -174,7 +184,11 @@ def test_a_damaged_file_is_found_out_and_replaced(
 
 
 def test_what_is_no_file_of_the_user(
-    chatml_dir: pathlib.Path, tmp_path: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    chatml_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    cache: pathlib.Path,
+    counted: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = load_tokenizer(chatml_dir, "tiktoken")
     path = stored(cache)
@@ -189,6 +203,7 @@ def test_what_is_no_file_of_the_user(
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     forget()
     assert same(first, load_tokenizer(chatml_dir, "tiktoken"))
+    assert counted["loads"] == 5
 
 
 def test_wrong_numbers_are_noticed_when_the_reference_loads(chatml_dir: pathlib.Path, cache: pathlib.Path) -> None:

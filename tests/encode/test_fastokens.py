@@ -22,6 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 from texts import any_text
 
+from ms_prefstream.encode.backends import tokenizers_encoder
 from ms_prefstream.encode.backends.base import Place
 from ms_prefstream.encode.backends.standing_check import FIRST, RARELY, StandingCheck
 from ms_prefstream.encode.tokenizer import load_tokenizer
@@ -246,18 +247,30 @@ def test_a_fork_after_use(chatml_dir: pathlib.Path) -> None:
     encoder.finish_check()
 
 
-def test_a_fork_while_the_reference_is_loaded(chatml_dir: pathlib.Path) -> None:
-    """Another thread, which the child does not have, holds the lock."""
+def test_a_fork_while_the_reference_is_loaded(chatml_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that loads it, which the child does not have, holds a lock."""
     encoder: Any = pickle.loads(pickle.dumps(load_tokenizer(chatml_dir, "fastokens").encoder))
-    held = threading.Lock()
-    held.acquire()
-    encoder._reference._locks[os.getpid()] = held
+    number, begun, go_on = tokenizers_encoder.number_added_tokens, threading.Event(), threading.Event()
+
+    def wait(*args: Any) -> None:
+        if not begun.is_set():
+            begun.set()
+            go_on.wait(60)
+        number(*args)
+
+    monkeypatch.setattr(tokenizers_encoder, "number_added_tokens", wait)
+    thread = threading.Thread(target=encoder.piece_id, args=("a",))
+    thread.start()
+    assert begun.wait(60)
     child = os.fork()
     if child == 0:
         signal.alarm(20)  # ends a child that waits forever
         encoder.piece_id("a")
         os._exit(0)
-    assert os.waitpid(child, 0) == (child, 0)
+    ended = os.waitpid(child, 0)
+    go_on.set()
+    thread.join()
+    assert ended == (child, 0)
 
 
 @pytest.mark.parametrize(

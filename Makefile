@@ -4,7 +4,7 @@
 #   make test PYTEST_ARGS="-k plan"  pass options to pytest
 #   make test PROCESSES=4            run the tests in this many processes (2 unless given, 0 for none)
 #   make bench DATA=rows.jsonl TOKENIZER=/dir/of/tokenizer   measure on your own files
-#   make bench PARTS=abcdefgh        the whole table of the README, about half an hour
+#   make bench PARTS=abcdefghi       the whole table of the README, about half an hour
 
 VENV ?= .venv
 PYTHON ?=
@@ -31,7 +31,7 @@ help:
 	@echo "make test-all   the rest: all other trainings, the examples and whole programs (what make test runs is left out)"
 	@echo "make test-long  everything, with many new random examples and the tests that take minutes"
 	@echo "make lint       ruff and mypy only"
-	@echo "make bench      throughput from JSON Lines text to padded batches (of the bundled pairs; DATA=... TOKENIZER=... for others, PARTS=abcdefgh for everything)"
+	@echo "make bench      throughput from JSON Lines text to padded batches (of the bundled pairs; DATA=... TOKENIZER=... for others, PARTS=abcdefghi for everything)"
 	@echo "make clean      remove caches and build leftovers (the environment in $(VENV) stays)"
 
 demo: $(RUN_STAMP)
@@ -66,7 +66,7 @@ PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope
 $(RUN_STAMP): pyproject.toml
 	@$(ENVIRONMENT)
 	@echo "Installing ms_prefstream into $(VENV): MindSpore is some hundred MB, this takes a minute or more ..."
-	@$(PIP) install -q -e . || { $(NOT_INSTALLED); }
+	@$(PIP) install -q -e ".[fast]" || { $(NOT_INSTALLED); }
 	@touch $@
 
 $(TEST_STAMP): pyproject.toml

@@ -7,6 +7,7 @@ the table at the end. `dpo_en_demo.json` and `dpo_zh_demo.json` are measured too
 
     (a) text to batches    (b) GeneratorDataset    (c) first batch    (d) padding     (e) training
     (f) peers              (g) worker processes    (h) memory against rows
+    (i) start
 
 (f) is `peers.py`, which takes the same options; it compares with what is installed or named and is left out where that
 file is missing.
@@ -44,6 +45,8 @@ def commands(parts: str, data: str, tokenizer: str) -> list[list[str]]:
         found.append(["workers.py", *rows])
     if "h" in parts:
         found.append(["memory.py"])
+    if "i" in parts:
+        found.append(["start.py", *rows])
     return found
 
 
@@ -75,7 +78,7 @@ def table(figures: list[Figure]) -> str:
 def main() -> None:
     parser = arguments(__doc__)
     parser.set_defaults(repeats=None)
-    parser.add_argument("--parts", default="abcdefgh", help="some of these letters")
+    parser.add_argument("--parts", default="abcdefghi", help="some of these letters")
     options = parser.parse_args()
     begin = time.perf_counter()
     figures = []

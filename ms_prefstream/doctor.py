@@ -100,7 +100,7 @@ def doctor(
         content_lost: ``report``, ``drop`` or ``error``.
         continue_final_message: ``error`` or ``join``.
         train_empty_think: Whether an empty think block is under the loss.
-        backend: ``auto``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
+        backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: ``raise`` or ``drop``.
         rows: How many rows are read at most.
 

@@ -56,7 +56,7 @@ def build_index(
         content_lost: ``report``, ``drop`` or ``error``.
         continue_final_message: ``error`` or ``join``.
         train_empty_think: Whether an empty think block is under the loss.
-        backend: ``auto``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
+        backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: ``raise`` or ``drop``.
         workers: Processes that measure; 0 does it in this one.
         verbose: Whether to show progress on standard error, and to log warnings.

@@ -158,7 +158,7 @@ def encode(
         content_lost: ``report``, ``drop`` or ``error``.
         continue_final_message: ``error`` or ``join``.
         train_empty_think: Whether an empty think block is under the loss.
-        backend: ``auto``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
+        backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
 
     Raises:
         PrefStreamError: An option that cannot be used. The result says what is wrong with the row itself.

@@ -99,7 +99,7 @@ def stream(
         continue_final_message: For a prompt that ends with an answer: ``error`` refuses the row, ``join`` lets the
             response continue that answer.
         train_empty_think: Whether the empty think block that a template inserts is under the loss.
-        backend: ``auto``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
+        backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: What malformed rows do: ``raise`` or ``drop``. Unusable rows are always dropped and counted.
         quarantine: A JSON Lines file for dropped rows.
         num_shards: Ranks that share the data; None asks MindSpore's communication, which must be initialised where

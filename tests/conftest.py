@@ -39,10 +39,13 @@ _load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Puts temporary files into memory, unless ``--basetemp`` says where; a run has a folder of its own."""
+    """Puts temporary files into memory, unless ``--basetemp`` says where; a run has a folder and a cache of its own."""
+    if not hasattr(config, "workerinput"):
+        _made.append(pathlib.Path(tempfile.mkdtemp(prefix="ms_prefstream-cache-")))
+        os.environ["XDG_CACHE_HOME"] = str(_made[0])
     if config.option.basetemp is None and not hasattr(config, "workerinput") and _room_in_memory():
         _made.append(pathlib.Path(tempfile.mkdtemp(prefix=f"ms_prefstream-{os.getpid()}-", dir=MEMORY)))
-        config.option.basetemp = str(_made[0] / "tests")
+        config.option.basetemp = str(_made[-1] / "tests")
 
 
 def pytest_unconfigure() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import json
 import pathlib
@@ -36,6 +37,11 @@ LLAMA2_TEMPLATE = (
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+
+def fastest(otherwise: str) -> str:
+    """The backend that ``auto`` takes for BPE; `fastokens` may not be installed."""
+    return "fastokens" if importlib.util.find_spec("fastokens") else otherwise
 
 
 @functools.cache

@@ -56,7 +56,9 @@ _ENCODING_OPTIONS = (
     click.option("--train-empty-think", is_flag=True, default=None, help="Train the template's empty think block."),
     click.option("--boundary", default="auto", show_default=True, help="auto, joint or inference."),
     click.option("--special-tokens-in-content", default="escape", show_default=True, help="escape, error or allow."),
-    click.option("--backend", default="auto", show_default=True, help="auto, tiktoken, tokenizers, sentencepiece."),
+    click.option(
+        "--backend", default="auto", show_default=True, help="auto, fastokens, tiktoken, tokenizers, sentencepiece."
+    ),
 )
 
 _ROW_OPTIONS = (

@@ -29,7 +29,8 @@ def load_tokenizer(tokenizer: Any, backend: str = "auto") -> Tokenizer:
             with one), a mindformers YAML file or model name whose files exist locally, the name of a model in a
             local cache of Hugging Face or ModelScope, a tokenizer object of transformers or mindformers,
             ``"bytes"``, or a `Tokenizer`, which is returned as it is.
-        backend: ``auto`` takes tiktoken where it is proven equal, else the backend that the files are made for.
+        backend: ``auto`` takes fastokens or tiktoken where it is proven equal, else the backend that the files are
+            made for.
 
     Raises:
         OptionError: The backend has a name that does not exist.

@@ -30,6 +30,14 @@ DATA = ["--data", data_path(), "--tokenizer", "bytes"]
     ids=lambda words: words[0],
 )
 def test_it_runs(words: list[str]) -> None:
+    run(words)
+
+
+def test_start(chatml_dir: pathlib.Path) -> None:
+    run(["start.py", "--data", data_path(), "--tokenizer", str(chatml_dir), "--repeats", "1"])
+
+
+def run(words: list[str]) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / words[0]), *words[1:]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from ms_prefstream.encode.backends.added import BLANKS, AddedToken, AddedTokens
 from ms_prefstream.encode.backends.base import Place
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.formats.record import Message, Pair
-from tests.fixtures_tokenizers import SENTENCES, write_directory
+from tests.fixtures_tokenizers import SENTENCES, fastest, write_directory
 
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 # Phi-3's way of writing a conversation: white space around every control token.
@@ -140,7 +140,7 @@ def test_a_sentencepiece_model_with_a_configuration_gives_the_same(
     shutil.copy(sentencepiece_model, folders[0] / "tokenizer.model")
     write_directory(folders[1], spec, None)
     tokenizers = [load_tokenizer(str(folder)) for folder in folders]
-    assert [tokenizer.backend for tokenizer in tokenizers] == ["sentencepiece", "tokenizers"]
+    assert [tokenizer.backend for tokenizer in tokenizers] == ["sentencepiece", fastest("tokenizers")]
     for prompt in CONTENTS:
         row = {"prompt": prompt, "chosen": " Tea \n", "rejected": "no"}
         one, other = (

@@ -49,7 +49,7 @@ def test_few_texts_or_one_core_need_no_threads(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_window_has_the_same_ids_and_errors(chatml_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = load_tokenizer(str(chatml_dir)).encoder
+    encoder = load_tokenizer(str(chatml_dir), "tiktoken").encoder
     assert encoder.backend == "tiktoken"
     texts = [f"line {number}: <|im_end|> é 你好 {'x' * (number % 50)}" for number in range(3 * LEAST_TEXTS)]
     texts[::7] = ["plain"] * len(texts[::7])

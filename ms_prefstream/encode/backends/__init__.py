@@ -1,8 +1,8 @@
 """Tokenizer backends: one file each, and the table that says which of them loads which tokenizer.
 
-`tokenizers_backend` is the reference, `tiktoken_backend` the fast path for byte-level BPE, `sentencepiece_backend`
-reads SentencePiece models, `bytes_backend` is the built-in tokenizer, and `object_backend` wraps tokenizers that exist
-only as Python objects.
+`tokenizers_backend` is the reference, `fastokens_backend` the fast path for BPE, `tiktoken_backend` the next one for
+byte-level BPE, `sentencepiece_backend` reads SentencePiece models, `bytes_backend` is the built-in tokenizer, and
+`object_backend` wraps tokenizers that exist only as Python objects.
 
 To add a backend, write one file and add one line to `LOADERS`. The file holds a class that keeps `TextEncoder`
 (`text_encoder.PlainTextEncoder` does most of it) and a function ``load(source) -> Tokenizer``. The function raises
@@ -45,6 +45,7 @@ class Loader(NamedTuple):
 # In order of preference: ``auto`` takes the first that reads a form the tokenizer has and does not refuse it.
 LOADERS = (
     Loader("auto", Form.BYTES, "bytes_backend:load"),
+    Loader("fastokens", Form.JSON, "fastokens_backend:load"),
     Loader("tiktoken", Form.JSON, "tiktoken_backend:load"),
     Loader("tokenizers", Form.JSON, "tokenizers_backend:load"),
     Loader("sentencepiece", Form.MODEL, "sentencepiece_backend:load"),

@@ -41,7 +41,7 @@ class TextEncoder(Protocol):
     and are recognised in text, as Hugging Face tokenizers with ``split_special_tokens=True`` do.
     """
 
-    backend: str  # "tiktoken", "tokenizers", "sentencepiece" or "bytes"
+    backend: str  # "fastokens", "tiktoken", "tokenizers", "sentencepiece" or "bytes"
 
     def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[NDArray[np.int32]]:
         """Returns the ids of each text, one (n,) int32 array per text."""
@@ -69,7 +69,8 @@ class Tokenizer:
     Attributes:
         name: Its name in reports.
         encoder: Text to ids and back.
-        backend: The backend in use: ``tiktoken``, ``tokenizers``, ``sentencepiece``, ``bytes`` or ``object``.
+        backend: The backend in use: ``fastokens``, ``tiktoken``, ``tokenizers``, ``sentencepiece``, ``bytes`` or
+            ``object``.
         reason: Why this backend was chosen, in a sentence.
         special: Control tokens, content to id: never produced by user text.
         flagged: Those of them to which their surroundings matter, by content.

@@ -99,7 +99,7 @@ def corpus(contents: Iterable[str] = ()) -> list[str]:
     texts += [run * 300 for run in _RUNS] + [" " * 301 + "x"]
     texts += [f"a{c}{c}1 {c}b\n{c}" for c in _STRANGE + _NEW]
     texts += [" ".join(_TEXTS), "\n".join(_TEXTS), _BLANKS, _STRANGE, _NEW]
-    for content in list(contents)[:64]:
+    for content in contents:
         texts += [content, f"a {content}b", f"{content[:-1]}{content}{content[1:]} \u0338"]
     return texts
 

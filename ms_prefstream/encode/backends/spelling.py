@@ -64,6 +64,16 @@ class Spelling:
                 place = Place.AFTER_SPECIAL if id_ in self.borders else Place.CONTINUATION
         return b"".join(written).decode("utf-8", errors="replace")
 
+    def size(self, texts: Sequence[str], place: Place) -> int:
+        """Returns how many bytes the ids of these texts stand for together, if no text is normalised."""
+        whole = "".join(texts)
+        size = len(whole) if whole.isascii() else len(whole.encode("utf-8"))
+        if self.space != " ":
+            size += whole.count(" ") * (len(self.space.encode("utf-8")) - 1)
+        if self.prefix is not None:
+            size += sum(len(self.prefix.before(text, place).encode("utf-8")) for text in texts)
+        return size
+
     def starts(self, ids: NDArray[np.int32], text: str, place: Place) -> NDArray[np.int64] | None:
         """Returns where each token begins in an already normalised text.
 

@@ -5,23 +5,21 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import tiktoken
 from numpy.typing import NDArray
 
-from ms_prefstream.encode.backends.base import NotServedError, Place, Tokenizer
-from ms_prefstream.encode.backends.self_check import first_difference
-from ms_prefstream.encode.backends.spelling import Spelling
+from ms_prefstream.encode.backends.base import Place, Tokenizer
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
-from ms_prefstream.encode.backends.tiktoken_proof import TiktokenPlan, tiktoken_plan
+from ms_prefstream.encode.backends.tiktoken_proof import TiktokenPlan, find_unranked, tiktoken_plan
+from ms_prefstream.encode.backends.tokenizer_json import Spec, read_pipeline
 from ms_prefstream.encode.backends.tokenizer_source import TokenizerSource
-from ms_prefstream.encode.backends.tokenizers_backend import TokenizersEncoder, read_reference
+from ms_prefstream.encode.backends.tokenizers_backend import Known, load_equal
+from ms_prefstream.encode.backends.tokenizers_encoder import LazyReference, added_in_text, spelling_of
 from ms_prefstream.encode.backends.unicode import check_size, check_unicode, nfc, nfc_all
 from ms_prefstream.sample import Ids
 
@@ -40,21 +38,20 @@ def load(source: TokenizerSource) -> Tokenizer:
     Raises:
         NotServedError: If `tiktoken` would give other ids, or that it gives the same cannot be shown.
     """
-    found = read_reference(source)
-    if found.encoder.leaks:
-        raise NotServedError("plain text reaches its control tokens")
-    plan = tiktoken_plan(found.spec, found.rust)
-    if found.encoder.spelling is None:
-        raise NotServedError("its tokens do not spell the text")
-    try:
-        fast = TiktokenEncoder(plan, found.encoder, found.encoder.spelling)
-        difference = first_difference(fast, found.encoder, found.tokenizer.special_in_template)
-    except ValueError as error:
-        raise NotServedError(f"it refuses the tokenizer's pattern or vocabulary ({error})") from None
-    if difference is not None:
-        raise NotServedError(f"the self-check found a difference on {difference!r}")
-    reason = "the tokenizer file was shown to be equivalent, and a self-check on load agreed"
-    return dataclasses.replace(found.tokenizer, encoder=fast, backend="tiktoken", reason=reason)
+    found = load_equal(source, "tiktoken", _encoder)
+    reason = "the tokenizer file was shown to be equivalent, and a self-check agreed"
+    return dataclasses.replace(found, reason=reason)
+
+
+def _encoder(known: Known, spec: Spec) -> TiktokenEncoder:
+    verdict = known.verdict
+
+    def unranked() -> list[str]:
+        if "tiktoken" not in verdict.refusals:
+            verdict.unranked = find_unranked(spec, known.reference.get().rust)
+        return verdict.unranked
+
+    return TiktokenEncoder(tiktoken_plan(spec, unranked), spec, known.reference)
 
 
 class TiktokenEncoder(PlainTextEncoder):
@@ -62,14 +59,14 @@ class TiktokenEncoder(PlainTextEncoder):
 
     Args:
         plan: Pattern and ranks, proven equivalent.
+        spec: The parsed tokenizer.json, its added tokens as the `tokenizers` package numbers them.
         reference: The encoder that it replaces. It takes over where tiktoken's regular expressions give up
             (some hundred thousand white-space characters in a row).
-        spelling: The bytes that the ids stand for.
     """
 
     backend = "tiktoken"
 
-    def __init__(self, plan: TiktokenPlan, reference: TokenizersEncoder, spelling: Spelling) -> None:
+    def __init__(self, plan: TiktokenPlan, spec: Spec, reference: LazyReference) -> None:
         ranks = dict(plan.ranks)
         self._encoding = tiktoken.Encoding(
             "ms_prefstream",
@@ -77,21 +74,11 @@ class TiktokenEncoder(PlainTextEncoder):
             mergeable_ranks=ranks,
             special_tokens={_NEVER: max(ranks.values()) + 1},
         )
+        pipeline = read_pipeline(spec)
         self.nfc = plan.nfc
-        self._kept: TokenizersEncoder | bytes = reference
-        self.spelling = spelling
-        self.added = reference.added
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickles the reference as bytes: unpickling it takes long in a worker, and it is hardly ever needed."""
-        return {**self.__dict__, "_kept": cloudpickle.dumps(self._reference, protocol=5)}
-
-    @property
-    def _reference(self) -> TokenizersEncoder:
-        kept = self._kept
-        if isinstance(kept, bytes):
-            self._kept = kept = pickle.loads(kept)
-        return kept
+        self.spelling = spelling_of(spec, pipeline)
+        self.added = added_in_text(spec, pipeline)
+        self._reference = reference
 
     def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[Ids]:
         """Returns the ids of each text; see `TextEncoder`. The place makes no difference here."""

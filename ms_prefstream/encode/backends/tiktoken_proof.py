@@ -20,7 +20,7 @@ procedures make the same choices at every step, given three facts, which are che
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,8 @@ from ms_prefstream.encode.backends.base import NotServedError
 from ms_prefstream.encode.backends.spelling import from_byte_alphabet
 from ms_prefstream.encode.backends.tokenizer_json import (
     Spec,
-    added_tokens,
     merged_tokens,
+    refuse_stretched,
     steps,
 )
 
@@ -51,10 +51,10 @@ class TiktokenPlan:
     nfc: bool
 
 
-def tiktoken_plan(spec: Spec, rust: RustTokenizer) -> TiktokenPlan:
+def tiktoken_plan(spec: Spec, unranked: Callable[[], Iterable[str]]) -> TiktokenPlan:
     """Returns the plan for a tokenizer.json that `tiktoken` reproduces exactly.
 
-    `rust` is the package's tokenizer made from it, used to run single tokens through its model.
+    `unranked` returns what `find_unranked` returns for it, now or earlier; it is called if nothing else forbids a plan.
 
     Raises:
         NotServedError: Something in the file cannot be reproduced, or no proof covers it.
@@ -68,32 +68,45 @@ def tiktoken_plan(spec: Spec, rust: RustTokenizer) -> TiktokenPlan:
     kinds = [step.get("type") for step in steps(spec.get("normalizer"))]
     if kinds not in ([], ["NFC"]):
         raise NotServedError(f"it normalises with {' + '.join(map(str, kinds))}")
-    stretched = [token.content for token in added_tokens(spec) if token.stretches and not token.special]
-    if stretched:
-        raise NotServedError(f"the added token {stretched[0]!r} takes its surroundings with it")
+    refuse_stretched(spec)
     pattern = _pattern(steps(spec.get("pre_tokenizer")))
-    return TiktokenPlan(pattern=pattern, ranks=_ranks(spec, rust), nfc=bool(kinds))
+    return TiktokenPlan(pattern=pattern, ranks=_ranks(spec, unranked), nfc=bool(kinds))
 
 
-def _ranks(spec: Spec, rust: RustTokenizer) -> dict[bytes, int]:
-    """Returns the ranks by the three facts above, checked for every token."""
+def _ranks(spec: Spec, unranked: Callable[[], Iterable[str]]) -> dict[bytes, int]:
+    """Returns the ranks by the three facts above."""
     vocab: dict[str, int] = spec["model"]["vocab"]
     order = [vocab[token] for token in merged_tokens(spec["model"].get("merges") or [])]
     if order != sorted(order):
         raise NotServedError("its merges are not in the order of its ids")
-    whole_words = bool(spec["model"].get("ignore_merges"))
-    ranks: dict[bytes, int] = {}
-    for token, pieces in _runs(vocab, rust, whole_words):
-        word = from_byte_alphabet(token)
-        if word is None:
-            continue
-        if pieces == 2 and whole_words:
-            raise NotServedError(f"its token {token!r} is whole as a word but not made by its merges")
-        if pieces == 1 or whole_words:
-            ranks[word] = vocab[token]
+    left_out = set(unranked())
+    words = {from_byte_alphabet(token): id_ for token, id_ in vocab.items() if token not in left_out}
+    ranks = {word: id_ for word, id_ in words.items() if word is not None}
     if not all(bytes([byte]) in ranks for byte in range(256)):
         raise NotServedError("its vocabulary lacks some of the 256 bytes")
     return ranks
+
+
+def find_unranked(spec: Spec, rust: RustTokenizer) -> list[str]:
+    """Returns the tokens that must not have a rank; every token is run through the merges to find them.
+
+    Args:
+        spec: The parsed tokenizer.json.
+        rust: The package's tokenizer made from it.
+
+    Raises:
+        NotServedError: A whole word of two pieces contradicts the first fact.
+    """
+    whole_words = bool(spec["model"].get("ignore_merges"))
+    found: list[str] = []
+    for token, pieces in _runs(spec["model"]["vocab"], rust, whole_words):
+        if pieces == 1 or from_byte_alphabet(token) is None:
+            continue
+        if not whole_words:
+            found.append(token)
+        elif pieces == 2:
+            raise NotServedError(f"its token {token!r} is whole as a word but not made by its merges")
+    return found
 
 
 def _runs(vocab: Iterable[str], rust: RustTokenizer, whole_words: bool) -> list[tuple[str, int]]:

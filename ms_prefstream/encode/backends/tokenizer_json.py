@@ -13,7 +13,7 @@ from tokenizers import AddedToken as RustAddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
 from ms_prefstream.encode.backends.added import FLAGS, AddedToken
-from ms_prefstream.encode.backends.base import Place
+from ms_prefstream.encode.backends.base import NotServedError, Place
 from ms_prefstream.encode.backends.spelling import META, Prefix
 from ms_prefstream.encode.backends.tokenizer_source import RESERVED
 
@@ -152,6 +152,13 @@ def added_tokens(spec: Spec) -> list[AddedToken]:
         )
         for entry in spec.get("added_tokens") or []
     ]
+
+
+def refuse_stretched(spec: Spec) -> None:
+    """Raises `NotServedError` if an added token that is recognised in text takes its surroundings with it."""
+    stretched = [token.content for token in added_tokens(spec) if token.stretches and not token.special]
+    if stretched:
+        raise NotServedError(f"the added token {stretched[0]!r} takes its surroundings with it")
 
 
 def special_tokens(spec: Spec) -> dict[str, int]:

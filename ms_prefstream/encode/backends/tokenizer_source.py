@@ -103,16 +103,19 @@ def find_files(path: pathlib.Path) -> TokenizerSource:
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Returns the JSON object in a file; an empty one if there is no such file."""
-    if not path.is_file():
-        return {}
+    return json_object(read_bytes(path), path) if path.is_file() else {}
+
+
+def json_object(text: bytes, where: pathlib.Path | str) -> dict[str, Any]:
+    """Returns the JSON object that a text holds, which was read at `where`."""
     try:
-        parsed = orjson.loads(read_bytes(path))
+        parsed = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise TokenizerError(
-            f"{path} is not valid JSON ({error}). Copy or download it again; it was perhaps cut off."
+            f"{where} is not valid JSON ({error}). Copy or download it again; it was perhaps cut off."
         ) from None
     if not isinstance(parsed, dict):
-        raise TokenizerError(f"{path} holds a JSON {type(parsed).__name__}, expected an object. {ACCEPTED}.")
+        raise TokenizerError(f"{where} holds a JSON {type(parsed).__name__}, expected an object. {ACCEPTED}.")
     return parsed
 
 

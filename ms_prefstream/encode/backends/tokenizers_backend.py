@@ -1,89 +1,170 @@
-"""The `tokenizers` backend: loads a tokenizer.json as the `tokenizers` package reads it, the reference for the others.
+"""The loading of a tokenizer.json: the `tokenizers` backend, and what the other backends for such files start from.
 
-Texts go through the package in batches, and control tokens in them are plain text.
+Loading one and proving that another backend gives the same ids takes seconds. So what was found is kept: as a `Verdict`
+on disk, and for the last few tokenizers in memory.
 """
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+import msgspec
 import orjson
-from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
-from ms_prefstream.encode.backends.added import AddedTokens, stretching
-from ms_prefstream.encode.backends.base import Form, Place, Tokenizer
-from ms_prefstream.encode.backends.spelling import (
-    META,
-    Spelling,
-    build_spelling,
-    from_byte_alphabet,
-    metaspace_spelling,
-)
-from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
+from ms_prefstream.encode.backends.added import stretching
+from ms_prefstream.encode.backends.base import Form, NotServedError, TextEncoder, Tokenizer
+from ms_prefstream.encode.backends.self_check import first_difference
 from ms_prefstream.encode.backends.tokenizer_json import (
-    Pipeline,
     Spec,
     added_tokens,
-    bare,
     drop_leaking_merges,
     fingerprint,
     merge_added_tokens,
     name_reserved,
     number_added_tokens,
-    pipeline_for_place,
-    read_pipeline,
     special_tokens,
-    unknown_id,
     vocabulary,
 )
-from ms_prefstream.encode.backends.tokenizer_source import Names, TokenizerSource, find_reserved, read_json
-from ms_prefstream.encode.backends.unicode import check_size, check_unicode, nfc
+from ms_prefstream.encode.backends.tokenizer_source import (
+    Names,
+    TokenizerSource,
+    find_reserved,
+    json_object,
+    read_bytes,
+)
+from ms_prefstream.encode.backends.tokenizers_encoder import LazyReference, TokenizersEncoder
+from ms_prefstream.encode.backends.verdict import Added, Verdict, key_of, read_verdict, store_verdict
 from ms_prefstream.errors import TokenizerError
-from ms_prefstream.sample import Ids
+
+_KEPT = 2  # tokenizers in memory, a hundred MB each
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """A tokenizer.json, loaded, with the parts that another backend for the same file starts from.
+@dataclass(kw_only=True)
+class Known:
+    """A tokenizer.json and what is known of it.
 
     Attributes:
-        tokenizer: The tokenizer with `encoder`.
-        encoder: Its encoder.
-        spec: The parsed file, its added tokens complete and numbered.
-        rust: The package's tokenizer made from it.
+        verdict: What loading it has shown, now or earlier.
+        reference: Its encoder of the `tokenizers` package.
+        tokenizer: The tokenizer, encoded by `reference`.
+        served: The tokenizer for each backend that was asked for.
     """
 
+    verdict: Verdict
+    reference: LazyReference
     tokenizer: Tokenizer
-    encoder: TokenizersEncoder
-    spec: Spec
-    rust: RustTokenizer
+    served: dict[str, Tokenizer] = field(default_factory=dict)
 
 
 def load(source: TokenizerSource) -> Tokenizer:
     """Returns the tokenizer of a tokenizer.json, or of an object that is built on one."""
-    return read_reference(source).tokenizer
+    with _loading:
+        known = _known_of(source)
+        tokenizer = known.tokenizer
+        if "tokenizers" not in known.served:
+            known.served["tokenizers"] = dataclasses.replace(tokenizer, encoder=known.reference.get())
+            store_verdict(known.verdict)
+        return dataclasses.replace(known.served["tokenizers"], name=source.name)
 
 
-def read_reference(source: TokenizerSource) -> Reference:
-    """Returns the tokenizer as the `tokenizers` package has it; a source is read once."""
-    if "reference" not in source.shared:
-        source.shared["reference"] = _read(source)
-    reference: Reference = source.shared["reference"]
-    return reference
+def load_equal(source: TokenizerSource, backend: str, make: Callable[[Known, Spec], TextEncoder]) -> Tokenizer:
+    """Returns the tokenizer with the encoder of another backend, proven to give the ids of the reference.
+
+    Args:
+        source: The tokenizer.
+        backend: The name of the backend.
+        make: Makes the encoder. It raises `NotServedError` where the backend cannot give the ids, and ValueError
+            where its package refuses the tokenizer.
+
+    Raises:
+        NotServedError: The backend does not serve the tokenizer.
+    """
+    with _loading:
+        known = _known_of(source)
+        if backend not in known.served:
+            known.served[backend] = _prove(source, known, backend, make)
+        return dataclasses.replace(known.served[backend], name=source.name)
 
 
-def _read(source: TokenizerSource) -> Reference:
-    given: pathlib.Path | Spec = source.forms[Form.JSON]
-    spec = given if isinstance(given, dict) else read_json(given)
+def _prove(
+    source: TokenizerSource, known: Known, backend: str, make: Callable[[Known, Spec], TextEncoder]
+) -> Tokenizer:
+    refusals = known.verdict.refusals
+    proven = refusals.get(backend) == ""
+    if refusals.get(backend):
+        raise NotServedError(refusals[backend])
+    try:
+        if not proven and known.reference.get().leaks:
+            raise NotServedError("plain text reaches its control tokens")
+        try:
+            encoder = make(known, source.shared.get("spec") or known.reference.spec())
+            if not proven:
+                _check_equal(encoder, known)
+        except ValueError as error:
+            raise NotServedError(f"it refuses the tokenizer ({error})") from None
+    except NotServedError as why:
+        refusals[backend] = str(why)
+        store_verdict(known.verdict)
+        raise
+    if not proven:
+        refusals[backend] = ""
+        store_verdict(known.verdict)
+    return dataclasses.replace(known.tokenizer, encoder=encoder, backend=backend)
+
+
+def _check_equal(encoder: TextEncoder, known: Known) -> None:
+    """Raises `NotServedError` unless an encoder gives the ids of the reference on the texts of the self-check."""
+    reference = known.reference.get()
+    if reference.spelling is None or reference.finds_changed:
+        raise NotServedError("its tokens do not spell the text")
+    difference = first_difference(encoder, reference, known.tokenizer.special_in_template)
+    if difference is not None:
+        raise NotServedError(f"the self-check found a difference on {difference!r}")
+
+
+_known: OrderedDict[str, Known] = OrderedDict()
+_loading = threading.RLock()
+
+
+def _unlock() -> None:
+    """Replaces the lock in a forked process, where it stays held if another thread held it."""
+    global _loading
+    _loading = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock)
+
+
+def _known_of(source: TokenizerSource) -> Known:
+    """Returns what is known of a tokenizer.json; a source is read once."""
+    known: Known | None = source.shared.get("known")
+    if known is None:
+        given = source.forms[Form.JSON]
+        text = orjson.dumps(given) if isinstance(given, dict) else read_bytes(given)
+        key = key_of(source, text)
+        known = _known.get(key) or _read(source, text, key)
+        source.shared["known"] = _known[key] = known
+        _known.move_to_end(key)
+        if len(_known) > _KEPT:
+            _known.popitem(last=False)
+    return known
+
+
+def _read(source: TokenizerSource, text: bytes, key: str) -> Known:
+    given = source.forms[Form.JSON]
+    where = source.name if isinstance(given, dict) else given
+    spec = json_object(text, where)
     model = spec.get("model")
     if not isinstance(model, dict) or "vocab" not in model:
         raise TokenizerError(
-            f"{source.name if given is spec else given} holds no tokenizer: expected an object with 'model' and its "
+            f"{where} holds no tokenizer: expected an object with 'model' and its "
             f"'vocab', found {', '.join(map(repr, list(spec)[:8])) or 'an empty object'}. Pass the tokenizer.json "
             "that the `tokenizers` package wrote."
         )
@@ -96,6 +177,36 @@ def _read(source: TokenizerSource) -> Reference:
         # Where it stands alone, transformers takes this from the configuration, or False.
         pre["add_prefix_space"] = bool(source.config.get("add_prefix_space", False))
     drop_leaking_merges(spec)
+    verdict = read_verdict(key)
+    if verdict is not None and verdict.fits(spec):
+        spec["added_tokens"] = msgspec.to_builtins(verdict.added_tokens)
+        reference = LazyReference(spec)
+    else:
+        verdict, reference = _load(source, spec, key)
+    added = {token.content: token.id for token in added_tokens(spec)}
+    _check_stated(source.name, stated, added)
+    tokenizer = Tokenizer(
+        name=source.name,
+        encoder=reference,
+        backend="tokenizers",
+        reason="the tokenizer is a tokenizer.json",
+        special=special_tokens(spec),
+        flagged=stretching(token for token in added_tokens(spec) if token.special),
+        special_in_template=added,
+        **names.tokens,
+        add_bos=verdict.add_bos,
+        vocab_size=1 + max([*vocabulary(spec).values(), *added.values()]),
+        chat_template=source.chat_template,
+        fingerprint=verdict.fingerprint,
+        reserved=verdict.reserved,
+        notes=_moved_ids(source.added_tokens_decoder, added),
+    )
+    source.shared["spec"] = spec
+    return Known(verdict=verdict, reference=reference, tokenizer=tokenizer)
+
+
+def _load(source: TokenizerSource, spec: Spec, key: str) -> tuple[Verdict, LazyReference]:
+    """Returns what the `tokenizers` package makes of a tokenizer.json, and numbers its added tokens in place."""
     try:
         rust = RustTokenizer.from_str(orjson.dumps(spec).decode())
     except Exception as error:  # the package raises nothing more precise
@@ -106,29 +217,19 @@ def _read(source: TokenizerSource) -> Reference:
         ) from None
     number_added_tokens(spec, rust)
     added = {token.content: token.id for token in added_tokens(spec)}
-    _check_stated(source.name, stated, added)
-    flagged = stretching(token for token in added_tokens(spec) if token.special)
-    bos, add_bos = names.tokens["bos_token"], source.config.get("add_bos_token")
+    bos, add_bos = source.names.tokens["bos_token"], source.config.get("add_bos_token")
     if not isinstance(add_bos, bool):
         add_bos = bos is not None and rust.encode("a").ids[:1] == [added.get(bos)]
     encoder = TokenizersEncoder(spec, rust)
-    tokenizer = Tokenizer(
-        name=source.name,
-        encoder=encoder,
-        backend="tokenizers",
-        reason="the tokenizer is a tokenizer.json",
-        special=special_tokens(spec),
-        flagged=flagged,
-        special_in_template=added,
-        **names.tokens,
+    revised = any(token.special and token.stretches for token in added_tokens(spec)) or encoder.knew_no_unknown
+    verdict = Verdict(
+        key=key,
+        added_tokens=msgspec.convert(spec["added_tokens"], list[Added]),
         add_bos=add_bos,
-        vocab_size=1 + max([*vocabulary(spec).values(), *added.values()]),
-        chat_template=source.chat_template,
-        fingerprint=fingerprint(spec, source.chat_template, revised=bool(flagged) or encoder.knew_no_unknown),
-        reserved=_reserved(spec, added, names, encoder),
-        notes=_moved_ids(source.added_tokens_decoder, added),
+        fingerprint=fingerprint(spec, source.chat_template, revised=revised),
+        reserved=_reserved(spec, added, source.names, encoder),
     )
-    return Reference(tokenizer=tokenizer, encoder=encoder, spec=spec, rust=rust)
+    return verdict, LazyReference(spec, encoder)
 
 
 def _reserved(spec: Spec, added: Mapping[str, int], names: Names, encoder: TokenizersEncoder) -> dict[str, int]:
@@ -171,198 +272,3 @@ def _moved_ids(declared: Mapping[int, Mapping[str, Any]], added: Mapping[str, in
         f"tokenizer_config.json gives {content!r} the id {id_}, but tokenizer.json gives it {added.get(content)}, "
         f"which is used, as in transformers ({len(moved)} tokens in all); check which the model was trained with",
     )
-
-
-class TokenizersEncoder(PlainTextEncoder):
-    """Text to ids by the `tokenizers` package.
-
-    Args:
-        spec: The parsed tokenizer.json, its added tokens as the package numbers them.
-        rust: The package's tokenizer made from it. The encoder keeps and changes it: pass one without other owners.
-
-    Attributes:
-        pipeline: The steps before the model, as far as they are understood.
-        leaks: Control ids that plain text gives, and the ids that replace each of them.
-        unknown: The unknown token's id and content, if that is a control token. Its id stands for what the vocabulary
-            lacks; only where a text holds its content it is a leak.
-    """
-
-    backend = "tokenizers"
-
-    def __init__(self, spec: Spec, rust: RustTokenizer) -> None:
-        self.pipeline = read_pipeline(spec)
-        self.nfc = self.pipeline.nfc
-        self.added = AddedTokens(added_tokens(spec), nfc if self.nfc else None)
-        # The package searches a normalised text for what a normaliser other than NFC makes of such a token.
-        own = [token for token in added_tokens(spec) if token.normalized and not token.special]
-        self._finds_changed = bool(own) and not self.nfc and spec.get("normalizer") is not None
-        self._by_place = _tokenizers_by_place(spec, rust)
-        self.spelling = _spelling(spec, self.pipeline)
-        control = special_tokens(spec)
-        unknown, names = unknown_id(spec), {id_: content for content, id_ in control.items()}
-        self.unknown = (-1, "") if unknown is None or unknown not in names else (unknown, names[unknown])
-        self._unigram = spec["model"].get("type") == "Unigram"
-        self._normalizes = spec.get("normalizer") is not None
-        self.leaks: dict[int, list[int]] = {}
-        self.leaks = self._find_leaks(control, rust)
-        # The first version wrote the unknown token's content for every unknown character of such a tokenizer.
-        self.knew_no_unknown = self.unknown[0] in self.leaks
-
-    def _find_leaks(self, control: Mapping[str, int], rust: RustTokenizer) -> dict[int, list[int]]:
-        """Returns the control ids that plain text gives, each with the shortest pieces that write the same text."""
-        names = {id_: content for content, id_ in control.items()}
-        leaks: dict[int, list[int]] = {}
-        for leaked in {i for content in control for i in self.plain_ids(content, Place.START).tolist() if i in names}:
-            content = names[leaked]
-            halves = ((content[:at], content[at:]) for at in range(1, len(content)))
-            cuts = ([token.id for half in two for token in rust.model.tokenize(half)] for two in halves)
-            leaks[leaked] = min((cut for cut in cuts if names.keys().isdisjoint(cut)), key=len, default=[])
-        if leaks.get(self.unknown[0]) == []:
-            del leaks[self.unknown[0]]  # its content has characters that the vocabulary lacks
-        helpless = [content for content, id_ in control.items() if leaks.get(id_) == []]
-        if helpless:
-            raise TokenizerError(
-                f"the tokenizer turns the plain text of its control tokens {helpless} into their ids and has no "
-                "smaller pieces to write them with. Use a tokenizer whose vocabulary can spell its control tokens."
-            )
-        return leaks
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restores a pickled encoder: the package leaves this switch out of its own pickles."""
-        self.__dict__.update(state)
-        for rust in self._by_place.values():
-            rust.encode_special_tokens = True
-
-    def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[Ids]:
-        """Returns the ids of each text; see `TextEncoder`."""
-        check_size(texts)
-        if self._splits(place) and self.added.any:
-            return [self.ids_by_parts(text, place) for text in texts]
-        return self._batch(texts, place)
-
-    def starts(self, text: str, place: Place = Place.AFTER_SPECIAL, dropped_after: bool = False) -> NDArray[np.int64]:
-        """Returns where each token begins; see `TextEncoder`."""
-        if (self.spelling is None or self._finds_changed) and not self._splits(place):
-            check_size((text,))
-            return self.offset_starts(text, place, dropped_after)
-        return super().starts(text, place, dropped_after)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of the ids, control tokens included."""
-        if self.spelling is not None:
-            return self.spelling.decode(ids)
-        text: str = self._by_place[Place.START].decode(list(ids), skip_special_tokens=False)
-        return text
-
-    def piece_id(self, piece: str) -> int | None:
-        found: int | None = self._by_place[Place.START].token_to_id(piece)
-        return found
-
-    def plain_ids(self, text: str, place: Place) -> Ids:
-        return self._batch((text,), place)[0]
-
-    def _splits(self, place: Place) -> bool:
-        """Returns whether only the part before the first added token stands at this place for the package."""
-        return place is Place.CONTINUATION and self.pipeline.varies
-
-    def _batch(self, texts: Sequence[str], place: Place) -> list[Ids]:
-        encodings = self._encodings(texts, place, offsets=False)
-        if not self.leaks:
-            return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
-        ids = [
-            [id_ for ids in self._plain(encoding, text, place) for id_ in ids]
-            for encoding, text in zip(encodings, texts, strict=True)
-        ]
-        return [np.array(row, dtype=np.int32) for row in ids]
-
-    def _plain(self, encoding: Any, text: str, place: Place) -> list[Sequence[int]]:
-        """Returns the ids that stand for each token: itself, or what replaces a control token that leaked."""
-        found: list[Sequence[int]] = [self.leaks.get(id_, (id_,)) for id_ in encoding.ids]
-        unknown, content = self.unknown
-        if unknown not in self.leaks or unknown not in encoding.ids:
-            return found
-        written = [""] * len(found)
-        if content in text or self._normalizes:
-            whole = self._encodings((text,), place, offsets=True)[0]
-            # A Unigram model says what it did not know, also of a text that was normalised.
-            written = whole.tokens if self._unigram else [text[begin:end] for begin, end in whole.offsets]
-        for at, id_ in enumerate(encoding.ids):
-            if id_ == unknown and written[at] != content:
-                found[at] = (unknown,)
-        return found
-
-    def _encodings(self, texts: Sequence[str], place: Place, offsets: bool) -> list[Any]:
-        rust = self._by_place[place]
-        call = rust.encode_batch if offsets else rust.encode_batch_fast
-        try:
-            found: list[Any] = call(list(texts), add_special_tokens=False)
-        except TypeError:  # what the package raises for lone surrogates
-            check_unicode(texts)
-            raise
-        return found
-
-    def offset_starts(self, text: str, place: Place, dropped_after: bool = False) -> NDArray[np.int64]:
-        """Returns the package's own offsets; a token that begins before the end of the last one has -1."""
-        encoding = self._encodings((text,), place, offsets=True)[0]
-        begins: list[int] = []
-        reached = 0
-        for ids, (begin, end) in zip(self._plain(encoding, text, place), encoding.offsets, strict=True):
-            only_prefix = not begins and encoding.tokens[0] == META and text[0] not in (" ", META)
-            own = reached if dropped_after and begin > reached else begin
-            begins.append(0 if not begins else own if begin >= reached else -1)
-            begins += [-1] * (len(ids) - 1)
-            reached = 0 if only_prefix else max(reached, end)
-        return np.array([*begins, reached if dropped_after else len(text)], dtype=np.int64)
-
-
-def _tokenizers_by_place(spec: Spec, rust: RustTokenizer) -> dict[Place, RustTokenizer]:
-    """Returns the tokenizer for each place: the given one, made plain, and variants where the place matters."""
-    _make_plain(rust)
-    found = {Place.START: rust}
-    steps = {Place.START: pipeline_for_place(spec, Place.START)}
-    for place in (Place.AFTER_SPECIAL, Place.CONTINUATION):
-        steps[place] = pipeline_for_place(spec, place)
-        same = next((other for other in found if steps[other] == steps[place]), None)
-        found[place] = found[same] if same is not None else _variant(rust, *steps[place])
-    return found
-
-
-def _make_plain(rust: RustTokenizer) -> None:
-    """Make special tokens in text plain text, and switch off post-processing, padding and truncation."""
-    rust.post_processor = None
-    rust.no_padding()
-    rust.no_truncation()
-    rust.encode_special_tokens = True
-
-
-def _variant(rust: RustTokenizer, norm: Any, pre: Any) -> RustTokenizer:
-    """Returns the tokenizer with another normaliser and pre-tokeniser."""
-    steps = bare(norm, pre)
-    variant = RustTokenizer(rust.model)  # shares the model: the vocabulary is in memory once
-    if norm is not None:
-        variant.normalizer = steps.normalizer
-    if pre is not None:
-        variant.pre_tokenizer = steps.pre_tokenizer
-    variant.add_tokens([token for _, token in sorted(rust.get_added_tokens_decoder().items())])
-    if variant.get_added_tokens_decoder().keys() != rust.get_added_tokens_decoder().keys():
-        whole = orjson.loads(rust.to_str())
-        variant = RustTokenizer.from_str(orjson.dumps({**whole, "normalizer": norm, "pre_tokenizer": pre}).decode())
-    variant.decoder = rust.decoder
-    _make_plain(variant)
-    return variant
-
-
-def _spelling(spec: Spec, pipeline: Pipeline) -> Spelling | None:
-    """Returns what the ids write, where that is known."""
-    if pipeline.kind is None:
-        return None
-    vocab = vocabulary(spec)
-    added = {token.content: token.id for token in added_tokens(spec)}
-    borders, prefix = frozenset(added.values()), pipeline.prefix
-    if pipeline.kind == "bytes":
-        written = ((b"", -1) if token is None else (token, len(token)) for token in map(from_byte_alphabet, vocab))
-        return build_spelling(vocab.values(), written, added, prefix, borders)
-    unk = unknown_id(spec)
-    unknown = {piece: id_ for piece, id_ in vocab.items() if id_ == unk}
-    known = {piece: id_ for piece, id_ in vocab.items() if id_ != unk}
-    return metaspace_spelling(known, {**unknown, **added}, prefix, borders)

@@ -282,6 +282,24 @@ def test_workers_load_neither_mindspore_nor_mindformers() -> None:
     assert found.error.problem == "['ms_prefstream']"
 
 
+@pytest.mark.parametrize("given", [None, "3"])
+def test_workers_encode_with_one_thread_unless_the_user_says_so(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("RAYON_NUM_THREADS", given)
+
+    def look(row: Any) -> Any:
+        raise RowError(Reason.TIE, os.environ["RAYON_NUM_THREADS"])
+
+    with LoaderPool(recipe(pairs(10), format=look), 1) as pool:
+        wait_ready(pool)
+        (found,) = pool.load([0])
+    assert found.error is not None
+    assert found.error.problem == (given or "1")
+
+
 def test_what_cannot_be_sent_is_refused_by_name() -> None:
     lock = threading.Lock()
 

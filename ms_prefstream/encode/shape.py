@@ -51,13 +51,12 @@ class Shape(NamedTuple):
     Attributes:
         key: What all conversations of the shape have in common.
         values: What fills the slots: each content, then the texts, arguments and schemas in their order.
-        messages: The turns with a placeholder for each value.
-        schemas: The schemas likewise; None if there are none.
+        placed: Makes the turns and the schemas (None if there are none) with a placeholder for each value.
     """
 
     key: tuple[Any, ...]
     values: list[Any]
-    messages: Callable[[], tuple[Messages, Any]]
+    placed: Callable[[], tuple[Messages, Any]]
 
 
 class Slot(NamedTuple):
@@ -84,7 +83,7 @@ class Slot(NamedTuple):
 
 
 class Shapes:
-    """Finds shapes.
+    """Finder of shapes, with the schemas that it has seen.
 
     Args:
         find_in: Returns the first control token in a value.

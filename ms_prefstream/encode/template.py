@@ -390,7 +390,7 @@ class ChatTemplate:
         """Learn the layout of all conversations of a shape and with these answers, like `_learn`."""
         if self._continues(roles, prompt_messages) or self._control.find_in(shape.key):
             return _Learned(), {}
-        messages, schemas = shape.messages()
+        messages, schemas = shape.placed()
         asks = prompt_messages == len(messages)
         shown = Shown(messages, schemas, self._forms_for(messages)[0], lambda value: value)
         shown.reads.answering = shape.values

@@ -4,6 +4,7 @@ import copy
 import datetime
 import json
 import pickle
+import sys
 from collections import OrderedDict, UserDict
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -571,10 +572,9 @@ def test_the_address_of_a_picture_is_not_harmless() -> None:
     assert unread({**PAIR, "page_url": "https://example.org"}) == ()
 
 
-@pytest.mark.parametrize("depth", [600, 5000])
-def test_values_too_deep_to_read(depth: int) -> None:
+def test_values_too_deep_to_read() -> None:
     deep: Any = "text"
-    for _ in range(depth):
+    for _ in range(sys.getrecursionlimit()):  # two levels each; other libraries raise the limit
         deep = {"a": [deep]}
     for format in ("auto", lambda row: row):
         assert "too deep" in refusal(Reason.BAD_TYPE, lambda row, f=format: read(row, f), {**PAIR, "notes": deep})

@@ -59,10 +59,14 @@ def data(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["inspect", "index", "index drop", "cache", "cache drop", "bench drop", "verify"])
+COMMANDS = ["inspect", "doctor", "index", "index drop", "cache", "cache drop", "bench drop", "verify"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_rows_and_names_reach_a_terminal_as_escapes(command: str, data: pathlib.Path, tmp_path: pathlib.Path) -> None:
     words = {
         "inspect": ["inspect", str(data), *DPO, "--rows", "5"],
+        "doctor": ["doctor", str(data), *DPO],
         "index": ["index", str(data), *DPO],
         "index drop": ["index", str(data), *DPO, "--on-bad-row", "drop"],
         "cache": ["cache", str(data), f"out{EVIL}", *DPO, "--workers", "0"],
@@ -103,7 +107,7 @@ def test_what_is_wrong_with_the_words_is_said_in_escapes(words: list[str], tmp_p
 def test_the_text_of_raise_exception(tmp_path: pathlib.Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(orjson.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + b"\n")
     (tmp_path / "evil.jinja").write_text("{{ raise_exception('no" + EVIL + "') }}")
-    for command in ("inspect", "index"):
+    for command in ("inspect", "doctor", "index"):
         shown = in_terminal(command, "rows.jsonl", *DPO, "--template", "evil.jinja", cwd=tmp_path)
         assert_harmless(shown)
         assert "\\x1b" in shown

@@ -12,7 +12,7 @@ from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.encode.tokenizer import choose_pad_id
 from ms_prefstream.errors import PrefStreamError, printable
 from ms_prefstream.formats.record import Pair, TokenPair
-from ms_prefstream.load.loader import Recipe
+from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.records import formats_of
 from ms_prefstream.report.findings import Finding, Seen, findings
 from ms_prefstream.sample import Loaded, Note
@@ -139,7 +139,9 @@ class _Examined:
         self._encoding, self._drops = encoding, drops
         self.facts: list[str] = []
         self._failed: list[Finding] = []
+        self._ready = False
         self._recipe: Recipe | None = None
+        self._loader: SampleLoader | None = None
         self._pad_id: int | None = None
         self.origins: tuple[str, ...] = ()
         self.raws: tuple[Any, ...] = ()
@@ -174,11 +176,10 @@ class _Examined:
         return [*self._failed, *findings(seen)]
 
     def _read(self, source: Any, rows: int) -> None:
-        self._ready = False
-        self._source = source if isinstance(source, Mix) else open_source(source)
-        self._ready = only_caches(self._source)
-        formats = formats_of(self._source, self._encoding.format, self._encoding.fields)
-        found = list(first_rows(self._source, formats, rows))
+        source = source if isinstance(source, Mix) else open_source(source)
+        self._ready = only_caches(source)
+        formats = formats_of(source, self._encoding.format, self._encoding.fields)
+        found = list(first_rows(source, formats, rows))
         self.origins, self.raws, self._records = zip(*found, strict=True) if found else ((), (), ())
         both = sum(isinstance(record, (Pair, TokenPair)) for record in self._records)
         names = ", ".join(formats_in(formats, self.raws))
@@ -197,7 +198,7 @@ class _Examined:
             self._pad_id = choose_pad_id(given.pad_token_id, self._recipe.tokenizer, given.vocab_size)
 
     def _encode(self, source: Any, rows: int) -> None:
-        if self._recipe is None or not hasattr(self, "_loader"):
+        if self._recipe is None or self._loader is None:
             return
         for begin in range(0, len(self._records), _TOGETHER):
             some = self._records[begin : begin + _TOGETHER]

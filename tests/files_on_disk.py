@@ -36,7 +36,7 @@ from ms_prefstream.mindrecord.sidecar import read_offsets
 from ms_prefstream.sources.open import open_source
 from tests.cache.places import PART, rows_with_bad, source, stream_of
 from tests.cache.test_reference import Counting, logps
-from tests.helpers import pairs
+from tests.helpers import Positioned, pairs
 from tests.lengths.test_build_index import Fails, Interrupted
 from tests.pools import pairs as odd_pairs
 from tests.pools import recipe
@@ -157,27 +157,9 @@ def make_quarantine(folder: pathlib.Path) -> None:
     list(quarantining(folder).batches())
 
 
-class Own:
-    """Rows with a position of their own."""
-
-    def __init__(self) -> None:
-        self.row = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for row in pairs(COUNT)[self.row :]:
-            self.row += 1
-            yield row
-
-    def state_dict(self) -> dict[str, int]:
-        return {"row": self.row}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.row = state["row"]
-
-
 def stateful() -> mps.Stream:
     options: dict[str, Any] = {"batching": mps.Bucket(2, multiple_of=64), "window": 2, "steps_per_epoch": 20}
-    return mps.stream(Own(), task=TASK, tokenizer="bytes", **options)
+    return mps.stream(Positioned(COUNT), task=TASK, tokenizer="bytes", **options)
 
 
 def resumable() -> mps.Stream:

@@ -31,6 +31,24 @@ def pairs(count: int, first: int = 0) -> list[Row]:
     return [_pair(row) for row in range(first, first + count)]
 
 
+class Positioned:
+    """So many pairs, with a position of their own."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.row = count, 0
+
+    def __iter__(self) -> Iterator[Row]:
+        for row in pairs(self.count)[self.row :]:
+            self.row += 1
+            yield row
+
+    def state_dict(self) -> dict[str, int]:
+        return {"row": self.row}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.row = state["row"]
+
+
 def _pair(row: int) -> Row:
     return {
         "prompt": f"#{row}# why?",

@@ -16,7 +16,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.errors import OptionError, StateError
-from tests.helpers import assert_same_batches, pairs, rows_of
+from tests.helpers import Positioned, assert_same_batches, pairs, rows_of
 from tests.kinds import source_of
 from tests.training import Training, trainer
 
@@ -363,27 +363,8 @@ def test_only_a_regular_file_is_read_as_a_state(kind: str, tmp_path: pathlib.Pat
         mps.load_state(tmp_path)
 
 
-class Counting:
-    """Rows with a position of their own."""
-
-    def __init__(self) -> None:
-        self.row = 0
-
-    def __iter__(self) -> Any:
-        rows, self.row = pairs(40)[self.row :], self.row
-        for row in rows:
-            self.row += 1
-            yield row
-
-    def state_dict(self) -> dict[str, int]:
-        return {"row": self.row}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.row = state["row"]
-
-
 def counting(steps: int = 20) -> mps.Stream:
-    return make(Counting(), steps_per_epoch=steps)
+    return make(Positioned(40), steps_per_epoch=steps)
 
 
 WRONG: list[Any] = [

@@ -29,6 +29,7 @@ from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import RowError, TokenizerError
 from tests.fixtures_tokenizers import cached_tokenizer as load
 from tests.fixtures_tokenizers import write_directory
+from tests.processes import run_python
 
 pytest.importorskip("fastokens")
 KINDS = ("chatml_dir", "gpt2_dir", "deepseek_dir", "llama2_dir")
@@ -221,6 +222,30 @@ def test_no_thread_is_left(chatml_dir: pathlib.Path) -> None:
     encoder.encode([f"text {number}" for number in range(500)])
     encoder.finish_check()
     assert all(thread.name != "standing check" for thread in threading.enumerate())
+
+
+def test_a_process_waits_for_its_check_when_it_exits(tmp_path: pathlib.Path) -> None:
+    """Also where a daemon thread began it, as MindSpore's pipeline does; otherwise native code ends in SIGABRT."""
+    program = """
+import threading, time
+import numpy as np
+from ms_prefstream.encode.backends.base import Place
+from ms_prefstream.encode.backends.standing_check import StandingCheck
+
+class Slow:
+    def encode(self, texts, place):
+        time.sleep(0 if texts != ["a"] else 0.5)
+        print(*texts, flush=True)
+        return [np.zeros(1, np.int32)]
+
+def work():
+    StandingCheck(Slow(), "new").see(["a"] + ["b"] * 98 + ["c"], [np.zeros(1, np.int32)] * 100, Place.START)
+
+thread = threading.Thread(target=work, daemon=True)
+thread.start()
+thread.join()
+"""
+    assert run_python("-c", program, folder=tmp_path).split() == ["a", *"b" * 98, "c"]
 
 
 def test_a_fork_after_use(chatml_dir: pathlib.Path) -> None:

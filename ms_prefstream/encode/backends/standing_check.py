@@ -37,7 +37,7 @@ class StandingCheck:
 
     The reference may take a second to load, so the first texts are compared in a thread of their own, which begins
     when a few dozen wait and ends with them; later ones in the calling thread. The interpreter waits for the thread
-    when it exits.
+    when it exits: native code that returns to an interpreter that is gone ends the process with SIGABRT.
 
     Args:
         reference: The reference encoder, loaded by its first call.
@@ -65,8 +65,10 @@ class StandingCheck:
             begin, self._seen = self._seen, self._seen + len(texts)
             picked = list(self._picked(self._seen))
             self._waiting.extend(_Taken(texts[at - begin], ids[at - begin].copy(), place) for at in picked)
-            if self._thread is None and len(self._waiting) >= _ENOUGH:
-                self._thread = threading.Thread(target=self._run, name="standing check")
+            is_exiting = not threading.main_thread().is_alive()
+            if self._thread is None and len(self._waiting) >= _ENOUGH and not is_exiting:
+                # Stated, because MindSpore's threads, which may be the callers, count as daemons.
+                self._thread = threading.Thread(target=self._run, name="standing check", daemon=False)
                 self._thread.start()
                 return
         if self._waiting and (self._is_idle or (self._thread is not None and not self._thread.is_alive())):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Many
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -92,6 +95,240 @@ class Sample(NamedTuple):
     def total_length(self) -> int:
         """Tokens of all sequences: what the sample takes of a packed row."""
         return sum(len(sequence.ids) for sequence in self.sequences)
+
+
+_NO_SPAN = (0, 0)
+
+
+@dataclasses.dataclass(eq=False)
+class Block(Many[Loaded]):
+    """Loaded rows as arrays: n rows of S sequences each. Iteration and `block[row]` give them one by one as `Loaded`.
+
+    A bad row has an error, and sequences of no length.
+
+    Attributes:
+        ids: (t,) int32, the tokens of all sequences and prompts, in any order.
+        begins: (n, S) int64, where each sequence begins in `ids`.
+        lengths: (n, S) int64, how many tokens it has.
+        spans: (n, S, 2) int64, begin and end of its first span; (0, 0) for none.
+        lost: (n, S) uint8, see `Sequence.lost`.
+        notes: (n,) uint16, a `Note` as a number.
+        margins: (n,) float64, NaN for none.
+        more: (row, side) -> all spans of a sequence that has several.
+        errors: Row -> why there is no sample (without origin).
+        unread: Row -> fields that nothing read.
+        prompts: (n, 2) int64, begin and length of the prompt that a rollout starts from; None without any.
+        ref_logps: (n, 2) float32, see `Sample`; None without any.
+    """
+
+    ids: Ids
+    begins: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    spans: NDArray[np.int64]
+    lost: NDArray[np.uint8]
+    notes: NDArray[np.uint16]
+    margins: NDArray[np.float64]
+    more: dict[tuple[int, int], tuple[Span, ...]] = dataclasses.field(default_factory=dict)
+    errors: dict[int, RowError] = dataclasses.field(default_factory=dict)
+    unread: dict[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    prompts: NDArray[np.int64] | None = None
+    ref_logps: NDArray[np.float32] | None = None
+
+    @classmethod
+    def empty(cls, rows: int, sides: int) -> Block:
+        """Returns a block of rows without tokens."""
+        shape = rows, sides
+        return cls(
+            ids=np.empty(0, np.int32),
+            begins=np.zeros(shape, np.int64),
+            lengths=np.zeros(shape, np.int64),
+            spans=np.zeros((*shape, 2), np.int64),
+            lost=np.zeros(shape, np.uint8),
+            notes=np.zeros(rows, np.uint16),
+            margins=np.full(rows, np.nan),
+        )
+
+    @classmethod
+    def of(cls, rows: Many[Loaded | Sample]) -> Block:
+        """Returns rows given one by one as a block."""
+        loaded = [Loaded(one, None) if isinstance(one, Sample) else one for one in rows]
+        sides = max((len(one.sample.sequences) for one in loaded if one.sample is not None), default=1)
+        block = cls.empty(len(loaded), sides)
+        block.put(enumerate(loaded))
+        return block
+
+    def put(self, rows: Iterable[tuple[int, Loaded]]) -> None:
+        """Sets rows given one by one; their tokens are added to `ids`."""
+        sequences: list[tuple[int, int, Sequence]] = []
+        prompts: list[tuple[int, Ids]] = []
+        for row, (sample, error, notes, unread) in rows:
+            self.notes[row] = int(notes)
+            if unread:
+                self.unread[row] = unread
+            if sample is None:
+                assert error is not None  # a row has one or the other
+                self.refuse(row, error)
+                continue
+            sequences += [(row, side, sequence) for side, sequence in enumerate(sample.sequences)]
+            if sample.prompt is not None:
+                prompts.append((row, sample.prompt))
+            if sample.margin is not None:
+                self.margins[row] = sample.margin
+            if sample.ref_logps is not None:
+                if self.ref_logps is None:
+                    self.ref_logps = np.full((len(self), 2), np.nan, np.float32)
+                self.ref_logps[row] = sample.ref_logps
+        self.replace(sequences)
+        if prompts:
+            self.prompts = np.zeros((len(self), 2), np.int64) if self.prompts is None else self.prompts
+            ends = np.cumsum([len(self.ids), *[len(ids) for _, ids in prompts]]).tolist()
+            for (row, ids), begin in zip(prompts, ends, strict=False):
+                self.prompts[row] = begin, len(ids)
+            self.ids = np.concatenate([self.ids, *[ids for _, ids in prompts]], dtype=np.int32, casting="no")
+
+    def replace(self, sequences: Many[tuple[int, int, Sequence]]) -> None:
+        """Sets some sequences, given as (row, side, sequence); their tokens are added to `ids`."""
+        end = len(self.ids)
+        for row, side, sequence in sequences:
+            length = len(sequence.ids)
+            self.begins[row, side], self.lengths[row, side] = end, length
+            self.lost[row, side] = sequence.lost
+            self.set_spans(row, side, sequence.spans)
+            end += length
+        self.ids = np.concatenate([self.ids, *[one.ids for _, _, one in sequences]], dtype=np.int32, casting="no")
+
+    def set_spans(self, row: int, side: int, spans: Many[Span]) -> None:
+        """Sets the spans of a sequence."""
+        self.spans[row, side] = spans[0] if spans else _NO_SPAN
+        self.more.pop((row, side), None)
+        if len(spans) > 1:
+            self.more[row, side] = tuple(spans)
+
+    def refuse(self, row: int, error: RowError) -> None:
+        """Makes a row a bad one; the first error of a row is kept."""
+        self.errors.setdefault(row, error)
+        self.lengths[row], self.spans[row], self.lost[row] = 0, 0, 0
+
+    def __len__(self) -> int:
+        return len(self.notes)
+
+    @property
+    def sides(self) -> int:
+        """How many sequences a row has (S)."""
+        return self.begins.shape[1]
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """(n,) bool, whether a row has a sample."""
+        good = np.ones(len(self), np.bool_)
+        good[list(self.errors)] = False
+        return good
+
+    @property
+    def longest(self) -> NDArray[np.int64]:
+        """(n,) int64, see `Sample.length`; 0 for a bad row."""
+        found: NDArray[np.int64] = self.lengths.max(axis=1)
+        return found
+
+    @property
+    def totals(self) -> NDArray[np.int64]:
+        """(n,) int64, see `Sample.total_length`; 0 for a bad row."""
+        found: NDArray[np.int64] = self.lengths.sum(axis=1)
+        return found
+
+    def take(self, rows: NDArray[np.int64] | Many[int]) -> Block:
+        """Returns some rows, in this order; `ids` is shared."""
+        rows = np.asarray(rows, np.int64)
+        places = list(enumerate(rows.tolist())) if self.more or self.errors or self.unread else []
+        both = [(to, at, side) for to, at in places for side in range(self.sides)] if self.more else []
+        more = {(to, side): self.more[at, side] for to, at, side in both if (at, side) in self.more}
+        return Block(
+            self.ids,
+            self.begins[rows],
+            self.lengths[rows],
+            self.spans[rows],
+            self.lost[rows],
+            self.notes[rows],
+            self.margins[rows],
+            more,
+            {to: self.errors[at] for to, at in places if at in self.errors},
+            {to: self.unread[at] for to, at in places if at in self.unread},
+            prompts=None if self.prompts is None else self.prompts[rows],
+            ref_logps=None if self.ref_logps is None else self.ref_logps[rows],
+        )
+
+    @classmethod
+    def join(cls, blocks: Many[Block]) -> Block:
+        """Returns the rows of several blocks with equally many sequences a row, one block after the other."""
+        if len(blocks) == 1:
+            return blocks[0]
+        firsts = np.cumsum([0, *map(len, blocks)]).tolist()
+        joined = cls.empty(firsts[-1], max((block.sides for block in blocks), default=1))
+        is_shared = len({id(block.ids) for block in blocks}) == 1  # parts of one block
+        end = 0
+        for first, last, block in zip(firsts, firsts[1:], blocks, strict=False):
+            joined.begins[first:last] = block.begins + end
+            for name in ("lengths", "spans", "lost", "notes", "margins"):
+                getattr(joined, name)[first:last] = getattr(block, name)
+            if block.prompts is not None:
+                joined.prompts = np.zeros((len(joined), 2), np.int64) if joined.prompts is None else joined.prompts
+                joined.prompts[first:last] = block.prompts + np.array([end, 0])
+            if block.ref_logps is not None:
+                if joined.ref_logps is None:
+                    joined.ref_logps = np.full((len(joined), 2), np.nan, np.float32)
+                joined.ref_logps[first:last] = block.ref_logps
+            joined.more |= {(first + row, side): spans for (row, side), spans in block.more.items()}
+            joined.errors |= {first + row: error for row, error in block.errors.items()}
+            joined.unread |= {first + row: fields for row, fields in block.unread.items()}
+            end += 0 if is_shared else len(block.ids)
+        joined.ids = blocks[0].ids if is_shared else np.concatenate([joined.ids, *[block.ids for block in blocks]])
+        return joined
+
+    def arrays(self, side: int) -> list[Ids]:
+        """Returns the ids of a sequence of every row, as parts of `ids`."""
+        return _parts(self.ids, self.begins[:, side], self.lengths[:, side])
+
+    def prompt_arrays(self) -> list[Ids]:
+        """Returns the ids of the prompt of every row, as parts of `ids`."""
+        return [] if self.prompts is None else _parts(self.ids, *self.prompts.T)
+
+    def spans_of(self, row: int, side: int) -> tuple[Span, ...]:
+        """Returns the spans of a sequence."""
+        several = self.more.get((row, side))
+        if several is not None:
+            return several
+        begin, end = self.spans[row, side].tolist()
+        return ((begin, end),) if begin < end else ()
+
+    def sample(self, row: int) -> Sample | None:
+        """Returns the sample of a row, as parts of `ids`; None for a bad row."""
+        sample: Sample | None = self[row].sample
+        return sample
+
+    def __getitem__(self, row: Any) -> Any:
+        error, notes, unread = self.errors.get(row), Note(int(self.notes[row])), self.unread.get(row, ())
+        if error is not None:
+            return Loaded(None, error, notes, unread)
+        begins, lengths, lost = self.begins[row].tolist(), self.lengths[row].tolist(), self.lost[row].tolist()
+        sequences = tuple(
+            Sequence(self.ids[begin : begin + length], self.spans_of(row, side), bool(flags & 1), bool(flags & 2))
+            for side, (begin, length, flags) in enumerate(zip(begins, lengths, lost, strict=True))
+        )
+        margin: float | None = self.margins[row].item()
+        prompt = None
+        if self.prompts is not None:
+            begin, length = self.prompts[row].tolist()
+            prompt = self.ids[begin : begin + length]
+        ref_logps: Any = None if self.ref_logps is None else tuple(self.ref_logps[row].tolist())
+        sample = Sample(sequences, prompt, None if margin != margin else margin, ref_logps)
+        return Loaded(sample, None, notes, unread)
+
+    def __iter__(self) -> Iterator[Loaded]:
+        return map(self.__getitem__, range(len(self)))
+
+
+def _parts(ids: Ids, begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[Ids]:
+    return [ids[begin:end] for begin, end in zip(begins.tolist(), (begins + lengths).tolist(), strict=True)]
 
 
 class Ready(NamedTuple):

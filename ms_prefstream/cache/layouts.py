@@ -24,7 +24,7 @@ from ms_prefstream.errors import OptionError
 from ms_prefstream.mindrecord.encoding import PaddedBlock
 from ms_prefstream.mindrecord.ragged import ragged_columns, ragged_values
 from ms_prefstream.mindrecord.schema import Column
-from ms_prefstream.sample import Sample
+from ms_prefstream.sample import Block, Sample
 from ms_prefstream.tasks.base import Task
 
 LAYOUTS = ("ragged", "mindrlhf", "mindformers")
@@ -105,7 +105,7 @@ class Job:
         # All columns after the longest sample are equal, so only the first of them are built.
         most = max(len(sequence.ids) for sample in samples for sequence in sample.sequences)
         built = min(-(-(most + 1) // _UNIT) * _UNIT, self.width)
-        batch: dict[str, Any] = self._batch_layout.build(samples, built, self.pad_id, self.task.shifted)
+        batch: dict[str, Any] = self._batch_layout.build(Block.of(samples), built, self.pad_id, self.task.shifted)
         if self.task.name == "rlhf":
             batch = {name: array.astype(np.int64) for name, array in batch.items()}
             return {"prompt_ids": batch.pop("prompt_ids"), **self._padded(batch)}

@@ -26,7 +26,7 @@ from ms_prefstream.mindrecord.files import Count, FileNote, guarded, note_of, pa
 from ms_prefstream.mindrecord.manifest import checksum_of
 from ms_prefstream.mindrecord.sidecar import PLACE, SIDECAR, read_offsets
 from ms_prefstream.mindrecord.writer import RecordFile
-from ms_prefstream.sample import Loaded, Note, Sample
+from ms_prefstream.sample import Block, Note, Sample
 
 NOTES = (
     *(Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.QUESTION_CUT),  # always in manifests
@@ -68,7 +68,7 @@ class PartTask:
         """Returns the row ids that the task loads."""
         return range(self.first, self.first + self.count) if self.read is None else range(0)
 
-    def load(self, loader: SampleLoader, begin: int, end: int) -> list[Loaded]:
+    def load(self, loader: SampleLoader, begin: int, end: int) -> Block:
         """Returns the samples of some of its rows, by their position in the part."""
         if self.read is None:
             return loader.load(range(self.first + begin, self.first + end))

@@ -24,7 +24,7 @@ from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.mindrecord.files import NPY_HEAD, guarded, note_of, npy_begin, npy_bytes, write_small
 from ms_prefstream.mindrecord.manifest import LOGPS, MANIFEST, Manifest, check_cache_file, read_manifest
 from ms_prefstream.progress import Progress
-from ms_prefstream.sample import Batch, Sample
+from ms_prefstream.sample import Batch, Block, Sample
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.tasks.base import Task
 
@@ -185,7 +185,7 @@ class _ReferencePass:
         samples: list[Sample] = [one.sample for one in self._cache.read(rows.tolist())]  # type: ignore[union-attr]
         samples += [samples[-1]] * (self._size - len(samples))
         width = self._batching.width_for(max(sample.length for sample in samples), self._widths)
-        batch = self._layout.build(samples, width, self._cache.pad_token_id, self._model.task.shifted)
+        batch = self._layout.build(Block.of(samples), width, self._cache.pad_token_id, self._model.task.shifted)
         return self._model.logps(batch, len(samples))[: len(rows)]
 
     def _add(self, logps: NDArray[np.float32], tokens: str, work: str) -> Manifest:

@@ -31,7 +31,7 @@ from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without
 from ms_prefstream.progress import Progress, progress_on
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import ORIGINS_KEPT
-from ms_prefstream.sample import Loaded, Note
+from ms_prefstream.sample import Block, Loaded, Note
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.steps.data import StreamData
@@ -310,7 +310,7 @@ def _settle(
     bad_rows = BadRows(data.report, data.raise_malformed, origin, raw, data.quarantine)
     origins: dict[str, list[str]] = {}
     for row, error in errors:
-        bad_rows.settle([row], [Loaded(None, error)])
+        bad_rows.settle([row], Block.of([Loaded(None, error)]))
         known = origins.setdefault(str(error.reason), [])
         if len(known) < ORIGINS_KEPT:
             known.append(origin(row))

@@ -7,7 +7,8 @@ One record goes this way:
 2. `layout.py` has grouped the layout into steps: ids that are known, and units of text to encode.
 3. `ConversationEncoder._draft` adds the text of each open step to the batch (`Texts`), and the tokenizer's backend
    encodes the whole batch at once.
-4. `ConversationEncoder._assemble` joins the ids of a conversation's steps and finds the tokens under the loss.
+4. `Encodings.block` joins the ids of all conversations and finds the tokens under the loss: for those of the usual
+   layout with a dozen array operations, for any other with `ConversationEncoder._assemble`, one by one.
 
 `Dissector._response_begin` computes the response border in characters, once for a sequence of roles;
 `ConversationEncoder._response_border` computes it in tokens, for each row. Truncation follows in `truncate.py`.
@@ -20,14 +21,14 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.encode.backends.base import Place, TextEncoder
+from ms_prefstream.encode.backends.base import FlatIds, Place, TextEncoder
 from ms_prefstream.encode.backends.unicode import check_size, check_unicode
-from ms_prefstream.encode.layout import Unit, merged
+from ms_prefstream.encode.layout import Layout, Unit, merged
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.template import (
     ChatTemplate,
@@ -41,7 +42,8 @@ from ms_prefstream.encode.template import (
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import DroppedRowError, OptionError, Reason, RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair
-from ms_prefstream.sample import Ids, Note, Span
+from ms_prefstream.sample import Block, Ids, Note, Span
+from ms_prefstream.sample import Sequence as TokenSequence
 
 _NONE = np.empty(0, np.int32)
 _NO_TICKETS: Mapping[int, int] = {}
@@ -54,7 +56,7 @@ CONTINUE = ("error", "join")
 SYSTEM_CACHE = 4096  # distinct system prompts whose ids are cached
 
 
-@dataclass(slots=True)
+@dataclass
 class Encoded:
     """One conversation as ids, not cut yet.
 
@@ -65,7 +67,6 @@ class Encoded:
         length: Tokens in all.
         spans: Token ranges under the loss: the response and its end of turn.
         differs: Whether the prompt's ids at generation time are not a prefix of the joint encoding.
-        ids: (length,) int32, part of one array for all conversations that were encoded together.
     """
 
     laid: LaidOut
@@ -74,23 +75,30 @@ class Encoded:
     length: int
     spans: tuple[Span, ...]
     differs: bool
-    ids: Ids
+
+    @functools.cached_property
+    def ids(self) -> Ids:
+        """(length,) int32."""
+        return np.concatenate(self.arrays) if self.arrays else _NONE
 
 
 class _Draft:
     """A conversation whose texts are still to be encoded.
 
-    `steps` holds ids or tickets. `heads` holds the ticket of the text before the response, for steps in which that
-    text is not fixed; `rests` the ticket of the text after it (inference boundary only).
+    `tickets` holds the ticket of each open step. `heads` holds the ticket of the text before the response, for steps in
+    which that text is not fixed; `rests` the ticket of the text after it (inference boundary only).
     """
 
-    __slots__ = ("heads", "laid", "rests", "steps")
+    __slots__ = ("heads", "laid", "rests", "tickets")
 
-    def __init__(self, laid: LaidOut, steps: Sequence[Ids | int | None]) -> None:
+    def __init__(self, laid: LaidOut, tickets: list[int]) -> None:
         self.laid = laid
-        self.steps = list(steps)
+        self.tickets = tickets
         self.heads: Mapping[int, int] = _NO_TICKETS
         self.rests: Mapping[int, int] = _NO_TICKETS
+
+
+_Drafts: TypeAlias = tuple[_Draft, ...]
 
 
 class ConversationEncoder:
@@ -125,31 +133,35 @@ class ConversationEncoder:
         self._starts = functools.lru_cache(maxsize=8)(encoder.starts)  # both sides of a pair ask for the prompt's
         self.decode = encoder.decode
 
-    def encode(self, records: Sequence[Pair | Completion]) -> list[tuple[Encoded, ...] | RowError]:
-        """Encode records: (chosen, rejected) for a pair; (prompt alone[, prompt + response]) for a completion.
+    def encode(self, records: Sequence[Pair | Completion]) -> Encodings:
+        """Encodes records: (chosen, rejected) for a pair; (prompt alone[, prompt + response]) for a completion.
 
         A record that cannot be encoded gives a `RowError` instead.
         """
         texts = Texts()
-        drafts: list[tuple[_Draft, ...] | RowError] = []
-        for record in records:
-            try:
-                drafts.append(self._draft_record(record, texts))
-            except RowError as error:
-                drafts.append(error.at(record.origin))
-            except RecursionError:
-                drafts.append(_nested_too_deep().at(record.origin))
+        drafts = [self._drafted(record, texts) for record in records]
         try:
-            results = texts.encode(self._encoder)
-            found = [d if isinstance(d, RowError) else tuple([self._assemble(x, results) for x in d]) for d in drafts]
-            _join([side for sides in found if not isinstance(sides, RowError) for side in sides])
-            return found
+            return Encodings(self, drafts, texts.encode(self._encoder))
         except RowError as error:  # a text that no tokenizer accepts: find its record
             if len(records) == 1:
-                return [_blame(records[0], error).at(records[0].origin)]
-            return [self.encode([record])[0] for record in records]
+                return Encodings(self, [_blame(records[0], error).at(records[0].origin)], FlatIds.of(()))
+        texts = Texts()
+        alone = [self.encode([record])[0] for record in records]
+        drafts = [
+            found if isinstance(found, RowError) else self._drafted(record, texts)
+            for record, found in zip(records, alone, strict=True)
+        ]
+        return Encodings(self, drafts, texts.encode(self._encoder))
 
-    def _draft_record(self, record: Pair | Completion, texts: Texts) -> tuple[_Draft, ...]:
+    def _drafted(self, record: Pair | Completion, texts: Texts) -> _Drafts | RowError:
+        try:
+            return self._draft_record(record, texts)
+        except RowError as error:
+            return error.at(record.origin)
+        except RecursionError:
+            return _nested_too_deep().at(record.origin)
+
+    def _draft_record(self, record: Pair | Completion, texts: Texts) -> _Drafts:
         """Lay out the conversations of a record and add their texts to the batch."""
         lay_out, prompt = self._template.lay_out, record.prompt
         if self._refused is not None:
@@ -194,13 +206,13 @@ class ConversationEncoder:
                 "the chat template leaves out words of the response, so that they would not be trained",
                 'Pass content_lost="report" to keep and count such rows, or a template that writes all of a response',
             )
-        shares = other is not None and other.laid.layout is layout
-        draft = _Draft(laid, other.steps if other is not None and shares else layout.known)
-        begin = layout.shared if shares else 0
-        for index, unit in layout.open:
-            if index < begin:
-                continue
-            draft.steps[index] = self._ticket(unit, contents, texts)
+        open_ = layout.open
+        draft = _Draft(laid, [])
+        if other is not None and other.laid.layout is layout:
+            draft.tickets = other.tickets[: layout.shared_open]
+            open_ = open_[layout.shared_open :]
+        for index, unit in open_:
+            draft.tickets.append(self._ticket(unit, contents, texts))
             if unit.trained and unit.border:
                 if unit.head is None:
                     draft.heads = {**draft.heads, index: texts.add(unit.text(contents, 0, unit.border), unit.place)}
@@ -210,7 +222,7 @@ class ConversationEncoder:
                     draft.rests = {**draft.rests, index: rest}
         return draft
 
-    def _ticket(self, unit: Unit, contents: Sequence[str], texts: Texts) -> Ids | int:
+    def _ticket(self, unit: Unit, contents: Sequence[str], texts: Texts) -> int:
         """Returns the ticket of a unit; a unit with a system message is encoded at once, and its ids are cached."""
         text = unit.text(contents)
         if not unit.system:
@@ -220,26 +232,25 @@ class ConversationEncoder:
             if len(self._systems) >= SYSTEM_CACHE:
                 self._systems.clear()
             self._systems[key] = self._encoder.encode([text], unit.place)[0]
-        return self._systems[key]
+        return texts.add_known(self._systems[key])
 
-    def _assemble(self, draft: _Draft, results: list[Ids]) -> Encoded:
-        """Join the steps of a conversation and find its tokens under the loss.
+    def is_usual(self, layout: Layout) -> bool:
+        """Returns whether conversations of a layout are assembled by `Encodings` together.
 
-        The usual layout has one answer, at its end, after a fixed head. If the answer's ids begin with the ids of the
-        head, the response border is at the end of these (see `_response_border`).
+        They have one answer, at the end, after a head whose ids are known, or nothing under the loss.
         """
+        if layout.answer is None:
+            return not any(unit.trained for unit in layout.units)
+        unit = layout.units[layout.steps[layout.answer.step].first]
+        return self.keeps_ends and not (self._inference and unit.border)
+
+    def assemble(self, draft: _Draft, results: Sequence[Ids]) -> Encoded:
+        """Joins the steps of a conversation and finds its tokens under the loss."""
         layout = draft.laid.layout
-        arrays: list[Ids] = [results[it] if it.__class__ is int else it for it in draft.steps]  # type: ignore[misc]
-        if layout.answer is not None and not draft.rests and self.keeps_ends:
-            at, head, trained, after = layout.answer
-            answer = arrays[at]
-            if answer[: len(head)].tolist() == head:
-                first = sum(map(len, arrays[:at]))
-                end = first + len(answer)
-                begin, last = first + len(head), end + trained
-                spans = ((begin, last),) if begin < last else ()
-                return Encoded(draft.laid, arrays, begin, end + after, spans, layout.differs, answer)
-        encoded = Encoded(draft.laid, arrays, 0, 0, (), layout.differs, _NONE)
+        arrays = list(layout.known)
+        for (index, _), ticket in zip(layout.open, draft.tickets, strict=True):
+            arrays[index] = results[ticket]
+        encoded = Encoded(draft.laid, arrays, 0, 0, (), layout.differs)  # type: ignore[arg-type]  # all are filled
         found: list[Span] = []
         position = 0
         for index, step in enumerate(layout.steps):
@@ -250,10 +261,10 @@ class ConversationEncoder:
             position += len(encoded.arrays[index])
         encoded.length = position
         encoded.spans = merged(found)
-        encoded.prompt = encoded.spans[0][0] if found else position
+        encoded.prompt = encoded.spans[0][0] if encoded.spans else found[0][0] if found else position
         return encoded
 
-    def _trained(self, encoded: Encoded, draft: _Draft, index: int, results: list[Ids]) -> tuple[Span, ...]:
+    def _trained(self, encoded: Encoded, draft: _Draft, index: int, results: Sequence[Ids]) -> tuple[Span, ...]:
         """Returns the token ranges under the loss in a step that was encoded."""
         layout, contents = encoded.laid.layout, encoded.laid.contents
         unit = layout.units[layout.steps[index].first]
@@ -269,7 +280,7 @@ class ConversationEncoder:
             ranges.append((first, tokens_until(starts, len(unit.text(contents, 0, piece + 1)))))
         return tuple(ranges)
 
-    def _response_border(self, encoded: Encoded, draft: _Draft, index: int, results: list[Ids]) -> int:
+    def _response_border(self, encoded: Encoded, draft: _Draft, index: int, results: Sequence[Ids]) -> int:
         """Returns the response border of a step: how many of its tokens come before the response.
 
         The text before the response, the head, is encoded alone as well. If the step's ids begin with the head's ids,
@@ -316,34 +327,199 @@ class ConversationEncoder:
         return np.concatenate([before, np.where(after < 0, -1, after + len(head))])
 
 
+_TOGETHER = 4  # conversations of one layout that are worth array operations
+
+
+class Encodings(Sequence[tuple[Encoded, ...] | RowError]):
+    """Encoded records: one by one as `Encoded`, or all of them as a `Block`.
+
+    Args:
+        encoder: Made them.
+        drafts: The conversations of each record, or why there are none.
+        results: The ids of each ticket.
+    """
+
+    def __init__(self, encoder: ConversationEncoder, drafts: Sequence[_Drafts | RowError], results: FlatIds) -> None:
+        self._encoder, self._drafts, self._results = encoder, drafts, results
+
+    def __len__(self) -> int:
+        return len(self._drafts)
+
+    def __getitem__(self, record: Any) -> Any:
+        drafts = self._drafts[record]
+        if isinstance(drafts, RowError):
+            return drafts
+        return tuple([self._encoder.assemble(draft, self._results) for draft in drafts])
+
+    def block(self) -> tuple[Block, NDArray[np.int64]]:
+        """Returns the conversations of all records, two a record, and how many tokens of each are the prompt.
+
+        The second array, (n, 2) int64, has -1 where a record has no such conversation.
+        """
+        block = Block.empty(len(self), 2)
+        layouts: dict[Layout, _Alike] = {}
+        for row, drafts in enumerate(self._drafts):
+            if isinstance(drafts, RowError):
+                block.refuse(row, drafts)
+                continue
+            place = 2 * row
+            for draft in drafts:
+                laid = draft.laid
+                alike = layouts.get(laid.layout)
+                if alike is None:
+                    alike = layouts[laid.layout] = _Alike([], [])
+                alike.places.append(place)
+                alike.drafts.append(draft)
+                place += 1
+                if laid.notes or laid.rewritten or laid.unread:
+                    _note(block, row, laid)
+        prompts = np.full((len(self), 2), -1, np.int64)
+        joined = _Joined(self._results, block, prompts)
+        others: list[tuple[int, _Draft]] = []
+        for layout, (places, drafts_) in layouts.items():
+            if len(places) < _TOGETHER or not self._encoder.is_usual(layout):
+                others += zip(places, drafts_, strict=True)
+            else:
+                is_other = joined.add(layout, places, [draft.tickets for draft in drafts_])
+                others += [(places[at], drafts_[at]) for at in np.flatnonzero(is_other).tolist()]
+        joined.finish()
+        sequences: list[tuple[int, int, TokenSequence]] = []
+        for place, draft in others:
+            row, side = divmod(place, 2)
+            one = self._encoder.assemble(draft, self._results)
+            sequences.append((row, side, TokenSequence(one.ids, one.spans)))
+            prompts[row, side] = one.prompt
+            if one.differs:
+                block.notes[row] |= Note.BOUNDARY_DIFFERS
+        block.replace(sequences)
+        return block, prompts
+
+
+class _Alike(NamedTuple):
+    """Conversations of one layout: 2 * record + side of each, and its draft."""
+
+    places: list[int]
+    drafts: list[_Draft]
+
+
+class _Joined:
+    """The conversations of the usual layouts, joined in a block.
+
+    A conversation is a row of segments, one a step: parts of an array of all results and all known ids.
+    """
+
+    def __init__(self, results: FlatIds, block: Block, prompts: NDArray[np.int64]) -> None:
+        self._results, self._block, self._prompts = results, block, prompts
+        self._sources, self._end = [results.ids], len(results.ids)
+        self._segments: list[NDArray[np.int64]] = []  # (2, conversations, steps), begin in the sources and length
+        self._joined = 0  # tokens
+
+    def add(self, layout: Layout, places: Sequence[int], tickets: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
+        """Adds conversations of a layout.
+
+        Returns:
+            Which of them must be assembled one by one: those whose answer does not begin with the ids of its head, so
+            that the response border is not at the end of these (see `ConversationEncoder._response_border`).
+        """
+        segments = np.empty((2, len(places), len(layout.steps)), np.int64)
+        table = np.array(tickets, np.int64).reshape(len(places), len(layout.open))
+        for column, (at, _) in enumerate(layout.open):
+            segments[0, :, at] = self._results.begins[table[:, column]]
+            segments[1, :, at] = self._results.lengths[table[:, column]]
+        for at, ids in enumerate(layout.known):
+            if ids is not None:
+                segments[:, :, at] = np.array([[self._end], [len(ids)]])
+                self._sources.append(ids)
+                self._end += len(ids)
+        is_other = np.zeros(len(places), np.bool_)
+        if layout.answer is not None:
+            is_other = ~self._begins_with(layout.answer.head, *segments[:, :, layout.answer.step])
+            segments = segments[:, ~is_other]
+        lengths = segments[1].sum(axis=1)
+        row, side = np.divmod(np.array(places)[~is_other], 2)
+        ends = np.cumsum(lengths) + self._joined
+        block = self._block
+        block.begins[row, side], block.lengths[row, side] = ends - lengths, lengths
+        self._prompts[row, side] = lengths
+        if layout.answer is not None:
+            at, head, trained, _ = layout.answer
+            first = segments[1, :, :at].sum(axis=1)
+            begin, last = first + len(head), first + segments[1, :, at] + trained
+            block.spans[row, side] = np.where(begin < last, (begin, last), 0).T
+            self._prompts[row, side] = begin
+        if layout.differs:
+            block.notes[row] |= Note.BOUNDARY_DIFFERS
+        self._segments.append(segments.reshape(2, -1))
+        self._joined += int(lengths.sum())
+        return is_other
+
+    def _begins_with(
+        self, head: Sequence[int], begins: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Returns (n,) bool, whether these results begin with the ids of the head."""
+        found = lengths >= len(head)
+        for at, id_ in enumerate(head):
+            found &= self._results.ids[np.minimum(begins + at, len(self._results.ids) - 1)] == id_
+        return found
+
+    def finish(self) -> None:
+        """Sets the ids of the block."""
+        if not self._segments:
+            return
+        begins, lengths = np.concatenate(self._segments, axis=1)
+        moved = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
+        moved += np.arange(len(moved))
+        self._block.ids = np.concatenate(self._sources).take(moved)
+
+
+def _note(block: Block, row: int, laid: LaidOut) -> None:
+    """Notes on a row what its template did with a conversation."""
+    block.notes[row] |= int(laid.notes | (Note.REWRITTEN if laid.rewritten else Note.NONE))
+    if laid.unread:
+        block.unread[row] = tuple(dict.fromkeys((*block.unread.get(row, ()), *laid.unread)))
+
+
 class Texts:
-    """A batch of texts; a ticket is an index into the list that `encode` returns."""
+    """A batch of texts; a ticket is an index into the result of `encode`."""
 
     def __init__(self) -> None:
         self._size = 0
         self._by_place: dict[Place, dict[str, int]] = {}  # text -> ticket
         self._place: Place | None = None  # the place of the last text, and its tickets
-        self._known: dict[str, int] = {}
+        self._texts: dict[str, int] = {}
+        self._known: dict[int, Ids] = {}
 
     def add(self, text: str, place: Place) -> int:
-        """Add a text at a place; returns its ticket."""
+        """Adds a text at a place; returns its ticket."""
         if place is not self._place:
             self._place = place
-            self._known = self._by_place.setdefault(place, {})
-        ticket = self._known.setdefault(text, self._size)
+            self._texts = self._by_place.setdefault(place, {})
+        ticket = self._texts.setdefault(text, self._size)
         if ticket == self._size:
             self._size += 1
         return ticket
 
-    def encode(self, encoder: TextEncoder) -> list[Ids]:
+    def add_known(self, ids: Ids) -> int:
+        """Adds ids that need no encoding; returns their ticket."""
+        self._known[self._size] = ids
+        self._size += 1
+        return self._size - 1
+
+    def encode(self, encoder: TextEncoder) -> FlatIds:
         """Returns the ids of every ticket."""
-        if len(self._by_place) == 1:
-            return encoder.encode(list(self._known), self._place or Place.START)
-        results: list[Ids] = [np.empty(0, np.int32)] * self._size
-        for place, tickets in self._by_place.items():
-            for ticket, ids in zip(tickets.values(), encoder.encode(list(tickets), place), strict=True):
-                results[ticket] = ids
-        return results
+        if len(self._by_place) == 1 and not self._known:
+            return FlatIds.of(encoder.encode(list(self._texts), self._place or Place.START))
+        begins, lengths = np.zeros((2, self._size), np.int64)
+        parts, end = [np.empty(0, np.int32)], 0
+        found = [
+            (list(tickets.values()), FlatIds.of(encoder.encode(list(tickets), place)))
+            for place, tickets in self._by_place.items()
+        ]
+        for at, flat in [*found, (list(self._known), FlatIds.of(list(self._known.values())))]:
+            begins[at], lengths[at] = flat.begins + end, flat.lengths
+            parts.append(flat.ids)
+            end += len(flat.ids)
+        return FlatIds(np.concatenate(parts), begins, lengths)
 
 
 def tokens_before(starts: NDArray[np.int64], border: int, at_least: int = 0) -> int:
@@ -405,18 +581,6 @@ def keeps_ends(encoder: TextEncoder) -> bool:
     """
     bare, *others = encoder.encode(["x", *(f"x{space}" for space in _SPACES)])
     return all(len(ids) > len(bare) or ids.tolist() != bare.tolist() for ids in others)
-
-
-def _join(sides: Sequence[Encoded]) -> None:
-    """Set the ids of every conversation, as parts of one array: one copy for all rather than one for each."""
-    if not sides:
-        return
-    joined = np.concatenate([ids for side in sides for ids in side.arrays])
-    begin = 0
-    for side in sides:
-        end = begin + side.length
-        side.ids = joined[begin:end]
-        begin = end
 
 
 def _check_side(messages: Messages, side: str) -> None:

@@ -139,7 +139,7 @@ class Layout:
         steps: The same units as work for the encoder.
         known: The ids of each step, None where there is something to encode.
         open: (index, unit) of the steps that have something to encode.
-        shared: How many leading steps hold nothing of the response messages: both sides of a pair have them.
+        shared_open: How many of `open` hold nothing of the response messages: both sides of a pair have them.
         prompt_messages: How many leading messages are the prompt.
         roles: The role of each message.
         differs: Whether the prompt that the template gives a model is not the text up to the response.
@@ -150,7 +150,7 @@ class Layout:
     steps: tuple[Step, ...]
     known: tuple[Ids | None, ...]
     open: tuple[tuple[int, Unit], ...]
-    shared: int
+    shared_open: int
     prompt_messages: int
     roles: tuple[str, ...]
     differs: bool = False
@@ -201,13 +201,15 @@ def build_layout(
         place = Place.START if bos_begins and len(units) == 1 else Place.AFTER_SPECIAL
     steps = tuple(_steps(units))
     unknown = tuple((at, units[step.first]) for at, step in enumerate(steps) if step.ids is None)
-    responses = (at for at, unit in unknown if any(piece.owner >= prompt_messages for piece in unit.pieces))
+    responses = (
+        at for at, (_, unit) in enumerate(unknown) if any(piece.owner >= prompt_messages for piece in unit.pieces)
+    )
     return Layout(
         units=tuple(units),
         steps=steps,
         known=tuple(step.ids for step in steps),
         open=unknown,
-        shared=next(responses, len(steps)),
+        shared_open=next(responses, len(unknown)),
         prompt_messages=prompt_messages,
         roles=roles,
         differs=differs,

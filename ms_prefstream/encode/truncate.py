@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.sample import Ids, Span
+from ms_prefstream.sample import Block, Ids, Span
 from ms_prefstream.sample import Sequence as TokenSequence
 
 TRUNCATIONS = ("prompt_left", "response_right", "drop")
@@ -69,6 +69,44 @@ class Flat:
     prompt: int
     spans: tuple[Span, ...]
     cuts: Callable[[], CutMap]
+
+
+@dataclass(slots=True)
+class Uncut:
+    """Conversations of n rows as flat ids, S a row, that are still to be cut; the tasks work on `block`.
+
+    Attributes:
+        block: Their ids, and the token ranges under the loss.
+        prompts: (n, S) int64, how many tokens of each are the prompt; -1 where a row has no such conversation.
+        cuts: Returns the cut map of a conversation, given row and side.
+    """
+
+    block: Block
+    prompts: NDArray[np.int64]
+    cuts: Callable[[int, int], CutMap]
+
+    def flat(self, row: int, side: int) -> Flat:
+        """Returns one conversation."""
+        block = self.block
+        begin = int(block.begins[row, side])
+        ids = block.ids[begin : begin + int(block.lengths[row, side])]
+        prompt, spans = int(self.prompts[row, side]), block.spans_of(row, side)
+        return Flat(ids, prompt, spans, lambda: self.cuts(row, side))
+
+    def fit(self, budget: Budget, *sides: int) -> None:
+        """Cuts these sides of every row that does not fit, like the function `fit`, or refuses the row."""
+        lengths, prompts = self.block.lengths[:, sides], self.prompts[:, sides]
+        is_long = (lengths > budget.room) | (prompts > budget.prompt_room)
+        cut: list[tuple[int, int, TokenSequence]] = []
+        for row in np.flatnonzero(is_long.any(axis=1) & self.block.good).tolist():
+            try:
+                sequences = fit([self.flat(row, side) for side in sides], budget)
+            except RowError as error:
+                self.block.refuse(row, error)
+                continue
+            cut += [(row, *both) for both in zip(sides, sequences, strict=True)]
+        if cut:
+            self.block.replace(cut)
 
 
 def fit(sides: Sequence[Flat], budget: Budget) -> tuple[TokenSequence, ...]:

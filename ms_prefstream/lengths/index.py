@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.fingerprint import hash_of
-from ms_prefstream.sample import Loaded
+from ms_prefstream.sample import Block
 
 GOOD = 0
 _NO_KEY = -1
@@ -195,24 +195,18 @@ def first_wrong(lengths: NDArray[np.int32], keys: NDArray[np.int32], verdict: ND
 class Loader(Protocol):
     """Loads rows as samples, in order; a method `measured` measures several chunks of rows at once."""
 
-    def load(self, rows: Sequence[int]) -> list[Loaded]: ...
+    def load(self, rows: Sequence[int]) -> Block: ...
 
 
-def measure(loaded: Sequence[Loaded]) -> Measured:
+def measure(loaded: Block) -> Measured:
     """Returns the lengths and verdicts of loaded rows."""
-    lengths = np.zeros((len(loaded), 2), np.int32)
-    keys = np.full(len(loaded), _NO_KEY, np.int32)
+    good, errors = loaded.good, sorted(loaded.errors.items())
     verdict = np.full(len(loaded), GOOD, np.uint8)
-    errors: list[tuple[int, RowError]] = []
-    for position, (sample, error, *_) in enumerate(loaded):
-        if sample is None:
-            assert error is not None  # a row without a sample has an error
-            verdict[position] = CODES[error.reason]
-            errors.append((position, error))
-            continue
-        first = len(sample.sequences[0].ids if sample.prompt is None else sample.prompt)
-        lengths[position] = first, len(sample.sequences[-1].ids)
-        keys[position] = sample.length
+    for position, error in errors:
+        verdict[position] = CODES[error.reason]
+    first = loaded.lengths[:, 0] if loaded.prompts is None else loaded.prompts[:, 1]
+    lengths = np.where(good[:, None], np.stack([first, loaded.lengths[:, -1]], axis=1), 0).astype(np.int32)
+    keys = np.where(good, loaded.longest, _NO_KEY).astype(np.int32)
     return Measured(lengths, keys, verdict, errors)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import json
 import threading
@@ -14,24 +13,25 @@ from typing import Any, Protocol
 import numpy as np
 
 from ms_prefstream.encode.cut_points import EncodedCutMap
-from ms_prefstream.encode.encoder import AUTO, ConversationEncoder, Encoded, build_encoder, resolve_boundary
+from ms_prefstream.encode.encoder import AUTO, ConversationEncoder, build_encoder, resolve_boundary
 from ms_prefstream.encode.template import template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.encode.truncate import Flat, token_cut_map
+from ms_prefstream.encode.truncate import CutMap, Uncut, token_cut_map
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.base import Format
 from ms_prefstream.formats.fields import names
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
 from ms_prefstream.formats.suggest import ready_line
 from ms_prefstream.load.records import RecordAccess
-from ms_prefstream.sample import Ids, Loaded, Note, Ready, Sample, Span
+from ms_prefstream.sample import Block, Loaded, Note, Ready
+from ms_prefstream.sample import Sequence as TokenSequence
 from ms_prefstream.tasks.base import Sampler, Task
 
 
 class Load(Protocol):
     """Loader of samples, in order. One that prefetches also has ``hint(units, rows_of)``; see `Prefetch`."""
 
-    def load(self, rows: Sequence[int]) -> list[Loaded]: ...
+    def load(self, rows: Sequence[int]) -> Block: ...
 
 
 _lock = threading.Lock()
@@ -78,7 +78,7 @@ class SampleLoader:
     Args:
         records: Random access to records; None if only `samples` is called.
         task: What they become.
-        sampler: The task's function from encoded sides to a sample.
+        sampler: The task's function from conversations to samples.
         encoder: Encodes text records; None when every row is already tokenized.
     """
 
@@ -94,95 +94,102 @@ class SampleLoader:
         """Returns the same loader for other records."""
         return SampleLoader(records, self._task, self.sampler, self.encoder)
 
-    def load(self, rows: Sequence[int]) -> list[Loaded]:
+    def load(self, rows: Sequence[int]) -> Block:
         """Returns the samples of these rows, in this order."""
         assert self._records is not None
         with collector_paused():
             return self.samples(self._records.read(rows))
 
-    def samples(self, found: Sequence[Record | Ready | RowError]) -> list[Loaded]:
+    def samples(self, found: Sequence[Record | Ready | RowError]) -> Block:
         """Returns the samples of these records, in this order."""
         with collector_paused():
             return self._samples(found)
 
-    def _samples(self, found: Sequence[Record | Ready | RowError]) -> list[Loaded]:
-        loaded: list[Loaded | None] = [None] * len(found)
-        texts: list[tuple[int, Pair | Completion]] = []
+    def _samples(self, found: Sequence[Record | Ready | RowError]) -> Block:
+        texts: list[Any] = []
+        tokens: list[Any] = []
+        done: list[Loaded] = []
+        places: tuple[list[int], list[int], list[int]] = [], [], []  # of the three kinds
         for index, record in enumerate(found):
             try:
                 if isinstance(record, RowError):
                     raise record
                 if isinstance(record, Ready):
-                    loaded[index] = Loaded(record.sample, None, Note(record.notes))
+                    places[2].append(index)
+                    done.append(Loaded(record.sample, None, Note(record.notes)))
                     continue
                 record = _as_task_wants(record, self._task.pairs)
-                if isinstance(record, (TokenPair, TokenCompletion)):
-                    loaded[index] = self._sample(_token_sides(record), record, Note.NONE, record.unread)
-                else:
-                    texts.append((index, record))
             except RowError as error:
-                loaded[index] = Loaded(None, error)
-        if texts:
-            self._encode(texts, loaded)
-        return loaded  # type: ignore[return-value]  # every place is filled
+                places[2].append(index)
+                done.append(Loaded(None, error))
+                continue
+            is_tokens = isinstance(record, (TokenPair, TokenCompletion))
+            (tokens if is_tokens else texts).append(record)
+            places[is_tokens].append(index)
+        parts = [self._encode(texts)] if texts else []
+        if tokens:
+            parts.append(self._made(_token_sides(tokens), tokens))
+        if done:
+            block = Block.empty(len(done), 2 if self._task.pairs else 1)
+            block.put(enumerate(done))
+            parts.append(block)
+        if len(parts) == 1:
+            return parts[0]
+        joined = Block.join(parts) if parts else Block.empty(0, 2 if self._task.pairs else 1)
+        return joined.take(np.argsort([*places[0], *places[1], *places[2]]))
 
     def origin(self, row: int) -> str:
         """Returns where a row comes from, for people."""
         assert self._records is not None
         return self._records.origin(row)
 
-    def _encode(self, texts: list[tuple[int, Pair | Completion]], loaded: list[Loaded | None]) -> None:
+    def _encode(self, records: Sequence[Pair | Completion]) -> Block:
         if self.encoder is None:
             raise OptionError(
                 "tokenizer=None is for rows that are already tokenized (prompt_ids, chosen_ids, rejected_ids), but the "
                 "source has rows with text. Pass tokenizer= a directory, a file or an object."
             )
-        results = self.encoder.encode([record for _, record in texts])
-        for (index, record), sides in zip(texts, results, strict=True):
-            if isinstance(sides, RowError):
-                loaded[index] = Loaded(None, sides)
-                continue
-            notes = Note.NONE
-            unread = record.unread
-            for side in sides:
-                if side.laid.notes:
-                    notes |= side.laid.notes
-                if side.laid.unread:
-                    unread = tuple(dict.fromkeys((*unread, *side.laid.unread)))
-                if side.laid.rewritten:
-                    notes |= Note.REWRITTEN
-                if side.differs:
-                    notes |= Note.BOUNDARY_DIFFERS
-            try:
-                loaded[index] = self._sample([self._flat(side) for side in sides], record, notes, unread)
-            except RowError as error:
-                loaded[index] = Loaded(None, error)
+        encoder, found = self.encoder, self.encoder.encode(records)
 
-    def _flat(self, side: Encoded) -> Flat:
-        assert self.encoder is not None  # it made the side
-        return Flat(side.ids, side.prompt, side.spans, functools.partial(EncodedCutMap, self.encoder, side))
+        def cuts(row: int, side: int) -> CutMap:
+            return EncodedCutMap(encoder, found[row][side])
 
-    def _sample(self, sides: list[Flat], record: Record, notes: Note, unread: tuple[str, ...]) -> Loaded:
-        margin = getattr(record, "margin", None)
-        if self._task.margin and margin is None:
-            raise RowError(
-                Reason.MISSING_FIELD,
-                "the row has no margin; expected a number, since the task asks for a margin column",
-                "Add the field, or leave margin out of the task's options",
-            )
-        if margin is not None and abs(margin) > _LARGEST_MARGIN:
-            raise RowError(
-                Reason.BAD_TYPE,
-                f"the row's margin is {margin}; expected a number that float32 can hold, up to {_LARGEST_MARGIN:.1e}",
-                "Scale the margins or scores",
-            )
-        sample = self.sampler(sides, margin)
-        for sequence in sample.sequences:
-            if sequence.truncated:
-                notes |= Note.TRUNCATED
-            if sequence.question_cut:
-                notes |= Note.QUESTION_CUT
-        return Loaded(sample, None, notes, unread)
+        return self._made(Uncut(*found.block(), cuts), records)
+
+    def _made(self, conversations: Uncut, records: Sequence[Record]) -> Block:
+        """Returns the samples that the task makes of the conversations of some records."""
+        block = conversations.block
+        for row, record in enumerate(records):
+            if record.unread:
+                block.unread[row] = tuple(dict.fromkeys((*record.unread, *block.unread.get(row, ()))))
+            margin = getattr(record, "margin", None)
+            if margin is not None and abs(margin) <= _LARGEST_MARGIN:
+                block.margins[row] = margin
+            elif margin is not None or self._task.margin:
+                block.refuse(row, _margin_error(margin))
+        block = self.sampler(conversations)
+        lost = np.bitwise_or.reduce(block.lost, axis=1)
+        if lost.any():
+            block.notes[lost & 1 > 0] |= Note.TRUNCATED
+            block.notes[lost & 2 > 0] |= Note.QUESTION_CUT
+        for row in block.errors:
+            block.notes[row] = 0
+            block.unread.pop(row, None)
+        return block
+
+
+def _margin_error(margin: float | None) -> RowError:
+    if margin is None:
+        return RowError(
+            Reason.MISSING_FIELD,
+            "the row has no margin; expected a number, since the task asks for a margin column",
+            "Add the field, or leave margin out of the task's options",
+        )
+    return RowError(
+        Reason.BAD_TYPE,
+        f"the row's margin is {margin}; expected a number that float32 can hold, up to {_LARGEST_MARGIN:.1e}",
+        "Scale the margins or scores",
+    )
 
 
 def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair | TokenCompletion:
@@ -209,25 +216,36 @@ def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair
     return record  # type: ignore[return-value]  # a ranked list becomes pairs in its format
 
 
-def _token_sides(record: TokenPair | TokenCompletion) -> list[Flat]:
-    prompt = np.array(record.prompt_ids, np.int32)
+def _token_sides(records: Sequence[TokenPair | TokenCompletion]) -> Uncut:
+    """Returns the conversations of rows that are already tokenized, two a row."""
+    block, prompts = Block.empty(len(records), 2), np.full((len(records), 2), -1, np.int64)
+    sequences: list[tuple[int, int, TokenSequence]] = []
+    for row, record in enumerate(records):
+        try:
+            sides = _responses(record)
+        except RowError as error:
+            block.refuse(row, error)
+            continue
+        prompt = np.array(record.prompt_ids, np.int32)
+        for side, response in enumerate(sides):
+            ids = np.concatenate([prompt, np.array(response, np.int32)])
+            spans = ((len(prompt), len(ids)),) if response else ()
+            sequences.append((row, side, TokenSequence(ids, spans)))
+            prompts[row, side] = len(prompt)
+    block.replace(sequences)
+    found = Uncut(block, prompts, lambda row, side: token_cut_map(found.flat(row, side).ids, int(prompts[row, side])))
+    return found
+
+
+def _responses(record: TokenPair | TokenCompletion) -> list[tuple[int, ...]]:
+    """Returns what follows the prompt on each side: chosen and rejected ids, or nothing and the response."""
     if isinstance(record, TokenPair):
-        responses = [record.chosen_ids, record.rejected_ids]
         if record.chosen_ids == record.rejected_ids:
             raise RowError(Reason.IDENTICAL, "chosen_ids and rejected_ids are the same")
-        if not all(responses):
+        if not record.chosen_ids or not record.rejected_ids:
             raise RowError(Reason.EMPTY_RESPONSE, "chosen_ids or rejected_ids is empty; expected at least one id")
-    else:
-        responses = [record.response_ids] if record.response_ids else []
-    sides = []
-    for response in responses:
-        ids = np.concatenate([prompt, np.array(response, np.int32)])
-        sides.append(_token_side(ids, len(prompt), ((len(prompt), len(ids)),)))
-    return sides if isinstance(record, TokenPair) else [_token_side(prompt, len(prompt), ()), *sides]
-
-
-def _token_side(ids: Ids, prompt: int, spans: tuple[Span, ...]) -> Flat:
-    return Flat(ids, prompt, spans, functools.partial(token_cut_map, ids, prompt))
+        return [record.chosen_ids, record.rejected_ids]
+    return [(), record.response_ids] if record.response_ids else [()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,5 +336,5 @@ ADDED_OPTIONS = {
 """What decides about tokens and is younger than the first saved files: these name it where it is not the default."""
 
 
-def _no_sampler(sides: Sequence[Flat], margin: float | None) -> Sample:
+def _no_sampler(rows: Uncut) -> Block:
     raise AssertionError("a cache holds samples already")

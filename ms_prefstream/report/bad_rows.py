@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+import numpy as np
+
 from ms_prefstream.disk import MOST_BYTES, cause_of, open_regular, shown
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.report.report import PartReport, Report
-from ms_prefstream.sample import Loaded, Sample
+from ms_prefstream.sample import Block, Note
 from ms_prefstream.sources.jsonl import dump_row
 from ms_prefstream.sources.own_files import is_quarantine, own_kind
 
@@ -131,37 +133,43 @@ class BadRows:
     quarantine: Quarantine | None = None
     part: Callable[[int], PartReport] | None = None
     first: int = 0
-    watch: Callable[[Sequence[int], Sequence[Loaded]], None] | None = None
+    watch: Callable[[Sequence[int], Block], None] | None = None
 
-    def settle(self, rows: Sequence[int], loaded: Sequence[Loaded]) -> list[Sample | None]:
-        """Returns the samples, None for dropped rows; counts every row the first time it is seen.
+    def settle(self, rows: Sequence[int], loaded: Block) -> Block:
+        """Returns the same rows; counts every one the first time it is seen.
 
         Raises:
             RowError: The first malformed row, with its origin, if such rows are errors.
         """
-        samples: list[Sample | None] = []
-        for row, (sample, error, notes, unread) in zip(rows, loaded, strict=True):
-            samples.append(sample)
-            malformed = error is not None and error.malformed
-            if error is not None and malformed and self.raise_malformed:
-                raise error.raised(self.origin(row))
-            if not self.report.first_time(self.first + row):
-                continue
-            if self.part is not None:
-                self.part(self.first + row).count(error)
-            if error is not None:
-                error = error.at(self.origin(row))
-                self.report.drop(error)
-                if self.quarantine is not None:
-                    self.quarantine.add(error, self.raw(row))
-                continue
-            if notes:
-                self.report.note(notes, self.origin(row))
-            if unread:
-                self.report.note_unread(unread, self.origin(row))
+        errors = loaded.errors
+        malformed = sorted(at for at, error in errors.items() if error.malformed) if self.raise_malformed else []
+        counted = rows[: malformed[0]] if malformed else rows
+        is_new = self.report.first_time([self.first + row for row in counted])
+        if self.part is not None:
+            for at, row in enumerate(counted):
+                if is_new[at]:
+                    self.part(self.first + row).count(errors.get(at))
+        of_interest = {*errors, *loaded.unread, *np.flatnonzero(loaded.notes).tolist()}
+        for at in sorted(at for at in of_interest if at < len(counted) and is_new[at]):
+            self._count(rows[at], *loaded[at][1:])
+        if malformed:
+            raise errors[malformed[0]].raised(self.origin(rows[malformed[0]]))
         if self.watch is not None:
             self.watch(rows, loaded)
-        return samples
+        return loaded
+
+    def _count(self, row: int, error: RowError | None, notes: Note, unread: tuple[str, ...]) -> None:
+        """Counts a row that was dropped or that there is something to say about."""
+        if error is not None:
+            error = error.at(self.origin(row))
+            self.report.drop(error)
+            if self.quarantine is not None:
+                self.quarantine.add(error, self.raw(row))
+            return
+        if notes:
+            self.report.note(notes, self.origin(row))
+        if unread:
+            self.report.note_unread(unread, self.origin(row))
 
     def packed(self, made: int, wanted: int, left_out: int, repeats: int) -> None:
         """Counts a packed window: packs that its rows filled and its steps took, rows left out and rows repeated."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ms_prefstream.errors import RowError, printable
-from ms_prefstream.sample import Note, Sample
+from ms_prefstream.sample import Block, Note
 
 
 @dataclass
@@ -142,20 +142,19 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     _seen: bytearray = field(default_factory=bytearray, init=False)
 
-    def batch(self, samples: Sequence[Sample], width: int) -> None:
+    def batch(self, samples: Block, width: int) -> None:
         """Counts a batch: its tokens and the width it was padded to."""
-        lengths = [len(sequence.ids) for sample in samples for sequence in sample.sequences]
-        self.tokens += sum(lengths)
-        self.cells += width * len(lengths)
+        self.tokens += int(samples.lengths.sum())
+        self.cells += width * samples.lengths.size
         self.widths[width] += 1
 
-    def packed_batch(self, packs: Sequence[Sequence[Sample]], tokens: int, most: int) -> None:
+    def packed_batch(self, packs: Sequence[Block], tokens: int, most: int) -> None:
         """Counts a batch of packed rows of `tokens` columns, each with at most `most` samples."""
         for pack in packs:
-            sizes = [sum(len(sequence.ids) for sequence in sample.sequences) for sample in pack]
-            self.tokens += sum(sizes)
+            total = int(pack.totals.sum())
+            self.tokens += total
             self.packs += 1
-            self.packs_closed += len(pack) >= most and tokens - sum(sizes) >= min(sizes)
+            self.packs_closed += len(pack) >= most and tokens - total >= int(pack.totals.min())
         self.cells += tokens * len(packs)
         self.widths[tokens] += 1
 
@@ -164,16 +163,20 @@ class Report:
         """Share of the cells of all batches so far that is padding, 0 to 1."""
         return 1 - self.tokens / self.cells if self.cells else 0.0
 
-    def first_time(self, row: int) -> bool:
-        """Returns whether a row is new to the report, and counts it as read."""
-        byte, bit = divmod(row, 8)
-        if byte >= len(self._seen):
-            self._seen.extend(bytes(max(byte + 1 - len(self._seen), len(self._seen), 1024)))
-        if self._seen[byte] >> bit & 1:
-            return False
-        self._seen[byte] |= 1 << bit
-        self.read += 1
-        return True
+    def first_time(self, rows: Sequence[int]) -> list[bool]:
+        """Returns which rows are new to the report, and counts these as read."""
+        seen, found = self._seen, []
+        most = (max(rows, default=0) >> 3) + 1
+        if most > len(seen):
+            seen.extend(bytes(max(most - len(seen), len(seen), 1024)))
+        for row in rows:
+            byte, bit = row >> 3, 1 << (row & 7)
+            is_new = not seen[byte] & bit
+            if is_new:
+                seen[byte] |= bit
+            found.append(is_new)
+        self.read += sum(found)
+        return found
 
     def drop(self, error: RowError) -> None:
         """Counts a dropped row."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from ms_prefstream.batch import BatchingRule, Layout, PackedLayout
 from ms_prefstream.errors import OptionError
 from ms_prefstream.report.report import Report
-from ms_prefstream.sample import Batch, Sample
+from ms_prefstream.sample import Batch, Block
 from ms_prefstream.tasks import Task
 
 
@@ -61,10 +61,10 @@ class Collate:
     task: Task
     report: Report
 
-    def __call__(self, samples: list[Sample], longest: int | None = None) -> Batch:
+    def __call__(self, samples: Block, longest: int | None = None) -> Batch:
         """Returns the batch of B samples; `longest` counts tokens, None for those of the samples themselves."""
         if longest is None:
-            longest = max([len(sequence.ids) for sample in samples for sequence in sample.sequences])
+            longest = int(samples.lengths.max())
         width = self.batching.width_for(longest, self.widths)
         self.report.batch(samples, width)
         return self.layout.build(samples, width, self.pad_id, self.task.shifted)
@@ -80,7 +80,7 @@ class CollatePacks:
     task: Task
     report: Report
 
-    def __call__(self, packs: list[list[Sample]]) -> Batch:
+    def __call__(self, packs: list[Block]) -> Batch:
         """Returns the batch of the samples of each packed row."""
         self.report.packed_batch(packs, self.layout.tokens, self.max_samples)
         return self.layout.build(packs, self.pad_id, self.task.shifted)

@@ -29,7 +29,7 @@ from ms_prefstream.plan import (
     WindowedPlan,
 )
 from ms_prefstream.plan.packed import row_sizes, steps_for
-from ms_prefstream.sample import Batch, Loaded
+from ms_prefstream.sample import Batch, Block
 from ms_prefstream.steps.collate import Collate, CollatePacks
 from ms_prefstream.steps.data import StreamData
 from ms_prefstream.steps.one_pass import OnePassSteps
@@ -364,7 +364,8 @@ def choose_widths(data: StreamData, batching: BatchingRule, order: Order, world:
         lengths = data.index.keys
         lengths = lengths[lengths >= 0]
     else:
-        lengths = np.array([one.sample.length for one in probe(data, order.seed) if one.sample is not None], np.int64)
+        probed = probe(data, order.seed)
+        lengths = probed.longest[probed.good]
     if batching.batch_size is not None:  # a step by a token budget has rows of one width only
         rows = batching.batch_size * world
         lengths = batch_maxima(lengths, rows, order.window, order.seed, order.shuffle is not False)
@@ -373,7 +374,7 @@ def choose_widths(data: StreamData, batching: BatchingRule, order: Order, world:
     return widths
 
 
-def probe(data: StreamData, seed: int) -> list[Loaded]:
+def probe(data: StreamData, seed: int) -> Block:
     """Loads some rows before the run, the same ones on every rank; at least one of them is good.
 
     Raises:
@@ -396,7 +397,7 @@ def probe(data: StreamData, seed: int) -> list[Loaded]:
             )
         found = itertools.islice(data.one_pass.start(0), _ROWS_PROBED)
         loaded = data.local.samples([record for _, _, record in found])
-    if not any(one.sample is not None for one in loaded):
-        problem = next((str(one.error) for one in loaded if one.error is not None), "there are no rows")
+    if not loaded.good.any():
+        problem = next(map(str, loaded.errors.values()), "there are no rows")
         raise NoUsableRowsError(f"none of the first {len(loaded)} rows of {data.source.name} can be used: {problem}")
     return loaded

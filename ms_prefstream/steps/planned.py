@@ -24,7 +24,7 @@ from ms_prefstream.plan.packed import PackedPlan, PackedWindows
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windows import WindowedPlan
 from ms_prefstream.report.bad_rows import BadRows
-from ms_prefstream.sample import Batch, Loaded, Sample
+from ms_prefstream.sample import Batch, Block
 
 RowIds = NDArray[np.int64]
 
@@ -99,7 +99,7 @@ class PlannedSteps:
         """The rows that are loaded together; per kind."""
         raise NotImplementedError
 
-    def _make_unit(self, unit: int, rows: list[int], loaded: list[Loaded]) -> Any:
+    def _make_unit(self, unit: int, rows: list[int], loaded: Block) -> Any:
         """What is kept of a unit; per kind."""
         raise NotImplementedError
 
@@ -120,9 +120,7 @@ class PlannedSteps:
         self._units.move_to_end(unit)
         return self._units[unit]
 
-    def _load(
-        self, unit: int, rows_of: Callable[[int], list[int]], prefetch: bool = True
-    ) -> tuple[list[int], list[Loaded]]:
+    def _load(self, unit: int, rows_of: Callable[[int], list[int]], prefetch: bool = True) -> tuple[list[int], Block]:
         """Loads a unit, or a step; workers get the units after it as a hint."""
         if self._hint is not None and prefetch:
             self._hint(itertools.count(unit), rows_of)
@@ -169,20 +167,20 @@ class IndexedSteps(PlannedSteps):
         found: list[int] = self.rows(*divmod(unit, self.steps_per_epoch)).tolist()
         return found
 
-    def _make_unit(self, unit: int, rows: list[int], loaded: list[Loaded]) -> Any:
-        for row, one, tokens in zip(rows, loaded, self._sizes(rows).tolist(), strict=True):
-            now = None if one.sample is None else self._size(one.sample)
-            if now != tokens:
-                problem = f"cannot be used now ({one.error})" if now is None else f"has {now} tokens now"
-                raise StateError(
-                    f"{self._origin(row)}: the length index says that the row is good and has {tokens} tokens, but it "
-                    f"{problem}. The data or a format function changed after the index was built: rebuild it with "
-                    "stream.build_index() or `ms-prefstream index`, or restore the data."
-                )
+    def _make_unit(self, unit: int, rows: list[int], loaded: Block) -> Any:
+        good, now = loaded.good, self._size(loaded)
+        tokens = self._sizes(rows)
+        for at in np.flatnonzero(~good | (now != tokens)).tolist():
+            problem = f"has {now[at]} tokens now" if good[at] else f"cannot be used now ({loaded.errors[at]})"
+            raise StateError(
+                f"{self._origin(rows[at])}: the length index says that the row is good and has {tokens[at]} tokens, "
+                f"but it {problem}. The data or a format function changed after the index was built: rebuild it with "
+                "stream.build_index() or `ms-prefstream index`, or restore the data."
+            )
         return self._bad_rows.settle(rows, loaded)
 
-    def _size(self, sample: Sample) -> int:
-        return sample.length
+    def _size(self, loaded: Block) -> NDArray[np.int64]:
+        return loaded.longest
 
     def _collate_options(self, step: int) -> tuple[Any, ...]:
         return (self.plan.step_length(*divmod(step, self.steps_per_epoch)),)  # type: ignore[union-attr]
@@ -199,13 +197,13 @@ class IndexedPackedSteps(IndexedSteps):
         """The row ids of a step of this rank, packed row by packed row, int64."""
         return np.concatenate(self.packs(epoch, step))
 
-    def _make_unit(self, unit: int, rows: list[int], loaded: list[Loaded]) -> Any:
-        samples = iter(super()._make_unit(unit, rows, loaded))
-        packs = self.packs(*divmod(unit, self.steps_per_epoch))
-        return [list(itertools.islice(samples, len(pack))) for pack in packs]
+    def _make_unit(self, unit: int, rows: list[int], loaded: Block) -> Any:
+        samples = super()._make_unit(unit, rows, loaded)
+        ends = np.cumsum([len(pack) for pack in self.packs(*divmod(unit, self.steps_per_epoch))])[:-1]
+        return [samples.take(places) for places in np.split(np.arange(len(rows)), ends)]
 
-    def _size(self, sample: Sample) -> int:
-        return sample.total_length
+    def _size(self, loaded: Block) -> NDArray[np.int64]:
+        return loaded.totals
 
     def _collate_options(self, step: int) -> tuple[Any, ...]:
         return ()
@@ -216,13 +214,13 @@ class _ShardWindow(NamedTuple):
 
     Attributes:
         rows: (n,) row ids: of all slots, or where rows are packed of the good ones.
-        samples: Their samples, None where a row is bad.
+        samples: Their samples.
         batches: (s, b) slots of each batch; or the packs.
         filled_by: (s * b,) the slot whose sample each slot delivers; None where rows are packed.
     """
 
     rows: RowIds
-    samples: list[Any]
+    samples: Block
     batches: Any
     filled_by: Any = None
 
@@ -245,14 +243,14 @@ class WindowedSteps(PlannedSteps):
         epoch, inside = divmod(step, self.steps_per_epoch)
         if not self.plan.options.sorts and self._window_of(epoch, inside)[0] not in self._units:
             samples = self._bad_rows.settle(*self._load(step, self._step_rows))
-            if None not in samples:
+            if not samples.errors:
                 return samples  # nothing is sorted and no row is bad: the window is not needed
-        found: list[Any] = []
+        found: list[Block] = []
         for window, slots in self._places(step):
             filled = window.filled_by[slots]
             self._bad_rows.report.repeats += int(np.count_nonzero(filled != slots))
-            found.extend([window.samples[slot] for slot in filled.tolist()])
-        return found
+            found.append(window.samples.take(filled))
+        return Block.join(found)
 
     @property
     def _prefetches_units(self) -> bool:
@@ -285,18 +283,19 @@ class WindowedSteps(PlannedSteps):
         found: list[int] = np.concatenate(self._shards(unit)).tolist()
         return found
 
-    def _make_unit(self, unit: int, rows: list[int], loaded: list[Loaded]) -> list[_ShardWindow]:
+    def _make_unit(self, unit: int, rows: list[int], loaded: Block) -> list[_ShardWindow]:
         samples, windows, begin = self._bad_rows.settle(rows, loaded), [], 0
         for shard, mine in zip(self._ranks.shards, self._shards(unit), strict=True):
             try:
-                windows.append(self._arranged(unit, shard, mine, samples[begin : begin + len(mine)]))
+                own = samples if len(mine) == len(rows) else samples.take(range(begin, begin + len(mine)))
+                windows.append(self._arranged(unit, shard, mine, own))
             except NoUsableRowsError:
                 raise self._bad_rows.nothing_left(len(mine)) from None
             begin += len(mine)
         return windows
 
-    def _arranged(self, unit: int, shard: int, rows: RowIds, samples: list[Sample | None]) -> _ShardWindow:
-        lengths = np.array([-1 if sample is None else sample.length for sample in samples], np.int64)
+    def _arranged(self, unit: int, shard: int, rows: RowIds, samples: Block) -> _ShardWindow:
+        lengths = np.where(samples.good, samples.longest, -1)
         return _ShardWindow(rows, samples, *self.plan.arrange(lengths, rows))
 
 
@@ -315,7 +314,7 @@ class PackedSteps(WindowedSteps):
             return [window.rows[places] for window, places in self._places(epoch * self.steps_per_epoch + step)]
 
     def _samples(self, step: int) -> Any:
-        found = [[window.samples[place] for place in places.tolist()] for window, places in self._places(step)]
+        found = [window.samples.take(places) for window, places in self._places(step)]
         epoch, inside = divmod(step, self.steps_per_epoch)
         unit, at = self._window_of(epoch, inside)
         steps = self.plan.steps_in(self.plan.locate(inside)[0])
@@ -338,11 +337,10 @@ class PackedSteps(WindowedSteps):
             for number in range(inside * share, (inside + 1) * share)
         ]
 
-    def _arranged(self, unit: int, shard: int, rows: RowIds, samples: list[Sample | None]) -> _ShardWindow:
-        good = [place for place, sample in enumerate(samples) if sample is not None]
-        if not good:
+    def _arranged(self, unit: int, shard: int, rows: RowIds, samples: Block) -> _ShardWindow:
+        good = np.flatnonzero(samples.good)
+        if not len(good):
             raise NoUsableRowsError("no good row")
-        kept = [sample for sample in samples if sample is not None]
-        sizes = np.array([sample.total_length for sample in kept], np.int64)
-        packs: Fitted = self.plan.pack(sizes, *divmod(unit, self.plan.windows_per_epoch), shard)
+        kept = samples.take(good)
+        packs: Fitted = self.plan.pack(kept.totals, *divmod(unit, self.plan.windows_per_epoch), shard)
         return _ShardWindow(rows[good], kept, packs)

@@ -7,16 +7,23 @@ from collections.abc import Callable
 from collections.abc import Sequence as Many
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ms_prefstream.checks import whole_number
 from ms_prefstream.encode.cut_points import least_length
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Flat, fit
+from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError
-from ms_prefstream.sample import Sample, Sequence
+from ms_prefstream.sample import Block
 
-Sampler: TypeAlias = Callable[[Many[Flat], float | None], Sample]
-"""A function (sides of one row, margin) -> sample. It raises `RowError` for a row without anything to learn."""
+Sampler: TypeAlias = Callable[[Uncut], Block]
+"""A function from conversations to samples. It refuses the rows without anything to learn (`Block.refuse`).
+
+The conversations are chosen and rejected side where the task is one of pairs, otherwise the prompt alone and prompt
+with response. A sampler works on the arrays of all rows, and row by row only where a row is exceptional.
+"""
 
 
 _ADDED = "added"
@@ -98,24 +105,32 @@ class Task(Protocol):
         """Returns control tokens that no content may hold, whatever `special_tokens_in_content` says."""
 
 
-def fit_pair(sides: Many[Flat], limits: Budget) -> tuple[Sequence, ...]:
-    """Truncates both sides to their budget.
+def fit_pairs(rows: Uncut, limits: Budget) -> Block:
+    """Truncates both sides of every row to their budget.
 
-    Raises:
-        RowError: A side has nothing to train on, or the sides no longer differ.
+    Rows of which a side has nothing to train on, or whose sides no longer differ, are refused.
     """
-    for name, side in zip(("chosen", "rejected"), sides, strict=True):
-        if not side.spans:
-            raise RowError(Reason.NO_RESPONSE_TOKENS, f"the {name} side has no response token")
-    sequences = fit(sides, limits)
-    chosen, rejected = sequences
-    if len(chosen.ids) == len(rejected.ids) and (chosen.ids == rejected.ids).all():
-        if chosen.truncated or rejected.truncated:
-            raise RowError(
-                Reason.IDENTICAL_AFTER_TRUNCATION, f"both sides are the same within {limits.max_length} tokens"
-            )
-        raise RowError(Reason.IDENTICAL, "chosen and rejected become the same tokens")
-    return sequences
+    block = rows.block
+    for side, name in enumerate(("chosen", "rejected")):
+        for row in np.flatnonzero(block.good & ~has_spans(block, side)).tolist():
+            block.refuse(row, RowError(Reason.NO_RESPONSE_TOKENS, f"the {name} side has no response token"))
+    rows.fit(limits, 0, 1)
+    for row in np.flatnonzero(block.good & (block.lengths[:, 0] == block.lengths[:, 1])).tolist():
+        chosen, rejected = (rows.flat(row, side).ids for side in (0, 1))
+        if (chosen != rejected).any():
+            continue
+        if block.lost[row].any():
+            problem = f"both sides are the same within {limits.max_length} tokens"
+            block.refuse(row, RowError(Reason.IDENTICAL_AFTER_TRUNCATION, problem))
+        else:
+            block.refuse(row, RowError(Reason.IDENTICAL, "chosen and rejected become the same tokens"))
+    return block
+
+
+def has_spans(block: Block, side: int) -> NDArray[np.bool_]:
+    """Returns (n,) bool, whether a sequence of each row has tokens under the loss."""
+    found: NDArray[np.bool_] = block.spans[:, side, 0] < block.spans[:, side, 1]
+    return found
 
 
 def check_choice(task: str, name: str, value: object, allowed: Many[str]) -> None:

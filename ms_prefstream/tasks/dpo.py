@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from ms_prefstream.checks import checked_call
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.encode.truncate import Flat
+from ms_prefstream.encode.truncate import Uncut
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.sample import Sample, Sequence
-from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pair, shown
+from ms_prefstream.sample import Block
+from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pairs, shown
 
 
 @checked_call
@@ -64,10 +65,10 @@ class DPO:
     def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
         limits = budget("DPO", self.max_length, self.max_prompt_length, self.truncation)
 
-        def sample(sides: Many[Flat], margin: float | None) -> Sample:
-            sequences = fit_pair(sides, limits)
-            predictable = tuple(map(_predictable, sequences))  # raises when no token is left to learn, in every layout
-            return Sample(predictable if self.shifted else sequences, margin=margin)
+        def sample(rows: Uncut) -> Block:
+            block = fit_pairs(rows, limits)
+            _leave_out_first_tokens(block, change=self.shifted)
+            return block
 
         return sample
 
@@ -75,12 +76,17 @@ class DPO:
         return {}
 
 
-def _predictable(side: Sequence) -> Sequence:
-    """Takes a side's first token out of its spans: no token before it can predict it."""
-    if not side.spans or side.spans[0][0] > 0:
-        return side
-    (_, end), *rest = side.spans
-    spans = ((1, end), *rest) if end > 1 else tuple(rest)
-    if not spans:
-        raise RowError(Reason.NO_RESPONSE_TOKENS, "the only response token has nothing before it to be predicted from")
-    return side._replace(spans=spans)
+def _leave_out_first_tokens(block: Block, change: bool) -> None:
+    """Takes the first token of each sequence out of its spans: no token before it can predict it.
+
+    A row without another token to learn is refused, in every layout; spans are changed only if `change` says so.
+    """
+    begins_at_once = (block.spans[..., 0] == 0) & (block.spans[..., 1] > 0)
+    for row, side in np.argwhere(begins_at_once).tolist():
+        (_, end), *rest = block.spans_of(row, side)
+        spans = [(1, end), *rest] if end > 1 else rest
+        if not spans:
+            problem = "the only response token has nothing before it to be predicted from"
+            block.refuse(row, RowError(Reason.NO_RESPONSE_TOKENS, problem))
+        elif change:
+            block.set_spans(row, side, spans)

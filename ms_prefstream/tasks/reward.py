@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ms_prefstream.checks import checked_call
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.encode.truncate import Flat
+from ms_prefstream.encode.truncate import Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError, TokenizerError
-from ms_prefstream.sample import Ids, Sample, Sequence
-from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pair, shown
+from ms_prefstream.sample import Block
+from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pairs, shown
 
 _SHOWN = 8  # reserved tokens that an error lists
 
@@ -116,18 +116,14 @@ class Reward:
     def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
         limits = budget("Reward", self.max_length, self.max_prompt_length, self.truncation, self._reserve)
         if self.layout == "mindformers":
-            return lambda sides, margin: Sample(fit_pair(sides, limits), margin=margin)
-        token = np.array([self.token_id(tokenizer)], np.int32)
+            return lambda rows: fit_pairs(rows, limits)
+        token = self.token_id(tokenizer)
 
-        def sample(sides: Many[Flat], margin: float | None) -> Sample:
-            for name, side in zip(("chosen", "rejected"), sides, strict=True):
-                if (side.ids == token).any():
-                    raise RowError(
-                        Reason.SPECIAL_TOKEN,
-                        f"the {name} side holds the reward token, id {token[0]}; expected it nowhere but at the end",
-                        "Correct the row, or choose a reward token that neither text nor chat template uses",
-                    )
-            return Sample(tuple([_append(side, token) for side in fit_pair(sides, limits)]), margin=margin)
+        def sample(rows: Uncut) -> Block:
+            _refuse_token(rows.block, token)
+            block = fit_pairs(rows, limits)
+            _append(block, token)
+            return block
 
         return sample
 
@@ -138,7 +134,31 @@ class Reward:
         return {name: id_ for name, id_ in tokenizer.special_in_template.items() if id_ == token}
 
 
-def _append(side: Sequence, token: Ids) -> Sequence:
-    """Appends the reward token, the only token that has a label."""
-    end = len(side.ids)
-    return Sequence(np.concatenate([side.ids, token]), ((end, end + 1),), side.truncated, side.question_cut)
+def _refuse_token(block: Block, token: int) -> None:
+    """Refuses the rows that hold the reward token."""
+    if not (block.ids == token).any():
+        return
+    for side, name in enumerate(("chosen", "rejected")):
+        for row, ids in enumerate(block.arrays(side)):
+            if (ids == token).any():
+                block.refuse(
+                    row,
+                    RowError(
+                        Reason.SPECIAL_TOKEN,
+                        f"the {name} side holds the reward token, id {token}; expected it nowhere but at the end",
+                        "Correct the row, or choose a reward token that neither text nor chat template uses",
+                    ),
+                )
+
+
+def _append(block: Block, token: int) -> None:
+    """Appends the reward token to every sequence, the only token that has a label."""
+    one = np.array([token], np.int32)
+    arrays = [part for side in range(block.sides) for ids in block.arrays(side) for part in (ids, one)]
+    block.ids = np.concatenate(arrays, dtype=np.int32) if arrays else block.ids
+    ends: NDArray[np.int64] = np.cumsum(block.lengths.T + 1).reshape(block.sides, -1).T
+    is_good = block.good[:, None]
+    block.begins = ends - block.lengths - 1
+    block.spans = np.where(is_good[..., None], np.stack([block.lengths, block.lengths + 1], axis=-1), 0)
+    block.lengths = np.where(is_good, block.lengths + 1, 0)
+    block.more.clear()

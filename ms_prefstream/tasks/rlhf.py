@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
+import dataclasses
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Flat, fit
+from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError
-from ms_prefstream.sample import Sample, Sequence
-from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, shown
+from ms_prefstream.sample import Block
+from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, has_spans, shown
 
 
 @checked_call
@@ -65,19 +67,18 @@ class RLHF:
     def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
         columns, length = self.max_prompt_length, self.seq_length
         if self.truncation == "right":
-            return lambda sides, margin: _cut_right(sides, columns, length)
+            return lambda rows: _cut_right(rows, columns, length)
         prompt_limits = Budget(max_length=columns, max_prompt_length=columns, truncation=self.truncation)
         limits = budget("RLHF", length, columns if columns < length else None, self.truncation)
 
-        def sample(sides: Many[Flat], margin: float | None) -> Sample:
-            if len(sides) > 1 and not sides[1].spans:
-                raise RowError(Reason.NO_RESPONSE_TOKENS, "the response has no token")
-            (prompt,) = fit(sides[:1], prompt_limits)
-            if not len(prompt.ids):
-                raise _no_prompt(sides[0], columns)
-            if len(sides) == 1:
-                return Sample((prompt,), prompt.ids)
-            return Sample(fit(sides[1:], limits), prompt.ids)
+        def sample(rows: Uncut) -> Block:
+            block = rows.block
+            for row in np.flatnonzero(block.good & (rows.prompts[:, 1] >= 0) & ~has_spans(block, 1)).tolist():
+                block.refuse(row, RowError(Reason.NO_RESPONSE_TOKENS, "the response has no token"))
+            rows.fit(prompt_limits, 0)
+            _refuse_without_prompt(rows, columns)
+            rows.fit(limits, 1)
+            return _with_prompts(rows)
 
         return sample
 
@@ -85,29 +86,48 @@ class RLHF:
         return {}
 
 
-def _cut_right(sides: Many[Flat], columns: int, length: int) -> Sample:
+def _cut_right(rows: Uncut, columns: int, length: int) -> Block:
     """Cuts the prompt to `columns` tokens and prompt + response to `length`, each on the right, at any token.
 
     The loss begins after as many tokens as the cut prompt has: a longer prompt has its rest under the loss, and a row
     whose prompt fills `length` has no loss at all. Both are the definition of mindrlhf's rlhf_data.py, which writes
     such rows.
     """
-    prompt = sides[0].ids[:columns]
-    if not len(prompt):
-        raise _no_prompt(sides[0], columns)
-    cut = len(prompt) < len(sides[0].ids)
-    if len(sides) == 1:
-        return Sample((Sequence(prompt, (), cut),), prompt)
-    ids = sides[1].ids[:length]
-    spans = ((len(prompt), len(ids)),) if len(prompt) < len(ids) else ()
-    return Sample((Sequence(ids, spans, cut or len(ids) < len(sides[1].ids)),), prompt)
+    block, whole = rows.block, rows.block.lengths
+    _refuse_without_prompt(rows, columns)
+    block.lengths = np.minimum(whole, (columns, length))
+    is_cut = block.lengths < whole
+    block.lost[:] = np.stack([is_cut[:, 0], is_cut.any(axis=1)], axis=1)
+    has_loss = block.lengths[:, 0] < block.lengths[:, 1]
+    block.spans[:, 1] = np.where(has_loss[:, None], block.lengths, 0)
+    block.more.clear()
+    return _with_prompts(rows)
 
 
-def _no_prompt(side: Flat, columns: int) -> RowError:
-    if side.prompt:
-        return RowError(Reason.TOO_LONG, f"no character of the prompt fits into {columns} tokens")
-    return RowError(
-        Reason.MISSING_FIELD,
-        "the prompt is empty; expected text for a rollout to start from",
-        "Fill it in, or use a chat template, which gives an empty prompt a frame",
+def _with_prompts(rows: Uncut) -> Block:
+    """Returns rows of one sequence, prompt + response, or the prompt where there is no response, and the prompt."""
+    block, alone = rows.block, (rows.prompts[:, 1] < 0).astype(np.int64)
+    at, kept = np.arange(len(block)), 1 - alone
+    return dataclasses.replace(
+        block,
+        begins=block.begins[at, kept][:, None],
+        lengths=block.lengths[at, kept][:, None],
+        spans=block.spans[at, kept][:, None],
+        lost=block.lost[at, kept][:, None],
+        more={(row, 0): spans for (row, side), spans in block.more.items() if side},
+        prompts=np.stack([block.begins[:, 0], block.lengths[:, 0]], axis=1),
     )
+
+
+def _refuse_without_prompt(rows: Uncut, columns: int) -> None:
+    """Refuses the rows of whose prompt nothing is there, or nothing is left."""
+    for row in np.flatnonzero(rows.block.good & (rows.block.lengths[:, 0] == 0)).tolist():
+        if rows.prompts[row, 0]:
+            error = RowError(Reason.TOO_LONG, f"no character of the prompt fits into {columns} tokens")
+        else:
+            error = RowError(
+                Reason.MISSING_FIELD,
+                "the prompt is empty; expected text for a rollout to start from",
+                "Fill it in, or use a chat template, which gives an empty prompt a frame",
+            )
+        rows.block.refuse(row, error)

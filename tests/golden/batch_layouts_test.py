@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ms_prefstream.batch.layouts.registry import make_layout
-from ms_prefstream.sample import Sample, Sequence
+from ms_prefstream.sample import Block, Sample, Sequence
 
 
 def seq(ids, *spans):
@@ -44,7 +44,7 @@ def test_paired_unshifted(P):  # noqa: N803
     chosen = [[1, 10, 11, 0, 21, 2, 13, P], [1, 12, 40, 2, P, P, P, P]]
     rejected = [[1, 10, 11, 30, 2, P, P, P], [1, 12, 41, 2, 14, 42, 2, 13]]
     layout = make_layout("paired")
-    batch = layout.build(PAIRS, 8, P, False)
+    batch = layout.build(Block.of(PAIRS), 8, P, False)
     assert layout.columns == tuple(batch)
     assert_batch(
         batch,
@@ -64,7 +64,7 @@ def test_paired_unshifted(P):  # noqa: N803
 @every_pad_id
 def test_paired_shifted_with_reference_log_probabilities_and_margin(P):  # noqa: N803
     layout = make_layout("paired", with_ref_logps=True, with_margin=True)
-    batch = layout.build(WITH_LOGPS, 8, P, True)
+    batch = layout.build(Block.of(WITH_LOGPS), 8, P, True)
     assert layout.columns == tuple(batch)
     assert_batch(
         batch,
@@ -105,7 +105,7 @@ def with_pad(rows, pad_id):
 @every_pad_id
 def test_concat_unshifted(P):  # noqa: N803
     layout = make_layout("concat")
-    batch = layout.build(PAIRS, 8, P, False)
+    batch = layout.build(Block.of(PAIRS), 8, P, False)
     assert layout.columns == tuple(batch)
     labels = [
         [IG, IG, IG, 0, 21, 2, IG, IG],
@@ -133,7 +133,7 @@ def test_concat_unshifted(P):  # noqa: N803
 @every_pad_id
 def test_concat_shifted_with_margin(P):  # noqa: N803
     layout = make_layout("concat", with_margin=True)
-    batch = layout.build(PAIRS, 8, P, True)
+    batch = layout.build(Block.of(PAIRS), 8, P, True)
     assert layout.columns == tuple(batch)
     labels = [
         [IG, IG, 0, 21, 2, IG, IG, IG],
@@ -161,7 +161,7 @@ def test_concat_shifted_with_margin(P):  # noqa: N803
 
 def test_a_span_that_ends_with_the_row_leaves_its_last_column_free_when_shifted():
     sample = Sample((seq([1, 5, 2], (1, 3)), seq([1, 6, 2], (1, 3))))
-    batch = make_layout("concat").build([sample], 3, 0, True)
+    batch = make_layout("concat").build(Block.of([sample]), 3, 0, True)
     np.testing.assert_array_equal(batch["labels"], [[5, 2, IG], [6, 2, IG]])
     np.testing.assert_array_equal(batch["loss_mask"], [[1, 1, 0], [1, 1, 0]])
 
@@ -171,7 +171,7 @@ def test_mindformers_reward(P):  # noqa: N803
     # Pair 3: the chosen side is the beginning of the rejected one, which goes on with the pad id itself.
     pairs = [*PAIRS, Sample((seq([1, 5], (1, 2)), seq([1, 5, P, 6], (1, 4))), margin=2.0)]
     layout = make_layout("mindformers", with_margin=True)
-    batch = layout.build(pairs, 8, P, False)
+    batch = layout.build(Block.of(pairs), 8, P, False)
     assert layout.columns == tuple(batch)
     ids = [
         [1, 10, 11, 0, 21, 2, 13, P],
@@ -214,7 +214,7 @@ def test_reward_token(P):  # noqa: N803
         Sample((seq([1, 0, 77], (1, 2)), seq([1, 77], (1, 1)))),
     ]
     layout = make_layout("reward_token")
-    batch = layout.build(pairs, 6, P, False)
+    batch = layout.build(Block.of(pairs), 6, P, False)
     assert layout.columns == tuple(batch)
     assert_batch(
         batch,
@@ -243,7 +243,7 @@ def test_rlhf(P):  # noqa: N803
         Sample((seq([1, 0, 0, 2, 13, 7], (1, 4)),), prompt=np.array([1, 0, 0, 4], np.int32)),
     ]
     layout = make_layout("rlhf", max_prompt_length=4)
-    batch = layout.build(rows, 6, P, False)
+    batch = layout.build(Block.of(rows), 6, P, False)
     assert layout.columns == tuple(batch)
     assert_batch(
         batch,

@@ -6,26 +6,17 @@ Every function returns new C-contiguous memory, because MindSpore keeps the buff
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.sample import Ids, Sample, Sequence
+from ms_prefstream.sample import Block, Ids
 
 Lengths: TypeAlias = NDArray[np.int32]
-_Value = TypeVar("_Value")
 
 IGNORE = -100
 """The label of a column that the loss ignores."""
-
-
-def sequences_of(samples: Many[Sample], *sides: int) -> list[Sequence]:
-    """Returns the sequences of these sides, side after side: 0 is the chosen side (or the only one), 1 the rejected."""
-    try:
-        return [sample.sequences[side] for side in sides for sample in samples]
-    except IndexError:
-        raise internal_error(f"a sample of the batch has no sequence number {max(sides)}; a pair has two") from None
 
 
 def pad(rows: Many[Ids], width: int, fill: int) -> tuple[NDArray[np.int32], Lengths]:
@@ -33,9 +24,9 @@ def pad(rows: Many[Ids], width: int, fill: int) -> tuple[NDArray[np.int32], Leng
     lengths = np.array([len(row) for row in rows], dtype=np.int32)
     if not len(lengths) or lengths.max() > width or lengths.min() < 1:
         raise internal_error(f"the sequences have {lengths} tokens, but an array of {width} columns holds 1 to {width}")
-    padded = np.full((len(rows), width), fill, dtype=np.int32)
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
+    padding = np.full(width, fill, dtype=np.int32)
+    parts = [part for row in rows for part in (row, padding[len(row) :])]
+    padded: NDArray[np.int32] = np.concatenate(parts).reshape(len(rows), width)
     return padded, lengths
 
 
@@ -44,8 +35,15 @@ def inside(lengths: Lengths, width: int) -> NDArray[np.bool_]:
     return np.arange(width, dtype=np.int32) < lengths[:, None]
 
 
-def span_mask(sequences: Many[Sequence], lengths: Lengths, width: int, shifted: bool) -> NDArray[np.bool_]:
-    """Returns the loss mask: True exactly on the spans.
+def pad_sides(block: Block, width: int, fill: int, *sides: int) -> tuple[NDArray[np.int32], Lengths]:
+    """Returns `pad` of these sequences of every row, side after side: 0 is the chosen side (or the only one)."""
+    if max(sides) >= block.sides:
+        raise internal_error(f"a sample of the batch has no sequence number {max(sides)}; a pair has two")
+    return pad([ids for side in sides for ids in block.arrays(side)], width, fill)
+
+
+def span_mask(block: Block, lengths: Lengths, width: int, shifted: bool, *sides: int) -> NDArray[np.bool_]:
+    """Returns the loss mask of these sequences of every row, side after side: True exactly on the spans.
 
     A span (3, 5) gives 0 0 0 1 1 0 unshifted and 0 0 1 1 0 0 shifted: column t then stands for the token at t + 1.
 
@@ -55,24 +53,26 @@ def span_mask(sequences: Many[Sequence], lengths: Lengths, width: int, shifted: 
     Returns:
         (R, width) bool, whose sum does not depend on `shifted`.
     """
-    nothing = ((1, 1),)  # an empty span that survives the shift
-    spans = [sequence.spans or nothing for sequence in sequences]
-    # (R, 3): the first span, and the end of the last; positions fit int32 as lengths do
-    limits = np.array([(row[0][0], row[0][1], row[-1][1]) for row in spans], dtype=np.int32)
-    first, end, last = limits[:, :1], limits[:, 1:2], limits[:, 2]
-    if (last > lengths).any():
-        row = int(np.argmax(last > lengths))
-        raise internal_error(f"a span ends at token {last[row]} of a sequence of {lengths[row]} tokens")
+    limits = block.spans[:, list(sides)].swapaxes(0, 1).reshape(-1, 2).astype(np.int32)  # positions fit, as lengths do
+    others = [  # (row of the mask, begin, end)
+        (sides.index(side) * len(block) + row, *span)
+        for (row, side), spans in block.more.items()
+        if side in sides
+        for span in spans[1:]
+    ]
+    first, end = limits[:, :1], limits[:, 1:]
+    beyond = [*np.flatnonzero(end[:, 0] > lengths).tolist(), *[row for row, _, last in others if last > lengths[row]]]
+    if beyond:
+        raise internal_error(f"a span ends after the last token of a sequence of {lengths[beyond[0]]} tokens")
     if shifted:
-        if not first.all():
+        if ((first == 0) & (end > 0)).any():
             raise internal_error("a span begins at token 0, which shifted labels cannot predict")
         limits -= 1
     columns = np.arange(width, dtype=np.int32)
     mask = columns >= first
     mask &= columns < end
-    for row, several in enumerate(spans):
-        for start, stop in several[1:]:
-            mask[row, start - shifted : stop - shifted] = True
+    for row, start, stop in others:
+        mask[row, start - shifted : stop - shifted] = True
     return mask
 
 
@@ -91,12 +91,12 @@ def only_where(mask: NDArray[np.bool_], values: NDArray[np.int32]) -> NDArray[np
     return kept
 
 
-def required(values: Many[_Value | None], name: str) -> list[_Value]:
-    """Returns one value for each sample; a missing one is an internal error, since the batch has a column for it."""
-    found = [value for value in values if value is not None]
-    if len(found) != len(values):
-        raise internal_error(f"{len(values) - len(found)} of {len(values)} samples have no {name}")
-    return found
+def required(values: NDArray[np.floating[Any]] | None, rows: int, name: str) -> NDArray[np.float32]:
+    """Returns numbers of each sample as float32; a missing one is an internal error, as a column needs it."""
+    missing = rows if values is None else int(np.isnan(values).reshape(rows, -1).any(axis=1).sum())
+    if values is None or missing:
+        raise internal_error(f"{missing} of {rows} samples have no {name}")
+    return values.astype(np.float32)
 
 
 def internal_error(problem: str) -> RuntimeError:

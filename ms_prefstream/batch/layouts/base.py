@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-import numpy as np
-
 from ms_prefstream.batch.layouts.arrays import internal_error, required
-from ms_prefstream.sample import Batch, Sample
+from ms_prefstream.sample import Batch, Block
 
 
 class Build(Protocol):
     """A function that makes the arrays of one batch, or a `functools.partial` of one: it is pickled for workers."""
 
-    def __call__(self, samples: Many[Sample], width: int, pad_id: int, shifted: bool = False) -> Batch:
+    def __call__(self, samples: Block, width: int, pad_id: int, shifted: bool = False) -> Batch:
         """Returns the batch.
 
         Args:
@@ -58,6 +55,6 @@ def add_margin(layout: Layout) -> Layout:
     return replace(layout, columns=(*layout.columns, "margin"), build=partial(_build, build=layout.build))
 
 
-def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False, *, build: Build) -> Batch:
-    margins = required([sample.margin for sample in samples], "margin")
-    return {**build(samples, width, pad_id, shifted), "margin": np.array(margins, dtype=np.float32)}
+def _build(samples: Block, width: int, pad_id: int, shifted: bool = False, *, build: Build) -> Batch:
+    margins = required(samples.margins, len(samples), "margin")
+    return {**build(samples, width, pad_id, shifted), "margin": margins}

@@ -8,21 +8,11 @@ A prompt (5, 6), chosen (7, 8) and a pad id of 0 at width 5, the chosen row:
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
-
 import numpy as np
 
-from ms_prefstream.batch.layouts.arrays import (
-    IGNORE,
-    inside,
-    only_where,
-    pad,
-    sequences_of,
-    shift_left,
-    span_mask,
-)
+from ms_prefstream.batch.layouts.arrays import IGNORE, inside, only_where, pad_sides, shift_left, span_mask
 from ms_prefstream.batch.layouts.base import Layout
-from ms_prefstream.sample import Batch, Sample
+from ms_prefstream.sample import Batch, Block
 
 
 def concat() -> Layout:
@@ -30,10 +20,9 @@ def concat() -> Layout:
     return Layout("concat", ("input_ids", "labels", "attention_mask", "loss_mask"), _build, sides=2)
 
 
-def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False) -> Batch:
-    sequences = sequences_of(samples, 0, 1)
-    ids, lengths = pad([sequence.ids for sequence in sequences], width, pad_id)  # (2B, L), (2B,)
-    mask = span_mask(sequences, lengths, width, shifted)
+def _build(samples: Block, width: int, pad_id: int, shifted: bool = False) -> Batch:
+    ids, lengths = pad_sides(samples, width, pad_id, 0, 1)  # (2B, L), (2B,)
+    mask = span_mask(samples, lengths, width, shifted, 0, 1)
     return {
         "input_ids": ids,
         "labels": only_where(mask, shift_left(ids, IGNORE) if shifted else ids),

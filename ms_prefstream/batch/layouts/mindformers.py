@@ -8,14 +8,12 @@ A pair (5, 6, 7) and (5, 8) with a pad id of 0 at width 4:
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.batch.layouts.arrays import Lengths, inside, internal_error, pad, sequences_of
+from ms_prefstream.batch.layouts.arrays import Lengths, inside, internal_error, pad_sides
 from ms_prefstream.batch.layouts.base import Layout, refuse_shifted
-from ms_prefstream.sample import Batch, Sample
+from ms_prefstream.sample import Batch, Block
 
 
 def mindformers() -> Layout:
@@ -29,9 +27,9 @@ def mindformers() -> Layout:
     return Layout("mindformers", columns, _build, sides=2)
 
 
-def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False) -> Batch:
+def _build(samples: Block, width: int, pad_id: int, shifted: bool = False) -> Batch:
     refuse_shifted("mindformers", shifted)
-    ids, lengths = pad([sequence.ids for sequence in sequences_of(samples, 0, 1)], width, pad_id)  # (2B, L), (2B,)
+    ids, lengths = pad_sides(samples, width, pad_id, 0, 1)  # (2B, L), (2B,)
     tokens = inside(lengths, width)
     positions = np.empty(ids.shape, dtype=np.int32)
     positions[:] = np.arange(width, dtype=np.int32)

@@ -32,7 +32,7 @@ from ms_prefstream.batch.layouts.arrays import IGNORE, internal_error, only_wher
 from ms_prefstream.batch.layouts.base import refuse_shifted
 from ms_prefstream.checks import checked_call
 from ms_prefstream.errors import OptionError
-from ms_prefstream.sample import Batch, Sample, Sequence
+from ms_prefstream.sample import Batch, Block, Span
 
 Ints = NDArray[np.int32]
 
@@ -64,7 +64,7 @@ class PackedLayout:
         "actual_seq_len",
     )
 
-    def build(self, packs: Many[Many[Sample]], pad_id: int, shifted: bool = False) -> Batch:
+    def build(self, packs: Many[Block], pad_id: int, shifted: bool = False) -> Batch:
         """Returns the batch of some packs.
 
         Args:
@@ -98,16 +98,17 @@ class PackedLayout:
             "actual_seq_len": self._ends(line.numbers, ends, len(packs)),
         }
 
-    def _segments(self, packs: Many[Many[Sample]], pad_id: int) -> _Segments:
+    def _segments(self, packs: Many[Block], pad_id: int) -> _Segments:
         padding = np.full(self.tokens, pad_id, np.int32)
         line = _Segments([], np.empty(0, np.int32), [], [], [], [])
         for pack in packs:
-            if not pack or any(sample.ref_logps is not None for sample in pack):
+            if not len(pack) or pack.ref_logps is not None:
                 raise internal_error(
                     "a pack has no samples, or some with reference log-probabilities it has no room for"
                 )
-            sequences = list(chain.from_iterable(sample.sequences for sample in pack))
-            ids = [sequence.ids for sequence in sequences]
+            places = [(row, side) for row in range(len(pack)) for side in range(pack.sides)]
+            sides = [pack.arrays(side) for side in range(pack.sides)]
+            ids = [sides[side][row] for row, side in places]
             room = self.tokens - sum(map(len, ids))
             if room < 0 or len(ids) >= self.max_segments or not all(map(len, ids)):
                 raise internal_error(
@@ -116,9 +117,9 @@ class PackedLayout:
                 )
             line.ids.extend([*ids, padding[:room]])
             line.numbers.extend([*range(1, len(ids) + 1), 0])
-            line.pairs.extend([number for number, sample in enumerate(pack, 1) for _ in sample.sequences] + [0])
-            line.sides.extend([side for sample in pack for side in range(len(sample.sequences))] + [0])
-            line.sequences.extend([*sequences, None])
+            line.pairs.extend([*[row + 1 for row, _ in places], 0])
+            line.sides.extend([*[side for _, side in places], 0])
+            line.spans.extend([*[pack.spans_of(*place) for place in places], ()])
         return line._replace(lengths=np.fromiter(map(len, line.ids), np.int32, len(line.ids)))
 
     def _ends(self, numbers: list[int], ends: Ints, rows: int) -> Ints:
@@ -141,7 +142,7 @@ class _Segments(NamedTuple):
         numbers: (n,) the sequence's number in its row from 1 on; 0 for padding.
         pairs: (n,) the sample's number in its row from 1 on; 0 for padding.
         sides: (n,) which sequence of its sample it is, from 0 on; 0 for padding.
-        sequences: (n,) the sequence, None for padding.
+        spans: (n,) the spans of the sequence, none for padding.
     """
 
     ids: list[Ints]
@@ -149,7 +150,7 @@ class _Segments(NamedTuple):
     numbers: list[int]
     pairs: list[int]
     sides: list[int]
-    sequences: list[Sequence | None]
+    spans: list[tuple[Span, ...]]
 
 
 def _spread(values: list[int], lengths: Ints) -> Ints:
@@ -162,11 +163,10 @@ def _loss_mask(line: _Segments, starts: Ints, shape: tuple[int, int], shifted: b
 
     No token of its own sequence comes before it to predict it; the token before it in the row belongs to another one.
     """
-    spans = [() if sequence is None else sequence.spans for sequence in line.sequences]
-    counts = np.fromiter(map(len, spans), np.int32, len(spans))
-    limits = np.array(list(chain.from_iterable(spans)), np.int32).reshape(-1, 2)
+    counts = np.fromiter(map(len, line.spans), np.int32, len(line.spans))
+    limits = np.array(list(chain.from_iterable(line.spans)), np.int32).reshape(-1, 2)
     if (limits[:, 1] > np.repeat(line.lengths, counts)).any():
-        raise internal_error(f"a span ends after its sequence; the spans of the batch are {spans}")
+        raise internal_error(f"a span ends after its sequence; the spans of the batch are {line.spans}")
     limits = np.maximum(limits, 1) + np.repeat(starts, counts)[:, None] - np.int32(shifted)
     edges = np.concatenate([[0], limits.reshape(-1), [shape[0] * shape[1]]])
     inside = np.arange(len(edges) - 1) % 2 == 1  # outside, inside, outside, ...

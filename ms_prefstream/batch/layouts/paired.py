@@ -8,7 +8,6 @@ A prompt (5, 6), chosen (7, 8) and a pad id of 0 at width 5, chosen side:
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from functools import partial
 
 import numpy as np
@@ -16,14 +15,13 @@ import numpy as np
 from ms_prefstream.batch.layouts.arrays import (
     inside,
     internal_error,
-    pad,
+    pad_sides,
     required,
-    sequences_of,
     shift_left,
     span_mask,
 )
 from ms_prefstream.batch.layouts.base import Layout
-from ms_prefstream.sample import Batch, Sample
+from ms_prefstream.sample import Batch, Block
 
 _SIDES = ("chosen", "rejected")
 _COLUMNS = ("input_ids", "labels", "attention_mask", "loss_mask")
@@ -44,20 +42,17 @@ def paired(with_ref_logps: bool = False) -> Layout:
     return Layout("paired", names, partial(_build, with_ref_logps=with_ref_logps))
 
 
-def _build(
-    samples: Many[Sample], width: int, pad_id: int, shifted: bool = False, *, with_ref_logps: bool = False
-) -> Batch:
+def _build(samples: Block, width: int, pad_id: int, shifted: bool = False, *, with_ref_logps: bool = False) -> Batch:
     batch: Batch = {}
-    if not with_ref_logps and any(sample.ref_logps is not None for sample in samples):
+    if not with_ref_logps and samples.ref_logps is not None:
         raise internal_error("samples have reference log-probabilities, for which this layout 'paired' has no column")
     for side, name in enumerate(_SIDES):
-        sequences = sequences_of(samples, side)
-        ids, lengths = pad([sequence.ids for sequence in sequences], width, pad_id)  # (B, L), (B,)
+        ids, lengths = pad_sides(samples, width, pad_id, side)  # (B, L), (B,)
         batch[f"{name}_input_ids"] = ids
         batch[f"{name}_labels"] = shift_left(ids, pad_id) if shifted else ids.copy()
         batch[f"{name}_attention_mask"] = inside(lengths, width).astype(np.int32)
-        batch[f"{name}_loss_mask"] = span_mask(sequences, lengths, width, shifted).astype(np.int32)
+        batch[f"{name}_loss_mask"] = span_mask(samples, lengths, width, shifted, side).astype(np.int32)
         if with_ref_logps:
-            logps = required([sample.ref_logps for sample in samples], "reference log-probabilities")
-            batch[f"{name}_ref_logps"] = np.array([[both[side]] for both in logps], dtype=np.float32)
+            logps = required(samples.ref_logps, len(samples), "reference log-probabilities")
+            batch[f"{name}_ref_logps"] = np.ascontiguousarray(logps[:, side : side + 1])
     return batch

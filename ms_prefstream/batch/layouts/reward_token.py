@@ -7,13 +7,11 @@ A pair (5, 6, 9) and (5, 9) with reward token 9 and a pad id of 0 at width 4:
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
-
 import numpy as np
 
-from ms_prefstream.batch.layouts.arrays import IGNORE, inside, pad, sequences_of
+from ms_prefstream.batch.layouts.arrays import IGNORE, inside, pad_sides
 from ms_prefstream.batch.layouts.base import Layout, refuse_shifted
-from ms_prefstream.sample import Batch, Sample
+from ms_prefstream.sample import Batch, Block
 
 
 def reward_token() -> Layout:
@@ -24,9 +22,9 @@ def reward_token() -> Layout:
     return Layout("reward_token", ("input_ids", "attention_mask", "labels"), _build, sides=2)
 
 
-def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False) -> Batch:
+def _build(samples: Block, width: int, pad_id: int, shifted: bool = False) -> Batch:
     refuse_shifted("reward_token", shifted)
-    ids, lengths = pad([sequence.ids for sequence in sequences_of(samples, 0, 1)], width, pad_id)  # (2B, L), (2B,)
+    ids, lengths = pad_sides(samples, width, pad_id, 0, 1)  # (2B, L), (2B,)
     labels = np.full(ids.shape, IGNORE, dtype=np.int32)
     labels[np.arange(len(ids)), lengths - 1] = np.repeat((0, 1), len(samples))
     return {

@@ -7,14 +7,13 @@ A prompt (5, 6) with response (7, 8), a pad id of 0, max_prompt_length 3 and wid
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from functools import partial
 
 import numpy as np
 
-from ms_prefstream.batch.layouts.arrays import pad, required, sequences_of, span_mask
+from ms_prefstream.batch.layouts.arrays import internal_error, pad, pad_sides, span_mask
 from ms_prefstream.batch.layouts.base import Layout, refuse_shifted
-from ms_prefstream.sample import Batch, Sample
+from ms_prefstream.sample import Batch, Block
 
 
 def rlhf(max_prompt_length: int) -> Layout:
@@ -27,13 +26,14 @@ def rlhf(max_prompt_length: int) -> Layout:
     return Layout("rlhf", columns, partial(_build, max_prompt_length=max_prompt_length))
 
 
-def _build(samples: Many[Sample], width: int, pad_id: int, shifted: bool = False, *, max_prompt_length: int) -> Batch:
+def _build(samples: Block, width: int, pad_id: int, shifted: bool = False, *, max_prompt_length: int) -> Batch:
     refuse_shifted("rlhf", shifted)
-    prompts, _ = pad(required([sample.prompt for sample in samples], "prompt"), max_prompt_length, pad_id)
-    sequences = sequences_of(samples, 0)
-    ids, lengths = pad([sequence.ids for sequence in sequences], width, pad_id)  # (B, L), (B,)
+    if samples.prompts is None:
+        raise internal_error(f"{len(samples)} of {len(samples)} samples have no prompt")
+    prompts, _ = pad(samples.prompt_arrays(), max_prompt_length, pad_id)
+    ids, lengths = pad_sides(samples, width, pad_id, 0)  # (B, L), (B,)
     return {
         "prompt_ids": prompts,
         "pretrain_ids": ids,
-        "loss_mask": span_mask(sequences, lengths, width, shifted=False).astype(np.int32),
+        "loss_mask": span_mask(samples, lengths, width, False, 0).astype(np.int32),
     }

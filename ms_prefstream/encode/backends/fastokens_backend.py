@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.metadata
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from ms_prefstream.encode.backends.base import NotServedError, Place, Tokenizer
+from ms_prefstream.encode.backends.base import FlatIds, NotServedError, Place, Tokenizer
 from ms_prefstream.encode.backends.standing_check import StandingCheck
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
 from ms_prefstream.encode.backends.tokenizer_json import (
@@ -111,34 +110,37 @@ class FastokensEncoder(PlainTextEncoder):
             found = self._loaded[id(spec)] = fastokens.Tokenizer.from_json_str(bytes(spec).decode())
         return found
 
-    def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[Ids]:
+    def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> FlatIds:
         """Returns the ids of each text; see `TextEncoder`."""
         check_size(texts)
         may_occur = self.added.may_occur
         with_added = [at for at, text in enumerate(texts) if may_occur(text)] if self.added.any else []
         if not with_added:
             return self._encode_plain(texts, place)
-        held = set(with_added)
-        plain = iter(self._encode_plain([text for at, text in enumerate(texts) if at not in held], place))
-        return [self.ids_by_parts(text, place) if at in held else next(plain) for at, text in enumerate(texts)]
+        rest = np.delete(np.arange(len(texts)), with_added)
+        plain = self._encode_plain([texts[at] for at in rest.tolist()], place)
+        begins, lengths = np.zeros((2, len(texts)), np.int64)
+        begins[rest], lengths[rest] = plain.begins, plain.lengths
+        parts = [self.ids_by_parts(texts[at], place) for at in with_added]
+        return FlatIds(plain.ids, begins, lengths).replaced(with_added, parts)
 
     def plain_ids(self, text: str, place: Place) -> Ids:
-        return self._encode_plain((text,), place)[0]
+        return self._encode_plain((text,), place).ids
 
-    def _encode_plain(self, texts: Sequence[str], place: Place) -> list[Ids]:
-        """Returns the ids of texts without added tokens: parts of one array."""
+    def _encode_plain(self, texts: Sequence[str], place: Place) -> FlatIds:
+        """Returns the ids of texts without added tokens."""
         if not texts:
-            return []
+            return FlatIds.of(())
         try:
-            flat, ends = self._at(place).encode_batch_flat(list(texts))
+            flat, borders = self._at(place).encode_batch_flat(list(texts))
         except UnicodeEncodeError:
             check_unicode(texts)
             raise
-        ids, borders = np.frombuffer(flat, np.int32), np.frombuffer(ends, np.int64)
-        found = [ids[begin:end] for begin, end in itertools.pairwise(borders.tolist())]
+        ends = np.frombuffer(borders, np.int64)
+        found = FlatIds(np.frombuffer(flat, np.int32), ends[:-1], np.diff(ends))
         if self._check is not None:
             self._check.see(texts, found, place)
-            if not self._spells(texts, ids, place):
+            if not self._spells(texts, found.ids, place):
                 odd = [at for at, text in enumerate(texts) if not self._spells((text,), found[at], place)]
                 self._check.compare_all([texts[at] for at in odd], [found[at] for at in odd], place)
         return found

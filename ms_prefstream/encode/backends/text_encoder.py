@@ -41,7 +41,7 @@ class PlainTextEncoder(abc.ABC):
     def offset_starts(self, text: str, place: Place) -> NDArray[np.int64]:
         """Returns the starts of the tokens of a text without added tokens that its ids do not spell."""
 
-    def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[Ids]:
+    def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> Sequence[Ids]:
         """Returns the ids of each text; see `TextEncoder`."""
         check_size(texts, self.max_chars)
         one = self.ids_by_parts if self.added.any else self.plain_ids

@@ -13,7 +13,7 @@ import numpy as np
 import tiktoken
 from numpy.typing import NDArray
 
-from ms_prefstream.encode.backends.base import Place, Tokenizer
+from ms_prefstream.encode.backends.base import FlatIds, Place, Tokenizer
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
 from ms_prefstream.encode.backends.tiktoken_proof import TiktokenPlan, find_unranked, tiktoken_plan
 from ms_prefstream.encode.backends.tokenizer_json import Spec, read_pipeline
@@ -80,7 +80,7 @@ class TiktokenEncoder(PlainTextEncoder):
         self.added = added_in_text(spec, pipeline)
         self._reference = reference
 
-    def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[Ids]:
+    def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> Sequence[Ids]:
         """Returns the ids of each text; see `TextEncoder`. The place makes no difference here."""
         check_size(texts)
         try:
@@ -89,13 +89,10 @@ class TiktokenEncoder(PlainTextEncoder):
             if not _gives_up(error):
                 raise
             return [self.ids_by_parts(text, place) for text in texts]
-        ids = np.frombuffer(b"".join(found), np.int32)
-        ends = list(itertools.accumulate([len(it) >> 2 for it in found], initial=0))
-        arrays = [ids[begin:end] for begin, end in itertools.pairwise(ends)]
-        for index, it in enumerate(found):
-            if not it and texts[index]:
-                arrays[index] = self.ids_by_parts(texts[index], place)
-        return arrays
+        lengths = np.array([len(it) >> 2 for it in found], np.int64)
+        flat = FlatIds(np.frombuffer(b"".join(found), np.int32), np.cumsum(lengths) - lengths, lengths)
+        left = [at for at, it in enumerate(found) if not it and texts[at]]
+        return flat if not left else flat.replaced(left, [self.ids_by_parts(texts[at], place) for at in left])
 
     def _buffers(self, texts: Sequence[str]) -> list[bytes]:
         """Returns the ids of each text as bytes; none for a text that may hold an added token."""

@@ -1,4 +1,4 @@
-"""Pool of worker processes that load samples, and the form in which samples come back.
+"""Pool of worker processes that load samples.
 
 The same rows give the same samples, whatever the number of workers.
 """
@@ -6,7 +6,6 @@ The same rows give the same samples, whatever the number of workers.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import pickle
 import subprocess
@@ -15,9 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
-from typing import Any, NamedTuple, TypeAlias, TypeVar
-
-import numpy as np
+from typing import Any, TypeVar
 
 from ms_prefstream.errors import OptionError, PrefStreamError, RowError
 from ms_prefstream.formats.record import Record
@@ -26,8 +23,7 @@ from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.workers.process import WorkerProcess
 from ms_prefstream.load.workers.recipe import PackedRecipe, pack_recipe
 from ms_prefstream.load.workers.task_queue import Task, TaskQueue
-from ms_prefstream.sample import Ids, Loaded, Note, Ready, Sample
-from ms_prefstream.sample import Sequence as TokenSequence
+from ms_prefstream.sample import Block, Ready
 
 _Argument = TypeVar("_Argument")
 _Answer = TypeVar("_Answer")
@@ -67,7 +63,7 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         self._local = recipe.loader() if local is None else local
         self._end = weakref.finalize(self, _end, self._owner, self._tasks, self._packed, self._processes)
 
-    def load(self, rows: Sequence[int]) -> list[Loaded]:
+    def load(self, rows: Sequence[int]) -> Block:
         """Returns the samples of these rows, in this order, loaded by all workers."""
         return self.collect(self.spread(rows))
 
@@ -79,20 +75,17 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         """Submits tasks that make samples of these records. Returns the tasks, for `collect`."""
         return self._post([Task(samples_block, chunk) for chunk in _chunks(records)])
 
-    def collect(self, tasks: Sequence[Task]) -> list[Loaded]:
+    def collect(self, tasks: Sequence[Task]) -> Block:
         """Waits for these tasks and returns their samples, in this order.
 
         Raises:
             PrefStreamError: A worker died, or loading failed with this error.
         """
-        loaded: list[Loaded] = []
         try:
-            for task in tasks:
-                loaded += unpack(self._result(task))
+            return Block.join([self._result(task) for task in tasks])
         except BaseException:
             self.cancel(tasks)
             raise
-        return loaded
 
     def cancel(self, tasks: Iterable[Task]) -> None:
         """Cancels the tasks that have not started."""
@@ -220,81 +213,14 @@ def _chunks(items: Sequence[_Item]) -> Iterator[list[_Item]]:
 
 def load_block(loader: SampleLoader, rows: Sequence[int]) -> Block:
     """Loads rows; runs in a worker."""
-    return pack(loader.load(rows))
+    return loader.load(rows)
 
 
 def samples_block(loader: SampleLoader, records: Sequence[Record | Ready | RowError]) -> Block:
     """Makes samples of records; runs in a worker."""
-    return pack(loader.samples(records))
+    return loader.samples(records)
 
 
 def measure_rows(loader: SampleLoader, rows: Sequence[int]) -> Measured:
     """Measures rows for a length index; runs in a worker."""
     return measure(loader.load(rows))
-
-
-_Row: TypeAlias = tuple[int, bool, float | None, tuple[float, float] | None, RowError | None, int, tuple[str, ...]]
-
-
-class Block(NamedTuple):
-    """Loaded rows, cheap to pickle.
-
-    Attributes:
-        ids: The ids of all sequences, then those of all prompts, int32.
-        lengths: How many ids each of them has.
-        columns: The other fields of a sequence, a list each, with one value per sequence.
-        rows: (sequences, whether there is a prompt, margin, ref_logps, error, notes, unread) of each row.
-    """
-
-    ids: Ids
-    lengths: list[int]
-    columns: list[list[Any]]
-    rows: list[_Row]
-
-
-def pack(loaded: Sequence[Loaded]) -> Block:
-    """Returns the block that `unpack` turns into the same rows."""
-    samples = [one.sample for one in loaded if one.sample is not None]
-    sequences = [sequence for sample in samples for sequence in sample.sequences]
-    arrays = [sequence.ids for sequence in sequences]
-    arrays += [sample.prompt for sample in samples if sample.prompt is not None]
-    rows: list[_Row] = [
-        (0, False, None, None, error, int(notes), unread)
-        if sample is None
-        else (
-            len(sample.sequences),
-            sample.prompt is not None,
-            sample.margin,
-            sample.ref_logps,
-            None,
-            int(notes),
-            unread,
-        )
-        for sample, error, notes, unread in loaded
-    ]
-    return Block(
-        ids=np.concatenate(arrays, casting="no", dtype=np.int32) if arrays else np.empty(0, np.int32),
-        lengths=list(map(len, arrays)),
-        columns=[[sequence[field] for sequence in sequences] for field in range(1, len(TokenSequence._fields))],
-        rows=rows,
-    )
-
-
-_NOTES = [Note(value) for value in range(2 * max(Note))]
-
-
-def unpack(block: Block) -> list[Loaded]:
-    """Returns the rows of a block; their arrays are views of it."""
-    ends = itertools.accumulate(block.lengths, initial=0)
-    arrays = [block.ids[begin:end] for begin, end in itertools.pairwise(ends)]
-    new = tuple.__new__  # what the constructors of named tuples end in; the training thread does this for every row
-    sequences = map(new, itertools.repeat(TokenSequence), zip(arrays, *block.columns))  # noqa: B905 - prompts come after
-    prompts = iter(arrays[len(block.columns[0]) :])
-    loaded: list[Loaded] = []
-    for count, has_prompt, margin, ref_logps, error, notes, unread in block.rows:
-        sample = None
-        if error is None:
-            prompt = next(prompts) if has_prompt else None
-            sample = new(Sample, (tuple(itertools.islice(sequences, count)), prompt, margin, ref_logps))
-        loaded.append(new(Loaded, (sample, error, _NOTES[notes], unread)))
-    return loaded

@@ -10,7 +10,7 @@ import numpy as np
 from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
 from ms_prefstream.load.workers.task_queue import Task
-from ms_prefstream.sample import Loaded
+from ms_prefstream.sample import Block
 
 Unit = TypeVar("Unit", bound=Hashable)
 
@@ -63,7 +63,7 @@ class Prefetch:
             self._pool.cancel(job.tasks)
         self._jobs = kept
 
-    def load(self, rows: Sequence[int]) -> list[Loaded]:
+    def load(self, rows: Sequence[int]) -> Block:
         """Returns the samples of these rows, in this order; at once if a hint named them early enough."""
         key = _key(rows)
         for unit, job in self._jobs.items():

@@ -163,7 +163,7 @@ class ConversationEncoder:
 
     def _draft_record(self, record: Pair | Completion, texts: Texts) -> _Drafts:
         """Lay out the conversations of a record and add their texts to the batch."""
-        lay_out, prompt = self._template.lay_out, record.prompt
+        template, prompt = self._template, record.prompt
         if self._refused is not None:
             self._refuse(record)
         if isinstance(record, Pair):
@@ -171,13 +171,14 @@ class ConversationEncoder:
             _check_side(record.rejected, "rejected")
             if record.chosen == record.rejected:
                 raise RowError(Reason.IDENTICAL, "chosen and rejected are the same text")
-            chosen = self._draft(lay_out(prompt, record.chosen, record.tools, record.variables), texts)
-            return chosen, self._draft(lay_out(prompt, record.rejected, record.tools, record.variables), texts, chosen)
-        asked = self._draft(lay_out(prompt, (), record.tools, record.variables), texts)
-        if not record.response:
-            return (asked,)
-        _check_side(record.response, "response")
-        return asked, self._draft(lay_out(prompt, record.response, record.tools, record.variables), texts)
+            sides = template.lay_out(prompt, (record.chosen, record.rejected), record.tools, record.variables)
+            chosen = self._draft(sides[0], texts)
+            return chosen, self._draft(sides[1], texts, chosen)
+        if record.response:
+            _check_side(record.response, "response")
+        responses = ((), record.response) if record.response else ((),)
+        sides = template.lay_out(prompt, responses, record.tools, record.variables)
+        return tuple([self._draft(side, texts) for side in sides])
 
     def _refuse(self, record: Pair | Completion) -> None:
         """Refuse control tokens where they are not allowed."""
@@ -212,8 +213,10 @@ class ConversationEncoder:
             draft.tickets = other.tickets[: layout.shared_open]
             open_ = open_[layout.shared_open :]
         for index, unit in open_:
-            draft.tickets.append(self._ticket(unit, contents, texts))
-            if unit.trained and unit.border:
+            filled = unit.filled
+            text = unit.text(contents) if filled is None else filled[0] + contents[filled[1]]
+            draft.tickets.append(self._system(text, unit.place, texts) if unit.system else texts.add(text, unit.place))
+            if (self._inference or unit.head is None) and unit.trained and unit.border:
                 if unit.head is None:
                     draft.heads = {**draft.heads, index: texts.add(unit.text(contents, 0, unit.border), unit.place)}
                 if self._inference:
@@ -222,16 +225,13 @@ class ConversationEncoder:
                     draft.rests = {**draft.rests, index: rest}
         return draft
 
-    def _ticket(self, unit: Unit, contents: Sequence[str], texts: Texts) -> int:
-        """Returns the ticket of a unit; a unit with a system message is encoded at once, and its ids are cached."""
-        text = unit.text(contents)
-        if not unit.system:
-            return texts.add(text, unit.place)
-        key = (text, unit.place)
+    def _system(self, text: str, place: Place, texts: Texts) -> int:
+        """Returns the ticket of a text that ends with a system message: it is encoded at once, and its ids are kept."""
+        key = (text, place)
         if key not in self._systems:
             if len(self._systems) >= SYSTEM_CACHE:
                 self._systems.clear()
-            self._systems[key] = self._encoder.encode([text], unit.place)[0]
+            self._systems[key] = self._encoder.encode([text], place)[0]
         return texts.add_known(self._systems[key])
 
     def is_usual(self, layout: Layout) -> bool:

@@ -67,6 +67,7 @@ class Unit:
         head: The ids of the pieces before `border`, if these are fixed.
         system: Whether it ends with a system message, which rows are likely to repeat.
         stripped: Whether the control tokens before and after it take white space of it with them; None if neither.
+        filled: (fixed text, slot) of the usual unit, a header and a content, or a content alone; None for others.
     """
 
     pieces: tuple[Piece, ...]
@@ -78,6 +79,7 @@ class Unit:
     head: tuple[int, ...] | None = None
     system: bool = False
     stripped: tuple[bool, bool] | None = None
+    filled: tuple[str, int] | None = None
 
     def text(self, contents: Sequence[str], first: int = 0, last: int | None = None) -> str:
         """Returns the text of the pieces [first, last) with the contents filled in, as the tokenizer reads it."""
@@ -91,10 +93,6 @@ class Unit:
 
     def written(self, contents: Sequence[str], first: int = 0, last: int | None = None) -> str:
         """Returns the text of the pieces [first, last) as the template writes it."""
-        if len(self.pieces) == 2 and last is None and not first:  # the usual header + content
-            head, body = self.pieces
-            if head.text is not None and body.text is None:
-                return head.text + contents[body.slot]
         return "".join([contents[p.slot] if p.text is None else p.text for p in self.pieces[first:last]])
 
 
@@ -253,7 +251,16 @@ def _text_unit(unit: Unit, roles: tuple[str, ...], encoder: TextEncoder | None) 
         ids=fixed_ids(len(pieces)),
         head=None if head is None else tuple(head.tolist()),
         system=owner < len(roles) and roles[owner] == "system",
+        filled=_filled(unit),
     )
+
+
+def _filled(unit: Unit) -> tuple[str, int] | None:
+    """Returns the fixed text and the slot of a unit that is one, or a slot alone; None for another unit."""
+    *before, last = unit.pieces
+    if unit.stripped is not None or last.text is not None or len(before) > 1 or any(p.text is None for p in before):
+        return None
+    return "".join([piece.text or "" for piece in before]), last.slot
 
 
 def _steps(units: Sequence[Unit]) -> Iterator[Step]:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from ms_prefstream.encode.backends.added import BLANKS
 from ms_prefstream.encode.calls import CALL_KEYS, FORMS, PROBE, CallForm, schema_list
 from ms_prefstream.encode.content_ledger import Shown
 from ms_prefstream.encode.dissect import Anatomy, Dissector
@@ -47,6 +48,8 @@ MARKERS = {  # of conversations that are rendered already, by their first charac
     "#": ("### Instruction:",),
 }
 _BEGINNINGS = (*MARKERS["<"], *MARKERS["["], "<s>[INST]", "<s> [INST]", "<bos><start_of_turn>")
+# First characters of the texts that `begins_rendered` may recognise: other texts need no look.
+_DOUBTFUL = frozenset([text[0] for text in _BEGINNINGS] + list(BLANKS + "\x1c\x1d\x1e\x1f"))
 _ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>", "<eos>", "<|end|>")
 _RESERVED = ("messages", "tools", "add_generation_prompt")
 
@@ -73,9 +76,13 @@ class Template(Protocol):
     """Turns messages into units of control tokens and text."""
 
     def lay_out(
-        self, prompt: Messages, response: Messages, tools: Any = None, variables: Mapping[str, Any] | None = None
-    ) -> LaidOut:
-        """Returns the layout of a conversation; without response, of the prompt with the generation header.
+        self,
+        prompt: Messages,
+        responses: Sequence[Messages],
+        tools: Any = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[LaidOut]:
+        """Returns the layout of the conversation with each response; with an empty one, of the prompt at generation.
 
         `variables` are the template variables of the row.
 
@@ -218,15 +225,23 @@ class ChatTemplate:
         self._repeats = PROOFS
 
     def lay_out(
-        self, prompt: Messages, response: Messages, tools: Any = None, variables: Mapping[str, Any] | None = None
-    ) -> LaidOut:
+        self,
+        prompt: Messages,
+        responses: Sequence[Messages],
+        tools: Any = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[LaidOut]:
+        """See `Template`."""
         if variables:
-            return self._lay_out_with(variables, prompt, response, tools)
-        messages = prompt + response
-        laid = self._laid_out(messages, len(prompt), tools)
-        if not self._allow and any([begins_rendered(message.content) for message in messages]):
-            return laid._replace(notes=laid.notes | Note.MARKERS)
-        return laid
+            return self._lay_out_with(variables, prompt, responses, tools)
+        length, found = len(prompt), []
+        marked = not self._allow and _begin_rendered(prompt)
+        for response in responses:
+            laid = self._laid_out(prompt + response, length, tools)
+            if marked or (not self._allow and _begin_rendered(response)):
+                laid = laid._replace(notes=laid.notes | Note.MARKERS)
+            found.append(laid)
+        return found
 
     def _laid_out(self, messages: Messages, prompt_messages: int, tools: Any) -> LaidOut:
         roles, contents, extras = zip(*messages, strict=True) if messages else ((), (), ())
@@ -254,8 +269,10 @@ class ChatTemplate:
                 "Correct the row, or pass a template that accepts such conversations",
             ) from None
 
-    def _lay_out_with(self, variables: Mapping[str, Any], prompt: Messages, response: Messages, tools: Any) -> LaidOut:
-        """Returns the layout of a conversation with template variables of its own, which go before the stream's."""
+    def _lay_out_with(
+        self, variables: Mapping[str, Any], prompt: Messages, responses: Sequence[Messages], tools: Any
+    ) -> list[LaidOut]:
+        """Returns the layouts with template variables of the row, which go before the stream's."""
         problem = variables_problem(variables)
         if problem is not None:
             raise RowError(Reason.BAD_TYPE, f"the row's chat_template_kwargs {problem}", "Correct the row")
@@ -266,16 +283,16 @@ class ChatTemplate:
             both = {**self._options.variables, **variables}
             options = dataclasses.replace(self._options, variables=both)
             self._variants[key] = ChatTemplate(self._text, self._tokenizer, options)
-        laid = self._variants[key].lay_out(prompt, response, tools)
+        sides = self._variants[key].lay_out(prompt, responses, tools)
         unread = tuple(f"chat_template_kwargs {name!r}" for name in unread_variables(self._text, variables))
-        return laid._replace(unread=laid.unread + unread) if unread else laid
+        return [laid._replace(unread=laid.unread + unread) for laid in sides] if unread else sides
 
     def separates(self) -> bool:
         """Returns whether a control token stands between the last message of a prompt and the response."""
         for roles in (("user", "assistant"), ("system", "user", "assistant")):
             *prompt, response = (Message(role, "a") for role in roles)
             try:
-                units = self.lay_out(tuple(prompt), (response,)).layout.units
+                units = self.lay_out(tuple(prompt), ((response,),))[0].layout.units
             except RowError:
                 continue
             owners = [{piece.owner for piece in unit.pieces if piece.kind is Kind.BODY} for unit in units]
@@ -709,7 +726,17 @@ class PlainTemplate:
         return build_layout(pieces, 1, roles, self._encoder, bos_begins=begins, strips=strips)
 
     def lay_out(
-        self, prompt: Messages, response: Messages, tools: Any = None, variables: Mapping[str, Any] | None = None
+        self,
+        prompt: Messages,
+        responses: Sequence[Messages],
+        tools: Any = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[LaidOut]:
+        """See `Template`."""
+        return [self._laid_out(prompt, response, tools, variables) for response in responses]
+
+    def _laid_out(
+        self, prompt: Messages, response: Messages, tools: Any, variables: Mapping[str, Any] | None
     ) -> LaidOut:
         if len(prompt) != 1 or len(response) > 1 or tools is not None or any(m.extra for m in (*prompt, *response)):
             shape = " + ".join(message.role for message in (*prompt, *response)) + (" with tools" if tools else "")
@@ -753,9 +780,16 @@ def looks_rendered(text: str) -> bool:
     return any([sign in text and any([name in text for name in names]) for sign, names in MARKERS.items()])
 
 
+def _begin_rendered(messages: Messages) -> bool:
+    for _, content, _ in messages:
+        if content[:1] in _DOUBTFUL and begins_rendered(content):
+            return True
+    return False
+
+
 def begins_rendered(text: str) -> bool:
     """Returns whether a text begins as a conversation that a chat template has rendered already."""
-    return text.startswith(_BEGINNINGS) or (text[:1].isspace() and text.lstrip().startswith(_BEGINNINGS))
+    return text.lstrip().startswith(_BEGINNINGS)
 
 
 def _placeholders(roles: Sequence[str], reads: ContentReads) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The canonical records: one frozen class per kind of row, independent of the field names of data sets."""
+"""The canonical records: one class per kind of row, independent of the field names of data sets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Message(NamedTuple):
 Messages: TypeAlias = tuple[Message, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would make a record three times as expensive
 class Pair:
     """A prompt with a preferred and a less preferred continuation.
 
@@ -49,7 +49,7 @@ class Pair:
     variables: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Completion:
     """A prompt with at most one response (RLHF). An empty `response` means prompt only.
 

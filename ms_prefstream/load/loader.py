@@ -106,6 +106,8 @@ class SampleLoader:
             return self._samples(found)
 
     def _samples(self, found: Sequence[Record | Ready | RowError]) -> Block:
+        if self._task.pairs and set(map(type, found)) == {Pair}:  # the usual window
+            return self._encode(found)  # type: ignore[arg-type]  # all are pairs
         texts: list[Any] = []
         tokens: list[Any] = []
         done: list[Loaded] = []
@@ -159,10 +161,11 @@ class SampleLoader:
     def _made(self, conversations: Uncut, records: Sequence[Record]) -> Block:
         """Returns the samples that the task makes of the conversations of some records."""
         block = conversations.block
+        has_margins = self._task.pairs
         for row, record in enumerate(records):
             if record.unread:
                 block.unread[row] = tuple(dict.fromkeys((*record.unread, *block.unread.get(row, ()))))
-            margin = getattr(record, "margin", None)
+            margin = record.margin if has_margins else None  # type: ignore[union-attr]  # pairs
             if margin is not None and abs(margin) <= _LARGEST_MARGIN:
                 block.margins[row] = margin
             elif margin is not None or self._task.margin:

@@ -26,7 +26,8 @@ def pad(rows: Many[Ids], width: int, fill: int) -> tuple[NDArray[np.int32], Leng
         raise internal_error(f"the sequences have {lengths} tokens, but an array of {width} columns holds 1 to {width}")
     padding = np.full(width, fill, dtype=np.int32)
     parts = [part for row in rows for part in (row, padding[len(row) :])]
-    padded: NDArray[np.int32] = np.concatenate(parts).reshape(len(rows), width)
+    padded = np.empty((len(rows), width), np.int32)  # memory of its own, not a reshaped view
+    np.concatenate(parts, out=padded.reshape(-1))
     return padded, lengths
 
 

@@ -22,7 +22,7 @@ from ms_prefstream.batch.layouts.packed import PackedLayout
 from ms_prefstream.plan import PlanOptions
 from ms_prefstream.plan.bin_packing import pack_rows
 from ms_prefstream.plan.packed import PackedPlan, PackedWindows, steps_for
-from ms_prefstream.sample import Sample, Sequence
+from ms_prefstream.sample import Block, Sample, Sequence
 
 Sizes = NDArray[np.int32]
 MOST = 63  # pairs in a row with max_segments=128
@@ -136,12 +136,14 @@ def without_an_index(rows: int, tokens: int, world: int, batch: int, windows: li
 
 def building(tokens: int, batch: int, repeats: int) -> None:
     lengths = cvalues_like(60 * batch, 0, tokens // 2)
-    samples = [
-        Sample(tuple(Sequence(np.arange(size, dtype=np.int32), ((size // 2, size),)) for size in pair))
-        for pair in lengths.tolist()
-    ]
+    samples = Block.of(
+        [
+            Sample(tuple(Sequence(np.arange(size, dtype=np.int32), ((size // 2, size),)) for size in pair))
+            for pair in lengths.tolist()
+        ]
+    )
     bins = pack_rows(lengths.sum(axis=1), tokens, MOST)
-    packs = [[samples[row] for row in bins.of(number).tolist()] for number in range(batch)]
+    packs = [samples.take(bins.of(number)) for number in range(batch)]
     layout = PackedLayout(tokens=tokens, max_segments=128)
     spent = []
     for _ in range(repeats):

@@ -76,7 +76,7 @@ def plain(loaded: Sequence[Loaded]) -> list[Any]:
         )
         for one in loaded
     ] + [
-        (one.notes, type(one.notes), one.error and (one.error.reason, one.error.args, one.error.origin))
+        (one.notes, type(one.notes), one.unread, one.error and (one.error.reason, one.error.args, one.error.origin))
         for one in loaded
     ]
 

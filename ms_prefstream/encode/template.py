@@ -781,7 +781,8 @@ def looks_rendered(text: str) -> bool:
 
 
 def _begin_rendered(messages: Messages) -> bool:
-    for _, content, _ in messages:
+    """Returns whether a message begins as a conversation that a chat template has rendered already."""
+    for _, content, _ in messages:  # noqa: SIM110 - a generator costs more than the answer, and every row is asked
         if content[:1] in _DOUBTFUL and begins_rendered(content):
             return True
     return False

@@ -83,6 +83,8 @@ def _leave_out_first_tokens(block: Block, change: bool) -> None:
     """
     begins_at_once = (block.spans[..., 0] == 0) & (block.spans[..., 1] > 0)
     for row, side in np.argwhere(begins_at_once).tolist():
+        if row in block.errors:  # for its other side
+            continue
         (_, end), *rest = block.spans_of(row, side)
         spans = [(1, end), *rest] if end > 1 else rest
         if not spans:

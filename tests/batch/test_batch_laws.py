@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ms_prefstream.batch.layouts.registry import LAYOUT_NAMES, make_layout
 from ms_prefstream.errors import OptionError
-from ms_prefstream.sample import Sample, Sequence
+from ms_prefstream.sample import Block, Sample, Sequence
 
 DPO = ("paired", "concat")
 PAIRS = ("paired", "concat", "mindformers", "reward_token")
@@ -48,6 +48,11 @@ def without_logps(rows):
     return [row._replace(ref_logps=None) for row in rows]
 
 
+def build(layout, rows, *options):
+    """The batch of samples given one by one."""
+    return layout.build(Block.of(rows), *options)
+
+
 def ids_of(name, batch):
     """The padded ids of a batch, chosen rows first."""
     if name == "paired":
@@ -77,7 +82,7 @@ def sources_of(name, rows):
 @settings(settings.get_profile("costly"))
 def test_unpadding_gives_back_the_ids_and_the_rest_is_padding(name, rows, pad_id, room):
     width = 12 + room
-    batch = layout_named(name).build(without_logps(rows), width, pad_id, False)
+    batch = build(layout_named(name), without_logps(rows), width, pad_id, False)
     padded = ids_of(name, batch)
     sources = sources_of(name, rows)
     assert padded.shape == (len(sources), width)
@@ -98,8 +103,8 @@ def test_unpadding_gives_back_the_ids_and_the_rest_is_padding(name, rows, pad_id
 @given(rows=batches, pad_id=pad_ids)
 def test_shifting_keeps_the_mask_sum_of_every_row_and_what_it_selects(name, rows, pad_id):
     layout = layout_named(name)
-    plain = layout.build(without_logps(rows), 12, pad_id, False)
-    shifted = layout.build(without_logps(rows), 12, pad_id, True)
+    plain = build(layout, without_logps(rows), 12, pad_id, False)
+    shifted = build(layout, without_logps(rows), 12, pad_id, True)
     totals = [sum(end - start for start, end in sequence.spans) for sequence in sources_of(name, rows)]
     assert loss_of(name, plain).sum(axis=1).tolist() == totals
     assert loss_of(name, shifted).sum(axis=1).tolist() == totals
@@ -116,7 +121,7 @@ def test_shifting_keeps_the_mask_sum_of_every_row_and_what_it_selects(name, rows
 
 @given(rows=batches, pad_id=pad_ids)
 def test_mindformers_loss_mask_by_its_definition(rows, pad_id):
-    batch = layout_named("mindformers").build(rows, 12, pad_id, False)
+    batch = build(layout_named("mindformers"), rows, 12, pad_id, False)
     for mask, sample in zip(batch["loss_mask"], rows, strict=True):
         chosen, rejected = (sequence.ids.tolist() for sequence in sample.sequences)
         first = 0
@@ -154,8 +159,9 @@ EVERY_BUILD = [(name, shifted) for name in LAYOUT_NAMES for shifted in ((False, 
 @pytest.mark.parametrize("width", [6, 8])
 def test_arrays_are_contiguous_and_own_their_memory(name, shifted, width):
     layout, rows = everything(name)
-    batch = layout.build(rows, width, 0, shifted)
-    inputs = [sequence.ids for row in rows for sequence in row.sequences] + [row.prompt for row in rows]
+    block = Block.of(rows)
+    batch = layout.build(block, width, 0, shifted)
+    inputs = [value for value in vars(block).values() if isinstance(value, np.ndarray)]
     arrays = list(batch.values())
     for at, array in enumerate(arrays):
         assert array.flags.c_contiguous
@@ -168,11 +174,11 @@ def test_arrays_are_contiguous_and_own_their_memory(name, shifted, width):
 @pytest.mark.parametrize(("name", "shifted"), EVERY_BUILD)
 def test_writing_into_one_batch_never_changes_the_next(name, shifted):
     layout, rows = everything(name)
-    first = layout.build(rows, 8, 0, shifted)
+    first = build(layout, rows, 8, 0, shifted)
     kept = {column: array.copy() for column, array in first.items()}
     for array in first.values():
         array[...] = 7
-    second = layout.build(rows, 8, 0, shifted)
+    second = build(layout, rows, 8, 0, shifted)
     for column, array in second.items():
         np.testing.assert_array_equal(array, kept[column], err_msg=column)
         assert not np.shares_memory(array, first[column])
@@ -184,9 +190,9 @@ def test_columns_are_exact_and_a_layout_can_be_sent_to_a_worker(name):
     sent = pickle.loads(pickle.dumps(layout))
     assert sent.name == name
     assert sent.columns == layout.columns
-    batch = sent.build(rows, 8, 0)
+    batch = build(sent, rows, 8, 0)
     assert tuple(batch) == layout.columns
-    for column, array in layout.build(rows, 8, 0).items():
+    for column, array in build(layout, rows, 8, 0).items():
         np.testing.assert_array_equal(batch[column], array)
 
 
@@ -216,7 +222,7 @@ def pair(chosen=((1, 3),), rejected=((1, 2),), ids=(5, 6, 7), others=(5, 8)):
     [
         ("concat", [pair(chosen=[(0, 2)])], True, "begins at token 0"),
         ("paired", [pair(), pair(rejected=[(0, 2)])], True, "begins at token 0"),
-        ("concat", [pair(rejected=[(1, 3)])], False, "ends at token 3 of a sequence of 2 tokens"),
+        ("concat", [pair(rejected=[(1, 3)])], False, "ends after the last token of a sequence of 2 tokens"),
         ("concat", [pair(ids=range(9))], False, r"\[9 2\] tokens, but an array of 8 columns"),
         ("mindformers", [pair(others=())], False, r"\[3 0\] tokens"),
         ("mindformers", [pair(), pair(others=(5, 6, 7))], False, "the same tokens"),
@@ -232,7 +238,7 @@ def pair(chosen=((1, 3),), rejected=((1, 2),), ids=(5, 6, 7), others=(5, 8)):
 )
 def test_what_no_row_can_cause_is_an_internal_error(name, rows, shifted, said):
     with pytest.raises(RuntimeError, match=f"internal error.*{said}.*please report"):
-        layout_named(name).build(rows, 8, 0, shifted)
+        layout_named(name).build(Block.of(rows) if rows else Block.empty(0, 2), 8, 0, shifted)
 
 
 @pytest.mark.parametrize(("option", "said"), [("with_margin", "margin"), ("with_ref_logps", "reference log-prob")])
@@ -241,4 +247,4 @@ def test_a_missing_value_of_an_optional_column_is_an_internal_error(option, said
     if option == "with_margin":
         rows = without_logps(rows)
     with pytest.raises(RuntimeError, match=f"1 of 2 samples have no {said}"):
-        make_layout("paired", **{option: True}).build(rows, 8, 0, False)
+        build(make_layout("paired", **{option: True}), rows, 8, 0, False)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ms_prefstream.batch.layouts.packed import PackedLayout
-from ms_prefstream.sample import Sample, Sequence
+from ms_prefstream.sample import Block, Sample, Sequence
 
 
 def seq(ids, *spans):
@@ -20,7 +20,7 @@ def seq(ids, *spans):
 FIRST = Sample((seq([1, 0, 2, 13], (1, 3)), seq([1, 30, 2], (1, 3))), margin=0.5)
 SECOND = Sample((seq([1, 40], (1, 2)), seq([1, 41], (1, 2))))
 THIRD = Sample((seq([1, 12, 51, 2, 14, 52, 2], (2, 4), (5, 7)), seq([1, 12, 53, 54, 2], (2, 5))))
-PACKS = [[FIRST, SECOND], [THIRD]]
+PACKS = [Block.of([FIRST, SECOND]), Block.of([THIRD])]
 IG = -100
 every_pad_id = pytest.mark.parametrize("P", [0, 2, 99], ids=["pad0", "pad_is_eos", "pad99"])
 
@@ -85,7 +85,7 @@ def test_reward_token(P):  # noqa: N803
 @every_pad_id
 def test_rlhf(P):  # noqa: N803
     prompt = np.array([1, 5], np.int32)
-    packs = [[Sample((seq([1, 5, 6, 2], (2, 4)),), prompt), Sample((seq([1, 5]),), prompt)]]
+    packs = [Block.of([Sample((seq([1, 5, 6, 2], (2, 4)),), prompt), Sample((seq([1, 5]),), prompt)])]
     batch = PackedLayout(tokens=7, max_segments=4).build(packs, P)
     assert_batch(
         batch,
@@ -103,7 +103,7 @@ def test_rlhf(P):  # noqa: N803
 
 @pytest.mark.parametrize("shifted", [False, True])
 def test_a_first_token_under_the_loss_is_taken_out_of_it(shifted):
-    packs = [[Sample((seq([5, 6], (0, 2)), seq([7], (0, 1))))]]
+    packs = [Block.of([Sample((seq([5, 6], (0, 2)), seq([7], (0, 1))))])]
     batch = PackedLayout(tokens=4, max_segments=4).build(packs, 0, shifted)
     assert batch["loss_mask"].tolist() == ([[1, 0, 0, 0]] if shifted else [[0, 1, 0, 0]])
     assert batch["labels"].tolist() == ([[6, IG, IG, IG]] if shifted else [[IG, 6, IG, IG]])
@@ -122,7 +122,7 @@ def test_a_first_token_under_the_loss_is_taken_out_of_it(shifted):
 )
 def test_packs_that_no_plan_makes_are_internal_errors(packs, options, words):
     with pytest.raises(RuntimeError, match=words):
-        PackedLayout(**{"tokens": 12, "max_segments": 8, **options}).build(packs, 0)
+        PackedLayout(**{"tokens": 12, "max_segments": 8, **options}).build(list(map(Block.of, packs)), 0)
 
 
 def test_scores_cannot_be_shifted():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.batch.layouts.packed import PackedLayout
-from ms_prefstream.sample import Sample, Sequence
+from ms_prefstream.sample import Block, Sample, Sequence
 
 TOKENS, SEGMENTS = 48, 9
 
@@ -26,7 +26,7 @@ def packs(draw, sides=2):
     """One to four packed rows of one or more samples; drawn as a seed, since drawing token by token takes seconds."""
     numbers = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     sizes = draw(st.lists(st.integers(1, (SEGMENTS - 1) // sides), min_size=1, max_size=4))
-    return [[Sample(tuple(sequence(numbers) for _ in range(sides))) for _ in range(size)] for size in sizes]
+    return [Block.of([Sample(tuple(sequence(numbers) for _ in range(sides))) for _ in range(n)]) for n in sizes]
 
 
 def layout(**options):
@@ -48,7 +48,7 @@ def unpack(batch):
 @given(st.sampled_from([1, 2]).flatmap(packs), st.sampled_from([0, 2, 99]), st.booleans())
 def test_unpacking_gives_back_exactly_the_samples(rows, pad_id, shifted):
     batch = layout().build(rows, pad_id, shifted)
-    assert unpack(batch) == [[[s.ids.tolist() for s in sample.sequences] for sample in row] for row in rows]
+    assert unpack(batch) == [[[s.ids.tolist() for s in one.sample.sequences] for one in row] for row in rows]
     outside = batch["segment_ids"] == 0
     assert (batch["input_ids"][outside] == pad_id).all()
     assert ((batch["pair_ids"] == 0) == outside).all()
@@ -60,7 +60,7 @@ def test_unpacking_gives_back_exactly_the_samples(rows, pad_id, shifted):
 def test_positions_and_ends_say_where_sequences_are(rows, shifted):
     batch = layout().build(rows, 0, shifted)
     for row, samples in enumerate(rows):
-        lengths = [len(sequence.ids) for sample in samples for sequence in sample.sequences]
+        lengths = [len(sequence.ids) for one in samples for sequence in one.sample.sequences]
         filled = sum(lengths)
         counted = [place for length in lengths for place in range(length)]
         assert batch["position_ids"][row].tolist() == counted + [0] * (TOKENS - filled)
@@ -75,7 +75,7 @@ def test_positions_and_ends_say_where_sequences_are(rows, shifted):
 def test_no_label_crosses_a_border_and_shifting_changes_no_sum(rows):
     plain, shifted = layout().build(rows, 0, False), layout().build(rows, 0, True)
     for row, samples in enumerate(rows):
-        for number, sequence in enumerate((s for sample in samples for s in sample.sequences), 1):
+        for number, sequence in enumerate((s for one in samples for s in one.sample.sequences), 1):
             here = plain["segment_ids"][row] == number
             trained = [place for begin, end in sequence.spans for place in range(max(begin, 1), end)]
             assert np.flatnonzero(plain["loss_mask"][row][here]).tolist() == trained
@@ -102,7 +102,7 @@ def test_scores_stand_at_the_last_token_of_each_side(rows):
 @settings(settings.get_profile("costly"))
 def test_every_array_is_memory_of_its_own(rows):
     first, second = layout().build(rows, 0), layout().build(rows, 0)
-    arrays = [*first.values(), *second.values(), *(s.ids for row in rows for sample in row for s in sample.sequences)]
+    arrays = [*first.values(), *second.values(), *(row.ids for row in rows)]
     for at, one in enumerate(arrays[: len(first)]):
         assert one.flags["OWNDATA"] or one.base.flags["OWNDATA"]
         assert not any(np.shares_memory(one, other) for other in arrays[at + 1 :])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.encode.cut_points import EncodedCutMap
-from ms_prefstream.encode.truncate import Budget, Flat, fit, token_cut_map
+from ms_prefstream.encode.layout import merged
+from ms_prefstream.encode.truncate import Budget, Flat, Uncut, fit, token_cut_map
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Messages, Pair
+from ms_prefstream.sample import Block, Sequence
 from tests.encode.field import encode_pair, encoder_of
 from tests.encode.oracle import assistant, system, user
 
@@ -75,6 +77,10 @@ def budgets(draw: st.DrawFn) -> Budget:
     limit = draw(st.none() | st.integers(1, length - 1))
     truncation = draw(st.sampled_from(["prompt_left", "response_right", "drop"]))
     return Budget(max_length=length, max_prompt_length=limit, truncation=truncation, reserve=draw(st.integers(0, 1)))
+
+
+Sides: TypeAlias = tuple[tuple[int, ...], ...]
+sides_of_a_task = st.sampled_from([((0, 1),), ((0,), (1,))])  # both sides of a pair at once; a prompt, then the whole
 
 
 def check(flats: list[Flat], budget: Budget, floors: list[int]) -> list[Any] | None:
@@ -257,6 +263,80 @@ class TestIds:
         longest = max(map(len, sides))
         if budget.truncation == "prompt_left":
             assert begins[0] == max(0, min(len(prompt), budget.prompt_room, budget.room - longest))
+
+
+class TestUncut:
+    """Many rows at a time are cut as each of them is alone."""
+
+    @SLACK
+    @given(rows=st.lists(pairs(), max_size=6), budget=budgets(), also=budgets(), sides=sides_of_a_task)
+    @pytest.mark.parametrize("family", ["chatml", "llama2"])
+    def test_texts(
+        self, field: pathlib.Path, family: str, rows: list[Pair], budget: Budget, also: Budget, sides: Sides
+    ) -> None:
+        _, encoder = encoder_of(field / family)
+        found = encoder.encode(rows)
+        flats = [
+            [Flat(s.ids, s.prompt, s.spans, functools.partial(EncodedCutMap, encoder, s)) for s in one] for one in found
+        ]
+        uncut = Uncut(*found.block(), lambda row, side: flats[row][side].cuts())
+        assert_cut_alike(uncut, flats, [budget, also], sides)
+
+    @SLACK
+    @given(
+        rows=st.lists(st.tuples(*[st.lists(st.integers(0, 9), max_size=30)] * 3), max_size=8),
+        refused=st.sets(st.integers(0, 7), max_size=2),
+        budget=budgets(),
+        also=budgets(),
+        sides=sides_of_a_task,
+    )
+    def test_ids(
+        self,
+        rows: list[tuple[list[int], ...]],
+        refused: set[int],
+        budget: Budget,
+        also: Budget,
+        sides: Sides,
+    ) -> None:
+        """Also responses of several spans, responses without a token under the loss, and rows refused before."""
+        block, prompts = Block.empty(len(rows), 2), np.zeros((len(rows), 2), np.int64)
+        flats: list[list[Flat]] = []
+        for row, (prompt, *responses) in enumerate(rows):
+            flats.append([])
+            for side, response in enumerate(responses):
+                ids, begin = np.array(prompt + response, np.int32), len(prompt)
+                middle = begin + len(response) // 2
+                spans = merged([(begin, middle), (middle + side, len(ids))])
+                block.replace([(row, side, Sequence(ids, spans))])
+                prompts[row, side] = begin
+                flats[-1].append(Flat(ids, begin, spans, functools.partial(token_cut_map, ids, begin)))
+            if row in refused:
+                block.refuse(row, RowError(Reason.TIE, "both sides are equally good"))
+        assert_cut_alike(Uncut(block, prompts, lambda row, side: flats[row][side].cuts()), flats, [budget, also], sides)
+
+
+def assert_cut_alike(uncut: Uncut, flats: list[list[Flat]], budgets: list[Budget], sides: Sides) -> None:
+    """Cutting groups of sides, each to its budget, gives what `fit` gives row by row; the first error is kept."""
+    block, expected = uncut.block, [[Sequence(flat.ids, flat.spans) for flat in one] for one in flats]
+    errors = dict(block.errors)
+    for budget, group in zip(budgets, sides, strict=False):
+        uncut.fit(budget, *group)
+        for row, one in enumerate(flats):
+            try:
+                if row not in errors:
+                    for side, cut in zip(group, fit([one[side] for side in group], budget), strict=True):
+                        expected[row][side] = cut
+            except RowError as error:
+                errors[row] = error
+    assert block.good.tolist() == [row not in errors for row in range(len(flats))]
+    for row, one in enumerate(expected):
+        if row in errors:
+            assert (block.errors[row].reason, str(block.errors[row])) == (errors[row].reason, str(errors[row]))
+            continue
+        for side, sequence in enumerate(one):
+            assert block.arrays(side)[row].tolist() == sequence.ids.tolist()
+            assert block.spans_of(row, side) == sequence.spans
+            assert block.lost[row, side] == sequence.lost
 
 
 def frame(family: str, prompt: Messages) -> tuple[str, str]:

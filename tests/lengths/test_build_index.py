@@ -22,7 +22,7 @@ from ms_prefstream.lengths.build import Journal
 from ms_prefstream.load.loader import SampleLoader
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.progress import Bar, Lines, progress_on
-from ms_prefstream.sample import Loaded
+from ms_prefstream.sample import Block
 from tests.pools import kill, pairs, recipe, until, wait_ready, write
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -61,7 +61,7 @@ class Fails:
     def __init__(self, loader: SampleLoader, before: int) -> None:
         self.loader, self.before, self.rows = loader, before, list[int]()
 
-    def load(self, rows: Sequence[int]) -> list[Loaded]:
+    def load(self, rows: Sequence[int]) -> Block:
         if max(rows) >= self.before:
             raise Interrupted
         self.rows += rows

@@ -18,7 +18,7 @@ from ms_prefstream.load.workers.prefetch import Prefetch
 from ms_prefstream.plan import IndexedPlan, PlanOptions, Ranks
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import Report
-from ms_prefstream.sample import Loaded, Sample
+from ms_prefstream.sample import Block, Loaded
 from ms_prefstream.steps.planned import IndexedSteps
 from tests.pools import pairs, recipe, wait_ready
 
@@ -32,7 +32,7 @@ LOADED = recipe(pairs(COUNT), TASK).loader().load(range(COUNT))
 KEYS = measure(LOADED).keys
 
 
-def collate(samples: list[Sample], longest: int) -> dict[str, Any]:
+def collate(samples: Block, longest: int) -> dict[str, Any]:
     return LAYOUT.build(samples, BUCKET.width_for(longest, WIDTHS), 0, False)
 
 
@@ -43,9 +43,9 @@ class Table:
         self.loaded = list(LOADED)
         self.asked: list[list[int]] = []
 
-    def load(self, rows: Sequence[int]) -> list[Loaded]:
+    def load(self, rows: Sequence[int]) -> Block:
         self.asked.append(list(rows))
-        return [self.loaded[row] for row in rows]
+        return Block.of([self.loaded[row] for row in rows])
 
 
 class Hinted(Table):
@@ -92,9 +92,8 @@ def test_batches_are_those_of_rows_loaded_by_hand() -> None:
     one = steps(1, 2)
     for step in (0, 5, one.steps_per_epoch + 3):
         rows = one.rows(*divmod(step, one.steps_per_epoch))
-        samples = [LOADED[row].sample for row in rows]
         longest = one.plan.step_length(*divmod(step, one.steps_per_epoch))
-        expected = collate(samples, longest)  # type: ignore[arg-type]
+        expected = collate(LOADED.take(rows), longest)
         found = one[step]
         assert list(found) == list(expected) == one.column_names
         for name in expected:

@@ -15,7 +15,7 @@ from ms_prefstream.plan import PlanOptions, Ranks
 from ms_prefstream.plan.packed import PackedWindows
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import Report
-from ms_prefstream.sample import Loaded, Sample, Sequence
+from ms_prefstream.sample import Block, Loaded, Sample, Sequence
 from ms_prefstream.steps.planned import PackedSteps
 
 ROWS, STEPS = 240, 11
@@ -30,7 +30,7 @@ class Rows:
 
     def load(self, rows):
         self.loaded.update(rows)
-        return [self._one(row) for row in rows]
+        return Block.of([self._one(row) for row in rows])
 
     def _one(self, row):
         if row in self.bad:
@@ -59,12 +59,13 @@ def rows_in(batch):
     """The row numbers in each packed row of a batch."""
     found = []
     for pack in batch["packs"]:
-        assert sum(len(sequence.ids) for sample in pack for sequence in sample.sequences) <= 40
-        assert len(pack) <= 4
+        samples = [one.sample for one in pack]
+        assert sum(len(sequence.ids) for sample in samples for sequence in sample.sequences) <= 40
+        assert len(samples) <= 4
         assert all(
-            (sequence.ids == sample.sequences[0].ids[0]).all() for sample in pack for sequence in sample.sequences
+            (sequence.ids == sample.sequences[0].ids[0]).all() for sample in samples for sequence in sample.sequences
         )
-        found.append([int(sample.sequences[0].ids[0]) for sample in pack])
+        found.append([int(sample.sequences[0].ids[0]) for sample in samples])
     return found
 
 

@@ -13,7 +13,7 @@ from ms_prefstream.plan import PlanOptions, Ranks
 from ms_prefstream.plan.packed import PackedPlan
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import Report
-from ms_prefstream.sample import Loaded, Sample, Sequence
+from ms_prefstream.sample import Block, Loaded, Sample, Sequence
 from ms_prefstream.steps.planned import IndexedPackedSteps
 
 ROWS = 120
@@ -29,7 +29,7 @@ class Rows:
 
     def load(self, rows):
         self.loaded.update(rows)
-        return [self._one(row) for row in rows]
+        return Block.of([self._one(row) for row in rows])
 
     def _one(self, row):
         if row in self.gone:
@@ -55,7 +55,7 @@ def steps_of(world=1, rank=0, loader=None, **options):
 
 
 def rows_in(batch):
-    return [[int(sample.sequences[0].ids[0]) for sample in pack] for pack in batch["packs"]]
+    return [[int(one.sample.sequences[0].ids[0]) for one in pack] for pack in batch["packs"]]
 
 
 def rest(steps, first, epochs=2):

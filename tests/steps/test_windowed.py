@@ -13,7 +13,7 @@ from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.plan import PlanOptions, Ranks, WindowedPlan
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import Report
-from ms_prefstream.sample import Loaded, Sample
+from ms_prefstream.sample import Block, Loaded, Sample
 from ms_prefstream.sample import Sequence as TokenSequence
 from ms_prefstream.steps.planned import WindowedSteps
 
@@ -30,10 +30,10 @@ class Hinted:
     def hint(self, units: Iterable[int], rows_of: Callable[[int], Sequence[int]]) -> None:
         self.hinted += [len(rows_of(unit)) for unit in itertools.islice(units, 2)]
 
-    def load(self, rows: Sequence[int]) -> list[Loaded]:
+    def load(self, rows: Sequence[int]) -> Block:
         error = RowError(Reason.TIE, "both sides are equally good")
         sample = Sample((TokenSequence(np.zeros(3, np.int32), ()),))
-        return [Loaded(None, error) if row == self.bad else Loaded(sample, None) for row in rows]
+        return Block.of([Loaded(None, error) if row == self.bad else Loaded(sample, None) for row in rows])
 
 
 def hints_of(sort: bool) -> list[int]:

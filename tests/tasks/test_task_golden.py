@@ -346,6 +346,9 @@ def test_shifted_labels_cannot_predict_the_very_first_token() -> None:
     assert batch["labels"].tolist() == [[66, 258, IG, IG], [258, IG, IG, IG]]
     lone = {"prompt_ids": [], "chosen_ids": [7], "rejected_ids": [8, 9]}
     assert drop_reasons(lone, mps.DPO(4, labels="shifted")) == {"no_response_tokens": 1}
+    both = {"prompt_ids": [], "chosen_ids": [7], "rejected_ids": [8]}
+    assert drop_reasons(both, mps.DPO(4)) == drop_reasons(both, mps.DPO(4, labels="shifted"))
+    assert drop_reasons(both, mps.DPO(4)) == {"no_response_tokens": 1}
 
 
 def test_a_margin_that_is_not_there() -> None:

@@ -213,9 +213,12 @@ class ConversationEncoder:
             draft.tickets = other.tickets[: layout.shared_open]
             open_ = open_[layout.shared_open :]
         for index, unit in open_:
-            filled = unit.filled
-            text = unit.text(contents) if filled is None else filled[0] + contents[filled[1]]
-            draft.tickets.append(self._system(text, unit.place, texts) if unit.system else texts.add(text, unit.place))
+            if unit.filled is None:
+                text, place = unit.text(contents), unit.place
+            else:
+                before, slot, place, _ = unit.filled
+                text = before + contents[slot]
+            draft.tickets.append(self._system(text, place, texts) if unit.system else texts.add(text, place))
             if (self._inference or unit.head is None) and unit.trained and unit.border:
                 if unit.head is None:
                     draft.heads = {**draft.heads, index: texts.add(unit.text(contents, 0, unit.border), unit.place)}
@@ -241,15 +244,15 @@ class ConversationEncoder:
         """
         if layout.answer is None:
             return not any(unit.trained for unit in layout.units)
-        unit = layout.units[layout.steps[layout.answer.step].first]
-        return self.keeps_ends and not (self._inference and unit.border)
+        return self.keeps_ends and not (self._inference and layout.open[-1][1].border)
 
     def assemble(self, draft: _Draft, results: Sequence[Ids]) -> Encoded:
         """Joins the steps of a conversation and finds its tokens under the loss."""
         layout = draft.laid.layout
         arrays = list(layout.known)
-        for (index, _), ticket in zip(layout.open, draft.tickets, strict=True):
-            arrays[index] = results[ticket]
+        for (index, unit), ticket in zip(layout.open, draft.tickets, strict=True):
+            ids, lead = results[ticket], None if unit.filled is None else unit.filled.lead
+            arrays[index] = ids if lead is None else np.concatenate([lead, ids])
         encoded = Encoded(draft.laid, arrays, 0, 0, (), layout.differs)  # type: ignore[arg-type]  # all are filled
         found: list[Span] = []
         position = 0
@@ -421,19 +424,21 @@ class _Joined:
             Which of them must be assembled one by one: those whose answer does not begin with the ids of its head, so
             that the response border is not at the end of these (see `ConversationEncoder._response_border`).
         """
-        segments = np.empty((2, len(places), len(layout.steps)), np.int64)
+        parts = layout.parts
+        segments = np.empty((2, len(places), len(parts)), np.int64)
         table = np.array(tickets, np.int64).reshape(len(places), len(layout.open))
-        for column, (at, _) in enumerate(layout.open):
-            segments[0, :, at] = self._results.begins[table[:, column]]
-            segments[1, :, at] = self._results.lengths[table[:, column]]
-        for at, ids in enumerate(layout.known):
-            if ids is not None:
-                segments[:, :, at] = np.array([[self._end], [len(ids)]])
-                self._sources.append(ids)
-                self._end += len(ids)
+        for at, part in enumerate(parts):
+            if isinstance(part, int):
+                segments[0, :, at] = self._results.begins[table[:, part]]
+                segments[1, :, at] = self._results.lengths[table[:, part]]
+                continue
+            segments[:, :, at] = np.array([[self._end], [len(part)]])
+            self._sources.append(part)
+            self._end += len(part)
         is_other = np.zeros(len(places), np.bool_)
         if layout.answer is not None:
-            is_other = ~self._begins_with(layout.answer.head, *segments[:, :, layout.answer.step])
+            at, head, trained = layout.answer
+            is_other = ~self._begins_with(head, *segments[:, :, at])
             segments = segments[:, ~is_other]
         lengths = segments[1].sum(axis=1)
         row, side = np.divmod(np.array(places)[~is_other], 2)
@@ -442,7 +447,6 @@ class _Joined:
         block.begins[row, side], block.lengths[row, side] = ends - lengths, lengths
         self._prompts[row, side] = lengths
         if layout.answer is not None:
-            at, head, trained, _ = layout.answer
             first = segments[1, :, :at].sum(axis=1)
             begin, last = first + len(head), first + segments[1, :, at] + trained
             block.spans[row, side] = np.where(begin < last, (begin, last), 0).T

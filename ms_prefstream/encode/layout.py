@@ -52,6 +52,22 @@ class Piece(NamedTuple):
     slot: int = 0
 
 
+class Filled(NamedTuple):
+    """A fixed text and a content behind it.
+
+    Attributes:
+        text: The fixed text, without what `lead` stands for.
+        slot: The content.
+        place: Where the text stands.
+        lead: The ids of the beginning of the fixed text, up to its last added token; None if there is none.
+    """
+
+    text: str
+    slot: int
+    place: Place
+    lead: Ids | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Unit:
     """One control token, or one run of text between control tokens.
@@ -67,7 +83,7 @@ class Unit:
         head: The ids of the pieces before `border`, if these are fixed.
         system: Whether it ends with a system message, which rows are likely to repeat.
         stripped: Whether the control tokens before and after it take white space of it with them; None if neither.
-        filled: (fixed text, slot) of the usual unit, a header and a content, or a content alone; None for others.
+        filled: The usual unit, a header and a content or a content alone, as it is encoded; None for others.
     """
 
     pieces: tuple[Piece, ...]
@@ -79,7 +95,7 @@ class Unit:
     head: tuple[int, ...] | None = None
     system: bool = False
     stripped: tuple[bool, bool] | None = None
-    filled: tuple[str, int] | None = None
+    filled: Filled | None = None
 
     def text(self, contents: Sequence[str], first: int = 0, last: int | None = None) -> str:
         """Returns the text of the pieces [first, last) with the contents filled in, as the tokenizer reads it."""
@@ -116,16 +132,14 @@ class Answer(NamedTuple):
     """The one step under the loss whose ids are not known, in a layout that ends with it and fixed steps.
 
     Attributes:
-        step: Its index.
-        head: The ids that its unit begins with before the response does.
+        part: Its place in `Layout.parts`.
+        head: The ids that this part begins with before the response does.
         trained: Tokens under the loss directly after it.
-        after: All tokens after it.
     """
 
-    step: int
+    part: int
     head: list[int]
     trained: int
-    after: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +151,7 @@ class Layout:
         steps: The same units as work for the encoder.
         known: The ids of each step, None where there is something to encode.
         open: (index, unit) of the steps that have something to encode.
+        parts: What a conversation is joined from: known ids, or the number of the entry of `open` that is encoded.
         shared_open: How many of `open` hold nothing of the response messages: both sides of a pair have them.
         prompt_messages: How many leading messages are the prompt.
         roles: The role of each message.
@@ -148,6 +163,7 @@ class Layout:
     steps: tuple[Step, ...]
     known: tuple[Ids | None, ...]
     open: tuple[tuple[int, Unit], ...]
+    parts: tuple[Ids | int, ...]
     shared_open: int
     prompt_messages: int
     roles: tuple[str, ...]
@@ -202,16 +218,18 @@ def build_layout(
     responses = (
         at for at, (_, unit) in enumerate(unknown) if any(piece.owner >= prompt_messages for piece in unit.pieces)
     )
+    parts = tuple(_parts(steps, [unit for _, unit in unknown]))
     return Layout(
         units=tuple(units),
         steps=steps,
         known=tuple(step.ids for step in steps),
         open=unknown,
+        parts=parts,
         shared_open=next(responses, len(unknown)),
         prompt_messages=prompt_messages,
         roles=roles,
         differs=differs,
-        answer=_answer(steps, unknown),
+        answer=_answer(steps, unknown, parts),
     )
 
 
@@ -251,16 +269,20 @@ def _text_unit(unit: Unit, roles: tuple[str, ...], encoder: TextEncoder | None) 
         ids=fixed_ids(len(pieces)),
         head=None if head is None else tuple(head.tolist()),
         system=owner < len(roles) and roles[owner] == "system",
-        filled=_filled(unit),
+        filled=_filled(unit, encoder if border or not trained else None),
     )
 
 
-def _filled(unit: Unit) -> tuple[str, int] | None:
-    """Returns the fixed text and the slot of a unit that is one, or a slot alone; None for another unit."""
+def _filled(unit: Unit, encoder: TextEncoder | None) -> Filled | None:
+    """Returns how a unit is encoded that is a fixed text and a slot, or a slot alone; None for another unit."""
     *before, last = unit.pieces
     if unit.stripped is not None or last.text is not None or len(before) > 1 or any(p.text is None for p in before):
         return None
-    return "".join([piece.text or "" for piece in before]), last.slot
+    text = "".join([piece.text or "" for piece in before])
+    end = 0 if encoder is None else encoder.sure_lead(text, unit.place)
+    if not end or encoder is None:
+        return Filled(text, last.slot, unit.place)
+    return Filled(text[end:], last.slot, Place.AFTER_SPECIAL, encoder.encode([text[:end]], unit.place)[0])
 
 
 def _steps(units: Sequence[Unit]) -> Iterator[Step]:
@@ -282,7 +304,21 @@ def _steps(units: Sequence[Unit]) -> Iterator[Step]:
         first += len(run)
 
 
-def _answer(steps: Sequence[Step], unknown: Sequence[tuple[int, Unit]]) -> Answer | None:
+def _parts(steps: Sequence[Step], unknown: Sequence[Unit]) -> Iterator[Ids | int]:
+    """Yields the parts of a layout; the known beginning of a unit that is encoded is a part of its own."""
+    numbers = itertools.count()
+    for step in steps:
+        if step.ids is not None:
+            yield step.ids
+            continue
+        number = next(numbers)
+        filled = unknown[number].filled
+        if filled is not None and filled.lead is not None:
+            yield filled.lead
+        yield number
+
+
+def _answer(steps: Sequence[Step], unknown: Sequence[tuple[int, Unit]], parts: Sequence[Ids | int]) -> Answer | None:
     """Returns the last step to encode, if it is the answer and everything under the loss is one run of tokens."""
     if not unknown or any(unit.trained for _, unit in unknown[:-1]):
         return None
@@ -295,8 +331,9 @@ def _answer(steps: Sequence[Step], unknown: Sequence[tuple[int, Unit]]) -> Answe
     spans = [span for step in fixed for span in step.spans]
     if spans and (len(spans) > 1 or not fixed[0].spans or spans[0][0]):
         return None
-    after = sum(len(step.ids) for step in fixed if step.ids is not None)
-    return Answer(at, list(unit.head or ()), spans[0][1] if spans else 0, after)
+    lead = () if unit.filled is None or unit.filled.lead is None else unit.filled.lead
+    part = next(number for number, part in enumerate(parts) if isinstance(part, int) and part == len(unknown) - 1)
+    return Answer(part, list(unit.head or ())[len(lead) :], spans[0][1] if spans else 0)
 
 
 def merged(spans: Iterable[Span]) -> tuple[Span, ...]:

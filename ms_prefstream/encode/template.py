@@ -782,7 +782,7 @@ def looks_rendered(text: str) -> bool:
 
 def _begin_rendered(messages: Messages) -> bool:
     """Returns whether a message begins as a conversation that a chat template has rendered already."""
-    for _, content, _ in messages:  # noqa: SIM110 - a generator costs more than the answer, and every row is asked
+    for _, content, _ in messages:  # noqa: SIM110 - every row is asked, and a generator costs more than the answer
         if content[:1] in _DOUBTFUL and begins_rendered(content):
             return True
     return False

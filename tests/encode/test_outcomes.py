@@ -227,7 +227,7 @@ def test_a_shape_that_is_known_is_not_rendered(name: str, monkeypatch: pytest.Mo
             Message("tool", "r"),
         )
         template.lay_out(
-            prompt, (Message("assistant", f"a {number}"),), ({"type": "function", "function": {"name": f"f{number}"}},)
+            prompt, ((Message("assistant", f"a {number}"),),), ({"type": "function", "function": {"name": f"f{number}"}},)
         )
         if number == PROOFS + 2:
             assert rendered
@@ -248,10 +248,10 @@ def test_an_outcome_that_is_known_is_not_rendered(monkeypatch: pytest.MonkeyPatc
     rendered: list[Any] = []
     monkeypatch.setattr(template, "_render", lambda *given, own=template._render: rendered.append(given) or own(*given))  # type: ignore[func-returns-value]
     for number in range(20):
-        template.lay_out((Message("user", f"q {number}"),), (Message("assistant", f"a {number}"),))
+        template.lay_out((Message("user", f"q {number}"),), ((Message("assistant", f"a {number}"),),))
         if number == PROOFS:
             assert rendered
             rendered.clear()
     assert not rendered
-    template.lay_out((Message("user", "q"),), (Message("assistant", "<think>b</think>a"),))
+    template.lay_out((Message("user", "q"),), ((Message("assistant", "<think>b</think>a"),),))
     assert rendered

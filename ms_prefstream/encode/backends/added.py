@@ -126,10 +126,23 @@ class AddedTokens:
         self.any = bool(self._raw.ids or self._normal.ids)
         self._quick = alternation([*self._raw.ids, *self._normal.ids])
         self._sure = normalize is None or not self._normal.ids
+        self._contents = [token.content for token in tokens]
+        self._simple = not self._normal.ids and not stretching(tokens)
 
     def may_occur(self, text: str) -> bool:
         """Returns whether `split` can find anything; False is certain."""
         return self.any and (not (self._sure or text.isascii()) or self._quick.search(text) is not None)
+
+    def sure_end(self, text: str) -> int:
+        """Returns where the last token ends that `split` finds in a text, whatever follows the text; 0 for none."""
+        if not self._simple:
+            return 0
+        end, position = 0, 0
+        for part in self.split(text):
+            position += len(part.text)
+            end = position if part.id >= 0 else end
+        begun = (content[:size] for content in self._contents for size in range(1, len(content)))
+        return 0 if text[:end].endswith(tuple(begun)) else end  # what follows might complete another token
 
     def split(self, text: str) -> list[Part]:
         """Returns the text in parts: plain ones (normalised where the second pass found a token) and recognised tokens.

@@ -93,6 +93,12 @@ class TextEncoder(Protocol):
         first of them, with `dropped_after` to the second; the last offset is then the end of the last token.
         """
 
+    def sure_lead(self, text: str, place: Place) -> int:
+        """Returns how much of the beginning of a text can be encoded alone, whatever follows the text.
+
+        The rest then stands after an added token (`Place.AFTER_SPECIAL`).
+        """
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of the ids, special tokens included as they are written in templates."""
 

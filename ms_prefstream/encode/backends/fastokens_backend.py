@@ -117,12 +117,28 @@ class FastokensEncoder(PlainTextEncoder):
         with_added = [at for at, text in enumerate(texts) if may_occur(text)] if self.added.any else []
         if not with_added:
             return self._encode_plain(texts, place)
+        return self._encode_parts(texts, with_added, place)
+
+    def _encode_parts(self, texts: Sequence[str], with_added: Sequence[int], place: Place) -> FlatIds:
+        """Returns the ids of texts of which some may hold added tokens: what stands between these is encoded together.
+
+        The same as `ids_by_parts` of each text, which would take a call of the package for every part.
+        """
+        split = [self.added.split(texts[at]) for at in with_added]
         rest = np.delete(np.arange(len(texts)), with_added)
-        plain = self._encode_plain([texts[at] for at in rest.tolist()], place)
+        first = [texts[at] for at in rest.tolist()] + [parts[0].text for parts in split if parts and parts[0].id < 0]
+        plain = self._encode_plain(first, place)
+        later = [part.text for parts in split for part in parts[1:] if part.id < 0]
+        begun, others = iter(range(len(rest), len(first))), iter(self._encode_plain(later, Place.AFTER_SPECIAL))
+        arrays = []
+        for parts in split:
+            found = [np.array([part.id], np.int32) if part.id >= 0 else next(others) for part in parts[1:]]
+            if parts:
+                found.insert(0, np.array([parts[0].id], np.int32) if parts[0].id >= 0 else plain[next(begun)])
+            arrays.append(np.concatenate(found) if found else np.empty(0, np.int32))
         begins, lengths = np.zeros((2, len(texts)), np.int64)
-        begins[rest], lengths[rest] = plain.begins, plain.lengths
-        parts = [self.ids_by_parts(texts[at], place) for at in with_added]
-        return FlatIds(plain.ids, begins, lengths).replaced(with_added, parts)
+        begins[rest], lengths[rest] = plain.begins[: len(rest)], plain.lengths[: len(rest)]
+        return FlatIds(plain.ids, begins, lengths).replaced(with_added, arrays)
 
     def plain_ids(self, text: str, place: Place) -> Ids:
         return self._encode_plain((text,), place).ids

@@ -14,6 +14,8 @@ from ms_prefstream.encode.backends.spelling import Spelling
 from ms_prefstream.encode.backends.unicode import MAX_CHARS, check_size, nfc, origins
 from ms_prefstream.sample import Ids
 
+_FOLLOWING = ("", "x", " x", "\n", "\n\nx", "1", "你", ">", "<")  # texts with which `sure_lead` proves itself
+
 
 class PlainTextEncoder(abc.ABC):
     """A `TextEncoder` that cuts texts at added tokens and leaves the text between them to its backend.
@@ -65,6 +67,19 @@ class PlainTextEncoder(abc.ABC):
         """Returns the text of the ids, control tokens included."""
         assert self.spelling is not None  # a backend without one decodes on its own
         return self.spelling.decode(ids)
+
+    def sure_lead(self, text: str, place: Place) -> int:
+        """Returns how much of the beginning of a text can be encoded alone, whatever follows the text.
+
+        The rest then stands after an added token (`Place.AFTER_SPECIAL`).
+        """
+        end = self.added.sure_end(text)
+        lead, rest = text[:end], text[end:]
+        for more in _FOLLOWING if end else ():
+            whole = np.concatenate([*self.encode([lead], place), *self.encode([rest + more])])
+            if not np.array_equal(whole, self.encode([text + more], place)[0]):
+                return 0
+        return end
 
     @abc.abstractmethod
     def piece_id(self, piece: str) -> int | None:

@@ -246,6 +246,9 @@ class LazyReference:
     def piece_id(self, piece: str) -> int | None:
         return self.get().piece_id(piece)
 
+    def sure_lead(self, text: str, place: Place) -> int:
+        return self.get().sure_lead(text, place)
+
 
 def _tokenizers_by_place(spec: Spec, rust: RustTokenizer) -> dict[Place, RustTokenizer]:
     """Returns the tokenizer for each place: the given one, made plain, and variants where the place matters."""

@@ -175,6 +175,7 @@ class SampleLoader:
         for row in block.errors:
             block.notes[row] = 0
             block.unread.pop(row, None)
+        block.compact()
         return block
 
 

@@ -332,6 +332,7 @@ def assert_cut_alike(uncut: Uncut, flats: list[list[Flat]], budgets: list[Budget
     for row, one in enumerate(expected):
         if row in errors:
             assert (block.errors[row].reason, str(block.errors[row])) == (errors[row].reason, str(errors[row]))
+            assert not block.lengths[row].any()
             continue
         for side, sequence in enumerate(one):
             assert block.arrays(side)[row].tolist() == sequence.ids.tolist()

@@ -257,6 +257,23 @@ class Block(Many[Loaded]):
             ref_logps=None if self.ref_logps is None else self.ref_logps[rows],
         )
 
+    def compact(self) -> None:
+        """Drops the tokens that no row has, where they are most of `ids`: long rows that were cut or refused."""
+        parts = [np.stack([self.begins, self.lengths], axis=-1).reshape(-1, 2)]
+        if self.prompts is not None:
+            parts.append(np.where(self.good[:, None], self.prompts, 0))
+        begins, lengths = np.concatenate(parts).T
+        ends = np.cumsum(lengths)
+        if 2 * lengths.sum() >= len(self.ids):
+            return
+        places = np.repeat(begins - (ends - lengths), lengths)
+        places += np.arange(len(places))
+        self.ids = self.ids[places]
+        sequences = self.begins.size
+        self.begins = (ends - lengths)[:sequences].reshape(self.begins.shape)
+        if self.prompts is not None:
+            self.prompts = np.stack([ends - lengths, lengths], axis=1)[sequences:]
+
     @classmethod
     def join(cls, blocks: Many[Block]) -> Block:
         """Returns the rows of several blocks with equally many sequences a row, one block after the other."""

@@ -156,6 +156,28 @@ def test_rows_and_sequences_are_replaced(rows: list[Loaded], data: st.DataObject
     assert block.longest[row] == block.totals[row] == 0
 
 
+@given(rows_of_a_stream.filter(bool), st.data())
+def test_tokens_that_no_row_has_are_dropped_where_they_are_most(rows: list[Loaded], data: st.DataObject) -> None:
+    rows = [rows[place] for place in data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=3))]
+    block = Block.of(rows * 3).take(range(len(rows)))
+    used = sum(map(int, block.totals)) + sum(map(len, block.prompt_arrays()))
+    block.compact()
+    assert plain(list(block)) == plain(rows)
+    assert len(block.ids) <= 2 * used
+
+
+@pytest.mark.parametrize(
+    "task", [DPO(16), DPO(16, truncation="drop"), RLHF(8, 16), Reward(16, layout="reward_token", reward_token=3)]
+)
+def test_a_block_does_not_hold_what_was_cut_off(task: Any) -> None:
+    rows = [{"prompt": f"{n} " + "word " * 50, "chosen": "yes " * 400, "rejected": "no " * 400} for n in range(20)]
+    loader = recipe([*rows, *pairs(4)], task, tokenizer="bytes").loader()
+    block = loader.load(range(24))
+    assert block.lengths.max() <= 16
+    assert len(block.ids) <= 2 * 24 * 32
+    assert plain(list(block)) == plain([one for row in range(24) for one in loader.load([row])])
+
+
 def test_ids_of_another_type_are_refused() -> None:
     with pytest.raises(TypeError, match="Cannot cast"):
         Block.of([Sample((Sequence(np.array([1], np.int64), ()),))])

@@ -178,6 +178,7 @@ class SampleLoader:
         for row in block.errors:
             block.notes[row] = 0
             block.unread.pop(row, None)
+        block.compact()
         return block
 
 

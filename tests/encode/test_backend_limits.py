@@ -60,7 +60,7 @@ def test_a_lone_surrogate_is_a_sentence(encoder: Any) -> None:
 
 def test_nothing_is_nothing(encoder: Any) -> None:
     for place in Place:
-        assert encoder.encode([], place) == []
+        assert len(encoder.encode([], place)) == 0
         assert encoder.encode(["", "a"], place)[0].tolist() == []
         assert encoder.starts("", place).tolist() == [0]
     assert encoder.decode([]) == ""

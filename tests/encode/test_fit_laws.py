@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.encode.cut_points import EncodedCutMap
@@ -290,6 +290,13 @@ class TestUncut:
         also=budgets(),
         sides=sides_of_a_task,
     )
+    @example(  # a refused row whose prompt was too long
+        rows=[([1] * 9, [2], [3])],
+        refused={0},
+        budget=Budget(max_length=20, max_prompt_length=4),
+        also=Budget(max_length=20),
+        sides=((0, 1),),
+    )
     def test_ids(
         self,
         rows: list[tuple[list[int], ...]],
@@ -332,6 +339,7 @@ def assert_cut_alike(uncut: Uncut, flats: list[list[Flat]], budgets: list[Budget
     for row, one in enumerate(expected):
         if row in errors:
             assert (block.errors[row].reason, str(block.errors[row])) == (errors[row].reason, str(errors[row]))
+            assert not block.lengths[row].any()
             continue
         for side, sequence in enumerate(one):
             assert block.arrays(side)[row].tolist() == sequence.ids.tolist()

@@ -58,10 +58,10 @@ def test_every_number_of_workers_gives_the_same_samples_errors_and_notes(
     assert sum(one.sample is not None for one in expected) > 150
     assert {one.error.reason for one in expected if one.error} >= {"identical", "missing_field", "bad_type"}
     assert plain(pool.load(rows)) == plain(expected)
-    assert pool.load([]) == []
+    assert len(pool.load([])) == 0
     tasks = [pool.spread(rows[begin : begin + 7]) for begin in range(0, 70, 7)]
     for begin, found in reversed(list(zip(range(0, 70, 7), tasks, strict=True))):
-        assert plain(pool.collect(found)) == plain(expected[begin : begin + 7])
+        assert plain(pool.collect(found)) == plain(expected.take(range(begin, begin + 7)))
 
 
 def test_records_can_be_sent_instead_of_row_ids(pool: LoaderPool, data: str, chatml_dir: pathlib.Path) -> None:
@@ -149,7 +149,7 @@ def test_rows_in_memory_are_read_here_and_any_callable_travels(data: str) -> Non
         with pytest.raises(SourceError, match="row 299 of Guarded: reading it raised ValueError: a broken row"):
             pool.load(range(count))
         rows.broken = -1
-        assert plain(pool.load(wanted[:100])) == plain(expected[:100])  # the pool goes on
+        assert plain(pool.load(wanted[:100])) == plain(expected.take(range(100)))  # the pool goes on
 
 
 def test_a_task_carries_each_row_once_whatever_its_records_and_the_parts_of_a_mix(data: str) -> None:

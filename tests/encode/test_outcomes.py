@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,10 +72,15 @@ class Full:
         self._template = template
 
     def lay_out(
-        self, prompt: Messages, response: Messages, tools: Any = None, variables: Mapping[str, Any] | None = None
-    ) -> LaidOut:
+        self,
+        prompt: Messages,
+        responses: Sequence[Messages],
+        tools: Any = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[LaidOut]:
         try:
-            return self._template._in_full(prompt + response, len(prompt), schema_list(tools))
+            full = self._template._in_full
+            return [full(prompt + response, len(prompt), schema_list(tools)) for response in responses]
         except TemplateRefusal as refusal:
             raise RowError(Reason.TEMPLATE_REFUSED, str(refusal), "") from None
 

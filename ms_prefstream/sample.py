@@ -207,6 +207,8 @@ class Block(Many[Loaded]):
     def refuse(self, row: int, error: RowError) -> None:
         """Makes a row a bad one; the first error of a row is kept."""
         self.errors.setdefault(row, error)
+        for side in range(self.sides if self.more else 0):
+            self.more.pop((row, side), None)
         self.lengths[row], self.spans[row], self.lost[row] = 0, 0, 0
 
     def __len__(self) -> int:
@@ -320,6 +322,9 @@ class Block(Many[Loaded]):
         return sample
 
     def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return self.take(range(len(self))[row])
+        row = range(len(self))[row]
         error, notes, unread = self.errors.get(row), Note(int(self.notes[row])), self.unread.get(row, ())
         if error is not None:
             return Loaded(None, error, notes, unread)

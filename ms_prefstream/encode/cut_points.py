@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.encode.backends.base import Place
-from ms_prefstream.encode.encoder import ConversationEncoder, Encoded, tokens_before, tokens_until
+from ms_prefstream.encode.encoder import ConversationEncoder, tokens_before, tokens_until
+from ms_prefstream.encode.encodings import Encoded
 from ms_prefstream.encode.layout import Kind
 from ms_prefstream.encode.truncate import CutMap, Points, Turn
 from ms_prefstream.errors import RowError

@@ -19,34 +19,25 @@ from __future__ import annotations
 import datetime
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.encode.backends.base import FlatIds, Place, TextEncoder
 from ms_prefstream.encode.backends.unicode import check_size, check_unicode
-from ms_prefstream.encode.layout import Layout, Unit, merged
+from ms_prefstream.encode.encodings import Draft, Drafts, Encoded, Encodings, Texts
+from ms_prefstream.encode.layout import LaidOut, Layout, Unit, merged
 from ms_prefstream.encode.pieces import ControlTokens
-from ms_prefstream.encode.template import (
-    ChatTemplate,
-    LaidOut,
-    PlainTemplate,
-    Template,
-    TemplateOptions,
-    checked_variables,
-    template_text,
-)
+from ms_prefstream.encode.plain_template import PlainTemplate
+from ms_prefstream.encode.template import ChatTemplate, Template, TemplateOptions
+from ms_prefstream.encode.template_text import checked_variables, template_text
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import DroppedRowError, OptionError, Reason, RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair
-from ms_prefstream.sample import Block, Ids, Note, Span
-from ms_prefstream.sample import Sequence as TokenSequence
+from ms_prefstream.sample import Ids, Note, Span
 
-_NONE = np.empty(0, np.int32)
-_NO_TICKETS: Mapping[int, int] = {}
 _SPACES = " \n\t\u3000"  # white space that a normaliser may trim
 BOUNDARIES = ("joint", "inference")
 AUTO = "auto"  # the boundary that `resolve_boundary` chooses
@@ -54,51 +45,6 @@ SPECIAL_TOKENS = ("escape", "error", "allow")
 CONTENT_LOST = ("report", "drop", "error")
 CONTINUE = ("error", "join")
 SYSTEM_CACHE = 4096  # distinct system prompts whose ids are cached
-
-
-@dataclass
-class Encoded:
-    """One conversation as ids, not cut yet.
-
-    Attributes:
-        laid: Its layout and contents.
-        arrays: int32 ids of each step of the layout.
-        prompt: Tokens of the prompt, generation header included.
-        length: Tokens in all.
-        spans: Token ranges under the loss: the response and its end of turn.
-        differs: Whether the prompt's ids at generation time are not a prefix of the joint encoding.
-    """
-
-    laid: LaidOut
-    arrays: list[Ids]
-    prompt: int
-    length: int
-    spans: tuple[Span, ...]
-    differs: bool
-
-    @functools.cached_property
-    def ids(self) -> Ids:
-        """(length,) int32."""
-        return np.concatenate(self.arrays) if self.arrays else _NONE
-
-
-class _Draft:
-    """A conversation whose texts are still to be encoded.
-
-    `tickets` holds the ticket of each open step. `heads` holds the ticket of the text before the response, for steps in
-    which that text is not fixed; `rests` the ticket of the text after it (inference boundary only).
-    """
-
-    __slots__ = ("heads", "laid", "rests", "tickets")
-
-    def __init__(self, laid: LaidOut, tickets: list[int]) -> None:
-        self.laid = laid
-        self.tickets = tickets
-        self.heads: Mapping[int, int] = _NO_TICKETS
-        self.rests: Mapping[int, int] = _NO_TICKETS
-
-
-_Drafts: TypeAlias = tuple[_Draft, ...]
 
 
 class ConversationEncoder:
@@ -141,19 +87,22 @@ class ConversationEncoder:
         texts = Texts()
         drafts = [self._drafted(record, texts) for record in records]
         try:
-            return Encodings(self, drafts, texts.encode(self._encoder))
+            return self._encodings(drafts, texts.encode(self._encoder))
         except RowError as error:  # a text that no tokenizer accepts: find its record
             if len(records) == 1:
-                return Encodings(self, [_blame(records[0], error).at(records[0].origin)], FlatIds.of(()))
+                return self._encodings([_blame(records[0], error).at(records[0].origin)], FlatIds.of(()))
         texts = Texts()
         alone = [self.encode([record])[0] for record in records]
         drafts = [
             found if isinstance(found, RowError) else self._drafted(record, texts)
             for record, found in zip(records, alone, strict=True)
         ]
-        return Encodings(self, drafts, texts.encode(self._encoder))
+        return self._encodings(drafts, texts.encode(self._encoder))
 
-    def _drafted(self, record: Pair | Completion, texts: Texts) -> _Drafts | RowError:
+    def _encodings(self, drafts: Sequence[Drafts | RowError], results: FlatIds) -> Encodings:
+        return Encodings(drafts, results, self.assemble, self.is_usual)
+
+    def _drafted(self, record: Pair | Completion, texts: Texts) -> Drafts | RowError:
         try:
             return self._draft_record(record, texts)
         except RowError as error:
@@ -161,7 +110,7 @@ class ConversationEncoder:
         except RecursionError:
             return _nested_too_deep().at(record.origin)
 
-    def _draft_record(self, record: Pair | Completion, texts: Texts) -> _Drafts:
+    def _draft_record(self, record: Pair | Completion, texts: Texts) -> Drafts:
         """Lay out the conversations of a record and add their texts to the batch."""
         template, prompt = self._template, record.prompt
         if self._refused is not None:
@@ -198,7 +147,7 @@ class ConversationEncoder:
                     'text with special_tokens_in_content="escape"',
                 )
 
-    def _draft(self, laid: LaidOut, texts: Texts, other: _Draft | None = None) -> _Draft:
+    def _draft(self, laid: LaidOut, texts: Texts, other: Draft | None = None) -> Draft:
         """Add the texts of a conversation to the batch; the other side of the pair shares its prompt with it."""
         layout, contents = laid.layout, laid.contents
         if not self._keeps_lost and laid.notes & Note.CONTENT_LOST:
@@ -208,7 +157,7 @@ class ConversationEncoder:
                 'Pass content_lost="report" to keep and count such rows, or a template that writes all of a response',
             )
         open_ = layout.open
-        draft = _Draft(laid, [])
+        draft = Draft(laid, [])
         if other is not None and other.laid.layout is layout:
             draft.tickets = other.tickets[: layout.shared_open]
             open_ = open_[layout.shared_open :]
@@ -246,7 +195,7 @@ class ConversationEncoder:
             return not any(unit.trained for unit in layout.units)
         return self.keeps_ends and not (self._inference and layout.open[-1][1].border)
 
-    def assemble(self, draft: _Draft, results: Sequence[Ids]) -> Encoded:
+    def assemble(self, draft: Draft, results: Sequence[Ids]) -> Encoded:
         """Joins the steps of a conversation and finds its tokens under the loss."""
         layout = draft.laid.layout
         arrays = list(layout.known)
@@ -267,7 +216,7 @@ class ConversationEncoder:
         encoded.prompt = encoded.spans[0][0] if encoded.spans else found[0][0] if found else position
         return encoded
 
-    def _trained(self, encoded: Encoded, draft: _Draft, index: int, results: Sequence[Ids]) -> tuple[Span, ...]:
+    def _trained(self, encoded: Encoded, draft: Draft, index: int, results: Sequence[Ids]) -> tuple[Span, ...]:
         """Returns the token ranges under the loss in a step that was encoded."""
         layout, contents = encoded.laid.layout, encoded.laid.contents
         unit = layout.units[layout.steps[index].first]
@@ -283,7 +232,7 @@ class ConversationEncoder:
             ranges.append((first, tokens_until(starts, len(unit.text(contents, 0, piece + 1)))))
         return tuple(ranges)
 
-    def _response_border(self, encoded: Encoded, draft: _Draft, index: int, results: Sequence[Ids]) -> int:
+    def _response_border(self, encoded: Encoded, draft: Draft, index: int, results: Sequence[Ids]) -> int:
         """Returns the response border of a step: how many of its tokens come before the response.
 
         The text before the response, the head, is encoded alone as well. If the step's ids begin with the head's ids,
@@ -328,202 +277,6 @@ class ConversationEncoder:
         after = self._starts(rest, Place.CONTINUATION if head else unit.place, *arguments)
         before = self._starts(head, unit.place, *arguments)[:-1]
         return np.concatenate([before, np.where(after < 0, -1, after + len(head))])
-
-
-_TOGETHER = 4  # conversations of one layout that are worth array operations
-
-
-class Encodings(Sequence[tuple[Encoded, ...] | RowError]):
-    """Encoded records: one by one as `Encoded`, or all of them as a `Block`.
-
-    Args:
-        encoder: Made them.
-        drafts: The conversations of each record, or why there are none.
-        results: The ids of each ticket.
-    """
-
-    def __init__(self, encoder: ConversationEncoder, drafts: Sequence[_Drafts | RowError], results: FlatIds) -> None:
-        self._encoder, self._drafts, self._results = encoder, drafts, results
-
-    def __len__(self) -> int:
-        return len(self._drafts)
-
-    def __getitem__(self, record: Any) -> Any:
-        drafts = self._drafts[record]
-        if isinstance(drafts, RowError):
-            return drafts
-        return tuple([self._encoder.assemble(draft, self._results) for draft in drafts])
-
-    def block(self) -> tuple[Block, NDArray[np.int64]]:
-        """Returns the conversations of all records, two a record, and how many tokens of each are the prompt.
-
-        The second array, (n, 2) int64, has -1 where a record has no such conversation.
-        """
-        block = Block.empty(len(self), 2)
-        layouts: dict[Layout, _Alike] = {}
-        for row, drafts in enumerate(self._drafts):
-            if isinstance(drafts, RowError):
-                block.refuse(row, drafts)
-                continue
-            place = 2 * row
-            for draft in drafts:
-                laid = draft.laid
-                alike = layouts.get(laid.layout)
-                if alike is None:
-                    alike = layouts[laid.layout] = _Alike([], [])
-                alike.places.append(place)
-                alike.drafts.append(draft)
-                place += 1
-                if laid.notes or laid.rewritten or laid.unread:
-                    _note(block, row, laid)
-        prompts = np.full((len(self), 2), -1, np.int64)
-        joined = _Joined(self._results, block, prompts)
-        others: list[tuple[int, _Draft]] = []
-        for layout, (places, drafts_) in layouts.items():
-            if len(places) < _TOGETHER or not self._encoder.is_usual(layout):
-                others += zip(places, drafts_, strict=True)
-            else:
-                is_other = joined.add(layout, places, [draft.tickets for draft in drafts_])
-                others += [(places[at], drafts_[at]) for at in np.flatnonzero(is_other).tolist()]
-        joined.finish()
-        sequences: list[tuple[int, int, TokenSequence]] = []
-        for place, draft in others:
-            row, side = divmod(place, 2)
-            one = self._encoder.assemble(draft, self._results)
-            sequences.append((row, side, TokenSequence(one.ids, one.spans)))
-            prompts[row, side] = one.prompt
-            if one.differs:
-                block.notes[row] |= Note.BOUNDARY_DIFFERS
-        block.replace(sequences)
-        return block, prompts
-
-
-class _Alike(NamedTuple):
-    """Conversations of one layout: 2 * record + side of each, and its draft."""
-
-    places: list[int]
-    drafts: list[_Draft]
-
-
-class _Joined:
-    """The conversations of the usual layouts, joined in a block.
-
-    A conversation is a row of segments, one a step: parts of an array of all results and all known ids.
-    """
-
-    def __init__(self, results: FlatIds, block: Block, prompts: NDArray[np.int64]) -> None:
-        self._results, self._block, self._prompts = results, block, prompts
-        self._sources, self._end = [results.ids], len(results.ids)
-        self._segments: list[NDArray[np.int64]] = []  # (2, conversations, steps), begin in the sources and length
-        self._joined = 0  # tokens
-
-    def add(self, layout: Layout, places: Sequence[int], tickets: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
-        """Adds conversations of a layout.
-
-        Returns:
-            Which of them must be assembled one by one: those whose answer does not begin with the ids of its head, so
-            that the response border is not at the end of these (see `ConversationEncoder._response_border`).
-        """
-        parts = layout.parts
-        segments = np.empty((2, len(places), len(parts)), np.int64)
-        table = np.array(tickets, np.int64).reshape(len(places), len(layout.open))
-        for at, part in enumerate(parts):
-            if isinstance(part, int):
-                segments[0, :, at] = self._results.begins[table[:, part]]
-                segments[1, :, at] = self._results.lengths[table[:, part]]
-                continue
-            segments[:, :, at] = np.array([[self._end], [len(part)]])
-            self._sources.append(part)
-            self._end += len(part)
-        is_other = np.zeros(len(places), np.bool_)
-        if layout.answer is not None:
-            at, head, trained = layout.answer
-            is_other = ~self._begins_with(head, *segments[:, :, at])
-            segments = segments[:, ~is_other]
-        lengths = segments[1].sum(axis=1)
-        row, side = np.divmod(np.array(places)[~is_other], 2)
-        ends = np.cumsum(lengths) + self._joined
-        block = self._block
-        block.begins[row, side], block.lengths[row, side] = ends - lengths, lengths
-        self._prompts[row, side] = lengths
-        if layout.answer is not None:
-            first = segments[1, :, :at].sum(axis=1)
-            begin, last = first + len(head), first + segments[1, :, at] + trained
-            block.spans[row, side] = np.where(begin < last, (begin, last), 0).T
-            self._prompts[row, side] = begin
-        if layout.differs:
-            block.notes[row] |= Note.BOUNDARY_DIFFERS
-        self._segments.append(segments.reshape(2, -1))
-        self._joined += int(lengths.sum())
-        return is_other
-
-    def _begins_with(
-        self, head: Sequence[int], begins: NDArray[np.int64], lengths: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """Returns (n,) bool, whether these results begin with the ids of the head."""
-        found = lengths >= len(head)
-        for at, id_ in enumerate(head):
-            found &= self._results.ids[np.minimum(begins + at, len(self._results.ids) - 1)] == id_
-        return found
-
-    def finish(self) -> None:
-        """Sets the ids of the block."""
-        if not self._segments:
-            return
-        begins, lengths = np.concatenate(self._segments, axis=1)
-        moved = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
-        moved += np.arange(len(moved))
-        self._block.ids = np.concatenate(self._sources).take(moved)
-
-
-def _note(block: Block, row: int, laid: LaidOut) -> None:
-    """Notes on a row what its template did with a conversation."""
-    block.notes[row] |= int(laid.notes | (Note.REWRITTEN if laid.rewritten else Note.NONE))
-    if laid.unread:
-        block.unread[row] = tuple(dict.fromkeys((*block.unread.get(row, ()), *laid.unread)))
-
-
-class Texts:
-    """A batch of texts; a ticket is an index into the result of `encode`."""
-
-    def __init__(self) -> None:
-        self._size = 0
-        self._by_place: dict[Place, dict[str, int]] = {}  # text -> ticket
-        self._place: Place | None = None  # the place of the last text, and its tickets
-        self._texts: dict[str, int] = {}
-        self._known: dict[int, Ids] = {}
-
-    def add(self, text: str, place: Place) -> int:
-        """Adds a text at a place; returns its ticket."""
-        if place is not self._place:
-            self._place = place
-            self._texts = self._by_place.setdefault(place, {})
-        ticket = self._texts.setdefault(text, self._size)
-        if ticket == self._size:
-            self._size += 1
-        return ticket
-
-    def add_known(self, ids: Ids) -> int:
-        """Adds ids that need no encoding; returns their ticket."""
-        self._known[self._size] = ids
-        self._size += 1
-        return self._size - 1
-
-    def encode(self, encoder: TextEncoder) -> FlatIds:
-        """Returns the ids of every ticket."""
-        if len(self._by_place) == 1 and not self._known:
-            return FlatIds.of(encoder.encode(list(self._texts), self._place or Place.START))
-        begins, lengths = np.zeros((2, self._size), np.int64)
-        parts, end = [np.empty(0, np.int32)], 0
-        found = [
-            (list(tickets.values()), FlatIds.of(encoder.encode(list(tickets), place)))
-            for place, tickets in self._by_place.items()
-        ]
-        for at, flat in [*found, (list(self._known), FlatIds.of(list(self._known.values())))]:
-            begins[at], lengths[at] = flat.begins + end, flat.lengths
-            parts.append(flat.ids)
-            end += len(flat.ids)
-        return FlatIds(np.concatenate(parts), begins, lengths)
 
 
 def tokens_before(starts: NDArray[np.int64], border: int, at_least: int = 0) -> int:

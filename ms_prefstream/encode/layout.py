@@ -28,7 +28,7 @@ import numpy as np
 
 from ms_prefstream.encode.backends.added import BLANKS
 from ms_prefstream.encode.backends.base import Place, TextEncoder
-from ms_prefstream.sample import Ids, Span
+from ms_prefstream.sample import Ids, Note, Span
 
 
 class Kind(enum.IntEnum):
@@ -169,6 +169,24 @@ class Layout:
     roles: tuple[str, ...]
     differs: bool = False
     answer: Answer | None = None
+
+
+class LaidOut(NamedTuple):
+    """A conversation ready to be encoded.
+
+    Attributes:
+        layout: Its units.
+        contents: The text of each message's slot.
+        rewritten: Whether the template changed a content (stripped it, removed a part).
+        notes: What else a report counts about it.
+        unread: Names of the fields with text that the template does not write.
+    """
+
+    layout: Layout
+    contents: Sequence[str]
+    rewritten: bool
+    notes: Note = Note.NONE
+    unread: tuple[str, ...] = ()
 
 
 def build_layout(

@@ -1,6 +1,6 @@
-"""Templates: from the messages of a conversation to its layout.
+"""Chat templates: from the messages of a conversation to its layout.
 
-A chat template is rendered once for a sequence of roles, and the layout learned from that serves all conversations with
+A template is rendered once for a sequence of roles, and the layout learned from that serves all conversations with
 these roles. A template may ask questions about contents, such as whether a word is in one: then a layout is learned for
 each combination of answers. Where the text depends on more than that, each conversation is rendered in full.
 """
@@ -11,65 +11,33 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import hashlib
 import json
-import math
-import operator
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from ms_prefstream.encode.backends.added import BLANKS
 from ms_prefstream.encode.calls import CALL_KEYS, FORMS, PROBE, CallForm, schema_list
 from ms_prefstream.encode.content_ledger import Shown
 from ms_prefstream.encode.dissect import Anatomy, Dissector
 from ms_prefstream.encode.jinja import TemplateRefusal, names_in, renderer
-from ms_prefstream.encode.layout import Kind, Layout, Piece, build_layout
+from ms_prefstream.encode.layout import Kind, LaidOut, Piece, build_layout
+from ms_prefstream.encode.learned import PROOFS, Fork, Learned, as_units
 from ms_prefstream.encode.pieces import ControlTokens
+from ms_prefstream.encode.rendered import begin_rendered
 from ms_prefstream.encode.shape import Shape, Shapes, Slot, holds_place, slot_of
+from ms_prefstream.encode.template_text import stated_day, unread_variables, variables_problem
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.tracked_text import ContentReads, Edits, Question, Run, Tracked, edited, plain
-from ms_prefstream.errors import OptionError, Reason, RowError, TemplateError
+from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Message, Messages
 from ms_prefstream.sample import Note
 
-PROOFS = 3  # rows of each role sequence that are also rendered in full, to check the learned layout
 LAYOUTS = 1024  # role sequences whose layouts are cached
-OUTCOMES = 32  # combinations of answers whose layouts are cached for one role sequence
 VARIANTS = 64  # distinct template variables of rows whose templates are cached
-MARKERS = {  # of conversations that are rendered already, by their first characters
-    "<": (
-        *("<|im_start|>", "<|start_header_id|>", "<|begin_of_text|>", "<start_of_turn>", "<|user|>", "<|assistant|>"),
-        *("<|User|>", "<｜User｜>"),
-    ),
-    "[": ("[INST]",),
-    "\n\n": ("\n\nHuman:", "\n\nAssistant:"),
-    "#": ("### Instruction:",),
-}
-_BEGINNINGS = (*MARKERS["<"], *MARKERS["["], "<s>[INST]", "<s> [INST]", "<bos><start_of_turn>")
-# First characters of the texts that `begins_rendered` may recognise: other texts need no look.
-_DOUBTFUL = frozenset([text[0] for text in _BEGINNINGS] + list(BLANKS + "\x1c\x1d\x1e\x1f"))
-_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "</s>", "<eos>", "<|end|>")
-_RESERVED = ("messages", "tools", "add_generation_prompt")
 
 
-class LaidOut(NamedTuple):
-    """A conversation ready to be encoded.
-
-    Attributes:
-        layout: Its units.
-        contents: The text of each message's slot.
-        rewritten: Whether the template changed a content (stripped it, removed a part).
-        notes: What else a report counts about it.
-        unread: Names of the fields with text that the template does not write.
-    """
-
-    layout: Layout
-    contents: Sequence[str]
-    rewritten: bool
-    notes: Note = Note.NONE
-    unread: tuple[str, ...] = ()
+Key: TypeAlias = tuple[tuple[Any, ...], int]
+"""The roles or the shape of a conversation, and how many of its messages are the prompt."""
 
 
 class Template(Protocol):
@@ -89,89 +57,6 @@ class Template(Protocol):
         Raises:
             RowError: If the template refuses this conversation.
         """
-
-
-@dataclass(slots=True)
-class _Learned:
-    """The layout of all conversations with certain roles and answers, learned from one rendering with placeholders.
-
-    Attributes:
-        layout: The layout; None if it depends on more than that.
-        edits: (message, strips) of contents that the template strips.
-        proofs: How many more rows are rendered in full and compared.
-        notes: What a report counts about such conversations.
-        eats: Whether the strips remove more than white space.
-        slots: Places of other values than contents.
-        rewritten: Whether the template writes some content in a form of its own.
-        unread: See `LaidOut`.
-    """
-
-    layout: Layout | None = None
-    edits: tuple[tuple[int, Edits], ...] = ()
-    proofs: int = PROOFS
-    notes: Note = Note.NONE
-    eats: bool = False
-    slots: tuple[Slot, ...] = ()
-    rewritten: bool = False
-    unread: tuple[str, ...] = ()
-
-    def fill_shape(self, given: Sequence[Any]) -> LaidOut | None:
-        """Returns the layout with these values of a `Shape`; None if there is none."""
-        if self.layout is None:
-            return None
-        stripped = [(given[value], edits) for value, edits, _ in self.slots if edits] if self.eats else ()
-        if any(_squeezed(text) != _squeezed(edited(text, edits)) for text, edits in stripped):
-            return None
-        laid = self.fill(given[: len(self.layout.roles)])
-        if laid is None:
-            return None
-        try:
-            contents = [*laid.contents, *[slot.text(given) for slot in self.slots]]
-        except (TypeError, ValueError):
-            return None  # a value that JSON has no form for
-        return laid._replace(contents=contents, rewritten=laid.rewritten or self.rewritten, unread=self.unread)
-
-    def fill(self, given: Sequence[str]) -> LaidOut | None:
-        """Returns the layout with these contents; None if there is none."""
-        if self.layout is None:
-            return None
-        if not self.edits:
-            return LaidOut(self.layout, given, False, self.notes)
-        contents = list(given)
-        for owner, edits in self.edits:
-            contents[owner] = edited(contents[owner], edits)
-        rewritten = any(map(operator.ne, contents, given))
-        if self.eats and rewritten and any(_squeezed(a) != _squeezed(b) for a, b in zip(contents, given, strict=True)):
-            return None  # words are missing, and its own rendering shows whose
-        return LaidOut(self.layout, contents, rewritten, self.notes)
-
-
-@dataclass(slots=True)
-class _Fork:
-    """A question of a template, and what is known for each answer: a further question, or a layout.
-
-    Attributes:
-        question: The question.
-        ask: Answers it for the contents of a conversation.
-        after: What follows each answer that a row has given so far.
-        room: How many more layouts may be learned; counted at the first question.
-    """
-
-    question: Question
-    ask: Callable[[Sequence[str]], bool] = field(init=False)
-    after: dict[bool, _Fork | _Learned] = field(default_factory=dict)
-    room: int = OUTCOMES
-
-    def __post_init__(self) -> None:
-        self.ask = self.question.asker()
-
-
-_Key: TypeAlias = tuple[tuple[Any, ...], int]
-"""The roles or the shape of a conversation, and how many of its messages are the prompt."""
-
-
-def _squeezed(text: str) -> str:
-    return "".join(text.split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,9 +101,9 @@ class ChatTemplate:
         self._control = ControlTokens(tokenizer.special, tokenizer.flagged)
         self._allow = options.allow_special
         self._inference = options.inference
-        self._learned: dict[_Key, _Fork | _Learned] = {}
+        self._learned: dict[Key, Fork | Learned] = {}
         self._shapes = Shapes(self._control.find_in)
-        self._once: set[_Key] = set()
+        self._once: set[Key] = set()
         self._headers: dict[str, str] = {}
         self._variants: dict[str, ChatTemplate] = {}
         self._forms: tuple[CallForm, ...] | None = None
@@ -235,10 +120,10 @@ class ChatTemplate:
         if variables:
             return self._lay_out_with(variables, prompt, responses, tools)
         length, found = len(prompt), []
-        marked = not self._allow and _begin_rendered(prompt)
+        marked = not self._allow and begin_rendered(prompt)
         for response in responses:
             laid = self._laid_out(prompt + response, length, tools)
-            if marked or (not self._allow and _begin_rendered(response)):
+            if marked or (not self._allow and begin_rendered(response)):
                 laid = laid._replace(notes=laid.notes | Note.MARKERS)
             found.append(laid)
         return found
@@ -254,7 +139,7 @@ class ChatTemplate:
         else:
             key = roles, prompt_messages
             learned = self._learned.get(key)
-            if not isinstance(learned, _Learned):
+            if not isinstance(learned, Learned):
                 hidden = any(map(self._control.find, contents))
                 learned = self._learned_for(key, contents, hidden, functools.partial(self._learn, *key, contents))
             laid = learned.fill(contents)
@@ -318,7 +203,7 @@ class ChatTemplate:
                 self._once.clear()
             self._once.add(key)
             return None
-        if not isinstance(learned, _Learned):
+        if not isinstance(learned, Learned):
             learned = self._learned_for(
                 key, shape.values, False, lambda: self._learn_shape(shape, roles, prompt_messages)
             )
@@ -326,7 +211,7 @@ class ChatTemplate:
         if laid is None or not learned.proofs:
             return laid
         with contextlib.suppress(TemplateRefusal, RowError):
-            if _as_units(laid) == _as_units(self._in_full(messages, prompt_messages, schema_list(tools))):
+            if as_units(laid) == as_units(self._in_full(messages, prompt_messages, schema_list(tools))):
                 learned.proofs -= 1
                 return laid
         learned.layout = None
@@ -334,24 +219,24 @@ class ChatTemplate:
 
     def _learned_for(
         self,
-        key: _Key,
+        key: Key,
         contents: Sequence[Any],
         hidden: bool,
-        learn: Callable[[], tuple[_Learned, Mapping[Question, bool]]],
-    ) -> _Learned:
+        learn: Callable[[], tuple[Learned, Mapping[Question, bool]]],
+    ) -> Learned:
         """Returns what is known for the answers that these contents give; a new combination of answers is learned.
 
         A template gets contents with control tokens, which are `hidden`, with other characters. So the answers are not
         known.
         """
         node = root = self._learned.get(key)
-        while isinstance(node, _Fork) and not hidden:
+        while isinstance(node, Fork) and not hidden:
             node = node.after.get(node.ask(contents))
-        if isinstance(node, _Learned):
+        if isinstance(node, Learned):
             return node
-        if isinstance(root, _Fork):
+        if isinstance(root, Fork):
             if hidden or not root.room:
-                return _Learned()
+                return Learned()
             root.room -= 1
         elif len(self._learned) >= LAYOUTS:
             self._learned.clear()
@@ -360,16 +245,16 @@ class ChatTemplate:
             self._learned[key] = learned
             return learned
         questions = list(asked)
-        fork = self._learned.setdefault(key, _Fork(questions[0]))
+        fork = self._learned.setdefault(key, Fork(questions[0]))
         for question, then in zip(questions, [*questions[1:], None], strict=True):
-            if not isinstance(fork, _Fork) or fork.question != question:
-                return _Learned()  # it asks other questions than for an earlier row
-            fork = fork.after.setdefault(asked[question], learned if then is None else _Fork(then))
-        return _Learned() if hidden else learned
+            if not isinstance(fork, Fork) or fork.question != question:
+                return Learned()  # it asks other questions than for an earlier row
+            fork = fork.after.setdefault(asked[question], learned if then is None else Fork(then))
+        return Learned() if hidden else learned
 
     def _learn(
         self, roles: tuple[str, ...], prompt_messages: int, contents: Sequence[str]
-    ) -> tuple[_Learned, Mapping[Question, bool]]:
+    ) -> tuple[Learned, Mapping[Question, bool]]:
         """Learn the layout of all conversations with these roles and the answers of these contents.
 
         Returns:
@@ -377,17 +262,17 @@ class ChatTemplate:
         """
         reads = ContentReads(answering=contents)
         if self._continues(roles, prompt_messages):
-            return _Learned(), {}
+            return Learned(), {}
         try:
             found = self._dissect(_placeholders(roles, reads), prompt_messages)
             again = self._render(_placeholders(roles, reads), None, prompt_messages == len(roles))
         except TemplateRefusal:
-            return _Learned(), reads.asked
+            return Learned(), reads.asked
         written = sorted(run.owner for run in found.text.runs if run.whole)
         if reads.looked or len(found.text.runs) != len(roles) or written != list(range(len(roles))):
-            return _Learned(), reads.asked
+            return Learned(), reads.asked
         if not found.differs and plain(again) != plain(found.text):
-            return _Learned(), reads.asked  # it is refused when a row is rendered
+            return Learned(), reads.asked  # it is refused when a row is rendered
         layout = build_layout(
             self._pieces(found, slots=True),
             prompt_messages,
@@ -399,14 +284,14 @@ class ChatTemplate:
         edits = tuple((run.owner, run.edits) for run in found.text.runs if run.edits)
         eats = any(characters and characters.strip() for _, strips in edits for _, characters in strips)
         notes = Note.EMPTY_THINK if found.empty_think else Note.NONE
-        return _Learned(layout, edits, PROOFS, notes, eats), reads.asked
+        return Learned(layout, edits, PROOFS, notes, eats), reads.asked
 
     def _learn_shape(
         self, shape: Shape, roles: tuple[str, ...], prompt_messages: int
-    ) -> tuple[_Learned, Mapping[Question, bool]]:
+    ) -> tuple[Learned, Mapping[Question, bool]]:
         """Learn the layout of all conversations of a shape and with these answers, like `_learn`."""
         if self._continues(roles, prompt_messages) or self._control.find_in(shape.key):
-            return _Learned(), {}
+            return Learned(), {}
         messages, schemas = shape.placed()
         asks = prompt_messages == len(messages)
         shown = Shown(messages, schemas, self._forms_for(messages)[0], lambda value: value)
@@ -416,7 +301,7 @@ class ChatTemplate:
             found = self._dissect(shown.dicts, prompt_messages, shown.tools, written)
             again = self._render(shown.dicts, shown.tools, asks)
         except TemplateRefusal:
-            return _Learned(), shown.reads.asked
+            return Learned(), shown.reads.asked
         ledger, turns = shown.ledger(found.text), range(len(messages))
         if (
             shown.reads.looked
@@ -424,9 +309,9 @@ class ChatTemplate:
             or shown.ledger(written).refusal() is not None
             or any(ledger.lacks_turn(turn) or ledger.loses_words(turn) for turn in turns)
         ):
-            return _Learned(), shown.reads.asked
+            return Learned(), shown.reads.asked
         unread = [name for turn in turns for name in ledger.unread(turn)] + [*ledger.unread_of_tools()]
-        learned = _Learned(unread=tuple(dict.fromkeys(unread)))
+        learned = Learned(unread=tuple(dict.fromkeys(unread)))
         places = self._places(found, shown.given(), learned, len(messages))
         pieces = None if places is None else self._pieces_around(found, places, len(messages))
         if pieces is not None:
@@ -440,7 +325,7 @@ class ChatTemplate:
         return learned, shown.reads.asked
 
     def _places(
-        self, found: Anatomy, given: Mapping[int, Any], learned: _Learned, turns: int
+        self, found: Anatomy, given: Mapping[int, Any], learned: Learned, turns: int
     ) -> list[tuple[int, int, int]] | None:
         """Returns (begin, end, slot) of each value in the text; None if one is not written as a whole."""
         text = plain(found.text)
@@ -534,7 +419,7 @@ class ChatTemplate:
                 text = whole[cut.begin : cut.end]
                 yield Piece(owner, kind, text if cut.id >= 0 or self._allow else self._control.reveal(text)), cut.id
 
-    def _prove(self, learned: _Learned, laid: LaidOut, messages: Messages) -> bool:
+    def _prove(self, learned: Learned, laid: LaidOut, messages: Messages) -> bool:
         """Compare a learned layout with a rendering of this row; drop the layout if they differ."""
         asks = len(messages) == laid.layout.prompt_messages
         try:
@@ -683,114 +568,9 @@ def _as_one_turn(messages: Messages, prompt_messages: int, join: bool) -> tuple[
     return (*messages[: prompt_messages - 1], one, *messages[prompt_messages + 1 :]), len(before.content)
 
 
-def _as_units(laid: LaidOut) -> list[Any]:
-    """Returns everything that a layout says, whatever its slots are."""
-    found: list[Any] = [laid.rewritten, laid.notes, laid.unread, laid.layout.differs]
-    for unit in laid.layout.units:
-        pieces = [unit.written(laid.contents, at, at + 1) for at in unit.trained]
-        found.append((unit.control, unit.written(laid.contents), "".join(pieces)))
-        found.append(unit.written(laid.contents, 0, unit.border) if pieces else "")
-    return found
-
-
 def _answers(piece: Piece, turn: int) -> bool:
     """Returns whether a piece is of an answer, or comes after it."""
     return piece.owner == turn and piece.kind in (Kind.BODY, Kind.TAIL)
-
-
-class PlainTemplate:
-    """Prompt and response as text: BOS if the tokenizer has one, prompt, response, EOS.
-
-    Args:
-        tokenizer: Gives BOS and EOS.
-        control: Special tokens that act in contents; None takes every content as ordinary text.
-        append_eos: Whether EOS follows the response.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, control: ControlTokens | None = None, append_eos: bool = True) -> None:
-        self._control = control
-        self._bos = (
-            [] if tokenizer.bos_id is None else [(Piece(0, Kind.PREAMBLE, tokenizer.bos_token), tokenizer.bos_id)]
-        )
-        eos = tokenizer.eos_id if append_eos else None
-        self._eos = [] if eos is None else [(Piece(1, Kind.TAIL, tokenizer.eos_token), eos)]
-        self._ends = {tokenizer.eos_id, *(tokenizer.special[name] for name in _ENDS if name in tokenizer.special)}
-        self._encoder = tokenizer.encoder
-        slots = [(Piece(0, Kind.BODY, None), -1)], [(Piece(1, Kind.BODY, None, 1), -1)]
-        self._full = self._build([*self._bos, *slots[0], *slots[1], *self._eos], 2)
-        self._prompt = self._build([*self._bos, *slots[0]], 1)
-
-    def _build(self, pieces: list[tuple[Piece, int]], messages: int) -> Layout:
-        roles, strips = ("user", "assistant")[:messages], {} if self._control is None else self._control.strips
-        begins = bool(self._bos) and pieces[0] == self._bos[0]
-        return build_layout(pieces, 1, roles, self._encoder, bos_begins=begins, strips=strips)
-
-    def lay_out(
-        self,
-        prompt: Messages,
-        responses: Sequence[Messages],
-        tools: Any = None,
-        variables: Mapping[str, Any] | None = None,
-    ) -> list[LaidOut]:
-        """See `Template`."""
-        return [self._laid_out(prompt, response, tools, variables) for response in responses]
-
-    def _laid_out(
-        self, prompt: Messages, response: Messages, tools: Any, variables: Mapping[str, Any] | None
-    ) -> LaidOut:
-        if len(prompt) != 1 or len(response) > 1 or tools is not None or any(m.extra for m in (*prompt, *response)):
-            shape = " + ".join(message.role for message in (*prompt, *response)) + (" with tools" if tools else "")
-            raise RowError(
-                Reason.TEMPLATE_REFUSED,
-                f"the row has the turns {shape}; expected one prompt and one response without tools, all that can be "
-                "joined as text without a chat template",
-                'Use a tokenizer with a chat template, or pass template="<Jinja text>"',
-            )
-        contents = [message.content for message in (*prompt, *response)]
-        unread = () if not variables else ("chat_template_kwargs",)
-        if self._control is not None and any(map(self._control.find, contents)):
-            return LaidOut(self._with_control(self._control, contents), contents, False, unread=unread)
-        marked = looks_rendered(contents[0]) or any(map(begins_rendered, contents))
-        notes = Note.MARKERS if marked else Note.NONE
-        return LaidOut(self._full if response else self._prompt, contents, False, notes, unread)
-
-    def _with_control(self, control: ControlTokens, contents: Sequence[str]) -> Layout:
-        """Returns the layout of contents with control tokens: a BOS or an end that they state is not added again.
-
-        Blanks around them change nothing: those after a stated end, ChatML's newline for instance, are not trained.
-        """
-        pieces: list[tuple[Piece, int]] = [
-            (Piece(owner, Kind.BODY, text[cut.begin : cut.end]), cut.id)
-            for owner, text in enumerate(contents)
-            for cut in control.cut(text)
-        ]
-        filled = [at for at, (piece, id_) in enumerate(pieces) if id_ >= 0 or (piece.text or "").strip()]
-        stated = [pieces[at][1] for at in filled if not pieces[at][0].owner][:1] == [id_ for _, id_ in self._bos]
-        before = [] if stated else self._bos
-        answers = len(contents) > 1
-        last = filled[-1] if filled else -1
-        ended = answers and last >= 0 and pieces[last][0].owner == 1 and pieces[last][1] in self._ends
-        if ended:
-            pieces[last + 1 :] = [(piece._replace(kind=Kind.TAIL), id_) for piece, id_ in pieces[last + 1 :]]
-        return self._build([*before, *pieces, *(self._eos if answers and not ended else [])], len(contents))
-
-
-def looks_rendered(text: str) -> bool:
-    """Returns whether a text has markers of turns, as a conversation that a template has rendered already."""
-    return any([sign in text and any([name in text for name in names]) for sign, names in MARKERS.items()])
-
-
-def _begin_rendered(messages: Messages) -> bool:
-    """Returns whether a message begins as a conversation that a chat template has rendered already."""
-    for _, content, _ in messages:  # noqa: SIM110 - every row is asked, and a generator costs more than the answer
-        if content[:1] in _DOUBTFUL and begins_rendered(content):
-            return True
-    return False
-
-
-def begins_rendered(text: str) -> bool:
-    """Returns whether a text begins as a conversation that a chat template has rendered already."""
-    return text.lstrip().startswith(_BEGINNINGS)
 
 
 def _placeholders(roles: Sequence[str], reads: ContentReads) -> list[dict[str, Any]]:
@@ -800,120 +580,3 @@ def _placeholders(roles: Sequence[str], reads: ContentReads) -> list[dict[str, A
         text = f"\ue000{owner}\ue001"  # private-use characters, which no template writes
         dicts.append({"role": role, "content": Tracked(text, (Run(0, len(text), owner),), reads)})
     return dicts
-
-
-def template_text(template: str | None, tokenizer: Tokenizer) -> str | None:
-    """Returns the Jinja source that an option stands for; None joins prompt and response as text.
-
-    Args:
-        template: ``auto`` (the tokenizer's own if it has one), ``chat`` (the tokenizer's own, which it must have),
-            Jinja source, the path of a ``.jinja`` file, or None.
-        tokenizer: May have a chat template.
-    """
-    if template == "auto":
-        return tokenizer.chat_template
-    if template == "chat":
-        if tokenizer.chat_template is None:
-            raise TemplateError(
-                f'template="chat" needs a tokenizer with a chat template, and {tokenizer.name} has none. '
-                "Pass the Jinja text as template=, or template=None to join prompt and response as text."
-            )
-        return tokenizer.chat_template
-    return given_text(template)
-
-
-def given_text(template: str | None) -> str | None:
-    """Returns the Jinja source of an option that is Jinja source itself, the path of a ``.jinja`` file, or None."""
-    if template is None:
-        return None
-    if isinstance(template, str) and ("{{" in template or "{%" in template):
-        return template
-    if isinstance(template, str) and template.endswith(".jinja"):
-        path = pathlib.Path(template)
-        if not path.is_file():
-            raise TemplateError(f"template file {template} does not exist. Give the path of a Jinja file.")
-        return path.read_text("utf-8")
-    raise OptionError(
-        f"template is {template!r}; expected 'auto', 'chat', None, Jinja text (with {{{{ }}}} or {{% %}}), or the path "
-        "of a .jinja file."
-    )
-
-
-def template_hash(text: str | None) -> str | None:
-    """Returns a short hash of a template's text; None for None."""
-    return None if text is None else hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
-
-
-def checked_variables(variables: Any) -> dict[str, Any]:
-    """Returns the option ``template_variables`` as JSON would hold it.
-
-    Raises:
-        OptionError: It cannot be used.
-    """
-    if variables is None:
-        return {}
-    problem = variables_problem(variables)
-    if problem is not None:
-        raise OptionError(f"template_variables {problem}.")
-    found: dict[str, Any] = json.loads(json.dumps(dict(variables)))
-    return found
-
-
-def variables_problem(variables: Any) -> str | None:
-    """Returns what is wrong with template variables, as the end of a sentence; None if they can be used."""
-    if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
-        return f"are {variables!r}; expected a mapping from names to plain values"
-    for name, value in variables.items():
-        if name in _RESERVED:
-            return f"state {name!r}, which is the row's own; expected another name"
-        if not _is_plain(value):
-            return f"state {name!r} as {value!r}; expected a value that JSON can hold"
-    return None
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or type(value) in (str, int, bool) or (type(value) is float and math.isfinite(value))
-
-
-def unread_variables(template: str, variables: Mapping[str, Any]) -> list[str]:
-    """Returns the names of variables that a template does not read."""
-    names = names_in(template)
-    return [name for name in variables if name not in names and not (name == "date_string" and "strftime_now" in names)]
-
-
-def first_day(template: str | None, variables: Mapping[str, Any]) -> str | None:
-    """Returns today, as an ISO date, if a template asks for the date and the variables do not state it.
-
-    Raises:
-        OptionError: They state it in a form that the template cannot use.
-    """
-    names = frozenset() if template is None else names_in(template)
-    if "strftime_now" not in names:
-        return None
-    if "date_string" not in variables:
-        return datetime.date.today().isoformat()
-    if "date_string" not in names and stated_day(variables["date_string"]) is None:
-        raise OptionError(
-            f"date_string in template_variables is {variables['date_string']!r}; expected a date such as '2024-07-26', "
-            "since the template writes it in a form of its own."
-        )
-    return None
-
-
-def stated_day(text: Any) -> datetime.date | None:
-    """Returns the day that a ``date_string`` states, in one of the usual forms; None if it is in another form."""
-    for form in ("%Y-%m-%d", "%d %b %Y", "%d %B %Y", "%B %d, %Y"):
-        with contextlib.suppress(TypeError, ValueError):
-            return datetime.datetime.strptime(text, form).date()
-    return None
-
-
-def is_day(value: Any) -> bool:
-    """Returns whether a value of a saved file is a day in ISO form."""
-    with contextlib.suppress(TypeError, ValueError):
-        return bool(datetime.date.fromisoformat(value).isoformat() == value)
-    return False

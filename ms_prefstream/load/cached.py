@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ms_prefstream.encode.encoder import AUTO
-from ms_prefstream.encode.template import given_text, template_hash
+from ms_prefstream.encode.template_text import given_text, template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, StateError, printable
 from ms_prefstream.load.loader import ADDED_OPTIONS

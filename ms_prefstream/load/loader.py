@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import threading
@@ -14,7 +15,7 @@ import numpy as np
 
 from ms_prefstream.encode.cut_points import EncodedCutMap
 from ms_prefstream.encode.encoder import AUTO, ConversationEncoder, build_encoder, resolve_boundary
-from ms_prefstream.encode.template import template_hash
+from ms_prefstream.encode.template_text import template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import CutMap, Uncut, token_cut_map
 from ms_prefstream.errors import OptionError, Reason, RowError
@@ -152,9 +153,10 @@ class SampleLoader:
                 "source has rows with text. Pass tokenizer= a directory, a file or an object."
             )
         encoder, found = self.encoder, self.encoder.encode(records)
+        sides_of = functools.lru_cache(maxsize=1)(found.__getitem__)  # asked for each side of a row
 
         def cuts(row: int, side: int) -> CutMap:
-            return EncodedCutMap(encoder, found[row][side])
+            return EncodedCutMap(encoder, sides_of(row)[side])
 
         return self._made(Uncut(*found.block(), cuts), records)
 

@@ -21,7 +21,7 @@ import numpy as np
 from ms_prefstream.checks import check_made
 from ms_prefstream.disk import shown
 from ms_prefstream.encode.encoder import AUTO, BOUNDARIES
-from ms_prefstream.encode.template import checked_variables, first_day, is_day, template_text
+from ms_prefstream.encode.template_text import checked_variables, first_day, is_day, template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_embedding
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_of

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from ms_prefstream.encode.cut_points import EncodedCutMap
-from ms_prefstream.encode.encoder import Encoded
+from ms_prefstream.encode.encodings import Encoded
 from ms_prefstream.encode.truncate import Budget, Flat, fit
 from ms_prefstream.formats.record import Messages
 from tests.encode.chat_templates import FAMILIES

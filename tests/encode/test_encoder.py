@@ -42,6 +42,9 @@ class Counting:
     def decode(self, ids: Sequence[int]) -> str:
         return self.encoder.decode(ids)
 
+    def sure_lead(self, text: str, place: Place) -> int:
+        return self.encoder.sure_lead(text, place)
+
 
 def counting(directory: pathlib.Path, **options: Any) -> tuple[Counting, ConversationEncoder]:
     import dataclasses

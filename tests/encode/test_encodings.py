@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.encode.backends.base import FlatIds, Place, TextEncoder
-from ms_prefstream.encode.encoder import ConversationEncoder, Encoded, build_encoder
+from ms_prefstream.encode.encoder import ConversationEncoder, build_encoder
+from ms_prefstream.encode.encodings import Encoded
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ms_prefstream as mps
-from ms_prefstream.encode.encoder import Encoded
+from ms_prefstream.encode.encodings import Encoded
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import RowError
 from ms_prefstream.formats import resolve_format

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.encode.encoder import ConversationEncoder, Encoded
+from ms_prefstream.encode.encoder import ConversationEncoder
+from ms_prefstream.encode.encodings import Encoded
 from ms_prefstream.encode.jinja import TemplateRefusal
 from ms_prefstream.encode.template import PROOFS, ChatTemplate, LaidOut, TemplateOptions, schema_list
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
@@ -232,7 +233,9 @@ def test_a_shape_that_is_known_is_not_rendered(name: str, monkeypatch: pytest.Mo
             Message("tool", "r"),
         )
         template.lay_out(
-            prompt, ((Message("assistant", f"a {number}"),),), ({"type": "function", "function": {"name": f"f{number}"}},)
+            prompt,
+            ((Message("assistant", f"a {number}"),),),
+            ({"type": "function", "function": {"name": f"f{number}"}},),
         )
         if number == PROOFS + 2:
             assert rendered

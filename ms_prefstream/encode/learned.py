@@ -1,0 +1,105 @@
+"""Layouts that are learned: from one rendering of a template to all conversations that are rendered alike."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ms_prefstream.encode.layout import LaidOut, Layout
+from ms_prefstream.encode.shape import Slot
+from ms_prefstream.encode.tracked_text import Edits, Question, edited
+from ms_prefstream.sample import Note
+
+PROOFS = 3  # rows of each role sequence that are also rendered in full, to check the learned layout
+OUTCOMES = 32  # combinations of answers whose layouts are cached for one role sequence
+
+
+@dataclass(slots=True)
+class Learned:
+    """The layout of all conversations with certain roles and answers, learned from one rendering with placeholders.
+
+    Attributes:
+        layout: The layout; None if it depends on more than that.
+        edits: (message, strips) of contents that the template strips.
+        proofs: How many more rows are rendered in full and compared.
+        notes: What a report counts about such conversations.
+        eats: Whether the strips remove more than white space.
+        slots: Places of other values than contents.
+        rewritten: Whether the template writes some content in a form of its own.
+        unread: See `LaidOut`.
+    """
+
+    layout: Layout | None = None
+    edits: tuple[tuple[int, Edits], ...] = ()
+    proofs: int = PROOFS
+    notes: Note = Note.NONE
+    eats: bool = False
+    slots: tuple[Slot, ...] = ()
+    rewritten: bool = False
+    unread: tuple[str, ...] = ()
+
+    def fill_shape(self, given: Sequence[Any]) -> LaidOut | None:
+        """Returns the layout with these values of a `Shape`; None if there is none."""
+        if self.layout is None:
+            return None
+        stripped = [(given[value], edits) for value, edits, _ in self.slots if edits] if self.eats else ()
+        if any(_squeezed(text) != _squeezed(edited(text, edits)) for text, edits in stripped):
+            return None
+        laid = self.fill(given[: len(self.layout.roles)])
+        if laid is None:
+            return None
+        try:
+            contents = [*laid.contents, *[slot.text(given) for slot in self.slots]]
+        except (TypeError, ValueError):
+            return None  # a value that JSON has no form for
+        return laid._replace(contents=contents, rewritten=laid.rewritten or self.rewritten, unread=self.unread)
+
+    def fill(self, given: Sequence[str]) -> LaidOut | None:
+        """Returns the layout with these contents; None if there is none."""
+        if self.layout is None:
+            return None
+        if not self.edits:
+            return LaidOut(self.layout, given, False, self.notes)
+        contents = list(given)
+        for owner, edits in self.edits:
+            contents[owner] = edited(contents[owner], edits)
+        rewritten = any(map(operator.ne, contents, given))
+        if self.eats and rewritten and any(_squeezed(a) != _squeezed(b) for a, b in zip(contents, given, strict=True)):
+            return None  # words are missing, and its own rendering shows whose
+        return LaidOut(self.layout, contents, rewritten, self.notes)
+
+
+@dataclass(slots=True)
+class Fork:
+    """A question of a template, and what is known for each answer: a further question, or a layout.
+
+    Attributes:
+        question: The question.
+        ask: Answers it for the contents of a conversation.
+        after: What follows each answer that a row has given so far.
+        room: How many more layouts may be learned; counted at the first question.
+    """
+
+    question: Question
+    ask: Callable[[Sequence[str]], bool] = field(init=False)
+    after: dict[bool, Fork | Learned] = field(default_factory=dict)
+    room: int = OUTCOMES
+
+    def __post_init__(self) -> None:
+        self.ask = self.question.asker()
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def as_units(laid: LaidOut) -> list[Any]:
+    """Returns everything that a layout says, whatever its slots are."""
+    found: list[Any] = [laid.rewritten, laid.notes, laid.unread, laid.layout.differs]
+    for unit in laid.layout.units:
+        pieces = [unit.written(laid.contents, at, at + 1) for at in unit.trained]
+        found.append((unit.control, unit.written(laid.contents), "".join(pieces)))
+        found.append(unit.written(laid.contents, 0, unit.border) if pieces else "")
+    return found

@@ -7,11 +7,15 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import IO, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ms_prefstream.disk import check_own, open_descriptor, shown
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.sources.base import sources_in
 
 _OPEN_AT_MOST = 128
+_READ_OVER = 4096  # bytes between two pieces of a file: copying them takes less time than a second system call
 _REMEDY_CHANGED = (
     "Files must not change while they are read: restore this one, or start a new run "
     "(a file that is still being written is read with mps.follow)."
@@ -125,6 +129,39 @@ def read_at(handle: Handle, path: str, begin: int, size: int) -> bytes:
     except OSError as error:
         raise unreadable(path, error) from error
     return data
+
+
+class Pieces(NamedTuple):
+    """Pieces of a file in memory.
+
+    Attributes:
+        data: The bytes of all pieces, in any order, and perhaps bytes between them; then zeros.
+        begins: (n,) int64, where each piece begins in `data`.
+    """
+
+    data: bytes
+    begins: NDArray[np.int64]
+
+
+def read_pieces(
+    handle: Handle, path: str, begins: NDArray[np.int64], sizes: NDArray[np.int64], zeros: int = 0
+) -> Pieces:
+    """Returns n pieces of a file, n at least 1, followed by some zeros; neighbours are read together.
+
+    Raises:
+        SourceError: The file ends before a piece does.
+    """
+    order = np.argsort(begins)
+    firsts, ends = begins[order], (begins + sizes)[order]
+    apart = np.flatnonzero(firsts[1:] > ends[:-1] + _READ_OVER) + 1
+    heads = np.concatenate([[0], apart])  # (k,), the first piece of each range that is read
+    firsts = firsts[heads]
+    lengths = np.maximum.reduceat(ends, heads) - firsts
+    data = [read_at(handle, path, *both) for both in zip(firsts.tolist(), lengths.tolist(), strict=True)]
+    found = np.empty_like(begins)
+    moved = np.cumsum(lengths) - lengths - firsts
+    found[order] = begins[order] + np.repeat(moved, np.diff(heads, append=len(begins)))
+    return Pieces(b"".join([*data, bytes(zeros)]), found)
 
 
 def name_of(paths: Sequence[str]) -> str:

@@ -57,6 +57,8 @@ _KEPT = {  # size of a number -> width -> for each of its bytes whether it is st
 SPARE = 40
 """Bytes after the last row that `decode` may look at: four values of eight bytes, and those of the last of them."""
 
+_FOURS_TOGETHER = 1 << 11  # the working arrays stay in the cache, and their memory is used again
+
 # By the byte that holds the widths of four values:
 _FOUR_BYTES = 1 << (np.arange(256)[:, None] >> np.array([6, 4, 2, 0]) & 3)  # (256, 4), the bytes of each value
 _STORED = np.concatenate([np.zeros((256, 1), np.int64), np.cumsum(_FOUR_BYTES, axis=1)], axis=1).T.copy()
@@ -89,7 +91,7 @@ class Flat(NamedTuple):
 
 
 def decode(
-    data: bytes | bytearray, begins: NDArray[np.int64], sizes: NDArray[np.int64], dtypes: Sequence[str]
+    data: NDArray[np.uint8], begins: NDArray[np.int64], sizes: NDArray[np.int64], dtypes: Sequence[str]
 ) -> list[Flat]:
     """Returns the values of n rows: each column, in the order of their names.
 
@@ -102,10 +104,9 @@ def decode(
     Raises:
         ValueError: A row is not made of these columns.
     """
-    view = np.frombuffer(data, np.uint8)
-    bounds = _column_bounds(view, begins, sizes, len(dtypes))  # (columns, n, 2)
+    bounds = _column_bounds(data, begins, sizes, len(dtypes))  # (columns, n, 2)
     whole = [column for column, dtype in enumerate(dtypes) if dtype.startswith("int")]
-    numbers = _decode_numbers(view, bounds[whole].reshape(-1, 2))
+    numbers = _decode_numbers(data, bounds[whole].reshape(-1, 2))
     shared = numbers.values.astype(np.int32, copy=False)
     columns = zip(*(part.reshape(-1, len(sizes)) for part in numbers[1:]), strict=True)
     found = []
@@ -125,7 +126,7 @@ def decode(
         firsts = np.cumsum(counts) - counts
         places = np.repeat(bounds[column, :, 0] - kind.itemsize * firsts, counts)
         places += kind.itemsize * np.arange(len(places))
-        found.append(Flat(_words(view, kind)[places], firsts, counts))
+        found.append(Flat(_words(data, kind)[places], firsts, counts))
     return found
 
 
@@ -276,21 +277,48 @@ def _decode_numbers(data: NDArray[np.uint8], bounds: NDArray[np.int64]) -> Flat:
     starts = begins + 4 + fours
     if (starts > ends).any():
         raise ValueError("a row claims more values than it has bytes")
+    lasts = np.concatenate([[0], np.cumsum(fours)])
+    total = int(lasts[-1])
+    values: NDArray[Any] = np.empty((total, 4), np.int32)
+    cuts = np.searchsorted(lasts, np.arange(_FOURS_TOGETHER, total, _FOURS_TOGETHER))
+    for some in itertools.starmap(slice, itertools.pairwise([0, *cuts.tolist(), len(counts)])):
+        maps, places = _four_by_four(data, begins[some], starts[some], ends[some], counts[some])
+        if values.itemsize == 4 and _WIDEST.take(maps).any():
+            values = values.astype(np.int64)
+        mine = values[lasts[some.start] : lasts[some.stop]]
+        spare = _SPARE_BITS[values.itemsize].take(maps, axis=0)
+        words = _words(data, values.dtype.newbyteorder("<"))[places[:, None] + _OFFSETS.take(maps, axis=0)]
+        np.left_shift(words, spare, out=mine)
+        np.right_shift(mine, spare, out=mine)  # the upper bytes belong to the next value
+    return Flat(values.reshape(-1), 4 * lasts[:-1], counts)
+
+
+def _four_by_four(
+    data: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Returns of each four values of some arrays the byte with their widths, and where the first of them lies.
+
+    Args:
+        data: All bytes.
+        begins: Where the arrays begin, with the count of their values.
+        starts: Where their values begin.
+        ends: Where they end.
+        counts: How many values they have.
+    """
+    fours = (counts + 3) >> 2
     lasts = np.cumsum(fours)
     firsts = lasts - fours
     maps = data[np.repeat(begins + 4 - firsts, fours) + np.arange(int(fours.sum()))]
     stored = np.concatenate([[0], np.cumsum(_STORED[4].take(maps))])  # bytes before each four
     sizes = stored[lasts] - stored[firsts]
     rest = counts & 3
-    open_ended = np.flatnonzero(rest)  # the last four of these arrays are fewer
-    ending = maps[lasts[open_ended] - 1]
-    sizes[open_ended] -= _STORED[4].take(ending) - _STORED[rest[open_ended], ending]
+    fewer = np.flatnonzero(rest)  # arrays whose last four are fewer
+    ending = maps[lasts[fewer] - 1]
+    sizes[fewer] -= _STORED[4].take(ending) - _STORED[rest[fewer], ending]
     if (starts + sizes != ends).any():
         raise ValueError("a row's values have another size than it says")
-    places = stored[:-1] + np.repeat(starts - stored[firsts], fours)
-    dtype = np.dtype("<i8" if _WIDEST.take(maps).any() else "<i4")
-    values = _words(data, dtype)[places[:, None] + _OFFSETS.take(maps, axis=0)]  # (fours, 4)
-    spare = _SPARE_BITS[dtype.itemsize].take(maps, axis=0)
-    values <<= spare
-    values >>= spare  # the upper bytes belong to the next value
-    return Flat(values.reshape(-1), 4 * firsts, counts)
+    return maps, stored[:-1] + np.repeat(starts - stored[firsts], fours)

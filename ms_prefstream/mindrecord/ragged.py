@@ -71,7 +71,7 @@ def ragged_values(
 
 def ragged_block(
     dtypes: Mapping[str, str],
-    data: bytes | bytearray,
+    data: NDArray[np.uint8],
     begins: NDArray[np.int64],
     sizes: NDArray[np.int64],
     rows: NDArray[np.int64],

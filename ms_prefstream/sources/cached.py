@@ -37,10 +37,11 @@ from ms_prefstream.sources.files import (
     FileStamp,
     Handle,
     Handles,
-    Pieces,
+    Ranges,
     check_unchanged,
+    ranges_of,
     read_at,
-    read_pieces,
+    read_ranges,
 )
 
 _CHUNK = 1 << 16  # rows
@@ -63,9 +64,11 @@ class _Table:
 
     def __getitem__(self, ids: NDArray[np.int64]) -> NDArray[Any]:
         """Returns the rows with these ids, at least one, in this order."""
-        size = self._row_bytes
-        data, begins = read_pieces(self._handle(), self._path, self._begin + size * ids, np.full(len(ids), size))
-        rows: NDArray[Any] = self._array(data)[begins // size]
+        size, handle = self._row_bytes, self._handle()
+        ranges = ranges_of(self._begin + size * ids, np.full(len(ids), size))
+        data = np.empty(ranges.size, np.uint8)
+        read_ranges(handle, self._path, ranges, data.data)
+        rows: NDArray[Any] = self._array(data)[ranges.places // size]
         return rows
 
     def chunks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
@@ -80,7 +83,7 @@ class _Table:
         check_unchanged(self._path, self._stamp, os.fstat(handle.fd))
         return handle
 
-    def _array(self, data: bytes) -> NDArray[Any]:
+    def _array(self, data: bytes | NDArray[np.uint8]) -> NDArray[Any]:
         return np.frombuffer(data, self._dtype).reshape(-1, *self._shape[1:])
 
 
@@ -174,7 +177,7 @@ class CachedRows:
     def _good_block(self, ids: NDArray[np.int64], places: NDArray[Any]) -> Block:
         """Returns the samples of one or more good rows."""
         sizes = places["size"].astype(np.int64)
-        data, begins = self._pieces(ids // self._rows_per_part, places["begin"].astype(np.int64), sizes, places["crc"])
+        data, begins = self._bytes(ids // self._rows_per_part, places["begin"].astype(np.int64), sizes, places["crc"])
         try:
             block = ragged_block(self._dtypes, data, begins, sizes, ids)
             self._check_lengths(block, ids)
@@ -272,24 +275,40 @@ class CachedRows:
             (first, last), lengths = found[at].tolist(), expected[at].tolist()
             raise ValueError(f"row {rows[at]} has {first} and {last} tokens, and not {lengths}")
 
-    def _pieces(
+    def _bytes(
         self, parts: NDArray[np.int64], begins: NDArray[np.int64], sizes: NDArray[np.int64], checksums: NDArray[Any]
-    ) -> Pieces:
-        """Returns the bytes of one or more rows, with the zeros that `ragged_block` needs; checks their checksums."""
-        names = {part: part_name(part) for part in np.unique(parts).tolist()}
-        read, found = [], np.empty_like(begins)
-        end = 0
-        for part, name in names.items():
-            here = np.flatnonzero(parts == part)
-            note, path = self.manifest.files.get(name), os.path.join(self.name, name)
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Returns the bytes of one or more rows, see `decode`, and where each row begins in them.
+
+        Raises:
+            CacheError: A part does not have these bytes, or they have other checksums.
+        """
+        read: list[tuple[str, Ranges]] = []
+        places, end = np.empty_like(begins), 0
+        for part in np.unique(parts).tolist():
+            here, name = np.flatnonzero(parts == part), part_name(part)
+            note = self.manifest.files.get(name)
             if note is None or (begins[here] < 0).any() or (begins[here] > note.bytes - sizes[here]).any():
                 raise CacheError(f"{self.name}: {PLACES} names bytes that {name} does not have. {_REMEDY}")
-            data, places = read_pieces(self._handles.get(path), path, begins[here], sizes[here], SPARE)
-            _check_sums(path, data, places, begins[here], sizes[here], checksums[here])
-            found[here] = end + places
-            end += len(data)
-            read.append(data)
-        return Pieces(b"".join(read), found)
+            ranges = ranges_of(begins[here], sizes[here])
+            read.append((os.path.join(self.name, name), ranges))
+            places[here] = end + ranges.places
+            end += ranges.size
+        data = np.empty(end + SPARE, np.uint8)
+        data[end:] = 0
+        view, at = data.data, 0
+        for path, ranges in read:
+            read_ranges(self._handles.get(path), path, ranges, view[at : at + ranges.size])
+            at += ranges.size
+        ends = places + sizes
+        sums = list(map(zlib.crc32, map(view.__getitem__, map(slice, places.tolist(), ends.tolist()))))
+        if (wrong := np.array(sums) != checksums).any():
+            row = int(wrong.argmax())
+            raise CacheError(
+                f"{os.path.join(self.name, part_name(int(parts[row])))} is damaged between bytes {begins[row]} and "
+                f"{begins[row] + sizes[row]}: the bytes differ from those that were written. {_REMEDY}"
+            )
+        return data, places
 
     def _dropped(self, row: int) -> DroppedRowError:
         reason = REASONS[int(self._tables.verdict[row])]
@@ -301,30 +320,6 @@ def _token_hash(places: _Table) -> str:
     for _, rows in places.chunks():
         digest.update(rows["crc"].tobytes())
     return digest.hexdigest()
-
-
-def _check_sums(
-    path: str,
-    data: bytes,
-    places: NDArray[np.int64],
-    begins: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    checksums: NDArray[np.uint32],
-) -> None:
-    """Raises CacheError unless the bytes of each row, at `places` in `data`, have the checksum they were written with.
-
-    Args:
-        path: Their file.
-        begins: Where they begin in the file.
-    """
-    view = memoryview(data)
-    sums = list(map(zlib.crc32, map(view.__getitem__, map(slice, places.tolist(), (places + sizes).tolist()))))
-    if (wrong := np.array(sums) != checksums).any():
-        at = int(wrong.argmax())
-        raise CacheError(
-            f"{path} is damaged between bytes {begins[at]} and {begins[at] + sizes[at]}: the bytes differ from those "
-            f"that were written. {_REMEDY}"
-        )
 
 
 def caches_in(source: Any) -> list[CachedRows]:

@@ -131,37 +131,43 @@ def read_at(handle: Handle, path: str, begin: int, size: int) -> bytes:
     return data
 
 
-class Pieces(NamedTuple):
-    """Pieces of a file in memory.
+class Ranges(NamedTuple):
+    """Ranges of a file that hold some pieces of it.
 
     Attributes:
-        data: The bytes of all pieces, in any order, and perhaps bytes between them; then zeros.
-        begins: (n,) int64, where each piece begins in `data`.
+        ranges: First byte and size of each range.
+        places: (n,) int64, where each piece begins in the bytes of all ranges together.
+        size: Bytes of all ranges.
     """
 
-    data: bytes
-    begins: NDArray[np.int64]
+    ranges: list[tuple[int, int]]
+    places: NDArray[np.int64]
+    size: int
 
 
-def read_pieces(
-    handle: Handle, path: str, begins: NDArray[np.int64], sizes: NDArray[np.int64], zeros: int = 0
-) -> Pieces:
-    """Returns n pieces of a file, n at least 1, followed by some zeros; neighbours are read together.
-
-    Raises:
-        SourceError: The file ends before a piece does.
-    """
+def ranges_of(begins: NDArray[np.int64], sizes: NDArray[np.int64]) -> Ranges:
+    """Returns the ranges to read for n pieces of a file, at least one; neighbours share a range."""
     order = np.argsort(begins)
     firsts, ends = begins[order], (begins + sizes)[order]
-    apart = np.flatnonzero(firsts[1:] > ends[:-1] + _READ_OVER) + 1
-    heads = np.concatenate([[0], apart])  # (k,), the first piece of each range that is read
-    firsts = firsts[heads]
-    lengths = np.maximum.reduceat(ends, heads) - firsts
-    data = [read_at(handle, path, *both) for both in zip(firsts.tolist(), lengths.tolist(), strict=True)]
-    found = np.empty_like(begins)
+    heads = np.flatnonzero(np.concatenate([[True], firsts[1:] > ends[:-1] + _READ_OVER]))  # the first piece of each
+    firsts, lengths = firsts[heads], np.maximum.reduceat(ends, heads) - firsts[heads]
     moved = np.cumsum(lengths) - lengths - firsts
-    found[order] = begins[order] + np.repeat(moved, np.diff(heads, append=len(begins)))
-    return Pieces(b"".join([*data, bytes(zeros)]), found)
+    places = np.empty_like(begins)
+    places[order] = begins[order] + np.repeat(moved, np.diff(heads, append=len(begins)))
+    return Ranges(list(zip(firsts.tolist(), lengths.tolist(), strict=True)), places, int(lengths.sum()))
+
+
+def read_ranges(handle: Handle, path: str, ranges: Ranges, data: memoryview) -> None:
+    """Reads ranges of a file into memory of their size; raises `SourceError` if the file ends before that."""
+    at = 0
+    for begin, size in ranges.ranges:
+        try:
+            read = os.preadv(handle.fd, [data[at : at + size]], begin)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if read < size:
+            data[at + read : at + size] = read_at(handle, path, begin + read, size - read)
+        at += size
 
 
 def name_of(paths: Sequence[str]) -> str:

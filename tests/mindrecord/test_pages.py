@@ -41,7 +41,8 @@ def decoded(blocks: list[bytes]) -> list[list[Any]]:
     """Each column, by name (a_ids, b_wide, c_score), as an array for each row; the rows lie in another order."""
     sizes = np.array([len(block) for block in blocks])
     begins = np.cumsum(sizes[::-1])[::-1] - sizes  # the last row comes first
-    columns = decode(b"".join(blocks[::-1]) + bytes(SPARE), begins, sizes, ["int32", "int64", "float32"])
+    data = np.frombuffer(b"".join(blocks[::-1]) + bytes(SPARE), np.uint8)
+    columns = decode(data, begins, sizes, ["int32", "int64", "float32"])
     return [
         [
             column.values[begin : begin + length]

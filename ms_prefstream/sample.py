@@ -221,7 +221,8 @@ class Block(Many[Loaded]):
     def good(self) -> NDArray[np.bool_]:
         """(n,) bool, whether a row has a sample."""
         good = np.ones(len(self), np.bool_)
-        good[list(self.errors)] = False
+        if self.errors:
+            good[list(self.errors)] = False
         return good
 
     @property
@@ -286,11 +287,8 @@ class Block(Many[Loaded]):
 
     def arrays(self, side: int) -> list[Ids]:
         """Returns the ids of a sequence of every row, as parts of `ids`."""
-        return _parts(self.ids, self.begins[:, side], self.lengths[:, side])
-
-    def prompt_arrays(self) -> list[Ids]:
-        """Returns the ids of the prompt of every row, as parts of `ids`."""
-        return [] if self.prompts is None else _parts(self.ids, *self.prompts.T)
+        begins, lengths = self.begins[:, side], self.lengths[:, side]
+        return [self.ids[begin:end] for begin, end in zip(begins.tolist(), (begins + lengths).tolist(), strict=True)]
 
     def spans_of(self, row: int, side: int) -> tuple[Span, ...]:
         """Returns the spans of a sequence."""
@@ -325,10 +323,6 @@ class Block(Many[Loaded]):
 
     def __iter__(self) -> Iterator[Loaded]:
         return map(self.__getitem__, range(len(self)))
-
-
-def _parts(ids: Ids, begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> list[Ids]:
-    return [ids[begin:end] for begin, end in zip(begins.tolist(), (begins + lengths).tolist(), strict=True)]
 
 
 class Ready(NamedTuple):

@@ -5,7 +5,6 @@ Its rows are read some steps ahead, see `ReadAhead`.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -84,7 +83,7 @@ def check_cache(
         )
 
 
-_TOKENS_AHEAD = 1 << 18
+_TOKENS_AHEAD = 1 << 19
 
 
 class ReadAhead:
@@ -99,48 +98,46 @@ class ReadAhead:
 
     def __init__(self, loader: Load) -> None:
         self._loader = loader
-        self._hint: tuple[Iterable[Any], Callable[[Any], Sequence[int]]] | None = None
-        self._read: dict[bytes, Block] = {}
+        self._hint: tuple[Iterator[Any], Callable[[Any], Sequence[int]]] | None = None
+        self._read: dict[Hashable, tuple[list[int], Block]] = {}
         self._tokens = _TOKENS_AHEAD  # of a row, as the last rows had them; at first nothing is read ahead
 
     def hint(self, units: Iterable[Unit], rows_of: Callable[[Unit], Sequence[int]]) -> None:
         """Says what comes next: the unit that `load` is about to request, and those after it, perhaps without end."""
-        self._hint = units, rows_of
+        self._hint = iter(units), rows_of
 
     def load(self, rows: Sequence[int]) -> Block:
         """Returns the samples of these rows, in this order."""
         hint, self._hint = self._hint, None
-        block = self._read.pop(_key(rows), None)
-        if block is not None:
-            return block
+        if hint is None:
+            return self._loader.load(rows)
+        known = self._read.pop(next(hint[0]), None)
+        if known is not None and known[0] == rows:
+            return known[1]
         self._read = {}
-        ahead = [] if hint is None else self._ahead(len(rows), *hint)
-        if ahead:
-            with contextlib.suppress(PrefStreamError):  # a damaged row is an error when it is requested
-                joined = self._loader.load([*rows, *itertools.chain.from_iterable(ahead)])
-                ends = itertools.accumulate(map(len, ahead), initial=len(rows))
-                for some, end in zip(ahead, itertools.islice(ends, 1, None), strict=True):
-                    self._read[_key(some)] = joined.take(np.arange(end - len(some), end))
-                return self._noted(joined.take(np.arange(len(rows))))
-        return self._noted(self._loader.load(rows))
+        ahead = self._ahead(len(rows), *hint)
+        try:
+            joined = self._loader.load([*rows, *itertools.chain.from_iterable(ahead.values())])
+        except PrefStreamError:  # a damaged row is an error when it is requested
+            return self._loader.load(rows)
+        begin = len(rows)
+        for unit, some in ahead.items():
+            self._read[unit] = some, joined.take(np.arange(begin, begin + len(some)))
+            begin += len(some)
+        self._tokens = max(1, int(joined.lengths.sum()) // max(1, len(joined)))
+        return joined.take(np.arange(len(rows)))
 
-    def _ahead(self, loaded: int, units: Iterable[Any], rows_of: Callable[[Any], Sequence[int]]) -> list[Sequence[int]]:
+    def _ahead(
+        self, loaded: int, units: Iterator[Any], rows_of: Callable[[Any], Sequence[int]]
+    ) -> dict[Hashable, list[int]]:
         """Returns the rows of each unit that is read together with the current one of `loaded` rows."""
-        found = []
-        for unit in itertools.islice(units, 1, None):
+        found: dict[Hashable, list[int]] = {}
+        for unit in units:
             if loaded * self._tokens >= _TOKENS_AHEAD:
                 break
-            found.append(rows_of(unit))
-            loaded += len(found[-1])
+            found[unit] = list(rows_of(unit))
+            loaded += len(found[unit])
         return found
-
-    def _noted(self, block: Block) -> Block:
-        self._tokens = max(1, int(block.lengths.sum()) // max(1, len(block)))
-        return block
-
-
-def _key(rows: Sequence[int]) -> bytes:
-    return np.array(rows, np.int64).tobytes()
 
 
 def encoding_of(cache: CachedRows, task: Task) -> dict[str, Any]:

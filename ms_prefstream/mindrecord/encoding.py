@@ -57,16 +57,15 @@ _KEPT = {  # size of a number -> width -> for each of its bytes whether it is st
 SPARE = 40
 """Bytes after the last row that `decode` may look at: four values of eight bytes, and those of the last of them."""
 
-_FOURS_TOGETHER = 1 << 11  # the working arrays stay in the cache, and their memory is used again
+_FOURS_TOGETHER = 1 << 12  # the working arrays stay in the cache, and their memory is used again
 
 # By the byte that holds the widths of four values:
 _FOUR_BYTES = 1 << (np.arange(256)[:, None] >> np.array([6, 4, 2, 0]) & 3)  # (256, 4), the bytes of each value
 _STORED = np.concatenate([np.zeros((256, 1), np.int64), np.cumsum(_FOUR_BYTES, axis=1)], axis=1).T.copy()
 """(5, 256), the bytes of the first values, from none to all four."""
-_OFFSETS = _STORED[:4].T.copy()  # (256, 4), where each value begins
 _WIDEST = (_FOUR_BYTES == 8).any(axis=1)  # (256,), whether one has eight bytes
-_SPARE_BITS = {size: (8 * size - 8 * _FOUR_BYTES).astype(f"<i{size}") for size in (4, 8)}
-"""Size of a word -> (256, 4), the bits of a word that do not belong to each value."""
+_SPARE_BITS = {size: (8 * size - 8 * _FOUR_BYTES).T.astype(f"<i{size}", order="C") for size in (4, 8)}
+"""Size of a word -> (4, 256), the bits of a word that do not belong to each value."""
 
 
 def encode(columns: Sequence[Arrays]) -> Iterator[bytes]:
@@ -110,24 +109,26 @@ def decode(
     shared = numbers.values.astype(np.int32, copy=False)
     columns = zip(*(part.reshape(-1, len(sizes)) for part in numbers[1:]), strict=True)
     found = []
-    for column, dtype in enumerate(dtypes):
+    for dtype, (firsts, ends) in zip(dtypes, bounds.swapaxes(1, 2), strict=True):
         if dtype == "int32":
             found.append(Flat(shared, *next(columns)))
-            continue
-        if dtype == "int64":
-            firsts, counts = next(columns)
-            own = slice(*(firsts[:1]), *(firsts[-1:] + counts[-1:]))
-            found.append(Flat(numbers.values[own].astype(np.int64), firsts - firsts[:1], counts))
-            continue
-        kind = np.dtype(dtype).newbyteorder("<")
-        counts, rest = np.divmod(bounds[column, :, 1] - bounds[column, :, 0], kind.itemsize)
-        if rest.any():
-            raise ValueError("a row's values have another size than it says")
-        firsts = np.cumsum(counts) - counts
-        places = np.repeat(bounds[column, :, 0] - kind.itemsize * firsts, counts)
-        places += kind.itemsize * np.arange(len(places))
-        found.append(Flat(_words(data, kind)[places], firsts, counts))
+        elif dtype == "int64":
+            own = _own_values(numbers.values, *next(columns))
+            found.append(own._replace(values=own.values.astype(np.int64)))
+        else:
+            kind = np.dtype(dtype).newbyteorder("<")
+            counts, rest = np.divmod(ends - firsts, kind.itemsize)
+            if rest.any():
+                raise ValueError("a row's values have another size than it says")
+            found.append(_own_values(_words(data, kind), firsts, counts, kind.itemsize))
     return found
+
+
+def _own_values(values: NDArray[Any], begins: NDArray[np.int64], lengths: NDArray[np.int64], apart: int = 1) -> Flat:
+    """Returns values that are not shared with other columns; those of a row are this many entries apart."""
+    ends = np.cumsum(lengths)
+    places = np.repeat(begins - apart * (ends - lengths), lengths) + apart * np.arange(int(lengths.sum()))
+    return Flat(values[places], ends - lengths, lengths)
 
 
 def encode_searchable(names: Sequence[str], numbers: Sequence[int]) -> bytes:
@@ -271,7 +272,8 @@ def _decode_numbers(data: NDArray[np.uint8], bounds: NDArray[np.int64]) -> Flat:
     `bounds`, (n, 2), are where each array lies: count, widths, values. Four values have their widths in one byte, and
     are decoded together; an array whose length is no multiple of four is followed by up to three meaningless values.
     """
-    begins, ends = bounds.T
+    order = np.argsort(bounds[:, 0])  # what is decoded together then lies together
+    begins, ends = bounds[order].T
     counts = _words(data, ">u4")[begins].astype(np.int64)
     fours = (counts + 3) >> 2
     starts = begins + 4 + fours
@@ -282,15 +284,20 @@ def _decode_numbers(data: NDArray[np.uint8], bounds: NDArray[np.int64]) -> Flat:
     values: NDArray[Any] = np.empty((total, 4), np.int32)
     cuts = np.searchsorted(lasts, np.arange(_FOURS_TOGETHER, total, _FOURS_TOGETHER))
     for some in itertools.starmap(slice, itertools.pairwise([0, *cuts.tolist(), len(counts)])):
+        if some.start == some.stop:
+            continue
         maps, places = _four_by_four(data, begins[some], starts[some], ends[some], counts[some])
         if values.itemsize == 4 and _WIDEST.take(maps).any():
             values = values.astype(np.int64)
-        mine = values[lasts[some.start] : lasts[some.stop]]
-        spare = _SPARE_BITS[values.itemsize].take(maps, axis=0)
-        words = _words(data, values.dtype.newbyteorder("<"))[places[:, None] + _OFFSETS.take(maps, axis=0)]
-        np.left_shift(words, spare, out=mine)
-        np.right_shift(mine, spare, out=mine)  # the upper bytes belong to the next value
-    return Flat(values.reshape(-1), 4 * lasts[:-1], counts)
+        first, end = int(begins[some.start]), int(ends[some.stop - 1]) + SPARE
+        words = _words(data[first:end], values.dtype.newbyteorder("<")).copy()  # numpy is slow where words overlap
+        places -= first
+        for at, (before, spare) in enumerate(zip(_STORED, _SPARE_BITS[values.itemsize], strict=False)):
+            bits = spare.take(maps)  # the upper bytes belong to the next value
+            values[lasts[some.start] : lasts[some.stop], at] = words.take(places + before.take(maps)) << bits >> bits
+    firsts, lengths = np.empty_like(counts), np.empty_like(counts)
+    firsts[order], lengths[order] = 4 * lasts[:-1], counts
+    return Flat(values.reshape(-1), firsts, lengths)
 
 
 def _four_by_four(

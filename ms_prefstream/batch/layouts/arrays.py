@@ -5,7 +5,6 @@ Every function returns new C-contiguous memory, because MindSpore keeps the buff
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,15 +18,24 @@ IGNORE = -100
 """The label of a column that the loss ignores."""
 
 
-def pad(rows: Many[Ids], width: int, fill: int) -> tuple[NDArray[np.int32], Lengths]:
-    """Pads R rows of 1 to `width` tokens on the right: (R, width) int32, and the tokens of each row, (R,) int32."""
-    lengths = np.array([len(row) for row in rows], dtype=np.int32)
+def pad(
+    ids: Ids, begins: NDArray[np.int64], lengths: NDArray[np.int64], width: int, fill: int
+) -> tuple[NDArray[np.int32], Lengths]:
+    """Pads R rows of 1 to `width` tokens on the right: (R, width) int32, and the tokens of each row, (R,) int32.
+
+    Args:
+        ids: The tokens of all rows, in any order.
+        begins: (R,), where each row begins in them.
+        lengths: (R,), how many tokens it has.
+        width: The columns of the result.
+        fill: What pads a row.
+    """
     if not len(lengths) or lengths.max() > width or lengths.min() < 1:
         raise internal_error(f"the sequences have {lengths} tokens, but an array of {width} columns holds 1 to {width}")
-    padding = np.full(width, fill, dtype=np.int32)
-    parts = [part for row in rows for part in (row, padding[len(row) :])]
-    padded: NDArray[np.int32] = np.concatenate(parts).reshape(len(rows), width)
-    return padded, lengths
+    columns = np.arange(width)
+    padded: NDArray[np.int32] = ids.take(begins[:, None] + columns, mode="clip")  # one call, whatever R is
+    np.copyto(padded, np.int32(fill), where=columns >= lengths[:, None])
+    return padded, lengths.astype(np.int32)
 
 
 def inside(lengths: Lengths, width: int) -> NDArray[np.bool_]:
@@ -39,7 +47,8 @@ def pad_sides(block: Block, width: int, fill: int, *sides: int) -> tuple[NDArray
     """Returns `pad` of these sequences of every row, side after side: 0 is the chosen side (or the only one)."""
     if max(sides) >= block.sides:
         raise internal_error(f"a sample of the batch has no sequence number {max(sides)}; a pair has two")
-    return pad([ids for side in sides for ids in block.arrays(side)], width, fill)
+    begins, lengths = (part.T[[*sides]].reshape(-1) for part in (block.begins, block.lengths))
+    return pad(block.ids, begins, lengths, width, fill)
 
 
 def span_mask(block: Block, lengths: Lengths, width: int, shifted: bool, *sides: int) -> NDArray[np.bool_]:
@@ -53,7 +62,7 @@ def span_mask(block: Block, lengths: Lengths, width: int, shifted: bool, *sides:
     Returns:
         (R, width) bool, whose sum does not depend on `shifted`.
     """
-    limits = block.spans[:, list(sides)].swapaxes(0, 1).reshape(-1, 2).astype(np.int32)  # positions fit, as lengths do
+    limits = block.spans[:, sides].swapaxes(0, 1).reshape(-1, 2).astype(np.int32)  # positions fit, as lengths do
     others = [  # (row of the mask, begin, end)
         (sides.index(side) * len(block) + row, *span)
         for (row, side), spans in block.more.items()
@@ -86,9 +95,7 @@ def shift_left(ids: NDArray[np.int32], fill: int) -> NDArray[np.int32]:
 
 def only_where(mask: NDArray[np.bool_], values: NDArray[np.int32]) -> NDArray[np.int32]:
     """Returns the values under the mask, `IGNORE` elsewhere. (R, L) int32."""
-    kept = np.full(values.shape, IGNORE, dtype=np.int32)
-    np.copyto(kept, values, where=mask)
-    return kept
+    return np.where(mask, values, np.int32(IGNORE))
 
 
 def required(values: NDArray[np.floating[Any]] | None, rows: int, name: str) -> NDArray[np.float32]:

@@ -81,6 +81,7 @@ WRONG = {
     "half a second side": [0, 0, 1, 1, 3, 0],
     "fewer spans than it says": [0, 0, 1, 1, 3, 0, 1, 1],
     "a negative number of spans": [0, 0, -1, 0, 0],
+    "a huge number of spans": [0, 0, 0, 0, 10**9],
     "more than it says": [0, 0, 0, 0, 0, 7],
     "a span that begins before the row": [0, 0, 1, -1, 3, 0, 0],
     "a span that ends after the row": [0, 0, 1, 1, 5, 0, 0],

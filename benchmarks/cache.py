@@ -3,8 +3,9 @@
     python benchmarks/cache.py --data rows.jsonl --tokenizer DIR [--workers 2] [--mindrlhf PATH]
 
 (a) every layout: rows/s from text to files on disk, MB a thousand rows; with a checkout of mindrlhf also its script for
-reward data (`cvalues_comparison.py`), on the first of the same rows, padded to the same length; (b) batches from the
-ragged cache against batches from the text; (c) rows in random order by MindSpore's own readers against this library's.
+reward data (`cvalues_comparison.py`), on the first of the same rows, padded to the same length; (b) shuffled batches
+from the ragged cache against batches from the text, and against the bare tokenizer on the same texts, in CPU time; pin
+it to one core (`taskset -c 0`); (c) rows in random order by MindSpore's own readers against this library's.
 Without --data it takes the bundled pairs, which are too few to mean much.
 """
 
@@ -15,32 +16,34 @@ import itertools
 import os
 import pathlib
 import shutil
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from peers import mindrlhf
+from throughput import measure_of, unique_texts
 
 import ms_prefstream as mps
 from ms_prefstream.demo import data_path
+from ms_prefstream.encode.tokenizer import load_tokenizer
 
 TOGETHER = 32  # rows that are read together in random order
+REPEATS = 5
 
 
-def seconds(work: Any) -> float:
+def seconds(work: Any, clock: Callable[[], float] = time.perf_counter) -> float:
     """The time that a call takes."""
-    begin = time.perf_counter()
+    begin = clock()
     work()
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
-EPOCHS = itertools.count()  # every reading has an epoch of its own: a window that is held must not be measured
-
-
-def drain(stream: mps.Stream) -> None:
-    """Read an epoch."""
-    for _ in stream.batches(next(EPOCHS)):
+def drain(stream: mps.Stream, epoch: int) -> None:
+    """Read an epoch: another one each time, because a window that is held must not be measured."""
+    for _ in stream.batches(epoch):
         pass
 
 
@@ -74,16 +77,33 @@ def writing(data: str, tokenizer: str, length: int, workers: int, folder: pathli
     return rows
 
 
-def reading(data: str, tokenizer: str, length: int, rows: int, folder: pathlib.Path) -> None:
-    """(b)."""
+def spread(values: list[float], form: str) -> str:
+    """The median, and the smallest and largest value."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def reading(data: str, path: str, length: int, folder: pathlib.Path) -> None:
+    """(b): CPU time of all threads; bare tokenizer, text and cache take turns, so that each pair met the same load."""
+    used = load_tokenizer(path, "auto")
+    measure, texts, rows = measure_of(path, used), unique_texts(data), sum(1 for _ in mps.read(data))
     for batching in (mps.Bucket(32), mps.Bucket(8)):
         options = {"task": mps.DPO(length), "batching": batching}
-        text = mps.stream(data, tokenizer=tokenizer, index=None, **options)
+        text = mps.stream(data, tokenizer=used, index=None, **options)
         cache = mps.stream(str(folder / "ragged-dpo"), tokenizer=None, **options)
-        slow, fast = (min(seconds(lambda: drain(stream)) for _ in range(3)) for stream in (text, cache))  # noqa: B023
-        print(
-            f"  batches of {batching.batch_size:2}: text {rows / slow:9,.0f} rows/s, cache {rows / fast:9,.0f} rows/s"
-        )
+        bare, rates = [], {text: list[float](), cache: list[float]()}
+        for epoch in range(REPEATS):
+            bare.append(1e6 / rows * seconds(lambda: measure.encoder.encode(texts), time.process_time))
+            for stream, found in rates.items():
+                done = stream.steps_per_epoch * batching.batch_size
+                found.append(done / seconds(lambda: drain(stream, epoch), time.process_time))  # noqa: B023 - called at once
+        scaled = [rate * us / 100 for rate, us in zip(rates[cache], bare, strict=True)]
+        times = [fast / slow for slow, fast in zip(*rates.values(), strict=True)]
+        print(f"  batches of {batching.batch_size}")
+        print(f"    bare {measure.backend}, us a row:      {spread(bare, '9,.1f')}")
+        print(f"    text ({used.backend}), rows/s:    {spread(rates[text], '9,.0f')}")
+        print(f"    cache, rows/s:                {spread(rates[cache], '9,.0f')}")
+        print(f"    cache against text:           {spread(times, '9,.2f')}   (target >= 3)")
+        print(f"    cache, bare at 100 us a row:  {spread(scaled, '9,.0f')}   (target >= 60,000)")
 
 
 def random_access(rows: int, folder: pathlib.Path) -> None:
@@ -151,7 +171,7 @@ def main() -> None:
         print(f"writing, length {given.length}, {given.workers} workers")
         rows = writing(given.data, given.tokenizer, given.length, given.workers, folder, theirs)
         print("reading")
-        reading(given.data, given.tokenizer, given.length, rows, folder)
+        reading(given.data, given.tokenizer, given.length, folder)
         print("random order")
         random_access(rows, folder)
 

@@ -223,7 +223,8 @@ class Block(Many[Loaded]):
     def good(self) -> NDArray[np.bool_]:
         """(n,) bool, whether a row has a sample."""
         good = np.ones(len(self), np.bool_)
-        good[list(self.errors)] = False
+        if self.errors:
+            good[list(self.errors)] = False
         return good
 
     @property

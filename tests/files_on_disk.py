@@ -611,7 +611,7 @@ KINDS = {
         "size of its rows", "cache", read_a_cache, doctored_reference, put_in_cache,
     ),
     "part": Kind(
-        "out/part-00000.mindrecord", "mindrecord/writer.py: RecordFile", "sources/cached.py: _block",
+        "out/part-00000.mindrecord", "mindrecord/writer.py: RecordFile", "sources/cached.py: _bytes",
         "columns of the manifest", "sizes in places.npy", "cache", read_a_cache, doctored_part, put_part,
         fits=same_shapes,
     ),

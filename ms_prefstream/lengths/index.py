@@ -16,6 +16,7 @@ from ms_prefstream.sample import Block
 
 GOOD = 0
 _NO_KEY = -1
+_LARGEST_INT16 = np.iinfo(np.int16).max
 
 # Stored in files: a number is never given to another reason, and a new reason gets a new number.
 CODES: dict[Reason, int] = {
@@ -111,7 +112,7 @@ class LengthIndex:
 
         It is the longer side; for RLHF the whole sequence. Bad rows have -1, so that a plan leaves them out.
         """
-        dtype = np.int16 if self.longest <= np.iinfo(np.int16).max else np.int32
+        dtype = np.int16 if self.longest <= _LARGEST_INT16 else np.int32
         keys: NDArray[np.signedinteger[Any]] = np.maximum(*self.sides[rows].T, dtype=dtype, casting="unsafe")
         keys[keys == 0] = _NO_KEY  # only bad rows have no token
         return keys

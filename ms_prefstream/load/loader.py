@@ -81,12 +81,19 @@ class SampleLoader:
         task: What they become.
         sampler: The task's function from conversations to samples.
         encoder: Encodes text records; None when every row is already tokenized.
+        ready: Whether the records are samples already, see `Recipe`.
     """
 
     def __init__(
-        self, records: RecordAccess | None, task: Task, sampler: Sampler, encoder: ConversationEncoder | None
+        self,
+        records: RecordAccess | None,
+        task: Task,
+        sampler: Sampler,
+        encoder: ConversationEncoder | None,
+        ready: bool = False,
     ) -> None:
         self._records = records
+        self._ready = ready
         self._task = task
         self.sampler = sampler
         self.encoder = encoder
@@ -99,6 +106,10 @@ class SampleLoader:
         """Returns the samples of these rows, in this order."""
         assert self._records is not None
         with collector_paused():
+            if self._ready:
+                records: Any = self._records
+                block: Block = records.read_block(rows)
+                return block
             return self.samples(self._records.read(rows))
 
     def samples(self, found: Sequence[Record | Ready | RowError]) -> Block:
@@ -313,7 +324,7 @@ class Recipe:
     def loader(self) -> SampleLoader:
         """Returns a loader for this process."""
         if self.ready:
-            return SampleLoader(self.records, self.task, _no_sampler, None)
+            return SampleLoader(self.records, self.task, _no_sampler, None, ready=True)
         encoder = None
         if self.tokenizer is not None:
             encoder = build_encoder(

@@ -20,8 +20,8 @@ from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.lengths.index import count_verdicts
 from ms_prefstream.plan.mixture import MixedOrder, Mixture, whole_weights
 from ms_prefstream.report.report import PartReport
-from ms_prefstream.sample import Ready
-from ms_prefstream.sources.base import RandomAccess, fills_nulls, read_parts
+from ms_prefstream.sample import Block, Ready
+from ms_prefstream.sources.base import RandomAccess, fills_nulls, read_blocks, read_parts
 from ms_prefstream.sources.mix import Mix
 
 
@@ -55,6 +55,12 @@ class FormattedRows:
 
     def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
         return [self._record(raw) for raw in self.source.read(rows)]
+
+    def read_block(self, rows: Sequence[int]) -> Block:
+        """Returns the samples of these rows, in this order, of a source that consists of caches."""
+        source: Any = self.source
+        block: Block = source.read_block(rows)
+        return block
 
     def _record(self, raw: Any) -> Record | Ready | RowError:
         if isinstance(raw, (RowError, Ready)):
@@ -112,6 +118,12 @@ class MixedRecords:
         """Returns the records with these ids, in this order; each part is read once."""
         found: list[Any] = read_parts(rows, np.array(self.mixture.firsts), self.name, self._read_part)
         return found
+
+    def read_block(self, rows: Sequence[int]) -> Block:
+        """Returns the samples with these ids, in this order, of a mix of caches."""
+        parts: list[Any] = self._parts
+        bounds = np.array(self.mixture.firsts)
+        return read_blocks(rows, bounds, self.name, lambda part, local: parts[part].read_block(local))
 
     def _read_part(self, part: int, rows: NDArray[np.int64]) -> list[Any]:
         return list(self._parts[part].read(rows.tolist()))

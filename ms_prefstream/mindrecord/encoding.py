@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +54,18 @@ _KEPT = {  # size of a number -> width -> for each of its bytes whether it is st
     4: np.array([0x1, 0x101, 0x1010101], "<u4"),
     8: np.array([0x1, 0x101, 0x1010101, 0x101010101010101], "<u8"),
 }
-_INTS: dict[str, np.dtype[Any]] = {"int32": np.dtype(np.int32), "int64": np.dtype(np.int64)}
-_FOUR, _BIG_ENDIAN = np.arange(4), np.array([1 << 24, 1 << 16, 1 << 8, 1])
-_BYTES, _SHIFTS = np.array([1, 2, 4, 8]), np.array([6, 4, 2, 0], np.uint8)
+SPARE = 40
+"""Bytes after the last row that `decode` may look at: four values of eight bytes, and those of the last of them."""
+
+_FOURS_TOGETHER = 1 << 12  # the working arrays stay in the cache, and their memory is used again
+
+# By the byte that holds the widths of four values:
+_FOUR_BYTES = 1 << (np.arange(256)[:, None] >> np.array([6, 4, 2, 0]) & 3)  # (256, 4), the bytes of each value
+_STORED = np.concatenate([np.zeros((256, 1), np.int64), np.cumsum(_FOUR_BYTES, axis=1)], axis=1).T.copy()
+"""(5, 256), the bytes of the first values, from none to all four."""
+_WIDEST = (_FOUR_BYTES == 8).any(axis=1)  # (256,), whether one has eight bytes
+_SPARE_BITS = {size: (8 * size - 8 * _FOUR_BYTES).T.astype(f"<i{size}", order="C") for size in (4, 8)}
+"""Size of a word -> (4, 256), the bits of a word that do not belong to each value."""
 
 
 def encode(columns: Sequence[Arrays]) -> Iterator[bytes]:
@@ -66,24 +75,60 @@ def encode(columns: Sequence[Arrays]) -> Iterator[bytes]:
         yield b"".join((sum(map(len, pieces)).to_bytes(8, "little"), *pieces))
 
 
-def decode(blocks: Sequence[bytes], dtypes: Sequence[str]) -> list[list[NDArray[Any]]]:
-    """Returns the values of some rows: for each column, in the order of their names, the array of each row.
+class Flat(NamedTuple):
+    """One column of n rows.
+
+    Attributes:
+        values: The values of all rows, in any order; all int32 columns share it.
+        begins: (n,) int64, where the values of each row begin.
+        lengths: (n,) int64, how many there are.
+    """
+
+    values: NDArray[Any]
+    begins: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+def decode(
+    data: NDArray[np.uint8], begins: NDArray[np.int64], sizes: NDArray[np.int64], dtypes: Sequence[str]
+) -> list[Flat]:
+    """Returns the values of n rows: each column, in the order of their names.
+
+    Args:
+        data: The bytes of all rows, in any order, and at least `SPARE` bytes after them.
+        begins: (n,), where each row begins.
+        sizes: (n,), the bytes of each row.
+        dtypes: Of each column.
 
     Raises:
         ValueError: A row is not made of these columns.
     """
-    bounds = _column_bounds(blocks, len(dtypes))  # (columns, rows, 2)
-    data = np.frombuffer(b"".join(blocks) + bytes(8), np.uint8)  # the zeros let every value be read as 8 bytes
-    whole = [column for column, dtype in enumerate(dtypes) if dtype in _INTS]
-    decoded = iter(_decode_numbers(data, bounds[whole].reshape(-1, 2)))
-    values: list[list[NDArray[Any]]] = []
-    for column, dtype in enumerate(dtypes):
-        if dtype in _INTS:
-            values.append([next(decoded).astype(_INTS[dtype], copy=False) for _ in blocks])
+    bounds = _column_bounds(data, begins, sizes, len(dtypes))  # (columns, n, 2)
+    whole = [column for column, dtype in enumerate(dtypes) if dtype.startswith("int")]
+    numbers = _decode_numbers(data, bounds[whole].reshape(-1, 2))
+    shared = numbers.values.astype(np.int32, copy=False)
+    columns = zip(*(part.reshape(-1, len(sizes)) for part in numbers[1:]), strict=True)
+    found = []
+    for dtype, (firsts, ends) in zip(dtypes, bounds.swapaxes(1, 2), strict=True):
+        if dtype == "int32":
+            found.append(Flat(shared, *next(columns)))
+        elif dtype == "int64":
+            own = _own_values(numbers.values, *next(columns))
+            found.append(own._replace(values=own.values.astype(np.int64)))
         else:
             kind = np.dtype(dtype).newbyteorder("<")
-            values.append([data[begin:end].view(kind) for begin, end in bounds[column].tolist()])
-    return values
+            counts, rest = np.divmod(ends - firsts, kind.itemsize)
+            if rest.any():
+                raise ValueError("a row's values have another size than it says")
+            found.append(_own_values(_words(data, kind), firsts, counts, kind.itemsize))
+    return found
+
+
+def _own_values(values: NDArray[Any], begins: NDArray[np.int64], lengths: NDArray[np.int64], apart: int = 1) -> Flat:
+    """Returns values that are not shared with other columns; those of a row are this many entries apart."""
+    ends = np.cumsum(lengths)
+    places = np.repeat(begins - apart * (ends - lengths), lengths) + apart * np.arange(int(lengths.sum()))
+    return Flat(values[places], ends - lengths, lengths)
 
 
 def encode_searchable(names: Sequence[str], numbers: Sequence[int]) -> bytes:
@@ -194,47 +239,93 @@ def _cut(data: bytes, ends: NDArray[np.int64]) -> list[bytes]:
     return [data[begin:end] for begin, end in itertools.pairwise(bounds)]
 
 
-def _column_bounds(blocks: Sequence[bytes], columns: int) -> NDArray[np.int64]:
-    """Returns where each column of each row lies in all blocks together, (columns, rows, 2) int64."""
-    bounds: list[list[tuple[int, int]]] = [[] for _ in range(columns)]
-    at = 0
-    for block in blocks:
-        here, size = 8, len(block)
-        if int.from_bytes(block[:8], "little") != size - 8:
-            raise ValueError("a row has another size than it says")
-        for column in bounds:
-            end = here + 8 + int.from_bytes(block[here : here + 8], "big")
-            column.append((at + here + 8, at + end))
-            here = end
-        if here != size:
+def _words(data: NDArray[np.uint8], kind: np.dtype[Any] | str) -> NDArray[Any]:
+    """Returns the bytes as numbers of this kind, of which one begins at every byte."""
+    kind = np.dtype(kind)
+    return np.ndarray((len(data) - kind.itemsize + 1,), kind, data, 0, (1,))
+
+
+def _column_bounds(
+    data: NDArray[np.uint8], begins: NDArray[np.int64], sizes: NDArray[np.int64], columns: int
+) -> NDArray[np.int64]:
+    """Returns where each column of each row lies, (columns, rows, 2) int64."""
+    bounds = np.empty((columns, len(sizes), 2), np.int64)
+    if (_words(data, "<u8")[begins].view(np.int64) != sizes - 8).any():
+        raise ValueError("a row has another size than it says")
+    here, ends, lengths = begins + 8, begins + sizes, _words(data, ">u8")
+    for column in bounds:
+        length = lengths[here].astype(np.int64)
+        here = here + 8
+        if ((length < 0) | (length > ends - here)).any():
             raise ValueError("a row has other columns")
-        at += size
-    return np.array(bounds, np.int64).reshape(columns, len(blocks), 2)
+        column[:, 0] = here
+        here = here + length
+        column[:, 1] = here
+    if (here != ends).any():
+        raise ValueError("a row has other columns")
+    return bounds
 
 
-def _decode_numbers(data: NDArray[np.uint8], bounds: NDArray[np.int64]) -> list[NDArray[Any]]:
+def _decode_numbers(data: NDArray[np.uint8], bounds: NDArray[np.int64]) -> Flat:
     """Returns n arrays of whole numbers, int32 if all values are stored with 4 bytes or less, else int64.
 
-    `bounds`, (n, 2), are where each array lies: count, widths, values.
+    `bounds`, (n, 2), are where each array lies: count, widths, values. Four values have their widths in one byte, and
+    are decoded together; an array whose length is no multiple of four is followed by up to three meaningless values.
     """
-    begins, ends = bounds.T
-    counts = data[begins[:, None] + _FOUR].astype(np.int64) @ _BIG_ENDIAN
-    starts = begins + 4 + (counts + 3) // 4
+    order = np.argsort(bounds[:, 0])  # what is decoded together then lies together
+    begins, ends = bounds[order].T
+    counts = _words(data, ">u4")[begins].astype(np.int64)
+    fours = (counts + 3) >> 2
+    starts = begins + 4 + fours
     if (starts > ends).any():
         raise ValueError("a row claims more values than it has bytes")
-    total = int(counts.sum())
-    lasts = np.cumsum(counts)
-    firsts = lasts - counts
-    inside = np.arange(total) - np.repeat(firsts, counts)
-    maps = np.repeat(begins + 4, counts)
-    widths = data[maps + (inside >> 2)] >> _SHIFTS[inside & 3] & 3
-    sizes = _BYTES[widths]
-    stored = np.concatenate([[0], np.cumsum(sizes)])  # bytes before each value
-    if (starts + stored[lasts] - stored[firsts] != ends).any():
+    lasts = np.concatenate([[0], np.cumsum(fours)])
+    total = int(lasts[-1])
+    values: NDArray[Any] = np.empty((total, 4), np.int32)
+    cuts = np.searchsorted(lasts, np.arange(_FOURS_TOGETHER, total, _FOURS_TOGETHER))
+    for some in itertools.starmap(slice, itertools.pairwise([0, *cuts.tolist(), len(counts)])):
+        if some.start == some.stop:
+            continue
+        maps, places = _four_by_four(data, begins[some], starts[some], ends[some], counts[some])
+        if values.itemsize == 4 and _WIDEST.take(maps).any():
+            values = values.astype(np.int64)
+        first, end = int(begins[some.start]), int(ends[some.stop - 1]) + SPARE
+        words = _words(data[first:end], values.dtype.newbyteorder("<")).copy()  # numpy is slow where words overlap
+        places -= first
+        for at, (before, spare) in enumerate(zip(_STORED, _SPARE_BITS[values.itemsize], strict=False)):
+            bits = spare.take(maps)  # the upper bytes belong to the next value
+            values[lasts[some.start] : lasts[some.stop], at] = words.take(places + before.take(maps)) << bits >> bits
+    firsts, lengths = np.empty_like(counts), np.empty_like(counts)
+    firsts[order], lengths[order] = 4 * lasts[:-1], counts
+    return Flat(values.reshape(-1), firsts, lengths)
+
+
+def _four_by_four(
+    data: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Returns of each four values of some arrays the byte with their widths, and where the first of them lies.
+
+    Args:
+        data: All bytes.
+        begins: Where the arrays begin, with the count of their values.
+        starts: Where their values begin.
+        ends: Where they end.
+        counts: How many values they have.
+    """
+    fours = (counts + 3) >> 2
+    lasts = np.cumsum(fours)
+    firsts = lasts - fours
+    maps = data[np.repeat(begins + 4 - firsts, fours) + np.arange(int(fours.sum()))]
+    stored = np.concatenate([[0], np.cumsum(_STORED[4].take(maps))])  # bytes before each four
+    sizes = stored[lasts] - stored[firsts]
+    rest = counts & 3
+    fewer = np.flatnonzero(rest)  # arrays whose last four are fewer
+    ending = maps[lasts[fewer] - 1]
+    sizes[fewer] -= _STORED[4].take(ending) - _STORED[rest[fewer], ending]
+    if (starts + sizes != ends).any():
         raise ValueError("a row's values have another size than it says")
-    places = stored[:-1] + np.repeat(starts - stored[firsts], counts)
-    dtype = np.dtype("<i8" if (widths == 3).any() else "<i4")
-    words: NDArray[Any] = np.ndarray((len(data) - 7,), dtype, data, 0, (1,))  # one begins at every byte
-    spare = (8 * dtype.itemsize - 8 * sizes).astype(dtype)
-    decoded: NDArray[Any] = words[places] << spare >> spare  # the upper bytes belong to the next value
-    return [decoded[first:last] for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)]
+    return maps, stored[:-1] + np.repeat(starts - stored[firsts], fours)

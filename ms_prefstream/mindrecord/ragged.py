@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.mindrecord.encoding import decode
+from ms_prefstream.mindrecord.encoding import Flat, decode
 from ms_prefstream.mindrecord.schema import Column, Columns
-from ms_prefstream.sample import Note, Ready, Sample, Sequence
+from ms_prefstream.sample import Block, Note, Sample
 
 _PAIR = ("chosen_ids", "rejected_ids")
 _ONE = ("ids",)
+_LAST_NOTE = int(max(Note))
 
 
 def ragged_columns(pairs: bool, length: int, prompt_length: int | None, margin: bool) -> dict[str, Column]:
@@ -68,47 +69,80 @@ def ragged_values(
     return values
 
 
-def ragged_samples(dtypes: Mapping[str, str], blocks: Many[bytes], rows: Many[int]) -> list[Ready]:
-    """Returns the samples of some rows from the bytes of each. Checks that the rows have these ids.
+def ragged_block(
+    dtypes: Mapping[str, str],
+    data: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> Block:
+    """Returns the samples of some rows from their bytes, see `decode`. Checks that the rows have these ids.
 
     Raises:
         ValueError: The bytes are not those of these rows.
     """
-    if not blocks:
-        return []
     names = sorted(dtypes)  # their order in a file
-    found = dict(zip(names, decode(blocks, [dtypes[name] for name in names]), strict=True))
-    none: list[None] = [None] * len(blocks)
-    prompts: Many[Any] = found.get("prompt_ids", none)
-    margins: Many[Any] = found.get("margin", none)
+    found = dict(zip(names, decode(data, begins, sizes, [dtypes[name] for name in names]), strict=True))
     sides = [found[name] for name in (*_PAIR, *_ONE) if name in found]
-    ready = []
-    for at, row in enumerate(rows):
-        if found["row_id"][at].tolist() != [row]:
-            raise ValueError(f"row {row} has the number {found['row_id'][at][:3].tolist()} in the file")
-        if margins[at] is not None and not (len(margins[at]) == 1 and np.isfinite(margins[at][0])):
-            raise ValueError(f"row {row} has no margin")
-        marks = found["marks"][at].tolist()
-        if not marks or not 0 <= marks[0] < 2 * max(Note):
-            raise ValueError("the marks begin with no notes")
-        margin = None if margins[at] is None else float(margins[at][0])
-        ready.append(Ready(Sample(_sequences([side[at] for side in sides], marks), prompts[at], margin), marks[0]))
-    return ready
+    block = Block.empty(len(rows), len(sides))
+    block.ids = sides[0].values
+    block.begins = np.stack([side.begins for side in sides], axis=1)
+    block.lengths = np.stack([side.lengths for side in sides], axis=1)
+    numbers = _single(found["row_id"])
+    if wrong := _first(numbers != rows):
+        raise ValueError(f"row {rows[wrong[0]]} has the number {numbers[wrong[0]]} in the file")
+    if "margin" in found:
+        block.margins = _single(found["margin"]).astype(np.float64)
+        if wrong := _first(~np.isfinite(block.margins)):
+            raise ValueError(f"row {rows[wrong[0]]} has no margin")
+    if "prompt_ids" in found:
+        block.prompts = np.stack(found["prompt_ids"][1:], axis=1)
+    _set_marks(block, found["marks"])
+    return block
 
 
-def _sequences(sides: Many[NDArray[np.int32]], marks: list[int]) -> tuple[Sequence, ...]:
-    at, sequences = 1, []
-    for ids in sides:
-        if len(marks) < at + 2:
+def _first(wrong: NDArray[np.bool_]) -> list[int]:
+    """Returns the first row that is wrong, in a list; an empty list if there is none."""
+    found: list[int] = [int(wrong.argmax())] if wrong.any() else []
+    return found
+
+
+def _single(column: Flat) -> NDArray[Any]:
+    """Returns the numbers of a column with one number a row."""
+    if wrong := _first(column.lengths != 1):
+        raise ValueError(f"a row has {column.lengths[wrong[0]]} numbers where one was expected")
+    numbers: NDArray[Any] = column.values[column.begins]
+    return numbers
+
+
+def _set_marks(block: Block, marks: Flat) -> None:
+    """Sets notes, cuts and spans of the rows of a block; only sequences with several spans cost a Python loop."""
+    values, at, ends = marks.values, marks.begins, marks.begins + marks.lengths
+    if (marks.lengths < 1).any():
+        raise ValueError("the marks begin with no notes")
+    notes = values[at]
+    if ((notes < 0) | (notes >= 2 * _LAST_NOTE)).any():
+        raise ValueError("the marks begin with no notes")
+    block.notes[:] = notes
+    at = at + 1
+    for side in range(block.sides):
+        if (at + 2 > ends).any():
             raise ValueError("the marks are too short")
-        lost, spans = marks[at], marks[at + 1]
-        ends = marks[at + 2 : at + 2 + 2 * spans]
-        if spans < 0 or len(ends) != 2 * spans:
+        spans = values[at + 1].astype(np.int64)
+        first, at = at + 2, at + 2 + 2 * spans
+        if ((spans < 0) | (at > ends)).any():
             raise ValueError("the marks are too short")
-        if spans and (ends[0] < 0 or ends[-1] > len(ids) or ends != sorted(ends)):
+        some = np.flatnonzero(spans)  # (k,)
+        found = values[first[some, None] + np.arange(2)]  # (k, 2)
+        begins, lasts, previous = found[:, 0], found[:, 1], values[at[some] - 1]
+        if ((begins < 0) | (lasts < begins) | (previous > block.lengths[some, side])).any():
             raise ValueError("the marks name other tokens than the row has")
-        sequences.append(Sequence(ids, tuple(zip(ends[::2], ends[1::2], strict=True)), bool(lost & 1), bool(lost & 2)))
-        at += 2 + 2 * spans
-    if at != len(marks):
+        block.lost[:, side] = values[first - 2] & 3
+        block.spans[some, side] = found
+        for row in np.flatnonzero(spans > 1).tolist():
+            several = values[first[row] : at[row]].tolist()
+            if several != sorted(several):
+                raise ValueError("the marks name other tokens than the row has")
+            block.set_spans(row, side, list(zip(several[::2], several[1::2], strict=True)))
+    if (at != ends).any():
         raise ValueError("the marks are too long")
-    return tuple(sequences)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import SourceError
+from ms_prefstream.sample import Block
 
 _ROWS_AT_ONCE = 256
 
@@ -160,6 +161,18 @@ def read_parts(
         for position, row in zip(positions.tolist(), read(part, ids[positions] - bounds[part]), strict=True):
             found[position] = row
     return found
+
+
+def read_blocks(
+    rows: Sequence[int], bounds: NDArray[np.int64], name: str, read: Callable[[int, NDArray[np.int64]], Block]
+) -> Block:
+    """Returns rows of several parts that are caches, in the order of `rows`, as one block; see `read_parts`."""
+    ids = as_row_ids(rows, int(bounds[-1]), name)
+    parts = list(by_part(ids, bounds))
+    if not parts:
+        return Block.empty(0, 1)
+    joined = Block.join([read(part, ids[positions] - bounds[part]) for part, positions in parts])
+    return joined.take(np.argsort(np.concatenate([positions for _, positions in parts])))
 
 
 def locate(row: int, bounds: NDArray[np.int64], name: str) -> tuple[int, int]:

@@ -9,15 +9,16 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.disk import cause_of
-from ms_prefstream.errors import CacheError, DroppedRowError, SourceError, StateError
-from ms_prefstream.lengths.index import GOOD, REASONS, LengthIndex
+from ms_prefstream.errors import CacheError, DroppedRowError, RowError, SourceError, StateError
+from ms_prefstream.lengths.index import GOOD, REASONS, LengthIndex, measure
 from ms_prefstream.lengths.index_file import read_index
+from ms_prefstream.mindrecord.encoding import SPARE
 from ms_prefstream.mindrecord.files import NPY_HEAD, note_of, npy_begin, part_name
 from ms_prefstream.mindrecord.manifest import (
     LENGTHS,
@@ -28,11 +29,20 @@ from ms_prefstream.mindrecord.manifest import (
     read_manifest,
     without_reference,
 )
-from ms_prefstream.mindrecord.ragged import ragged_samples
+from ms_prefstream.mindrecord.ragged import ragged_block
 from ms_prefstream.mindrecord.sidecar import PLACE
-from ms_prefstream.sample import Ready
+from ms_prefstream.sample import Block, Ready
 from ms_prefstream.sources.base import as_row_ids, sources_in
-from ms_prefstream.sources.files import FileStamp, Handles, check_unchanged, read_at
+from ms_prefstream.sources.files import (
+    FileStamp,
+    Handle,
+    Handles,
+    Ranges,
+    check_unchanged,
+    ranges_of,
+    read_at,
+    read_ranges,
+)
 
 _CHUNK = 1 << 16  # rows
 _REMEDY = "Copy the file again, or write the cache again; `ms-prefstream verify` checks every file."
@@ -52,24 +62,29 @@ class _Table:
             raise CacheError(f"{path} does not fit the manifest: {error}. {_REMEDY}") from error
         self._row_bytes = dtype.itemsize * math.prod(shape[1:])
 
-    def rows(self, begin: int, end: int) -> NDArray[Any]:
-        """Returns consecutive rows."""
-        return self._array([(begin, end)])
-
     def __getitem__(self, ids: NDArray[np.int64]) -> NDArray[Any]:
-        return self._array([(row, row + 1) for row in ids.tolist()])
+        """Returns the rows with these ids, at least one, in this order."""
+        size, handle = self._row_bytes, self._handle()
+        ranges = ranges_of(self._begin + size * ids, np.full(len(ids), size))
+        data = np.empty(ranges.size, np.uint8)
+        read_ranges(handle, self._path, ranges, data.data)
+        rows: NDArray[Any] = self._array(data)[ranges.places // size]
+        return rows
 
     def chunks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
         """Yields all rows, some at a time, and where they are."""
         for begin in range(0, self._shape[0], _CHUNK):
             end = min(begin + _CHUNK, self._shape[0])
-            yield slice(begin, end), self.rows(begin, end)
+            first, size = self._begin + begin * self._row_bytes, (end - begin) * self._row_bytes
+            yield slice(begin, end), self._array(read_at(self._handle(), self._path, first, size))
 
-    def _array(self, ranges: list[tuple[int, int]]) -> NDArray[Any]:
-        handle, size = self._handles.get(self._path), self._row_bytes
+    def _handle(self) -> Handle:
+        handle = self._handles.get(self._path)
         check_unchanged(self._path, self._stamp, os.fstat(handle.fd))
-        data = [read_at(handle, self._path, self._begin + first * size, (end - first) * size) for first, end in ranges]
-        return np.frombuffer(b"".join(data), self._dtype).reshape(-1, *self._shape[1:])
+        return handle
+
+    def _array(self, data: bytes | NDArray[np.uint8]) -> NDArray[Any]:
+        return np.frombuffer(data, self._dtype).reshape(-1, *self._shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,27 +143,49 @@ class CachedRows:
     def __len__(self) -> int:
         return self.manifest.source_rows
 
-    def read(self, rows: Sequence[int]) -> list[Ready | DroppedRowError]:
+    def read(self, rows: Sequence[int]) -> list[Ready | RowError]:
         """Returns the samples of these rows, in this order.
 
         Raises:
             CacheError: A file is damaged; names it.
         """
+        found: list[Ready | RowError] = []
+        for sample, error, notes, _ in self.read_block(rows):
+            found.append(Ready(sample, int(notes)) if sample is not None else cast(RowError, error))
+        return found
+
+    def read_block(self, rows: Sequence[int]) -> Block:
+        """Returns the samples of these rows, in this order, as one block.
+
+        Raises:
+            CacheError: A file is damaged; names it.
+        """
         ids = as_row_ids(rows, len(self), self.name)
+        if not len(ids):
+            return Block.empty(0, 1)
         places = self._tables.places[ids]
         is_good = places["size"] > 0
-        good = ids[is_good]
-        parts = (good // self._rows_per_part).tolist()
-        blocks = [self._block(part, place) for part, place in zip(parts, places[is_good].tolist(), strict=True)]
+        if is_good.all():
+            return self._good_block(ids, places)
+        good, dropped = np.flatnonzero(is_good), np.flatnonzero(~is_good)
+        found = self._good_block(ids[good], places[good]) if len(good) else Block.empty(0, 1)
+        bad = Block.empty(len(dropped), found.sides)
+        for at, row in enumerate(ids[dropped].tolist()):
+            bad.refuse(at, self._dropped(row))
+        return Block.join([found, bad]).take(np.argsort(np.concatenate([good, dropped])))
+
+    def _good_block(self, ids: NDArray[np.int64], places: NDArray[Any]) -> Block:
+        """Returns the samples of one or more good rows."""
+        sizes = places["size"].astype(np.int64)
+        data, begins = self._bytes(ids // self._rows_per_part, places["begin"].astype(np.int64), sizes, places["crc"])
         try:
-            ready = ragged_samples(self._dtypes, blocks, good.tolist())
-            self._check_lengths(ready, good)
+            block = ragged_block(self._dtypes, data, begins, sizes, ids)
+            self._check_lengths(block, ids)
         except ValueError as error:  # the bytes passed their checksums, so the places are wrong
             raise CacheError(f"{self.name}: a part does not hold what {PLACES} says ({error}). {_REMEDY}") from error
         if self._tables.logps is not None:
-            ready = [_with_logps(*both) for both in zip(ready, self._tables.logps[good].tolist(), strict=True)]
-        samples = dict(zip(good.tolist(), ready, strict=True))
-        return [samples[row] if row in samples else self._dropped(row) for row in ids.tolist()]
+            block.ref_logps = self._tables.logps[ids]
+        return block
 
     @property
     def pad_token_id(self) -> int:
@@ -230,26 +267,48 @@ class CachedRows:
             if ((found["size"] > 0) != (verdict[rows] == GOOD)).any():
                 raise CacheError(f"{os.path.join(self.name, PLACES)} has other rows than {LENGTHS}. {_REMEDY}")
 
-    def _check_lengths(self, ready: list[Ready], rows: NDArray[np.int64]) -> None:
+    def _check_lengths(self, block: Block, rows: NDArray[np.int64]) -> None:
         """Raises ValueError unless samples have the lengths that the index gives them."""
-        for row, (sample, _), lengths in zip(rows.tolist(), ready, self.index.sides[rows].tolist(), strict=True):
-            first = len(sample.sequences[0].ids if sample.prompt is None else sample.prompt)
-            if lengths != [first, len(sample.sequences[-1].ids)]:
-                raise ValueError(f"row {row} has {first} and {len(sample.sequences[-1].ids)} tokens, and not {lengths}")
+        found, expected = measure(block).lengths, self.index.sides[rows]
+        if (wrong := (found != expected).any(axis=1)).any():
+            at = int(wrong.argmax())
+            (first, last), lengths = found[at].tolist(), expected[at].tolist()
+            raise ValueError(f"row {rows[at]} has {first} and {last} tokens, and not {lengths}")
 
-    def _block(self, part: int, place: tuple[int, int, int]) -> bytes:
-        begin, size, checksum = place
-        path = os.path.join(self.name, part_name(part))
-        note = self.manifest.files.get(part_name(part))
-        if note is None or begin + size > note.bytes:
-            raise CacheError(f"{self.name}: {PLACES} names bytes that {part_name(part)} does not have. {_REMEDY}")
-        block = read_at(self._handles.get(path), path, begin, size)
-        if zlib.crc32(block) != checksum:
+    def _bytes(
+        self, parts: NDArray[np.int64], begins: NDArray[np.int64], sizes: NDArray[np.int64], checksums: NDArray[Any]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Returns the bytes of one or more rows, see `decode`, and where each row begins in them.
+
+        Raises:
+            CacheError: A part does not have these bytes, or they have other checksums.
+        """
+        read: list[tuple[str, Ranges]] = []
+        places, end = np.empty_like(begins), 0
+        for part in np.unique(parts).tolist():
+            here, name = np.flatnonzero(parts == part), part_name(part)
+            note = self.manifest.files.get(name)
+            if note is None or (begins[here] < 0).any() or (begins[here] > note.bytes - sizes[here]).any():
+                raise CacheError(f"{self.name}: {PLACES} names bytes that {name} does not have. {_REMEDY}")
+            ranges = ranges_of(begins[here], sizes[here])
+            read.append((os.path.join(self.name, name), ranges))
+            places[here] = end + ranges.places
+            end += ranges.size
+        data = np.empty(end + SPARE, np.uint8)
+        data[end:] = 0
+        view, at = data.data, 0
+        for path, ranges in read:
+            read_ranges(self._handles.get(path), path, ranges, view[at : at + ranges.size])
+            at += ranges.size
+        ends = places + sizes
+        sums = list(map(zlib.crc32, map(view.__getitem__, map(slice, places.tolist(), ends.tolist()))))
+        if (wrong := np.array(sums) != checksums).any():
+            row = int(wrong.argmax())
             raise CacheError(
-                f"{path} is damaged between bytes {begin} and {begin + size}: the bytes differ from those that were "
-                f"written. {_REMEDY}"
+                f"{os.path.join(self.name, part_name(int(parts[row])))} is damaged between bytes {begins[row]} and "
+                f"{begins[row] + sizes[row]}: the bytes differ from those that were written. {_REMEDY}"
             )
-        return block
+        return data, places
 
     def _dropped(self, row: int) -> DroppedRowError:
         reason = REASONS[int(self._tables.verdict[row])]
@@ -261,10 +320,6 @@ def _token_hash(places: _Table) -> str:
     for _, rows in places.chunks():
         digest.update(rows["crc"].tobytes())
     return digest.hexdigest()
-
-
-def _with_logps(ready: Ready, logps: list[float]) -> Ready:
-    return ready._replace(sample=ready.sample._replace(ref_logps=(logps[0], logps[1])))
 
 
 def caches_in(source: Any) -> list[CachedRows]:

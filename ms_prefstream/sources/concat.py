@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.sample import Block
 from ms_prefstream.sources.base import (
     RandomAccess,
     RawPass,
@@ -17,6 +19,7 @@ from ms_prefstream.sources.base import (
     Source,
     begin_parts,
     locate,
+    read_blocks,
     read_parts,
     rows_in_order,
     skip_items,
@@ -50,6 +53,11 @@ class JoinedRows:
     def read(self, rows: Sequence[int]) -> list[RawRow]:
         """Returns the rows with these ids, in this order; each part is read once."""
         return read_parts(rows, self._bounds, self.name, lambda part, local: self.parts[part].read(local.tolist()))
+
+    def read_block(self, rows: Sequence[int]) -> Block:
+        """Returns the samples of these rows, in this order, as one block; every part is a cache."""
+        parts: tuple[Any, ...] = self.parts
+        return read_blocks(rows, self._bounds, self.name, lambda part, local: parts[part].read_block(local))
 
     def origin(self, row: int) -> str:
         """Returns where a row comes from, as its part names it."""

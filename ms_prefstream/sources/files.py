@@ -7,11 +7,15 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import IO, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ms_prefstream.disk import check_own, open_descriptor, shown
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.sources.base import sources_in
 
 _OPEN_AT_MOST = 128
+_READ_OVER = 4096  # bytes between two pieces of a file: copying them takes less time than a second system call
 _REMEDY_CHANGED = (
     "Files must not change while they are read: restore this one, or start a new run "
     "(a file that is still being written is read with mps.follow)."
@@ -125,6 +129,45 @@ def read_at(handle: Handle, path: str, begin: int, size: int) -> bytes:
     except OSError as error:
         raise unreadable(path, error) from error
     return data
+
+
+class Ranges(NamedTuple):
+    """Ranges of a file that hold some pieces of it.
+
+    Attributes:
+        ranges: First byte and size of each range.
+        places: (n,) int64, where each piece begins in the bytes of all ranges together.
+        size: Bytes of all ranges.
+    """
+
+    ranges: list[tuple[int, int]]
+    places: NDArray[np.int64]
+    size: int
+
+
+def ranges_of(begins: NDArray[np.int64], sizes: NDArray[np.int64]) -> Ranges:
+    """Returns the ranges to read for n pieces of a file, at least one; neighbours share a range."""
+    order = np.argsort(begins)
+    firsts, ends = begins[order], (begins + sizes)[order]
+    heads = np.flatnonzero(np.concatenate([[True], firsts[1:] > ends[:-1] + _READ_OVER]))  # the first piece of each
+    firsts, lengths = firsts[heads], np.maximum.reduceat(ends, heads) - firsts[heads]
+    moved = np.cumsum(lengths) - lengths - firsts
+    places = np.empty_like(begins)
+    places[order] = begins[order] + np.repeat(moved, np.diff(heads, append=len(begins)))
+    return Ranges(list(zip(firsts.tolist(), lengths.tolist(), strict=True)), places, int(lengths.sum()))
+
+
+def read_ranges(handle: Handle, path: str, ranges: Ranges, data: memoryview) -> None:
+    """Reads ranges of a file into memory of their size; raises `SourceError` if the file ends before that."""
+    at = 0
+    for begin, size in ranges.ranges:
+        try:
+            read = os.preadv(handle.fd, [data[at : at + size]], begin)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if read < size:
+            data[at + read : at + size] = read_at(handle, path, begin + read, size - read)
+        at += size
 
 
 def name_of(paths: Sequence[str]) -> str:

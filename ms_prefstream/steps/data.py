@@ -25,7 +25,7 @@ from ms_prefstream.encode.template_text import checked_variables, first_day, is_
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_embedding
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_of
-from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
+from ms_prefstream.load.cached import ReadAhead, check_cache, encoding_of, tokenizer_of
 from ms_prefstream.load.index_files import FoundIndex, Part, build_indexes, find_beside, find_index, index_parts
 from ms_prefstream.load.loader import Load, Recipe
 from ms_prefstream.load.one_pass import (
@@ -305,7 +305,9 @@ class StreamData:
 
     def loader(self) -> Load:
         """Returns the loader of a source with random access: the worker processes, or this process."""
-        return self.local if self.pool is None else Prefetch(self.pool)
+        if self.pool is not None:
+            return Prefetch(self.pool)
+        return ReadAhead(self.local) if self.recipe.ready else self.local
 
     def bad_rows(self) -> BadRows:
         """Returns what counts, raises or drops the bad rows of a source with random access."""

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.mindrecord.encoding import decode
+from ms_prefstream.mindrecord.encoding import SPARE, decode
 from ms_prefstream.mindrecord.schema import Column, sizes_for
 from ms_prefstream.mindrecord.sidecar import read_offsets
 from ms_prefstream.mindrecord.writer import RecordFile
@@ -37,6 +37,21 @@ def blocks_of(path: str) -> list[bytes]:
     return [data[begin:end] for begin, end in read_offsets(path).tolist()]
 
 
+def decoded(blocks: list[bytes]) -> list[list[Any]]:
+    """Each column, by name (a_ids, b_wide, c_score), as an array for each row; the rows lie in another order."""
+    sizes = np.array([len(block) for block in blocks])
+    begins = np.cumsum(sizes[::-1])[::-1] - sizes  # the last row comes first
+    data = np.frombuffer(b"".join(blocks[::-1]) + bytes(SPARE), np.uint8)
+    columns = decode(data, begins, sizes, ["int32", "int64", "float32"])
+    return [
+        [
+            column.values[begin : begin + length]
+            for begin, length in zip(*map(np.ndarray.tolist, column[1:]), strict=True)
+        ]
+        for column in columns
+    ]
+
+
 def written(path: str, rows: list[Any]) -> list[dict[str, Any]]:
     kinds = (np.int64, np.int32, np.float32)
     made = [
@@ -57,10 +72,10 @@ def test_values_come_back(rows: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = folder + "/part-00000.mindrecord"
         made = written(path, rows)
-        decoded = decode(blocks_of(path), ["int32", "int64", "float32"])  # by name: a_ids, b_wide, c_score
+        found = decoded(blocks_of(path))
         reader = FileReader(path)
         for at, (row, theirs) in enumerate(zip(made, reader.get_next(), strict=True)):
-            for name, ours in zip(("a_ids", "b_wide", "c_score"), (column[at] for column in decoded), strict=True):
+            for name, ours in zip(("a_ids", "b_wide", "c_score"), (column[at] for column in found), strict=True):
                 assert ours.dtype == row[name].dtype
                 assert ours.tolist() == row[name].tolist() == theirs[name].tolist()
         reader.close()
@@ -87,7 +102,7 @@ def test_many_pages(tmp_path: pathlib.Path) -> None:
     made = written(path, rows)
     header, page = sizes_for(COLUMNS, len(rows))
     assert pathlib.Path(path).stat().st_size > header + 3 * page  # more than one page, or nothing is proven
-    found = decode(blocks_of(path), ["int32", "int64", "float32"])
+    found = decoded(blocks_of(path))
     assert [ids.tolist() for ids in found[0]] == [row["a_ids"].tolist() for row in made]
     assert [wide.tolist() for wide in found[1]] == [row["b_wide"].tolist() for row in made]
 
@@ -101,7 +116,7 @@ def test_bytes_that_are_no_row_are_refused(tmp_path: pathlib.Path, damage: Any) 
     written(path, [([1, 2], [3, 4, 5], 0.0)])
     (block,) = blocks_of(path)
     with pytest.raises(ValueError, match="row"):
-        decode([damage(block)], ["int32", "int64", "float32"])
+        decoded([damage(block)])
 
 
 @pytest.mark.parametrize(("most", "rows"), [(8, 1), (1024, 8192), (32768, 8192), (2**20, 100)])

@@ -21,17 +21,14 @@ IGNORE = -100
 def pad(
     ids: Ids, begins: NDArray[np.int64], lengths: NDArray[np.int64], width: int, fill: int
 ) -> tuple[NDArray[np.int32], Lengths]:
-    """Pads R rows of 1 to `width` tokens on the right.
+    """Pads R rows of 1 to `width` tokens on the right: (R, width) int32, and the tokens of each row, (R,) int32.
 
     Args:
-        ids: The tokens of all rows.
-        begins: (R,), where each row begins in `ids`.
+        ids: The tokens of all rows, in any order.
+        begins: (R,), where each row begins in them.
         lengths: (R,), how many tokens it has.
-        width: Columns.
-        fill: The id that pads.
-
-    Returns:
-        (R, width) int32, and the tokens of each row, (R,) int32.
+        width: The columns of the result.
+        fill: What pads a row.
     """
     if not len(lengths) or lengths.max() > width or lengths.min() < 1:
         raise internal_error(f"the sequences have {lengths} tokens, but an array of {width} columns holds 1 to {width}")
@@ -44,17 +41,17 @@ def pad(
     return padded, lengths.astype(np.int32)
 
 
+def inside(lengths: Lengths, width: int) -> NDArray[np.bool_]:
+    """Returns (R, width) bool: True on each row's own tokens, False on its padding."""
+    return np.arange(width, dtype=np.int32) < lengths[:, None]
+
+
 def pad_sides(block: Block, width: int, fill: int, *sides: int) -> tuple[NDArray[np.int32], Lengths]:
     """Returns `pad` of these sequences of every row, side after side: 0 is the chosen side (or the only one)."""
     if max(sides) >= block.sides:
         raise internal_error(f"a sample of the batch has no sequence number {max(sides)}; a pair has two")
-    begins, lengths = (of[:, list(sides)].T.reshape(-1) for of in (block.begins, block.lengths))
+    begins, lengths = (part.T[[*sides]].reshape(-1) for part in (block.begins, block.lengths))
     return pad(block.ids, begins, lengths, width, fill)
-
-
-def inside(lengths: Lengths, width: int) -> NDArray[np.bool_]:
-    """Returns (R, width) bool: True on each row's own tokens, False on its padding."""
-    return np.arange(width, dtype=np.int32) < lengths[:, None]
 
 
 def span_mask(block: Block, lengths: Lengths, width: int, shifted: bool, *sides: int) -> NDArray[np.bool_]:
@@ -68,7 +65,7 @@ def span_mask(block: Block, lengths: Lengths, width: int, shifted: bool, *sides:
     Returns:
         (R, width) bool, whose sum does not depend on `shifted`.
     """
-    limits = block.spans[:, list(sides)].swapaxes(0, 1).reshape(-1, 2).astype(np.int32)  # positions fit, as lengths do
+    limits = block.spans[:, sides].swapaxes(0, 1).reshape(-1, 2).astype(np.int32)  # positions fit, as lengths do
     others = [  # (row of the mask, begin, end)
         (sides.index(side) * len(block) + row, *span)
         for (row, side), spans in block.more.items()
@@ -101,9 +98,7 @@ def shift_left(ids: NDArray[np.int32], fill: int) -> NDArray[np.int32]:
 
 def only_where(mask: NDArray[np.bool_], values: NDArray[np.int32]) -> NDArray[np.int32]:
     """Returns the values under the mask, `IGNORE` elsewhere. (R, L) int32."""
-    kept = np.full(values.shape, IGNORE, dtype=np.int32)
-    np.copyto(kept, values, where=mask)
-    return kept
+    return np.where(mask, values, np.int32(IGNORE))
 
 
 def required(values: NDArray[np.floating[Any]] | None, rows: int, name: str) -> NDArray[np.float32]:

@@ -30,7 +30,8 @@ def _build(samples: Block, width: int, pad_id: int, shifted: bool = False, *, ma
     refuse_shifted("rlhf", shifted)
     if samples.prompts is None:
         raise internal_error(f"{len(samples)} of {len(samples)} samples have no prompt")
-    prompts, _ = pad(samples.ids, samples.prompts[:, 0], samples.prompts[:, 1], max_prompt_length, pad_id)
+    begins, counts = samples.prompts.T
+    prompts, _ = pad(samples.ids, begins, counts, max_prompt_length, pad_id)
     ids, lengths = pad_sides(samples, width, pad_id, 0)  # (B, L), (B,)
     return {
         "prompt_ids": prompts,

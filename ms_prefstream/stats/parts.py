@@ -10,11 +10,11 @@ from typing import Any
 class Histogram:
     """How many values lie in each bin.
 
-        edges 0 10 20 97     counts 4 7 1      4 values from 0 to 9, 7 from 10 to 19, 1 from 20 to 97
+        edges 3 10 20 30 97     counts 4 7 1 2      4 values from 3 to 9, …, 2 from 30 to 97
 
     Attributes:
-        edges: Where the bins begin, ascending, and the last value. All bins have one width, except that the last one
-            reaches to the largest value, and of signed values the first one to the smallest.
+        edges: Where the bins begin, ascending, and where the last one ends, which includes its end. All bins have one
+            width, but the first reaches down to the smallest value and the last up to the largest.
         counts: Values in each bin, one number fewer than edges.
     """
 
@@ -206,7 +206,7 @@ class Shared:
         shared: Rows here whose prompt is equal to one there.
         shared_prompts: Different prompts among them.
         near: Rows here whose prompt is equal or very like to one there; None as for `Prompts`.
-        first: Where the first shared rows come from.
+        first: The numbers of the first shared rows, from 0.
     """
 
     source: str
@@ -214,7 +214,7 @@ class Shared:
     shared: int
     shared_prompts: int
     near: int | None = None
-    first: tuple[str, ...] = ()
+    first: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

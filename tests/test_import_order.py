@@ -33,7 +33,7 @@ ORDER = (
     "cache",
     "mindspore",
     "stream",
-    "inspection indexing doctor",
+    "inspection indexing doctor stats",
     "__init__",
     "adapters",
     "demo",

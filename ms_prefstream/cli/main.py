@@ -24,6 +24,7 @@ from ms_prefstream.cli.options import (
     stream_options,
     styled,
 )
+from ms_prefstream.cli.stats import stats
 from ms_prefstream.doctor import doctor as diagnose
 from ms_prefstream.errors import PrefStreamError, printable
 from ms_prefstream.version import VERSION
@@ -35,7 +36,7 @@ def commands() -> None:
     """Streaming preference data for MindSpore."""
 
 
-for _command in (bench, cache, inspect, verify):
+for _command in (bench, cache, inspect, stats, verify):
     commands.add_command(_command)
 
 

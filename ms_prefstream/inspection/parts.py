@@ -3,184 +3,187 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from ms_prefstream.encode.truncate import Flat, Turn
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_prefstream.encode.truncate import CutMap, Flat
 from ms_prefstream.inspection.encoded import EncodedSide, Kind, Part
+from ms_prefstream.sample import Ids, Span
 from ms_prefstream.sample import Sequence as TokenSequence
-from ms_prefstream.sample import Span
 
 Decode: TypeAlias = Callable[[Sequence[int]], str]
 
 _CONTEXT = 4  # tokens before a piece that decide about a space at its beginning
 _MOST_DIVIDED = 8  # tokens of a divided character
+_KINDS = list(Kind)
+_CACHED = 4096  # texts: headers and system messages come with every row
 
 
-class _Token(NamedTuple):
-    """One token; the fields are those of `Part`."""
-
-    id: int
-    kind: Kind
-    role: str
-    trained: bool
-    cut: bool
-    control: bool
-
-
-def encoded_side(
-    name: str,
-    sequence: TokenSequence,
-    whole: Flat | None,
-    *,
-    roles: Sequence[str],
-    controls: Collection[int],
-    decode: Decode,
-    scored: bool,
-    with_tokens: bool,
-) -> EncodedSide:
-    """Returns a side as text.
+class Texts:
+    """Texts of pieces of sequences, with the spaces that they have in the whole text.
 
     Args:
-        name: Its name.
-        sequence: The side as the sample has it.
-        whole: The same before it was cut; None if that is unknown, as for samples of a cache.
-        roles: The role of each turn of the prompt, without system messages at its beginning.
-        controls: Ids of control tokens.
         decode: Ids to text.
-        scored: Whether its last token is a reward token, appended after it was cut.
-        with_tokens: Whether each token gets a text of its own.
+        each: Whether each token gets a text of its own.
     """
-    ids, spans = sequence.ids.tolist(), sequence.spans
-    reward = ids[-1:] if scored else []
-    own = ids[: len(ids) - len(reward)]
-    if whole is None:
-        responses = spans if not scored else ()
-        kinds = _kinds(len(own), responses[0][0] if responses else len(own), responses, 0, (), roles)
-        places: Sequence[int] = range(len(own))
-        every = own
-    else:
-        every = whole.ids.tolist()
-        cuts = whole.cuts()
-        kinds = _kinds(len(every), whole.prompt, whole.spans, cuts.keep, cuts.turns, roles)
-        places = _places(every, own, whole.prompt, cuts.keep)
-    tokens = list(_tokens(every, own, places, kinds, spans, controls))
-    tokens += [_Token(one, Kind.REWARD, "", True, False, True) for one in reward]
-    borders = [border for span in spans for border in span] or [len(ids)]
-    prompt, *between, rest = texts_between(ids, [0, *borders, len(ids)], decode)
-    return EncodedSide(
-        name=name,
-        ids=tuple(ids),
-        prompt=prompt,
-        trained=tuple(between[::2]),
-        rest=rest,
-        tokens=(borders[0], sum(end - begin for begin, end in spans), len(ids)),
-        truncated=sequence.truncated,
-        parts=tuple(_parts(tokens, decode, with_tokens)),
-    )
+
+    def __init__(self, decode: Decode, each: bool = False) -> None:
+        self._decode, self._each = decode, each
+        self._cached = functools.lru_cache(maxsize=_CACHED)(self._text)
+
+    def of(self, ids: Sequence[int], begin: int, end: int) -> tuple[str, tuple[str, ...]]:
+        """Returns the text of some tokens, and that of each token if asked for."""
+        if self._each:
+            texts = tuple(self.of_tokens(ids, begin, end))
+            return "".join(texts), texts
+        return self._cached(tuple(ids[max(0, begin - _CONTEXT) : begin]), tuple(ids[begin:end])), ()
+
+    def of_tokens(self, ids: Sequence[int], begin: int, end: int) -> Iterator[str]:
+        """Yields the text of each token; of a divided character the first token has the text."""
+        first = begin
+        for at in range(begin + 1, end + 1):
+            text = self._text(tuple(ids[max(0, first - _CONTEXT) : first]), tuple(ids[first:at]))
+            if text.endswith("\ufffd") and at < end and at - first < _MOST_DIVIDED:
+                continue
+            yield from [text, *[""] * (at - first - 1)]
+            first = at
+
+    def _text(self, before: tuple[int, ...], ids: tuple[int, ...]) -> str:
+        left, both = self._decode(before), self._decode([*before, *ids])
+        return both[len(left) :] if both.startswith(left) else self._decode(ids)
 
 
-def texts_between(ids: Sequence[int], borders: Sequence[int], decode: Decode) -> list[str]:
-    """Returns the texts between token positions, with the spaces that they have in the whole text."""
-    return [_text(ids, begin, end, decode) for begin, end in itertools.pairwise(borders)]
+@dataclass(frozen=True, kw_only=True)
+class Describer:
+    """Describes the sides of samples.
 
+    Attributes:
+        texts: Ids to texts.
+        controls: (n,) ids of control tokens.
+        scored: Whether the last token of a side is a reward token, appended after the side was cut.
+    """
 
-def token_texts(ids: Sequence[int], begin: int, end: int, decode: Decode) -> list[str]:
-    """Returns the text of each token from `begin` to `end`; of a divided character the first token has the text."""
-    texts: list[str] = []
-    first = begin
-    for at in range(begin + 1, end + 1):
-        text = _text(ids, first, at, decode)
-        if text.endswith("\ufffd") and at < end and at - first < _MOST_DIVIDED:
-            continue
-        texts += [text, *[""] * (at - first - 1)]
-        first = at
-    return texts
+    texts: Texts
+    controls: NDArray[np.int64]
+    scored: bool
 
+    def side(
+        self, name: str, sequence: TokenSequence, whole: Flat | None, cuts: CutMap | None, roles: Sequence[str]
+    ) -> EncodedSide:
+        """Returns a side as text.
 
-def _text(ids: Sequence[int], begin: int, end: int, decode: Decode) -> str:
-    before = list(ids[max(0, begin - _CONTEXT) : begin])
-    left, both = decode(before), decode([*before, *ids[begin:end]])
-    return both[len(left) :] if both.startswith(left) else decode(ids[begin:end])
+        Args:
+            name: Its name.
+            sequence: The side as the sample has it.
+            whole: The same before it was cut; None if that is unknown, as for samples of a cache.
+            cuts: Its cut map, or that of the other side if both have the same prompt.
+            roles: The role of each turn of the prompt, without system messages at its beginning.
+        """
+        parts = tuple(self._parts(sequence, whole, cuts, roles))
+        under = sum(end - begin for begin, end in sequence.spans)
+        groups = [
+            (trained, "".join(part.text for part in group))
+            for trained, group in itertools.groupby((one for one in parts if not one.cut), lambda part: part.trained)
+        ]
+        first, last = groups[0], groups[-1]
+        return EncodedSide(
+            name=name,
+            ids=tuple(sequence.ids.tolist()),
+            prompt="" if first[0] else first[1],
+            trained=tuple(text for trained, text in groups if trained),
+            rest="" if last[0] or len(groups) < 2 else last[1],
+            tokens=(sequence.spans[0][0] if sequence.spans else len(sequence.ids), under, len(sequence.ids)),
+            truncated=sequence.truncated,
+            parts=parts,
+        )
+
+    def _parts(
+        self, sequence: TokenSequence, whole: Flat | None, cuts: CutMap | None, roles: Sequence[str]
+    ) -> Iterator[Part]:
+        own = sequence.ids[:-1] if self.scored else sequence.ids
+        spans = () if self.scored else sequence.spans
+        if whole is None or cuts is None:
+            every, places = own, np.arange(len(own))
+            kinds, turns = _kinds(len(own), spans[0][0] if spans else len(own), spans, None)
+        else:
+            every, places = whole.ids, _places(whole.ids, own, whole.prompt, cuts.keep)
+            kinds, turns = _kinds(len(every), whole.prompt, whole.spans, cuts)
+        names = ["", "system", *(roles if cuts is not None and len(roles) == len(cuts.turns) else [""] * 1000)]
+        kept = np.zeros(len(every), bool)
+        kept[places[places >= 0]] = True
+        ids, kind, turn = every, kinds, turns
+        if len(extra := np.flatnonzero(places < 0)):  # a header that was encoded again
+            at = np.array([int(places[:one].max(initial=-1)) + 1 for one in extra], np.int64)
+            ids = np.insert(every, at, own[extra])
+            kind, turn = np.insert(kinds, at, _KINDS.index(Kind.FRAME)), np.insert(turns, at, 0)
+            kept = np.insert(kept, at, True)
+        trained = np.zeros(len(ids), bool)
+        for begin, end in spans:
+            trained[np.flatnonzero(kept)[begin:end]] = True
+        control = np.isin(ids, self.controls)
+        responses = kind == _KINDS.index(Kind.RESPONSE)
+        kind[control] = _KINDS.index(Kind.FRAME)
+        kind[control & responses] = _KINDS.index(Kind.END)
+        key = ((kind.astype(np.int64) * 1024 + turn) * 2 + trained) * 4 + kept * 2 + control
+        borders = [0, *(np.flatnonzero(np.diff(key)) + 1).tolist(), len(ids)] if len(ids) else [0]
+        listed = ids.tolist()
+        for begin, end in itertools.pairwise(borders):
+            text, texts = self.texts.of(listed, begin, end)
+            yield Part(
+                _KINDS[int(kind[begin])],
+                text,
+                tuple(listed[begin:end]),
+                names[int(turn[begin])],
+                bool(trained[begin]),
+                not kept[begin],
+                texts,
+                bool(control[begin]),
+            )
+        if self.scored:
+            yield self._reward(sequence.ids.tolist())
+
+    def _reward(self, ids: Sequence[int]) -> Part:
+        text, _ = self.texts.of(ids, len(ids) - 1, len(ids))
+        text = text or f"<{ids[-1]}>"  # an id that no vocabulary has
+        return Part(Kind.REWARD, text, tuple(ids[-1:]), trained=True, texts=(text,), control=True)
 
 
 def _kinds(
-    size: int, prompt: int, spans: Sequence[Span], keep: int, turns: Sequence[Turn], roles: Sequence[str]
-) -> list[tuple[Kind, str]]:
-    """Returns what each token of a whole side is, and the role of its turn."""
-    found = [(Kind.PROMPT, "system" if at < keep else "") for at in range(size)]
-    if turns:
-        found[keep:prompt] = [(Kind.FRAME, "")] * (prompt - keep)
-    named = roles if len(roles) == len(turns) else [""] * len(turns)
-    for turn, role in zip(turns, named, strict=True):
-        found[turn.begin : turn.end] = [(Kind.FRAME, role)] * (turn.end - turn.begin)
-        found[turn.content : turn.tail] = [(Kind.PROMPT, role)] * (turn.tail - turn.content)
+    size: int, prompt: int, spans: Sequence[Span], cuts: CutMap | None
+) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+    """Returns what each token of a whole side is, and its turn: 0 for none, 1 for the system message, from 2 on."""
+    context, frame, response = map(_KINDS.index, (Kind.PROMPT, Kind.FRAME, Kind.RESPONSE))
+    kinds, turns = np.full(size, context, np.int8), np.zeros(size, np.int64)
+    if cuts is not None:
+        turns[: cuts.keep] = 1
+        if cuts.turns:
+            kinds[cuts.keep : prompt] = frame
+        for number, turn in enumerate(cuts.turns, 2):
+            turns[turn.begin : turn.end] = number
+            kinds[turn.content : turn.tail] = context
     for begin, end in spans:
-        found[begin:end] = [(Kind.RESPONSE, "")] * (end - begin)
-    return found
+        kinds[begin:end] = response
+    return kinds, turns
 
 
-def _tokens(
-    every: Sequence[int],
-    own: Sequence[int],
-    places: Sequence[int],
-    kinds: Sequence[tuple[Kind, str]],
-    spans: Sequence[Span],
-    controls: Collection[int],
-) -> Iterator[_Token]:
-    """Yields the tokens of the sample and those that were cut off, in their order.
-
-    Args:
-        every: The whole side.
-        own: The tokens of the sample.
-        places: For each token of the sample its position in the whole side, ascending; -1 for tokens that it lacks.
-        kinds: What each token of the whole side is.
-        spans: Ranges of `own` under the loss.
-        controls: Ids of control tokens.
-    """
-    trained = {at for begin, end in spans for at in range(begin, end)}
-
-    def token(one: int, place: int, at: int | None) -> _Token:
-        kind, role = kinds[place] if place >= 0 else (Kind.FRAME, "")
-        if one in controls:
-            kind = Kind.END if kind is Kind.RESPONSE else Kind.FRAME
-        return _Token(one, kind, role, at in trained, at is None, one in controls)
-
-    reached = 0
-    for at, place in enumerate(places):
-        if place >= 0:
-            yield from (token(every[cut], cut, None) for cut in range(reached, place))
-            reached = place + 1
-        yield token(own[at], place, at)
-    yield from (token(every[cut], cut, None) for cut in range(reached, len(every)))
-
-
-def _parts(tokens: Sequence[_Token], decode: Decode, with_tokens: bool) -> Iterator[Part]:
-    ids = [token.id for token in tokens]
-    begin = 0
-    for (kind, role, trained, cut, control), group in itertools.groupby(tokens, lambda token: token[1:]):
-        end = begin + len(list(group))
-        texts = token_texts(ids, begin, end, decode) if with_tokens else []
-        text = "".join(texts) if with_tokens else _text(ids, begin, end, decode)
-        if control and not text:  # an id that no vocabulary has
-            text = "".join(f"<{one}>" for one in ids[begin:end])
-            texts = [f"<{one}>" for one in ids[begin:end]] if with_tokens else []
-        yield Part(kind, text, tuple(ids[begin:end]), role, trained, cut, tuple(texts), control)
-        begin = end
-
-
-def _places(every: Sequence[int], own: Sequence[int], prompt: int, keep: int) -> list[int]:
+def _places(every: Ids, own: Ids, prompt: int, keep: int) -> NDArray[np.int64]:
     """Returns for each token of a sample its position in the whole side, -1 for a header that was encoded again.
 
     A response is cut on its right only. Of a prompt the end stays, and what every cut keeps of its beginning.
     """
-    if every == own:
-        return list(range(len(own)))
+    if len(every) == len(own):
+        return np.arange(len(own))
     response = every[prompt:]
-    kept = next(n for n in range(min(len(response), len(own)), -1, -1) if own[len(own) - n :] == response[:n])
-    before = own[: len(own) - kept]
-    return [*_prompt_places(every[:prompt], before, keep), *range(prompt, prompt + kept)]
+    ends = np.flatnonzero(response[: len(own)] == own[-1]) + 1 if len(own) else np.empty(0, np.int64)
+    kept = next((n for n in ends[::-1].tolist() if np.array_equal(own[-n:], response[:n])), 0)
+    before = _prompt_places(every[:prompt].tolist(), own[: len(own) - kept].tolist(), keep)
+    return np.array([*before, *range(prompt, prompt + kept)], np.int64)
 
 
 def _prompt_places(every: Sequence[int], own: Sequence[int], keep: int) -> list[int]:

@@ -11,14 +11,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
-from ms_prefstream.encode.truncate import Flat
+from ms_prefstream.encode.truncate import CutMap, Flat
 from ms_prefstream.errors import RowError
 from ms_prefstream.formats.record import Message, Messages, Pair, Record
 from ms_prefstream.formats.spelling import without_filled_nulls
 from ms_prefstream.inspection.encoded import CUT, EncodedRow
-from ms_prefstream.inspection.parts import Decode, encoded_side
+from ms_prefstream.inspection.parts import Decode, Describer, Texts
 from ms_prefstream.load.cached import check_cache
 from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.records import formats_of
@@ -109,15 +111,17 @@ class RowEncoder:
     """
 
     def __init__(self, recipe: Recipe, with_tokens: bool = False) -> None:
-        self.task, self.tokenizer, self._with_tokens = recipe.task, recipe.tokenizer, with_tokens
+        self.task = recipe.task
         loader = recipe.loader()
         self._sampler, self._sides = loader.sampler, list[Flat]()
         self._loader = SampleLoader(None, recipe.task, self._sample, loader.encoder)
         self._notes = (NO_TEMPLATE,) if recipe.tokenizer is not None and recipe.template is None else ()
         self._decode: Decode = _ids_as_text if recipe.tokenizer is None else recipe.tokenizer.decode
-        special = {} if recipe.tokenizer is None else recipe.tokenizer.special
-        self._controls = frozenset(special.values())
-        self._scored = recipe.task.layout == "reward_token"
+        self._describer = Describer(
+            texts=Texts(self._decode, with_tokens),
+            controls=np.array([] if recipe.tokenizer is None else sorted(recipe.tokenizer.special.values()), np.int64),
+            scored=recipe.task.layout == "reward_token",
+        )
 
     def row(self, raw: Any, read: Callable[[Any], Any]) -> EncodedRow:
         """Returns what a raw row becomes; `read` is its format."""
@@ -148,18 +152,10 @@ class RowEncoder:
         alone = "response" if sample.sequences[0].spans else "prompt"
         names = ["chosen", "rejected"] if task.pairs else [alone]
         wholes: Sequence[Flat | None] = self._sides[-len(names) :] or [None] * len(names)
+        roles, cuts = _roles(record), self._cut_maps(wholes)
         sides = tuple(
-            encoded_side(
-                name,
-                sequence,
-                whole,
-                roles=_roles(record),
-                controls=self._controls,
-                decode=self._decode,
-                scored=self._scored,
-                with_tokens=self._with_tokens,
-            )
-            for name, sequence, whole in zip(names, sample.sequences, wholes, strict=True)
+            self._describer.side(name, sequence, whole, cut_map, roles)
+            for name, sequence, whole, cut_map in zip(names, sample.sequences, wholes, cuts, strict=True)
         )
         changed, lost = self._left_out(record, notes, wholes, names)
         return EncodedRow(
@@ -172,6 +168,18 @@ class RowEncoder:
             changed=changed,
             lost=lost,
         )
+
+    def _cut_maps(self, wholes: Sequence[Flat | None]) -> list[CutMap | None]:
+        """Returns the cut map of each side; sides with one prompt share one."""
+        first = wholes[0]
+        if first is None:
+            return [None] * len(wholes)
+        cuts = first.cuts()
+        prompt = first.ids[: first.prompt]
+        return [
+            cuts if whole is None or np.array_equal(whole.ids[: whole.prompt], prompt) else whole.cuts()
+            for whole in wholes
+        ]
 
     def _left_out(
         self, record: Any, notes: Note, wholes: Sequence[Flat | None], names: Sequence[str]

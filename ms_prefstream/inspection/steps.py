@@ -14,7 +14,7 @@ from ms_prefstream.batch.layouts.arrays import IGNORE
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import SourceError
 from ms_prefstream.inspection.encoded import Kind, Part
-from ms_prefstream.inspection.parts import token_texts
+from ms_prefstream.inspection.parts import Texts
 from ms_prefstream.sample import Batch
 from ms_prefstream.stream import Stream
 
@@ -114,11 +114,12 @@ def parts_of(stream: Stream, strip: Strip) -> Iterator[Part]:
     """Yields the parts of a strip without its padding, with the text of each token."""
     tokenizer = stream.tokenizer
     decode = (lambda ids: "".join(f"<{one}>" for one in ids)) if tokenizer is None else tokenizer.decode
+    of = Texts(decode)
     controls = frozenset(() if tokenizer is None else tokenizer.special.values())
     for piece in strip.pieces:
         if not piece.side:
             continue
-        texts = token_texts(strip.ids, piece.begin, piece.end, decode)
+        texts = of.of_tokens(strip.ids, piece.begin, piece.end)
         both = zip(strip.ids[piece.begin : piece.end], texts, strict=True)
         for control, group in itertools.groupby(both, lambda one: one[0] in controls):
             ids, shown = zip(*group, strict=True)

@@ -11,7 +11,7 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.inspection import EncodedRow, EncodedSide, Kind, Part, RowEncoder
-from ms_prefstream.inspection.parts import token_texts
+from ms_prefstream.inspection.parts import Texts
 from ms_prefstream.load.records import formats_of
 from ms_prefstream.sources.open import open_source
 from ms_prefstream.steps.data import Encoding
@@ -117,7 +117,7 @@ def test_texts_of_tokens_are_the_text(family: str, request: pytest.FixtureReques
     tokenizer = load_tokenizer(request.getfixturevalue(family))
     text = " I keep  my bread 😀 fresh；今天的天气很好\n\n𝒳 naïve"
     (ids,) = tokenizer.encoder.encode([text])
-    found = token_texts(ids.tolist(), 0, len(ids), tokenizer.decode)
+    found = list(Texts(tokenizer.decode).of_tokens(ids.tolist(), 0, len(ids)))
     assert len(found) == len(ids)
     assert "".join(found) == tokenizer.decode(ids.tolist())
     assert "\ufffd" not in "".join(found)

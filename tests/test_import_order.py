@@ -34,6 +34,7 @@ ORDER = (
     "mindspore",
     "stream",
     "inspection indexing doctor stats",
+    "html",
     "__init__",
     "adapters",
     "demo",

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from ms_prefstream.errors import Reason, printable
 from ms_prefstream.sample import Sample
 
@@ -148,6 +150,15 @@ class EncodedRow:
         yield self
         yield from self.others
 
+    def raw_text(self) -> str:
+        """Returns the row as JSON; "" if there is none."""
+        if self.raw is None:
+            return ""
+        try:
+            return orjson.dumps(self.raw, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except (TypeError, ValueError):  # no JSON, such as lone surrogates
+            return str(self.raw)
+
     def heading(self) -> list[tuple[str, str]]:
         """Returns (text, side) for the first line; the side is "" for words that belong to none."""
         if self.sample is None:
@@ -173,6 +184,18 @@ class EncodedRow:
             if side.response:
                 yield Section(side.name, side.name, side.response, side.tokens[1])
 
+    def rollout_cut(self) -> tuple[int, int, str | None] | None:
+        """Returns the tokens of the prompt of a rollout, how many were cut off, and its text.
+
+        The text is None if it is the prompt of the sequence. Tasks without rollouts give None.
+        """
+        if self.rollout is None or self.sample is None or self.sample.prompt is None:
+            return None
+        own, side = self.sample.prompt.tolist(), self.sides[0]
+        whole = sum(len(part.ids) for part in side.context)
+        same = own == [one for part in side.context if not part.cut for one in part.ids]
+        return len(own), max(0, whole - len(own)) if side.truncated else 0, None if same else self.rollout
+
     def facts(self) -> Iterator[tuple[str, str]]:
         """Yields (label, text) for everything that happened to a row that is kept."""
         cuts = {side.name: side.cut_tokens() for side in self.sides}
@@ -193,12 +216,10 @@ class EncodedRow:
         for note in self.notes:
             if note != CUT:
                 yield "note", note
-        if self.rollout is not None and self.sample is not None and self.sample.prompt is not None:
-            own, side = self.sample.prompt.tolist(), self.sides[0]
-            left_out = sum(len(part.ids) for part in side.context) - len(own)
-            cut = f", {left_out:,} of the prompt cut off" if side.truncated and left_out > 0 else ""
-            same = own == [one for part in side.context if not part.cut for one in part.ids]
-            yield "rollout", f"{len(own):,} tokens{cut}: {'the prompt above' if same else self.rollout}"
+        if (rollout := self.rollout_cut()) is not None:
+            tokens, left_out, text = rollout
+            cut = f", {left_out:,} of the prompt cut off" if left_out else ""
+            yield "rollout", f"{tokens:,} tokens{cut}: {'the prompt above' if text is None else text}"
         if self.unread:
             yield "unread", f"fields that nothing read: {', '.join(self.unread)}"
 

@@ -36,6 +36,7 @@ class Texts:
     def __init__(self, decode: Decode, each: bool = False) -> None:
         self._decode, self._each = decode, each
         self._cached = functools.lru_cache(maxsize=_CACHED)(self._text)
+        self._alone = functools.lru_cache(maxsize=None)(lambda one: decode([one]))
 
     def of(self, ids: Sequence[int], begin: int, end: int) -> tuple[str, tuple[str, ...]]:
         """Returns the text of some tokens, and that of each token if asked for."""
@@ -46,6 +47,11 @@ class Texts:
 
     def of_tokens(self, ids: Sequence[int], begin: int, end: int) -> Iterator[str]:
         """Yields the text of each token; of a divided character the first token has the text."""
+        alone = [self._alone(one) for one in ids[begin:end]]
+        whole = self._cached(tuple(ids[max(0, begin - _CONTEXT) : begin]), tuple(ids[begin:end]))
+        if "".join(alone) == whole and "\ufffd" not in whole:
+            yield from alone
+            return
         first = begin
         for at in range(begin + 1, end + 1):
             text = self._text(tuple(ids[max(0, first - _CONTEXT) : first]), tuple(ids[first:at]))

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO
 
-import orjson
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
@@ -77,10 +76,8 @@ def record_lines(row: EncodedRow, view: View, origin: str) -> Iterator[Text]:
     if not row.kept:
         yield Text()
         yield from _labelled("dropped", Text(printable(row.problem, most=None), ATTENTION), columns, ATTENTION)
-        if row.raw is not None:
-            yield from _labelled(
-                "row", _styled(shortened(_json(row.raw), None if view.full else _SHOWN), GREY), columns
-            )
+        if raw := shortened(row.raw_text(), None if view.full else _SHOWN):
+            yield from _labelled("row", _styled(raw, GREY), columns)
         return
     yield Text()
     for section in row.sections():
@@ -291,10 +288,3 @@ def _fold(text: Text, columns: int) -> Iterator[Text]:
             used += width
             blank = at + 1 if character == " " else blank
         yield from line.divide(borders[1:])
-
-
-def _json(value: object) -> str:
-    try:
-        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-    except (TypeError, ValueError):  # no JSON, such as lone surrogates
-        return str(value)

@@ -247,8 +247,8 @@ def _is_in(groups: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
 
 def _repeats(groups: NDArray[np.int64], rows: NDArray[np.int64]) -> Repeats:
     """Returns what is in groups of two rows or more, given the group and the number of each row, (n,)."""
-    _, members, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    large = np.argsort(-counts, kind="stable")[:_FIRST]
+    _, begins, members, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    large = np.lexsort((begins, -counts))[:_FIRST]  # the largest, of equal ones the first
     first = [rows[np.flatnonzero(members == group)[:2]].tolist() for group in large.tolist() if counts[group] > 1]
     return Repeats(
         rows=int(counts[counts > 1].sum()),

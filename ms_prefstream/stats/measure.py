@@ -165,7 +165,7 @@ class _Loaders:
 
     def __init__(self, recipe: Recipe, limits: Sequence[int]) -> None:
         task, tokenizer = recipe.task, recipe.tokenizer
-        self.whole = dataclasses.replace(recipe, task=_unlimited(task)).loader()
+        self.whole = dataclasses.replace(recipe, task=at_length(task, NO_LIMIT, NO_LIMIT // 2)).loader()
         self._at = []
         for limit in limits:
             limited = at_length(task, limit)
@@ -187,19 +187,19 @@ class _Loaders:
         return one.sample is not None and (self._limits_prompts or one.sample.length > limit)
 
 
-def at_length(task: Task, length: int) -> Task:
-    """Returns a task with another limit on its sequences; a limit on prompts is lowered if it must be."""
+def at_length(task: Task, length: int, prompt: int | None = None) -> Task:
+    """Returns a task with another limit on its sequences.
+
+    Args:
+        task: Any task.
+        length: The limit.
+        prompt: The limit on prompts, if the task has one; None keeps it, as far as a response has room.
+    """
     changes: dict[str, Any] = {name: length for name in ("max_length", "seq_length") if hasattr(task, name)}
-    prompt = getattr(task, "max_prompt_length", None)
-    if prompt is not None:
-        changes["max_prompt_length"] = min(prompt, max(1, length - 2))  # a response and a reward token need room
+    given = getattr(task, "max_prompt_length", None)
+    if given is not None:
+        changes["max_prompt_length"] = min(given, max(1, length - 2)) if prompt is None else prompt
     return dataclasses.replace(task, **changes)  # type: ignore[type-var]  # tasks are dataclasses
-
-
-def _unlimited(task: Task) -> Task:
-    """Returns a task with limits that no row reaches."""
-    prompt = {} if getattr(task, "max_prompt_length", None) is None else {"max_prompt_length": NO_LIMIT // 2}
-    return at_length(dataclasses.replace(task, **prompt), NO_LIMIT)  # type: ignore[type-var]
 
 
 _Texts = tuple[Sequence[str] | None, Sequence[str] | None, Sequence[str] | None]

@@ -10,6 +10,7 @@ from ms_prefstream.stats.parts import (
     Cut,
     Histogram,
     LengthGap,
+    Lengths,
     Padding,
     Prompts,
     Repeats,
@@ -30,6 +31,7 @@ from ms_prefstream.stats.show import (
     percent,
     places,
     safe,
+    shortened,
     table_head,
 )
 
@@ -113,17 +115,15 @@ class Stats:
         read = f"read in {self.seconds:,.1f} s" if self.seconds else ""
         names = [safe(one) for one in (self.source.rpartition("/")[2], *self.formats, self.tokenizer or "") if one]
         head = " · ".join([names[0], f"{self.rows:,} rows", *names[1:]])
-        yield [("", fitted(head, COLUMNS - len(read) - 2) + f"  {read}" if read else head)]
+        yield [("", fitted(head, COLUMNS - len(read) - 2) + f"  {read}" if read else shortened(head))]
         yield []
         yield table_head()
-        yield from _side_lines(self.characters, "characters")
+        yield from _length_lines(vars(self.characters), "characters")
         if self.tokens is not None:
-            yield from _side_lines(self.tokens, "tokens")
+            yield from _length_lines(vars(self.tokens), "tokens")
         if self.sequences is not None:
-            unit = "tokens with the template"
-            yield lengths_row("prompt+chosen", self.sequences.chosen, unit, "chosen")
-            if self.sequences.rejected.count:
-                yield lengths_row("prompt+rejected", self.sequences.rejected, unit, "rejected")
+            sequences = {f"prompt+{side}": getattr(self.sequences, side) for side in ("chosen", "rejected")}
+            yield from _length_lines(sequences, "with template")
         yield from self._type_lines()
         yield []
         yield from self._finding_lines(flags)
@@ -136,10 +136,10 @@ class Stats:
             return
         yield []
         for name, one in list(self.by_type.items())[:_MOST_TYPES]:
-            yield [("", f"{one.name}  {safe(name)}".strip())]
+            yield [("", shortened(f"{one.name}  {safe(name)}".strip()))]
             has_tokens = one.tokens is not None and one.tokens.prompt.count
             sides = one.tokens if one.tokens is not None and has_tokens else one.characters
-            yield from _side_lines(sides, "tokens" if has_tokens else "characters", indent="  ")
+            yield from _length_lines(vars(sides), "tokens" if has_tokens else "characters", indent="  ")
         if (left := len(self.by_type) - _MOST_TYPES) > 0:
             yield [("", f"and {left:,} more types")]
 
@@ -181,9 +181,9 @@ class Stats:
         if self.prompts.distinct:
             yield labelled("prompts that repeat", _groups(repeated), "attention" if repeated.rows else "")
             if near is not None:
-                yield labelled("equal or nearly equal", _groups(near), "attention" if near.rows else "")
+                yield labelled("equal or nearly so", _groups(near), "attention" if near.rows else "")
             else:
-                yield labelled("nearly equal", 'not counted: pip install "ms-prefstream[stats]"')
+                yield labelled("nearly equal ones", 'not counted: pip install "ms-prefstream[stats]"')
         if (other := self.against) is not None:
             text = f"{other.shared:,} rows share theirs with {safe(other.source.rpartition('/')[2])}"
             if other.first:
@@ -239,11 +239,12 @@ class Stats:
         }
 
 
-def _side_lines(sides: Sides, unit: str, indent: str = "") -> Iterator[Line]:
-    """Yields a line for each side that has texts."""
-    for side, lengths in vars(sides).items():
+def _length_lines(sides: Mapping[str, Lengths], note: str, indent: str = "") -> Iterator[Line]:
+    """Yields a line for each side that has lengths; the note stands beside the first."""
+    for side, lengths in sides.items():
         if lengths.count:
-            yield lengths_row(f"{indent}{side}", lengths, unit, side)
+            yield lengths_row(f"{indent}{side}", lengths, note, side.rpartition("+")[2])
+            note = ""
 
 
 def _groups(repeats: Repeats) -> str:

@@ -95,7 +95,6 @@ def stats(
         PrefStreamError: An option cannot be used, or the source cannot be opened.
     """
     begin = time.monotonic()
-    limits = _checked_limits(limits, task)
     batch_size, workers = whole_number("batch_size", batch_size, 1), whole_number("workers", workers, 0)
     opened = source if isinstance(source, Mix) else open_source(source)
     formats = formats_of(opened, format, fields)
@@ -114,6 +113,7 @@ def stats(
         train_empty_think=train_empty_think,
         backend="auto" if tokenizer is None else backend,
     )
+    limits = _checked_limits(limits, task)
     recipe = encoding.recipe(only_caches(opened))
     alone = None
     if task is None:

@@ -10,7 +10,7 @@ from ms_prefstream.errors import printable
 from ms_prefstream.stats.parts import Histogram, Lengths
 
 COLUMNS = 98
-LABEL = 26  # columns of what stands on the left
+LABEL = 20  # columns of what stands on the left
 Line: TypeAlias = list[tuple[str, str]]
 """A line as (style, text): ``chosen``, ``rejected``, ``prompt``, ``attention``, or ``""`` for plain text."""
 
@@ -28,12 +28,18 @@ def width(text: str) -> int:
     return cell_len(text)
 
 
+def shortened(text: str, columns: int = COLUMNS) -> str:
+    """Returns a text that takes at most so many columns."""
+    if width(text) <= columns:
+        return text
+    while width(text) >= columns:
+        text = text[:-1]
+    return f"{text}…"
+
+
 def fitted(text: str, columns: int) -> str:
     """Returns a text in exactly so many columns: shortened, or with spaces after it."""
-    if width(text) > columns:
-        while width(text) > columns - 1:
-            text = text[:-1]
-        text += "…"
+    text = shortened(text, columns)
     return text + " " * (columns - width(text))
 
 
@@ -44,19 +50,24 @@ def safe(text: str) -> str:
 
 def labelled(label: str, text: str, style: str = "") -> Line:
     """Returns a line with a label on the left."""
-    return [(style, fitted(label, LABEL)), ("", text)]
+    return [(style, fitted(label, LABEL)), ("", shortened(text, COLUMNS - LABEL))]
 
 
 def table_head() -> Line:
     """Returns the names of the columns of `lengths_row`."""
-    return [("", " " * LABEL + "".join(f"{name:>11}" for name in _NUMBERS))]
+    return [("", " " * LABEL + _cells(_NUMBERS))]
 
 
-def lengths_row(label: str, lengths: Lengths, unit: str = "", style: str = "") -> Line:
-    """Returns a line of a table of lengths; `unit` stands on the right."""
+def lengths_row(label: str, lengths: Lengths, note: str, style: str = "") -> Line:
+    """Returns a line of a table of lengths, with a note such as their unit on the right."""
     whole = (f"{round(value):,}" for value in (lengths.p50, lengths.p90, lengths.p99))
     cells = [f"{lengths.count:,}", f"{lengths.max:,}", f"{lengths.mean:,.1f}", *whole]
-    return [(style, fitted(label, LABEL)), ("", "".join(f"{cell:>11}" for cell in cells) + (f"   {unit}" * bool(unit)))]
+    return [(style, fitted(label, LABEL)), ("", f"{_cells(cells)}   {note}")]
+
+
+def _cells(cells: Sequence[str]) -> str:
+    first, *others = cells
+    return f"{first:>12}" + "".join(f"{cell:>10}" for cell in others)
 
 
 def percent(share: float) -> str:

@@ -8,6 +8,9 @@ from typing import Any
 import click
 
 from ms_prefstream.cli.options import one_or_list, source_argument, styled
+from ms_prefstream.html import SAMPLES
+from ms_prefstream.progress import progress_on
+from ms_prefstream.sources import open_source
 from ms_prefstream.stats.run import LIMITS
 from ms_prefstream.stats.run import stats as count
 from ms_prefstream.tasks import RLHF, TASKS, Task
@@ -40,26 +43,40 @@ def _object(context: click.Context, parameter: click.Parameter, text: str | None
 @click.option("--batch-size", type=int, default=8, show_default=True, help="Rows of a step, for padding and steps.")
 @click.option("--workers", "--processes", "workers", type=int, default=0, show_default=True, help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def stats(source: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@click.option("--html", type=click.Path(), help="Write a report with a page of samples to this file, too.")
+@click.option("--samples", type=click.IntRange(min=1), default=SAMPLES, show_default=True, help="Rows of that page.")
+def stats(source: tuple[str, ...], as_json: bool, html: str | None, samples: int, **options: Any) -> None:
     """Count what the rows of SOURCE are: lengths, duplicates, drops, padding. "-" reads standard input.
 
     Example: ms-prefstream stats train.jsonl --tokenizer Qwen2.5-7B-Instruct --against eval.jsonl
     """
     template, tokenizer = options["template"], options["tokenizer"]
+    again = None if "-" in source else one_or_list(source)  # standard input is consumed
+    if html is not None:
+        from ms_prefstream.html.page import check_report
+
+        check_report(html, None if again is None else open_source(again))
+    encoding = {
+        "tokenizer": None if tokenizer is None or tokenizer.lower() == "none" else tokenizer,
+        "task": _task(options["task"], options["max_length"]),
+        "format": options["format_"],
+        "fields": options["fields"],
+        "template": None if template.lower() == "none" else template,
+        "template_variables": options["template_variables"],
+    }
     found = count(
         one_or_list(source),
-        tokenizer=None if tokenizer is None or tokenizer.lower() == "none" else tokenizer,
-        task=_task(options["task"], options["max_length"]),
-        format=options["format_"],
-        fields=options["fields"],
-        template=None if template.lower() == "none" else template,
-        template_variables=options["template_variables"],
+        **encoding,
         against=one_or_list(options["against"]) if options["against"] else None,
         limits=options["limits"] or LIMITS,
         batch_size=options["batch_size"],
         workers=options["workers"],
         progress=True,
     )
+    if html is not None:
+        from ms_prefstream.html.build import stats_report
+
+        stats_report(html, found.to_dict(), again, encoding, rows=samples, progress=progress_on(label="report"))
     if as_json:
         click.echo(_safe_json(found.to_dict()))
         return

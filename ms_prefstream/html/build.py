@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ from ms_prefstream.inspection import FoundRow, rows_of
 from ms_prefstream.progress import Progress
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.sources.open import open_source
+from ms_prefstream.tasks import DPO, RLHF
+from ms_prefstream.tasks.base import given_options
 
 
 def inspect_report(
@@ -43,7 +46,10 @@ def inspect_report(
     wanted = rows if isinstance(rows, int) else len(rows)
     samples = Samples(with_tokens)
     partial = _fill(samples, found, rows_of(found, rows, options, with_tokens=with_tokens), wanted, progress)
-    subtitle = [f"{len(found):,} rows" if isinstance(found, RandomAccess) else "", repr(options["task"])]
+    task = options["task"]
+    subtitle = [f"{len(found):,} rows" if isinstance(found, RandomAccess) else "", type(task).__name__]
+    defaults = {field.name: field.default for field in dataclasses.fields(task)}
+    subtitle += [f"{name} {value}" for name, value in given_options(task).items() if value != defaults[name]]
     tokenizer = options["tokenizer"]
     subtitle.append("" if tokenizer is None else os.path.basename(str(tokenizer).rstrip("/")))
     title = os.path.basename(str(found.name).rstrip("/")) or str(found.name)
@@ -55,9 +61,9 @@ def inspect_report(
 
 def stats_report(
     path: str | os.PathLike[str],
-    source: Any,
     stats: Mapping[str, Any],
-    options: Mapping[str, Any] | None,
+    source: Any,
+    options: Mapping[str, Any],
     *,
     rows: int = SAMPLES,
     progress: Progress | None = None,
@@ -66,22 +72,40 @@ def stats_report(
 
     Args:
         path: The file; an older report is replaced, anything else refused.
-        source: The source that was counted.
         stats: `Stats.to_dict()`.
-        options: Arguments of `mps.encode` for the samples; None for a source that is consumed.
+        source: The source that was counted, for samples; None if it is consumed.
+        options: Arguments of `mps.encode`. Without a tokenizer samples are the bare texts.
         rows: So many first rows are samples.
         progress: Where progress is shown; None for nowhere.
     """
-    found = open_source(source)
+    found = None if source is None else open_source(source)
     check_report(path, found)
     samples, partial = None, False
-    if options is not None:
-        samples = Samples(lengths_in="tokens" if stats["tokenizer"] else "characters")
-        partial = _fill(samples, found, rows_of(found, rows, options), rows, progress)
+    if found is not None:
+        in_tokens = stats["tokenizer"] is not None or not any(kind in _TEXT for kind in stats["kinds"])
+        samples = Samples(lengths_in="tokens" if in_tokens else "characters")
+        encoded = rows_of(found, rows, _sample_options(stats, options, in_tokens))
+        partial = _fill(samples, found, encoded, rows, progress)
     words = [f"{stats['rows']:,} rows", *stats["formats"], stats["tokenizer"] or ""]
     title = os.path.basename(stats["source"].rstrip("/")) or stats["source"]
     subtitle = " · ".join(filter(None, words))
     write_report(path, Report(title=title, subtitle=subtitle, stats=stats, samples=samples, partial=partial))
+
+
+_TEXT = ("pairs", "responses", "prompts")
+_NO_LIMIT = 1 << 24  # tokens
+
+
+def _sample_options(stats: Mapping[str, Any], options: Mapping[str, Any], in_tokens: bool) -> dict[str, Any]:
+    """Returns the arguments of `mps.encode` for samples: those of the command, or the bare texts."""
+    found = dict(options)
+    if found.get("task") is None:
+        pairs = any("pairs" in kind for kind in stats["kinds"])
+        limit = (stats["max_length"] if stats["tokenizer"] else None) or _NO_LIMIT
+        found["task"] = DPO(limit, append_eos=in_tokens) if pairs else RLHF(limit, limit, append_eos=in_tokens)
+    if not in_tokens:
+        found |= {"tokenizer": "bytes", "template": None, "template_variables": None}
+    return found
 
 
 def _fill(samples: Samples, source: Any, rows: Iterator[FoundRow], wanted: int, progress: Progress | None) -> bool:

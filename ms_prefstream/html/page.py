@@ -50,7 +50,7 @@ def check_report(path: str | os.PathLike[str], source: Any) -> None:
 
     Args:
         path: The file.
-        source: The opened source.
+        source: The opened source; None for one that has no files, such as standard input.
 
     Raises:
         OptionError: It may not be written.
@@ -107,7 +107,7 @@ def percent(share: float) -> str:
 
 
 def chart_of(histogram: Mapping[str, Any], marks: Sequence[tuple[int, str]] = ()) -> dict[str, Any]:
-    """Returns the bars of a histogram, each as wide as its bin; the axis is cut where nearly all values end.
+    """Returns the bars of a histogram, one unit of width each.
 
     Args:
         histogram: ``edges`` and ``counts``, see `ms_prefstream.stats.parts.Histogram`.
@@ -132,21 +132,25 @@ def chart_of(histogram: Mapping[str, Any], marks: Sequence[tuple[int, str]] = ()
         for value, title in marks
         if edges[0] <= value <= edges[-1]
     ]
-    middle = edges[len(edges) // 2]
+    ticks = [
+        {"x": 0, "anchor": "start", "text": f"{edges[0]:,}"},
+        {"x": 100, "anchor": "end", "text": f"{edges[-1]:,}"},
+    ]
+    middle = 0 if 0 in edges[1:-1] else edges[len(edges) // 2]
+    if 0 < (at := 100 * edges.index(middle) / len(counts)) < 100:
+        ticks.append({"x": f"{at:.2f}", "anchor": "middle", "text": f"{middle:,}"})
     return {
         "bars": bars,
         "marks": found,
+        "ticks": ticks,
         "width": len(counts),
-        "first": f"{edges[0]:,}",
-        "middle": f"{middle:,}" if len(edges) > 2 else "",
-        "last": f"{edges[-1]:,}",
         "label": f"{edges[0]:,} … {edges[-1]:,}",
     }
 
 
-def _figure(value: Any, label: str, more: str = "", after: str = "", attention: bool = False) -> dict[str, Any]:
+def _figure(value: Any, label: str, more: str = "", unit: str = "", attention: bool = False) -> dict[str, Any]:
     shown = f"{value:,}" if isinstance(value, int) else value
-    return {"value": shown, "label": label, "more": more, "after": after, "attention": attention}
+    return {"value": shown, "label": label, "more": more, "unit": unit, "attention": attention}
 
 
 def _chart(label: str, histogram: Mapping[str, Any], kind: str, unit: str, marks: Any = ()) -> dict[str, Any]:
@@ -161,7 +165,7 @@ def _stats_figures(stats: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         yield _figure(dropped, "dropped", attention=True)
     gap = stats["gap"]
     if gap["pairs"]:
-        yield _figure(percent(gap["share"]), "chosen_longer", f"{gap['by']:,.0f} {gap['unit']}", "by_median")
+        yield _figure(percent(gap["share"]), "chosen_longer", f"{gap['by']:,.0f}", gap["unit"])
 
 
 def _stats_charts(stats: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
@@ -188,8 +192,8 @@ def _sample_figures(samples: Samples | None) -> Iterable[dict[str, Any]]:
     if len(sides):
         gaps = sides[:, 0] - sides[:, 1]
         longer = gaps[gaps > 0]
-        by = f"{float(np.median(longer)):,.0f} tokens" if len(longer) else ""
-        yield _figure(percent(float(np.mean(gaps > 0))), "chosen_longer", by, "by_median" if by else "")
+        by = f"{float(np.median(longer)):,.0f}" if len(longer) else ""
+        yield _figure(percent(float(np.mean(gaps > 0))), "chosen_longer", by, "tokens")
 
 
 def _sample_charts(samples: Samples | None) -> Iterable[dict[str, Any]]:
@@ -204,11 +208,12 @@ def _sample_charts(samples: Samples | None) -> Iterable[dict[str, Any]]:
 
 
 def _histogram(values: NDArray[Any]) -> dict[str, Any]:
-    """Returns bins of one whole width; one begins at 0."""
+    """Returns bins of one width, one of which may begin at 0; the first and the last end where the values do."""
     least, most = int(values.min()), int(values.max())
     width = max(1, -(-(most - least + 1) // _BINS))
     edges = np.arange(least // width * width, most + width + 1, width)
     counts, _ = np.histogram(values, edges)
+    edges[0], edges[-1] = least, max(most, edges[-2] + 1)
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 

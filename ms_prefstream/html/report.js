@@ -140,7 +140,7 @@
     const shown = found.slice(first, first + PAGE);
     $("rows").replaceChildren(...(shown.length ? shown.map((n) => card(n, rowAt(n))) : [element("p", "quiet", t("nothing"))]));
     const range = shown.length ? `${number(first + 1)}–${number(first + shown.length)}` : "0";
-    $("count").textContent = language === "zh" ? `${range}，共 ${number(found.length)} 条` : `${range} of ${number(found.length)} rows`;
+    $("count").textContent = t("range", { range, n: number(found.length) });
     $("page").value = state.page + 1;
     $("page").max = pages;
     $("pages").textContent = `/ ${number(pages)}`;
@@ -267,7 +267,7 @@
       const [n, cut, own] = facts.rollout;
       made.push([t("rollout"), t(cut ? "rollout_cut" : "rollout_is", { n: number(n), cut: number(cut), what: own || t("above") })]);
     }
-    if (facts.unread) made.push([t("unread").split(" ")[0], t("unread_fields", { what: join(facts.unread) })]);
+    if (facts.unread) made.push([t("unread_label"), t("unread_fields", { what: join(facts.unread) })]);
     return made;
   }
 

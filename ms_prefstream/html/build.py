@@ -13,6 +13,7 @@ from ms_prefstream.html.page import Report, check_report, write_report
 from ms_prefstream.html.samples import Samples
 from ms_prefstream.inspection import FoundRow, rows_of
 from ms_prefstream.progress import Progress
+from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.sources.open import open_source
 from ms_prefstream.tasks import DPO, RLHF
@@ -52,6 +53,7 @@ def inspect_report(
     subtitle += [f"{name} {value}" for name, value in given_options(task).items() if value != defaults[name]]
     tokenizer = options["tokenizer"]
     subtitle.append("" if tokenizer is None else os.path.basename(str(tokenizer).rstrip("/")))
+    subtitle += [NO_TEMPLATE] if samples.no_template else []
     title = os.path.basename(str(found.name).rstrip("/")) or str(found.name)
     write_report(
         path, Report(title=title, subtitle=" · ".join(filter(None, subtitle)), samples=samples, partial=partial)
@@ -87,6 +89,7 @@ def stats_report(
         encoded = rows_of(found, rows, _sample_options(stats, options, in_tokens))
         partial = _fill(samples, found, encoded, rows, progress)
     words = [f"{stats['rows']:,} rows", *stats["formats"], stats["tokenizer"] or ""]
+    words += [NO_TEMPLATE] if samples is not None and samples.no_template else []
     title = os.path.basename(stats["source"].rstrip("/")) or stats["source"]
     subtitle = " · ".join(filter(None, words))
     write_report(path, Report(title=title, subtitle=subtitle, stats=stats, samples=samples, partial=partial))
@@ -102,9 +105,9 @@ def _sample_options(stats: Mapping[str, Any], options: Mapping[str, Any], in_tok
     if found.get("task") is None:
         pairs = any("pairs" in kind for kind in stats["kinds"])
         limit = (stats["max_length"] if stats["tokenizer"] else None) or _NO_LIMIT
-        found["task"] = DPO(limit, append_eos=in_tokens) if pairs else RLHF(limit, limit, append_eos=in_tokens)
+        found["task"] = DPO(limit) if pairs else RLHF(limit, limit)
     if not in_tokens:
-        found |= {"tokenizer": "bytes", "template": None, "template_variables": None}
+        found |= {"tokenizer": "bytes", "template": "auto", "template_variables": None}
     return found
 
 

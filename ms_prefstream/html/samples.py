@@ -5,6 +5,8 @@ Every text has gone through `printable`, and no JSON holds a character that coul
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import orjson
 from ms_prefstream.errors import printable
 from ms_prefstream.inspection.encoded import CUT, EncodedRow, Kind, Part, shortened
 from ms_prefstream.inspection.rows import FoundRow
+from ms_prefstream.report.findings import NO_TEMPLATE
 
 BLOCK = 250
 """Rows of a block."""
@@ -40,7 +43,11 @@ class Samples:
 
     Args:
         with_tokens: Whether each token is shown with its id.
-        lengths_in: ``tokens``, or ``characters`` where the ids are only bytes.
+        lengths_in: ``tokens``, or ``characters`` for rows without a tokenizer, which were encoded as bytes with a
+            template that stands in for one: only their contents are shown.
+
+    Attributes:
+        no_template: Whether rows were joined as text, without a chat template.
     """
 
     def __init__(self, with_tokens: bool = False, lengths_in: str = "tokens") -> None:
@@ -51,7 +58,7 @@ class Samples:
         self._reasons: dict[str, int] = {}
         self._flags: list[int] = []
         self._lengths: list[tuple[int, ...]] = []
-        self.rows = 0
+        self.rows, self.no_template = 0, False
         self._origins: dict[str, list[str]] = {}
 
     def add(self, found: FoundRow) -> None:
@@ -119,14 +126,19 @@ class Samples:
         self._lengths.append(())
 
     def _add_kept(self, origin: str, row: EncodedRow) -> None:
-        sections = [
-            [safe(section.label), section.side, section.trained, list(map(self._part, section.parts))]
-            for section in row.sections()
-        ]
         in_tokens = self._unit == "tokens"
+        sections = [
+            [safe(section.label), section.side, section.trained, list(map(self._part, parts))]
+            for section in row.sections()
+            if (parts := section.parts if in_tokens else list(_contents(section.parts)))
+        ]
         sizes = [side.tokens[2] if in_tokens else _characters(side.response) for side in row.sides]
-        prompt = sum(len(part.ids) if in_tokens else len(part.text) for part in row.sides[0].context if not part.cut)
+        context = [part for part in row.sides[0].context if not part.cut]
+        prompt = sum(len(part.ids) for part in context)
+        if not in_tokens:
+            prompt = sum(len(part.text) for part in _contents(context))
         facts = _facts(row)
+        self.no_template |= NO_TEMPLATE in row.notes
         margin = None if row.sample is None else row.sample.margin
         named = [[side.name, size] for side, size in zip(row.sides, sizes, strict=True)]
         self._block.append([safe(origin), 1, named, prompt, margin, sections, facts])
@@ -143,6 +155,14 @@ class Samples:
         if repeated and (text in self._strings or len(self._strings) < _MOST_STRINGS):
             return [code, self._strings.setdefault(text, len(self._strings))]
         return [code, text]
+
+
+def _contents(parts: Sequence[Part]) -> Iterator[Part]:
+    """Yields the contents among parts, without what a template wrote."""
+    for part in parts:
+        text = part.text.removeprefix("system\n") if part.role == "system" else part.text
+        if part.kind is Kind.RESPONSE or (part.kind is Kind.PROMPT and text.strip()):
+            yield dataclasses.replace(part, text=text)
 
 
 def _characters(parts: tuple[Part, ...]) -> int:
@@ -162,7 +182,7 @@ def _facts(row: EncodedRow) -> dict[str, Any]:
         "cut": cut or ([["cached"]] if row.truncated and rollout is None else []),
         "changed": list(map(safe, row.changed)),
         "lost": [safe(shortened(words, 200)) for words in row.lost],
-        "notes": [safe(note) for note in row.notes if note != CUT],
+        "notes": [safe(note) for note in row.notes if note not in (CUT, NO_TEMPLATE)],
         "rollout": [] if rollout is None else [rollout[0], rollout[1], safe(rollout[2] or "")],
         "unread": list(map(safe, row.unread)),
     }

@@ -106,12 +106,15 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share else "0 %"
 
 
-def chart_of(histogram: Mapping[str, Any], marks: Sequence[tuple[int, str]] = ()) -> dict[str, Any]:
+def chart_of(
+    histogram: Mapping[str, Any], marks: Sequence[tuple[int, str]] = (), signed: bool = False
+) -> dict[str, Any]:
     """Returns the bars of a histogram, one unit of width each.
 
     Args:
         histogram: ``edges`` and ``counts``, see `ms_prefstream.stats.parts.Histogram`.
         marks: (value, title) of vertical lines.
+        signed: Whether values from 0 on have the colour of chosen, others that of rejected.
     """
     edges, counts = histogram["edges"], histogram["counts"]
     most = max(counts, default=0) or 1
@@ -121,7 +124,7 @@ def chart_of(histogram: Mapping[str, Any], marks: Sequence[tuple[int, str]] = ()
             "y": f"{100 - height:.2f}",
             "width": 0.92,
             "height": f"{height:.2f}",
-            "side": ("chosen" if begin >= 0 else "rejected") if edges[0] < 0 else "",
+            "side": ("chosen" if begin >= 0 else "rejected") if signed else "",
             "title": f"{begin:,} … {end:,}: {count:,}",
         }
         for number, (begin, end, count) in enumerate(zip(edges, edges[1:], counts, strict=False))

@@ -207,7 +207,7 @@ def test_json_in_a_script_is_the_same_value() -> None:
 
 
 def test_bars_are_to_scale() -> None:
-    chart = chart_of({"edges": [-20, 0, 20, 35], "counts": [5, 10, 0]}, [(20, "20"), (99, "99")])
+    chart = chart_of({"edges": [-20, 0, 20, 35], "counts": [5, 10, 0]}, [(20, "20"), (99, "99")], signed=True)
     assert [bar["height"] for bar in chart["bars"]] == ["50.00", "100.00", "0.00"]
     assert [bar["side"] for bar in chart["bars"]] == ["rejected", "chosen", "chosen"]
     assert [(tick["text"], tick["x"]) for tick in chart["ticks"]] == [("-20", 0), ("35", 100), ("0", "33.33")]

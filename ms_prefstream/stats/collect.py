@@ -117,8 +117,7 @@ class Collected:
             self._note(self._dropped, str(reason), str(reason), described.origins[place])
         for place, names in measured.unread:
             for name in names:
-                is_read_here = described.types[place] and name in ("pos_type", "neg_type")
-                if not is_read_here and (name in self._unread or len(self._unread) < _MOST_NAMES):
+                if name in self._unread or len(self._unread) < _MOST_NAMES:
                     self._note(self._unread, name, f"unread {name}", described.origins[place])
         self._sequences.append(measured.sequences)
         self._prompts.append(measured.prompts)

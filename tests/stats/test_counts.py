@@ -140,7 +140,7 @@ def test_types_of_cvalues(shared: pathlib.Path) -> None:
     for name, one in found.by_type.items():
         mine = [texts_of(row) for row in rows if f"{row['pos_type']}>{row['neg_type']}" == name]
         assert_sides(one.characters, sizes(mine, len))
-    assert found.unread == {}  # the types are read here
+    assert found.unread == {}
 
 
 def test_bundled_rows_in_bytes() -> None:

@@ -117,8 +117,7 @@ class Collected:
             self._note(self._dropped, str(reason), str(reason), described.origins[place])
         for place, names in measured.unread:
             for name in names:
-                is_read_here = described.types[place] and name in ("pos_type", "neg_type")
-                if not is_read_here and (name in self._unread or len(self._unread) < _MOST_NAMES):
+                if name in self._unread or len(self._unread) < _MOST_NAMES:
                     self._note(self._unread, name, f"unread {name}", described.origins[place])
         self._sequences.append(measured.sequences)
         self._prompts.append(measured.prompts)
@@ -159,11 +158,12 @@ class Collected:
         longer = sequences.max(axis=1).astype(np.int64)
         has_tokens = tokenizer is not None or self._kinds.total() > self._text_rows
         padding: dict[str, Padding] = {}
-        limit = fitting = None
-        if len(sequences):
-            length = good_length(longer)
-            limit = length if task is None else task.length
-            padding, shapes, pack = rules_for(sequences, task, limit, batch_size)
+        fitting = None
+        length = good_length(longer)
+        limit = length if task is None else task.length
+        kept = sequences[longer <= limit] if getattr(task, "truncation", "") == "drop" else sequences
+        if len(kept):
+            padding, shapes, pack = rules_for(kept, task, limit, batch_size)
             fitting = Suggested(max_length=length, max_shapes=shapes, pack=pack)
         by_type = {
             name: TypeStats(
@@ -193,7 +193,7 @@ class Collected:
             unread=dict(self._unread.most_common()),
             origins={name: tuple(first) for name, first in self._origins.items()},
             padding=padding,
-            max_length=limit,
+            max_length=limit if padding else None,
             batch_size=batch_size,
             suggested=fitting,
         )

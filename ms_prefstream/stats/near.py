@@ -73,19 +73,17 @@ def near_groups(groups: NDArray[np.int64], signatures: NDArray[np.uint16]) -> ND
     distinct = signatures[first]
     known = distinct.any(axis=1)
     bands = np.ascontiguousarray(distinct).view(np.uint64)  # (m, 16)
-    left, right = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    labels = np.arange(len(distinct))
     for band in bands.T:
         order = np.argsort(band, kind="stable")
         begins = np.flatnonzero(np.concatenate(([True], np.diff(band[order]) != 0)))
         heads = order[np.repeat(begins, np.diff(np.append(begins, len(order))))]
         for other in (heads[1:], order[:-1]):  # the first of the band, and the one before
             one = order[1:]
-            same = (band[one] == band[other]) & (one != other) & known[one] & known[other]
-            one, other = one[same], other[same]
+            unknown = (band[one] == band[other]) & (labels[one] != labels[other]) & known[one] & known[other]
+            one, other = one[unknown], other[unknown]
             alike = _equal_slots(distinct, one, other) >= _ALIKE
-            left.append(one[alike])
-            right.append(other[alike])
-    labels = _components(len(distinct), np.concatenate(left), np.concatenate(right))
+            labels = _linked(labels, one[alike], other[alike])
     return labels[groups]
 
 
@@ -101,12 +99,10 @@ def _equal_slots(
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
-def _components(count: int, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns the smallest number that each of `count` numbers is linked with, given the ends of the links."""
-    labels = np.arange(count)
+def _linked(labels: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the labels of all rows after links between some: the smallest one among the rows that are linked."""
     while len(left):
-        least = np.minimum(labels[left], labels[right])
-        before = labels.copy()
+        before, least = labels.copy(), np.minimum(labels[left], labels[right])
         np.minimum.at(labels, labels[left], least)
         np.minimum.at(labels, labels[right], least)
         labels = labels[labels]

@@ -39,7 +39,7 @@ _MOST_TYPES = 6
 _RULE = 40  # columns of a batching rule
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Stats:
     """What `mps.stats` counted; `print` shows it.
 
@@ -59,12 +59,13 @@ class Stats:
         gap: How much longer chosen responses are.
         prompts: Prompts that repeat.
         against: Prompts shared with other data; None if none were given.
-        dropped: Rows that no stream would use, by reason, the most frequent first.
+        dropped: Rows that no stream would use, whatever its limits, by reason, the most frequent first.
         unread: Fields that hold something and that nothing reads, with how many rows hold them.
         origins: Where the first dropped rows come from, by reason; under ``unread NAME`` those with such a field.
         padding: What each batching rule makes of the rows: ``pad``, ``bucket`` (multiples of 64), ``bucket_max_shapes``
             and ``pack``; empty without a tokenizer.
-        max_length: The limit that `padding` was computed with: that of the task, else the suggested one.
+        max_length: The limit that `padding` was computed with: that of the task, else the suggested one. Longer rows
+            count as cut to it, or as dropped if the task drops them.
         batch_size: Rows of a step that `padding` was computed with.
         suggested: Options that fit; None without a tokenizer.
         seconds: How long it took.
@@ -155,9 +156,10 @@ class Stats:
                     yield labelled(side, bars(lengths.histogram, "characters"), side)
         if self.cut:
             yield labelled("cut at", listed(f"{one.length} {percent(one.share)}" for one in self.cut))
-            if any(one.question_lost for one in self.cut):
-                lost = [f"{one.length} {one.question_lost:,} rows" for one in self.cut if one.question_lost]
-                yield labelled("question lost at", listed(lost), "attention")
+            for label, name in (("question lost at", "question_lost"), ("dropped at", "dropped")):
+                lost = [f"{one.length} {_counted(getattr(one, name), 'row')}" for one in self.cut if getattr(one, name)]
+                if lost:
+                    yield labelled(label, listed(lost), "attention")
         gap = self.gap
         if gap.pairs:
             text = f"{percent(gap.share)} of pairs, by {gap.by:,.0f} {gap.unit} at the median"
@@ -185,7 +187,7 @@ class Stats:
             else:
                 yield labelled("nearly equal ones", 'not counted: pip install "ms-prefstream[stats]"')
         if (other := self.against) is not None:
-            text = f"{other.shared:,} rows share theirs with {safe(other.source.rpartition('/')[2])}"
+            text = f"{_counted(other.shared, 'row')} with one of {safe(other.source.rpartition('/')[2])}"
             if other.first:
                 text += f", such as row {other.first[0]}"
             if other.near is not None:
@@ -211,6 +213,8 @@ class Stats:
 
     def __str__(self) -> str:
         return "\n".join("".join(text for _, text in line).rstrip() for line in self.lines())
+
+    __repr__ = __str__
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything but the time it took as plain values for JSON. What was not counted is empty or None."""
@@ -252,7 +256,11 @@ def _groups(repeats: Repeats) -> str:
     if not repeats.rows:
         return "none"
     one, other = repeats.first[0]
-    return f"{repeats.rows:,} rows in {repeats.groups:,} groups, such as rows {one} and {other}"
+    return f"{repeats.rows:,} rows in {_counted(repeats.groups, 'group')}, such as rows {one} and {other}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pathlib
 import re
@@ -101,6 +102,14 @@ def test_a_terminal_gets_colours_and_a_bar(rows: pathlib.Path, tmp_path: pathlib
     assert "\x1b[32mchosen" in shown
     assert "\x1b[31mrejected" in shown
     assert "\x1b[90mprompt" in shown
+
+
+def test_a_bar_without_a_known_end(rows: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(rows.read_bytes()))
+    shown = in_terminal("stats", str(packed), cwd=tmp_path)
+    assert "30/?" in shown
+    assert "30 rows · cvalues" in shown
 
 
 def test_no_colour_where_none_is_wanted(rows: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: Any) -> None:

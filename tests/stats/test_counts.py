@@ -140,7 +140,7 @@ def test_types_of_cvalues(shared: pathlib.Path) -> None:
     for name, one in found.by_type.items():
         mine = [texts_of(row) for row in rows if f"{row['pos_type']}>{row['neg_type']}" == name]
         assert_sides(one.characters, sizes(mine, len))
-    assert found.unread == {}  # the types are read here
+    assert found.unread == {}
 
 
 def test_bundled_rows_in_bytes() -> None:
@@ -174,12 +174,14 @@ def test_cuts_are_those_of_a_stream(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pad", "bucket", "bucket_max_shapes", "pack"])
-@pytest.mark.parametrize("task", [mps.DPO(128), mps.RLHF(60, 128)], ids=["dpo", "rlhf"])
+@pytest.mark.parametrize(
+    "task", [mps.DPO(128), mps.DPO(64, truncation="drop"), mps.RLHF(60, 128)], ids=["dpo", "dpo drop", "rlhf"]
+)
 def test_padding_is_that_of_a_stream_with_an_index(tmp_path: pathlib.Path, task: Any, kind: str) -> None:
     path = json_lines(tmp_path / "rows.jsonl", pairs(203))
     found = mps.stats(path, tokenizer="bytes", task=task, batch_size=4)
     one = found.padding[kind]
-    assert found.max_length == 128
+    assert found.max_length == task.length
     rules = {"pad": mps.Pad(4), "bucket": mps.Bucket(4), "pack": mps.Pack(found.suggested.pack)}  # type: ignore[union-attr]
     rule = rules.get(kind) or mps.Bucket(4, max_shapes=found.suggested.max_shapes)  # type: ignore[union-attr]
     stream = mps.stream(path, task=task, tokenizer="bytes", batching=rule, index="build", verbose=False)
@@ -204,3 +206,16 @@ def test_suggestions() -> None:
     assert best.pack % best.max_length == 0
     assert found.padding["pack"].padding < 0.02
     assert found.padding["bucket_max_shapes"].rule == f"Bucket(8, max_shapes={best.max_shapes})"
+
+
+def test_rules_that_a_task_refuses_are_left_out() -> None:
+    for task in (mps.Reward(128), mps.DPO(128, layout="concat"), mps.DPO(128, margin=True)):
+        assert list(mps.stats(pairs(30), tokenizer="bytes", task=task).padding) == [
+            "pad",
+            "bucket",
+            "bucket_max_shapes",
+        ]
+    nothing = mps.stats(pairs(30), tokenizer="bytes", task=mps.DPO(16, truncation="drop"))
+    assert (nothing.padding, nothing.max_length, nothing.usable) == ({}, None, 30)
+    assert nothing.cut[0].dropped == 30
+    assert "dropped at          16 30 rows" in str(nothing)

@@ -150,6 +150,16 @@ def test_texts_that_no_tokenizer_accepts() -> None:
     assert found.characters.chosen.count == 4
 
 
+def test_no_chat_template_judges_without_a_tokenizer() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    result = {"role": "tool", "content": "3"}
+    rows = [{"prompt": [*turns, result], "chosen": "yes", "rejected": "no"}]
+    assert mps.stats(rows, tokenizer="bytes").dropped == {"template_refused": 1}
+    found = mps.stats(rows)
+    assert (found.dropped, found.unread, found.usable) == ({}, {}, 1)
+
+
 def test_unread_fields() -> None:
     found = mps.stats([{**row, "rationale": "because"} for row in pairs(4)])
     assert found.unread == {"rationale": 4}

@@ -5,17 +5,17 @@ Every text has gone through `printable`, and no JSON holds a character that coul
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import orjson
 
 from ms_prefstream.errors import printable
+from ms_prefstream.formats.record import Completion, Messages, Pair
 from ms_prefstream.inspection.encoded import CUT, EncodedRow, Kind, Part, shortened
 from ms_prefstream.inspection.rows import FoundRow
 from ms_prefstream.report.findings import NO_TEMPLATE
+from ms_prefstream.stats.measure import OF_TEMPLATES
 
 BLOCK = 250
 """Rows of a block."""
@@ -43,8 +43,8 @@ class Samples:
 
     Args:
         with_tokens: Whether each token is shown with its id.
-        lengths_in: ``tokens``, or ``characters`` for rows without a tokenizer, which were encoded as bytes with a
-            template that stands in for one: only their contents are shown.
+        lengths_in: ``tokens``, or ``characters`` for rows without a tokenizer: what formats read is shown. They were
+            encoded as bytes to find those that are dropped.
 
     Attributes:
         no_template: Whether rows were joined as text, without a chat template.
@@ -65,7 +65,10 @@ class Samples:
         """Adds the records of a row."""
         for record in found.row.records():
             self.rows += 1
-            if record.sample is None:
+            usable = record.sample is not None or record.reason in OF_TEMPLATES
+            if self._unit == "characters" and usable and isinstance(record.record, (Pair, Completion)):
+                self._add_bare(found.origin, record, record.record)
+            elif record.sample is None:
                 self._add_dropped(found.origin, record)
             else:
                 self._add_kept(found.origin, record)
@@ -126,25 +129,39 @@ class Samples:
         self._lengths.append(())
 
     def _add_kept(self, origin: str, row: EncodedRow) -> None:
-        in_tokens = self._unit == "tokens"
+        assert row.sample is not None
         sections = [
-            [safe(section.label), section.side, section.trained, list(map(self._part, parts))]
+            [safe(section.label), section.side, section.trained, list(map(self._part, section.parts))]
             for section in row.sections()
-            if (parts := section.parts if in_tokens else list(_contents(section.parts)))
         ]
-        sizes = [side.tokens[2] if in_tokens else _characters(side.response) for side in row.sides]
-        context = [part for part in row.sides[0].context if not part.cut]
-        prompt = sum(len(part.ids) for part in context)
-        if not in_tokens:
-            prompt = sum(len(part.text) for part in _contents(context))
+        named = [[side.name, side.tokens[2]] for side in row.sides]
+        prompt = sum(len(part.ids) for part in row.sides[0].context if not part.cut)
         facts = _facts(row)
         self.no_template |= NO_TEMPLATE in row.notes
-        margin = None if row.sample is None else row.sample.margin
-        named = [[side.name, size] for side, size in zip(row.sides, sizes, strict=True)]
-        self._block.append([safe(origin), 1, named, prompt, margin, sections, facts])
         noted = bool(facts.keys() - {"cut", "rollout"})
-        self._flags.append((CUT_OFF if row.truncated else 0) + (NOTED if noted else 0))
-        self._lengths.append(tuple(sizes))
+        flags = (CUT_OFF if row.truncated else 0) + (NOTED if noted else 0)
+        self._add([safe(origin), 1, named, prompt, row.sample.margin, sections, facts], flags)
+
+    def _add_bare(self, origin: str, row: EncodedRow, record: Pair | Completion) -> None:
+        """Adds the texts of a record, as its format read them."""
+        sections: list[list[Any]] = []
+        sizes: dict[str, int] = {}
+        for side, messages in _bare(record):
+            kind = _KINDS.index(Kind.PROMPT if side == "prompt" else Kind.RESPONSE)
+            sizes[side] = sum(len(message.content) for message in messages)
+            for message in messages:
+                label = message.role if side == "prompt" or message.role != "assistant" else side
+                more = f"\n{message.extra}" if message.extra else ""
+                sections.append([safe(label), side, None, [[kind, safe(message.content + more)]]])
+        facts = {"unread": list(map(safe, record.unread))} if record.unread else {}
+        prompt = sizes.pop("prompt")
+        margin = getattr(record, "margin", None)
+        self._add([safe(origin), 1, list(sizes.items()), prompt, margin, sections, facts], NOTED if facts else 0)
+
+    def _add(self, shown: list[Any], flags: int) -> None:
+        self._block.append(shown)
+        self._flags.append(flags)
+        self._lengths.append(tuple(size for _, size in shown[2]))
 
     def _part(self, part: Part) -> list[Any]:
         code = _KINDS.index(part.kind) + _CUT * part.cut + _TRAINED * part.trained + _CONTROL * part.control
@@ -157,16 +174,11 @@ class Samples:
         return [code, text]
 
 
-def _contents(parts: Sequence[Part]) -> Iterator[Part]:
-    """Yields the contents among parts, without what a template wrote."""
-    for part in parts:
-        text = part.text.removeprefix("system\n") if part.role == "system" else part.text
-        if part.kind is Kind.RESPONSE or (part.kind is Kind.PROMPT and text.strip()):
-            yield dataclasses.replace(part, text=text)
-
-
-def _characters(parts: tuple[Part, ...]) -> int:
-    return sum(len(part.text) for part in parts if not part.cut and part.kind is Kind.RESPONSE)
+def _bare(record: Pair | Completion) -> list[tuple[str, Messages]]:
+    """Returns the turns of each side by name."""
+    if isinstance(record, Pair):
+        return [("prompt", record.prompt), ("chosen", record.chosen), ("rejected", record.rejected)]
+    return [("prompt", record.prompt), *([("response", record.response)] if record.response else [])]
 
 
 def _facts(row: EncodedRow) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from ms_prefstream.errors import Reason, printable
+from ms_prefstream.formats.record import Record
 from ms_prefstream.sample import Sample
 
 CUT = "cut to fit"  # the note of a row of which something was cut off
@@ -120,6 +121,7 @@ class EncodedRow:
         changed: The turns whose content the chat template changed.
         lost: The words of trained turns that the chat template left out.
         raw: The row itself, if it is dropped and could be read.
+        record: The record that its format made; None if it made none, and for samples of a cache.
     """
 
     task: str
@@ -134,6 +136,7 @@ class EncodedRow:
     changed: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     raw: Any = field(default=None, repr=False, compare=False)
+    record: Record | None = field(default=None, repr=False, compare=False)
 
     @property
     def kept(self) -> bool:

@@ -146,9 +146,10 @@ class RowEncoder:
         (loaded,) = self._loader.samples([record])
         sample, error, notes, unread = loaded
         task = self.task
+        made = None if isinstance(record, (Ready, RowError)) else record
         if sample is None:
             assert error is not None  # a row has one or the other
-            return EncodedRow(task.name, None, reason=error.reason, problem=str(error), raw=raw)
+            return EncodedRow(task.name, None, reason=error.reason, problem=str(error), raw=raw, record=made)
         alone = "response" if sample.sequences[0].spans else "prompt"
         names = ["chosen", "rejected"] if task.pairs else [alone]
         wholes: Sequence[Flat | None] = self._sides[-len(names) :] or [None] * len(names)
@@ -167,6 +168,7 @@ class RowEncoder:
             unread=unread,
             changed=changed,
             lost=lost,
+            record=made,
         )
 
     def _cut_maps(self, wholes: Sequence[Flat | None]) -> list[CutMap | None]:

@@ -24,7 +24,7 @@ NO_LIMIT = 2**24  # tokens; the limit of a task that is to cut nothing
 NONE = -1  # in place of a length that does not exist
 
 # Reasons to drop a row that depend on the chat template: they say nothing where the user gave no tokenizer.
-_OF_TEMPLATES = frozenset({Reason.TEMPLATE_REFUSED, Reason.CONTENT_LOST, Reason.NO_RESPONSE_TOKENS})
+OF_TEMPLATES = frozenset({Reason.TEMPLATE_REFUSED, Reason.CONTENT_LOST, Reason.NO_RESPONSE_TOKENS})
 
 
 class Chunk(NamedTuple):
@@ -127,7 +127,7 @@ class Measurer:
             some = [records[place] for place in places]
             loaded = loaders.whole.samples(some)
             for place, one in zip(places, loaded, strict=True):
-                if one.error is not None and (recipe.bare is not None or one.error.reason not in _OF_TEMPLATES):
+                if one.error is not None and (recipe.bare is not None or one.error.reason not in OF_TEMPLATES):
                     dropped.append((place, one.error.reason))
                 elif one.sample is not None and self._counts(records[place]):
                     lengths = [len(sequence.ids) for sequence in one.sample.sequences]

@@ -145,12 +145,31 @@ def test_the_page_of_stats(words: list[str], tmp_path: pathlib.Path, monkeypatch
     drawn = ["sequences.longer", "tokens.chosen", "tokens.rejected", "gap"] if words else []
     drawn = drawn or ["characters.chosen", "characters.rejected", "gap"]
     assert bars == sum(len(stats.histograms[name].counts) for name in drawn) + 2 * len(stats.padding)
-    if not words:  # bare texts: nothing of the template that stands in for one
+    if not words:  # bare texts
         for shown, row in zip(found.rows, lines(COUNT), strict=False):
             if shown[1]:
                 texts = ["".join(text for _, text in parts) for *_, parts in shown[5]]
                 assert texts == [row["prompt"], row["chosen"], row["rejected"]]
                 assert shown[2] == [["chosen", len(row["chosen"])], ["rejected", len(row["rejected"])]]
+
+
+def test_samples_without_a_tokenizer_agree_with_stats(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = [{"role": role, "content": text} for role, text in (("system", "Be brief."), ("user", "Q?"))]
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {"a": 1}}]}
+    rows = [
+        {"prompt": turns, "chosen": "a", "rejected": "bb"},
+        {"prompt": turns, "chosen": [call], "rejected": "b", "tools": [{"name": "f"}]},
+        {"prompt": "same", "chosen": "a", "rejected": "a"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(monkeypatch, "stats", tmp_path / "rows.jsonl", "--html", tmp_path / "s.html") == 0
+    found = Page((tmp_path / "s.html").read_text("utf-8"))
+    assert mps.stats(rows).usable == 2
+    assert [row[1] for row in found.rows] == [1, 1, 0]
+    texts = [[(label, parts[0][1]) for label, _, _, parts in row[5]] for row in found.rows[:2]]
+    assert texts[0] == [("system", "Be brief."), ("user", "Q?"), ("chosen", "a"), ("rejected", "bb")]
+    assert "'f'" in texts[1][2][1]
+    assert found.rows[2][2] == "identical"
 
 
 def test_tokens_are_there_if_asked_for(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

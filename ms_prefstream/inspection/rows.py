@@ -25,7 +25,7 @@ from ms_prefstream.load.cached import check_cache
 from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.records import formats_of
 from ms_prefstream.report.findings import NO_TEMPLATE
-from ms_prefstream.sample import Note, Ready, Sample
+from ms_prefstream.sample import Loaded, Note, Ready, Sample
 from ms_prefstream.sources.base import RandomAccess, fills_nulls
 from ms_prefstream.sources.cached import caches_in, only_caches
 from ms_prefstream.sources.open import open_source
@@ -33,6 +33,8 @@ from ms_prefstream.steps.data import Encoding
 from ms_prefstream.steps.look import LOOKED_AT, can_look, first_rows, formats_in
 from ms_prefstream.steps.summary import encoding_lines, rows_line
 from ms_prefstream.tasks.base import Task
+
+_TOGETHER = 64  # rows that are encoded at a time
 
 _NOTES = {
     Note.TRUNCATED: CUT,
@@ -99,11 +101,11 @@ def encode(
         train_empty_think=train_empty_think,
     )
     (read,) = formats_of(None, format, fields)
-    return RowEncoder(encoding.recipe(ready=False)).row(row, read)
+    return RowEncoder(encoding.recipe(ready=False)).rows([row], read)[0]
 
 
 class RowEncoder:
-    """Encodes raw rows one by one and describes what they become.
+    """Encodes raw rows and describes what they become.
 
     Args:
         recipe: What rows become.
@@ -113,7 +115,7 @@ class RowEncoder:
     def __init__(self, recipe: Recipe, with_tokens: bool = False) -> None:
         self.task = recipe.task
         loader = recipe.loader()
-        self._sampler, self._sides = loader.sampler, list[Flat]()
+        self._sampler, self._sides = loader.sampler, dict[int, list[Flat]]()
         self._loader = SampleLoader(None, recipe.task, self._sample, loader.encoder)
         self._notes = (NO_TEMPLATE,) if recipe.tokenizer is not None and recipe.template is None else ()
         self._decode: Decode = _ids_as_text if recipe.tokenizer is None else recipe.tokenizer.decode
@@ -123,27 +125,36 @@ class RowEncoder:
             scored=recipe.task.layout == "reward_token",
         )
 
-    def row(self, raw: Any, read: Callable[[Any], Any]) -> EncodedRow:
-        """Returns what a raw row becomes; `read` is its format."""
+    def rows(self, raws: Sequence[Any], read: Callable[[Any], Any]) -> list[EncodedRow]:
+        """Returns what raw rows become; `read` is their format."""
+        found = [self._records_of(raw, read) for raw in raws]
+        self._sides.clear()
+        loaded = iter(self._loader.samples([record for records in found for record in records]))
+        rows = []
+        for raw, records in zip(raws, found, strict=True):
+            kept = None if isinstance(raw, (Ready, RowError)) else raw
+            if not records:
+                problem = "the format leaves this row out"
+                rows.append(EncodedRow(self.task.name, None, problem=problem, raw=kept))
+                continue
+            first, *others = [self._described(record, next(loaded), kept) for record in records]
+            rows.append(dataclasses.replace(first, others=tuple(others)) if others else first)
+        return rows
+
+    def _records_of(self, raw: Any, read: Callable[[Any], Any]) -> Sequence[Any]:
         try:
             found: Any = raw if isinstance(raw, (Ready, RowError)) else read(raw)  # an error is a line that is not JSON
         except RowError as error:
             found = error
-        records: Sequence[Any] = found if type(found) is tuple else (found,)
-        raw = None if isinstance(raw, (Ready, RowError)) else raw
-        if not records:
-            return EncodedRow(self.task.name, None, problem="the format leaves this row out", raw=raw)
-        first, *others = [self._record(record, raw) for record in records]
-        return dataclasses.replace(first, others=tuple(others)) if others else first
+        return found if type(found) is tuple else (found,)
 
     def _sample(self, sides: Sequence[Flat], margin: float | None) -> Sample:
-        """Stores the sides as they are before the task's sampler cuts them."""
-        self._sides = list(sides)
-        return self._sampler(sides, margin)
+        """Stores the sides as they are before the task's sampler cuts them, by the sample that they become."""
+        made = self._sampler(sides, margin)
+        self._sides[id(made)] = list(sides)
+        return made
 
-    def _record(self, record: Record | Ready | RowError, raw: Any) -> EncodedRow:
-        self._sides = []
-        (loaded,) = self._loader.samples([record])
+    def _described(self, record: Record | Ready | RowError, loaded: Loaded, raw: Any) -> EncodedRow:
         sample, error, notes, unread = loaded
         task = self.task
         made = None if isinstance(record, (Ready, RowError)) else record
@@ -152,7 +163,8 @@ class RowEncoder:
             return EncodedRow(task.name, None, reason=error.reason, problem=str(error), raw=raw, record=made)
         alone = "response" if sample.sequences[0].spans else "prompt"
         names = ["chosen", "rejected"] if task.pairs else [alone]
-        wholes: Sequence[Flat | None] = self._sides[-len(names) :] or [None] * len(names)
+        wholes: Sequence[Flat | None] = self._sides.get(id(sample), [None])[-len(names) :]
+        wholes = wholes if len(wholes) == len(names) else [None] * len(names)
         roles, cuts = _roles(record), self._cut_maps(wholes)
         sides = tuple(
             self._describer.side(name, sequence, whole, cut_map, roles)
@@ -239,8 +251,11 @@ def rows_of(
     _log_header(found, encoding, recipe)
     (read,) = formats_of(None, encoding.format, encoding.fields)
     encoder, filled = RowEncoder(recipe, with_tokens), fills_nulls(found)
-    for number, origin, raw in _raw_rows(found, rows):
-        yield FoundRow(number, origin, encoder.row(without_filled_nulls(raw) if filled else raw, read))
+    passed = _raw_rows(found, rows)
+    while together := list(itertools.islice(passed, _TOGETHER)):
+        raws = [without_filled_nulls(raw) if filled else raw for _, _, raw in together]
+        for (number, origin, _), row in zip(together, encoder.rows(raws, read), strict=True):
+            yield FoundRow(number, origin, row)
 
 
 def _raw_rows(source: Any, rows: int | Sequence[int] | None) -> Iterator[tuple[int, str, Any]]:

@@ -38,7 +38,7 @@ def encoded(row: Any, task: Any, tokenizer: Any, with_tokens: bool = False) -> E
     vocab_size = None if tokenizer is None else 100_000
     recipe = Encoding(task=task, tokenizer=tokenizer, vocab_size=vocab_size).recipe(ready=False)
     (read,) = formats_of(None, "auto", None)
-    return RowEncoder(recipe, with_tokens).row(row, read)
+    return RowEncoder(recipe, with_tokens).rows([row], read)[0]
 
 
 def whole(side: EncodedSide) -> list[int]:
@@ -131,6 +131,19 @@ def test_texts_of_tokens_join_to_the_texts_of_parts(field: pathlib.Path) -> None
             assert [part.text for part in side.parts] == ["".join(part.texts) for part in other.parts]
             assert all(len(part.texts) == len(part.ids) for part in other.parts)
             assert all(part.texts == () for part in side.parts)
+
+
+def test_rows_that_are_encoded_together_are_what_each_is_alone(field: pathlib.Path) -> None:
+    ids = {"prompt_ids": [5] * 70, "chosen_ids": [7, 2], "rejected_ids": [8]}
+    rows = [ROW, {"prompt": 3}, ids, {**ROW, "chosen": "x"}, {**ROW, "rejected": ROW["chosen"]}, ROW]
+    recipe = Encoding(task=mps.DPO(60), tokenizer=load_tokenizer(field / "chatml")).recipe(ready=False)
+    (read,) = formats_of(None, "auto", None)
+    together = RowEncoder(recipe).rows(rows, read)
+    for row, found in zip(rows, together, strict=True):
+        (alone,) = RowEncoder(recipe).rows([row], read)
+        assert found.sides == alone.sides
+        assert (str(found), found.reason) == (str(alone), alone.reason)
+    assert [row.truncated for row in together] == [True, False, True, True, False, True]
 
 
 def test_rows_of_ids_and_samples_of_a_cache(tmp_path: pathlib.Path) -> None:

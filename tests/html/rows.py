@@ -26,7 +26,7 @@ def lines(count: int) -> list[Any]:
     found: list[Any] = []
     for n in range(count):
         row: dict[str, Any] = {
-            "prompt": f"#{n}# why?",
+            "prompt": f"#{n}# Why?",
             "chosen": "yes " * (1 + n % 13),
             "rejected": "no " * (1 + n % 11),
         }

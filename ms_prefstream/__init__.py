@@ -21,6 +21,8 @@ from ms_prefstream.mindspore.checkpoint import StreamCheckpoint, load_state
 from ms_prefstream.sources.follow import follow
 from ms_prefstream.sources.mix import Part, mix
 from ms_prefstream.sources.read import read
+from ms_prefstream.stats.result import Stats
+from ms_prefstream.stats.run import stats  # the function, as with `encode`
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import DPO, RLHF, Reward
 from ms_prefstream.version import VERSION
@@ -44,6 +46,7 @@ __all__ = [
     "RowError",
     "SourceError",
     "StateError",
+    "Stats",
     "Stream",
     "StreamCheckpoint",
     "TemplateError",
@@ -58,6 +61,7 @@ __all__ = [
     "load_state",
     "mix",
     "read",
+    "stats",
     "stream",
     "write_cache",
 ]

@@ -12,8 +12,8 @@ _LINE_SECONDS = 10.0
 class Progress:
     """Progress of a pass; this class does not show it."""
 
-    def begin(self, total: int, done: int) -> None:
-        """Starts a pass over `total` rows, `done` of which an interrupted pass has done."""
+    def begin(self, total: int | None, done: int) -> None:
+        """Starts a pass over `total` rows (None: nobody knows), `done` of which an interrupted pass has done."""
 
     def advance(self, rows: int) -> None:
         """Adds rows that are done."""
@@ -28,12 +28,12 @@ class Lines(Progress):
     def __init__(self, label: str, file: IO[str], unit: str = "rows") -> None:
         self._label, self._file, self._unit = label, file, unit
 
-    def begin(self, total: int, done: int) -> None:
+    def begin(self, total: int | None, done: int) -> None:
         self._total, self._first, self._done = total, done, done
         self._begin = time.monotonic()
         self._next = self._begin + _LINE_SECONDS
         if done:
-            self._file.write(f"{self._label}: {done:,} of {total:,} {self._unit} are done already\n")
+            self._file.write(f"{self._label}: {done:,} of {total or 0:,} {self._unit} are done already\n")
 
     def advance(self, rows: int) -> None:
         self._done += rows
@@ -46,9 +46,11 @@ class Lines(Progress):
 
     def _write(self) -> None:
         rate = (self._done - self._first) / max(1e-9, time.monotonic() - self._begin)
-        left = f", {(self._total - self._done) / rate:,.0f} s left" if rate and self._done < self._total else ""
-        share = 100 * self._done / max(1, self._total)
-        done = f"{self._done:,} of {self._total:,} {self._unit} ({share:.0f} %)"
+        left, done = "", f"{self._done:,} {self._unit}"
+        if self._total is not None:
+            left = f", {(self._total - self._done) / rate:,.0f} s left" if rate and self._done < self._total else ""
+            share = 100 * self._done / max(1, self._total)
+            done = f"{self._done:,} of {self._total:,} {self._unit} ({share:.0f} %)"
         self._file.write(f"{self._label}: {done}, {rate:,.0f} {self._unit}/s{left}\n")
         self._file.flush()
 
@@ -71,15 +73,14 @@ class Bar(Progress):
             console=Console(file=file),
         )
 
-    def begin(self, total: int, done: int) -> None:
-        self._begin, self._rows = time.monotonic(), 0
+    def begin(self, total: int | None, done: int) -> None:
         self._task = self._bar.add_task(self._label, total=total, completed=done, rate="-")
         self._bar.start()
 
     def advance(self, rows: int) -> None:
-        self._rows += rows
-        rate = self._rows / max(1e-9, time.monotonic() - self._begin)
-        self._bar.update(self._task, advance=rows, rate=f"{rate:,.0f}")
+        self._bar.update(self._task, advance=rows)
+        (task,) = self._bar.tasks
+        self._bar.update(self._task, rate=f"{task.speed:,.0f}" if task.speed else "-")  # of the last seconds
 
     def end(self) -> None:
         self._bar.stop()

@@ -194,10 +194,11 @@ def test_inspect_shows_rows_and_why_they_are_dropped(
     path.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n{"prompt": 3}\n{bad\n')
     assert run(monkeypatch, "inspect", str(path), *DPO) == 0
     said = capsys.readouterr().out
-    assert f"{path}:1  kept (dpo)" in said
-    assert "trained  'a<|im_end|>'" in said
-    assert f"{path}:2  dropped: " in said
-    assert "[bad_json]" in said
+    said = said.replace("\n", "")  # a long path is broken
+    assert f"{path}:1 · kept · DPO" in said
+    assert "  chosen      a<|im_end|>" in said
+    assert f"{path}:2 · dropped · bad_type" in said
+    assert f"{path}:3 · dropped · bad_json" in said
     assert run(monkeypatch, "inspect", str(path), *DPO, "--row", "1") == 0
     assert "kept" not in capsys.readouterr().out
     with gzip.open(tmp_path / "rows.jsonl.gz", "wb") as file:
@@ -205,8 +206,8 @@ def test_inspect_shows_rows_and_why_they_are_dropped(
     assert run(monkeypatch, "inspect", str(tmp_path / "rows.jsonl.gz"), *DPO, "--row", "2", "--row", "0") == 0
     said = capsys.readouterr().out
     assert "kept" in said
-    assert "[bad_json]" in said
-    assert "rows.jsonl.gz:2" not in said
+    assert "bad_json" in said
+    assert "rows.jsonl.gz:2 ·" not in said
 
 
 def test_a_token_budget_takes_an_index_first(

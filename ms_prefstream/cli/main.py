@@ -1,4 +1,4 @@
-"""The console command `ms-prefstream` and its commands `demo`, `inspect` and `index`."""
+"""The console command `ms-prefstream` and its commands `demo`, `doctor` and `index`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from ms_prefstream import inspection
 from ms_prefstream.cli.bench import bench
 from ms_prefstream.cli.cache import cache, verify
+from ms_prefstream.cli.inspect import inspect
 from ms_prefstream.cli.options import (
     encoding_options,
     make_batching,
@@ -24,6 +24,7 @@ from ms_prefstream.cli.options import (
     stream_options,
     styled,
 )
+from ms_prefstream.cli.stats import stats
 from ms_prefstream.doctor import doctor as diagnose
 from ms_prefstream.errors import PrefStreamError, printable
 from ms_prefstream.version import VERSION
@@ -35,7 +36,7 @@ def commands() -> None:
     """Streaming preference data for MindSpore."""
 
 
-for _command in (bench, cache, verify):
+for _command in (bench, cache, inspect, stats, verify):
     commands.add_command(_command)
 
 
@@ -47,17 +48,6 @@ def demo(seed: int) -> None:
 
     if not run(seed=seed):
         sys.exit(1)
-
-
-@commands.command()
-@source_argument
-@click.option("--row", "numbers", type=int, multiple=True, help="Number of a row, from 0; may be repeated.")
-@click.option("--rows", type=click.IntRange(min=1), default=3, show_default=True, help="Or so many first rows.")
-@encoding_options
-def inspect(source: tuple[str, ...], numbers: tuple[int, ...], rows: int, **options: Any) -> None:
-    """Show what rows of SOURCE become: prompt, what is trained on, lengths; or why they are dropped."""
-    for text in inspection.inspect(one_or_list(source), numbers or rows, make_encoding(options)):
-        show(text)
 
 
 @commands.command()

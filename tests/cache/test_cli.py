@@ -78,9 +78,9 @@ def test_inspect_shows_the_samples_of_a_cache(
     words = ["inspect", out, "--row", 1, "--task", "dpo", "--max-length"]
     assert run(monkeypatch, *words, 128, "--tokenizer", tokenizer) == 0
     said = capsys.readouterr().out
-    assert "kept (dpo)" in said
+    assert "kept · DPO" in said
     sample = stream_of(str(out), mps.DPO(128), tokenizer=None).data.source.read([1])[0].sample
-    assert f"chosen: {len(sample.sequences[0].ids)} tokens" in said
+    assert f"chosen {len(sample.sequences[0].ids)} tokens" in said.replace("\n", " ")
     assert ("<|im_start|>user" if tokenizer == "bytes" else "<257>") in said
     assert run(monkeypatch, *words, 129, "--tokenizer", tokenizer) == 1
     assert "max_length of the task dpo was 128 and is 129 now" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from ms_prefstream.formats.reader import reader
 from ms_prefstream.formats.record import Pair
 from ms_prefstream.formats.registry import resolve_format
 from ms_prefstream.formats.spelling import without_filled_nulls
-from ms_prefstream.inspection import inspect
+from ms_prefstream.inspection import rows_of
 from ms_prefstream.load.records import formats_of
 from ms_prefstream.sources.base import fills_nulls
 from ms_prefstream.sources.open import open_source
@@ -290,9 +290,9 @@ def test_inspect_shows_the_same(tmp_path: pathlib.Path) -> None:
     given_rows = [in_order({**PAIR, "tools": [schema(other)]}) for other in (True, False)]
     datasets.Dataset.from_list(given_rows).to_parquet(str(tmp_path / "rows.parquet"))
     options: dict[str, Any] = {"task": mps.DPO(2048), "tokenizer": "bytes", "template": TEMPLATE}
-    shown = list(inspect(str(tmp_path / "rows.parquet"), 2, options))
-    for text, row in zip(shown, given_rows, strict=True):
-        assert str(mps.encode(row, **options)) in text
+    shown = rows_of(str(tmp_path / "rows.parquet"), 2, options)
+    for found, row in zip(shown, given_rows, strict=True):
+        assert str(found.row) == str(mps.encode(row, **options))
 
 
 def test_rows_of_pandas_from_parquet_have_no_filled_nulls(tmp_path: pathlib.Path) -> None:

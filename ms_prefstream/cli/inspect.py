@@ -1,0 +1,79 @@
+"""The command `inspect`: rows, or the batch of a step, as the trainer gets them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import click
+
+from ms_prefstream.cli.options import make_encoding, make_stream, one_or_list, show, source_argument, stream_options
+from ms_prefstream.errors import OptionError
+from ms_prefstream.html import SAMPLES
+from ms_prefstream.progress import progress_on
+
+_ROWS = 3
+
+
+@click.command()
+@source_argument
+@click.option("--row", "numbers", type=int, multiple=True, help="Number of a row, from 0; may be repeated.")
+@click.option("--rows", type=click.IntRange(min=1), help=f"Or so many first rows ({_ROWS} if nothing is given).")
+@click.option("--step", type=click.IntRange(min=0), help="Or the batch of this step, counted over all epochs.")
+@click.option("--rank", type=click.IntRange(min=0), help="With --step and --num-shards: of this rank.")
+@click.option("--index", help="With --step: auto (default), build, none, or the path of a length index.")
+@click.option("--tokens", "with_tokens", is_flag=True, help="Each token with its id, a bar under those in the loss.")
+@click.option("--full", is_flag=True, help="Whole texts; long ones are shortened otherwise.")
+@click.option("--html", type=click.Path(), help=f"Write a report to this file instead ({SAMPLES:,} rows if not given).")
+@stream_options
+def inspect(
+    source: tuple[str, ...],
+    numbers: tuple[int, ...],
+    rows: int | None,
+    step: int | None,
+    rank: int | None,
+    with_tokens: bool,
+    full: bool,
+    html: str | None,
+    **options: Any,
+) -> None:
+    """Show what rows of SOURCE become: prompt, what is trained on, what is cut or lost; or why they are dropped.
+
+    With --step it shows the batch of a step: each row of its arrays to scale.
+    """
+    from ms_prefstream.inspection import rows_of, steps
+    from ms_prefstream.inspection.terminal import View, console, row_lines, step_lines, write  # imports rich
+
+    if html is not None:
+        if step is not None:
+            raise OptionError("--html writes a report of rows. Leave --step out, or --html.")
+        _report(html, source, numbers or rows or SAMPLES, with_tokens, options)
+        return
+    out = console()
+    view = View(out, full=full, tokens=with_tokens)
+    if step is None:
+        if rank is not None:
+            raise OptionError("--rank is the rank whose batch is shown. Give --step as well, or leave it out.")
+        found = rows_of(one_or_list(source), numbers or rows or _ROWS, make_encoding(options), with_tokens=with_tokens)
+        for row in found:
+            write(out, row_lines(row, view))
+        return
+    if numbers or rows is not None:
+        raise OptionError("--step shows the rows of a batch. Leave --row and --rows out, or --step.")
+    if rank is not None:
+        if options["shard_id"] is not None:
+            raise OptionError("--rank and --shard-id are the same. Give only one of them.")
+        options["shard_id"] = rank
+    stream = make_stream(source, options)
+    write(out, step_lines(steps.step_of(stream, step), view, functools.partial(steps.parts_of, stream)))
+
+
+def _report(
+    path: str, source: tuple[str, ...], rows: int | tuple[int, ...], with_tokens: bool, options: dict[str, Any]
+) -> None:
+    from ms_prefstream.html.build import inspect_report  # imports jinja2's environment and the template
+
+    encoding = make_encoding(options)
+    progress = progress_on(label="report")
+    found = inspect_report(path, one_or_list(source), rows, encoding, with_tokens=with_tokens, progress=progress)
+    show(f"{found.rows:,} rows; written to {path}")

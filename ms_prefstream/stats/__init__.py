@@ -1,0 +1,1 @@
+"""What preference data are: lengths, duplicates, drops and padding, counted in one pass by `mps.stats`."""

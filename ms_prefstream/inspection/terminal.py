@@ -183,7 +183,7 @@ def step_lines(step: Step, view: View, parts_of: Callable[[Strip], Iterable[Part
         view: How it is shown.
         parts_of: Returns the parts of a strip.
     """
-    rows = len({strip.origins for strip in step.strips}) or len(step.strips)
+    rows = sum(strip.side == step.strips[0].side for strip in step.strips)
     head = Text(f"step {step.number:,}", "bold").append(f" (epoch {step.epoch})")
     head.append(f" · rank {step.rank} of {step.world} · {rows:,} rows · width {step.width:,}")
     yield from _fold(head.append(f" · padding {100 * step.padding:.1f} %"), view.columns)
@@ -195,12 +195,13 @@ def step_lines(step: Step, view: View, parts_of: Callable[[Strip], Iterable[Part
         for line in _fold(Text(printable(f"{shape}   {'  '.join(names)}", most=None), DIM), view.columns - 2):
             yield Text("  ").append_text(line)
     yield Text()
-    room = view.columns - _NAME - _SIDE - sum(_COUNTS) - 4
-    titles = Text(" " * (_NAME + _SIDE + 2) + f"0 … {step.width:,}".ljust(room))
+    beside = min(_NAME, max(_LEAST_NAME, view.columns - 72))
+    room = max(_LEAST_NAME, view.columns - beside - _SIDE - sum(_COUNTS) - 4)
+    titles = Text(" " * (beside + _SIDE + 2) + f"0 … {step.width:,}".ljust(room))
     yield titles.append("".join(one.rjust(size) for one, size in zip(_TITLES, _COUNTS, strict=True)))
     for before, strip in zip((None, *step.strips), step.strips, strict=False):
         repeated = before is not None and before.origins == strip.origins
-        yield _strip_line(strip, step.width, room, "" if repeated else _name(strip.origins))
+        yield _strip_line(strip, step.width, room, "" if repeated else _name(strip.origins, beside), beside)
         if strip.side == "pack":
             yield from _labelled("", _segments(strip), view.columns)
     yield Text(_KEY, DIM)
@@ -214,15 +215,14 @@ def step_lines(step: Step, view: View, parts_of: Callable[[Strip], Iterable[Part
                 yield from _labelled("padding", Text(f"{padding:,} × {strip.ids[-1]}", DIM), view.columns, DIM)
 
 
-_NAME, _SIDE, _COUNTS = 18, 9, (9, 7, 9)
+_NAME, _LEAST_NAME, _SIDE, _COUNTS = 18, 6, 9, (9, 7, 9)  # columns
 _TITLES = ("context", "loss", "padding")
 _KEY = "  ▒ context   █ under the loss   · padding"
 
 
-def _strip_line(strip: Strip, width: int, room: int, name: str) -> Text:
-    """Returns one row to scale, with the sizes of its parts."""
-    line = Text(name.rjust(_NAME) if cell_len(name) == len(name) else name, GREY)
-    line.append(" " * (_NAME - cell_len(line.plain)) + " ")
+def _strip_line(strip: Strip, width: int, room: int, name: str, names: int) -> Text:
+    """Returns one row to scale in `room` columns, behind its name in `names`, with the sizes of its parts."""
+    line = Text(" " * (names - cell_len(name))).append(f"{name} ", GREY)
     line.append(strip.side.ljust(_SIDE) + " ", COLOURS.get(strip.side, ""))
     scale = room / width
     at, end, fits = 0, 0, len(strip.pieces) * 2 <= room
@@ -248,10 +248,10 @@ def _segments(strip: Strip) -> Text:
     return found
 
 
-def _name(origins: Sequence[str]) -> str:
+def _name(origins: Sequence[str], columns: int) -> str:
     """Returns the end of the first origin that fits beside a strip."""
     name = printable(os.path.basename(origins[0]), most=None) if origins else ""
-    while cell_len(name) > _NAME:
+    while cell_len(name) > columns:
         name = "…" + name[2:]
     return name
 

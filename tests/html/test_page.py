@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import html.parser
+import io
 import json
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -217,6 +220,29 @@ def test_a_report_replaces_only_a_report(
         assert "exists and holds something else" in capsys.readouterr().err
     assert run(monkeypatch, "inspect", path, *DPO, "--html", out, "--step", 0) == 1
     assert "Leave --step out, or --html" in capsys.readouterr().err
+
+
+def test_sources_in_one_pass(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(write(tmp_path / "rows.jsonl", 30).read_bytes()))
+    for command, options in (("inspect", [*DPO, "--rows", 25]), ("stats", ["--samples", 25])):
+        assert run(monkeypatch, command, path, *options, "--html", tmp_path / "r.html") == 0
+        found = Page((tmp_path / "r.html").read_text("utf-8"))
+        assert found.meta["rows"] == 25
+        assert "The samples are the first 25 rows." in found.text
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.decompress(path.read_bytes()))))
+    assert run(monkeypatch, "stats", "-", "--html", tmp_path / "r.html") == 0
+    found = Page((tmp_path / "r.html").read_text("utf-8"))
+    assert "meta" not in found.scripts
+    assert "so the report has no samples" in found.text
+
+
+def test_every_file_of_the_page_is_in_the_package() -> None:
+    root = pathlib.Path(mps.__file__).parent
+    listed = re.search(r"^ms_prefstream = \[(.*)\]$", (root.parent / "pyproject.toml").read_text(), re.MULTILINE)
+    assert listed is not None
+    packed = {path for pattern in re.findall('"([^"]*)"', listed[1]) for path in root.glob(pattern)}
+    assert {path for path in (root / "html").iterdir() if path.suffix not in (".py", "")} <= packed
 
 
 def test_json_in_a_script_is_the_same_value() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pathlib
@@ -154,6 +155,23 @@ def test_a_rank_has_its_own_rows(path: pathlib.Path) -> None:
     ranks = [shown(path, *BATCH, "--num-shards", "2", "--rank", str(rank), terminal=False) for rank in (0, 1)]
     assert ["rank 0 of 2" in ranks[0], "rank 1 of 2" in ranks[1]] == [True, True]
     assert [re.findall(r"rows.jsonl:\d", text) for text in ranks] == [["rows.jsonl:1"], ["rows.jsonl:2"]]
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_strips_fit_into_narrow_terminals(columns: int, path: pathlib.Path) -> None:
+    lines = STYLES.sub("", shown(path, *BATCH, terminal=True, columns=columns)).splitlines()
+    assert max(map(cell_len, lines)) <= columns
+    strips = [line for line in lines if "chosen  " in line or "rejected  " in line]
+    assert len(strips) == 2
+    assert all(sum(strip.count(sign) for sign in "▒█·") > 8 for strip in strips)
+
+
+def test_a_step_of_a_source_in_one_pass(path: pathlib.Path) -> None:
+    packed = path.with_suffix(".jsonl.gz")
+    packed.write_bytes(gzip.compress(b"".join(path.read_bytes().splitlines(keepends=True)[:2])))
+    text = shown(packed, "--step", "0", "--batch-size", "2", terminal=False)
+    assert "· 2 rows ·" in text
+    assert text.count(" chosen  ") == text.count(" rejected  ") == 2
 
 
 @pytest.mark.parametrize("columns", [10, 17, 40])

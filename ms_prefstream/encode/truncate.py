@@ -85,6 +85,10 @@ class Uncut:
     prompts: NDArray[np.int64]
     cuts: Callable[[int, int], CutMap]
 
+    def sides_of(self, row: int) -> list[int]:
+        """Returns which conversations a row has."""
+        return [side for side in range(self.block.sides) if self.prompts[row, side] >= 0]
+
     def flat(self, row: int, side: int) -> Flat:
         """Returns one conversation."""
         block = self.block

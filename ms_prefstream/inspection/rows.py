@@ -15,7 +15,7 @@ import numpy as np
 
 from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
-from ms_prefstream.encode.truncate import CutMap, Flat
+from ms_prefstream.encode.truncate import CutMap, Flat, Uncut
 from ms_prefstream.errors import RowError
 from ms_prefstream.formats.record import Message, Messages, Pair, Record
 from ms_prefstream.formats.spelling import without_filled_nulls
@@ -25,7 +25,7 @@ from ms_prefstream.load.cached import check_cache
 from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.records import formats_of
 from ms_prefstream.report.findings import NO_TEMPLATE
-from ms_prefstream.sample import Loaded, Note, Ready, Sample
+from ms_prefstream.sample import Loaded, Note, Ready
 from ms_prefstream.sources.base import RandomAccess, fills_nulls
 from ms_prefstream.sources.cached import caches_in, only_caches
 from ms_prefstream.sources.open import open_source
@@ -115,8 +115,8 @@ class RowEncoder:
     def __init__(self, recipe: Recipe, with_tokens: bool = False) -> None:
         self.task = recipe.task
         loader = recipe.loader()
-        self._sampler, self._sides = loader.sampler, dict[int, list[Flat]]()
-        self._loader = SampleLoader(None, recipe.task, self._sample, loader.encoder)
+        self._sides: dict[int, list[Flat]] = {}  # by the place of the record among those that are encoded together
+        self._loader = SampleLoader(None, recipe.task, loader.sampler, loader.encoder, watch=self._keep)
         self._notes = (NO_TEMPLATE,) if recipe.tokenizer is not None and recipe.template is None else ()
         self._decode: Decode = _ids_as_text if recipe.tokenizer is None else recipe.tokenizer.decode
         self._describer = Describer(
@@ -129,7 +129,7 @@ class RowEncoder:
         """Returns what raw rows become; `read` is their format."""
         found = [self._records_of(raw, read) for raw in raws]
         self._sides.clear()
-        loaded = iter(self._loader.samples([record for records in found for record in records]))
+        loaded = enumerate(self._loader.samples([record for records in found for record in records]))
         rows = []
         for raw, records in zip(raws, found, strict=True):
             kept = None if isinstance(raw, (Ready, RowError)) else raw
@@ -137,7 +137,7 @@ class RowEncoder:
                 problem = "the format leaves this row out"
                 rows.append(EncodedRow(self.task.name, None, problem=problem, raw=kept))
                 continue
-            first, *others = [self._described(record, next(loaded), kept) for record in records]
+            first, *others = [self._described(record, *next(loaded), kept) for record in records]
             rows.append(dataclasses.replace(first, others=tuple(others)) if others else first)
         return rows
 
@@ -148,13 +148,12 @@ class RowEncoder:
             found = error
         return found if type(found) is tuple else (found,)
 
-    def _sample(self, sides: Sequence[Flat], margin: float | None) -> Sample:
-        """Stores the sides as they are before the task's sampler cuts them, by the sample that they become."""
-        made = self._sampler(sides, margin)
-        self._sides[id(made)] = list(sides)
-        return made
+    def _keep(self, places: Sequence[int], conversations: Uncut) -> None:
+        """Stores conversations as they are before the task's sampler cuts them."""
+        for row, place in enumerate(places):
+            self._sides[place] = [conversations.flat(row, side) for side in conversations.sides_of(row)]
 
-    def _described(self, record: Record | Ready | RowError, loaded: Loaded, raw: Any) -> EncodedRow:
+    def _described(self, record: Record | Ready | RowError, place: int, loaded: Loaded, raw: Any) -> EncodedRow:
         sample, error, notes, unread = loaded
         task = self.task
         made = None if isinstance(record, (Ready, RowError)) else record
@@ -163,7 +162,7 @@ class RowEncoder:
             return EncodedRow(task.name, None, reason=error.reason, problem=str(error), raw=raw, record=made)
         alone = "response" if sample.sequences[0].spans else "prompt"
         names = ["chosen", "rejected"] if task.pairs else [alone]
-        wholes: Sequence[Flat | None] = self._sides.get(id(sample), [None])[-len(names) :]
+        wholes: Sequence[Flat | None] = self._sides.get(place, [None])[-len(names) :]
         wholes = wholes if len(wholes) == len(names) else [None] * len(names)
         roles, cuts = _roles(record), self._cut_maps(wholes)
         sides = tuple(

@@ -7,7 +7,7 @@ import functools
 import gc
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -82,6 +82,8 @@ class SampleLoader:
         sampler: The task's function from conversations to samples.
         encoder: Encodes text records; None when every row is already tokenized.
         ready: Whether the records are samples already, see `Recipe`.
+        watch: Called with conversations before the task cuts them, and with the places of their records among those
+            that are loaded together.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class SampleLoader:
         sampler: Sampler,
         encoder: ConversationEncoder | None,
         ready: bool = False,
+        watch: Callable[[Sequence[int], Uncut], None] | None = None,
     ) -> None:
+        self._watch = watch
         self._records = records
         self._ready = ready
         self._task = task
@@ -119,7 +123,7 @@ class SampleLoader:
 
     def _samples(self, found: Sequence[Record | Ready | RowError]) -> Block:
         if self._task.pairs and set(map(type, found)) == {Pair}:  # the usual window
-            return self._encode(found)  # type: ignore[arg-type]  # all are pairs
+            return self._made(self._encoded(found), found, range(len(found)))  # type: ignore[arg-type]  # all are pairs
         texts: list[Any] = []
         tokens: list[Any] = []
         done: list[Loaded] = []
@@ -140,9 +144,9 @@ class SampleLoader:
             is_tokens = isinstance(record, (TokenPair, TokenCompletion))
             (tokens if is_tokens else texts).append(record)
             places[is_tokens].append(index)
-        parts = [self._encode(texts)] if texts else []
+        parts = [self._made(self._encoded(texts), texts, places[0])] if texts else []
         if tokens:
-            parts.append(self._made(_token_sides(tokens), tokens))
+            parts.append(self._made(_token_sides(tokens), tokens, places[1]))
         if done:
             block = Block.empty(len(done), 2 if self._task.pairs else 1)
             block.put(enumerate(done))
@@ -157,7 +161,7 @@ class SampleLoader:
         assert self._records is not None
         return self._records.origin(row)
 
-    def _encode(self, records: Sequence[Pair | Completion]) -> Block:
+    def _encoded(self, records: Sequence[Pair | Completion]) -> Uncut:
         if self.encoder is None:
             raise OptionError(
                 "tokenizer=None is for rows that are already tokenized (prompt_ids, chosen_ids, rejected_ids), but the "
@@ -169,10 +173,12 @@ class SampleLoader:
         def cuts(row: int, side: int) -> CutMap:
             return EncodedCutMap(encoder, sides_of(row)[side])
 
-        return self._made(Uncut(*found.block(), cuts), records)
+        return Uncut(*found.block(), cuts)
 
-    def _made(self, conversations: Uncut, records: Sequence[Record]) -> Block:
+    def _made(self, conversations: Uncut, records: Sequence[Record], places: Sequence[int]) -> Block:
         """Returns the samples that the task makes of the conversations of some records."""
+        if self._watch is not None:
+            self._watch(places, conversations)
         block = conversations.block
         has_margins = self._task.pairs
         for row, record in enumerate(records):
@@ -250,8 +256,8 @@ def _token_sides(records: Sequence[TokenPair | TokenCompletion]) -> Uncut:
             sequences.append((row, side, TokenSequence(ids, spans)))
             prompts[row, side] = len(prompt)
     block.replace(sequences)
-    found = Uncut(block, prompts, lambda row, side: token_cut_map(found.flat(row, side).ids, int(prompts[row, side])))
-    return found
+    wholes = {(row, side): sequence.ids for row, side, sequence in sequences}
+    return Uncut(block, prompts, lambda row, side: token_cut_map(wholes[row, side], int(prompts[row, side])))
 
 
 def _responses(record: TokenPair | TokenCompletion) -> list[tuple[int, ...]]:

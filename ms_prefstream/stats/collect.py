@@ -13,7 +13,7 @@ from ms_prefstream.errors import RowError
 from ms_prefstream.formats.presets.cvalues import ALIASES
 from ms_prefstream.formats.record import Completion, TokenCompletion, TokenPair
 from ms_prefstream.sample import Ready
-from ms_prefstream.stats.measure import Measured
+from ms_prefstream.stats.measure import Measured, at_length
 from ms_prefstream.stats.near import equal_groups, near_groups
 from ms_prefstream.stats.parts import Cut, Padding, Prompts, Repeats, Sequences, Shared, Suggested, TypeStats
 from ms_prefstream.stats.result import Stats
@@ -164,6 +164,8 @@ class Collected:
         kept = sequences[longer <= limit] if getattr(task, "truncation", "") == "drop" else sequences
         if len(kept):
             padding, shapes, pack = rules_for(kept, task, limit, batch_size)
+            if limit != length:  # what is suggested goes together
+                _, shapes, pack = rules_for(sequences, task and at_length(task, length), length, batch_size)
             fitting = Suggested(max_length=length, max_shapes=shapes, pack=pack)
         by_type = {
             name: TypeStats(

@@ -182,15 +182,14 @@ def test_padding_is_that_of_a_stream_with_an_index(tmp_path: pathlib.Path, task:
     found = mps.stats(path, tokenizer="bytes", task=task, batch_size=4)
     one = found.padding[kind]
     assert found.max_length == task.length
-    rules = {"pad": mps.Pad(4), "bucket": mps.Bucket(4), "pack": mps.Pack(found.suggested.pack)}  # type: ignore[union-attr]
-    rule = rules.get(kind) or mps.Bucket(4, max_shapes=found.suggested.max_shapes)  # type: ignore[union-attr]
+    rule = eval(one.rule, vars(mps))  # as a person writes it
+    assert type(rule) is {"pad": mps.Pad, "pack": mps.Pack}.get(kind, mps.Bucket)
     stream = mps.stream(path, task=task, tokenizer="bytes", batching=rule, index="build", verbose=False)
     list(stream.batches())
     assert one.steps == stream.steps_per_epoch
     assert (one.tokens, one.cells) == (stream.report.tokens, stream.report.cells)
     assert one.padding == pytest.approx(stream.report.padding)
     assert one.shapes == len(stream.report.widths)
-    assert eval(one.rule, vars(mps)) == rule  # as a person writes it
 
 
 def test_suggestions() -> None:
@@ -205,6 +204,7 @@ def test_suggestions() -> None:
     assert best.max_length == found.max_length
     assert best.pack % best.max_length == 0
     assert found.padding["pack"].padding < 0.02
+    assert mps.stats(rows, tokenizer="bytes", task=mps.DPO(128)).suggested == best  # whatever the task's own limit
     assert found.padding["bucket_max_shapes"].rule == f"Bucket(8, max_shapes={best.max_shapes})"
 
 

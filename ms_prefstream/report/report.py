@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ms_prefstream.errors import RowError, printable
 from ms_prefstream.sample import Block, Note
@@ -62,6 +65,7 @@ class PartReport:
 
 
 ORIGINS_KEPT = 5  # per reason
+_WITH_ORIGINS = (Note.CONTENT_LOST, Note.EMPTY_THINK, Note.MARKERS)
 _WHERE_COUNTED = (
     "content_lost",
     "empty_think",
@@ -184,17 +188,23 @@ class Report:
         self.dropped[reason] += 1
         self._keep_origin(reason, error.origin)
 
-    def note(self, notes: Note, origin: str) -> None:
-        """Counts what happened to a kept row; the first origins of lost content are kept, see `origins`."""
-        self.truncated += bool(notes & Note.TRUNCATED)
-        self.question_cut += bool(notes & Note.QUESTION_CUT)
-        self.rewritten += bool(notes & Note.REWRITTEN)
-        self.boundary_differs += bool(notes & Note.BOUNDARY_DIFFERS)
-        for note in (Note.CONTENT_LOST, Note.EMPTY_THINK, Note.MARKERS):
-            if notes & note:
-                name = str(note.name).lower()
-                setattr(self, name, getattr(self, name) + 1)
-                self._keep_origin(name, origin)
+    def note(self, rows: Sequence[int], notes: NDArray[np.uint16], origin: Callable[[int], str]) -> None:
+        """Counts what happened to kept rows; the first origins of lost content are kept, see `origins`.
+
+        Args:
+            rows: The rows.
+            notes: The notes of each, a `Note` as a number.
+            origin: Row to origin.
+        """
+        for note in (Note.TRUNCATED, Note.QUESTION_CUT, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, *_WITH_ORIGINS):
+            places = np.flatnonzero(notes & note)
+            if not len(places):
+                continue
+            name = str(note.name).lower()
+            setattr(self, name, getattr(self, name) + len(places))
+            if note in _WITH_ORIGINS:
+                for place in places[:ORIGINS_KEPT].tolist():
+                    self._keep_origin(name, origin(rows[place]))
 
     def note_unread(self, fields: Iterable[str], origin: str) -> None:
         """Counts the fields of a kept row that nothing read."""

@@ -11,14 +11,20 @@ import shutil
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
 import ms_prefstream as mps
 from ms_prefstream.cli import main
+from ms_prefstream.cli.terminal import with_flags
 from ms_prefstream.demo import data_path
 
+NAMES = [name for names in main.COMMANDS.values() for name in names]
 DPO = ["--task", "dpo", "--max-length", "320", "--tokenizer", "bytes"]
+
+
+BENCH = main.commands.get_command(click.Context(main.commands), "bench")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -33,8 +39,19 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_help_names_every_command() -> None:
     shown = CliRunner().invoke(main.commands, ["--help"])
     assert shown.exit_code == 0
-    assert {"demo", "bench", "index"} <= set(main.commands.commands)
-    assert all(name in shown.output for name in main.commands.commands)
+    assert {"demo", "bench", "index"} <= set(NAMES)
+    assert all(f"  {name} " in shown.output for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_does_not_load_the_library(name: str) -> None:
+    code = f"""import sys
+from ms_prefstream.cli.main import commands
+commands(["{name}", "--help"], standalone_mode=False)
+print(sorted({{"numpy", "orjson", "jinja2", "ms_prefstream.public", "ms_prefstream.stream"}} & set(sys.modules)))"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert f" {name} [OPTIONS]" in shown
+    assert shown.endswith("\n[]\n"), "import the library inside the function that runs"
 
 
 def test_the_module_is_the_command() -> None:
@@ -165,7 +182,7 @@ def test_cvalues_types_filter_rows(
 
 
 def test_options_are_the_python_names_with_dashes() -> None:
-    offered = {option.name for option in main.commands.commands["bench"].params} | {"format"}  # --format is format_
+    offered = {option.name for option in BENCH.params} | {"format"}  # --format is format_
     python = set(inspect.signature(mps.stream).parameters)
     of_objects = {"batching"}  # mps.Pad and the like: options of their own
     assert python - of_objects <= offered
@@ -177,9 +194,9 @@ def test_options_are_the_python_names_with_dashes() -> None:
 
 @pytest.mark.parametrize(("words", "first"), [([], False), (["--no-shuffle"], True), (["--shuffle", "window"], False)])
 def test_shuffle_has_three_values(words: list[str], first: bool) -> None:
-    from ms_prefstream.cli.options import make_stream
+    from ms_prefstream.cli.building import make_stream
 
-    context = main.commands.commands["bench"].make_context("bench", [str(data_path()), *DPO, "--pad", *words])
+    context = BENCH.make_context("bench", [str(data_path()), *DPO, "--pad", *words])
     options = {name: value for name, value in context.params.items() if name not in ("source", "repeats")}
     rows = make_stream(context.params["source"], options).rows(0, 0).tolist()
     assert (rows == list(range(8))) is first
@@ -231,7 +248,7 @@ def test_a_token_budget_takes_an_index_first(
     ],
 )
 def test_errors_name_flags_instead_of_python_arguments(text: str, shown: str) -> None:
-    assert main.with_flags(text) == shown
+    assert with_flags(text, BENCH) == shown
 
 
 def test_a_bad_row_names_the_flag_that_drops_it(

@@ -34,6 +34,7 @@ ORDER = (
     "mindspore",
     "stream",
     "inspection indexing doctor",
+    "public",
     "__init__",
     "adapters",
     "demo",

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from ms_prefstream.cli.options import make_stream, show, source_argument, stream_options
+from ms_prefstream.cli.options import source_argument, stream_options
+from ms_prefstream.cli.terminal import show
 
 
 @click.command()
@@ -18,6 +19,8 @@ from ms_prefstream.cli.options import make_stream, show, source_argument, stream
 @stream_options
 def bench(source: tuple[str, ...], repeats: int, **options: Any) -> None:
     """Measure how fast SOURCE becomes batches, and how much of them is padding."""
+    from ms_prefstream.cli.building import make_stream
+
     stream = make_stream(source, options)
     begin = time.perf_counter()
     next(stream.batches())

@@ -1,0 +1,157 @@
+"""The stream, rows, task and batching that a command line describes.
+
+This file imports the library. Commands import it in the function that runs, see `main.COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ms_prefstream import formats
+from ms_prefstream.batch import Bucket, Pack, Pad
+from ms_prefstream.errors import OptionError
+from ms_prefstream.inspection import encode
+from ms_prefstream.sources import open_source
+from ms_prefstream.sources.base import RandomAccess
+from ms_prefstream.steps.summary import data_lines
+from ms_prefstream.stream import Stream, stream
+from ms_prefstream.tasks import TASKS, Task
+
+_log = logging.getLogger("ms_prefstream")
+
+_BUCKET = ("max_tokens", "multiple_of", "boundaries", "max_shapes", "round_to", "extra")
+_SHUFFLES: dict[str, Any] = {"true": True, "false": False, "window": "window"}
+
+
+def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
+    """Returns the stream that a command line describes."""
+    given = _given_to(stream, options) | make_encoding(options)
+    if options["num_shards"] is None and options["shard_id"] is None:
+        given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
+    given |= {"batching": make_batching(options), "shuffle": _SHUFFLES[options["shuffle"]]}
+    given |= {"index": _or_none(options.get("index") or "auto"), "verbose": options["verbose"]}
+    return stream(one_or_list(source), **given)
+
+
+def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
+    """Returns the stream of a command line whose rows are not batched; fixed layouts are padded to `length`."""
+    found = open_source(one_or_list(source))
+    made = stream(
+        found,
+        batching=Pad(1, length=length),
+        workers=workers,
+        index=None,
+        num_shards=1,
+        shard_id=0,
+        steps_per_epoch=None if isinstance(found, RandomAccess) else 1,  # steps are not used
+        verbose=False,  # its steps are not used, so that its summary would mislead
+        **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine")},
+        **make_encoding(options),
+    )
+    if options["verbose"]:
+        _log.info("%s", "\n".join(data_lines(made.data)))
+        for one in made.report.warnings:
+            _log.warning("%s", one)
+    return made
+
+
+def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of `mps.encode` that a command line describes."""
+    return _given_to(encode, options) | {
+        "task": _make_task(options),
+        "tokenizer": _or_none(options["tokenizer"]),
+        "format": _make_format(options),
+        "template": _or_none(options["template"]),
+        **{name: _json_object(name, options[name]) for name in ("fields", "template_variables")},
+    }
+
+
+def _given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options that were given and are arguments of a function, under their own names."""
+    return {name: options[name] for name in inspect.signature(function).parameters if options.get(name) is not None}
+
+
+def _json_object(name: str, text: str | None) -> dict[str, Any] | None:
+    """Returns the object that an option states as JSON; None if it was not given."""
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(found := json.loads(text), dict):
+            return found
+    raise OptionError(f'{_flag(name)} is {text!r}; expected a JSON object such as \'{{"name": "value"}}\'.')
+
+
+def one_or_list(source: tuple[str, ...]) -> Any:
+    """Returns one path as it is, several as a list."""
+    return list(source) if len(source) > 1 else source[0]
+
+
+def _make_task(options: dict[str, Any]) -> Task:
+    """Returns the task that a command line describes; an option of another task is refused."""
+    parameters = {name: inspect.signature(make).parameters for name, make in TASKS.items()}
+    given = {name: options[name] for of in parameters.values() for name in of if options.get(name) is not None}
+    allowed = parameters[options["task"]]
+    for name, parameter in allowed.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise OptionError(f"--task {options['task']} needs {_flag(name)}: a number of tokens.")
+    for name in given:
+        if name not in allowed:
+            raise OptionError(
+                f"{_flag(name)} does not go with --task {options['task']}; it takes {', '.join(map(_flag, allowed))}."
+            )
+    token = given.get("reward_token")
+    if token is not None and token.isdigit():
+        given["reward_token"] = int(token)
+    task: Task = TASKS[options["task"]](**given)
+    return task
+
+
+def make_batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
+    """Returns the batching rule that a command line describes; options that contradict each other are refused."""
+    if options["batch_size"] is None and options["max_tokens"] is None:
+        options = options | {"batch_size": 8}
+    if options["pack"] is not None:
+        _refuse(options, ("pad", "length", *_BUCKET), "--pack does not go with {}: packs have one width, TOKENS.")
+        return Pack(**_given_to(Pack, options | {"tokens": options["pack"]}))
+    if options["max_segments"] is not None:
+        raise OptionError("--max-segments is an option of packs: give --pack TOKENS as well, or leave it out.")
+    if options["pad"] or options["length"] is not None:
+        _refuse(options, _BUCKET, "{} goes with buckets, and --pad and --length make one length of all rows.")
+        return Pad(**_given_to(Pad, options))
+    if options["boundaries"] is not None:
+        try:
+            options = options | {"boundaries": tuple(map(int, options["boundaries"].split(",")))}
+        except ValueError:
+            raise OptionError(
+                f"--boundaries is {options['boundaries']!r}; expected numbers with commas, as 128,256,512."
+            ) from None
+    return Bucket(**_given_to(Bucket, options))
+
+
+def _refuse(options: dict[str, Any], names: tuple[str, ...], problem: str) -> None:
+    for name in names:
+        if options[name]:
+            raise OptionError(f"{problem.format(_flag(name))} Give only one of them.")
+
+
+def _make_format(options: dict[str, Any]) -> Any:
+    if not options["cvalues_types"]:
+        return options["format_"]
+    if options["format_"] not in ("auto", "cvalues"):
+        raise OptionError(
+            f"--cvalues-types is for CValues rows, but --format is {options['format_']}. Leave one of them out."
+        )
+    return formats.cvalues(types=options["cvalues_types"])
+
+
+def _flag(name: str) -> str:
+    return "--no-eos" if name == "append_eos" else f"--{name.replace('_', '-')}"
+
+
+def _or_none(value: str) -> str | None:
+    return None if value.lower() == "none" else value

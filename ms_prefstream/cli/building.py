@@ -5,30 +5,40 @@ This file imports the library. Commands import it in the function that runs, see
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import json
 import logging
 from collections.abc import Callable
 from typing import Any
 
+import click
+from click.core import ParameterSource
+
 from ms_prefstream import formats
+from ms_prefstream.adapters.yaml_keys import format_from, source_from
 from ms_prefstream.batch import Bucket, Pack, Pad
 from ms_prefstream.errors import OptionError
 from ms_prefstream.inspection import encode
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import RandomAccess
+from ms_prefstream.sources.mix import Mix
 from ms_prefstream.steps.summary import data_lines
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import TASKS, Task
 
 _log = logging.getLogger("ms_prefstream")
 
-_BUCKET = ("max_tokens", "multiple_of", "boundaries", "max_shapes", "round_to", "extra")
+_BATCHINGS = {
+    "pack": ("pack", "max_segments"),
+    "pad": ("pad", "length"),
+    "bucket": ("multiple_of", "boundaries", "max_shapes", "round_to", "extra"),
+}
+"""Options that decide about the batching rule."""
+
+_BUCKET = ("max_tokens", *_BATCHINGS["bucket"])
 _SHUFFLES: dict[str, Any] = {"true": True, "false": False, "window": "window"}
 
 
-def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
+def make_stream(source: tuple[Any, ...], options: dict[str, Any]) -> Stream:
     """Returns the stream that a command line describes."""
     given = _given_to(stream, options) | make_encoding(options)
     if options["num_shards"] is None and options["shard_id"] is None:
@@ -38,9 +48,10 @@ def make_stream(source: tuple[str, ...], options: dict[str, Any]) -> Stream:
     return stream(one_or_list(source), **given)
 
 
-def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
+def make_rows(source: tuple[Any, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
     """Returns the stream of a command line whose rows are not batched; fixed layouts are padded to `length`."""
-    found = open_source(one_or_list(source))
+    found = one_or_list(source)
+    found = found if isinstance(found, Mix) else open_source(found)
     made = stream(
         found,
         batching=Pad(1, length=length),
@@ -48,9 +59,9 @@ def make_rows(source: tuple[str, ...], options: dict[str, Any], length: int | No
         index=None,
         num_shards=1,
         shard_id=0,
-        steps_per_epoch=None if isinstance(found, RandomAccess) else 1,  # steps are not used
+        steps_per_epoch=None if isinstance(found, (Mix, RandomAccess)) else 1,  # steps are not used
         verbose=False,  # its steps are not used, so that its summary would mislead
-        **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine")},
+        **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine") if name in options},
         **make_encoding(options),
     )
     if options["verbose"]:
@@ -67,7 +78,6 @@ def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
         "tokenizer": _or_none(options["tokenizer"]),
         "format": _make_format(options),
         "template": _or_none(options["template"]),
-        **{name: _json_object(name, options[name]) for name in ("fields", "template_variables")},
     }
 
 
@@ -76,24 +86,19 @@ def _given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str
     return {name: options[name] for name in inspect.signature(function).parameters if options.get(name) is not None}
 
 
-def _json_object(name: str, text: str | None) -> dict[str, Any] | None:
-    """Returns the object that an option states as JSON; None if it was not given."""
-    if text is None:
-        return None
-    with contextlib.suppress(ValueError, RecursionError):
-        if isinstance(found := json.loads(text), dict):
-            return found
-    raise OptionError(f'{_flag(name)} is {text!r}; expected a JSON object such as \'{{"name": "value"}}\'.')
-
-
-def one_or_list(source: tuple[str, ...]) -> Any:
-    """Returns one path as it is, several as a list."""
-    return list(source) if len(source) > 1 else source[0]
+def one_or_list(source: tuple[Any, ...]) -> Any:
+    """Returns one path as it is, several as a list, and the mix that a section of a YAML file describes."""
+    if len(source) == 1:
+        return source_from(source[0], where="")
+    return list(source)
 
 
 def _make_task(options: dict[str, Any]) -> Task:
     """Returns the task that a command line describes; an option of another task is refused."""
     parameters = {name: inspect.signature(make).parameters for name, make in TASKS.items()}
+    if _typed("task") and _in_file("task") != options["task"]:  # the file is about another task: layouts have its names
+        given_to_both = set(parameters[options["task"]]) - {"layout"}
+        options = _without_file(options, {name for of in parameters.values() for name in of} - given_to_both)
     given = {name: options[name] for of in parameters.values() for name in of if options.get(name) is not None}
     allowed = parameters[options["task"]]
     for name, parameter in allowed.items():
@@ -113,6 +118,12 @@ def _make_task(options: dict[str, Any]) -> Task:
 
 def make_batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
     """Returns the batching rule that a command line describes; options that contradict each other are refused."""
+    kinds = [kind for kind, names in _BATCHINGS.items() if any(map(_typed, names))]
+    if kinds:  # those of the file give way
+        others = (names for kind, names in _BATCHINGS.items() if kind not in kinds)
+        options = _without_file(options, {name for names in others for name in names})
+    for name, other in (("batch_size", "max_tokens"), ("max_tokens", "batch_size")):
+        options = _without_file(options, {other} if _typed(name) else set())
     if options["batch_size"] is None and options["max_tokens"] is None:
         options = options | {"batch_size": 8}
     if options["pack"] is not None:
@@ -123,13 +134,6 @@ def make_batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
     if options["pad"] or options["length"] is not None:
         _refuse(options, _BUCKET, "{} goes with buckets, and --pad and --length make one length of all rows.")
         return Pad(**_given_to(Pad, options))
-    if options["boundaries"] is not None:
-        try:
-            options = options | {"boundaries": tuple(map(int, options["boundaries"].split(",")))}
-        except ValueError:
-            raise OptionError(
-                f"--boundaries is {options['boundaries']!r}; expected numbers with commas, as 128,256,512."
-            ) from None
     return Bucket(**_given_to(Bucket, options))
 
 
@@ -139,9 +143,30 @@ def _refuse(options: dict[str, Any], names: tuple[str, ...], problem: str) -> No
             raise OptionError(f"{problem.format(_flag(name))} Give only one of them.")
 
 
+def _typed(name: str) -> bool:
+    """Returns whether an option stands on the command line itself, not in the file of --config."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _in_file(name: str) -> Any:
+    """Returns the value of an option in the file of --config."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else (context.default_map or {}).get(name)
+
+
+def _without_file(options: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """Returns the options without the values of some that come from the file of --config."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return options
+    of_file = {name for name in names if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
+    return {name: None if name in of_file else value for name, value in options.items()}
+
+
 def _make_format(options: dict[str, Any]) -> Any:
     if not options["cvalues_types"]:
-        return options["format_"]
+        return format_from(options["format_"], "format")
     if options["format_"] not in ("auto", "cvalues"):
         raise OptionError(
             f"--cvalues-types is for CValues rows, but --format is {options['format_']}. Leave one of them out."

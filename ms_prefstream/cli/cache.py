@@ -6,31 +6,52 @@ import os
 from typing import Any
 
 import click
+import cloup
 
-from ms_prefstream.cli.options import row_options, source_argument
-from ms_prefstream.cli.terminal import show
-
-
-@click.command()
-@source_argument
-@click.argument("out", type=click.Path())
-@row_options
-@click.option(
-    "--layout",
-    "file_layout",
-    type=click.Choice(("ragged", "mindrlhf", "mindformers")),
-    default="ragged",
-    show_default=True,
-    help="Layout of the files.",
+from ms_prefstream.cli.options import (
+    FILE_LAYOUTS,
+    TASK_LAYOUTS,
+    command,
+    row_options,
+    run_group,
+    source_argument,
+    verbose_option,
 )
-@click.option("--length", type=int, help="Columns of mindrlhf and mindformers; the task's length if not given.")
-@click.option("--rows-per-part", type=int, default=8192, show_default=True, help="Rows of SOURCE for a file.")
-@click.option("--overwrite", is_flag=True, help="Replace the cache at OUT once the new one is complete.")
-@click.option("--workers", type=int, help="Processes that tokenise and write; one for each core if not given.")
-@click.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True)
-@click.option("--ray-address", help="A running Ray cluster; one on this machine if not given.")
-def cache(source: tuple[str, ...], out: str, length: int | None, workers: int | None, **options: Any) -> None:
-    """Write the samples of SOURCE to MindRecord files in the folder OUT.
+from ms_prefstream.cli.terminal import show
+from ms_prefstream.cli.types import FileLayout
+
+
+@command(
+    example="""
+ms-prefstream cache train.jsonl cache/ --task dpo --max-length 1024 --tokenizer Qwen2.5
+ms-prefstream cache train.jsonl mr/ --task dpo --max-length 1024 --tokenizer Qwen2.5 --layout mindrlhf
+"""
+)
+@source_argument
+@cloup.argument("out", type=click.Path())
+@row_options
+@cloup.option_group(
+    "Files",
+    cloup.option(
+        "--layout",
+        "file_layout",
+        type=FileLayout(FILE_LAYOUTS, TASK_LAYOUTS),
+        default="ragged",
+        show_default=True,
+        help="Layout of the files.",
+    ),
+    cloup.option("--length", type=int, help="Columns of mindrlhf and mindformers; the task's length if not given."),
+    cloup.option("--rows-per-part", type=int, default=8192, show_default=True, help="Rows of SOURCE for a file."),
+    cloup.option("--overwrite", is_flag=True, help="Replace the cache at OUT once the new one is complete."),
+)
+@run_group(
+    cloup.option("--workers", type=int, help="Processes that tokenise and write; one for each core if not given."),
+    cloup.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True),
+    cloup.option("--ray-address", help="A running Ray cluster; one on this machine if not given."),
+    verbose_option,
+)
+def cache(source: tuple[Any, ...], out: str, length: int | None, workers: int | None, **options: Any) -> None:
+    """Write samples of SOURCE to MindRecord files in OUT.
 
     Give the same command again to resume an interrupted run.
     """

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
-import click
+import cloup
+
+from ms_prefstream.cli.options import command
 
 
-@click.command()
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of rows and the initial weights.")
+@command(example="ms-prefstream demo")
+@cloup.option("--seed", type=int, default=0, show_default=True, help="Of the order of rows and the initial weights.")
 def demo(seed: int) -> None:
-    """Train a small reward model and then DPO on the bundled pairs, streamed on the fly."""
+    """Train a reward model and DPO on the bundled pairs."""
     from ms_prefstream.demo.run import run  # imports MindSpore
 
     if not run(seed=seed):

@@ -6,26 +6,32 @@ import sys
 from typing import Any
 
 import click
+import cloup
 
-from ms_prefstream.cli.options import encoding_options, source_argument
+from ms_prefstream.cli.options import command, doctor_options, run_group, source_argument
 from ms_prefstream.cli.terminal import styled, with_flags
 from ms_prefstream.errors import printable
 
 
-@click.command()
+@command(
+    example="""
+ms-prefstream doctor train.jsonl --task dpo --max-length 1024 --tokenizer Qwen2.5
+"""
+)
 @source_argument
-@click.option("--rows", type=click.IntRange(min=1), default=2000, show_default=True, help="So many first rows.")
-@click.option("--on-bad-row", default="raise", show_default=True, help="raise or drop.")
-@encoding_options
-def doctor(source: tuple[str, ...], rows: int, on_bad_row: str, **options: Any) -> None:
-    """Say what the rows of SOURCE are, what would go wrong in a training, and the options that mend it.
+@doctor_options
+@run_group(
+    cloup.option("--rows", type=click.IntRange(min=1), default=2000, show_default=True, help="So many first rows.")
+)
+def doctor(source: tuple[str, ...], rows: int, **options: Any) -> None:
+    """Say what would go wrong with SOURCE, and what mends it.
 
     The exit code is 1 if something must be mended.
     """
     from ms_prefstream.cli.building import make_encoding, one_or_list
     from ms_prefstream.doctor import doctor as diagnose
 
-    given = make_encoding(options) | {"rows": rows, "on_bad_row": on_bad_row}
+    given = make_encoding(options) | {"rows": rows, **{name: options[name] for name in ("on_bad_row", "pad_token_id")}}
     found = diagnose(one_or_list(source), **given)
     for mark, text in found.lines():
         colour = {"✓": "green", "✗": "red"}.get(mark, "yellow")

@@ -8,30 +8,43 @@ import sys
 from typing import IO, Any
 
 import click
+import cloup
 
 from ms_prefstream.cli.terminal import show, show_log, with_flags
-from ms_prefstream.errors import PrefStreamError
+from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.version import VERSION
 
 COMMANDS = {
-    "Look at data": ("inspect", "doctor"),
-    "Prepare files": ("index", "cache", "verify"),
+    "Look at data": ("inspect", "doctor", "formats"),
+    "Prepare": ("index", "cache", "verify"),
     "Try": ("demo", "bench"),
 }
-"""Section of the help -> its commands. Each is a click command in the file of that name in this folder.
+"""Section of the help -> its commands. Each is a command in the file of that name in this folder.
 
 The file of a command is imported for every `--help`: it must import the library inside the function that runs.
 """
 
+_EPILOG = """\b
+Exit codes: 0 done, 1 a problem was found, 2 the command line is wrong, 130 interrupted.
+Completion, in ~/.bashrc:  eval "$(_MS_PREFSTREAM_COMPLETE=bash_source ms-prefstream)"
+zsh_source in ~/.zshrc; for fish: _MS_PREFSTREAM_COMPLETE=fish_source ms-prefstream | source
+"""
+
 
 class Failure(click.ClickException):
-    """An error of the library as the command line says it."""
+    """An error of the library, as the command line says it."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"ms-prefstream: {self.message}", file=file)
 
 
-class _Commands(click.Group):
+class WrongUsage(Failure):
+    """An option that has a value which is not allowed."""
+
+    exit_code = 2
+
+
+class _Commands(cloup.Group):
     """A group that imports the file of a command when the command is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -44,31 +57,49 @@ class _Commands(click.Group):
         assert isinstance(found, click.Command)  # a file without its command is our mistake
         return found
 
+    def list_sections(self, ctx: click.Context, include_default_section: bool = True) -> list[cloup.Section]:
+        found = {title: {name: self.get_command(ctx, name) for name in names} for title, names in COMMANDS.items()}
+        return [cloup.Section(title, names) for title, names in found.items()]  # type: ignore[arg-type]
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except PrefStreamError as error:
-            command = self.get_command(ctx, str(ctx.invoked_subcommand))
-            raise Failure(with_flags(str(error), command)) from error
+            kind = WrongUsage if isinstance(error, OptionError) else Failure
+            raise kind(with_flags(str(error), self.get_command(ctx, str(ctx.invoked_subcommand)))) from error
+        except click.NoSuchOption as error:
+            owners = [name for name in self.list_commands(ctx) if _has(self.get_command(ctx, name), error.option_name)]
+            if not owners:
+                raise
+            raise click.UsageError(
+                f"{ctx.invoked_subcommand} has no option {error.option_name}; it is one of {', '.join(owners)}. Leave "
+                "it out.",
+                error.ctx,
+            ) from None
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for section, names in COMMANDS.items():
-            with formatter.section(section):
-                found = [(name, self.get_command(ctx, name)) for name in names]
-                formatter.write_dl([(name, one.get_short_help_str(90)) for name, one in found if one is not None])
+
+def _has(command: click.Command | None, flag: str) -> bool:
+    return command is not None and any(
+        flag in (*one.opts, *one.secondary_opts) for one in command.params if not getattr(one, "hidden", False)
+    )
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(VERSION, prog_name="ms-prefstream")
+@cloup.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    formatter_settings=cloup.HelpFormatter.settings(max_width=98, col2_min_width=40, indent_increment=2),
+    epilog=_EPILOG,
+)
+@cloup.version_option(VERSION, prog_name="ms-prefstream")
 def commands() -> None:
-    """Streaming preference data for MindSpore."""
+    """Streaming preference data for MindSpore. `ms-prefstream COMMAND --help` shows options and an example."""
 
 
 def main() -> None:
     """Runs the command line; an error that a user can cause ends in one sentence."""
     try:
         with show_log():
-            commands(standalone_mode=False)
+            commands(standalone_mode=False, prog_name="ms-prefstream")
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.Abort:

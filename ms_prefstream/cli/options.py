@@ -1,107 +1,214 @@
-"""Options that commands share; their names are the Python names with dashes.
+"""Options that commands share, in groups; their names are the Python names with dashes.
 
 This file imports nothing of the library, so that `--help` and shell completion stay quick. `building.py` makes objects
-of the values.
+of the values. `tests/cli/` compares the names and choices here with those of the library.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+import cloup
 
-TASKS = ("dpo", "reward", "rlhf")
+from ms_prefstream.cli.types import JsonObject, Numbers, Preset, SourcePath, Suggested
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-source_argument = click.argument("source", nargs=-1, required=True)
+TASKS = ("dpo", "reward", "rlhf")
+TASK_LAYOUTS = ("paired", "concat", "mindformers", "reward_token")
+TRUNCATIONS = ("prompt_left", "response_right", "drop", "right")
+BACKENDS = ("auto", "fastokens", "tiktoken", "tokenizers", "sentencepiece")
+FILE_LAYOUTS = ("ragged", "mindrlhf", "mindformers")
 
-_TASK_OPTIONS = (
-    click.option("--task", type=click.Choice(TASKS), required=True, help="What rows become."),
-    click.option("--max-length", type=int, help="Tokens of one side (dpo, reward)."),
-    click.option("--max-prompt-length", type=int, help="Tokens of the prompt; columns of prompt_ids (rlhf)."),
-    click.option("--seq-length", type=int, help="Columns of prompt + response (rlhf)."),
-    click.option("--truncation", help="prompt_left (default), response_right, drop; rlhf: right."),
-    click.option("--labels", help="dpo: unshifted, shifted."),
-    click.option("--reward-token", help="Text or id of the reward token."),
-    click.option("--margin", is_flag=True, default=None, help="Add the margin column (dpo, reward)."),
-    click.option("--eos/--no-eos", "append_eos", default=None, help="Without a template: end token after responses."),
+
+def command(*, example: str) -> Callable[[Callable[..., Any]], cloup.Command]:
+    """Returns a decorator that makes a command with grouped options.
+
+    Args:
+        example: Command lines that its help ends with.
+    """
+    lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
+    return cloup.command(epilog=f"\b\nExample:\n{lines}")
+
+
+def read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> str | None:
+    """Makes the keys of a YAML file the defaults of all other options."""
+    if path is not None and not ctx.resilient_parsing:
+        from ms_prefstream.cli.config import options_in
+
+        ctx.default_map = {**(ctx.default_map or {}), **options_in(path)}
+    return path
+
+
+def refuse_layout(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Names the option that --layout was before it became the layout of files."""
+    if value is not None and not ctx.resilient_parsing:
+        raise click.UsageError(
+            f"--layout is the layout of the files that `ms-prefstream cache` writes. The layout of the task is "
+            f"--task-layout {value}.",
+            ctx,
+        )
+
+
+source_argument = cloup.argument("source", nargs=-1, required=True, type=SourcePath())
+
+config_option = cloup.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=read_config,
+    help="YAML file with the keys of MindFormers' data_loader section; options given here go before it.",
 )
 
-_LAYOUT_OPTION = click.option("--layout", help="dpo: paired, concat. reward: mindformers, reward_token.")
+verbose_option = cloup.option("--verbose/--quiet", default=True, help="Whether a summary and warnings are shown.")
 
-_TASK_LAYOUT_OPTION = click.option("--task-layout", "layout", help="reward: mindformers (default) or reward_token.")
+_old_layout_option = click.option("--layout", "old_layout", hidden=True, expose_value=False, callback=refuse_layout)
 
-_ENCODING_OPTIONS = (
-    click.option("--tokenizer", required=True, help="Directory, tokenizer.json, .model file, 'bytes', or 'none'."),
-    click.option("--format", "format_", default="auto", show_default=True, help="Preset that reads the rows."),
-    click.option("--cvalues-types", multiple=True, help='CValues difficulty "better>worse"; may be repeated.'),
-    click.option("--template", default="auto", show_default=True, help="auto, chat, none, Jinja text or .jinja file."),
-    click.option("--template-variables", metavar="JSON", help='Variables of the template: {"enable_thinking": false}.'),
-    click.option("--fields", metavar="JSON", help='Standard name -> the row\'s field: {"prompt": "question"}.'),
-    click.option("--vocab-size", type=int, help="Rows of the model's embedding, where it is padded."),
-    click.option("--content-lost", help="report (default), drop or error: words of a trained turn that are lost."),
-    click.option("--continue-final-message", help="error (default) or join: a prompt that ends with an answer."),
-    click.option("--train-empty-think", is_flag=True, default=None, help="Train the template's empty think block."),
-    click.option("--boundary", default="auto", show_default=True, help="auto, joint or inference."),
-    click.option("--special-tokens-in-content", default="escape", show_default=True, help="escape, error or allow."),
-    click.option(
-        "--backend", default="auto", show_default=True, help="auto, fastokens, tiktoken, tokenizers, sentencepiece."
+_TASK = (
+    cloup.option("--task", type=click.Choice(TASKS), required=True, help="What rows become."),
+    cloup.option("--max-length", type=int, help="Tokens of one side (dpo, reward)."),
+    cloup.option("--max-prompt-length", type=int, help="Tokens of the prompt; columns of prompt_ids (rlhf)."),
+    cloup.option("--seq-length", type=int, help="Columns of prompt + response (rlhf)."),
+    cloup.option(
+        "--truncation",
+        type=click.Choice(TRUNCATIONS),
+        help="What is cut of a row that is too long; right is for rlhf.  [default: prompt_left]",
+    ),
+    cloup.option(
+        "--task-layout",
+        "layout",
+        type=click.Choice(TASK_LAYOUTS),
+        help="Arrays of a batch.  [default: paired (dpo), mindformers (reward)]",
+    ),
+    cloup.option("--labels", type=click.Choice(("unshifted", "shifted")), help="Labels of dpo.  [default: unshifted]"),
+    cloup.option("--reward-token", help="Text or id of the reward token."),
+    cloup.option("--margin", is_flag=True, default=None, help="Add the margin column (dpo, reward)."),
+    cloup.option("--eos/--no-eos", "append_eos", default=None, help="Without a template: end token after responses."),
+)
+
+_ROWS = (
+    cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows."),
+    cloup.option("--fields", type=JsonObject(), help='Standard name -> the row\'s field: {"prompt": "question"}.'),
+    cloup.option("--cvalues-types", multiple=True, help='CValues difficulty "better>worse"; may be repeated.'),
+    cloup.option(
+        "--content-lost",
+        type=click.Choice(("report", "drop", "error")),
+        help="What happens to rows whose trained turn loses words to the template.  [default: report]",
+    ),
+    cloup.option(
+        "--continue-final-message",
+        type=click.Choice(("error", "join")),
+        help="What happens to a prompt that ends with an answer.  [default: error]",
     ),
 )
 
-_ROW_OPTIONS = (
-    click.option("--pad-token-id", type=int, help="What ids are padded with."),
-    click.option("--on-bad-row", default="raise", show_default=True, help="raise or drop."),
-    click.option("--quarantine", type=click.Path(), help="JSON Lines file for dropped rows."),
+_BAD_ROWS = (
+    cloup.option("--on-bad-row", type=click.Choice(("raise", "drop")), default="raise", show_default=True),
+    cloup.option("--quarantine", type=click.Path(), help="JSON Lines file for dropped rows."),
 )
 
-_BATCH_OPTIONS = (
-    click.option("--batch-size", type=int, help="Rows of a step (8 if nothing is given)."),
-    click.option("--max-tokens", type=int, help="Tokens of a step instead; needs a length index."),
-    click.option("--multiple-of", type=int, help="Bucket widths: multiples of this (64 if nothing is given)."),
-    click.option("--boundaries", help="Bucket widths, comma-separated."),
-    click.option("--max-shapes", type=int, help="As many bucket widths as this, chosen for the data."),
-    click.option("--round-to", type=int, help="With --max-shapes: widths are multiples of this (16)."),
-    click.option("--extra", type=int, default=0, help="Columns added to every bucket width."),
-    click.option("--pad", is_flag=True, help="Pad everything to one length instead of buckets."),
-    click.option("--length", type=int, help="That length; the task's if not given."),
-    click.option("--pack", type=int, metavar="TOKENS", help="Pack samples into rows of so many tokens."),
-    click.option("--max-segments", type=int, help="Columns of actual_seq_len in packs (128)."),
-    click.option("--steps-per-epoch", type=int, help="Steps of packs, or of a source read from the front."),
-    click.option("--shuffle", type=click.Choice(["true", "false", "window"]), default="true", show_default=True),
-    click.option("--no-shuffle", "shuffle", flag_value="false", help="The same as --shuffle false: source order."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the order, 0 to 2**32 - 1."),
-    click.option("--workers", type=int, default=0, show_default=True, help="Processes that tokenise; 0 for none."),
-    click.option("--window", type=int, default=64, show_default=True, help="Steps sorted by length together."),
-    click.option("--drop-remainder/--no-drop-remainder", default=True, show_default=True, help="Or repeat a few rows."),
-    click.option("--longest-first", is_flag=True, help="Step 0 holds the longest rows of its window."),
-    click.option("--num-shards", type=int, help="Ranks that share the data, with --shard-id."),
-    click.option("--shard-id", type=int, help="This rank, from 0."),
-    click.option("--logical-shards", type=int, help="Shards that are planned; ranks that divide them may share a run."),
+_TOKENS = (
+    cloup.option(
+        "--tokenizer",
+        type=Suggested("bytes", "none"),
+        required=True,
+        help="Directory, tokenizer.json, .model file, 'bytes', or 'none'.",
+    ),
+    cloup.option(
+        "--template",
+        type=Suggested("auto", "chat", "none"),
+        default="auto",
+        show_default=True,
+        help="auto, chat, none, Jinja text or .jinja file.",
+    ),
+    cloup.option("--template-variables", type=JsonObject(), help='For the template: {"enable_thinking": false}.'),
+    cloup.option("--boundary", type=click.Choice(("auto", "joint", "inference")), default="auto", show_default=True),
+    cloup.option(
+        "--special-tokens-in-content",
+        type=click.Choice(("escape", "error", "allow")),
+        default="escape",
+        show_default=True,
+        help="Control strings in texts.",
+    ),
+    cloup.option("--train-empty-think", is_flag=True, default=None, help="Train the template's empty think block."),
+    cloup.option("--vocab-size", type=int, help="Rows of the model's embedding, where it is padded."),
+    cloup.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True),
+)
+
+_PAD_ID = cloup.option("--pad-token-id", type=int, help="What ids are padded with.")
+
+_BATCHES = (
+    cloup.option("--batch-size", type=int, help="Rows of a step.  [default: 8]"),
+    cloup.option("--max-tokens", type=int, help="Tokens of a step instead; needs a length index."),
+    cloup.option("--multiple-of", type=int, help="Bucket widths: multiples of this.  [default: 64]"),
+    cloup.option("--boundaries", type=Numbers(), help="Bucket widths: 128,256,512."),
+    cloup.option("--max-shapes", type=int, help="As many bucket widths as this, chosen for the data."),
+    cloup.option("--round-to", type=int, help="With --max-shapes: widths are multiples of this.  [default: 16]"),
+    cloup.option("--extra", type=int, default=0, help="Columns added to every bucket width."),
+    cloup.option("--pad", is_flag=True, help="Pad everything to one length instead of buckets."),
+    cloup.option("--length", type=int, help="That length; the task's if not given."),
+    cloup.option("--pack", type=int, metavar="TOKENS", help="Pack samples into rows of so many tokens."),
+    cloup.option("--max-segments", type=int, help="Columns of actual_seq_len in packs.  [default: 128]"),
+)
+
+_ORDER = (
+    cloup.option("--shuffle", type=click.Choice(("true", "false", "window")), default="true", show_default=True),
+    cloup.option("--no-shuffle", "shuffle", flag_value="false", help="The same as --shuffle false: source order."),
+    cloup.option("--seed", type=int, default=0, show_default=True, help="Of the order, 0 to 2**32 - 1."),
+    cloup.option("--window", type=int, default=64, show_default=True, help="Steps sorted by length together."),
+    cloup.option("--drop-remainder/--no-drop-remainder", default=True, show_default=True, help="Or repeat a few rows."),
+    cloup.option("--longest-first", is_flag=True, help="Step 0 holds the longest rows of its window."),
+    cloup.option("--steps-per-epoch", type=int, help="Steps of packs, or of a source read from the front."),
+    cloup.option("--num-shards", type=int, help="Ranks that share the data, with --shard-id."),
+    cloup.option("--shard-id", type=int, help="This rank, from 0."),
+    cloup.option("--logical-shards", type=int, help="Shards that are planned; ranks that divide them may share a run."),
 )
 
 
-def _adding(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Returns a decorator that adds options to a command, in this order."""
+def adding(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Returns a decorator that adds options, or groups of them, to a command in this order."""
 
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
+    def add(made: Command) -> Command:
+        return functools.reduce(lambda done, option: option(done), reversed(options), made)
 
     return add
 
 
-_VERBOSE_OPTION = click.option("--verbose/--quiet", default=True, help="Whether a summary and warnings are shown.")
+def run_group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Returns the last group of a command: its own options about the run, then --config."""
+    return cloup.option_group("Run", *options, config_option)
 
-encoding_options = _adding(*_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS)
-"""Adds the options of `mps.encode` and its task to a command."""
 
-stream_options = _adding(
-    *_TASK_OPTIONS, _LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, *_BATCH_OPTIONS, _VERBOSE_OPTION
+_task_group = cloup.option_group("Task", *_TASK, _old_layout_option)
+_token_group = cloup.option_group("Tokens", *_TOKENS)
+
+encoding_options = adding(_task_group, cloup.option_group("Rows", *_ROWS), _token_group)
+"""Adds the options of `mps.encode` and its task."""
+
+row_options = adding(
+    cloup.option_group("Task", *_TASK),
+    cloup.option_group("Rows", *_ROWS, *_BAD_ROWS),
+    cloup.option_group("Tokens", *_TOKENS, _PAD_ID),
 )
-"""Adds the options of `mps.stream`, its task and its batching to a command."""
+"""Adds the options that decide what rows become, without order and batches; --layout is free for files."""
 
-row_options = _adding(*_TASK_OPTIONS, _TASK_LAYOUT_OPTION, *_ENCODING_OPTIONS, *_ROW_OPTIONS, _VERBOSE_OPTION)
-"""Adds the options that decide what rows become, without order and batches; --layout is free for other uses."""
+index_options = adding(_task_group, cloup.option_group("Rows", *_ROWS, _BAD_ROWS[0]), _token_group)
+"""Adds the options of `mps.build_index`."""
+
+doctor_options = adding(
+    _task_group, cloup.option_group("Rows", *_ROWS, _BAD_ROWS[0]), cloup.option_group("Tokens", *_TOKENS, _PAD_ID)
+)
+"""Adds the options of `mps.doctor`."""
+
+stream_options = adding(
+    _task_group,
+    cloup.option_group("Rows", *_ROWS, *_BAD_ROWS),
+    cloup.option_group("Tokens", *_TOKENS, _PAD_ID),
+    cloup.option_group("Batches", *_BATCHES),
+    cloup.option_group("Order", *_ORDER),
+)
+"""Adds the options of `mps.stream`, its task and its batching, but those of the run."""

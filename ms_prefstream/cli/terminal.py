@@ -47,10 +47,18 @@ def show_log() -> Iterator[None]:
         logger.setLevel(before)
 
 
+_MADE = re.compile(r"\b(?:mps\.)?(Bucket|Pack|Pad|DPO|Reward|RLHF)\(([^()]*)\)")
+_LONG_NAME = re.compile(r"""(?<![\w./='"`-])[a-z]+(?:_[a-z]+)+(?![\w(='"`]|[./]\w)""")
+_SHORT_NAME = re.compile(r"(?:^|(?<=[.:;] ))[a-z]+(?= is )|(?<=[Ll]eave )[a-z]+(?= out)")
+_VALUE = r"""(?P<value>"[^"]*"|'[^']*'|\{[^{}]*\}|[\w.-]*\w)(?!\w)"""
+
+
 def with_flags(text: str, command: click.Command | None = None) -> str:
     """Returns an error text with the flags of a command in place of Python arguments.
 
-    'pass on_bad_row="drop"'  ->  'pass --on-bad-row drop'
+    'pass on_bad_row="drop"'            ->  'pass --on-bad-row drop'
+    'max_shapes is 0; expected ...'     ->  '--max-shapes is 0; expected ...'
+    'batching=mps.Pack(tokens=640)'     ->  '--pack 640'
 
     Args:
         text: What the library says.
@@ -61,12 +69,39 @@ def with_flags(text: str, command: click.Command | None = None) -> str:
         if context is None:
             return text
         command = context.command
-    names = {option.name for option in command.params} - {"layout"}  # of files here, of the task in Python
+    options: dict[str, list[click.Option]] = {}  # by name in Python, then by flag
+    for by_flag in (False, True):
+        for one in command.params:
+            if isinstance(one, click.Option) and not one.hidden:
+                name = _flag(one)[2:].replace("-", "_") if by_flag else str(one.name).rstrip("_")
+                options.setdefault(name, []).append(one)
+    options.setdefault("tokens", options.get("pack", []))
+    flags = {name: _flag(found[0]) for name, found in options.items() if found}
 
-    def flag(found: re.Match[str]) -> str:
+    def made(found: re.Match[str]) -> str:
+        kind, inner = found[1], found[2]
+        if kind in ("Bucket", "Pack", "Pad"):
+            return ("--pad " if kind == "Pad" else "") + inner.replace(", ", " ") if "batch_size" in flags else found[0]
+        return f"--task {kind.lower()} {inner}".replace(", ", " ")
+
+    def with_value(found: re.Match[str]) -> str:
         name, value = found["name"], found["value"].strip("\"'")
-        value = "none" if value == "None" else f"'{value}'" if value.startswith("{") else value
-        return f"--{name.replace('_', '-')} {value}" if name in names else found[0]
+        if name not in flags:
+            return found[0]
+        named = [one for one in options[name] if value in getattr(one.type, "choices", [value])]
+        option = (named or options[name])[0]
+        if option.is_flag and value in ("True", "False"):
+            off = option.secondary_opts
+            return _flag(option) if value == "True" else off[0] if off else f"no {_flag(option)}"
+        value = {"None": "none", "True": "true", "False": "false"}.get(value, value)
+        return f"{_flag(option)} '{value}'" if value.startswith("{") else f"{_flag(option)} {value}"
 
-    value = r"""(?P<value>"[^"]*"|'[^']*'|\{[^{}]*\}|[\w.-]*\w)(?!\w)"""
-    return re.sub(rf"(?<![\w.(-])(?P<name>[a-z_]+)={value}", flag, text)
+    text = re.sub(rf"(?:task|batching)=(?={_MADE.pattern})", "", text)
+    text = re.sub(rf"(?<![\w.-])(?P<name>[a-z_]+)={_VALUE}", with_value, _MADE.sub(made, text))
+    # Names with an underscore are unmistakable; a single word is an option where it cannot be an English one.
+    text = _LONG_NAME.sub(lambda one: flags.get(one[0], one[0]), text)
+    return _SHORT_NAME.sub(lambda one: flags.get(one[0], one[0]), text)
+
+
+def _flag(option: click.Option) -> str:
+    return max(option.opts, key=len)

@@ -6,16 +6,19 @@ import os
 import sys
 
 import click
+import cloup
 
+from ms_prefstream.cli.options import command
 from ms_prefstream.cli.terminal import show
 
 
-@click.command()
-@click.argument("out", type=click.Path())
+@command(example="ms-prefstream verify cache/")
+@cloup.argument("out", type=click.Path())
 def verify(out: str) -> None:
-    """Read every byte of the cache OUT and name the files that are damaged or do not belong to it.
+    """Read every byte of the cache OUT; name damaged files.
 
-    A foreign file that readers of MindRecord files would read is an error.
+    Files that do not belong to the cache are named too. One that readers of MindRecord files would
+    read is an error.
     """
     from ms_prefstream.cache.verify import verify as verify_cache
     from ms_prefstream.progress import progress_on

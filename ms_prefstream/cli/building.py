@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from ms_prefstream import formats
 from ms_prefstream.adapters.yaml_keys import format_from, source_from
 from ms_prefstream.batch import Bucket, Pack, Pad
+from ms_prefstream.cli.options import is_in_file
 from ms_prefstream.errors import OptionError
 from ms_prefstream.inspection import encode
 from ms_prefstream.sources import open_source
@@ -160,7 +161,7 @@ def _without_file(options: dict[str, Any], names: set[str]) -> dict[str, Any]:
     context = click.get_current_context(silent=True)
     if context is None:
         return options
-    of_file = {name for name in names if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
+    of_file = {name for name in names if is_in_file(context, name)}
     return {name: None if name in of_file else value for name, value in options.items()}
 
 

@@ -10,6 +10,7 @@ from typing import IO, Any
 import click
 import cloup
 
+from ms_prefstream.cli.options import CONFIG, is_in_file
 from ms_prefstream.cli.terminal import show, show_log, with_flags
 from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.version import VERSION
@@ -67,6 +68,13 @@ class _Commands(cloup.Group):
         except PrefStreamError as error:
             kind = WrongUsage if isinstance(error, OptionError) else Failure
             raise kind(with_flags(str(error), self.get_command(ctx, str(ctx.invoked_subcommand)))) from error
+        except click.BadParameter as error:
+            name = None if error.param is None else error.param.name
+            if error.ctx is None or name is None or not is_in_file(error.ctx, name):
+                raise
+            raise click.UsageError(
+                f"{error.ctx.meta[CONFIG]}: {name.rstrip('_')}: {error.message}", error.ctx
+            ) from None
         except click.NoSuchOption as error:
             owners = [name for name in self.list_commands(ctx) if _has(self.get_command(ctx, name), error.option_name)]
             if not owners:

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 
 import click
 import cloup
+from click.core import ParameterSource
 
 from ms_prefstream.cli.types import JsonObject, Numbers, Preset, SourcePath, Suggested
+from ms_prefstream.errors import OptionError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -22,6 +24,9 @@ TASK_LAYOUTS = ("paired", "concat", "mindformers", "reward_token")
 TRUNCATIONS = ("prompt_left", "response_right", "drop", "right")
 BACKENDS = ("auto", "fastokens", "tiktoken", "tokenizers", "sentencepiece")
 FILE_LAYOUTS = ("ragged", "mindrlhf", "mindformers")
+
+CONFIG = "ms_prefstream.config"
+"""Key of the file of --config in `click.Context.meta`."""
 
 
 def command(*, example: str) -> Callable[[Callable[..., Any]], cloup.Command]:
@@ -39,8 +44,17 @@ def read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> str
     if path is not None and not ctx.resilient_parsing:
         from ms_prefstream.cli.config import options_in
 
-        ctx.default_map = {**(ctx.default_map or {}), **options_in(path)}
+        try:
+            ctx.default_map = options_in(path)
+        except OptionError as error:  # about keys of the file: no flags here
+            raise click.UsageError(str(error), ctx) from None
+        ctx.meta[CONFIG] = path
     return path
+
+
+def is_in_file(ctx: click.Context, name: str) -> bool:
+    """Returns whether the value of an option comes from the file of --config."""
+    return ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
 
 
 def refuse_layout(ctx: click.Context, _: click.Parameter, value: str | None) -> None:

@@ -17,7 +17,7 @@ from ms_prefstream.version import VERSION
 
 COMMANDS = {
     "Look at data": ("inspect", "doctor", "formats"),
-    "Prepare": ("index", "cache", "verify"),
+    "Prepare": ("init", "index", "cache", "verify"),
     "Try": ("demo", "bench"),
 }
 """Section of the help -> its commands. Each is a command in the file of that name in this folder.
@@ -80,8 +80,8 @@ class _Commands(cloup.Group):
             if not owners:
                 raise
             raise click.UsageError(
-                f"{ctx.invoked_subcommand} has no option {error.option_name}; it is one of {', '.join(owners)}. Leave "
-                "it out.",
+                f"{ctx.invoked_subcommand} has no option {error.option_name}; it belongs to {', '.join(owners)}. "
+                "Leave it out.",
                 error.ctx,
             ) from None
 

@@ -19,6 +19,7 @@ import ms_prefstream as mps
 from ms_prefstream.cli import main
 from ms_prefstream.cli.terminal import with_flags
 from ms_prefstream.demo import data_path
+from tests.cli.running import run
 
 NAMES = [name for names in main.COMMANDS.values() for name in names]
 DPO = ["--task", "dpo", "--max-length", "320", "--tokenizer", "bytes"]
@@ -26,15 +27,6 @@ DPO = ["--task", "dpo", "--max-length", "320", "--tokenizer", "bytes"]
 
 CONTEXT = click.Context(main.commands)
 BENCH, INDEX = (main.commands.get_command(CONTEXT, name) for name in ("bench", "index"))
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["ms-prefstream", *words])
-    try:
-        main.main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
 
 
 def test_help_names_every_command() -> None:
@@ -89,7 +81,7 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
         (["bench", "x", *DPO, "--pad", "--extra", "1"], "--extra goes with buckets"),
         (["bench", "x", *DPO, "--length", "300", "--boundaries", "64,256"], "--boundaries goes with buckets"),
         (["bench", "x", *DPO, "--length", "300", "--max-shapes", "3"], "--max-shapes goes with buckets"),
-        (["index", "x", *DPO, "--batch-size", "8"], "index has no option --batch-size; it is one of bench."),
+        (["index", "x", *DPO, "--batch-size", "8"], "index has no option --batch-size; it belongs to init, bench."),
         (["inspect", "x", *DPO, "--layout", "concat"], "The layout of the task is --task-layout concat."),
         (["cache", "x", "out", *DPO, "--layout", "concat"], "give --task-layout concat"),
         (["bench", "x", *DPO, "--task-layout", "concat", "--pack", "640"], "Leave --task-layout out."),

@@ -75,12 +75,16 @@ def stream(**given: str) -> mps.Stream:
 def test_help_has_groups_and_an_example(name: str) -> None:
     shown = CliRunner().invoke(main.commands, [name, "--help"], prog_name="ms-prefstream").output
     assert f"Example:\n  ms-prefstream {name}" in shown
-    if "source" in {one.name for one in command(name).params}:
+    if "--config" in shown.partition("Example:")[0]:
         groups = [line[:-1] for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
         assert groups[:3] == ["Task", "Rows", "Tokens"]
-        assert "--config FILE" in shown
         assert "--layout" not in shown.replace("--task-layout", "") or name == "cache"
     assert max(map(len, shown.splitlines())) <= 110
+
+
+def test_every_command_that_reads_rows_takes_a_configuration() -> None:
+    reading = {name for name in NAMES if "source" in {one.name for one in command(name).params}}
+    assert reading - {name for name in NAMES if any("--config" in one.opts for one in command(name).params)} == {"init"}
 
 
 def test_each_command_has_the_options_that_it_needs() -> None:

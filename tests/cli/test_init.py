@@ -114,7 +114,7 @@ def losses(said: str) -> list[float]:
 
 @pytest.mark.training
 @pytest.mark.mindspore
-@pytest.mark.parametrize("task", [pytest.param("dpo", marks=pytest.mark.smoke), "reward", "rlhf"])
+@pytest.mark.parametrize("task", TASKS)
 def test_train_py_trains_and_resumes(task: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started(monkeypatch, tmp_path, "--task", task, "--batch-size", "16")
     first = losses(run_python("train.py", "--epochs", "1", folder=tmp_path))

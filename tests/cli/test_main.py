@@ -47,6 +47,15 @@ print(sorted({{"numpy", "orjson", "jinja2", "ms_prefstream.public", "ms_prefstre
     assert shown.endswith("\n[]\n"), "import the library inside the function that runs"
 
 
+def test_help_takes_a_quarter_of_a_second_of_cpu() -> None:
+    code = """import resource, subprocess, sys
+subprocess.run([sys.executable, "-m", "ms_prefstream", "bench", "--help"], check=True, stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)"""
+    seconds = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(3)]
+    assert min(seconds) < 0.25
+
+
 def test_the_module_is_the_command() -> None:
     words = [sys.executable, "-m", "ms_prefstream", "--version"]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.startswith("ms-prefstream")

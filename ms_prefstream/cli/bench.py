@@ -11,7 +11,7 @@ import cloup
 
 from ms_prefstream.cli.options import command, run_group, source_argument, stream_options, verbose_option
 from ms_prefstream.cli.terminal import show
-from ms_prefstream.cli.types import Suggested
+from ms_prefstream.cli.values import Suggested
 
 
 @command(

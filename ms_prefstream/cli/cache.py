@@ -18,7 +18,7 @@ from ms_prefstream.cli.options import (
     verbose_option,
 )
 from ms_prefstream.cli.terminal import show
-from ms_prefstream.cli.types import FileLayout
+from ms_prefstream.cli.values import FileLayout
 
 
 @command(

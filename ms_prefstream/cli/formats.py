@@ -11,7 +11,7 @@ import cloup
 
 from ms_prefstream.cli.options import command
 from ms_prefstream.cli.terminal import show, styled
-from ms_prefstream.cli.types import JsonObject, SourcePath
+from ms_prefstream.cli.values import JsonObject, SourcePath
 from ms_prefstream.errors import RowError, printable
 
 

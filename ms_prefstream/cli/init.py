@@ -11,7 +11,7 @@ import cloup
 
 from ms_prefstream.cli.options import TASKS, command, source_argument
 from ms_prefstream.cli.terminal import show
-from ms_prefstream.cli.types import Preset, Suggested
+from ms_prefstream.cli.values import Preset, Suggested
 
 
 @command(

@@ -14,7 +14,7 @@ import click
 import cloup
 from click.core import ParameterSource
 
-from ms_prefstream.cli.types import JsonObject, Numbers, Preset, SourcePath, Suggested
+from ms_prefstream.cli.values import JsonObject, Numbers, Preset, SourcePath, Suggested
 from ms_prefstream.errors import OptionError
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -94,8 +94,10 @@ def _has(command: click.Command | None, flag: str) -> bool:
 
 @cloup.group(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    formatter_settings=cloup.HelpFormatter.settings(max_width=98, col2_min_width=40, indent_increment=2),
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "formatter_settings": cloup.HelpFormatter.settings(max_width=98, col2_min_width=40),
+    },
     epilog=_EPILOG,
 )
 @cloup.version_option(VERSION, prog_name="ms-prefstream")

@@ -15,6 +15,7 @@ from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import Reason, RowError, printable
 from ms_prefstream.formats.spelling import without_filled_nulls
+from ms_prefstream.lines import at_most
 from ms_prefstream.load.cached import check_cache
 from ms_prefstream.load.records import formats_of
 from ms_prefstream.report.findings import NO_TEMPLATE
@@ -28,6 +29,7 @@ from ms_prefstream.steps.look import LOOKED_AT, can_look, first_rows, formats_in
 from ms_prefstream.steps.summary import encoding_lines, rows_line
 from ms_prefstream.tasks.base import Task
 
+MOST_LINES = 12  # of a printed row
 _SHOWN = 160  # characters of a text that are printed
 
 _NOTES = {
@@ -71,6 +73,8 @@ class EncodedSide:
         if self.rest:
             lines.append(f"  after    {_short(self.rest)}")
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,11 @@ class EncodedRow:
             if self.rollout is not None and self.sample.prompt is not None:
                 lines.append(f"rollout: {len(self.sample.prompt)} tokens\n  prompt   {_short(self.rollout)}")
             lines += map(str, self.sides)
-        return printable("\n".join([*lines, *map(str, self.others)]), most=None)
+        others = [line for other in self.others for line in str(other).splitlines()]
+        shown = [line for text in lines for line in printable(text, most=None).splitlines()]
+        return "\n".join(at_most([shown, others], MOST_LINES))
+
+    __repr__ = __str__
 
 
 @checked_call

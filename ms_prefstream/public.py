@@ -19,6 +19,7 @@ from ms_prefstream.errors import (
 from ms_prefstream.indexing import build_index
 from ms_prefstream.inspection import encode  # the function; the folder of that name is imported by its modules
 from ms_prefstream.mindspore.checkpoint import StreamCheckpoint, load_state
+from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sources.follow import follow
 from ms_prefstream.sources.mix import Part, mix
 from ms_prefstream.sources.read import read
@@ -36,8 +37,10 @@ __all__ = [
     "Pack",
     "Pad",
     "Part",
+    "PartReport",
     "PrefStreamError",
     "Reason",
+    "Report",
     "Reward",
     "RowError",
     "SourceError",

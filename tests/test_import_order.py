@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "ms_prefstream"
 
 ORDER = (
     "errors version",
-    "sample checks fingerprint progress disk",
+    "sample checks fingerprint progress disk lines",
     "plan",
     "lengths",
     "mindrecord",

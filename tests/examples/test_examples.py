@@ -156,7 +156,7 @@ def test_mindformers_trains_as_it_is_and_resumes(task: str, tmp_path: pathlib.Pa
     assert [len(found) for found in steps] == [10, 10]  # the YAML file says two epochs
     assert steps[0][0] == pytest.approx(math.log(2), abs=1e-5)  # no preference yet
     assert sum(steps[1]) < 0.9 * sum(steps[0])
-    assert "rows read 84 of 84" in said[1]
+    assert "rows read 80 of 84" in said[1]  # the second epoch: ten steps of eight
 
 
 def test_the_check_for_devices_passes_on_the_cpu(tmp_path: pathlib.Path) -> None:

@@ -26,7 +26,7 @@ ms-prefstream init train.jsonl --task reward --tokenizer Qwen2.5 --mindformers -
     "--tokenizer", type=Suggested("bytes"), required=True, help="Directory, tokenizer.json, .model or 'bytes'."
 )
 @cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows.")
-@cloup.option("--max-length", type=int, help="Tokens of a side (dpo, reward), or of a row (rlhf); see below.")
+@cloup.option("--max-length", type=int, help="Tokens of a side (dpo, reward) or row (rlhf); measured if not given.")
 @cloup.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Rows of a step.")
 @cloup.option(
     "--out", type=click.Path(file_okay=False), default=".", help="Folder of the files; this one if not given."

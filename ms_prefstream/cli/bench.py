@@ -10,7 +10,7 @@ import click
 import cloup
 
 from ms_prefstream.cli.options import command, run_group, source_argument, stream_options, verbose_option
-from ms_prefstream.cli.terminal import show
+from ms_prefstream.cli.terminal import show, with_flags
 from ms_prefstream.cli.values import Suggested
 
 
@@ -56,4 +56,4 @@ def bench(source: tuple[str, ...], repeats: int, **options: Any) -> None:
     click.echo(f"rows/s:      {statistics.median(rows):,.0f} (min {min(rows):,.0f}, max {max(rows):,.0f})")
     click.echo(f"tokens/s:    {statistics.median(tokens):,.0f}")
     click.echo(f"shapes:      {', '.join(map(str, stream.shapes))}")
-    show(stream.report)
+    show(with_flags(str(stream.report)))

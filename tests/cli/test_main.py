@@ -316,3 +316,13 @@ def test_inspect_names_a_missing_chat_template(
     shown = capsys.readouterr()
     assert "no chat template: prompt and response joined as text" in shown.out
     assert "DPO  pairs.jsonl · 84 rows · messages" in shown.err
+
+
+def test_the_report_of_bench_names_flags(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--task", "dpo", "--max-length", "40", "--tokenizer", "bytes", "--repeats", "1", "--quiet"]
+    assert run(monkeypatch, "bench", str(data_path()), *words) == 0
+    printed = capsys.readouterr().out
+    assert "warning: max_length" not in printed
+    assert re.search(r"--max-length \d+ keeps", printed)

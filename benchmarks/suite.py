@@ -7,7 +7,7 @@ the table at the end. `dpo_en_demo.json` and `dpo_zh_demo.json` are measured too
 
     (a) text to batches    (b) GeneratorDataset    (c) first batch    (d) padding     (e) training
     (f) peers              (g) worker processes    (h) memory against rows
-    (i) start
+    (i) start              (j) other tokenizers, tool calls, the standing check
 
 (f) is `peers.py`, which takes the same options; it compares with what is installed or named and is left out where that
 file is missing.
@@ -47,6 +47,10 @@ def commands(parts: str, data: str, tokenizer: str) -> list[list[str]]:
         found.append(["memory.py"])
     if "i" in parts:
         found.append(["start.py", *rows])
+    if "j" in parts:
+        beside = sorted(path for path in pathlib.Path(tokenizer).parent.glob("*") if (path / "tokenizer.json").exists())
+        others = [str(path) for path in beside if path != pathlib.Path(tokenizer)]
+        found.append(["families.py", *rows, *(["--more", *others] if others else [])])
     return found
 
 
@@ -78,7 +82,7 @@ def table(figures: list[Figure]) -> str:
 def main() -> None:
     parser = arguments(__doc__)
     parser.set_defaults(repeats=None)
-    parser.add_argument("--parts", default="abcdefghi", help="some of these letters")
+    parser.add_argument("--parts", default="abcdefghij", help="some of these letters")
     options = parser.parse_args()
     begin = time.perf_counter()
     figures = []

@@ -1,67 +1,48 @@
-"""Streaming preference data for MindSpore: reward, DPO and RLHF batches without an offline conversion step."""
+"""Streaming preference data for MindSpore: reward, DPO and RLHF batches without an offline conversion step.
 
-from ms_prefstream.batch import Bucket, Pack, Pad, causal_mask
-from ms_prefstream.cache.write import write_cache
-from ms_prefstream.doctor import Diagnosis, doctor
-from ms_prefstream.errors import (
-    CacheError,
-    NoUsableRowsError,
-    OptionError,
-    PrefStreamError,
-    Reason,
-    RowError,
-    SourceError,
-    StateError,
-    TemplateError,
-    TokenizerError,
-)
-from ms_prefstream.indexing import build_index
-from ms_prefstream.inspection import encode  # the function; the folder of that name is imported by its modules
-from ms_prefstream.mindspore.checkpoint import StreamCheckpoint, load_state
-from ms_prefstream.sources.follow import follow
-from ms_prefstream.sources.mix import Part, mix
-from ms_prefstream.sources.read import read
-from ms_prefstream.stats.result import Stats
-from ms_prefstream.stats.run import stats  # the function, as with `encode`
-from ms_prefstream.stream import Stream, stream
-from ms_prefstream.tasks import DPO, RLHF, Reward
+Importing the package loads nothing else of it, so that ``ms-prefstream --help`` stays quick. The first use of a public
+name loads all of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 from ms_prefstream.version import VERSION
 
 __version__ = VERSION
 
-__all__ = [
-    "DPO",
-    "RLHF",
-    "Bucket",
-    "CacheError",
-    "Diagnosis",
-    "NoUsableRowsError",
-    "OptionError",
-    "Pack",
-    "Pad",
-    "Part",
-    "PrefStreamError",
-    "Reason",
-    "Reward",
-    "RowError",
-    "SourceError",
-    "StateError",
-    "Stats",
-    "Stream",
-    "StreamCheckpoint",
-    "TemplateError",
-    "TokenizerError",
-    "__version__",
-    "build_index",
-    "causal_mask",
-    "doctor",
-    "encode",
-    "follow",
-    "formats",
-    "load_state",
-    "mix",
-    "read",
-    "stats",
-    "stream",
-    "write_cache",
-]
+if TYPE_CHECKING:
+    from ms_prefstream.public import *  # noqa: F403
+    from ms_prefstream.public import __all__ as __all__
+
+_FUNCTIONS = ("doctor", "encode", "stats", "stream")
+"""Public functions whose modules or folders have the same names."""
+
+
+class _Package(ModuleType):
+    """The package, with public names that are loaded on first use."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        public = importlib.import_module(f"{__name__}.public")
+        vars(self).update({known: getattr(public, known) for known in public.__all__})
+        vars(self)["__all__"] = ["__version__", *public.__all__]
+        if name in vars(self):
+            return vars(self)[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system binds each submodule in its package; that would replace the function `mps.stream`.
+        if not (name in _FUNCTIONS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*vars(self), *self.__all__})
+
+
+sys.modules[__name__].__class__ = _Package

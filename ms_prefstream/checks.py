@@ -63,6 +63,8 @@ def check_made(name: str, given: object, attribute: str, example: str) -> None:
     """
     if isinstance(given, type) or not hasattr(given, attribute):
         shown = given.__name__ if isinstance(given, type) else reprlib.repr(given)
+        if "\n" in repr(given):  # streams, datasets and reports describe themselves in lines
+            shown = f"a {type(given).__name__}"
         raise OptionError(f"{name} is {shown}; expected an object such as {example}.")
 
 

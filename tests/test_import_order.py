@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "ms_prefstream"
 
 ORDER = (
     "errors version",
-    "sample checks fingerprint progress disk",
+    "sample checks fingerprint progress disk lines",
     "plan",
     "lengths",
     "mindrecord",
@@ -35,6 +35,7 @@ ORDER = (
     "stream",
     "inspection indexing doctor stats",
     "html",
+    "public",
     "__init__",
     "adapters",
     "demo",

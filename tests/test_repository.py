@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import pathlib
 import re
@@ -35,13 +36,35 @@ def pyproject() -> dict[str, Any]:
 
 
 def test_importing_the_package_loads_nothing_heavy_and_writes_nothing(tmp_path: pathlib.Path) -> None:
-    code = f"import sys, ms_prefstream; print([name for name in {HEAVY} if name in sys.modules])"
+    code = f"import sys, ms_prefstream as mps; mps.stream; print([name for name in {HEAVY} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
     assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_public_names_are_loaded_on_first_use() -> None:
+    code = """import sys
+import ms_prefstream as mps
+loaded = "numpy" in sys.modules
+import ms_prefstream.doctor, ms_prefstream.encode.tokenizer, ms_prefstream.stream
+print(loaded, callable(mps.doctor), callable(mps.encode), callable(mps.stream), set(mps.__all__) <= set(dir(mps)))
+from ms_prefstream import *
+print(stream is mps.stream, formats.cvalues() is not None, hasattr(mps, "no_such_name"))"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("False True True True True\nTrue True False\n", "")
+
+
+def test_no_submodule_hides_a_public_function() -> None:
+    """A public name that is also a file or folder must be listed, or the import of that module replaces it."""
+    import ms_prefstream as mps
+
+    functions = {name for name in mps.__all__ if not inspect.ismodule(getattr(mps, name))}
+    modules = {path.stem for path in PACKAGE.iterdir()}
+    assert functions & modules == set(vars(mps)["_FUNCTIONS"])
 
 
 def test_the_version_is_stated_once(pyproject: dict[str, Any]) -> None:

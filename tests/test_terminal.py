@@ -59,7 +59,18 @@ def data(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-COMMANDS = ["inspect", "doctor", "index", "index drop", "cache", "cache drop", "bench drop", "verify"]
+COMMANDS = [
+    "inspect",
+    "doctor",
+    "formats",
+    "init",
+    "index",
+    "index drop",
+    "cache",
+    "cache drop",
+    "bench drop",
+    "verify",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -67,6 +78,8 @@ def test_rows_and_names_reach_a_terminal_as_escapes(command: str, data: pathlib.
     words = {
         "inspect": ["inspect", str(data), *DPO, "--rows", "5"],
         "doctor": ["doctor", str(data), *DPO],
+        "formats": ["formats", "--detect", str(data)],
+        "init": ["init", str(data), *DPO, "--out", f"out{EVIL}"],
         "index": ["index", str(data), *DPO],
         "index drop": ["index", str(data), *DPO, "--on-bad-row", "drop"],
         "cache": ["cache", str(data), f"out{EVIL}", *DPO, "--workers", "0"],

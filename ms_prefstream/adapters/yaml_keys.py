@@ -17,10 +17,11 @@ from ms_prefstream.sources.mix import Part, mix
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import TASKS
 
-_TASKS: dict[str, Callable[..., Any]] = {task.__name__: task for task in TASKS.values()}
+TASK_TYPES: dict[str, Callable[..., Any]] = {task.__name__: task for task in TASKS.values()}
 _KEYS = ("dataset_dir", *inspect.signature(stream).parameters)
 _NO_OBJECT = (str, int, float, list)  # what YAML has besides sections
 _SECTION = "data_loader"  # in messages
+_EXAMPLES = {"task": "{type: DPO, max_length: 1024}", "batching": "{type: Bucket, multiple_of: 64}"}
 
 
 def stream_from(
@@ -51,8 +52,7 @@ def stream_from(
         OptionError: A key is unknown, missing, or contradicts the trainer.
         PrefStreamError: As `ms_prefstream.stream` does.
     """
-    given = {name: _plain(value) for name, value in keys.items()}
-    _refuse_unknown(given, _KEYS, f"{_SECTION}.")
+    given = plain_keys(keys, f"{_SECTION}.")
     for name, value in (("seed", seed), ("tokenizer", tokenizer), ("num_shards", num_shards), ("shard_id", shard_id)):
         if value is None:
             continue
@@ -62,52 +62,75 @@ def stream_from(
                 "the shards follow the parallel mode."
             )
         given.setdefault(name, value)
-    source = _source(given.pop("source", None), given.pop("dataset_dir", None))
-    for name, example in (("task", "{type: DPO, max_length: 1024}"), ("batching", "{type: Bucket, multiple_of: 64}")):
-        value = given.get(name)
-        if value is None or (isinstance(value, _NO_OBJECT) and not (name == "batching" and isinstance(value, str))):
-            found = "missing" if value is None else repr(value)
-            raise OptionError(f"{_SECTION}.{name} is {found}; expected a section such as {name}: {example}.")
+    source = source_from(given.pop("source", None), given.pop("dataset_dir", None))
+    check_sections(given, ("task", "batching"), f"{_SECTION}.")
     if "tokenizer" not in given:
         raise OptionError(
             f"{_SECTION}.tokenizer is missing; expected a directory, a tokenizer.json, a .model file or 'bytes', and "
             "null for rows that are tokenized already."
         )
-    given["task"] = _made(given["task"], _TASKS, f"{_SECTION}.task")
+    given["task"] = _made(given["task"], TASK_TYPES, f"{_SECTION}.task")
     given["batching"] = _batching(given["batching"], batch_size)
-    given["format"] = _format(given.get("format", "auto"), f"{_SECTION}.format")
+    given["format"] = format_from(given.get("format", "auto"), f"{_SECTION}.format")
     return stream(source, **given)
 
 
-def _source(source: Any, folder: Any) -> Any:
+def plain_keys(keys: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Returns the options of `mps.stream` that a section names, as plain values.
+
+    Args:
+        keys: The section.
+        where: What names of keys begin with in messages.
+
+    Raises:
+        OptionError: A key is unknown.
+    """
+    given = {name: _plain(value) for name, value in keys.items()}
+    refuse_unknown(given, _KEYS, where)
+    return given
+
+
+def check_sections(given: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """Checks that the task and the batching are sections, or objects that are made already.
+
+    Raises:
+        OptionError: One is missing or something else.
+    """
+    for name in names:
+        value = given.get(name)
+        if value is None or (isinstance(value, _NO_OBJECT) and not (name == "batching" and isinstance(value, str))):
+            found = "missing" if value is None else repr(value)
+            raise OptionError(f"{where}{name} is {found}; expected a section such as {name}: {_EXAMPLES[name]}.")
+
+
+def source_from(source: Any, folder: Any = None, where: str = f"{_SECTION}.") -> Any:
     """Returns the source, under either name; an empty string is no name."""
     named = [value for value in (source, folder) if value is not None and not (isinstance(value, str) and not value)]
     if len(named) == 2 and named[0] != named[1]:
         raise OptionError(
-            f"{_SECTION}.source is {source!r} and {_SECTION}.dataset_dir is {folder!r}; both name the data. Keep one "
-            "of them."
+            f"{where}source is {source!r} and {where}dataset_dir is {folder!r}; both name the data. Keep one of them."
         )
     if not named:
         raise OptionError(
-            f"{_SECTION}.source is missing; expected a path, a glob, a list of them, or {{mix: [{{source: ..., weight: "
+            f"{where}source is missing; expected a path, a glob, a list of them, or {{mix: [{{source: ..., weight: "
             "0.7}, ...]}."
         )
-    return _mixed(named[0]) if isinstance(named[0], dict) else named[0]
+    return _mixed(named[0], where) if isinstance(named[0], dict) else named[0]
 
 
-def _mixed(section: dict[str, Any]) -> Any:
+def _mixed(section: dict[str, Any], where: str) -> Any:
     """``{mix: [{source: a.jsonl, weight: 0.7}, b.jsonl], stop: all}`` -> the mix."""
     rest, parts = {name: value for name, value in section.items() if name != "mix"}, section.get("mix")
     if not isinstance(parts, list):
-        raise OptionError(f"{_SECTION}.source is {section!r}; a section there expects mix: with a list of parts.")
+        raise OptionError(f"{where}source is {section!r}; a section there expects mix: with a list of parts.")
     made = []
     for number, part in enumerate(parts):
-        place = f"{_SECTION}.source.mix[{number}]"
+        place = f"{where}source.mix[{number}]"
         part = part if isinstance(part, dict) else {"source": part}
         if "format" in part:
-            part = {**part, "format": _format(part["format"], f"{place}.format")}
+            part = {**part, "format": format_from(part["format"], f"{place}.format")}
         made.append(_called(Part, part, place))
-    return _called(mix, {"parts": made, **rest}, f"{_SECTION}.source")
+    return _called(mix, {"parts": made, **rest}, f"{where}source")
 
 
 def _batching(value: Any, batch_size: int | None) -> Any:
@@ -132,7 +155,8 @@ def _batching(value: Any, batch_size: int | None) -> Any:
     )
 
 
-def _format(value: Any, where: str) -> Any:
+def format_from(value: Any, where: str) -> Any:
+    """Returns the format that a name or a section describes."""
     return _made(value, {name: preset.factory for name, preset in formats.PRESETS.items()}, where)
 
 
@@ -150,7 +174,7 @@ def _made(value: Any, kinds: Mapping[str, Callable[..., Any]], where: str) -> An
 def _called(make: Callable[..., Any], options: dict[str, Any], where: str) -> Any:
     """Calls with keywords; names an unknown or a missing one before anything is made."""
     known = inspect.signature(make).parameters
-    _refuse_unknown(options, tuple(known), f"{where}: ")
+    refuse_unknown(options, tuple(known), f"{where}: ")
     for name, option in known.items():
         if option.default is inspect.Parameter.empty and name not in options:
             raise OptionError(f"{where}: {name} is missing. Options: {', '.join(known)}.")
@@ -166,7 +190,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def refuse_unknown(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Raises `OptionError` for a key that is not known, with the nearest one."""
     for name in given:
         if name not in known:
             guess = nearest(name, known)

@@ -1,36 +1,63 @@
-"""The commands `cache` and `verify`."""
+"""The command `cache`."""
 
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 import click
+import cloup
 
-from ms_prefstream.cache.layouts import LAYOUTS, ROWS_PER_PART
-from ms_prefstream.cache.verify import verify as verify_cache
-from ms_prefstream.cache.write import ENGINES, write_cache
-from ms_prefstream.cli.options import make_rows, row_options, show, source_argument
-from ms_prefstream.progress import progress_on
+from ms_prefstream.cli.options import (
+    FILE_LAYOUTS,
+    TASK_LAYOUTS,
+    command,
+    row_options,
+    run_group,
+    source_argument,
+    verbose_option,
+)
+from ms_prefstream.cli.terminal import show
+from ms_prefstream.cli.values import FileLayout
 
 
-@click.command()
+@command(
+    example="""
+ms-prefstream cache train.jsonl cache/ --task dpo --max-length 1024 --tokenizer Qwen2.5
+ms-prefstream cache train.jsonl mr/ --task dpo --max-length 1024 --tokenizer Qwen2.5 --layout mindrlhf
+"""
+)
 @source_argument
-@click.argument("out", type=click.Path())
+@cloup.argument("out", type=click.Path())
 @row_options
-@click.option("--layout", "file_layout", default="ragged", show_default=True, help=", ".join(LAYOUTS) + ".")
-@click.option("--length", type=int, help="Columns of mindrlhf and mindformers; the task's length if not given.")
-@click.option("--rows-per-part", type=int, default=ROWS_PER_PART, show_default=True, help="Rows of SOURCE for a file.")
-@click.option("--overwrite", is_flag=True, help="Replace the cache at OUT once the new one is complete.")
-@click.option("--workers", type=int, help="Processes that tokenise and write; one for each core if not given.")
-@click.option("--engine", default="local", show_default=True, help=", ".join(ENGINES) + ".")
-@click.option("--ray-address", help="A running Ray cluster; one on this machine if not given.")
-def cache(source: tuple[str, ...], out: str, length: int | None, workers: int | None, **options: Any) -> None:
-    """Write the samples of SOURCE to MindRecord files in the folder OUT.
+@cloup.option_group(
+    "Files",
+    cloup.option(
+        "--layout",
+        "file_layout",
+        type=FileLayout(FILE_LAYOUTS, TASK_LAYOUTS),
+        default="ragged",
+        show_default=True,
+        help="Layout of the files.",
+    ),
+    cloup.option("--length", type=int, help="Columns of mindrlhf and mindformers; the task's length if not given."),
+    cloup.option("--rows-per-part", type=int, default=8192, show_default=True, help="Rows of SOURCE for a file."),
+    cloup.option("--overwrite", is_flag=True, help="Replace the cache at OUT once the new one is complete."),
+)
+@run_group(
+    cloup.option("--workers", type=int, help="Processes that tokenise and write; one for each core if not given."),
+    cloup.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True),
+    cloup.option("--ray-address", help="A running Ray cluster; one on this machine if not given."),
+    verbose_option,
+)
+def cache(source: tuple[Any, ...], out: str, length: int | None, workers: int | None, **options: Any) -> None:
+    """Write samples of SOURCE to MindRecord files in OUT.
 
     Give the same command again to resume an interrupted run.
     """
+    from ms_prefstream.cache.write import write_cache
+    from ms_prefstream.cli.building import make_rows
+
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = cores if cores > 1 else 0  # a single core has no use for a worker process
@@ -47,21 +74,3 @@ def cache(source: tuple[str, ...], out: str, length: int | None, workers: int | 
     for name, count in manifest.notes.items():
         if count:
             show(f"{name.replace('_', ' ')}: {count:,}")
-
-
-@click.command()
-@click.argument("out", type=click.Path())
-def verify(out: str) -> None:
-    """Read every byte of the cache OUT and name the files that are damaged or do not belong to it.
-
-    A foreign file that readers of MindRecord files would read is an error.
-    """
-    found = verify_cache(out, progress_on(sys.stderr, "verify", "bytes"))
-    for one in found:
-        if one.problem or not one.belongs:
-            said = one.problem or "it does not belong to the cache; readers ignore it"
-            show(f"{os.path.join(out, one.name)}: {said}")
-    whole = [not one.problem for one in found if one.belongs]
-    click.echo(f"{sum(whole)} of {len(whole)} files are whole")
-    if any(one.problem for one in found):
-        sys.exit(1)

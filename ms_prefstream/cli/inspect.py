@@ -6,28 +6,39 @@ import functools
 from typing import Any
 
 import click
+import cloup
 
-from ms_prefstream.cli.options import make_encoding, make_stream, one_or_list, show, source_argument, stream_options
+from ms_prefstream.cli.options import command, run_group, source_argument, stream_options, verbose_option
+from ms_prefstream.cli.terminal import show
 from ms_prefstream.errors import OptionError
 from ms_prefstream.html import SAMPLES
-from ms_prefstream.progress import progress_on
 
 _ROWS = 3
 
 
-@click.command()
+@command(
+    example="""
+ms-prefstream inspect train.jsonl --task dpo --max-length 1024 --tokenizer Qwen2.5 --row 17 --tokens
+ms-prefstream inspect train.jsonl --task dpo --max-length 1024 --tokenizer Qwen2.5 --html report.html
+"""
+)
 @source_argument
-@click.option("--row", "numbers", type=int, multiple=True, help="Number of a row, from 0; may be repeated.")
-@click.option("--rows", type=click.IntRange(min=1), help=f"Or so many first rows ({_ROWS} if nothing is given).")
-@click.option("--step", type=click.IntRange(min=0), help="Or the batch of this step, counted over all epochs.")
-@click.option("--rank", type=click.IntRange(min=0), help="With --step and --num-shards: of this rank.")
-@click.option("--index", help="With --step: auto (default), build, none, or the path of a length index.")
-@click.option("--tokens", "with_tokens", is_flag=True, help="Each token with its id, a bar under those in the loss.")
-@click.option("--full", is_flag=True, help="Whole texts; long ones are shortened otherwise.")
-@click.option("--html", type=click.Path(), help=f"Write a report to this file instead ({SAMPLES:,} rows if not given).")
 @stream_options
+@run_group(
+    cloup.option("--row", "numbers", type=int, multiple=True, help="Number of a row, from 0; may be repeated."),
+    cloup.option("--rows", type=click.IntRange(min=1), help=f"Or so many first rows ({_ROWS} if nothing is given)."),
+    cloup.option("--step", type=click.IntRange(min=0), help="Or the batch of this step, counted over all epochs."),
+    cloup.option("--rank", type=click.IntRange(min=0), help="With --step and --num-shards: of this rank."),
+    cloup.option("--index", help="With --step: auto (default), build, none, or the path of a length index."),
+    cloup.option(
+        "--tokens", "with_tokens", is_flag=True, help="Each token with its id; a bar under those in the loss."
+    ),
+    cloup.option("--full", is_flag=True, help="Whole texts; long ones are shortened otherwise."),
+    cloup.option("--html", type=click.Path(), help=f"Write a report to this file ({SAMPLES:,} rows if not given)."),
+    verbose_option,
+)
 def inspect(
-    source: tuple[str, ...],
+    source: tuple[Any, ...],
     numbers: tuple[int, ...],
     rows: int | None,
     step: int | None,
@@ -37,10 +48,11 @@ def inspect(
     html: str | None,
     **options: Any,
 ) -> None:
-    """Show what rows of SOURCE become: prompt, what is trained on, what is cut or lost; or why they are dropped.
+    """Show what rows of SOURCE become, or why they are dropped.
 
     With --step it shows the batch of a step: each row of its arrays to scale.
     """
+    from ms_prefstream.cli.building import make_encoding, make_stream, one_or_list
     from ms_prefstream.inspection import rows_of, steps
     from ms_prefstream.inspection.terminal import View, console, row_lines, step_lines, write  # imports rich
 
@@ -69,9 +81,11 @@ def inspect(
 
 
 def _report(
-    path: str, source: tuple[str, ...], rows: int | tuple[int, ...], with_tokens: bool, options: dict[str, Any]
+    path: str, source: tuple[Any, ...], rows: int | tuple[int, ...], with_tokens: bool, options: dict[str, Any]
 ) -> None:
+    from ms_prefstream.cli.building import make_encoding, one_or_list
     from ms_prefstream.html.build import inspect_report  # imports jinja2's environment and the template
+    from ms_prefstream.progress import progress_on
 
     encoding = make_encoding(options)
     progress = progress_on(label="report")

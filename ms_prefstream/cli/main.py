@@ -1,90 +1,115 @@
-"""The console command `ms-prefstream` and its commands `demo`, `doctor` and `index`."""
+"""The console command `ms-prefstream`: the table of its commands, and how it ends."""
 
 from __future__ import annotations
 
+import importlib
 import io
-import re
 import sys
-from typing import Any
+from typing import IO, Any
 
 import click
+import cloup
 
-from ms_prefstream.cli.bench import bench
-from ms_prefstream.cli.cache import cache, verify
-from ms_prefstream.cli.inspect import inspect
-from ms_prefstream.cli.options import (
-    encoding_options,
-    make_batching,
-    make_encoding,
-    make_rows,
-    one_or_list,
-    show,
-    show_log,
-    source_argument,
-    stream_options,
-    styled,
-)
-from ms_prefstream.cli.stats import stats
-from ms_prefstream.doctor import doctor as diagnose
-from ms_prefstream.errors import PrefStreamError, printable
+from ms_prefstream.cli.options import CONFIG, is_in_file
+from ms_prefstream.cli.terminal import show, show_log, with_flags
+from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.version import VERSION
 
+COMMANDS = {
+    "Look at data": ("inspect", "stats", "doctor", "formats"),
+    "Prepare": ("init", "index", "cache", "verify"),
+    "Try": ("demo", "bench"),
+}
+"""Section of the help -> its commands. Each is a command in the file of that name in this folder.
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(VERSION, prog_name="ms-prefstream")
+The file of a command is imported for every `--help`: it must import the library inside the function that runs.
+"""
+
+_EPILOG = """\b
+Exit codes: 0 done, 1 a problem was found, 2 the command line is wrong, 130 interrupted.
+Completion, in ~/.bashrc:  eval "$(_MS_PREFSTREAM_COMPLETE=bash_source ms-prefstream)"
+zsh_source in ~/.zshrc; for fish: _MS_PREFSTREAM_COMPLETE=fish_source ms-prefstream | source
+"""
+
+
+class Failure(click.ClickException):
+    """An error of the library, as the command line says it."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"ms-prefstream: {self.message}", file=file)
+
+
+class WrongUsage(Failure):
+    """An option that has a value which is not allowed."""
+
+    exit_code = 2
+
+
+class _Commands(cloup.Group):
+    """A group that imports the file of a command when the command is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for names in COMMANDS.values() for name in names]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        found = getattr(importlib.import_module(f"ms_prefstream.cli.{cmd_name}"), cmd_name)
+        assert isinstance(found, click.Command)  # a file without its command is our mistake
+        return found
+
+    def list_sections(self, ctx: click.Context, include_default_section: bool = True) -> list[cloup.Section]:
+        found = {title: {name: self.get_command(ctx, name) for name in names} for title, names in COMMANDS.items()}
+        return [cloup.Section(title, names) for title, names in found.items()]  # type: ignore[arg-type]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PrefStreamError as error:
+            kind = WrongUsage if isinstance(error, OptionError) else Failure
+            raise kind(with_flags(str(error), self.get_command(ctx, str(ctx.invoked_subcommand)))) from error
+        except click.BadParameter as error:
+            name = None if error.param is None else error.param.name
+            if error.ctx is None or name is None or not is_in_file(error.ctx, name):
+                raise
+            raise click.UsageError(
+                f"{error.ctx.meta[CONFIG]}: {name.rstrip('_')}: {error.message}", error.ctx
+            ) from None
+        except click.NoSuchOption as error:
+            owners = [name for name in self.list_commands(ctx) if _has(self.get_command(ctx, name), error.option_name)]
+            if not owners:
+                raise
+            raise click.UsageError(
+                f"{ctx.invoked_subcommand} has no option {error.option_name}; it belongs to {', '.join(owners)}. "
+                "Leave it out.",
+                error.ctx,
+            ) from None
+
+
+def _has(command: click.Command | None, flag: str) -> bool:
+    return command is not None and any(
+        flag in (*one.opts, *one.secondary_opts) for one in command.params if not getattr(one, "hidden", False)
+    )
+
+
+@cloup.group(
+    cls=_Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "formatter_settings": cloup.HelpFormatter.settings(max_width=98, col2_min_width=40),
+    },
+    epilog=_EPILOG,
+)
+@cloup.version_option(VERSION, prog_name="ms-prefstream")
 def commands() -> None:
-    """Streaming preference data for MindSpore."""
-
-
-for _command in (bench, cache, inspect, stats, verify):
-    commands.add_command(_command)
-
-
-@commands.command()
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of rows and the initial weights.")
-def demo(seed: int) -> None:
-    """Train a small reward model and then DPO on the bundled pairs, streamed on the fly."""
-    from ms_prefstream.demo.run import run  # imports MindSpore
-
-    if not run(seed=seed):
-        sys.exit(1)
-
-
-@commands.command()
-@source_argument
-@click.option("--rows", type=click.IntRange(min=1), default=2000, show_default=True, help="So many first rows.")
-@click.option("--on-bad-row", default="raise", show_default=True, help="raise or drop.")
-@encoding_options
-def doctor(source: tuple[str, ...], rows: int, on_bad_row: str, **options: Any) -> None:
-    """Say what the rows of SOURCE are, what would go wrong in a training, and the options that mend it.
-
-    The exit code is 1 if something must be mended.
-    """
-    given = make_encoding(options) | {"rows": rows, "on_bad_row": on_bad_row}
-    found = diagnose(one_or_list(source), **given)
-    for mark, text in found.lines():
-        colour = {"✓": "green", "✗": "red"}.get(mark, "yellow")
-        click.echo(f"{styled(mark, colour)} {printable(with_flags(text), most=400)}")
-    sys.exit(0 if found.ok else 1)
-
-
-@commands.command()
-@source_argument
-@click.option("--out", type=click.Path(), help="Where the index is written; beside SOURCE if that is one file.")
-@stream_options
-def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
-    """Measure every row of SOURCE once and write its length index."""
-    make_batching(options)  # refuses options that contradict each other; batches change no length
-    found = make_rows(source, options, None, options["workers"]).build_index(out, progress=True)
-    show(f"{found.usable:,} of {found.rows:,} rows can be used; written to {found.path}")
-    show(found)
+    """Streaming preference data for MindSpore. `ms-prefstream COMMAND --help` shows options and an example."""
 
 
 def main() -> None:
     """Runs the command line; an error that a user can cause ends in one sentence."""
     try:
-        with show_log(with_flags):
-            commands(standalone_mode=False)
+        with show_log():
+            commands(standalone_mode=False, prog_name="ms-prefstream")
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.Abort:
@@ -97,26 +122,6 @@ def main() -> None:
         error.show(said)
         show(said.getvalue().rstrip(), err=True)  # the shell puts file names into the words
         sys.exit(error.exit_code)
-    except PrefStreamError as error:
-        show(f"ms-prefstream: {with_flags(str(error))}", err=True)
-        sys.exit(1)
-
-
-def with_flags(text: str) -> str:
-    """Returns an error text with the flags of the command line in place of Python arguments.
-
-    'pass on_bad_row="drop"'  ->  'pass --on-bad-row drop'
-    """
-    names = {option.name for command in commands.commands.values() for option in command.params}
-    names -= {"layout"}  # of files here, of the task in Python
-
-    def flag(found: re.Match[str]) -> str:
-        name, value = found["name"], found["value"].strip("\"'")
-        value = "none" if value == "None" else f"'{value}'" if value.startswith("{") else value
-        return f"--{name.replace('_', '-')} {value}" if name in names else found[0]
-
-    value = r"""(?P<value>"[^"]*"|'[^']*'|\{[^{}]*\}|[\w.-]*\w)(?!\w)"""
-    return re.sub(rf"(?<![\w.(-])(?P<name>[a-z_]+)={value}", flag, text)
 
 
 if __name__ == "__main__":

@@ -3,53 +3,78 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
-from ms_prefstream.cli.options import one_or_list, source_argument, styled
+from ms_prefstream.cli.options import TASKS, command, source_argument
+from ms_prefstream.cli.terminal import styled
+from ms_prefstream.cli.values import JsonObject, Preset, Suggested
 from ms_prefstream.html import SAMPLES
-from ms_prefstream.progress import progress_on
-from ms_prefstream.sources import open_source
-from ms_prefstream.stats.run import LIMITS
-from ms_prefstream.stats.run import stats as count
-from ms_prefstream.tasks import RLHF, TASKS, Task
+
+if TYPE_CHECKING:
+    from ms_prefstream.tasks import Task
 
 _COLOURS = {"prompt": "bright_black", "chosen": "green", "rejected": "red", "attention": "yellow"}
 
 
-def _object(context: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, Any] | None:
-    """Returns the object that an option states as JSON."""
-    try:
-        found = None if text is None else json.loads(text)
-    except (ValueError, RecursionError):
-        found = text
-    if found is None or isinstance(found, dict):
-        return found
-    raise click.BadParameter(f'{text!r} is no JSON object; expected such as \'{{"prompt": "question"}}\'.')
-
-
-@click.command()
+@command(
+    example="""
+ms-prefstream stats train.jsonl --tokenizer Qwen2.5 --against eval.jsonl
+zcat train.jsonl.gz | ms-prefstream stats - --json
+"""
+)
 @source_argument
-@click.option("--tokenizer", help="Directory, tokenizer.json, .model file or 'bytes'; counts tokens and padding too.")
-@click.option("--task", type=click.Choice(list(TASKS)), help="What rows become, with --max-length; dpo for pairs.")
-@click.option("--max-length", type=int, help="Tokens of one side. Padding is computed with it.")
-@click.option("--format", "format_", default="auto", show_default=True, help="Preset that reads the rows.")
-@click.option("--fields", metavar="JSON", callback=_object, help="Standard name -> the row's field.")
-@click.option("--template", default="auto", show_default=True, help="auto, chat, none, Jinja text or .jinja file.")
-@click.option("--template-variables", metavar="JSON", callback=_object, help="Variables of the template.")
-@click.option("--against", type=click.Path(), multiple=True, help="Count prompts shared with this file, too.")
-@click.option("--limit", "limits", type=int, multiple=True, help="Count rows cut at so many tokens; may be repeated.")
-@click.option("--batch-size", type=int, default=8, show_default=True, help="Rows of a step, for padding and steps.")
-@click.option("--workers", "--processes", "workers", type=int, default=0, show_default=True, help="Processes.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--html", type=click.Path(), help="Write a report with a page of samples to this file, too.")
-@click.option("--samples", type=click.IntRange(min=1), default=SAMPLES, show_default=True, help="Rows of that page.")
-def stats(source: tuple[str, ...], as_json: bool, html: str | None, samples: int, **options: Any) -> None:
-    """Count what the rows of SOURCE are: lengths, duplicates, drops, padding. "-" reads standard input.
+@cloup.option_group(
+    "Task",
+    cloup.option("--task", type=click.Choice(TASKS), help="What rows become, with --max-length; dpo for pairs."),
+    cloup.option("--max-length", type=int, help="Tokens of one side. Padding is computed with it."),
+)
+@cloup.option_group(
+    "Rows",
+    cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows."),
+    cloup.option("--fields", type=JsonObject(), help='Standard name -> the row\'s field: {"prompt": "question"}.'),
+    cloup.option("--against", type=click.Path(), multiple=True, help="Count prompts shared with this file, too."),
+)
+@cloup.option_group(
+    "Tokens",
+    cloup.option(
+        "--tokenizer",
+        type=Suggested("bytes", "none"),
+        help="Directory, tokenizer.json, .model file or 'bytes'; counts tokens and padding too.",
+    ),
+    cloup.option(
+        "--template",
+        type=Suggested("auto", "chat", "none"),
+        default="auto",
+        show_default=True,
+        help="auto, chat, none, Jinja text or .jinja file.",
+    ),
+    cloup.option("--template-variables", type=JsonObject(), help='For the template: {"enable_thinking": false}.'),
+    cloup.option("--limit", "limits", type=int, multiple=True, help="Count rows cut at so many tokens; repeatable."),
+)
+@cloup.option_group(
+    "Run",
+    cloup.option("--batch-size", type=int, default=8, show_default=True, help="Rows of a step, for padding and steps."),
+    cloup.option("--workers", "--processes", "workers", type=int, default=0, show_default=True, help="Processes."),
+    cloup.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    cloup.option("--html", type=click.Path(), help="Write a report with a page of samples to this file, too."),
+    cloup.option(
+        "--samples", type=click.IntRange(min=1), default=SAMPLES, show_default=True, help="Rows of that page."
+    ),
+)
+def stats(source: tuple[Any, ...], as_json: bool, html: str | None, samples: int, **options: Any) -> None:
+    """Count lengths, duplicates, drops and padding of SOURCE.
 
-    Example: ms-prefstream stats train.jsonl --tokenizer Qwen2.5-7B-Instruct --against eval.jsonl
+    "-" reads standard input.
     """
+    from ms_prefstream.cli.building import one_or_list
+    from ms_prefstream.progress import progress_on
+    from ms_prefstream.sources import open_source
+    from ms_prefstream.stats.run import LIMITS
+    from ms_prefstream.stats.run import stats as count
+
     template, tokenizer = options["template"], options["tokenizer"]
     again = None if "-" in source else one_or_list(source)  # standard input is consumed
     if html is not None:
@@ -86,6 +111,8 @@ def stats(source: tuple[str, ...], as_json: bool, html: str | None, samples: int
 
 def _task(name: str | None, max_length: int | None) -> Task | None:
     """Returns the task that the options describe; None without them."""
+    from ms_prefstream.tasks import RLHF, TASKS
+
     if max_length is None:
         if name is not None:
             raise click.UsageError(f"--task {name} needs --max-length: a number of tokens.")

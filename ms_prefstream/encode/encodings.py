@@ -110,16 +110,18 @@ class Encodings(Sequence[tuple[Encoded, ...] | RowError]):
                 laid = draft.laid
                 alike = layouts.get(laid.layout)
                 if alike is None:
-                    alike = layouts[laid.layout] = _Alike([], [])
+                    alike = layouts[laid.layout] = _Alike([], [], laid.notes & ~Note.MARKERS)
                 alike.places.append(place)
                 alike.drafts.append(draft)
                 place += 1
-                if laid.notes or laid.rewritten or laid.unread:
+                if laid.notes is not alike.notes or laid.rewritten or laid.unread:
                     _note(block, row, laid)
         prompts = np.full((len(self), 2), -1, np.int64)
         joined = _Joined(self._results, block, prompts)
         others: list[tuple[int, Draft]] = []
-        for layout, (places, drafts_) in layouts.items():
+        for layout, (places, drafts_, notes) in layouts.items():
+            if notes:
+                block.notes[np.array(places) // 2] |= int(notes)
             if len(places) < _TOGETHER or not self._is_usual(layout):
                 others += zip(places, drafts_, strict=True)
             else:
@@ -139,10 +141,17 @@ class Encodings(Sequence[tuple[Encoded, ...] | RowError]):
 
 
 class _Alike(NamedTuple):
-    """Conversations of one layout: 2 * record + side of each, and its draft."""
+    """Conversations of one layout.
+
+    Attributes:
+        places: 2 * record + side of each.
+        drafts: The draft of each.
+        notes: What the layout says of all of them.
+    """
 
     places: list[int]
     drafts: list[Draft]
+    notes: Note
 
 
 class _Joined:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.errors import Reason, RowError, printable
 from ms_prefstream.fingerprint import hash_of
+from ms_prefstream.lines import at_most, share
 from ms_prefstream.sample import Block
 
 GOOD = 0
@@ -128,15 +129,23 @@ class LengthIndex:
         return found
 
     def __str__(self) -> str:
-        """Returns lines such as ``too_long: 12 (0.60 %), first at row 7, row 31``, one a reason."""
-        dropped = self.rows - self.usable
-        lines = [
-            f"rows in the length index {self.rows:,}, dropped {dropped:,} ({100 * dropped / max(1, self.rows):.2f} %)"
+        """Returns rows, reasons (``too_long: 12 (0.60 %), first at row 7, row 31``), lengths and file."""
+        keys = self.keys_of()
+        keys = keys[keys != _NO_KEY]
+        lengths = ", ".join(f"{name} {value:,.0f}" for name, value in _spread(keys)) if len(keys) else "no good row"
+        reasons = [
+            f"  {one.reason}: {share(one.rows, self.rows)}, first at {', '.join(f'row {row}' for row in one.first)}"
+            for one in self.counts
         ]
-        for one in self.counts:
-            first = ", ".join(f"row {row}" for row in one.first)
-            lines.append(f"  {one.reason}: {one.rows:,} ({100 * one.share:.2f} %), first at {first}")
-        return "\n".join(lines)
+        head = f"rows in the length index {self.rows:,}, dropped {share(self.rows - self.usable, self.rows)}"
+        return "\n".join(at_most([[head], reasons, [f"tokens: {lengths}"], [printable(self.path)]], 12))
+
+    __repr__ = __str__
+
+
+def _spread(lengths: NDArray[np.signedinteger[Any]]) -> Iterator[tuple[str, float]]:
+    """Yields half, most and nearly all of some lengths, and the longest."""
+    yield from zip(("50 % up to", "90 %", "99 %", "all"), np.quantile(lengths, (0.5, 0.9, 0.99, 1)), strict=True)
 
 
 def joined(indexes: Sequence[LengthIndex]) -> LengthIndex:

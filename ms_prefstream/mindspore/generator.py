@@ -15,6 +15,7 @@ from mindspore.dataset import GeneratorDataset, Sampler
 from mindspore.dataset.engine.datasets import MapDataset, ProjectDataset, RenameDataset, RepeatDataset
 
 from ms_prefstream.errors import OptionError, SourceError
+from ms_prefstream.lines import at_most, joined
 from ms_prefstream.mindspore import BatchStream
 from ms_prefstream.mindspore.readable import IN_BAND, Readable, error_row, stand_in
 from ms_prefstream.mindspore.samples import Samples
@@ -112,6 +113,20 @@ class StepDataset(Readable, GeneratorDataset):  # type: ignore[misc]
     def stream(self) -> Any:
         """The stream that makes the batches; its `report` says what was read and dropped."""
         return self.source.stream
+
+    def __repr__(self) -> str:
+        """Returns steps, columns, shapes and the first lines of the stream, twelve lines at most."""
+        stream, steps = self.source.stream, len(self.source)
+        epoch, step = divmod(self.source.first_step + (self.get_init_step() or 0), steps)
+        head = f"MindSpore dataset · {steps:,} steps an epoch, begins with step {step:,} of epoch {epoch}"
+        columns = joined([f"     {self.source.steps.column_names[0]}", *self.source.steps.column_names[1:]], "     ")
+        if stream is None:
+            return "\n".join([head, *columns])
+        first, *rest = [f"({rows}, {width})" for rows, width in stream.shapes]
+        shapes = joined([f"     {first}", *rest], "     ")
+        return "\n".join(at_most([[head], columns, shapes, repr(stream).splitlines()[:3]], 12))
+
+    __str__ = __repr__
 
     def set_init_step(self, init_step: int) -> None:
         """Starts at a step counted from the dataset's first epoch; MindFormers' resume calls this."""

@@ -17,7 +17,7 @@ import numpy as np
 from ms_prefstream.disk import MOST_BYTES, cause_of, open_regular, shown
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.report.report import PartReport, Report
-from ms_prefstream.sample import Block, Note
+from ms_prefstream.sample import Block
 from ms_prefstream.sources.jsonl import dump_row
 from ms_prefstream.sources.own_files import is_quarantine, own_kind
 
@@ -149,27 +149,26 @@ class BadRows:
             for at, row in enumerate(counted):
                 if is_new[at]:
                     self.part(self.first + row).count(errors.get(at))
-        of_interest = {*errors, *loaded.unread, *np.flatnonzero(loaded.notes).tolist()}
-        for at in sorted(at for at in of_interest if at < len(counted) and is_new[at]):
-            self._count(rows[at], *loaded[at][1:])
+        for at in sorted(at for at in {*errors, *loaded.unread} if at < len(counted) and is_new[at]):
+            self._count(rows[at], errors.get(at), loaded.unread.get(at, ()))
+        if loaded.notes.any():
+            new = [at for at in np.flatnonzero(loaded.notes[: len(counted)]).tolist() if is_new[at]]
+            self.report.note([rows[at] for at in new], loaded.notes[new], self.origin)
         if malformed:
             raise errors[malformed[0]].raised(self.origin(rows[malformed[0]]))
         if self.watch is not None:
             self.watch(rows, loaded)
         return loaded
 
-    def _count(self, row: int, error: RowError | None, notes: Note, unread: tuple[str, ...]) -> None:
-        """Counts a row that was dropped or that there is something to say about."""
-        if error is not None:
-            error = error.at(self.origin(row))
-            self.report.drop(error)
-            if self.quarantine is not None:
-                self.quarantine.add(error, self.raw(row))
-            return
-        if notes:
-            self.report.note(notes, self.origin(row))
-        if unread:
+    def _count(self, row: int, error: RowError | None, unread: tuple[str, ...]) -> None:
+        """Counts a row that was dropped, or of which nothing read some fields."""
+        if error is None:
             self.report.note_unread(unread, self.origin(row))
+            return
+        error = error.at(self.origin(row))
+        self.report.drop(error)
+        if self.quarantine is not None:
+            self.quarantine.add(error, self.raw(row))
 
     def packed(self, made: int, wanted: int, left_out: int, repeats: int) -> None:
         """Counts a packed window: packs that its rows filled and its steps took, rows left out and rows repeated."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ms_prefstream.errors import RowError, printable
+from ms_prefstream.lines import at_most, joined, share
 from ms_prefstream.sample import Block, Note
 
 
@@ -62,6 +66,9 @@ class PartReport:
 
 
 ORIGINS_KEPT = 5  # per reason
+_WITH_ORIGINS = (Note.CONTENT_LOST, Note.EMPTY_THINK, Note.MARKERS)
+MOST_LINES = 12  # of a printed report
+_REASONS_SHOWN = 4  # with a share and origins; the others with their number
 _WHERE_COUNTED = (
     "content_lost",
     "empty_think",
@@ -74,6 +81,9 @@ _WHERE_COUNTED = (
 @dataclass(repr=False, eq=False)
 class Report:
     """Counts of distinct rows, however often a window is read again; it stores one bit a row.
+
+    The attributes are public: they keep their names and meanings. `print` shows those that are not 0 in at most twelve
+    lines, and `as_dict` returns all of them for JSON.
 
     Attributes:
         rows: Rows of the source, None when unknown.
@@ -184,17 +194,23 @@ class Report:
         self.dropped[reason] += 1
         self._keep_origin(reason, error.origin)
 
-    def note(self, notes: Note, origin: str) -> None:
-        """Counts what happened to a kept row; the first origins of lost content are kept, see `origins`."""
-        self.truncated += bool(notes & Note.TRUNCATED)
-        self.question_cut += bool(notes & Note.QUESTION_CUT)
-        self.rewritten += bool(notes & Note.REWRITTEN)
-        self.boundary_differs += bool(notes & Note.BOUNDARY_DIFFERS)
-        for note in (Note.CONTENT_LOST, Note.EMPTY_THINK, Note.MARKERS):
-            if notes & note:
-                name = str(note.name).lower()
-                setattr(self, name, getattr(self, name) + 1)
-                self._keep_origin(name, origin)
+    def note(self, rows: Sequence[int], notes: NDArray[np.uint16], origin: Callable[[int], str]) -> None:
+        """Counts what happened to kept rows; the first origins of lost content are kept, see `origins`.
+
+        Args:
+            rows: The rows.
+            notes: The notes of each, a `Note` as a number.
+            origin: Row to origin.
+        """
+        for note in (Note.TRUNCATED, Note.QUESTION_CUT, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, *_WITH_ORIGINS):
+            places = np.flatnonzero(notes & note)
+            if not len(places):
+                continue
+            name = str(note.name).lower()
+            setattr(self, name, getattr(self, name) + len(places))
+            if note in _WITH_ORIGINS:
+                for place in places[:ORIGINS_KEPT].tolist():
+                    self._keep_origin(name, origin(rows[place]))
 
     def note_unread(self, fields: Iterable[str], origin: str) -> None:
         """Counts the fields of a kept row that nothing read."""
@@ -228,26 +244,40 @@ class Report:
         }
 
     def __str__(self) -> str:
-        share = 100 / max(1, self.read)
+        return "\n".join(at_most(self._sections(), MOST_LINES))
+
+    def _sections(self) -> Iterator[list[str]]:
+        """Yields the lines about one thing each; shares are of the rows that were read."""
         total = "" if self.rows is None else f" of {self.rows:,}"
-        dropped = self.dropped.total()
-        lines = [f"rows read {self.read:,}{total}, dropped {dropped:,} ({dropped * share:.2f} %)"]
-        for reason, count in self.dropped.most_common():
-            where = ", ".join(map(printable, self.origins[reason]))
-            lines.append(f"  {reason}: {count:,} ({count * share:.2f} %), first at {where}")
-        for label, count in (
+        yield [f"rows read {self.read:,}{total}, dropped {share(self.dropped.total(), self.read)}"]
+        frequent = self.dropped.most_common()
+        rare = joined([f"{reason}: {count:,}" for reason, count in frequent[_REASONS_SHOWN:]])
+        yield [
+            *(
+                f"  {reason}: {share(count, self.read)}, first at {self._first(reason)}"
+                for reason, count in frequent[:_REASONS_SHOWN]
+            ),
+            *(f"  {line}" for line in rare),
+        ]
+        counts = (
             ("filtered out by the format", self.filtered),
             ("slots filled by a stand-in", self.repeats),
             ("rows repeated an epoch to fill the last step", self.repeats_per_epoch),
             ("rows left out an epoch, less than one step", self.remainder_per_epoch),
             ("rows left out, because the steps did not hold them", self.left_out),
+        )
+        of_read = (
             ("rows cut to fit", self.truncated),
             ("rows whose whole question was cut away", self.question_cut),
             ("rows whose text the chat template changed", self.rewritten),
             ("rows whose prompt ids differ at generation", self.boundary_differs),
-        ):
-            if count:
-                lines.append(f"{label}: {count:,}")
+        )
+        yield joined(
+            [
+                *(f"{label}: {share(count, self.read)}" for label, count in of_read if count),
+                *(f"{label}: {count:,}" for label, count in counts if count),
+            ]
+        )
         noted = [
             ("rows that lost words of a trained turn to the chat template", self.content_lost, "content_lost"),
             ("rows with an empty think block, which is not trained", self.empty_think, "empty_think"),
@@ -257,38 +287,47 @@ class Report:
                 self.markers,
                 "markers",
             ),
+            *((f"field {name!r}, which nothing read", count, f"unread {name}") for name, count in self.unread.items()),
         ]
-        noted += [
-            (f"field {name!r}, which nothing read", count, f"unread {name}") for name, count in self.unread.items()
+        yield [
+            f"{printable(label)}: {share(count, self.read)}, first at {self._first(name)}"
+            for label, count, name in noted
+            if count
         ]
-        for label, count, name in noted:
-            if count:
-                where = ", ".join(map(printable, self.origins[name]))
-                lines.append(f"{printable(label)}: {count:,}, first at {where}")
-        lines += [f"part {printable(name)}: {part}" for name, part in self.parts.items()]
+        yield [f"part {printable(name)}: {part}" for name, part in self.parts.items()]
+        yield self._batches()
+        tokenizer = " · ".join(printable(self.tokenizer, most=None).split("\n  "))
+        yield [*([f"tokenizer: {tokenizer}"] if tokenizer else []), *([self.template] if self.template else [])]
+        yield self._files()
+        yield [f"warning: {printable(one, most=None)}" for one in self.warnings]
+
+    def _first(self, name: str) -> str:
+        return ", ".join(map(printable, self.origins[name]))
+
+    def _batches(self) -> list[str]:
+        """Returns what the batches and packs so far held."""
+        parts = []
+        if self.cells:
+            parts.append(f"tokens in batches: {self.tokens:,}, padding {100 * self.padding:.1f} % of the cells")
+        if self.chosen_widths:
+            parts.append(f"widths chosen for the data: {', '.join(map(str, self.chosen_widths))}")
         if self.packs_wanted and self.packs_made != self.packs_wanted:
             filled = 100 * self.packs_made / self.packs_wanted
-            lines.append(f"packed rows that the rows fill: {filled:.1f} % of what the steps took")
+            parts.append(f"packed rows that the rows fill: {filled:.1f} % of what the steps took")
         if self.packs_closed:
             closed = 100 * self.packs_closed / self.packs
-            lines.append(
+            parts.append(
                 f"warning: max_segments closed {closed:.1f} % of the packed rows although there was room for one more "
                 "sample; raise it, or give fewer tokens"
             )
-        if self.chosen_widths:
-            lines.append(f"widths chosen for the data: {', '.join(map(str, self.chosen_widths))}")
-        if self.cells:
-            lines.append(f"tokens in batches: {self.tokens:,}, padding {100 * self.padding:.1f} % of the cells")
-        if self.tokenizer:
-            lines.append(f"tokenizer: {printable(self.tokenizer, most=None)}")
-        if self.template:
-            lines.append(self.template)
-        if self.left_out_files:
-            some = [f"{printable(path)}: {kind}" for path, kind in list(self.left_out_files.items())[:ORIGINS_KEPT]]
-            more = ", ..." if len(self.left_out_files) > ORIGINS_KEPT else ""
-            count = len(self.left_out_files)
-            lines.append(f"files that this library wrote, left out: {count:,} ({', '.join(some)}{more})")
-        lines += [f"warning: {printable(one, most=None)}" for one in self.warnings]
-        return "\n".join(lines)
+        return joined(parts)
+
+    def _files(self) -> list[str]:
+        if not self.left_out_files:
+            return []
+        some = [f"{printable(path)}: {kind}" for path, kind in list(self.left_out_files.items())[:ORIGINS_KEPT]]
+        more = ", ..." if len(self.left_out_files) > ORIGINS_KEPT else ""
+        count = len(self.left_out_files)
+        return [f"files that this library wrote, left out: {count:,} ({', '.join(some)}{more})"]
 
     __repr__ = __str__

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
-import itertools
 import os
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from ms_prefstream.errors import printable
+from ms_prefstream.lines import COLUMNS, cut
 from ms_prefstream.load.loader import Recipe
 from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.sources.mix import Mix
@@ -18,7 +16,6 @@ from ms_prefstream.steps.data import StreamData
 from ms_prefstream.steps.open import AnySteps, StepOpener
 from ms_prefstream.tasks import Task
 
-_COLUMNS = 98
 _MOST_WIDTHS = 8
 _MOST_WARNINGS = 3
 
@@ -37,7 +34,7 @@ def summary(opener: StepOpener, steps: AnySteps) -> list[str]:
     index = (
         "no length index"
         if data.index is None
-        else f"length index {_cut(os.path.basename(data.index.path), _COLUMNS // 2)}"
+        else f"length index {cut(os.path.basename(data.index.path), COLUMNS // 2)}"
     )
     ranks = f"rank {opener.ranks.rank} of {opener.ranks.world}"
     order = f"seed {opener.order.seed}" if opener.order.shuffle else "source order"
@@ -54,15 +51,15 @@ def data_lines(data: StreamData) -> list[str]:
     fields = dataclasses.fields(task)  # type: ignore[arg-type]  # tasks are dataclasses
     given = {one.name: getattr(task, one.name) for one in fields}
     options = [f"{one.name} {given[one.name]}" for one in fields if given[one.name] != one.default]
-    cut = [
-        f"{100 * count / report.read:.1f} % of rows {what}"
-        for count, what in ((report.truncated, "cut"), (report.question_cut, "without their question"))
-        if count
-    ]
+    lost = []
+    if report.truncated:
+        lost.append(f"{100 * report.truncated / report.read:.1f} % of rows cut")
+        questions = f"{100 * report.question_cut / report.read:.1f} % of rows without their question"
+        lost.append(questions if report.question_cut else "no question lost")
     return [
         rows_line(task, data.source, report.rows, data.look.formats),
         *encoding_lines(data.recipe, report.tokenizer),
-        _line("", *options, *cut),
+        _line("", *options, *lost),
     ]
 
 
@@ -70,7 +67,7 @@ def rows_line(task: Task, source: Any, rows: int | None, formats: Sequence[str])
     """Returns the first line: task, source, number of rows and formats."""
     count = "" if rows is None else f"{rows:,} rows"
     name = f"mix of {', '.join(map(_last, source.parts))}" if isinstance(source, Mix) else _last(source)
-    return _line(type(task).__name__, _cut(name, _COLUMNS // 2), count, ", ".join(formats))
+    return _line(type(task).__name__, cut(name, COLUMNS // 2), count, ", ".join(formats))
 
 
 def _last(source: Any) -> str:
@@ -112,10 +109,4 @@ def _line(head: str, *parts: Any) -> str:
 
 
 def _short(line: str) -> str:
-    return _cut(printable(line.replace("\n", " "), most=None), _COLUMNS)
-
-
-def _cut(text: str, columns: int) -> str:
-    """Returns a text that fits into so many columns of a terminal, where Chinese characters take two."""
-    used = list(itertools.accumulate(1 + (unicodedata.east_asian_width(character) in "WF") for character in text))
-    return text if not used or used[-1] <= columns else f"{text[: bisect.bisect_right(used, columns - 1)]}…"
+    return cut(printable(line.replace("\n", " "), most=None), COLUMNS)

@@ -20,6 +20,7 @@ DATA = ["--data", data_path(), "--tokenizer", "bytes"]
     "words",
     [
         ["throughput.py", *DATA, "--parts", "abc", "--rows", "500", "--repeats", "1"],
+        ["families.py", *DATA, "--repeats", "1"],
         ["padding.py", *DATA, "--repeats", "1"],
         ["workers.py", *DATA, "--rows", "300", "--repeats", "1"],
         ["cache.py", *DATA, "--length", "320"],

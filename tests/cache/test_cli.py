@@ -37,7 +37,7 @@ def test_it_writes_what_the_function_writes(
     assert "cache: 50 of 50 rows (100 %)" in said.err
     mps.write_cache(stream_of(path, mps.DPO(128)), tmp_path / "other", rows_per_part=16)
     assert tree(out) == tree(tmp_path / "other")
-    assert run(monkeypatch, "cache", path, out, *DPO) == 1
+    assert run(monkeypatch, "cache", path, out, *DPO) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert run(monkeypatch, "cache", path, out, *DPO, "--layout", "mindrlhf", "--length", 129, "--overwrite") == 0
     capsys.readouterr()
@@ -83,7 +83,7 @@ def test_inspect_shows_the_samples_of_a_cache(
     assert f"chosen {len(sample.sequences[0].ids)} tokens" in said.replace("\n", " ")
     assert ("<|im_start|>user" if tokenizer == "bytes" else "<257>") in said
     assert run(monkeypatch, *words, 129, "--tokenizer", tokenizer) == 1
-    assert "max_length of the task dpo was 128 and is 129 now" in capsys.readouterr().err
+    assert "--max-length of the task dpo was 128 and is 129 now" in capsys.readouterr().err
     with pytest.raises(SourceError, match=r"out is a cache, which holds samples and no raw rows\. mps.stream reads it"):
         mps.read(out)
 

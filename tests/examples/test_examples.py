@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from tests.fixtures_tokenizers import fastest
+from tests.processes import run_python
 
 pytestmark = [pytest.mark.mindspore, pytest.mark.training]
 
@@ -139,3 +143,29 @@ def test_without_matplotlib_a_run_goes_on_unless_a_plot_was_asked_for(tmp_path: 
         done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
         assert done.returncode == code, done.stderr
         assert (done.stderr if code else done.stdout).rstrip().endswith(sentence)
+
+
+@pytest.mark.parametrize("task", ["dpo", "reward"])
+def test_mindformers_trains_as_it_is_and_resumes(task: str, tmp_path: pathlib.Path) -> None:
+    for name in ("examples/train_mindformers.py", "examples/train_mindformers.yaml", "ms_prefstream/demo/pairs.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    words = ("examples/train_mindformers.py", "--task", task)
+    said = [run_python(*words, *more, folder=tmp_path) for more in (("--epochs", "1"), ("--resume",))]
+    steps = [[float(loss) for loss in re.findall(r"loss:\[([0-9.]+)", one)] for one in said]
+    assert [len(found) for found in steps] == [10, 10]  # the YAML file says two epochs
+    assert steps[0][0] == pytest.approx(math.log(2), abs=1e-5)  # no preference yet
+    assert sum(steps[1]) < 0.9 * sum(steps[0])
+    assert "rows read 80 of 84" in said[1]  # the second epoch: ten steps of eight
+
+
+def test_the_check_for_devices_passes_on_the_cpu(tmp_path: pathlib.Path) -> None:
+    said = run_python(EXAMPLES / "ascend_check.py", "--device", "CPU", folder=tmp_path)
+    lines = said.splitlines()
+    assert [line.split("  ")[0] for line in lines[:-1]] == [
+        f"✓ {name}" for name in ("environment", "dataset", "Pad", "Pad, sink", "Bucket", "Bucket, sink", "msrun")
+    ]
+    shown = (EXAMPLES / "ascend_check.py").read_text("utf-8")
+    assert all(f"    {line.partition('; loss')[0]}" in shown for line in lines[1:-1])  # as its docstring says
+    found = json.loads((tmp_path / "ascend_check.json").read_text("utf-8"))
+    assert found["Bucket"]["compilations"] == len(found["Bucket"]["shapes"]) > 1

@@ -180,7 +180,7 @@ def test_counts_by_reason(index: LengthIndex) -> None:
         assert (one.rows, one.share, one.first) == (len(rows), len(rows) / COUNT, tuple(rows[:5].tolist()))
     assert [one.rows for one in index.counts] == sorted((one.rows for one in index.counts), reverse=True)
     first = counts[Reason.MISSING_FIELD]
-    assert f"  missing_field: {first.rows} ({first.rows:.2f} %), first at row {first.first[0]}, row" in str(index)
+    assert f"  missing_field: {first.rows} ({first.rows:.1f} %), first at row {first.first[0]}, row" in str(index)
     assert str(index).startswith(f"rows in the length index {COUNT}, dropped {COUNT - index.usable} ")
 
 

@@ -240,7 +240,9 @@ def test_every_and_keep(tmp_path: pathlib.Path) -> None:
 
 def test_what_is_no_stream_and_no_folder(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OptionError, match=r"StreamCheckpoint: stream is <.*>; expected an object such as mps.stream"):
+    with pytest.raises(
+        OptionError, match=r"StreamCheckpoint: stream is a StepDataset; expected an object such as mps.stream"
+    ):
         mps.StreamCheckpoint(make().dataset(), tmp_path)
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OptionError, match=r"StreamCheckpoint: .*file.* cannot be made a folder"):

@@ -91,7 +91,7 @@ def test_dropped_rows_are_counted_once_by_reason(kind: str, mode: str, tmp_path:
     assert stream.report.origins == {REASONS[row]: [f"{tmp_path / name}:{row + 1}"] for row in BAD}
     text = str(stream.report)
     assert "rows read 24" in text
-    assert "dropped 6 (25.00 %)" in text
+    assert "dropped 6 (25.0 %)" in text
     assert all(reason in text for reason in REASONS.values())
     assert json.loads(json.dumps(stream.report.as_dict()))["dropped"] == dict(stream.report.dropped)
 

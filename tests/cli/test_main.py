@@ -11,30 +11,49 @@ import shutil
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
 import ms_prefstream as mps
 from ms_prefstream.cli import main
+from ms_prefstream.cli.terminal import with_flags
 from ms_prefstream.demo import data_path
+from tests.cli.running import run
 
+NAMES = [name for names in main.COMMANDS.values() for name in names]
 DPO = ["--task", "dpo", "--max-length", "320", "--tokenizer", "bytes"]
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["ms-prefstream", *words])
-    try:
-        main.main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
+CONTEXT = click.Context(main.commands)
+BENCH, INDEX = (main.commands.get_command(CONTEXT, name) for name in ("bench", "index"))
 
 
 def test_help_names_every_command() -> None:
     shown = CliRunner().invoke(main.commands, ["--help"])
     assert shown.exit_code == 0
-    assert {"demo", "bench", "index"} <= set(main.commands.commands)
-    assert all(name in shown.output for name in main.commands.commands)
+    assert {"demo", "bench", "index"} <= set(NAMES)
+    assert all(f"  {name} " in shown.output for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_does_not_load_the_library(name: str) -> None:
+    code = f"""import sys
+from ms_prefstream.cli.main import commands
+commands(["{name}", "--help"], standalone_mode=False)
+print(sorted({{"numpy", "orjson", "jinja2", "ms_prefstream.public", "ms_prefstream.stream"}} & set(sys.modules)))"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert f" {name} [OPTIONS]" in shown
+    assert shown.endswith("\n[]\n"), "import the library inside the function that runs"
+
+
+def test_help_takes_a_quarter_of_a_second_of_cpu() -> None:
+    code = """import resource, subprocess, sys
+subprocess.run([sys.executable, "-m", "ms_prefstream", "bench", "--help"], check=True, stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)"""
+    seconds = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(3)]
+    assert min(seconds) < 0.25
 
 
 def test_the_module_is_the_command() -> None:
@@ -53,11 +72,16 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["bench", "missing.jsonl", *DPO], "missing.jsonl"),
+        (["bench", "x"], "Missing option '--task'"),
+        (["bench", *DPO], "Missing argument 'SOURCE...'"),
+        (["bench", "x", "--task", "kto"], "'kto' is not one of 'dpo', 'reward', 'rlhf'"),
+        (["bench", "x", *DPO, "--fields", "[1]"], "expected a JSON object"),
+        (["nothing"], "No such command 'nothing'"),
+        (["formats"], "Give --list or --detect FILE"),
         (["bench", "x", "--task", "rlhf", "--tokenizer", "bytes", "--seq-length", "9"], "--max-prompt-length"),
         (["bench", "x", *DPO, "--seq-length", "9"], "--seq-length does not go with --task dpo"),
         (["bench", "x", *DPO, "--boundaries", "1,b"], "--boundaries"),
-        (["bench", str(data_path()), *DPO, "--batch-size", "0"], "batch_size"),
+        (["bench", str(data_path()), *DPO, "--batch-size", "0"], "--batch-size is 0; expected a whole number"),
         (["bench", "x", *DPO, "--pack", "640", "--pad"], "--pack does not go with --pad"),
         (["bench", "x", *DPO, "--pack", "640", "--length", "9"], "--pack does not go with --length"),
         (["bench", "x", *DPO, "--pack", "640", "--boundaries", "9,10"], "--pack does not go with --boundaries"),
@@ -65,25 +89,33 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
         (["bench", "x", *DPO, "--pad", "--max-tokens", "9"], "--max-tokens goes with buckets"),
         (["bench", "x", *DPO, "--pad", "--extra", "1"], "--extra goes with buckets"),
         (["bench", "x", *DPO, "--length", "300", "--boundaries", "64,256"], "--boundaries goes with buckets"),
-        (["index", "x", *DPO, "--length", "300", "--max-shapes", "3"], "--max-shapes goes with buckets"),
+        (["bench", "x", *DPO, "--length", "300", "--max-shapes", "3"], "--max-shapes goes with buckets"),
+        (["index", "x", *DPO, "--batch-size", "8"], "index has no option --batch-size; it belongs to init, bench."),
+        (["inspect", "x", *DPO, "--layout", "concat"], "The layout of the task is --task-layout concat."),
+        (["cache", "x", "out", *DPO, "--layout", "concat"], "give --task-layout concat"),
+        (["bench", "x", *DPO, "--task-layout", "concat", "--pack", "640"], "Leave --task-layout out."),
         (
             ["inspect", str(data_path()), *DPO, "--row", "500"],
-            "row is 500; expected a whole number in 0.",
+            "--row is 500; expected a whole number in 0.",
         ),
-        (["inspect", str(data_path()), *DPO, "--row", "-1"], "row is -1"),
-        (["bench", "x", *DPO, "--batch-size", "8", "--max-tokens", "9"], "batch_size is 8 and max_tokens is 9"),
+        (["inspect", str(data_path()), *DPO, "--row", "-1"], "--row is -1"),
+        (
+            ["bench", "x", *DPO, "--batch-size", "8", "--max-tokens", "9"],
+            "--batch-size is 8 and --max-tokens is 9; expected one of the two. Say how many samples a step has, such "
+            "as --batch-size 8, or",
+        ),
         (["bench", str(data_path()), *DPO, "--max-tokens", "9999"], "ms-prefstream index"),
         (["bench", "x", *DPO, "--max-segments", "9"], "give --pack TOKENS"),
-        (["bench", str(data_path()), *DPO, "--pack", "639"], "tokens=640 or more"),
-        (["bench", str(data_path()), *DPO, "--pack", "640"], "Pass steps_per_epoch"),
+        (["bench", str(data_path()), *DPO, "--pack", "639"], "--pack 640 or more"),
+        (["bench", str(data_path()), *DPO, "--pack", "640"], "Pass --steps-per-epoch"),
     ],
 )
-def test_an_error_is_one_sentence_and_exit_code_1(
+def test_a_wrong_command_line_is_one_sentence_and_exit_code_2(
     words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, *words) == 1
+    assert run(monkeypatch, *words) == 2
     shown = capsys.readouterr().err
-    assert said in shown
+    assert said in " ".join(shown.split())
     assert "Traceback" not in shown
 
 
@@ -119,7 +151,6 @@ def test_index_is_written_beside_the_file_and_used(
     task = mps.DPO(140, truncation="drop")
     stream = mps.stream(str(path), task=task, tokenizer="bytes", batching=mps.Bucket(2))
     assert stream.report.dropped["too_long"] == 84 - stream.state(0)["rows"] > 0
-    assert run(monkeypatch, "index", str(path), *words, "--max-shapes", "0") == 1
 
 
 def test_a_file_shorter_than_a_batch_is_measured_too(
@@ -127,7 +158,7 @@ def test_a_file_shorter_than_a_batch_is_measured_too(
 ) -> None:
     few = tmp_path / "few.jsonl"
     few.write_bytes(b"".join(pathlib.Path(data_path()).read_bytes().splitlines(keepends=True)[:3]))
-    assert run(monkeypatch, "index", str(few), *DPO, "--batch-size", "8", "--num-shards", "4", "--shard-id", "1") == 0
+    assert run(monkeypatch, "index", str(few), *DPO) == 0
     printed = capsys.readouterr().out
     assert "3 of 3 rows can be used; written to" in printed
     assert "rows in the length index 3, dropped 0" in printed
@@ -140,11 +171,12 @@ def test_packs_take_their_steps_from_the_option_or_the_index(
     path = tmp_path / "pairs.jsonl"
     shutil.copy(data_path(), path)
     words = [str(path), *DPO, "--pack", "640", "--max-segments", "5", "--batch-size", "2"]
+    assert "max_segments" not in {option.name for option in INDEX.params}
     assert run(monkeypatch, "bench", *words, "--repeats", "1", "--steps-per-epoch", "3") == 0
     said = capsys.readouterr().out
     assert "(2, 640)" in said
     assert "the steps did not hold them" in said
-    assert run(monkeypatch, "index", *words) == 0
+    assert run(monkeypatch, "index", str(path), *DPO) == 0
     assert run(monkeypatch, "bench", *words, "--repeats", "1") == 0
     assert "the steps did not hold them" not in capsys.readouterr().out
 
@@ -165,7 +197,7 @@ def test_cvalues_types_filter_rows(
 
 
 def test_options_are_the_python_names_with_dashes() -> None:
-    offered = {option.name for option in main.commands.commands["bench"].params} | {"format"}  # --format is format_
+    offered = {option.name for option in BENCH.params} | {"format"}  # --format is format_
     python = set(inspect.signature(mps.stream).parameters)
     of_objects = {"batching"}  # mps.Pad and the like: options of their own
     assert python - of_objects <= offered
@@ -177,9 +209,9 @@ def test_options_are_the_python_names_with_dashes() -> None:
 
 @pytest.mark.parametrize(("words", "first"), [([], False), (["--no-shuffle"], True), (["--shuffle", "window"], False)])
 def test_shuffle_has_three_values(words: list[str], first: bool) -> None:
-    from ms_prefstream.cli.options import make_stream
+    from ms_prefstream.cli.building import make_stream
 
-    context = main.commands.commands["bench"].make_context("bench", [str(data_path()), *DPO, "--pad", *words])
+    context = BENCH.make_context("bench", [str(data_path()), *DPO, "--pad", *words])
     options = {name: value for name, value in context.params.items() if name not in ("source", "repeats")}
     rows = make_stream(context.params["source"], options).rows(0, 0).tolist()
     assert (rows == list(range(8))) is first
@@ -215,8 +247,8 @@ def test_a_token_budget_takes_an_index_first(
 ) -> None:
     path = tmp_path / "rows.jsonl"
     shutil.copy(data_path(), path)
-    budget = [*DPO, "--layout", "concat", "--max-tokens", "4096"]
-    assert run(monkeypatch, "index", str(path), *budget) == 0
+    assert run(monkeypatch, "index", str(path), *DPO, "--task-layout", "concat") == 0
+    budget = [*DPO, "--task-layout", "concat", "--max-tokens", "4096"]
     assert run(monkeypatch, "bench", str(path), *budget, "--repeats", "1") == 0
     assert "shapes:      (64, 64), (32, 128)" in capsys.readouterr().out
 
@@ -226,13 +258,24 @@ def test_a_token_budget_takes_an_index_first(
     [
         ('or pass on_bad_row="drop" to leave such rows out', "or pass --on-bad-row drop to leave such rows out"),
         ("max_length=3. Raise it", "--max-length 3. Raise it"),
-        ("mps.Bucket(batch_size=1) and index=None", "mps.Bucket(batch_size=1) and --index none"),
-        ("layout='paired'", "layout='paired'"),
+        ("mps.Bucket(batch_size=1) and index=None", "--batch-size 1 and --index none"),
+        ("task=mps.DPO(max_length=9, margin=True)", "--task dpo --max-length 9 --margin"),
+        ("batching=mps.Pack(tokens=640)", "--pack 640"),
+        ("or append_eos=False; seed is -1", "or --no-eos; --seed is -1"),
+        ("data/max_length.jsonl: field 'max_length' is empty", "data/max_length.jsonl: field 'max_length' is empty"),
+        ("layout='paired'", "--task-layout paired"),
         ('Pass fields={"prompt": "question"}.', """Pass --fields '{"prompt": "question"}'."""),
     ],
 )
 def test_errors_name_flags_instead_of_python_arguments(text: str, shown: str) -> None:
-    assert main.with_flags(text) == shown
+    assert with_flags(text, BENCH) == shown
+
+
+def test_a_layout_in_an_error_is_that_of_the_files_or_of_the_task() -> None:
+    cache = main.commands.get_command(CONTEXT, "cache")
+    assert (
+        with_flags("Use layout='ragged', or layout='concat'.", cache) == "Use --layout ragged, or --task-layout concat."
+    )
 
 
 def test_a_bad_row_names_the_flag_that_drops_it(
@@ -274,3 +317,13 @@ def test_inspect_names_a_missing_chat_template(
     shown = capsys.readouterr()
     assert "no chat template: prompt and response joined as text" in shown.out
     assert "DPO  pairs.jsonl · 84 rows · messages" in shown.err
+
+
+def test_the_report_of_bench_names_flags(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--task", "dpo", "--max-length", "40", "--tokenizer", "bytes", "--repeats", "1", "--quiet"]
+    assert run(monkeypatch, "bench", str(data_path()), *words) == 0
+    printed = capsys.readouterr().out
+    assert "warning: max_length" not in printed
+    assert re.search(r"--max-length \d+ keeps", printed)

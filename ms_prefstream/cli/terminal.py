@@ -1,0 +1,107 @@
+"""What commands print: text that is safe for a terminal, colours, and the log of the library."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+
+import click
+
+from ms_prefstream.errors import printable
+
+
+def show(text: object, err: bool = False) -> None:
+    """Prints text that may hold data or file names: control characters and the like as escapes, see `printable`."""
+    click.echo(printable(str(text), most=None), err=err)
+
+
+def styled(text: str, colour: str) -> str:
+    """Returns text in a colour; `click` takes the colour away where the output is no terminal."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour)
+
+
+class _OnStandardError(logging.Handler):
+    """Shows what the library logs: the summary of a stream as it is, warnings in yellow."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = printable(record.getMessage(), most=None)
+        if record.levelno >= logging.WARNING:
+            text = styled(f"  !  {with_flags(text)}", "yellow")
+        click.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def show_log() -> Iterator[None]:
+    """Shows what the library logs on standard error inside the `with` block."""
+    logger, handler = logging.getLogger("ms_prefstream"), _OnStandardError()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+_MADE = re.compile(r"\b(?:mps\.)?(Bucket|Pack|Pad|DPO|Reward|RLHF)\(([^()]*)\)")
+_LONG_NAME = re.compile(r"""(?<![\w./='"`-])[a-z]+(?:_[a-z]+)+(?![\w(='"`]|[./]\w)""")
+_SHORT_NAME = re.compile(r"(?:^|(?<=[.:;] ))[a-z]+(?= is )|(?<=[Ll]eave )[a-z]+(?= out)")
+_VALUE = r"""(?P<value>"[^"]*"|'[^']*'|\{[^{}]*\}|[\w.-]*\w)(?!\w)"""
+
+
+def with_flags(text: str, command: click.Command | None = None) -> str:
+    """Returns an error text with the flags of a command in place of Python arguments.
+
+    'pass on_bad_row="drop"'            ->  'pass --on-bad-row drop'
+    'max_shapes is 0; expected ...'     ->  '--max-shapes is 0; expected ...'
+    'batching=mps.Pack(tokens=640)'     ->  '--pack 640'
+
+    Args:
+        text: What the library says.
+        command: The command that says it; None for the one that runs.
+    """
+    if command is None:
+        context = click.get_current_context(silent=True)
+        if context is None:
+            return text
+        command = context.command
+    options: dict[str, list[click.Option]] = {}  # by name in Python, then by flag
+    for by_flag in (False, True):
+        for one in command.params:
+            if isinstance(one, click.Option) and not one.hidden:
+                name = _flag(one)[2:].replace("-", "_") if by_flag else str(one.name).rstrip("_")
+                options.setdefault(name, []).append(one)
+    options.setdefault("tokens", options.get("pack", []))
+    flags = {name: _flag(found[0]) for name, found in options.items() if found}
+
+    def made(found: re.Match[str]) -> str:
+        kind, inner = found[1], found[2]
+        if kind in ("Bucket", "Pack", "Pad"):
+            return ("--pad " if kind == "Pad" else "") + inner.replace(", ", " ") if "batch_size" in flags else found[0]
+        return f"--task {kind.lower()} {inner}".replace(", ", " ")
+
+    def with_value(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"].strip("\"'")
+        if name not in flags:
+            return found[0]
+        named = [one for one in options[name] if value in getattr(one.type, "choices", [value])]
+        option = (named or options[name])[0]
+        if option.is_flag and value in ("True", "False"):
+            off = option.secondary_opts
+            return _flag(option) if value == "True" else off[0] if off else f"no {_flag(option)}"
+        value = {"None": "none", "True": "true", "False": "false"}.get(value, value)
+        return f"{_flag(option)} '{value}'" if value.startswith("{") else f"{_flag(option)} {value}"
+
+    text = re.sub(rf"(?:task|batching)=(?={_MADE.pattern})", "", text)
+    text = re.sub(rf"(?<![\w.-])(?P<name>[a-z_]+)={_VALUE}", with_value, _MADE.sub(made, text))
+    # Names with an underscore are unmistakable; a single word is an option where it cannot be an English one.
+    text = _LONG_NAME.sub(lambda one: flags.get(one[0], one[0]), text)
+    return _SHORT_NAME.sub(lambda one: flags.get(one[0], one[0]), text)
+
+
+def _flag(option: click.Option) -> str:
+    return max(option.opts, key=len)

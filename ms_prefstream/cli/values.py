@@ -1,0 +1,92 @@
+"""Types of option values: what they accept, and what shell completion offers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+
+class SourcePath(click.ParamType[Any]):
+    """A path, glob or name of a data set; a section of a YAML file stays as it is."""
+
+    name = "source"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+class Suggested(click.ParamType[Any]):
+    """Free text or a path, of which completion offers the usual values."""
+
+    name = "text"
+
+    def __init__(self, *values: str) -> None:
+        self._values = values
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [*_starting(self._values, incomplete), CompletionItem(incomplete, type="file")]
+
+
+class Preset(click.ParamType[Any]):
+    """The name of a preset, see `ms-prefstream formats --list`; the library checks it."""
+
+    name = "preset"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from ms_prefstream.formats import PRESETS  # imported here: only completion needs the names
+
+        return _starting(["auto", *sorted(PRESETS)], incomplete)
+
+
+class JsonObject(click.ParamType[Any]):
+    """An object as JSON."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, dict):
+            return value
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(found := json.loads(value), dict):
+                return found
+        self.fail(f'{value!r}; expected a JSON object such as \'{{"name": "value"}}\'.', param, ctx)
+
+
+class Numbers(click.ParamType[Any]):
+    """Whole numbers with commas."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, (list, tuple)):
+            return tuple(value)
+        with contextlib.suppress(ValueError):
+            return tuple(map(int, value.split(",")))
+        self.fail(f"{value!r}; expected numbers with commas, as 128,256,512.", param, ctx)
+
+
+class FileLayout(click.Choice[str]):
+    """A layout of files. The layout of a task, which --layout named before, is refused with the present option."""
+
+    def __init__(self, layouts: Sequence[str], of_tasks: Sequence[str]) -> None:
+        super().__init__(layouts)
+        self._of_tasks = of_tasks
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in self._of_tasks and value not in self.choices:
+            self.fail(
+                f"{value!r} is a layout of the task: give --task-layout {value}. The layout of files is one of "
+                f"{', '.join(self.choices)}.",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
+def _starting(values: Sequence[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(value) for value in values if value.startswith(incomplete)]

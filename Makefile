@@ -4,7 +4,7 @@
 #   make test PYTEST_ARGS="-k plan"  pass options to pytest
 #   make test PROCESSES=4            run the tests in this many processes (2 unless given, 0 for none)
 #   make bench DATA=rows.jsonl TOKENIZER=/dir/of/tokenizer   measure on your own files
-#   make bench PARTS=abcdefghi       the whole table of the README, about half an hour
+#   make bench PARTS=abcdefghi       the whole table of docs/performance.md, about half an hour
 
 VENV ?= .venv
 PYTHON ?=
@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # What is installed is remembered in the environment; a newer pyproject.toml makes it install again.
 RUN_STAMP := $(VENV)/.ms-prefstream-run
 TEST_STAMP := $(VENV)/.ms-prefstream-test
-CODE := $(wildcard ms_prefstream tests examples benchmarks)
+CODE := $(wildcard ms_prefstream tests examples benchmarks docs)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-long lint bench clean

@@ -1,4 +1,4 @@
-"""Every benchmark, one after another, and the table that stands in the README.
+"""Every benchmark, one after another, and the table that docs/performance.md is made of.
 
     python benchmarks/suite.py --data ../shared/data/cvalues_like_2k.jsonl --tokenizer ../shared/tokenizers/qwen2_5
 

@@ -1,22 +1,38 @@
-"""The README's Python: every block of both languages runs as it is printed, one after the other.
+"""README and documents: every Python block runs, and every command that needs neither a network nor a device.
 
-The blocks name files, a tokenizer and a model of the reader's. Here the bundled pairs stand for the files, the
-built-in tokenizer for the directory, and a model that only counts its steps for the model.
+They name files, a tokenizer and a model of the reader's. Here the bundled pairs stand for the files, the built-in
+tokenizer for the directory, and a model that only counts its steps for the model.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import pathlib
 import re
+import runpy
+import shlex
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html import unescape
 from typing import Any
 
 import pytest
+import yaml
+
+import ms_prefstream as mps
+from ms_prefstream.formats.registry import PRESETS, standard_names
 
 ROOT = pathlib.Path(__file__).parents[1]
 READMES = ("README.md", "README_CN.md")
-TOKENIZER = '"path/to/Qwen2.5-7B-Instruct"'
+PAGES = (*READMES, *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
+TOKENIZER = "path/to/Qwen2.5-7B-Instruct"
 BUNDLED = ROOT / "ms_prefstream" / "demo" / "pairs.jsonl"
+PAIRS = len(BUNDLED.read_text(encoding="utf-8").splitlines())
+CVALUES = {"prompt": "q", "pos_resp": "good", "neg_resp": "bad", "pos_type": "p", "neg_type": "n"}
+FIGURE = re.compile(r"<!-- figure: ([\w-]+) -->([\d.,]+)")
 
 
 class CountingModel:
@@ -30,38 +46,163 @@ class CountingModel:
         self.steps.append(sum(1 for _ in range(epochs) for _ in batches))
 
 
-def python_blocks(name: str) -> list[tuple[int, str]]:
-    """The ```python blocks of a README with the line that each begins on."""
-    text = (ROOT / name).read_text(encoding="utf-8")
-    found = re.finditer(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name: str, language: str) -> list[tuple[int, str]]:
+    """The code blocks of a page in one language, with the line that each begins on."""
+    text = read(name)
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
     return [(text.count("\n", 0, block.start()) + 2, block.group(1)) for block in found]
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_python_blocks_compile(name: str) -> None:
-    blocks = python_blocks(name)
-    assert len(blocks) >= 5
-    for line, code in blocks:
-        compile(code, f"{name}:{line}", "exec")
+def commands(name: str) -> list[str]:
+    """The command lines of a page: those of its bash blocks and of the last cells of its tables."""
+    lines = [line for _, block in blocks(name, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"\| `((?:python|ms-prefstream) [^`]+)` \|$", read(name), flags=re.MULTILINE)
+    return [line for line in lines if line.strip()]
+
+
+def needs_more(command: str) -> bool:
+    """Returns whether a command needs a network, a model or long; its names and options are checked instead."""
+    return command.startswith(("pip ", "make ", "python benchmarks/", "python train"))
+
+
+@pytest.fixture
+def reader(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """The folder of a reader, in which the test runs."""
+    (tmp_path / "data").mkdir()
+    for name in ("data/train-0.jsonl", "train.jsonl", "eval.jsonl"):
+        shutil.copy(BUNDLED, tmp_path / name)
+    (tmp_path / "cvalues.jsonl").write_text(f"{json.dumps(CVALUES)}\n" * 8, encoding="utf-8")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for program, module in (("python", ""), ("ms-prefstream", "-m ms_prefstream")):
+        (programs / program).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n', encoding="utf-8")
+        (programs / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command: str) -> str:
+    """Returns what a command prints; it must end with exit code 0."""
+    command = command.replace(TOKENIZER, "bytes")
+    if "--format cvalues" in command:
+        command = command.replace("train.jsonl", "cvalues.jsonl")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def presets() -> Iterator[None]:
+    """Removes presets that a block registers."""
+    before = dict(PRESETS)
+    yield
+    PRESETS.clear()
+    PRESETS.update(before)
+    standard_names.cache_clear()
 
 
 @pytest.mark.mindspore
-@pytest.mark.skipif(not (ROOT / "ms_prefstream" / "stream.py").exists(), reason="needs ms_prefstream.stream")
-@pytest.mark.parametrize("name", READMES)
-def test_python_blocks_run(
-    name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "data").mkdir()
-    shutil.copy(BUNDLED, tmp_path / "data" / "train-0.jsonl")
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("presets")
+@pytest.mark.parametrize("name", [name for name in PAGES if blocks(name, "python")])
+def test_python_blocks_run(name: str, reader: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = CountingModel()
     names: dict[str, Any] = {"model": model, "__name__": "readme"}
-    for line, code in python_blocks(name):
-        exec(compile("\n" * (line - 1) + code.replace(TOKENIZER, '"bytes"'), str(ROOT / name), "exec"), names)
-        stream = names["stream"]
-        assert sum(1 for _ in stream.batches(epoch=0, start_step=0)) == stream.steps_per_epoch, f"{name}:{line}"
-    pairs = len(BUNDLED.read_text(encoding="utf-8").splitlines())
-    assert model.steps[0] == 2 * (pairs // 8), "the quick start trains two epochs in batches of 8"
-    assert len(model.steps) == 3
-    assert all(steps > 0 for steps in model.steps)
-    assert "chosen_input_ids" in capsys.readouterr().out
+    for line, code in blocks(name, "python"):
+        code = code.replace(f'"{TOKENIZER}"', '"bytes"')
+        exec(compile("\n" * (line - 1) + code, str(ROOT / name), "exec"), names)
+        if "stream = " in code:
+            stream = names["stream"]
+            assert sum(1 for _ in stream.batches(epoch=0, start_step=0)) == stream.steps_per_epoch, f"{name}:{line}"
+    assert all(model.steps)
+    if name in READMES:
+        assert model.steps == [2 * (PAIRS // 8)], "the example trains two epochs in batches of 8"
+        assert "chosen_input_ids" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if not all(map(needs_more, commands(name)))])
+def test_commands_run(name: str, reader: pathlib.Path) -> None:
+    for command in commands(name):
+        if not needs_more(command):
+            run(command)
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if any(map(needs_more, commands(name)))])
+def test_commands_that_need_more_exist(name: str) -> None:
+    makefile, common = read("Makefile"), read("benchmarks/common.py")
+    for command in filter(needs_more, commands(name)):
+        words = shlex.split(command, comments=True)
+        if words[0] == "make":
+            assert f"\n{words[1]}:" in makefile, command
+        if words[0] == "pip":
+            extras = re.search(r"\[([\w,]+)\]", command)
+            given = [] if extras is None else extras.group(1).split(",")
+            assert [one for one in given if f"\n{one} = [" not in read("pyproject.toml")] == [], command
+        if words[0] == "python":
+            script = words[1] if words[1].startswith("benchmarks/") else f"ms_prefstream/cli/templates/{words[1]}.jinja"
+            options = [word for word in words if word.startswith("--")]
+            assert [one for one in options if f'"{one}"' not in read(script) + common] == [], command
+
+
+def test_the_file_of_config_is_one(reader: pathlib.Path) -> None:
+    ((_, text),) = blocks("docs/command-line.md", "yaml")
+    (reader / "run.yaml").write_text(text.replace(TOKENIZER, "bytes"), encoding="utf-8")
+    assert set(yaml.safe_load(text)) == {"source", "tokenizer", "task", "batching", "seed"}
+    assert f"{PAIRS} rows read" in run("ms-prefstream doctor --config run.yaml")
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_a_readme_is_short(name: str) -> None:
+    assert len(read(name).splitlines()) <= 170
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)\)", read(name))
+    assert [one for one in links if not one.startswith("http") and not ((ROOT / name).parent / one).exists()] == []
+
+
+def test_the_index_has_every_page() -> None:
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", read("docs/README.md")))
+    assert linked == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_features_and_figures_have_commands(name: str) -> None:
+    tables = re.findall(r"^\|[^\n]*\n\|---\|---\|---\|\n((?:\|.*\n)+)", read(name), flags=re.MULTILINE)
+    features, speed = (table.splitlines() for table in tables)
+    assert (len(features), len(speed)) == (8, 3)
+    for row in [*features, *speed]:
+        assert re.search(r"\d.*\| `(python|ms-prefstream) [^`]+` \|$", row), row
+    presets, reasons = (int(re.search(r"\| (\d+) ", features[at]).group(1)) for at in (0, 4))  # type: ignore[union-attr]
+    assert (presets, reasons) == (len(PRESETS), len(mps.Reason))
+
+
+def test_a_figure_is_the_same_on_every_page_and_has_a_command() -> None:
+    found: dict[str, set[str]] = {}
+    for name in PAGES:
+        for figure, value in FIGURE.findall(read(name)):
+            found.setdefault(figure, set()).add(value)
+        assert read(name).count("<!-- figure:") == len(FIGURE.findall(read(name))), f"{name}: a figure has no value"
+    assert len(found) > 20
+    assert {figure: values for figure, values in found.items() if len(values) > 1} == {}
+    sections = re.split(r"^## ", read("docs/performance.md"), flags=re.MULTILINE)[1:]
+    assert [one.splitlines()[0] for one in sections if "python benchmarks/" not in one] == []
+
+
+def words_of(svg: str) -> list[str]:
+    return [unescape(text).replace("\xa0", " ") for text in re.findall(r"<text [^>]*>([^<]*)<", svg)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads a pseudo-terminal as Linux ends it")
+def test_the_picture_is_what_inspect_prints(tmp_path: pathlib.Path) -> None:
+    svg = read("docs/inspect.svg")
+    made = runpy.run_path(str(ROOT / "docs" / "picture.py"))["picture"]()
+    assert words_of(svg) == words_of(made)
+    assert len(svg) < 200_000
+    assert re.findall(r"(?:href=|url\(h|@import|<script)", svg) == []

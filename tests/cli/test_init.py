@@ -139,6 +139,23 @@ def test_train_py_trains_and_resumes(task: str, tmp_path: pathlib.Path, monkeypa
 
 @pytest.mark.training
 @pytest.mark.mindspore
+@pytest.mark.parametrize("script", ["train.py", "train_mindformers.py"])
+def test_a_large_vocabulary_trains_on_the_cpu(
+    script: str, shared: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = (shared / "data" / "cvalues_like_2k.jsonl").read_text(encoding="utf-8").splitlines()[:40]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    tokenizer = str(shared / "tokenizers" / "qwen2_5")
+    words = ("train.jsonl", "--task", "dpo", "--tokenizer", tokenizer, "--mindformers", "--max-length", "512")
+    assert run(monkeypatch, "init", *words) == 0
+    found = losses(run_python(script, "--epochs", "2", folder=tmp_path))
+    assert len(found) == 10
+    assert sum(found[5:]) < sum(found[:5])
+
+
+@pytest.mark.training
+@pytest.mark.mindspore
 def test_train_mindformers_trains_a_reward_model_and_resumes(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

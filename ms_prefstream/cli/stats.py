@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from ms_prefstream.cli.options import TASKS, command, source_argument
+from ms_prefstream.cli.options import TASKS, command, run_group, source_argument
 from ms_prefstream.cli.terminal import styled
 from ms_prefstream.cli.values import JsonObject, Preset, Suggested
 from ms_prefstream.html import SAMPLES
@@ -54,8 +54,7 @@ zcat train.jsonl.gz | ms-prefstream stats - --json
     cloup.option("--template-variables", type=JsonObject(), help='For the template: {"enable_thinking": false}.'),
     cloup.option("--limit", "limits", type=int, multiple=True, help="Count rows cut at so many tokens; repeatable."),
 )
-@cloup.option_group(
-    "Run",
+@run_group(
     cloup.option("--batch-size", type=int, default=8, show_default=True, help="Rows of a step, for padding and steps."),
     cloup.option("--workers", "--processes", "workers", type=int, default=0, show_default=True, help="Processes."),
     cloup.option("--json", "as_json", is_flag=True, help="Print JSON."),

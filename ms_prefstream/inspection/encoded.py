@@ -12,10 +12,12 @@ import orjson
 
 from ms_prefstream.errors import Reason, printable
 from ms_prefstream.formats.record import Record
+from ms_prefstream.lines import at_most
 from ms_prefstream.sample import Sample
 
 CUT = "cut to fit"  # the note of a row of which something was cut off
 _TASKS = {"dpo": "DPO", "reward": "Reward", "rlhf": "RLHF"}
+MOST_LINES = 12  # of a printed row
 _FIRST_TURNS, _LAST_TURNS = 2, 3  # of a prompt, that `print` shows
 
 
@@ -240,7 +242,9 @@ class EncodedRow:
                 lines.append(f"  {'':<10}  … {len(left_out)} more turns")
         lines += [f"  {label:<10}  {text}" for label, text in self.facts()]
         lines = [printable(line, most=None).replace("\n", "⏎") for line in lines]
-        return "\n".join([*lines, *map(str, self.others)])
+        return "\n".join(at_most([lines, [line for one in self.others for line in str(one).splitlines()]], MOST_LINES))
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True)
@@ -265,6 +269,8 @@ class Section:
             words = shortened("".join(part.text for part in group), 60 if cut else 160)
             text += f"~~{words}~~" if cut else words
         return text if self.trained is None else f"{text}  ({self.trained:,} under the loss)"
+
+    __repr__ = __str__
 
 
 def shortened(text: str, most: int | None) -> str:

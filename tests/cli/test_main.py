@@ -90,7 +90,10 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
         (["bench", "x", *DPO, "--pad", "--extra", "1"], "--extra goes with buckets"),
         (["bench", "x", *DPO, "--length", "300", "--boundaries", "64,256"], "--boundaries goes with buckets"),
         (["bench", "x", *DPO, "--length", "300", "--max-shapes", "3"], "--max-shapes goes with buckets"),
-        (["index", "x", *DPO, "--batch-size", "8"], "index has no option --batch-size; it belongs to init, bench."),
+        (
+            ["index", "x", *DPO, "--batch-size", "8"],
+            "index has no option --batch-size; it belongs to inspect, stats, init, bench.",
+        ),
         (["inspect", "x", *DPO, "--layout", "concat"], "The layout of the task is --task-layout concat."),
         (["cache", "x", "out", *DPO, "--layout", "concat"], "give --task-layout concat"),
         (["bench", "x", *DPO, "--task-layout", "concat", "--pack", "640"], "Leave --task-layout out."),

@@ -93,8 +93,9 @@ def test_each_command_has_the_options_that_it_needs() -> None:
 
     assert names("bench") - names("index") >= {"--batch-size", "--shuffle", "--pad-token-id", "--quarantine"}
     assert names("index") - names("bench") == {"--out"}
-    assert names("doctor") - names("inspect") == {"--on-bad-row", "--pad-token-id"}
-    assert names("inspect") - names("bench") >= {"--row", "--rows"}
+    assert names("doctor") - names("index") == {"--pad-token-id", "--rows"}
+    assert names("inspect") - names("bench") >= {"--row", "--rows", "--step", "--tokens", "--html"}
+    assert names("stats") - names("bench") == {"--against", "--limit", "--json", "--html", "--samples"}
 
 
 def completed(tmp_path: pathlib.Path, *words: str) -> list[str]:

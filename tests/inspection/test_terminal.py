@@ -147,7 +147,7 @@ def test_options_that_contradict_each_other(
     monkeypatch.setattr(sys, "argv", ["ms-prefstream", "inspect", str(path), *DPO, *words])
     with pytest.raises(SystemExit) as leave:
         main.main()
-    assert leave.value.code == 1
+    assert leave.value.code == 2
     assert said in capsys.readouterr().err
 
 

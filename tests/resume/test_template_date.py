@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ms_prefstream as mps
-from ms_prefstream.encode import template
+from ms_prefstream.encode import template_text
 from ms_prefstream.errors import StateError
 
 TEMPLATE = (
@@ -41,7 +41,7 @@ class Clock:
                 return clock.today
 
         module = type("module", (), {**vars(datetime), "date": Date})
-        monkeypatch.setattr(template, "datetime", module)
+        monkeypatch.setattr(template_text, "datetime", module)
 
 
 @pytest.fixture

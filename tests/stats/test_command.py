@@ -15,8 +15,8 @@ from rich.cells import cell_len
 
 import ms_prefstream as mps
 from ms_prefstream.demo import data_path
+from tests.cli.running import run
 from tests.helpers import json_lines, pairs
-from tests.test_cli import run
 from tests.test_terminal import assert_harmless, in_terminal
 
 NUMBERS = ["count", "max", "mean", "p50", "p90", "p99"]
@@ -165,7 +165,7 @@ def test_options_as_they_are_typed(
     [
         ([], 2, "SOURCE"),
         (["x", "--task", "dpo"], 2, "--task dpo needs --max-length"),
-        (["x", "--fields", "{"], 2, "'{' is no JSON object"),
+        (["x", "--fields", "{"], 2, "'{'; expected a JSON object"),
         (["x", "--task", "kto"], 2, "kto"),
         (["missing.jsonl"], 1, "missing.jsonl"),
     ],

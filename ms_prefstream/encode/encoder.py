@@ -121,13 +121,14 @@ class ConversationEncoder:
             if record.chosen == record.rejected:
                 raise RowError(Reason.IDENTICAL, "chosen and rejected are the same text")
             sides = template.lay_out(prompt, (record.chosen, record.rejected), record.tools, record.variables)
-            chosen = self._draft(sides[0], texts)
-            return chosen, self._draft(sides[1], texts, chosen)
-        if record.response:
-            _check_side(record.response, "response")
-        responses = ((), record.response) if record.response else ((),)
-        sides = template.lay_out(prompt, responses, record.tools, record.variables)
-        return tuple([self._draft(side, texts) for side in sides])
+            chosen = self._draft(next(sides), texts)
+            return chosen, self._draft(next(sides), texts, chosen)
+        sides = template.lay_out(prompt, ((), record.response), record.tools, record.variables)
+        asked = self._draft(next(sides), texts)
+        if not record.response:
+            return (asked,)
+        _check_side(record.response, "response")
+        return asked, self._draft(next(sides), texts)
 
     def _refuse(self, record: Pair | Completion) -> None:
         """Refuse control tokens where they are not allowed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ms_prefstream.encode.layout import Kind, LaidOut, Layout, Piece, build_layout
@@ -49,9 +49,9 @@ class PlainTemplate:
         responses: Sequence[Messages],
         tools: Any = None,
         variables: Mapping[str, Any] | None = None,
-    ) -> list[LaidOut]:
+    ) -> Iterator[LaidOut]:
         """See `Template`."""
-        return [self._laid_out(prompt, response, tools, variables) for response in responses]
+        return (self._laid_out(prompt, response, tools, variables) for response in responses)
 
     def _laid_out(
         self, prompt: Messages, response: Messages, tools: Any, variables: Mapping[str, Any] | None

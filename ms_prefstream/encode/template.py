@@ -49,8 +49,8 @@ class Template(Protocol):
         responses: Sequence[Messages],
         tools: Any = None,
         variables: Mapping[str, Any] | None = None,
-    ) -> list[LaidOut]:
-        """Returns the layout of the conversation with each response; with an empty one, of the prompt at generation.
+    ) -> Iterator[LaidOut]:
+        """Yields the layout of the conversation with each response; with an empty one, of the prompt at generation.
 
         `variables` are the template variables of the row.
 
@@ -115,18 +115,18 @@ class ChatTemplate:
         responses: Sequence[Messages],
         tools: Any = None,
         variables: Mapping[str, Any] | None = None,
-    ) -> list[LaidOut]:
+    ) -> Iterator[LaidOut]:
         """See `Template`."""
         if variables:
-            return self._lay_out_with(variables, prompt, responses, tools)
-        length, found = len(prompt), []
+            yield from self._lay_out_with(variables, prompt, responses, tools)
+            return
+        length = len(prompt)
         marked = not self._allow and begin_rendered(prompt)
         for response in responses:
             laid = self._laid_out(prompt + response, length, tools)
             if marked or (not self._allow and begin_rendered(response)):
                 laid = laid._replace(notes=laid.notes | Note.MARKERS)
-            found.append(laid)
-        return found
+            yield laid
 
     def _laid_out(self, messages: Messages, prompt_messages: int, tools: Any) -> LaidOut:
         roles, contents, extras = zip(*messages, strict=True) if messages else ((), (), ())
@@ -156,8 +156,8 @@ class ChatTemplate:
 
     def _lay_out_with(
         self, variables: Mapping[str, Any], prompt: Messages, responses: Sequence[Messages], tools: Any
-    ) -> list[LaidOut]:
-        """Returns the layouts with template variables of the row, which go before the stream's."""
+    ) -> Iterator[LaidOut]:
+        """Yields the layouts with template variables of the row, which go before the stream's."""
         problem = variables_problem(variables)
         if problem is not None:
             raise RowError(Reason.BAD_TYPE, f"the row's chat_template_kwargs {problem}", "Correct the row")
@@ -168,16 +168,16 @@ class ChatTemplate:
             both = {**self._options.variables, **variables}
             options = dataclasses.replace(self._options, variables=both)
             self._variants[key] = ChatTemplate(self._text, self._tokenizer, options)
-        sides = self._variants[key].lay_out(prompt, responses, tools)
         unread = tuple(f"chat_template_kwargs {name!r}" for name in unread_variables(self._text, variables))
-        return [laid._replace(unread=laid.unread + unread) for laid in sides] if unread else sides
+        for laid in self._variants[key].lay_out(prompt, responses, tools):
+            yield laid._replace(unread=laid.unread + unread) if unread else laid
 
     def separates(self) -> bool:
         """Returns whether a control token stands between the last message of a prompt and the response."""
         for roles in (("user", "assistant"), ("system", "user", "assistant")):
             *prompt, response = (Message(role, "a") for role in roles)
             try:
-                units = self.lay_out(tuple(prompt), ((response,),))[0].layout.units
+                units = next(self.lay_out(tuple(prompt), ((response,),))).layout.units
             except RowError:
                 continue
             owners = [{piece.owner for piece in unit.pieces if piece.kind is Kind.BODY} for unit in units]

@@ -84,6 +84,7 @@ def check_cache(
 
 
 _TOKENS_AHEAD = 1 << 19
+_ROWS_AHEAD = 1 << 12
 
 
 class ReadAhead:
@@ -94,10 +95,14 @@ class ReadAhead:
 
     With a length index a unit is a step of perhaps 8 rows, and a call for 8 rows takes as long as one for 100. Not
     thread-safe: its owner holds a lock.
+
+    Args:
+        loader: Loads rows.
+        rows: Rows of the caches; no more are read together, so that a small cache is not read many times.
     """
 
-    def __init__(self, loader: Load) -> None:
-        self._loader = loader
+    def __init__(self, loader: Load, rows: int) -> None:
+        self._loader, self._most = loader, min(rows, _ROWS_AHEAD)
         self._hint: tuple[Iterator[Any], Callable[[Any], Sequence[int]]] | None = None
         self._read: dict[Hashable, tuple[list[int], Block]] = {}
         self._tokens = _TOKENS_AHEAD  # of a row, as the last rows had them; at first nothing is read ahead
@@ -133,7 +138,7 @@ class ReadAhead:
         """Returns the rows of each unit that is read together with the current one of `loaded` rows."""
         found: dict[Hashable, list[int]] = {}
         for unit in units:
-            if loaded * self._tokens >= _TOKENS_AHEAD:
+            if loaded >= self._most or loaded * self._tokens >= _TOKENS_AHEAD:
                 break
             found[unit] = list(rows_of(unit))
             loaded += len(found[unit])

@@ -307,7 +307,8 @@ class StreamData:
         """Returns the loader of a source with random access: the worker processes, or this process."""
         if self.pool is not None:
             return Prefetch(self.pool)
-        return ReadAhead(self.local) if self.recipe.ready else self.local
+        records = self.recipe.records
+        return ReadAhead(self.local, len(records)) if self.recipe.ready and records is not None else self.local
 
     def bad_rows(self) -> BadRows:
         """Returns what counts, raises or drops the bad rows of a source with random access."""

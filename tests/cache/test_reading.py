@@ -144,7 +144,7 @@ class Counting:
 
 def test_steps_are_read_together_and_errors_wait_for_their_step() -> None:
     loader = Counting()
-    ahead, rows_of = ReadAhead(loader), lambda step: [2 * step, 2 * step + 1]
+    ahead, rows_of = ReadAhead(loader, 1000), lambda step: [2 * step, 2 * step + 1]
 
     def load(step: int) -> list[int]:
         ahead.hint(itertools.count(step), rows_of)
@@ -161,6 +161,15 @@ def test_steps_are_read_together_and_errors_wait_for_their_step() -> None:
     assert load(22) == [44, 45]  # it was handed out already
     with pytest.raises(CacheError):
         load(6)
+
+
+def test_a_small_cache_is_not_read_again_and_again() -> None:
+    loader = Counting()
+    ahead, rows_of = ReadAhead(loader, 6), lambda step: [20 + step % 3, 30 + step % 3]
+    for step in range(3):
+        ahead.hint(itertools.count(step), rows_of)
+        ahead.load(rows_of(step))
+    assert [len(rows) for rows in loader.calls] == [2, 6]
 
 
 def test_a_damaged_row_stops_the_run_at_its_step(tmp_path: pathlib.Path) -> None:

@@ -18,8 +18,8 @@ from ms_prefstream.encode.backends.base import FlatIds, Place, TextEncoder
 from ms_prefstream.encode.encoder import ConversationEncoder, build_encoder
 from ms_prefstream.encode.encodings import Encoded
 from ms_prefstream.encode.tokenizer import load_tokenizer
-from ms_prefstream.errors import RowError
-from ms_prefstream.formats.record import Completion, Messages, Pair
+from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.formats.record import Completion, Message, Messages, Pair
 from ms_prefstream.sample import Ids, Note
 from tests.encode.chat_templates import FAMILIES
 from tests.encode.field import encoder_of
@@ -217,3 +217,27 @@ def test_ids_of_some_texts_are_replaced(given_: list[Ids], data: st.DataObject) 
         assert listed(replaced) == expected
         assert replaced.ids.dtype == np.int32
         flat = replaced
+
+
+TURNS = (
+    "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("response", [" ", "j"])
+def test_the_prompt_is_judged_before_the_response(response: str) -> None:
+    """A row with two defects has the reason of the first: a malformed row must not pass as one that is dropped."""
+    encoder = build_encoder(load_tokenizer("bytes"), template=TURNS)
+    prompt = (user("q"), Message("tool", "t"), user("q"))
+    (found,) = encoder.encode([Completion(prompt, (assistant(response),))])
+    assert isinstance(found, RowError)
+    assert found.reason is Reason.TEMPLATE_REFUSED
+
+
+def test_the_chosen_side_is_judged_before_the_rejected_one() -> None:
+    encoder = build_encoder(load_tokenizer("bytes"), template=TURNS)
+    broken = (Message("system", "half \ud83d of a pair"), user("q"))
+    (found,) = encoder.encode([Pair(broken, (assistant("a"),), (assistant("b"), Message("tool", "t")))])
+    assert isinstance(found, RowError)
+    assert found.reason is Reason.BAD_TYPE

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,10 +78,10 @@ class Full:
         responses: Sequence[Messages],
         tools: Any = None,
         variables: Mapping[str, Any] | None = None,
-    ) -> list[LaidOut]:
+    ) -> Iterator[LaidOut]:
         try:
-            full = self._template._in_full
-            return [full(prompt + response, len(prompt), schema_list(tools)) for response in responses]
+            for response in responses:
+                yield self._template._in_full(prompt + response, len(prompt), schema_list(tools))
         except TemplateRefusal as refusal:
             raise RowError(Reason.TEMPLATE_REFUSED, str(refusal), "") from None
 
@@ -232,10 +232,12 @@ def test_a_shape_that_is_known_is_not_rendered(name: str, monkeypatch: pytest.Mo
             Message("assistant", "", {"tool_calls": [call]}),
             Message("tool", "r"),
         )
-        template.lay_out(
-            prompt,
-            ((Message("assistant", f"a {number}"),),),
-            ({"type": "function", "function": {"name": f"f{number}"}},),
+        next(
+            template.lay_out(
+                prompt,
+                ((Message("assistant", f"a {number}"),),),
+                ({"type": "function", "function": {"name": f"f{number}"}},),
+            )
         )
         if number == PROOFS + 2:
             assert rendered
@@ -256,10 +258,10 @@ def test_an_outcome_that_is_known_is_not_rendered(monkeypatch: pytest.MonkeyPatc
     rendered: list[Any] = []
     monkeypatch.setattr(template, "_render", lambda *given, own=template._render: rendered.append(given) or own(*given))  # type: ignore[func-returns-value]
     for number in range(20):
-        template.lay_out((Message("user", f"q {number}"),), ((Message("assistant", f"a {number}"),),))
+        next(template.lay_out((Message("user", f"q {number}"),), ((Message("assistant", f"a {number}"),),)))
         if number == PROOFS:
             assert rendered
             rendered.clear()
     assert not rendered
-    template.lay_out((Message("user", "q"),), ((Message("assistant", "<think>b</think>a"),),))
+    next(template.lay_out((Message("user", "q"),), ((Message("assistant", "<think>b</think>a"),),)))
     assert rendered

@@ -156,6 +156,12 @@ def test_the_page_of_stats(words: list[str], tmp_path: pathlib.Path, monkeypatch
                 assert shown[2] == [["chosen", len(row["chosen"])], ["rejected", len(row["rejected"])]]
 
 
+def test_the_page_of_stats_of_a_task_without_packs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, words = write(tmp_path / "rows.jsonl", 9), ["--task", "reward", "--max-length", "90", "--tokenizer", "bytes"]
+    assert run(monkeypatch, "stats", path, *words, "--html", tmp_path / "s.html") == 0
+    assert "Pack(" not in Page((tmp_path / "s.html").read_text("utf-8")).text
+
+
 def test_samples_without_a_tokenizer_agree_with_stats(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = [{"role": role, "content": text} for role, text in (("system", "Be brief."), ("user", "Q?"))]
     call = {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {"a": 1}}]}

@@ -21,7 +21,7 @@ def test_a_callback_in_the_yaml_file_logs_and_writes_the_report(steps: Any) -> N
     ]  # fmt: skip
     end = found["log"].split(heads[-1])[1]
     assert f"rows read {ROWS} of {ROWS}, dropped {BAD}" in end
-    assert f"identical: {BAD} (17.65 %), first at some_bad.jsonl:" in end
+    assert f"identical: {BAD} (17.6 %), first at some_bad.jsonl:" in end
     assert found["file"]["steps"] == 8
     assert found["file"]["dropped"] == {"identical": BAD}
 

@@ -123,7 +123,7 @@ def text_to_batches(options: argparse.Namespace, tokenizer: Tokenizer) -> None:
             f"the same, of the rate at which bare {measure.backend} encodes the same unique texts",
             ratios,
             ".2f",
-            ">= 0.7" * real,
+            (">= 2.5" if tokenizer.backend == "fastokens" else ">= 0.7") * real,
         ),
     )
     for what, values, form, target in figures:

@@ -97,7 +97,7 @@ class Bare:
 def main() -> None:
     parser = arguments(__doc__)
     parser.set_defaults(repeats=9)
-    parser.add_argument("--rows", type=int, default=8_000)
+    parser.add_argument("--rows", type=int, default=40_000, help="many, for workers take seconds to start")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--window", type=int, default=16, help="short windows, so that the pass has many of them")
     options = parser.parse_args()

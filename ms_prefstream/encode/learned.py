@@ -29,6 +29,7 @@ class Learned:
         slots: Places of other values than contents.
         rewritten: Whether the template writes some content in a form of its own.
         unread: See `LaidOut`.
+        written: The last value of each slot, by its identity, and what stood in its place.
     """
 
     layout: Layout | None = None
@@ -39,6 +40,7 @@ class Learned:
     slots: tuple[Slot, ...] = ()
     rewritten: bool = False
     unread: tuple[str, ...] = ()
+    written: dict[int, tuple[Any, str]] = field(default_factory=dict)
 
     def fill_shape(self, given: Sequence[Any]) -> LaidOut | None:
         """Returns the layout with these values of a `Shape`; None if there is none."""
@@ -51,10 +53,18 @@ class Learned:
         if laid is None:
             return None
         try:
-            contents = [*laid.contents, *[slot.text(given) for slot in self.slots]]
+            contents = [*laid.contents, *[self._text(slot, given) for slot in self.slots]]
         except (TypeError, ValueError):
             return None  # a value that JSON has no form for
         return laid._replace(contents=contents, rewritten=laid.rewritten or self.rewritten, unread=self.unread)
+
+    def _text(self, slot: Slot, given: Sequence[Any]) -> str:
+        """Returns what stands in a slot; schemas of all rows, and calls of both sides of a pair, are written once."""
+        value = given[slot.value]
+        known = self.written.get(id(slot))
+        if known is None or known[0] is not value:
+            known = self.written[id(slot)] = value, slot.text(given)
+        return known[1]
 
     def fill(self, given: Sequence[str]) -> LaidOut | None:
         """Returns the layout with these contents; None if there is none."""

@@ -93,9 +93,42 @@ class Shapes:
         self._find_in = find_in
         self._schemas: dict[bytes, list[Schema]] = {}
         self._last: tuple[Any, list[Schema]] | None = None  # both sides of a pair have the same
+        self._other: tuple[Messages, Any, Shape] | None = None  # the conversation before
 
     def of(self, messages: Messages, tools: Any) -> Shape | None:
         """Returns the shape; None for a conversation that must be rendered in full."""
+        shape = self._as_other(messages, tools)
+        if shape is None:
+            shape = self._found(messages, tools)
+            self._other = None if shape is None else (messages, tools, shape)
+        return shape
+
+    def _as_other(self, messages: Messages, tools: Any) -> Shape | None:
+        """Returns the shape of the conversation before with other contents, where only answers in text differ.
+
+        This is so for the second side of most pairs.
+        """
+        if self._other is None or tools is not self._other[1] or len(messages) != len(self._other[0]):
+            return None
+        before, _, shape = self._other
+        values = list(shape.values)
+        for at, (message, other) in enumerate(zip(messages, before, strict=True)):
+            if message is other:
+                continue
+            role, content, extra = message
+            is_text = bool(content.strip()) and bool(other.content.strip())
+            if extra or other.extra or role != other.role or not is_text or self._find_in(content) is not None:
+                return None
+            values[at] = content
+
+        def placed() -> tuple[Messages, Any]:
+            found = self._found(messages, tools)
+            assert found is not None  # the other conversation has a shape
+            return found.placed()
+
+        return Shape(shape.key, values, placed)
+
+    def _found(self, messages: Messages, tools: Any) -> Shape | None:
         schemas = self._schemas_of(tools)
         if schemas is None or any(schema.hidden for schema in schemas):
             return None

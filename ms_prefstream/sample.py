@@ -269,9 +269,7 @@ class Block(Many[Loaded]):
         ends = np.cumsum(lengths)
         if 2 * lengths.sum() >= len(self.ids):
             return
-        places = np.repeat(begins - (ends - lengths), lengths)
-        places += np.arange(len(places))
-        self.ids = self.ids[places]
+        self.ids = self.ids[places_of(begins, lengths)]
         sequences = self.begins.size
         self.begins = (ends - lengths)[:sequences].reshape(self.begins.shape)
         if self.prompts is not None:
@@ -345,6 +343,13 @@ class Block(Many[Loaded]):
 
     def __iter__(self) -> Iterator[Loaded]:
         return map(self.__getitem__, range(len(self)))
+
+
+def places_of(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the places of several stretches, one stretch after the other: [7 2], [3 2] -> [7 8 9 2 3]."""
+    places: NDArray[np.int64] = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
+    places += np.arange(len(places))
+    return places
 
 
 class Ready(NamedTuple):

@@ -82,6 +82,22 @@ verbose_option = cloup.option("--verbose/--quiet", default=True, help="Whether a
 
 _old_layout_option = click.option("--layout", "old_layout", hidden=True, expose_value=False, callback=refuse_layout)
 
+FORMAT = (
+    cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows."),
+    cloup.option("--fields", type=JsonObject(), help='Standard name -> the row\'s field: {"prompt": "question"}.'),
+)
+
+TEMPLATE = (
+    cloup.option(
+        "--template",
+        type=Suggested("auto", "chat", "none"),
+        default="auto",
+        show_default=True,
+        help="auto, chat, none, Jinja text or .jinja file.",
+    ),
+    cloup.option("--template-variables", type=JsonObject(), help='For the template: {"enable_thinking": false}.'),
+)
+
 _TASK = (
     cloup.option("--task", type=click.Choice(TASKS), required=True, help="What rows become."),
     cloup.option("--max-length", type=int, help="Tokens of one side (dpo, reward)."),
@@ -105,8 +121,7 @@ _TASK = (
 )
 
 _ROWS = (
-    cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows."),
-    cloup.option("--fields", type=JsonObject(), help='Standard name -> the row\'s field: {"prompt": "question"}.'),
+    *FORMAT,
     cloup.option("--cvalues-types", multiple=True, help='CValues difficulty "better>worse"; may be repeated.'),
     cloup.option(
         "--content-lost",
@@ -132,14 +147,7 @@ _TOKENS = (
         required=True,
         help="Directory, tokenizer.json, .model file, 'bytes', or 'none'.",
     ),
-    cloup.option(
-        "--template",
-        type=Suggested("auto", "chat", "none"),
-        default="auto",
-        show_default=True,
-        help="auto, chat, none, Jinja text or .jinja file.",
-    ),
-    cloup.option("--template-variables", type=JsonObject(), help='For the template: {"enable_thinking": false}.'),
+    *TEMPLATE,
     cloup.option("--boundary", type=click.Choice(("auto", "joint", "inference")), default="auto", show_default=True),
     cloup.option(
         "--special-tokens-in-content",

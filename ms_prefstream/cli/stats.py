@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from ms_prefstream.cli.options import TASKS, command, run_group, source_argument
+from ms_prefstream.cli.options import FORMAT, TASKS, TEMPLATE, command, run_group, source_argument
 from ms_prefstream.cli.terminal import styled
-from ms_prefstream.cli.values import JsonObject, Preset, Suggested
+from ms_prefstream.cli.values import Suggested
 from ms_prefstream.html import SAMPLES
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ zcat train.jsonl.gz | ms-prefstream stats - --json
 )
 @cloup.option_group(
     "Rows",
-    cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows."),
-    cloup.option("--fields", type=JsonObject(), help='Standard name -> the row\'s field: {"prompt": "question"}.'),
+    *FORMAT,
     cloup.option("--against", type=click.Path(), multiple=True, help="Count prompts shared with this file, too."),
 )
 @cloup.option_group(
@@ -44,14 +43,7 @@ zcat train.jsonl.gz | ms-prefstream stats - --json
         type=Suggested("bytes", "none"),
         help="Directory, tokenizer.json, .model file or 'bytes'; counts tokens and padding too.",
     ),
-    cloup.option(
-        "--template",
-        type=Suggested("auto", "chat", "none"),
-        default="auto",
-        show_default=True,
-        help="auto, chat, none, Jinja text or .jinja file.",
-    ),
-    cloup.option("--template-variables", type=JsonObject(), help='For the template: {"enable_thinking": false}.'),
+    *TEMPLATE,
     cloup.option("--limit", "limits", type=int, multiple=True, help="Count rows cut at so many tokens; repeatable."),
 )
 @run_group(

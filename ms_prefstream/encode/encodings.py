@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ms_prefstream.encode.backends.base import FlatIds, Place, TextEncoder
 from ms_prefstream.encode.layout import LaidOut, Layout
 from ms_prefstream.errors import RowError
-from ms_prefstream.sample import Block, Ids, Note, Span
+from ms_prefstream.sample import Block, Ids, Note, Span, places_of
 from ms_prefstream.sample import Sequence as TokenSequence
 
 _NONE = np.empty(0, np.int32)
@@ -219,10 +219,8 @@ class _Joined:
         """Sets the ids of the block."""
         if not self._segments:
             return
-        begins, lengths = np.concatenate(self._segments, axis=1)
-        moved = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
-        moved += np.arange(len(moved))
-        self._block.ids = np.concatenate(self._sources).take(moved)
+        places = places_of(*np.concatenate(self._segments, axis=1))
+        self._block.ids = np.concatenate(self._sources).take(places)
 
 
 def _note(block: Block, row: int, laid: LaidOut) -> None:

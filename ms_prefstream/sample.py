@@ -269,7 +269,7 @@ class Block(Many[Loaded]):
         ends = np.cumsum(lengths)
         if 2 * lengths.sum() >= len(self.ids):
             return
-        self.ids = self.ids[places_of(begins, lengths)]
+        self.ids = self.ids[runs(begins, lengths)]
         sequences = self.begins.size
         self.begins = (ends - lengths)[:sequences].reshape(self.begins.shape)
         if self.prompts is not None:
@@ -315,11 +315,6 @@ class Block(Many[Loaded]):
         begin, end = self.spans[row, side].tolist()
         return ((begin, end),) if begin < end else ()
 
-    def sample(self, row: int) -> Sample | None:
-        """Returns the sample of a row, as parts of `ids`; None for a bad row."""
-        sample: Sample | None = self[row].sample
-        return sample
-
     def __getitem__(self, row: Any) -> Any:
         if isinstance(row, slice):
             return self.take(range(len(self))[row])
@@ -345,11 +340,11 @@ class Block(Many[Loaded]):
         return map(self.__getitem__, range(len(self)))
 
 
-def places_of(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns the places of several stretches, one stretch after the other: [7 2], [3 2] -> [7 8 9 2 3]."""
-    places: NDArray[np.int64] = np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
-    places += np.arange(len(places))
-    return places
+def runs(firsts: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Concatenates ranges: firsts 5 0, lengths 3 2 -> 5 6 7 0 1; int64."""
+    numbers: NDArray[np.int64] = np.repeat(firsts - (np.cumsum(lengths) - lengths), lengths)
+    numbers += np.arange(len(numbers))
+    return numbers
 
 
 class Ready(NamedTuple):

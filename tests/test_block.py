@@ -71,13 +71,13 @@ def test_columns_say_what_the_rows_say(rows: list[Loaded]) -> None:
     ]
     assert block.totals.tolist() == [0 if sample is None else sample.total_length for sample in samples]
     for row, sample in enumerate(samples):
-        assert (block.sample(row) is None) == (sample is None)
+        assert (block[row].sample is None) == (sample is None)
         for side, sequence in enumerate(() if sample is None else sample.sequences):
             assert block.arrays(side)[row].tolist() == sequence.ids.tolist()
             assert block.spans_of(row, side) == sequence.spans
             assert block.lost[row, side] == sequence.lost
         if sample is not None and sample.prompt is not None:
-            assert block.sample(row).prompt.tolist() == sample.prompt.tolist()  # type: ignore[union-attr]
+            assert block[row].sample.prompt.tolist() == sample.prompt.tolist()  # type: ignore[union-attr]
 
 
 @given(rows_of_a_stream.filter(bool), st.data())

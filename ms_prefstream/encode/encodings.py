@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ms_prefstream.encode.backends.base import FlatIds, Place, TextEncoder
 from ms_prefstream.encode.layout import LaidOut, Layout
 from ms_prefstream.errors import RowError
-from ms_prefstream.sample import Block, Ids, Note, Span, places_of
+from ms_prefstream.sample import Block, Ids, Note, Span, runs
 from ms_prefstream.sample import Sequence as TokenSequence
 
 _NONE = np.empty(0, np.int32)
@@ -219,7 +219,7 @@ class _Joined:
         """Sets the ids of the block."""
         if not self._segments:
             return
-        places = places_of(*np.concatenate(self._segments, axis=1))
+        places = runs(*np.concatenate(self._segments, axis=1))
         self._block.ids = np.concatenate(self._sources).take(places)
 
 

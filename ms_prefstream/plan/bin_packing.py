@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.plan.shuffle import keyed_order
+from ms_prefstream.sample import runs
 
 _FEW = 2**12  # up to so many rows are packed in both ways; best-fit takes some ten milliseconds for them
 _SLACK = 64  # tokens that a closing pair may leave empty; a longer search finds almost nothing
@@ -139,13 +140,6 @@ def grouped(owner: NDArray[np.int64], count: int) -> Bins:
     starts = np.zeros(count + 1, np.int64)
     np.cumsum(np.bincount(owner, minlength=count), out=starts[1:])
     return Bins(np.argsort(owner, kind="stable"), starts)
-
-
-def runs(firsts: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Concatenates ranges: firsts 5 0, lengths 3 2 -> 5 6 7 0 1; int64."""
-    before = np.cumsum(lengths) - lengths
-    numbers: NDArray[np.int64] = np.repeat(firsts - before, lengths) + np.arange(int(lengths.sum()))
-    return numbers
 
 
 def _split(bins: Bins, wanted: int) -> Bins:

@@ -207,8 +207,7 @@ class StepOpener:
     def _packed_windows(self, options: PlanOptions, tokens: int, max_samples: int) -> PackedWindows:
         """The plan of packs without a length index."""
         if self.steps_per_epoch is None:
-            sizes = [0 if one.sample is None else one.sample.total_length for one in probe(self.data, options.seed)]
-            about = steps_for(np.array(sizes, np.int64), options, tokens, max_samples)
+            about = steps_for(probe(self.data, options.seed).totals, options, tokens, max_samples)
             about = max(1, min(about, options.rows // options.global_batch))
             indexed = self.data.records is not None
             raise OptionError(

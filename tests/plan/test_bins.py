@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ms_prefstream.plan.bin_packing import Bins, exactly, grouped, runs
+from ms_prefstream.plan.bin_packing import Bins, exactly, grouped
+from ms_prefstream.sample import runs
 
 KEY = np.random.SeedSequence([1, 2, 3])
 

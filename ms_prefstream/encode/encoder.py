@@ -6,7 +6,8 @@ One record goes this way:
    template is rendered by `jinja.py` with contents as `tracked_text.Tracked`, and `dissect.py` takes the text apart.
 2. `layout.py` has grouped the layout into steps: ids that are known, and units of text to encode.
 3. `ConversationEncoder._draft` adds the text of each open step to the batch (`Texts`), and the tokenizer's backend
-   encodes the whole batch at once.
+   encodes the whole batch at once. Records whose layouts are known take steps 1 to 3 together, by column
+   (`columns.py`).
 4. `Encodings.block` joins the ids of all conversations and finds the tokens under the loss: for those of the usual
    layout with a dozen array operations, for any other with `ConversationEncoder._assemble`, one by one.
 

@@ -223,7 +223,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError("fields reference and files differ in the file of log-probabilities")
         if self.about.layout == "ragged":
             task = self.about.task
-            check_ragged({name: one.dtype for name, one in self.columns.items()}, task.name != "rlhf", task.margin)
+            margin = {"margin": "float32"} if task.margin else {}
+            check_ragged({name: one.dtype for name, one in self.columns.items()}, task.name != "rlhf", margin)
 
 
 def read_manifest(folder: str) -> Manifest:

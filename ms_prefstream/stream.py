@@ -38,6 +38,7 @@ def stream(
     tokenizer: Any = ...,
     format: Any = "auto",
     fields: Mapping[str, str] | None = None,
+    carry: Sequence[str] | Mapping[str, Any] | None = None,
     batching: BatchingRule,
     shuffle: Any = True,
     seed: int = 0,
@@ -77,6 +78,8 @@ def stream(
         format: A preset's name, a preset made by `ms_prefstream.formats`, or a function row -> row.
         fields: Standard name -> the row's field, where rows have other names than the format expects:
             ``{"prompt": "question", "chosen": "good.text"}``. A dotted path leads into objects.
+        carry: Fields of a row that become further columns of a batch: names, or name -> ``int64``, ``float32``,
+            ``text`` or ``[dtype, default]``. A dotted path leads into objects and names the column by its last part.
         batching: `Pad` or `Bucket`: how many samples a step has and how they are padded. `Pack`: several samples share
             a row.
         shuffle: True: a new order of all rows for each epoch. ``"window"``: rows stay near their place in the source.
@@ -126,6 +129,7 @@ def stream(
         tokenizer=tokenizer,
         format=format,
         fields=fields,
+        carry=carry,
         template=template,
         template_variables=template_variables,
         pad_token_id=pad_token_id,

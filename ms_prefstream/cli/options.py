@@ -14,7 +14,7 @@ import click
 import cloup
 from click.core import ParameterSource
 
-from ms_prefstream.cli.values import JsonObject, Numbers, Preset, SourcePath, Suggested
+from ms_prefstream.cli.values import CarriedField, JsonObject, Numbers, Preset, SourcePath, Suggested
 from ms_prefstream.errors import OptionError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -122,6 +122,14 @@ _TASK = (
 
 _ROWS = (
     *FORMAT,
+    cloup.option(
+        "--carry",
+        type=CarriedField(),
+        metavar="NAME[:DTYPE[=DEFAULT]]",
+        multiple=True,
+        callback=lambda ctx, param, given: dict(item for one in given for item in one.items()) or None,
+        help="Field that becomes a column: id, weight:float32=1.0; may be repeated.",
+    ),
     cloup.option("--cvalues-types", multiple=True, help='CValues difficulty "better>worse"; may be repeated.'),
     cloup.option(
         "--content-lost",

@@ -339,12 +339,22 @@ def step_opener(
     return StepOpener(
         data=data,
         batching=batching,
-        layout=batching.layout(data.task, reference),
+        layout=_with_carried(batching.layout(data.task, reference), data),
         widths=choose_widths(data, batching, order, ranks.world),
         order=order,
         ranks=ranks,
         steps_per_epoch=steps_per_epoch,
     )
+
+
+def _with_carried(layout: Layout | PackedLayout, data: StreamData) -> Layout | PackedLayout:
+    """Returns the layout with the columns that rows carry."""
+    known = {*layout.columns, *({"margin"} if data.task.pairs else ())}
+    for name in data.carried:
+        if name in known:
+            remedy = "Pass margin=True to the task instead." if name == "margin" else "Leave it out of carry=."
+            raise OptionError(f"carry makes a column {name!r}, which is one of {data.task!r} already. {remedy}")
+    return layout.with_columns(data.carried)
 
 
 def choose_widths(data: StreamData, batching: BatchingRule, order: Order, world: int) -> tuple[int, ...]:

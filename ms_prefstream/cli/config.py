@@ -49,7 +49,7 @@ def options_in(path: str) -> dict[str, Any]:
             value = "none"
         if name == "carry" and isinstance(value, dict):
             value = [value]
-        if name == "shuffle" and isinstance(value, bool):
+        if name in ("shuffle", "drop_remainder") and isinstance(value, bool):
             value = str(value).lower()
         options["format_" if name == "format" else name] = value
     return {name: value for name, value in options.items() if value is not None}

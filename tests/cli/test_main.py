@@ -277,8 +277,8 @@ def test_fields_are_carried_into_caches_and_shown(
         "note": ["-", "-"],
     }
     capsys.readouterr()
-    assert run(monkeypatch, "inspect", str(path), *DPO, "--carry", "weight") == 0
-    assert """Give rows without it a default, as --carry '{"weight": ["float32", 1.0]}'""" in capsys.readouterr().out
+    assert run(monkeypatch, "index", str(path), *DPO, "--carry", "weight") == 1
+    assert """Give rows without it a default, as --carry '{"weight": ["float32", 1.0]}'""" in capsys.readouterr().err
     for wrong, why in (("id:int", "NAME:DTYPE with int64, float32, text"), ("id:int64=x", "a number after '='")):
         assert run(monkeypatch, "inspect", str(path), *DPO, "--carry", wrong) == 2
         assert why in capsys.readouterr().err

@@ -55,21 +55,22 @@ class FormattedRows:
         return len(self.source)
 
     def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
-        return [self._record(raw) for raw in self.source.read(rows)]
+        fmt, found = self.format, list[Record | Ready | RowError]()
+        for raw in self.source.read(rows):
+            if isinstance(raw, (RowError, Ready)):
+                found.append(raw)
+                continue
+            try:
+                found.append(fmt(raw))  # type: ignore[arg-type]  # one record: the format has no count
+            except RowError as error:
+                found.append(error)
+        return found
 
     def read_block(self, rows: Sequence[int]) -> Block:
         """Returns the samples of these rows, in this order, of a source that consists of caches."""
         source: Any = self.source
         block: Block = source.read_block(rows)
         return block
-
-    def _record(self, raw: Any) -> Record | Ready | RowError:
-        if isinstance(raw, (RowError, Ready)):
-            return raw
-        try:
-            return self.format(raw)  # type: ignore[return-value]  # one record: the format has no count
-        except RowError as error:
-            return error
 
     def raw(self, row: int) -> Any:
         """Returns the raw row, for the quarantine file; None if it cannot be parsed."""

@@ -26,7 +26,8 @@ from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_e
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.formats.carry import Carry, carry_of
 from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_of
-from ms_prefstream.load.cached import ReadAhead, check_cache, encoding_of, tokenizer_of
+from ms_prefstream.load.ahead import RECORDS_AHEAD, SAMPLES_AHEAD, ReadAhead
+from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
 from ms_prefstream.load.carried import carried_by
 from ms_prefstream.load.index_files import FoundIndex, Part, build_indexes, find_beside, find_index, index_parts
 from ms_prefstream.load.loader import Load, Recipe
@@ -323,7 +324,9 @@ class StreamData:
         if self.pool is not None:
             return Prefetch(self.pool)
         records = self.recipe.records
-        return ReadAhead(self.local, len(records)) if self.recipe.ready and records is not None else self.local
+        if records is None:
+            return self.local
+        return ReadAhead(self.local, min(len(records), SAMPLES_AHEAD if self.recipe.ready else RECORDS_AHEAD))
 
     def bad_rows(self) -> BadRows:
         """Returns what counts, raises or drops the bad rows of a source with random access."""

@@ -18,7 +18,7 @@ SAMPLES_AHEAD = 1 << 12
 """Rows of caches that are read together, at most; they take 10 microseconds each."""
 
 RECORDS_AHEAD = 1 << 8
-"""Rows of text that are read together, at most: a step should not wait for much more than itself."""
+"""Rows of text that are read together, at most, with a length index: a step should not wait long for others."""
 
 
 class ReadAhead:

@@ -323,10 +323,10 @@ class StreamData:
         """Returns the loader of a source with random access: the worker processes, or this process."""
         if self.pool is not None:
             return Prefetch(self.pool)
-        records = self.recipe.records
-        if records is None:
+        records, is_cache = self.recipe.records, self.recipe.ready
+        if records is None or not (is_cache or self.index is not None):  # without an index a window is loaded at once
             return self.local
-        return ReadAhead(self.local, min(len(records), SAMPLES_AHEAD if self.recipe.ready else RECORDS_AHEAD))
+        return ReadAhead(self.local, min(len(records), SAMPLES_AHEAD if is_cache else RECORDS_AHEAD))
 
     def bad_rows(self) -> BadRows:
         """Returns what counts, raises or drops the bad rows of a source with random access."""

@@ -277,6 +277,11 @@ def test_fields_are_carried_into_caches_and_shown(
         "note": ["-", "-"],
     }
     capsys.readouterr()
+    no_tokenizer = [*DPO[:-1], "none"]
+    assert run(monkeypatch, "inspect", str(tmp_path / "cache"), *no_tokenizer, "--carry", "id", "--row", "1") == 0
+    assert "carried     answer 7 · id 5 · weight 0.5 · note -" in capsys.readouterr().out
+    assert run(monkeypatch, "inspect", str(tmp_path / "cache"), *no_tokenizer, "--carry", "ids", "--row", "1") == 2
+    assert "carry names 'ids', but the cache" in capsys.readouterr().err
     assert run(monkeypatch, "index", str(path), *DPO, "--carry", "weight") == 1
     assert """Give rows without it a default, as --carry '{"weight": ["float32", 1.0]}'""" in capsys.readouterr().err
     for wrong, why in (("id:int", "NAME:DTYPE with int64, float32, text"), ("id:int64=x", "a number after '='")):

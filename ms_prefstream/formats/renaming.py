@@ -72,7 +72,7 @@ class Renaming:
         found = {name: value for name, value in row.items() if name not in self.sources and name not in self.fields}
         for name, path in self._paths.items():
             try:
-                found[name] = _value_at(row, path)
+                found[name] = value_at(row, path)
             except LookupError as error:
                 if name not in _OPTIONAL:
                     raise self._nowhere(row, name, str(error.args[0])) from None
@@ -120,7 +120,7 @@ def _beside(value: Any, paths: set[Path], place: str) -> dict[str, Any]:
     return {name: item for name, item in found.items() if not is_harmless(name) and not name.endswith(_ROLES)}
 
 
-def _value_at(row: Mapping[str, Any], path: Path) -> Any:
+def value_at(row: Mapping[str, Any], path: Path) -> Any:
     """Returns the value that a path leads to; null as soon as it meets one.
 
     Raises:

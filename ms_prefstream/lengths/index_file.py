@@ -50,6 +50,8 @@ class _About(msgspec.Struct, frozen=True):
 
 def beside(source: Any) -> str | None:
     """Returns the default path of a source's index: beside its file; None if it has not exactly one file."""
+    if getattr(source, "selection", ""):  # some rows of it: they have an index beside the same file
+        source = source.parts[0]
     paths: Sequence[str] = getattr(source, "paths", ()) or [source.name]
     return paths[0] + SUFFIX if len(paths) == 1 and os.path.isfile(paths[0]) else None
 

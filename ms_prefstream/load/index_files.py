@@ -154,9 +154,11 @@ def _beside(part: Part) -> tuple[LengthIndex | None, str]:
     plain, problem = beside(part.source), ""
     if plain is None:
         return None, ""
-    first = [path for path in (_name_for(part, plain), plain) if os.path.lexists(path)]
-    others = glob.glob(f"{glob.escape(plain.removesuffix(SUFFIX))}.{'[0-9a-f]' * 8}{SUFFIX}")
-    paths = list(dict.fromkeys([*first, *sorted(others)]))
+    paths = [_name_for(part, plain)]
+    if not _selection(part):  # the other files are of all rows
+        others = glob.glob(f"{glob.escape(plain.removesuffix(SUFFIX))}.{'[0-9a-f]' * 8}{SUFFIX}")
+        paths = list(dict.fromkeys([*paths, plain, *sorted(others)]))
+    paths = [path for path in paths if os.path.lexists(path)]
     fingerprint = part.fingerprint() if paths else {}
     for path in paths:
         try:
@@ -171,6 +173,8 @@ def _beside(part: Part) -> tuple[LengthIndex | None, str]:
 def _name_for(part: Part, plain: str) -> str:
     """Returns the path of the index for the settings of a part, given the path without their digits."""
     settings = {name: value for name, value in part.settings.items() if name != "template_date"}  # any day fits
+    if selection := _selection(part):
+        settings["selection"] = selection
     digits = hash_of([json.dumps(settings, sort_keys=True, default=repr).encode()])[:8]
     return f"{plain.removesuffix(SUFFIX)}.{digits}{SUFFIX}"
 
@@ -228,6 +232,11 @@ def build_indexes(
         )
         for path, part in zip(paths, parts, strict=True)
     ])  # fmt: skip
+
+
+def _selection(part: Part) -> str:
+    """Returns what selects the rows of a part, where they are not all rows of its files; else an empty string."""
+    return str(getattr(part.source, "selection", ""))
 
 
 def _is_cache(part: Part) -> bool:

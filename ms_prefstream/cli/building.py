@@ -22,6 +22,7 @@ from ms_prefstream.inspection import encode
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.sources.mix import Mix
+from ms_prefstream.split import side_of
 from ms_prefstream.steps.summary import data_lines
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import TASKS, Task
@@ -46,12 +47,12 @@ def make_stream(source: tuple[Any, ...], options: dict[str, Any]) -> Stream:
         given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
     given |= {"batching": make_batching(options), "shuffle": _SHUFFLES[options["shuffle"]]}
     given |= {"index": _or_none(options.get("index") or "auto"), "verbose": options["verbose"]}
-    return stream(one_or_list(source), **given)
+    return stream(source_of(source, options), **given)
 
 
 def make_rows(source: tuple[Any, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
     """Returns the stream of a command line whose rows are not batched; fixed layouts are padded to `length`."""
-    found = one_or_list(source)
+    found = source_of(source, options)
     found = found if isinstance(found, Mix) else open_source(found)
     made = stream(
         found,
@@ -85,6 +86,14 @@ def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
 def _given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     """Returns the options that were given and are arguments of a function, under their own names."""
     return {name: options[name] for name in inspect.signature(function).parameters if options.get(name) is not None}
+
+
+def source_of(source: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Returns the rows of a command line: one path, several, a mix, or the side of them that --split names."""
+    found = one_or_list(source)
+    if options["split"] is None:
+        return found
+    return side_of(found, options["split"], _make_format(options), options["fields"])
 
 
 def one_or_list(source: tuple[Any, ...]) -> Any:
@@ -166,7 +175,7 @@ def _without_file(options: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def _make_format(options: dict[str, Any]) -> Any:
-    if not options["cvalues_types"]:
+    if not options.get("cvalues_types"):
         return format_from(options["format_"], "format")
     if options["format_"] not in ("auto", "cvalues"):
         raise OptionError(

@@ -85,6 +85,7 @@ _old_layout_option = click.option("--layout", "old_layout", hidden=True, expose_
 FORMAT = (
     cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows."),
     cloup.option("--fields", type=JsonObject(), help='Standard name -> the row\'s field: {"prompt": "question"}.'),
+    cloup.option("--split", metavar="SIDE:SHARE", help="A side of SOURCE by a hash of prompts: test:0.02, train:0.98."),
 )
 
 TEMPLATE = (

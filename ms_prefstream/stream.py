@@ -266,7 +266,14 @@ class Stream(NoDataset):
         self._begins = step
         self.data.resume_quarantine()
 
-    def build_index(self, path: str | os.PathLike[str] | None = None, *, progress: bool = False) -> LengthIndex:
+    def build_index(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        dedup: str | None = None,
+        exclude: Any = (),
+        *,
+        progress: bool = False,
+    ) -> LengthIndex:
         """Measure every row in one pass and write the length index, which this stream then uses.
 
         With it plans are exact and global: rows that would be dropped are left out beforehand, every rank pads to the
@@ -278,6 +285,9 @@ class Stream(NoDataset):
         Args:
             path: Where to write it, for a mix a folder; None puts it beside the source if that is a single file, for a
                 mix beside each part.
+            dedup: Leaves out later rows that equal an earlier one: ``row`` (every field), ``pair`` (prompt and both
+                responses) or ``prompt``, the latter two without case and differences in white space.
+            exclude: Other data (a source, as for `ms_prefstream.stream`) whose prompts no row may have.
             progress: Whether to show rows a second and the time left, on standard error.
 
         Raises:
@@ -290,7 +300,7 @@ class Stream(NoDataset):
                 "the stream was resumed, and an index would give its remaining steps other rows. Build the index "
                 "before a run begins, or begin a new one."
             )
-        index = self.data.build_index(path, progress)
+        index = self.data.build_index(path, progress, dedup, exclude)
         self._opener = step_opener(self.data, self.batching, self._opener.order, self._opener.ranks)
         self._steps = self._opener.open()
         return index

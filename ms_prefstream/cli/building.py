@@ -42,7 +42,7 @@ _SHUFFLES: dict[str, Any] = {"true": True, "false": False, "window": "window"}
 
 def make_stream(source: tuple[Any, ...], options: dict[str, Any]) -> Stream:
     """Returns the stream that a command line describes."""
-    given = _given_to(stream, options) | make_encoding(options)
+    given = given_to(stream, options) | make_encoding(options)
     if options["num_shards"] is None and options["shard_id"] is None:
         given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
     given |= {"batching": make_batching(options), "shuffle": _SHUFFLES[options["shuffle"]]}
@@ -75,7 +75,7 @@ def make_rows(source: tuple[Any, ...], options: dict[str, Any], length: int | No
 
 def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `mps.encode` that a command line describes."""
-    return _given_to(encode, options) | {
+    return given_to(encode, options) | {
         "task": _make_task(options),
         "tokenizer": _or_none(options["tokenizer"]),
         "format": _make_format(options),
@@ -83,7 +83,7 @@ def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+def given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     """Returns the options that were given and are arguments of a function, under their own names."""
     return {name: options[name] for name in inspect.signature(function).parameters if options.get(name) is not None}
 
@@ -138,13 +138,13 @@ def make_batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
         options = options | {"batch_size": 8}
     if options["pack"] is not None:
         _refuse(options, ("pad", "length", *_BUCKET), "--pack does not go with {}: packs have one width, TOKENS.")
-        return Pack(**_given_to(Pack, options | {"tokens": options["pack"]}))
+        return Pack(**given_to(Pack, options | {"tokens": options["pack"]}))
     if options["max_segments"] is not None:
         raise OptionError("--max-segments is an option of packs: give --pack TOKENS as well, or leave it out.")
     if options["pad"] or options["length"] is not None:
         _refuse(options, _BUCKET, "{} goes with buckets, and --pad and --length make one length of all rows.")
-        return Pad(**_given_to(Pad, options))
-    return Bucket(**_given_to(Bucket, options))
+        return Pad(**given_to(Pad, options))
+    return Bucket(**given_to(Bucket, options))
 
 
 def _refuse(options: dict[str, Any], names: tuple[str, ...], problem: str) -> None:

@@ -75,6 +75,19 @@ def hash_array(hashes: Iterable[bytes]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64, copy=False).reshape(-1, 2)
 
 
+def equal_groups(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Returns the number of the group of equal hashes that each row belongs to, (n,), given (n, 2) hashes.
+
+    Groups are numbered from 0 without gaps.
+    """
+    order = np.lexsort(hashes.T)
+    is_first = np.ones(len(hashes), np.int64)
+    is_first[1:] = (np.diff(hashes[order], axis=0) != 0).any(axis=1)
+    groups = np.empty(len(hashes), np.int64)
+    groups[order] = np.cumsum(is_first) - 1
+    return groups
+
+
 @functools.cache
 def _names(kind: type) -> tuple[str, ...]:
     """Returns the fields of a class of records that are compared; none if it has no prompt."""

@@ -102,6 +102,11 @@ class SampleLoader:
         self.sampler = sampler
         self.encoder = encoder
 
+    @property
+    def records(self) -> RecordAccess | None:
+        """The records that `load` reads."""
+        return self._records
+
     def over(self, records: RecordAccess) -> SampleLoader:
         """Returns the same loader for other records."""
         return SampleLoader(records, self._task, self.sampler, self.encoder)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ms_prefstream.checks import checked_call
+from ms_prefstream.checks import checked_call, group_of
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.plan import Ranks
 from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
@@ -82,23 +82,8 @@ def build_index(
         PrefStreamError: An option cannot be used, there is no place for the index, or the source can only be read from
             the front; with ``on_bad_row="raise"`` also the first malformed row.
     """
-    encoding = Encoding(
-        task=task,
-        tokenizer=tokenizer,
-        format=format,
-        fields=fields,
-        template=template,
-        template_variables=template_variables,
-        pad_token_id=0,  # nothing is padded
-        vocab_size=vocab_size,
-        boundary=boundary,
-        special_tokens_in_content=special_tokens_in_content,
-        content_lost=content_lost,
-        continue_final_message=continue_final_message,
-        train_empty_think=train_empty_think,
-        backend=backend,
-    )
-    policy = BadRowPolicy(on_bad_row=on_bad_row)
+    given = locals() | {"pad_token_id": 0}  # nothing is padded
+    encoding, policy = group_of(Encoding, given), group_of(BadRowPolicy, given)
     ranks = Ranks.given(1, 0, None)
     data = StreamData(source, encoding, policy, ranks, workers=workers, verbose=verbose, order_by=order_by)
     if verbose:

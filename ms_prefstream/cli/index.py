@@ -7,7 +7,7 @@ from typing import Any
 import click
 import cloup
 
-from ms_prefstream.cli.options import command, index_options, run_group, source_argument, verbose_option
+from ms_prefstream.cli.options import ORDER_BY, command, index_options, run_group, source_argument, verbose_option
 from ms_prefstream.cli.terminal import show
 
 
@@ -32,7 +32,7 @@ ms-prefstream index --config run.yaml --workers 8
 )
 @cloup.option_group(
     "Order",
-    cloup.option("--order-by", help="Note what rows are ordered by: margin or field:NAME."),
+    ORDER_BY,
 )
 @run_group(
     cloup.option("--out", type=click.Path(), help="Where the index is written; beside SOURCE if that is one file."),

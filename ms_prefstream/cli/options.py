@@ -178,6 +178,10 @@ _BATCHES = (
     cloup.option("--max-segments", type=int, help="Columns of actual_seq_len in packs.  [default: 128]"),
 )
 
+ORDER_BY = cloup.option(
+    "--order-by", metavar="KEY", help="Order rows by margin, length or field:NAME; -KEY descending."
+)
+
 _ORDER = (
     cloup.option("--shuffle", type=click.Choice(("true", "false", "window")), default="true", show_default=True),
     cloup.option("--no-shuffle", "shuffle", flag_value="false", help="The same as --shuffle false: source order."),
@@ -185,6 +189,8 @@ _ORDER = (
     cloup.option("--window", type=int, default=64, show_default=True, help="Steps sorted by length together."),
     cloup.option("--drop-remainder/--no-drop-remainder", default=True, show_default=True, help="Or repeat a few rows."),
     cloup.option("--longest-first", is_flag=True, help="Step 0 holds the longest rows of its window."),
+    ORDER_BY,
+    cloup.option("--order-noise", type=float, help="With --order-by: share of the rows by which a row may move."),
     cloup.option("--steps-per-epoch", type=int, help="Steps of packs, or of a source read from the front."),
     cloup.option("--num-shards", type=int, help="Ranks that share the data, with --shard-id."),
     cloup.option("--shard-id", type=int, help="This rank, from 0."),

@@ -147,10 +147,10 @@ class StreamData:
         encoding: What decides about the tokens of a row.
         policy: What happens to bad rows.
         ranks: Which rank writes the quarantine file.
+        order_by: The option of a stream; an index must hold what it needs.
         workers: Processes that load samples; 0 loads them here.
         index: ``auto``, ``build``, the path of a length index, or None.
         verbose: Whether warnings are logged; the report has them in any case.
-        order_by: The option of a stream; an index must hold what it needs.
 
     Attributes:
         source: The opened source.
@@ -177,11 +177,11 @@ class StreamData:
         encoding: Encoding,
         policy: BadRowPolicy,
         ranks: Ranks,
+        order_by: str | None = None,
         *,
         workers: int = 0,
         index: str | os.PathLike[str] | None = None,
         verbose: bool = True,
-        order_by: str | None = None,
     ) -> None:
         self._noted, self._given = Noted(order_by=order_key(order_by)), encoding
         if not isinstance(verbose, bool):

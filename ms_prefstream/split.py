@@ -15,8 +15,9 @@ from ms_prefstream.checks import WORD, checked_call, is_positive, whole_number
 from ms_prefstream.errors import OptionError, RowError, SourceError
 from ms_prefstream.formats.base import Format
 from ms_prefstream.formats.identity import NONE, question_hash, row_hash
-from ms_prefstream.formats.renaming import value_at
+from ms_prefstream.formats.paths import path_of, value_at
 from ms_prefstream.formats.spelling import is_missing
+from ms_prefstream.load.marks import FIELD, is_field
 from ms_prefstream.load.records import formats_of
 from ms_prefstream.plan.indexed import UsableRows
 from ms_prefstream.sources.base import RandomAccess, RawRow, Source, rows_in_order
@@ -25,7 +26,6 @@ from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.open import open_source
 from ms_prefstream.sources.selected import SelectedPass, SelectedRows
 
-FIELD = "field:"
 _SIDES = ("train", "test")
 
 
@@ -113,8 +113,7 @@ class Sides:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", whole_number("seed", self.seed, 0, WORD))
-        path = self.by.removeprefix(FIELD) if isinstance(self.by, str) else ""
-        if self.by != "prompt" and (path == self.by or not all(path.split("."))):
+        if self.by != "prompt" and not is_field(self.by):
             raise OptionError(f"by is {self.by!r}; expected 'prompt', or 'field:NAME' for the value of a row's field.")
 
     def is_test(self, row: RawRow, read: Format) -> bool:
@@ -133,7 +132,7 @@ class Sides:
             if self.by == "prompt":
                 made = read(row)
                 return question_hash((made or (None,))[0] if isinstance(made, tuple) else made)
-            value = value_at(row, tuple(self.by.removeprefix(FIELD).split(".")))
+            value = value_at(row, path_of(self.by.removeprefix(FIELD)))
             return NONE if is_missing(value) else row_hash(value)
         except (RowError, LookupError, TypeError):
             return NONE

@@ -19,7 +19,7 @@ NONE = bytes(16)
 """In place of the hash of a row that has no prompt."""
 
 _OF_PROMPT = frozenset({"prompt", "prompt_ids", "tools", "variables"})
-_NOT_COMPARED = frozenset({"margin", "origin", "unread"})
+_NOT_COMPARED = frozenset({"margin", "origin", "unread", "carried"})
 
 
 def folded(text: str) -> str:

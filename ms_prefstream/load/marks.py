@@ -15,8 +15,8 @@ from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.formats import resolve_format
 from ms_prefstream.formats.fields import as_number, names
 from ms_prefstream.formats.identity import equal_groups, hash_array, pair_hash, prompt_hash, question_hash, row_hash
+from ms_prefstream.formats.paths import is_path, path_of, value_at
 from ms_prefstream.formats.reader import reader
-from ms_prefstream.formats.renaming import value_at
 from ms_prefstream.formats.spelling import is_missing
 from ms_prefstream.lengths.index import Measured, measure, measure_rows
 from ms_prefstream.load.loader import SampleLoader
@@ -40,13 +40,17 @@ def order_key(order_by: str | None) -> str | None:
         OptionError: The option cannot be used.
     """
     key = order_by.removeprefix("-") if isinstance(order_by, str) else order_by
-    path = key.removeprefix(FIELD) if isinstance(key, str) else ""
-    if key not in (None, LENGTH, MARGIN) and (path == key or not all(path.split("."))):
+    if key not in (None, LENGTH, MARGIN) and not is_field(key):
         raise OptionError(
             f"order_by is {order_by!r}; expected 'margin', 'length' or 'field:NAME', with a '-' before it for "
             "descending order."
         )
     return None if key == LENGTH else key
+
+
+def is_field(key: Any) -> bool:
+    """Returns whether an option names a field of raw rows: ``field:NAME``, or a dotted path after the colon."""
+    return isinstance(key, str) and key.startswith(FIELD) and is_path(key.removeprefix(FIELD))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +113,7 @@ def _margin(record: Any) -> float:
 def _number(row: Any, path: str) -> float:
     """Returns the number at a dotted path of a raw row; true and false are 1 and 0."""
     try:
-        value = value_at(row, tuple(path.split(".")))
+        value = value_at(row, path_of(path))
     except LookupError as error:
         raise RowError(
             Reason.MISSING_FIELD,

@@ -72,10 +72,13 @@ class FormattedRows:
         block: Block = source.read_block(rows)
         return block
 
+    def raws(self, rows: Sequence[int]) -> list[Any]:
+        """Returns the raw rows of records, in this order; None for a row that cannot be parsed."""
+        return [None if isinstance(found, RowError) else found for found in self.source.read(rows)]
+
     def raw(self, row: int) -> Any:
         """Returns the raw row, for the quarantine file; None if it cannot be parsed."""
-        (found,) = self.source.read([row])
-        return None if isinstance(found, RowError) else found
+        return self.raws([row])[0]
 
     def origin(self, row: int) -> str:
         return self.source.origin(row)
@@ -134,6 +137,11 @@ class MixedRecords:
         """Returns where a record comes from, as its part says."""
         part = self.part_of(row)
         return self._parts[part].origin(row - self.mixture.firsts[part])
+
+    def raws(self, rows: Sequence[int]) -> list[Any]:
+        """Returns the raw rows of records, in this order; None for a row that cannot be parsed."""
+        parts, bounds = self._parts, np.array(self.mixture.firsts)
+        return read_parts(rows, bounds, self.name, lambda part, local: parts[part].raws(local.tolist()))
 
     def raw(self, row: int) -> Any:
         """Returns the raw row of a record, for the quarantine file; None if it cannot be parsed."""

@@ -32,7 +32,7 @@ from ms_prefstream.sources.open import open_source
 from ms_prefstream.steps.data import Encoding
 from ms_prefstream.steps.look import LOOKED_AT, can_look, first_rows, formats_in
 from ms_prefstream.steps.summary import encoding_lines, rows_line
-from ms_prefstream.tasks.base import Task
+from ms_prefstream.tasks.base import Task, traits
 
 _TOGETHER = 64  # rows that are encoded at a time
 
@@ -122,7 +122,7 @@ class RowEncoder:
         self._describer = Describer(
             texts=Texts(self._decode, with_tokens),
             controls=np.array([] if recipe.tokenizer is None else sorted(recipe.tokenizer.special.values()), np.int64),
-            scored=recipe.task.layout == "reward_token",
+            scored=traits(recipe.task).scores,
         )
 
     def rows(self, raws: Sequence[Any], read: Callable[[Any], Any]) -> list[EncodedRow]:

@@ -20,7 +20,7 @@ from ms_prefstream.sample import Block
 from ms_prefstream.sources.base import sources_in
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.tasks import TASKS
-from ms_prefstream.tasks.base import Task, added_defaults, given_options
+from ms_prefstream.tasks.base import Task, added_defaults, given_options, traits
 
 Unit = TypeVar("Unit", bound=Hashable)
 
@@ -58,8 +58,7 @@ def check_cache(
             "out."
         )
     about = cache.manifest.about
-    # The layout of DPO batches does not change the samples.
-    changes = list(task_changes(about["task"], task_options(task), ignored="layout" if task.name == "dpo" else ""))
+    changes = list(task_changes(about["task"], task_options(task), traits(task).batch_options))
     known, now = {**_ADDED, **about["fingerprint"]}, {**_ADDED, **encoding}
     if tokenizer is None:
         now["template"] = _template_without_tokenizer(template, known["template"])
@@ -172,7 +171,7 @@ def has_reference(source: Any, task: Task, packs: bool) -> bool:
                 f"{have[0].name} has reference log-probabilities, but {one.name} has none. Add them to a cache of it, "
                 "or use caches without them."
             )
-    if packs or task.layout != "paired":
+    if packs or task.layout != traits(task).reference_layout:
         raise OptionError(
             f"{have[0].name} has reference log-probabilities, and only batches of layout='paired' (Pad or Bucket) have "
             "columns for them. Use that, or a cache without them."
@@ -185,7 +184,7 @@ def task_options(task: Task) -> dict[str, Any]:
     return {"name": task.name, **given_options(task)}
 
 
-def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str = "") -> Iterator[str]:
+def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Sequence[str] = ()) -> Iterator[str]:
     """Yields how two tasks differ, given as `task_options`."""
     if then["name"] != now["name"]:
         yield f"task was {then['name']!r} and is {now['name']!r} now"
@@ -193,7 +192,7 @@ def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str =
     left_out = added_defaults(TASKS.get(now["name"]))
     then, now = {**left_out, **then}, {**left_out, **now}
     for name in dict.fromkeys([*then, *now]):
-        if then.get(name) != now.get(name) and name != ignored:
+        if then.get(name) != now.get(name) and name not in ignored:
             known = printable(repr(then.get(name)))
             yield f"{printable(name)} of the task {now['name']} was {known} and is {now.get(name)!r} now"
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
-from typing import Any, Protocol, TypeAlias, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,9 @@ from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError
+from ms_prefstream.formats.record import Record
 from ms_prefstream.sample import Block
+from ms_prefstream.tasks.records import TaskRecord, usual_record
 
 Sampler: TypeAlias = Callable[[Uncut], Block]
 """A function from conversations to samples. It refuses the rows without anything to learn (`Block.refuse`).
@@ -105,6 +108,49 @@ class Task(Protocol):
         """Returns control tokens that no content may hold, whatever `special_tokens_in_content` says."""
 
 
+class Traits:
+    """Further facts about a task, as they are assumed of a task that does not state them; see `traits`.
+
+    Attributes:
+        pairs: See `Task`.
+        length_option: The option that limits its sequences.
+        scores: Whether every sequence is scored at its last token, which the task appended.
+        trains: Whether it trains on responses, so that a prompt alone is of no use.
+        no_packs: Why packs have no place for its samples, as a sentence with the remedy; None if they have.
+        batch_options: Options that change batches and not samples: a cache fits any value of them.
+        layout_options: Options of its layout, see `make_layout`.
+        reference_layout: The layout of batches with columns for reference log-probabilities; None if there is none.
+    """
+
+    pairs: ClassVar[bool] = True
+    length_option: ClassVar[str] = "max_length"
+    scores: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
+    no_packs: ClassVar[str | None] = None
+    batch_options: ClassVar[tuple[str, ...]] = ()
+    layout_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    reference_layout: ClassVar[str | None] = None
+
+    def record(self, record: Record) -> TaskRecord:
+        """Returns a record as the task encodes it.
+
+        Raises:
+            RowError: The task has no use for such a record.
+        """
+        return usual_record(record, self.pairs)
+
+
+def traits(task: Task) -> Traits:
+    """Returns what a task states of `Traits`, and for the rest what is assumed."""
+    if isinstance(task, Traits):
+        return task
+    found = Traits()
+    for name in (*Traits.__annotations__, "record"):
+        if hasattr(task, name):
+            setattr(found, name, getattr(task, name))
+    return found
+
+
 def fit_pairs(rows: Uncut, limits: Budget) -> Block:
     """Truncates both sides of every row to their budget.
 
@@ -162,10 +208,10 @@ def budget(task: str, max_length: int, max_prompt_length: int | None, truncation
 def check_room(task: Task, encoder: ConversationEncoder) -> None:
     """Checks that a row of the task's length can keep a token of its response."""
     bare = least_length(encoder)
-    least = bare + (1 if task.layout == "reward_token" else 0)
+    least = bare + (1 if traits(task).scores else 0)
     if task.length < least:
         raise OptionError(
-            f"{type(task).__name__}: {'seq_length' if task.name == 'rlhf' else 'max_length'} is {task.length}, but the "
+            f"{type(task).__name__}: {traits(task).length_option} is {task.length}, but the "
             f"template takes {least} tokens with a single one of response. Raise it to {least} or, better, to what "
             "your rows need."
         )

@@ -12,12 +12,12 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Uncut
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.sample import Block
-from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pairs, shown
+from ms_prefstream.tasks.base import Sampler, Traits, added, budget, check_choice, check_flag, fit_pairs, shown
 
 
 @checked_call
 @dataclass(frozen=True)
-class DPO:
+class DPO(Traits):
     """Preference pairs as mindrlhf's DPO trainers read them.
 
     Attributes:
@@ -45,6 +45,8 @@ class DPO:
     name: ClassVar[str] = "dpo"
     pairs: ClassVar[bool] = True
     prompt_columns: ClassVar[None] = None
+    batch_options: ClassVar[tuple[str, ...]] = ("layout",)
+    reference_layout: ClassVar[str] = "paired"
 
     __repr__ = shown
 
@@ -57,6 +59,15 @@ class DPO:
     @property
     def length(self) -> int:
         return self.max_length
+
+    @property
+    def no_packs(self) -> str | None:  # type: ignore[override]  # read-only
+        if self.layout == "paired":
+            return None
+        return (
+            "layout='concat' puts chosen rows before rejected rows, but packs have a layout of their own, with both "
+            "sides of a pair in one row. Leave layout out."
+        )
 
     @property
     def shifted(self) -> bool:

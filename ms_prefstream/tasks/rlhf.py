@@ -13,12 +13,12 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.sample import Block
-from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, has_spans, shown
+from ms_prefstream.tasks.base import Sampler, Traits, added, budget, check_choice, check_flag, has_spans, shown
 
 
 @checked_call
 @dataclass(frozen=True)
-class RLHF:
+class RLHF(Traits):
     """Prompts and responses as mindrlhf's PPO and GRPO trainers read them.
 
     Attributes:
@@ -42,6 +42,7 @@ class RLHF:
     pairs: ClassVar[bool] = False
     shifted: ClassVar[bool] = False
     margin: ClassVar[bool] = False
+    length_option: ClassVar[str] = "seq_length"
 
     __repr__ = shown
 

@@ -1,0 +1,40 @@
+"""Records as tasks encode them: a pair for tasks of pairs; prompt and chosen side for the others."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.formats.fields import names
+from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
+from ms_prefstream.formats.suggest import ready_line
+
+TaskRecord: TypeAlias = Pair | Completion | TokenPair | TokenCompletion
+
+
+def usual_record(record: Record, pairs: bool) -> TaskRecord:
+    """Returns a pair for tasks of pairs; prompt and chosen side for the others.
+
+    Raises:
+        RowError: The record is no pair, and the task needs one.
+    """
+    if pairs and isinstance(record, Completion) and record.desirable is not None:
+        raise RowError(
+            Reason.MISSING_FIELD,
+            "the row is unpaired: 'label' or 'kto_tag' marks its one response as good or bad; expected a chosen and a "
+            "rejected response to one prompt",
+            "Pair the responses of a prompt first, or use mps.RLHF",
+        )
+    if pairs and not isinstance(record, (Pair, TokenPair)):
+        line = ready_line({"prompt": "…", **dict.fromkeys(record.unread, "…")})
+        raise RowError(
+            Reason.MISSING_FIELD,
+            "the row has no rejected side; expected a chosen and a rejected one"
+            + (f" (nothing reads the fields {names(record.unread)})" if record.unread else ""),
+            "Use mps.RLHF for rows of prompt and response, or correct the row" if line is None else f"Pass {line}",
+        )
+    if isinstance(record, Pair) and not pairs:
+        return Completion(record.prompt, record.chosen, record.tools, record.origin, record.unread, record.variables)
+    if isinstance(record, TokenPair) and not pairs:
+        return TokenCompletion(record.prompt_ids, record.chosen_ids, record.origin, record.unread)
+    return record  # type: ignore[return-value]  # a ranked list becomes pairs in its format

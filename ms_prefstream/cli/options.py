@@ -19,7 +19,7 @@ from ms_prefstream.errors import OptionError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-TASKS = ("dpo", "reward", "rlhf")
+TASKS = ("dpo", "reward", "rlhf", "prompts")
 TASK_LAYOUTS = ("paired", "concat", "mindformers", "reward_token")
 TRUNCATIONS = ("prompt_left", "response_right", "drop", "right")
 BACKENDS = ("auto", "fastokens", "tiktoken", "tokenizers", "sentencepiece")
@@ -100,7 +100,7 @@ TEMPLATE = (
 
 _TASK = (
     cloup.option("--task", type=click.Choice(TASKS), required=True, help="What rows become."),
-    cloup.option("--max-length", type=int, help="Tokens of one side (dpo, reward)."),
+    cloup.option("--max-length", type=int, help="Tokens of one side, row or prompt (all but rlhf)."),
     cloup.option("--max-prompt-length", type=int, help="Tokens of the prompt; columns of prompt_ids (rlhf)."),
     cloup.option("--seq-length", type=int, help="Columns of prompt + response (rlhf)."),
     cloup.option(
@@ -117,6 +117,8 @@ _TASK = (
     cloup.option("--labels", type=click.Choice(("unshifted", "shifted")), help="Labels of dpo.  [default: unshifted]"),
     cloup.option("--reward-token", help="Text or id of the reward token."),
     cloup.option("--margin", is_flag=True, default=None, help="Add the margin column (dpo, reward)."),
+    cloup.option("--padding-side", type=click.Choice(("right", "left")), help="Of prompts.  [default: right]"),
+    cloup.option("--repeat", type=int, help="Adjacent rows of each of the prompts.  [default: 1]"),
     cloup.option("--eos/--no-eos", "append_eos", default=None, help="Without a template: end token after responses."),
 )
 

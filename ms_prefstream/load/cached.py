@@ -14,8 +14,9 @@ import numpy as np
 from ms_prefstream.encode.encoder import AUTO
 from ms_prefstream.encode.template_text import given_text, template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.errors import OptionError, PrefStreamError, StateError, printable
+from ms_prefstream.errors import CacheError, OptionError, PrefStreamError, StateError, printable
 from ms_prefstream.load.loader import ADDED_OPTIONS, Load
+from ms_prefstream.mindrecord.ragged import has_pairs
 from ms_prefstream.sample import Block
 from ms_prefstream.sources.base import sources_in
 from ms_prefstream.sources.cached import CachedRows
@@ -49,6 +50,7 @@ def check_cache(
 
     Raises:
         StateError: Names what differs, with its value then and now.
+        CacheError: Its samples are none of the task.
         OptionError: A format was given, or the template is none.
         TemplateError: The template's file does not exist.
     """
@@ -75,6 +77,8 @@ def check_cache(
                     f"{tokenizer.name} ({now[name]})",
                 )
             changes.append(f"{name} was {then_shown} and is {now_shown} now")
+    if not changes and has_pairs(cache.manifest.columns) != task.pairs:
+        raise CacheError(f"{cache.name} has samples of another kind than the task {task.name} makes. It is damaged.")
     if changes:
         raise StateError(
             f"the cache {cache.name} was written with other settings: {'; '.join(changes)}. Use the former settings, "

@@ -24,7 +24,7 @@ from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompleti
 from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.sample import Block, Loaded, Note, Ready
 from ms_prefstream.sample import Sequence as TokenSequence
-from ms_prefstream.tasks.base import Sampler, Task, traits
+from ms_prefstream.tasks.base import Sampler, Task, columns_of, traits
 
 
 class Load(Protocol):
@@ -68,7 +68,7 @@ def collector_paused() -> Iterator[None]:
                 gc.enable()
 
 
-_LARGEST_MARGIN = float(np.finfo(np.float32).max)  # in batches and caches a margin is float32
+_LARGEST = float(np.finfo(np.float32).max)  # of a number in batches and caches
 
 
 class SampleLoader:
@@ -96,7 +96,7 @@ class SampleLoader:
         self._watch = watch
         self._records = records
         self._ready = ready
-        self._task = task
+        self._task, self._columns = task, columns_of(task)
         self.sampler = sampler
         self.encoder = encoder
 
@@ -172,22 +172,17 @@ class SampleLoader:
         def cuts(row: int, side: int) -> CutMap:
             return EncodedCutMap(encoder, sides_of(row)[side])
 
-        return Uncut(*found.block(), cuts)
+        return Uncut(*found.block(), cuts, records)
 
     def _made(self, conversations: Uncut, records: Sequence[Record], places: Sequence[int]) -> Block:
         """Returns the samples that the task makes of the conversations of some records."""
         if self._watch is not None:
             self._watch(places, conversations)
         block = conversations.block
-        has_margins = self._task.pairs
         for row, record in enumerate(records):
             if record.unread:
                 block.unread[row] = tuple(dict.fromkeys((*record.unread, *block.unread.get(row, ()))))
-            margin = record.margin if has_margins else None  # type: ignore[union-attr]  # pairs
-            if margin is not None and abs(margin) <= _LARGEST_MARGIN:
-                block.margins[row] = margin
-            elif margin is not None or self._task.margin:
-                block.refuse(row, _margin_error(margin))
+        self._set_columns(block, records)
         block = self.sampler(conversations)
         lost = np.bitwise_or.reduce(block.lost, axis=1)
         if lost.any():
@@ -199,18 +194,32 @@ class SampleLoader:
         block.compact()
         return block
 
+    def _set_columns(self, block: Block, records: Sequence[Record]) -> None:
+        """Sets the columns that the task adds, and the margins of pairs in any case: they are shown to people."""
+        for name, dtype in (({"margin": "float32"} if self._task.pairs else {}) | dict(self._columns)).items():
+            values = [getattr(record, name, None) for record in records]
+            if values.count(None) == len(values) and name not in self._columns:
+                continue
+            is_number = dtype == "float32"
+            given = block.column(name, np.float64 if is_number else dtype)
+            for row, value in enumerate(values):
+                if value is not None and (not is_number or abs(value) <= _LARGEST):
+                    given[row] = value
+                elif value is not None or name in self._columns:
+                    block.refuse(row, _column_error(name, value))
 
-def _margin_error(margin: float | None) -> RowError:
-    if margin is None:
+
+def _column_error(name: str, value: float | None) -> RowError:
+    if value is None:
         return RowError(
             Reason.MISSING_FIELD,
-            "the row has no margin; expected a number, since the task asks for a margin column",
-            "Add the field, or leave margin out of the task's options",
+            f"the row has no {name}; expected a number, since the task asks for a {name} column",
+            f"Add the field, or leave {name} out of the task's options",
         )
     return RowError(
         Reason.BAD_TYPE,
-        f"the row's margin is {margin}; expected a number that float32 can hold, up to {_LARGEST_MARGIN:.1e}",
-        "Scale the margins or scores",
+        f"the row's {name} is {value}; expected a number that float32 can hold, up to {_LARGEST:.1e}",
+        f"Scale the {name}s or scores",
     )
 
 

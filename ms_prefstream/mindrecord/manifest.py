@@ -152,7 +152,7 @@ class _Fingerprint(msgspec.Struct):
 
 
 class _Task(msgspec.Struct):
-    name: Literal["dpo", "reward", "rlhf"]
+    name: str
     margin: bool = False
     max_length: Count | None = None
     seq_length: Count | None = None  # of RLHF
@@ -222,8 +222,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
         if names != [name for name in self.files if name.startswith("reference-")]:
             raise ValueError("fields reference and files differ in the file of log-probabilities")
         if self.about.layout == "ragged":
-            task = self.about.task
-            check_ragged({name: one.dtype for name, one in self.columns.items()}, task.name != "rlhf", task.margin)
+            margin = {"margin": "float32"} if self.about.task.margin else {}
+            check_ragged({name: one.dtype for name, one in self.columns.items()}, margin)
 
 
 def read_manifest(folder: str) -> Manifest:

@@ -2,9 +2,10 @@
 
     pairs   row_id [17]   chosen_ids [5 6 7 8]   rejected_ids [5 6 9]   marks [0  0 1 2 4  0 1 2 3]   margin [0.5]
     RLHF    row_id [17]   prompt_ids [5 6]   ids [5 6 7 8]   marks [0  0 1 2 4]
+    others  row_id [17]   ids [5 6 7 8]   marks [0  0 1 2 4]
 
 `marks` are the sample's notes for reports, then for each sequence: whether it was cut, how many spans the loss
-covers, and the first token and the end of each.
+covers, and the first token and the end of each. Further columns of a sample, such as its margin, follow.
 """
 
 from __future__ import annotations
@@ -22,29 +23,49 @@ from ms_prefstream.sample import Block, Note, Sample
 
 _PAIR = ("chosen_ids", "rejected_ids")
 _ONE = ("ids",)
+_OWN = frozenset({"row_id", "prompt_ids", *_PAIR, *_ONE, "marks"})
 _LAST_NOTE = int(max(Note))
 
 
-def ragged_columns(pairs: bool, length: int, prompt_length: int | None, margin: bool) -> dict[str, Column]:
-    """Returns the columns of a task's samples, in order. Both lengths are the most tokens."""
+def ragged_columns(
+    pairs: bool, length: int, prompt_length: int | None, further: Mapping[str, str]
+) -> dict[str, Column]:
+    """Returns the columns of a task's samples, in order.
+
+    Args:
+        pairs: Whether a sample has two sequences.
+        length: The most tokens of a sequence.
+        prompt_length: The most tokens of a prompt that a rollout starts from; None for samples without one.
+        further: Further values of a sample: name -> dtype.
+    """
     names = _PAIR if pairs else _ONE
     columns = {"row_id": Column(dtype="int64", most=1, shape=(1,))}
-    if not pairs:
-        columns["prompt_ids"] = Column(dtype="int32", most=prompt_length or length)
+    if prompt_length is not None:
+        columns["prompt_ids"] = Column(dtype="int32", most=prompt_length)
     for name in names:
         columns[name] = Column(dtype="int32", most=length)
     # At most every second token begins a span.
     columns["marks"] = Column(dtype="int32", most=1 + len(names) * (2 + length + 2))
-    if margin:
-        columns["margin"] = Column(dtype="float32", most=1, shape=(1,))
-    return columns
+    return columns | {name: Column(dtype=dtype, most=1, shape=(1,)) for name, dtype in further.items()}
 
 
-def check_ragged(dtypes: Mapping[str, str], pairs: bool, margin: bool) -> None:
-    """Raises ValueError unless columns have the names and dtypes of this layout."""
-    expected = {name: column.dtype for name, column in ragged_columns(pairs, 1, 1, margin).items()}
-    if dtypes != expected:
+def check_ragged(dtypes: Mapping[str, str], further: Mapping[str, str]) -> None:
+    """Raises ValueError unless columns have the names and dtypes of this layout, and `further` ones at least."""
+    prompt_length = 1 if "prompt_ids" in dtypes else None
+    columns = ragged_columns(has_pairs(dtypes), 1, prompt_length, further)
+    expected = {name: column.dtype for name, column in columns.items()}
+    if {name: dtypes.get(name) for name in expected} != expected:
         raise ValueError(f"field columns is {dict(dtypes)}; expected {expected}")
+
+
+def has_pairs(columns: Mapping[str, Any]) -> bool:
+    """Returns whether samples with these columns have two sequences."""
+    return _PAIR[0] in columns
+
+
+def further_of(dtypes: Mapping[str, str]) -> dict[str, str]:
+    """Returns the columns of a file that hold further values of its samples, name -> dtype."""
+    return {name: dtype for name, dtype in dtypes.items() if name not in _OWN}
 
 
 def ragged_values(
@@ -53,6 +74,7 @@ def ragged_values(
     """Returns samples with their notes and row ids as columns of a file, n arrays each."""
     names = [name for name in (*_PAIR, *_ONE) if name in columns]
     values: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
+    further = further_of({name: column.dtype for name, column in columns.items()})
     for sample, noted, row in zip(samples, notes, rows, strict=True):
         marks = [noted]
         values["row_id"].append(np.array([row], np.int64))
@@ -63,8 +85,8 @@ def ragged_values(
                 marks += span
         if sample.prompt is not None:
             values["prompt_ids"].append(np.ascontiguousarray(sample.prompt, np.int32))
-        if "margin" in columns:
-            values["margin"].append(np.array([sample.margin], np.float32))
+        for name, dtype in further.items():
+            values[name].append(np.array([sample.columns[name]], dtype))
         values["marks"].append(np.array(marks, np.int32))
     return values
 
@@ -91,10 +113,10 @@ def ragged_block(
     numbers = _single(found["row_id"])
     if wrong := _first(numbers != rows):
         raise ValueError(f"row {rows[wrong[0]]} has the number {numbers[wrong[0]]} in the file")
-    if "margin" in found:
-        block.margins = _single(found["margin"]).astype(np.float64)
-        if wrong := _first(~np.isfinite(block.margins)):
-            raise ValueError(f"row {rows[wrong[0]]} has no margin")
+    for name in further_of(dtypes):
+        block.columns[name] = _single(found[name])
+        if wrong := _first(~np.isfinite(block.columns[name])):
+            raise ValueError(f"row {rows[wrong[0]]} has no {name}")
     if "prompt_ids" in found:
         block.prompts = np.stack(found["prompt_ids"][1:], axis=1)
     _set_marks(block, found["marks"])

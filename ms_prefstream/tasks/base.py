@@ -90,6 +90,10 @@ class Task(Protocol):
         """Whether batches have a margin column."""
 
     @property
+    def columns(self) -> Mapping[str, str]:
+        """Values of a sample that batches have beside its tokens: name -> dtype, see `columns_of`."""
+
+    @property
     def prompt_columns(self) -> int | None:
         """Columns of prompt_ids; None for layouts without them."""
 
@@ -151,6 +155,20 @@ def traits(task: Task) -> Traits:
     return found
 
 
+def margin_column(has_margin: bool) -> dict[str, str]:
+    """Returns the `columns` of a task whose only one may be the margin."""
+    return {"margin": "float32"} if has_margin else {}
+
+
+def columns_of(task: Task) -> Mapping[str, str]:
+    """Returns the values of a sample that batches and caches of a task have beside its tokens.
+
+    A record has them as attributes of these names. They are columns (B,) of their dtype, ``float32``, ``int32`` or
+    ``int64``, after those of the layout unless that puts them elsewhere.
+    """
+    return getattr(task, "columns", None) or margin_column(task.margin)  # a task of a user may lack it
+
+
 def fit_pairs(rows: Uncut, limits: Budget) -> Block:
     """Truncates both sides of every row to their budget.
 
@@ -171,6 +189,20 @@ def fit_pairs(rows: Uncut, limits: Budget) -> Block:
         else:
             block.refuse(row, RowError(Reason.IDENTICAL, "chosen and rejected become the same tokens"))
     return block
+
+
+def refuse_without_prompt(rows: Uncut, columns: int) -> None:
+    """Refuses the rows of whose prompt nothing is there, or nothing is left."""
+    for row in np.flatnonzero(rows.block.good & (rows.block.lengths[:, 0] == 0)).tolist():
+        if rows.prompts[row, 0]:
+            error = RowError(Reason.TOO_LONG, f"no character of the prompt fits into {columns} tokens")
+        else:
+            error = RowError(
+                Reason.MISSING_FIELD,
+                "the prompt is empty; expected text for a rollout to start from",
+                "Fill it in, or use a chat template, which gives an empty prompt a frame",
+            )
+        rows.block.refuse(row, error)
 
 
 def has_spans(block: Block, side: int) -> NDArray[np.bool_]:

@@ -12,7 +12,17 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Uncut
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.sample import Block
-from ms_prefstream.tasks.base import Sampler, Traits, added, budget, check_choice, check_flag, fit_pairs, shown
+from ms_prefstream.tasks.base import (
+    Sampler,
+    Traits,
+    added,
+    budget,
+    check_choice,
+    check_flag,
+    fit_pairs,
+    margin_column,
+    shown,
+)
 
 
 @checked_call
@@ -68,6 +78,10 @@ class DPO(Traits):
             "layout='concat' puts chosen rows before rejected rows, but packs have a layout of their own, with both "
             "sides of a pair in one row. Leave layout out."
         )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return margin_column(self.margin)
 
     @property
     def shifted(self) -> bool:

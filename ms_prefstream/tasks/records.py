@@ -6,10 +6,18 @@ from typing import TypeAlias
 
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.fields import names
-from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
+from ms_prefstream.formats.record import Completion, Pair, Ranked, Record, TokenCompletion, TokenPair
 from ms_prefstream.formats.suggest import ready_line
 
 TaskRecord: TypeAlias = Pair | Completion | TokenPair | TokenCompletion
+
+
+def prompt_record(record: Record) -> TaskRecord:
+    """Returns the prompt of a record, without any response."""
+    if isinstance(record, (TokenPair, TokenCompletion)):
+        return TokenCompletion(record.prompt_ids, (), record.origin, record.unread)
+    variables = None if isinstance(record, Ranked) else record.variables
+    return Completion(record.prompt, (), record.tools, record.origin, record.unread, variables)
 
 
 def usual_record(record: Record, pairs: bool) -> TaskRecord:

@@ -13,7 +13,17 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError, TokenizerError
 from ms_prefstream.sample import Block
-from ms_prefstream.tasks.base import Sampler, Traits, added, budget, check_choice, check_flag, fit_pairs, shown
+from ms_prefstream.tasks.base import (
+    Sampler,
+    Traits,
+    added,
+    budget,
+    check_choice,
+    check_flag,
+    fit_pairs,
+    margin_column,
+    shown,
+)
 
 _SHOWN = 8  # reserved tokens that an error lists
 
@@ -85,6 +95,10 @@ class Reward(Traits):
             "the two halves of a batch, so its rows cannot be shared. Pass Reward(..., layout='reward_token'), or use "
             "Pad or Bucket."
         )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return margin_column(self.margin)
 
     @property
     def _reserve(self) -> int:

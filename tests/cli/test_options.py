@@ -114,7 +114,7 @@ def completed(tmp_path: pathlib.Path, *words: str) -> list[str]:
     ("words", "offered"),
     [
         (("do",), {"plain,doctor"}),
-        (("bench", "x", "--task", ""), {"plain,dpo", "plain,reward", "plain,rlhf"}),
+        (("bench", "x", "--task", ""), {f"plain,{name}" for name in TASKS}),
         (("bench", "x", "--on-bad-row", "d"), {"plain,drop"}),
         (("cache", "x", "y", "--layout", "mind"), {"plain,mindrlhf", "plain,mindformers"}),
         (("inspect", "x", "--format", "orp"), {"plain,orpo_mix"}),

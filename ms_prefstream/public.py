@@ -26,7 +26,7 @@ from ms_prefstream.sources.read import read
 from ms_prefstream.stats.result import Stats
 from ms_prefstream.stats.run import stats  # the function, as with `encode`
 from ms_prefstream.stream import Stream, stream
-from ms_prefstream.tasks import DPO, RLHF, Prompts, Reward
+from ms_prefstream.tasks import DPO, RLHF, ProcessReward, Prompts, Reward
 
 __all__ = [
     "DPO",
@@ -41,6 +41,7 @@ __all__ = [
     "Part",
     "PartReport",
     "PrefStreamError",
+    "ProcessReward",
     "Prompts",
     "Reason",
     "Report",

@@ -25,6 +25,7 @@ class Note(enum.IntFlag):
     CONTENT_LOST = 16
     EMPTY_THINK = 32
     MARKERS = 64
+    SEPARATOR_TRIMMED = 128
 
 
 class Loaded(NamedTuple):
@@ -79,12 +80,14 @@ class Sample(NamedTuple):
         prompt: (p,) int32, the ids a rollout starts from; RLHF only.
         columns: Further values by name, see `Block.columns`.
         ref_logps: (chosen, rejected) log-probabilities of a reference model, summed over the loss mask, or None.
+        scores: A value of each span of the only sequence, or None.
     """
 
     sequences: tuple[Sequence, ...]
     prompt: Ids | None = None
     columns: Mapping[str, Any] = _NO_COLUMNS
     ref_logps: tuple[float, float] | None = None
+    scores: tuple[float, ...] | None = None
 
     @property
     def margin(self) -> float | None:
@@ -130,6 +133,7 @@ class Block(Many[Loaded]):
         ref_logps: (n, 2) float32, see `Sample`; None without any.
         columns: Further values of the rows by name, such as ``margin``: (n,) numbers, or strings as objects. A row
             without a value has NaN, 0 or "".
+        scores: Row -> a value of each span of its only sequence, see `Sample`.
     """
 
     ids: Ids
@@ -144,6 +148,7 @@ class Block(Many[Loaded]):
     prompts: NDArray[np.int64] | None = None
     ref_logps: NDArray[np.float32] | None = None
     columns: dict[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
+    scores: dict[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def empty(cls, rows: int, sides: int) -> Block:
@@ -185,6 +190,8 @@ class Block(Many[Loaded]):
                 prompts.append((row, sample.prompt))
             for name, value in sample.columns.items():
                 values.setdefault(name, {})[row] = value
+            if sample.scores is not None:
+                self.scores[row] = sample.scores
             if sample.ref_logps is not None:
                 if self.ref_logps is None:
                     self.ref_logps = np.full((len(self), 2), np.nan, np.float32)
@@ -229,6 +236,7 @@ class Block(Many[Loaded]):
         self.errors.setdefault(row, error)
         for side in range(self.sides if self.more else 0):
             self.more.pop((row, side), None)
+        self.scores.pop(row, None)
         self.lengths[row], self.spans[row], self.lost[row] = 0, 0, 0
 
     def __len__(self) -> int:
@@ -262,7 +270,7 @@ class Block(Many[Loaded]):
     def take(self, rows: NDArray[np.int64] | Many[int]) -> Block:
         """Returns some rows, in this order; `ids` is shared."""
         rows = np.asarray(rows, np.int64)
-        places = list(enumerate(rows.tolist())) if self.more or self.errors or self.unread else []
+        places = list(enumerate(rows.tolist())) if self.more or self.errors or self.unread or self.scores else []
         both = [(to, at, side) for to, at in places for side in range(self.sides)] if self.more else []
         more = {(to, side): self.more[at, side] for to, at, side in both if (at, side) in self.more}
         return Block(
@@ -278,6 +286,7 @@ class Block(Many[Loaded]):
             prompts=None if self.prompts is None else self.prompts[rows],
             ref_logps=None if self.ref_logps is None else self.ref_logps[rows],
             columns={name: values[rows] for name, values in self.columns.items()},
+            scores={to: self.scores[at] for to, at in places if at in self.scores},
         )
 
     def compact(self) -> None:
@@ -317,6 +326,7 @@ class Block(Many[Loaded]):
                 joined.ref_logps[first:last] = block.ref_logps
             joined.more |= {(first + row, side): spans for (row, side), spans in block.more.items()}
             joined.errors |= {first + row: error for row, error in block.errors.items()}
+            joined.scores |= {first + row: scores for row, scores in block.scores.items()}
             joined.unread |= {first + row: fields for row, fields in block.unread.items()}
             end += 0 if is_shared else len(block.ids)
         joined.ids = blocks[0].ids if is_shared else np.concatenate([joined.ids, *[block.ids for block in blocks]])
@@ -358,7 +368,7 @@ class Block(Many[Loaded]):
             prompt = self.ids[begin : begin + length]
         ref_logps: Any = None if self.ref_logps is None else tuple(self.ref_logps[row].tolist())
         given = {name: value for name, value in columns.items() if value == value}  # NaN stands for none
-        sample = Sample(sequences, prompt, given, ref_logps)
+        sample = Sample(sequences, prompt, given, ref_logps, self.scores.get(row))
         return Loaded(sample, None, notes, unread)
 
     def __iter__(self) -> Iterator[Loaded]:

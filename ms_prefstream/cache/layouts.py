@@ -25,7 +25,7 @@ from ms_prefstream.mindrecord.encoding import PaddedBlock
 from ms_prefstream.mindrecord.ragged import ragged_columns, ragged_values
 from ms_prefstream.mindrecord.schema import Column
 from ms_prefstream.sample import Block, Sample
-from ms_prefstream.tasks.base import Task, columns_of
+from ms_prefstream.tasks.base import Task, columns_of, traits
 
 LAYOUTS = ("ragged", "mindrlhf", "mindformers")
 ROWS_PER_PART = 8192
@@ -82,7 +82,8 @@ class Job:
         """The columns of every file, in the order of its readers."""
         task, width = self.task, self.width
         if self.layout == "ragged":
-            return ragged_columns(task.pairs, task.length, task.prompt_columns, columns_of(task))
+            scores, further = traits(task).scores_spans, columns_of(task)
+            return ragged_columns(task.pairs, task.length, task.prompt_columns, further, scores)
         ids = Column(dtype="int32", most=width, shape=(width,))
         if task.name == "dpo":
             number = Column(dtype="float32", most=1, shape=(1,))

@@ -19,7 +19,7 @@ from ms_prefstream.errors import OptionError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-TASKS = ("dpo", "reward", "rlhf", "prompts")
+TASKS = ("dpo", "reward", "rlhf", "process-reward", "prompts")
 TASK_LAYOUTS = ("paired", "concat", "mindformers", "reward_token")
 TRUNCATIONS = ("prompt_left", "response_right", "drop", "right")
 BACKENDS = ("auto", "fastokens", "tiktoken", "tokenizers", "sentencepiece")
@@ -117,6 +117,9 @@ _TASK = (
     cloup.option("--labels", type=click.Choice(("unshifted", "shifted")), help="Labels of dpo.  [default: unshifted]"),
     cloup.option("--reward-token", help="Text or id of the reward token."),
     cloup.option("--margin", is_flag=True, default=None, help="Add the margin column (dpo, reward)."),
+    cloup.option("--step-separator", help="Text after each step (process-reward).  [default: a newline]"),
+    cloup.option("--last-step-only", is_flag=True, default=None, help="Label the last step alone (process-reward)."),
+    cloup.option("--values", is_flag=True, default=None, help="Labels of steps are numbers (process-reward)."),
     cloup.option("--padding-side", type=click.Choice(("right", "left")), help="Of prompts.  [default: right]"),
     cloup.option("--repeat", type=int, help="Adjacent rows of each of the prompts.  [default: 1]"),
     cloup.option("--eos/--no-eos", "append_eos", default=None, help="Without a template: end token after responses."),

@@ -219,6 +219,13 @@ class CutMap:
         """Returns the last position up to this one at which the response can be cut without dividing a character."""
         return position
 
+    def places(self, content: str) -> NDArray[np.int64]:
+        """Returns the token that holds each character of the content of the first response turn, (n,) int64.
+
+        It is -1 for a character that the template leaves out.
+        """
+        raise NotImplementedError("a row that came as ids has no text")
+
     def floor(self) -> Cut:
         """Returns the prompt without any text: BOS, system message and generation header.
 

@@ -66,6 +66,19 @@ class Completion:
     desirable: bool | None = None
 
 
+@dataclass(slots=True)
+class Stepwise(Completion):
+    """A prompt with a response in steps, each with a label. The task that trains on steps joins the response of them.
+
+    Attributes:
+        steps: The steps, as the row has them.
+        labels: One for each step: True, False, or a number.
+    """
+
+    steps: tuple[str, ...] = ()
+    labels: tuple[bool | float, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """A prompt with several responses, each with a score (higher is better). A named policy turns it into pairs."""
@@ -99,4 +112,4 @@ class TokenCompletion:
     unread: tuple[str, ...] = ()
 
 
-Record: TypeAlias = Pair | Completion | Ranked | TokenPair | TokenCompletion
+Record: TypeAlias = Pair | Completion | Stepwise | Ranked | TokenPair | TokenCompletion

@@ -44,6 +44,7 @@ _NOTES = {
     Note.CONTENT_LOST: "the chat template left out words of a trained turn",
     Note.EMPTY_THINK: "an empty think block is not trained",
     Note.MARKERS: "the text looks rendered already",
+    Note.SEPARATOR_TRIMMED: "the chat template trims the last separator: its label is at the end of the step",
 }
 
 

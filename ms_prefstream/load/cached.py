@@ -16,7 +16,7 @@ from ms_prefstream.encode.template_text import given_text, template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import CacheError, OptionError, PrefStreamError, StateError, printable
 from ms_prefstream.load.loader import ADDED_OPTIONS, Load
-from ms_prefstream.mindrecord.ragged import has_pairs
+from ms_prefstream.mindrecord.ragged import has_pairs, has_scores
 from ms_prefstream.sample import Block
 from ms_prefstream.sources.base import sources_in
 from ms_prefstream.sources.cached import CachedRows
@@ -77,7 +77,8 @@ def check_cache(
                     f"{tokenizer.name} ({now[name]})",
                 )
             changes.append(f"{name} was {then_shown} and is {now_shown} now")
-    if not changes and has_pairs(cache.manifest.columns) != task.pairs:
+    columns = cache.manifest.columns
+    if not changes and (has_pairs(columns), has_scores(columns)) != (task.pairs, traits(task).scores_spans):
         raise CacheError(f"{cache.name} has samples of another kind than the task {task.name} makes. It is damaged.")
     if changes:
         raise StateError(

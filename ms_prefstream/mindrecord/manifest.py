@@ -152,7 +152,7 @@ class _Fingerprint(msgspec.Struct):
 
 
 class _Task(msgspec.Struct):
-    name: str
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z-]{0,31}$")]
     margin: bool = False
     max_length: Count | None = None
     seq_length: Count | None = None  # of RLHF

@@ -157,7 +157,7 @@ def no_response(seen: Seen) -> Iterator[Finding]:
     """Prompts alone, where a task trains on responses."""
     if seen.task.pairs or not traits(seen.task).trains:
         return
-    alone = [one for one in seen.records if isinstance(one, (Completion, TokenCompletion))]
+    alone = [one for one in seen.records if type(one) in (Completion, TokenCompletion)]
     count = sum(not (one.response if isinstance(one, Completion) else one.response_ids) for one in alone)
     if count:
         remedy = 'Name the response, as fields={"response": "answer"}, unless only rollouts use these rows'

@@ -73,6 +73,7 @@ _WHERE_COUNTED = (
     "content_lost",
     "empty_think",
     "markers",
+    "separator_trimmed",
     "unread",
     "left_out_files",
 )  # `as_dict` leaves out empty ones
@@ -102,6 +103,8 @@ class Report:
         content_lost: Rows of which the chat template left words out of a turn under the loss.
         empty_think: Rows with an empty think block that the template inserted into an answer.
         markers: Rows whose text looks like a conversation that is rendered already.
+        separator_trimmed: Rows whose last step has its label on its own last token, because the chat template trims the
+            separator. `as_dict` holds it where there are such rows.
         unread: Kept rows by the name of a field that holds text, messages, tools or media and that nothing read.
         packs_made: Without a length index, the packed rows that the rows of all finished windows filled.
         packs_wanted: The packed rows that their steps took.
@@ -135,6 +138,7 @@ class Report:
     content_lost: int = 0
     empty_think: int = 0
     markers: int = 0
+    separator_trimmed: int = 0
     unread: Counter[str] = field(default_factory=Counter)
     packs_made: int = 0
     packs_wanted: int = 0
@@ -202,7 +206,7 @@ class Report:
             notes: The notes of each, a `Note` as a number.
             origin: Row to origin.
         """
-        for note in (Note.TRUNCATED, Note.QUESTION_CUT, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, *_WITH_ORIGINS):
+        for note in Note:
             places = np.flatnonzero(notes & note)
             if not len(places):
                 continue
@@ -271,6 +275,7 @@ class Report:
             ("rows whose whole question was cut away", self.question_cut),
             ("rows whose text the chat template changed", self.rewritten),
             ("rows whose prompt ids differ at generation", self.boundary_differs),
+            ("rows whose last separator the chat template trims", self.separator_trimmed),
         )
         yield joined(
             [

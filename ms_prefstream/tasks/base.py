@@ -119,6 +119,7 @@ class Traits:
         pairs: See `Task`.
         length_option: The option that limits its sequences.
         scores: Whether every sequence is scored at its last token, which the task appended.
+        scores_spans: Whether each token under the loss has a value of its own (`Sample.scores`).
         trains: Whether it trains on responses, so that a prompt alone is of no use.
         no_packs: Why packs have no place for its samples, as a sentence with the remedy; None if they have.
         batch_options: Options that change batches and not samples: a cache fits any value of them.
@@ -129,6 +130,7 @@ class Traits:
     pairs: ClassVar[bool] = True
     length_option: ClassVar[str] = "max_length"
     scores: ClassVar[bool] = False
+    scores_spans: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     no_packs: ClassVar[str | None] = None
     batch_options: ClassVar[tuple[str, ...]] = ()

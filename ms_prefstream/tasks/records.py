@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TypeAlias
 
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.fields import names
-from ms_prefstream.formats.record import Completion, Pair, Ranked, Record, TokenCompletion, TokenPair
+from ms_prefstream.formats.record import Completion, Message, Pair, Ranked, Record, Stepwise, TokenCompletion, TokenPair
 from ms_prefstream.formats.suggest import ready_line
 
 TaskRecord: TypeAlias = Pair | Completion | TokenPair | TokenCompletion
@@ -18,6 +19,22 @@ def prompt_record(record: Record) -> TaskRecord:
         return TokenCompletion(record.prompt_ids, (), record.origin, record.unread)
     variables = None if isinstance(record, Ranked) else record.variables
     return Completion(record.prompt, (), record.tools, record.origin, record.unread, variables)
+
+
+def step_record(record: Record, separator: str) -> Stepwise:
+    """Returns a record with steps, with a response in which the separator follows every step.
+
+    Raises:
+        RowError: The record has no steps.
+    """
+    if isinstance(record, Stepwise):
+        response = "".join([step + separator for step in record.steps])
+        return dataclasses.replace(record, response=(Message("assistant", response),))
+    raise RowError(
+        Reason.MISSING_FIELD,
+        "the row has no steps with labels; expected {prompt, completions: [step, ...], labels: [true, ...]}",
+        "Rename the fields, or give format= a function row -> row",
+    )
 
 
 def usual_record(record: Record, pairs: bool) -> TaskRecord:
@@ -40,6 +57,12 @@ def usual_record(record: Record, pairs: bool) -> TaskRecord:
             "the row has no rejected side; expected a chosen and a rejected one"
             + (f" (nothing reads the fields {names(record.unread)})" if record.unread else ""),
             "Use mps.RLHF for rows of prompt and response, or correct the row" if line is None else f"Pass {line}",
+        )
+    if isinstance(record, Stepwise) and not pairs:
+        raise RowError(
+            Reason.MISSING_FIELD,
+            "the row has steps with labels, and no response; expected a prompt with its response",
+            "Use mps.ProcessReward for such rows",
         )
     if isinstance(record, Pair) and not pairs:
         return Completion(record.prompt, record.chosen, record.tools, record.origin, record.unread, record.variables)

@@ -45,7 +45,7 @@ pad_ids = st.sampled_from([0, 2, 99])
 
 
 def without_logps(rows):
-    return [row._replace(ref_logps=None) for row in rows]
+    return [row._replace(ref_logps=None, scores=(1.0,) * len(row.sequences[0].spans)) for row in rows]
 
 
 def build(layout, rows, *options):
@@ -57,13 +57,13 @@ def ids_of(name, batch):
     """The padded ids of a batch, chosen rows first."""
     if name == "paired":
         return np.concatenate([batch["chosen_input_ids"], batch["rejected_input_ids"]])
-    return batch["pretrain_ids" if name == "rlhf" else "input_ids"]
+    return batch[{"rlhf": "pretrain_ids", "prompts": "prompt_ids"}.get(name, "input_ids")]
 
 
 def attention_of(name, batch):
     if name == "paired":
         return np.concatenate([batch["chosen_attention_mask"], batch["rejected_attention_mask"]])
-    return batch["attention_mask"]
+    return batch["prompt_attention_mask" if name == "prompts" else "attention_mask"]
 
 
 def loss_of(name, batch):
@@ -73,7 +73,7 @@ def loss_of(name, batch):
 
 
 def sources_of(name, rows):
-    sides = (0,) if name == "rlhf" else (0, 1)
+    sides = (0, 1) if name in PAIRS else (0,)
     return [row.sequences[at] for at in sides for row in rows]
 
 

@@ -9,6 +9,7 @@ from ms_prefstream.batch.layouts.base import Layout
 from ms_prefstream.batch.layouts.concat import concat
 from ms_prefstream.batch.layouts.mindformers import mindformers
 from ms_prefstream.batch.layouts.paired import paired
+from ms_prefstream.batch.layouts.process_reward import process_reward
 from ms_prefstream.batch.layouts.prompts import prompts
 from ms_prefstream.batch.layouts.reward_token import reward_token
 from ms_prefstream.batch.layouts.rlhf import rlhf
@@ -26,6 +27,7 @@ _REGISTRY = {
     "mindformers": _Entry(mindformers, frozenset()),
     "reward_token": _Entry(reward_token, frozenset()),
     "rlhf": _Entry(rlhf, frozenset({"max_prompt_length"})),
+    "process_reward": _Entry(process_reward, frozenset()),
     "prompts": _Entry(prompts, frozenset()),
 }
 

@@ -43,6 +43,9 @@ class Loaded(NamedTuple):
 Batch = dict[str, NDArray[Any]]
 
 
+TEXT = "text"
+"""The dtype of a column of strings; the others are called as in numpy."""
+
 Ids: TypeAlias = NDArray[np.int32]
 Span: TypeAlias = tuple[int, int]
 
@@ -92,7 +95,8 @@ class Sample(NamedTuple):
     @property
     def margin(self) -> float | None:
         """How much better the chosen side is; None if the row does not say."""
-        return self.columns.get("margin")
+        found = self.columns.get("margin")
+        return found if isinstance(found, float) else None
 
     @property
     def length(self) -> int:

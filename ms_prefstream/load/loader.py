@@ -20,9 +20,10 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import CutMap, Uncut, token_cut_map
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.base import Format
+from ms_prefstream.formats.carry import Carry
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
 from ms_prefstream.load.records import RecordAccess
-from ms_prefstream.sample import Block, Loaded, Note, Ready
+from ms_prefstream.sample import TEXT, Block, Loaded, Note, Ready
 from ms_prefstream.sample import Sequence as TokenSequence
 from ms_prefstream.tasks.base import Sampler, Task, columns_of, traits
 
@@ -68,6 +69,7 @@ def collector_paused() -> Iterator[None]:
                 gc.enable()
 
 
+_NOTHING: Mapping[str, str] = {}
 _LARGEST = float(np.finfo(np.float32).max)  # of a number in batches and caches
 
 
@@ -80,6 +82,7 @@ class SampleLoader:
         sampler: The task's function from conversations to samples.
         encoder: Encodes text records; None when every row is already tokenized.
         ready: Whether the records are samples already, see `Recipe`.
+        carried: The columns that records carry, in order: name -> dtype.
         watch: Called with conversations before the task cuts them, and with the places of their records among those
             that are loaded together.
     """
@@ -91,18 +94,21 @@ class SampleLoader:
         sampler: Sampler,
         encoder: ConversationEncoder | None,
         ready: bool = False,
+        carried: Mapping[str, str] = _NOTHING,
         watch: Callable[[Sequence[int], Uncut], None] | None = None,
     ) -> None:
-        self._watch = watch
+        self._watch, self._carried = watch, carried
         self._records = records
         self._ready = ready
         self._task, self._columns = task, columns_of(task)
         self.sampler = sampler
         self.encoder = encoder
 
-    def over(self, records: RecordAccess) -> SampleLoader:
-        """Returns the same loader for other records."""
-        return SampleLoader(records, self._task, self.sampler, self.encoder)
+    def over(
+        self, records: RecordAccess | None, watch: Callable[[Sequence[int], Uncut], None] | None = None
+    ) -> SampleLoader:
+        """Returns the same loader for other records, with a `watch` of its own."""
+        return SampleLoader(records, self._task, self.sampler, self.encoder, carried=self._carried, watch=watch)
 
     def load(self, rows: Sequence[int]) -> Block:
         """Returns the samples of these rows, in this order."""
@@ -195,14 +201,17 @@ class SampleLoader:
         return block
 
     def _set_columns(self, block: Block, records: Sequence[Record]) -> None:
-        """Sets the columns that the task adds, and the margins of pairs in any case: they are shown to people."""
+        """Sets the columns that the task adds, those carried, and the margins of pairs, which are shown to people."""
+        for at, (name, dtype) in enumerate(self._carried.items()):
+            values = [record.carried[at] for record in records]
+            block.columns[name] = np.array(values, object if dtype == TEXT else dtype)
         for name, dtype in (({"margin": "float32"} if self._task.pairs else {}) | dict(self._columns)).items():
-            values = [getattr(record, name, None) for record in records]
-            if values.count(None) == len(values) and name not in self._columns:
+            stated = [getattr(record, name, None) for record in records]
+            if stated.count(None) == len(stated) and name not in self._columns:
                 continue
             is_number = dtype == "float32"
             given = block.column(name, np.float64 if is_number else dtype)
-            for row, value in enumerate(values):
+            for row, value in enumerate(stated):
                 if value is not None and (not is_number or abs(value) <= _LARGEST):
                     given[row] = value
                 elif value is not None or name in self._columns:
@@ -267,6 +276,7 @@ class Recipe:
         template_variables: The option of that name, like those that follow it.
         template_date: The day that the template gets, in ISO form; None if it asks for none.
         boundary: ``joint`` or ``inference``; ``auto`` is resolved when a recipe is made.
+        carry: The fields of rows that are carried; None for none.
         ready: Whether the records are samples already, as those of a cache are.
     """
 
@@ -281,6 +291,7 @@ class Recipe:
     content_lost: str = "report"
     continue_final_message: str = "error"
     train_empty_think: bool = False
+    carry: Carry | None = None
     ready: bool = False
 
     def __post_init__(self) -> None:
@@ -309,6 +320,8 @@ class Recipe:
         added = {name: getattr(self, name) for name, default in ADDED_OPTIONS.items() if getattr(self, name) != default}
         if self.template_variables is not None:
             added["template_variables"] = json.dumps(self.template_variables, sort_keys=True, ensure_ascii=False)
+        if self.carry is not None:
+            added["carry"] = self.carry.text()
         return found | added
 
     def loader(self) -> SampleLoader:
@@ -330,7 +343,8 @@ class Recipe:
                 continue_final_message=self.continue_final_message,
                 train_empty_think=self.train_empty_think,
             )
-        return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder)
+        carried = {} if self.carry is None else self.carry.columns
+        return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder, carried=carried)
 
 
 ADDED_OPTIONS = {
@@ -339,6 +353,7 @@ ADDED_OPTIONS = {
     "content_lost": "report",
     "continue_final_message": "error",
     "train_empty_think": False,
+    "carry": None,
 }
 """What decides about tokens and is younger than the first saved files: these name it where it is not the default."""
 

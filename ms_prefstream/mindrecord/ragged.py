@@ -5,8 +5,8 @@
     others  row_id [17]   ids [5 6 7 8]   marks [0  0 1 2 4]
 
 `marks` are the sample's notes for reports, then for each sequence: whether it was cut, how many spans the loss
-covers, and the first token and the end of each. `scores` has a value for each span, where a task gives them. Further
-columns of a sample, such as its margin, follow.
+covers, and the first token and the end of each. `span_scores` has a value for each span, where a task gives them.
+Further columns of a sample, such as its margin, follow.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.errors import OptionError
 from ms_prefstream.mindrecord.encoding import Flat, decode
-from ms_prefstream.mindrecord.schema import Column, Columns
-from ms_prefstream.sample import Block, Note, Sample
+from ms_prefstream.mindrecord.schema import BYTES, Column, Columns
+from ms_prefstream.sample import TEXT, Block, Note, Sample
 
 _PAIR = ("chosen_ids", "rejected_ids")
 _ONE = ("ids",)
-_SCORES = "scores"
+_SCORES = "span_scores"
 _OWN = frozenset({"row_id", "prompt_ids", *_PAIR, *_ONE, "marks", _SCORES})
+MOST_TEXT = 1 << 18
+"""The most bytes of a text that is carried; pages have room for it."""
 _LAST_NOTE = int(max(Note))
 
 
@@ -51,7 +54,12 @@ def ragged_columns(
     columns["marks"] = Column(dtype="int32", most=1 + len(names) * (2 + (2 * length if scores else length + 2)))
     if scores:
         columns[_SCORES] = Column(dtype="float32", most=length)
-    return columns | {name: Column(dtype=dtype, most=1, shape=(1,)) for name, dtype in further.items()}
+    return columns | {name: further_column(dtype) for name, dtype in further.items()}
+
+
+def further_column(dtype: str) -> Column:
+    """Returns the column of a further value of each sample; strings are UTF-8."""
+    return Column(dtype=BYTES, most=MOST_TEXT) if dtype == TEXT else Column(dtype=dtype, most=1, shape=(1,))
 
 
 def check_ragged(dtypes: Mapping[str, str], further: Mapping[str, str]) -> None:
@@ -97,10 +105,27 @@ def ragged_values(
             values["prompt_ids"].append(np.ascontiguousarray(sample.prompt, np.int32))
         if _SCORES in columns:
             values[_SCORES].append(np.array(sample.scores, np.float32))
-        for name, dtype in further.items():
-            values[name].append(np.array([sample.columns[name]], dtype))
         values["marks"].append(np.array(marks, np.int32))
-    return values
+    return values | {name: further_values(samples, rows, name, dtype) for name, dtype in further.items()}
+
+
+def further_values(samples: Many[Sample], rows: Many[int], name: str, dtype: str) -> list[NDArray[Any]]:
+    """Returns a further value of each sample as a column of a file.
+
+    Raises:
+        OptionError: A text is longer than files have room for.
+    """
+    given = [sample.columns[name] for sample in samples]
+    if dtype != BYTES:
+        return [np.array([value], dtype) for value in given]
+    texts = [np.frombuffer(value.encode(), np.uint8) for value in given]
+    for row, text in zip(rows, texts, strict=True):
+        if len(text) > MOST_TEXT:
+            raise OptionError(
+                f"row {row}: field {name!r}, which is carried, has {len(text):,} bytes of text; a cache has room for "
+                f"{MOST_TEXT:,}. Carry it in a stream of the text, or shorten it."
+            )
+    return texts
 
 
 def ragged_block(
@@ -125,9 +150,9 @@ def ragged_block(
     numbers = _single(found["row_id"])
     if wrong := _first(numbers != rows):
         raise ValueError(f"row {rows[wrong[0]]} has the number {numbers[wrong[0]]} in the file")
-    for name in further_of(dtypes):
-        block.columns[name] = _single(found[name])
-        if wrong := _first(~np.isfinite(block.columns[name])):
+    for name, dtype in further_of(dtypes).items():
+        block.columns[name] = _texts(found[name]) if dtype == BYTES else _single(found[name])
+        if dtype != BYTES and (wrong := _first(~np.isfinite(block.columns[name]))):
             raise ValueError(f"row {rows[wrong[0]]} has no {name}")
     if "prompt_ids" in found:
         block.prompts = np.stack(found["prompt_ids"][1:], axis=1)
@@ -153,6 +178,15 @@ def _single(column: Flat) -> NDArray[Any]:
         raise ValueError(f"a row has {column.lengths[wrong[0]]} numbers where one was expected")
     numbers: NDArray[Any] = column.values[column.begins]
     return numbers
+
+
+def _texts(column: Flat) -> NDArray[np.object_]:
+    """Returns the strings of a column of bytes."""
+    ends = (column.begins + column.lengths).tolist()
+    data = column.values.tobytes()
+    found = np.empty(len(ends), object)
+    found[:] = [data[begin:end].decode() for begin, end in zip(column.begins.tolist(), ends, strict=True)]
+    return found
 
 
 def _set_marks(block: Block, marks: Flat) -> None:

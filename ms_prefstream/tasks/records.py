@@ -16,9 +16,9 @@ TaskRecord: TypeAlias = Pair | Completion | TokenPair | TokenCompletion
 def prompt_record(record: Record) -> TaskRecord:
     """Returns the prompt of a record, without any response."""
     if isinstance(record, (TokenPair, TokenCompletion)):
-        return TokenCompletion(record.prompt_ids, (), record.origin, record.unread)
+        return TokenCompletion(record.prompt_ids, (), record.origin, record.unread, carried=record.carried)
     variables = None if isinstance(record, Ranked) else record.variables
-    return Completion(record.prompt, (), record.tools, record.origin, record.unread, variables)
+    return Completion(record.prompt, (), record.tools, record.origin, record.unread, variables, carried=record.carried)
 
 
 def step_record(record: Record, separator: str) -> Stepwise:
@@ -65,7 +65,10 @@ def usual_record(record: Record, pairs: bool) -> TaskRecord:
             "Use mps.ProcessReward for such rows",
         )
     if isinstance(record, Pair) and not pairs:
-        return Completion(record.prompt, record.chosen, record.tools, record.origin, record.unread, record.variables)
+        about = record.tools, record.origin, record.unread, record.variables
+        return Completion(record.prompt, record.chosen, *about, carried=record.carried)
     if isinstance(record, TokenPair) and not pairs:
-        return TokenCompletion(record.prompt_ids, record.chosen_ids, record.origin, record.unread)
+        return TokenCompletion(
+            record.prompt_ids, record.chosen_ids, record.origin, record.unread, carried=record.carried
+        )
     return record  # type: ignore[return-value]  # a ranked list becomes pairs in its format

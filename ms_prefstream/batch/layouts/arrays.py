@@ -10,12 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.sample import Block, Ids
+from ms_prefstream.sample import TEXT, Block, Ids
 
 Lengths: TypeAlias = NDArray[np.int32]
 
-TEXT = "text"
-"""The dtype of a column of strings, see `column`."""
 IGNORE = -100
 """The label of a column that the loss ignores."""
 

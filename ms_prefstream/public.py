@@ -26,10 +26,11 @@ from ms_prefstream.sources.read import read
 from ms_prefstream.stats.result import Stats
 from ms_prefstream.stats.run import stats  # the function, as with `encode`
 from ms_prefstream.stream import Stream, stream
-from ms_prefstream.tasks import DPO, RLHF, ProcessReward, Prompts, Reward
+from ms_prefstream.tasks import DPO, KTO, RLHF, ProcessReward, Prompts, Reward
 
 __all__ = [
     "DPO",
+    "KTO",
     "RLHF",
     "Bucket",
     "CacheError",

@@ -26,6 +26,8 @@ class Note(enum.IntFlag):
     EMPTY_THINK = 32
     MARKERS = 64
     SEPARATOR_TRIMMED = 128
+    DESIRABLE = 256
+    UNDESIRABLE = 512
 
 
 class Loaded(NamedTuple):
@@ -82,14 +84,14 @@ class Sample(NamedTuple):
         sequences: (chosen, rejected) for pairs; (prompt + response,) for RLHF.
         prompt: (p,) int32, the ids a rollout starts from; RLHF only.
         columns: Further values by name, see `Block.columns`.
-        ref_logps: (chosen, rejected) log-probabilities of a reference model, summed over the loss mask, or None.
+        ref_logps: Log-probabilities of each sequence by a reference model, summed over the loss mask, or None.
         scores: A value of each span of the only sequence, or None.
     """
 
     sequences: tuple[Sequence, ...]
     prompt: Ids | None = None
     columns: Mapping[str, Any] = _NO_COLUMNS
-    ref_logps: tuple[float, float] | None = None
+    ref_logps: tuple[float, ...] | None = None
     scores: tuple[float, ...] | None = None
 
     @property
@@ -134,7 +136,7 @@ class Block(Many[Loaded]):
         errors: Row -> why there is no sample (without origin).
         unread: Row -> fields that nothing read.
         prompts: (n, 2) int64, begin and length of the prompt that a rollout starts from; None without any.
-        ref_logps: (n, 2) float32, see `Sample`; None without any.
+        ref_logps: (n, S) float32, see `Sample`; None without any.
         columns: Further values of the rows by name, such as ``margin``: (n,) numbers, or strings as objects. A row
             without a value has NaN, 0 or "".
         scores: Row -> a value of each span of its only sequence, see `Sample`.
@@ -198,7 +200,7 @@ class Block(Many[Loaded]):
                 self.scores[row] = sample.scores
             if sample.ref_logps is not None:
                 if self.ref_logps is None:
-                    self.ref_logps = np.full((len(self), 2), np.nan, np.float32)
+                    self.ref_logps = np.full((len(self), len(sample.ref_logps)), np.nan, np.float32)
                 self.ref_logps[row] = sample.ref_logps
         self.replace(sequences)
         for name, given in values.items():
@@ -326,7 +328,7 @@ class Block(Many[Loaded]):
                 joined.prompts[first:last] = block.prompts + np.array([end, 0])
             if block.ref_logps is not None:
                 if joined.ref_logps is None:
-                    joined.ref_logps = np.full((len(joined), 2), np.nan, np.float32)
+                    joined.ref_logps = np.full((len(joined), block.ref_logps.shape[1]), np.nan, np.float32)
                 joined.ref_logps[first:last] = block.ref_logps
             joined.more |= {(first + row, side): spans for (row, side), spans in block.more.items()}
             joined.errors |= {first + row: error for row, error in block.errors.items()}

@@ -109,13 +109,18 @@ class TokenPair:
 
 @dataclass(frozen=True, slots=True)
 class TokenCompletion:
-    """A prompt and a response that are already tokenized; an empty response means prompt only."""
+    """A prompt and a response that are already tokenized; an empty response means prompt only.
+
+    Attributes:
+        desirable: As in `Completion`.
+    """
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...] = field(default=())
     origin: str = ""
     unread: tuple[str, ...] = ()
     carried: tuple[Any, ...] = ()
+    desirable: bool | None = None
 
 
 Record: TypeAlias = Pair | Completion | Stepwise | Ranked | TokenPair | TokenCompletion

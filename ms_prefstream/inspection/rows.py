@@ -105,7 +105,7 @@ def encode(
         carry=carry,
     )
     carried = None if carry is None else encoding.carried(open_source([row]))
-    (read,) = formats_of(None, format, fields, carried)
+    (read,) = formats_of(None, format, fields, carried, traits(task).unpairs)
     return RowEncoder(encoding.recipe(ready=False, carry=carried)).rows([row], read)[0]
 
 
@@ -253,7 +253,7 @@ def rows_of(
     encoding = Encoding(**{**options, "tokenizer": _loaded(options["tokenizer"], backend)})
     recipe = encoding.recipe(ready=only_caches(found), carry=encoding.carried(found))
     _log_header(found, encoding, recipe)
-    (read,) = formats_of(None, encoding.format, encoding.fields, recipe.carry)
+    (read,) = formats_of(None, encoding.format, encoding.fields, recipe.carry, traits(recipe.task).unpairs)
     encoder, filled = RowEncoder(recipe, with_tokens), fills_nulls(found)
     passed = _raw_rows(found, rows)
     while together := list(itertools.islice(passed, _TOGETHER)):

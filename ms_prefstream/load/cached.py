@@ -184,8 +184,9 @@ def has_reference(source: Any, task: Task, packs: bool) -> bool:
             )
     if packs or task.layout != traits(task).reference_layout:
         raise OptionError(
-            f"{have[0].name} has reference log-probabilities, and only batches of layout='paired' (Pad or Bucket) have "
-            "columns for them. Use that, or a cache without them."
+            f"{have[0].name} has reference log-probabilities, and only batches of "
+            f"layout={traits(task).reference_layout or 'paired'!r} (Pad or Bucket) have columns for them. Use that, or "
+            "a cache without them."
         )
     return True
 

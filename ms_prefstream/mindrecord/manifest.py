@@ -128,7 +128,7 @@ def is_cache_file(file: IO[bytes], name: str) -> bool:
         return is_sidecar(file)
     if name == PLACES:
         return is_table(file, PLACE, ())
-    return is_table(file, LOGPS, (2,)) if name.endswith(".npy") else is_record_file(file)
+    return is_table(file, LOGPS, (1,), (2,)) if name.endswith(".npy") else is_record_file(file)
 
 
 def check_cache_file(path: str) -> None:
@@ -161,7 +161,7 @@ class _Task(msgspec.Struct):
 
 class _About(msgspec.Struct):
     version: Literal[1]
-    layout: Literal["ragged", "mindrlhf", "mindformers"]
+    layout: Literal["ragged", "mindrlhf", "mindrlhf-grpo", "mindformers"]
     task: _Task
     width: Count | None
     pad_token_id: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]

@@ -67,6 +67,8 @@ class Collate:
         """Returns the batch of B samples; `longest` counts tokens, None for those of the samples themselves."""
         if longest is None:
             longest = int(samples.lengths.max())
+        if self.layout.longest is not None:
+            longest = max(longest, self.layout.longest(samples))
         width = self.batching.width_for(longest, self.widths)
         self.report.batch(samples, width)
         batch, copies = self.layout.build(samples, width, self.pad_id, self.task.shifted), self.layout.repeat

@@ -121,6 +121,8 @@ class Traits:
         scores: Whether every sequence is scored at its last token, which the task appended.
         scores_spans: Whether each token under the loss has a value of its own (`Sample.scores`).
         trains: Whether it trains on responses, so that a prompt alone is of no use.
+        unpairs: Whether a pair becomes two samples, a good and a bad one.
+        least_rows: Rows of a step on each rank, at least.
         no_packs: Why packs have no place for its samples, as a sentence with the remedy; None if they have.
         batch_options: Options that change batches and not samples: a cache fits any value of them.
         layout_options: Options of its layout, see `make_layout`.
@@ -132,6 +134,8 @@ class Traits:
     scores: ClassVar[bool] = False
     scores_spans: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+    unpairs: ClassVar[bool] = False
+    least_rows: ClassVar[int] = 1
     no_packs: ClassVar[str | None] = None
     batch_options: ClassVar[tuple[str, ...]] = ()
     layout_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -205,6 +209,31 @@ def refuse_without_prompt(rows: Uncut, columns: int) -> None:
                 "Fill it in, or use a chat template, which gives an empty prompt a frame",
             )
         rows.block.refuse(row, error)
+
+
+def only_side(block: Block, side: int) -> Block:
+    """Returns the rows with one of their sequences alone."""
+    kept = {name: getattr(block, name)[:, side : side + 1] for name in ("begins", "lengths", "spans", "lost")}
+    more = {(row, 0): spans for (row, of), spans in block.more.items() if of == side}
+    return dataclasses.replace(block, **kept, more=more)
+
+
+def leave_out_first_tokens(block: Block, change: bool) -> None:
+    """Takes the first token of each sequence out of its spans: no token before it can predict it.
+
+    A row without another token to learn is refused, in every layout; spans are changed only if `change` says so.
+    """
+    begins_at_once = (block.spans[..., 0] == 0) & (block.spans[..., 1] > 0)
+    for row, side in np.argwhere(begins_at_once).tolist():
+        if row in block.errors:  # for its other side
+            continue
+        (_, end), *rest = block.spans_of(row, side)
+        spans = [(1, end), *rest] if end > 1 else rest
+        if not spans:
+            problem = "the only response token has nothing before it to be predicted from"
+            block.refuse(row, RowError(Reason.NO_RESPONSE_TOKENS, problem))
+        elif change:
+            block.set_spans(row, side, spans)
 
 
 def has_spans(block: Block, side: int) -> NDArray[np.bool_]:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from ms_prefstream.checks import checked_call
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Uncut
-from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.sample import Block
 from ms_prefstream.tasks.base import (
     Sampler,
@@ -20,6 +17,7 @@ from ms_prefstream.tasks.base import (
     check_choice,
     check_flag,
     fit_pairs,
+    leave_out_first_tokens,
     margin_column,
     shown,
 )
@@ -92,28 +90,10 @@ class DPO(Traits):
 
         def sample(rows: Uncut) -> Block:
             block = fit_pairs(rows, limits)
-            _leave_out_first_tokens(block, change=self.shifted)
+            leave_out_first_tokens(block, change=self.shifted)
             return block
 
         return sample
 
     def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
         return {}
-
-
-def _leave_out_first_tokens(block: Block, change: bool) -> None:
-    """Takes the first token of each sequence out of its spans: no token before it can predict it.
-
-    A row without another token to learn is refused, in every layout; spans are changed only if `change` says so.
-    """
-    begins_at_once = (block.spans[..., 0] == 0) & (block.spans[..., 1] > 0)
-    for row, side in np.argwhere(begins_at_once).tolist():
-        if row in block.errors:  # for its other side
-            continue
-        (_, end), *rest = block.spans_of(row, side)
-        spans = [(1, end), *rest] if end > 1 else rest
-        if not spans:
-            problem = "the only response token has nothing before it to be predicted from"
-            block.refuse(row, RowError(Reason.NO_RESPONSE_TOKENS, problem))
-        elif change:
-            block.set_spans(row, side, spans)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, cast
@@ -15,7 +14,7 @@ from ms_prefstream.encode.truncate import Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.record import Record, Stepwise
 from ms_prefstream.sample import Block, Note, Span
-from ms_prefstream.tasks.base import Sampler, Traits, added, budget, check_flag, shown
+from ms_prefstream.tasks.base import Sampler, Traits, added, budget, check_flag, only_side, shown
 from ms_prefstream.tasks.records import step_record
 
 
@@ -107,9 +106,7 @@ class ProcessReward(Traits):
             for row, found in list(block.errors.items())[before:]:
                 if found.reason is Reason.NO_RESPONSE_TOKENS and self.truncation == "prompt_left":
                     block.errors[row] = RowError(found.reason, f"no labelled step ends within {self.max_length} tokens")
-            sides = {name: getattr(block, name)[:, 1:] for name in ("begins", "lengths", "spans", "lost")}
-            more = {(row, 0): spans for (row, _), spans in block.more.items()}
-            cut = dataclasses.replace(block, **sides, more=more)
+            cut = only_side(block, 1)
             kept = np.flatnonzero(cut.good).tolist()
             cut.scores = {row: scores[row][: len(cut.spans_of(row, 0))] for row in kept}
             return cut

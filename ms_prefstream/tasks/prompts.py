@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
@@ -12,7 +11,16 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Budget, Uncut
 from ms_prefstream.formats.record import Record
 from ms_prefstream.sample import Block
-from ms_prefstream.tasks.base import Sampler, Traits, added, check_choice, check_flag, refuse_without_prompt, shown
+from ms_prefstream.tasks.base import (
+    Sampler,
+    Traits,
+    added,
+    check_choice,
+    check_flag,
+    only_side,
+    refuse_without_prompt,
+    shown,
+)
 from ms_prefstream.tasks.records import TaskRecord, prompt_record
 
 
@@ -76,9 +84,7 @@ class Prompts(Traits):
         def sample(rows: Uncut) -> Block:
             rows.fit(limits, 0)
             refuse_without_prompt(rows, length)
-            block = rows.block
-            sides = {name: getattr(block, name)[:, :1] for name in ("begins", "lengths", "spans", "lost")}
-            return dataclasses.replace(block, **sides)
+            return only_side(rows.block, 0)
 
         return sample
 

@@ -21,6 +21,36 @@ def prompt_record(record: Record) -> TaskRecord:
     return Completion(record.prompt, (), record.tools, record.origin, record.unread, variables, carried=record.carried)
 
 
+def labelled_record(record: Record) -> Completion | TokenCompletion:
+    """Returns a record of one response that is marked as good or bad.
+
+    Raises:
+        RowError: The record is another one.
+    """
+    if isinstance(record, (Pair, TokenPair)):
+        raise RowError(
+            Reason.BAD_TYPE,
+            "the row is a pair; expected one response, as in the rows of this source that were looked at first",
+            "Put pairs in a source of their own, as a part of mps.mix, or at the beginning of this one",
+        )
+    if not isinstance(record, (Completion, TokenCompletion)) or isinstance(record, Stepwise):
+        raise RowError(
+            Reason.MISSING_FIELD,
+            "the row has several responses or steps; expected one response with a label",
+            "Name a format that makes pairs of them, such as format='ranked'",
+        )
+    if not (record.response if isinstance(record, Completion) else record.response_ids):
+        raise RowError(Reason.MISSING_FIELD, "the row has no response; expected one, with a label")
+    if record.desirable is None:
+        raise RowError(
+            Reason.MISSING_FIELD,
+            "nothing says whether the row's response is a good one; expected a field 'label' or 'kto_tag' that is true "
+            "or false",
+            'Pass fields={"label": "<its name>"}, or give format= a function row -> row',
+        )
+    return record
+
+
 def step_record(record: Record, separator: str) -> Stepwise:
     """Returns a record with steps, with a response in which the separator follows every step.
 
@@ -48,7 +78,7 @@ def usual_record(record: Record, pairs: bool) -> TaskRecord:
             Reason.MISSING_FIELD,
             "the row is unpaired: 'label' or 'kto_tag' marks its one response as good or bad; expected a chosen and a "
             "rejected response to one prompt",
-            "Pair the responses of a prompt first, or use mps.RLHF",
+            "Use mps.KTO for such rows, or mps.RLHF",
         )
     if pairs and not isinstance(record, (Pair, TokenPair)):
         line = ready_line({"prompt": "…", **dict.fromkeys(record.unread, "…")})

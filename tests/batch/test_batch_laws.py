@@ -37,7 +37,12 @@ def samples(draw):
         rejected = Sequence(np.append(rejected.ids, np.int32(1))[-12:], ())
         chosen = Sequence(chosen.ids[:1], ())
     number = st.floats(-8, 8, width=32)
-    return Sample((chosen, rejected), draw(sequences()).ids, {"margin": draw(number)}, (draw(number), draw(number)))
+    return Sample(
+        (chosen, rejected),
+        draw(sequences()).ids,
+        {"margin": draw(number), "desirable": 1},
+        (draw(number), draw(number)),
+    )
 
 
 batches = st.lists(samples(), min_size=1, max_size=5)

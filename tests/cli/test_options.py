@@ -116,7 +116,7 @@ def completed(tmp_path: pathlib.Path, *words: str) -> list[str]:
         (("do",), {"plain,doctor"}),
         (("bench", "x", "--task", ""), {f"plain,{name}" for name in TASKS}),
         (("bench", "x", "--on-bad-row", "d"), {"plain,drop"}),
-        (("cache", "x", "y", "--layout", "mind"), {"plain,mindrlhf", "plain,mindformers"}),
+        (("cache", "x", "y", "--layout", "mind"), {"plain,mindrlhf", "plain,mindrlhf-grpo", "plain,mindformers"}),
         (("inspect", "x", "--format", "orp"), {"plain,orpo_mix"}),
         (("inspect", "x", "--template", "c"), {"plain,chat", "file,c"}),
         (("inspect", "train"), {"file,train"}),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ms_prefstream.batch.layouts.base import Layout
 from ms_prefstream.batch.layouts.concat import concat
+from ms_prefstream.batch.layouts.kto import kto
 from ms_prefstream.batch.layouts.mindformers import mindformers
 from ms_prefstream.batch.layouts.paired import paired
 from ms_prefstream.batch.layouts.process_reward import process_reward
@@ -27,6 +28,7 @@ _REGISTRY = {
     "mindformers": _Entry(mindformers, frozenset()),
     "reward_token": _Entry(reward_token, frozenset()),
     "rlhf": _Entry(rlhf, frozenset({"max_prompt_length"})),
+    "kto": _Entry(kto, frozenset({"with_ref_logps"})),
     "process_reward": _Entry(process_reward, frozenset()),
     "prompts": _Entry(prompts, frozenset()),
 }
@@ -47,7 +49,7 @@ def make_layout(
     Args:
         name: One of `LAYOUT_NAMES`.
         columns: Values of the samples that the batch has as columns, see `Layout.with_columns`.
-        with_ref_logps: Add the reference log-probabilities, (B, 1) float32 a side (`paired`).
+        with_ref_logps: Add the reference log-probabilities, (B, 1) float32 a side (`paired`, `kto`).
         max_prompt_length: Columns of prompt_ids (`rlhf`, which needs it).
         options: Further options of the layout, which its task gives (`Traits.layout_options`).
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ms_prefstream.encode.encoder import AUTO
 from ms_prefstream.encode.template_text import given_text, template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.errors import OptionError, StateError, printable
+from ms_prefstream.errors import CacheError, OptionError, StateError, printable
 from ms_prefstream.formats.carry import Carry
 from ms_prefstream.load.loader import ADDED_OPTIONS
+from ms_prefstream.mindrecord.ragged import has_pairs, has_scores
 from ms_prefstream.sources.base import sources_in
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.tasks import TASKS
-from ms_prefstream.tasks.base import Task, added_defaults, given_options
+from ms_prefstream.tasks.base import Task, added_defaults, given_options, traits
 
 Unit = TypeVar("Unit", bound=Hashable)
 
@@ -44,6 +45,7 @@ def check_cache(
 
     Raises:
         StateError: Names what differs, with its value then and now.
+        CacheError: Its samples are none of the task.
         OptionError: A format was given, or the template is none.
         TemplateError: The template's file does not exist.
     """
@@ -53,8 +55,7 @@ def check_cache(
             "out."
         )
     about = cache.manifest.about
-    # The layout of DPO batches does not change the samples.
-    changes = list(task_changes(about["task"], task_options(task), ignored="layout" if task.name == "dpo" else ""))
+    changes = list(task_changes(about["task"], task_options(task), traits(task).batch_options))
     known, now = {**_ADDED, **about["fingerprint"]}, {**_ADDED, **encoding}
     if tokenizer is None:
         now["template"] = _template_without_tokenizer(template, known["template"])
@@ -71,6 +72,9 @@ def check_cache(
                     f"{tokenizer.name} ({now[name]})",
                 )
             changes.append(f"{name} was {then_shown} and is {now_shown} now")
+    columns = cache.manifest.columns
+    if not changes and (has_pairs(columns), has_scores(columns)) != (task.pairs, traits(task).scores_spans):
+        raise CacheError(f"{cache.name} has samples of another kind than the task {task.name} makes. It is damaged.")
     if changes:
         raise StateError(
             f"the cache {cache.name} was written with other settings: {'; '.join(changes)}. Use the former settings, "
@@ -109,10 +113,11 @@ def has_reference(source: Any, task: Task, packs: bool) -> bool:
                 f"{have[0].name} has reference log-probabilities, but {one.name} has none. Add them to a cache of it, "
                 "or use caches without them."
             )
-    if packs or task.layout != "paired":
+    if packs or task.layout != traits(task).reference_layout:
         raise OptionError(
-            f"{have[0].name} has reference log-probabilities, and only batches of layout='paired' (Pad or Bucket) have "
-            "columns for them. Use that, or a cache without them."
+            f"{have[0].name} has reference log-probabilities, and only batches of "
+            f"layout={traits(task).reference_layout or 'paired'!r} (Pad or Bucket) have columns for them. Use that, or "
+            "a cache without them."
         )
     return True
 
@@ -122,7 +127,7 @@ def task_options(task: Task) -> dict[str, Any]:
     return {"name": task.name, **given_options(task)}
 
 
-def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str = "") -> Iterator[str]:
+def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Sequence[str] = ()) -> Iterator[str]:
     """Yields how two tasks differ, given as `task_options`."""
     if then["name"] != now["name"]:
         yield f"task was {then['name']!r} and is {now['name']!r} now"
@@ -130,7 +135,7 @@ def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str =
     left_out = added_defaults(TASKS.get(now["name"]))
     then, now = {**left_out, **then}, {**left_out, **now}
     for name in dict.fromkeys([*then, *now]):
-        if then.get(name) != now.get(name) and name != ignored:
+        if then.get(name) != now.get(name) and name not in ignored:
             known = printable(repr(then.get(name)))
             yield f"{printable(name)} of the task {now['name']} was {known} and is {now.get(name)!r} now"
 

@@ -55,7 +55,7 @@ from ms_prefstream.sources.own_files import is_quarantine
 from ms_prefstream.sources.paths import own_files_beside
 from ms_prefstream.steps.look import Look
 from ms_prefstream.tasks import Task
-from ms_prefstream.tasks.base import check_room
+from ms_prefstream.tasks.base import check_room, traits
 
 _RELOADED_TOGETHER = 2048  # rows
 # Settings that may be left open, with what their values must fulfil.
@@ -204,7 +204,9 @@ class StreamData:
             raise OptionError(f"index is {index!r}; expected 'auto', 'build', the path of a length index, or None.")
         self.source: Any = source if isinstance(source, Mix) else open_source(source)
         recipe = encoding.recipe(only_caches(self.source), encoding.carried(self.source))
-        self._formats = formats_of(self.source, encoding.format, encoding.fields, recipe.carry)
+        self._formats = formats_of(
+            self.source, encoding.format, encoding.fields, recipe.carry, traits(encoding.task).unpairs
+        )
         recipe = self._open_encoding(encoding, recipe)
         self.records = open_records(self.source, self._formats)
         self.recipe = dataclasses.replace(recipe, records=self.records)

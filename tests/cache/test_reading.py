@@ -16,7 +16,7 @@ from ms_prefstream.errors import CacheError
 from ms_prefstream.load.ahead import ReadAhead
 from ms_prefstream.mindrecord.encoding import SPARE, encode
 from ms_prefstream.mindrecord.ragged import ragged_block, ragged_columns, ragged_values
-from ms_prefstream.sample import Block, Sample, Sequence
+from ms_prefstream.sample import Block, Note, Sample, Sequence
 from ms_prefstream.sources.files import Handle, ranges_of, read_ranges
 from tests.cache.places import PART, TASKS, flip, source, stream_of
 from tests.helpers import assert_same_batches
@@ -60,7 +60,7 @@ def test_samples_come_back(samples: list[Sample], data: st.DataObject) -> None:
     pairs = len(samples[0].sequences) == 2
     rows = [data.draw(st.integers(0, 2**40)) for _ in samples]
     notes = [data.draw(st.integers(0, 127)) for _ in samples]
-    columns = ragged_columns(pairs, 12, 12, {"margin": "float32"} if pairs else {})
+    columns = ragged_columns(pairs, 12, None if pairs else 12, {"margin": "float32"} if pairs else {})
     block = block_of(columns, ragged_values(samples, notes, rows, columns), rows)
     assert block.notes.tolist() == notes
     for sample, found in zip(samples, block, strict=True):
@@ -75,7 +75,7 @@ def test_samples_come_back(samples: list[Sample], data: st.DataObject) -> None:
 
 WRONG = {
     "no notes": [],
-    "notes that do not exist": [128, 0, 0, 0, 0],
+    "notes that do not exist": [2 * max(Note), 0, 0, 0, 0],
     "negative notes": [-1, 0, 0, 0, 0],
     "no second side": [0, 0, 1, 1, 3],
     "half a second side": [0, 0, 1, 1, 3, 0],

@@ -130,7 +130,7 @@ def is_cache_file(file: IO[bytes], name: str) -> bool:
         return is_sidecar(file)
     if name == PLACES:
         return is_table(file, PLACE, ())
-    return is_table(file, LOGPS, (2,)) if name.endswith(".npy") else is_record_file(file)
+    return is_table(file, LOGPS, (1,), (2,)) if name.endswith(".npy") else is_record_file(file)
 
 
 def check_cache_file(path: str) -> None:
@@ -158,7 +158,7 @@ class _Fingerprint(msgspec.Struct):
 
 
 class _Task(msgspec.Struct):
-    name: Literal["dpo", "reward", "rlhf"]
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z-]{0,31}$")]
     margin: bool = False
     max_length: Count | None = None
     seq_length: Count | None = None  # of RLHF
@@ -166,7 +166,7 @@ class _Task(msgspec.Struct):
 
 class _About(msgspec.Struct):
     version: Literal[1]
-    layout: Literal["ragged", "mindrlhf", "mindformers"]
+    layout: Literal["ragged", "mindrlhf", "mindrlhf-grpo", "mindformers"]
     task: _Task
     width: Count | None
     pad_token_id: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
@@ -228,9 +228,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
         if names != [name for name in self.files if name.startswith("reference-")]:
             raise ValueError("fields reference and files differ in the file of log-probabilities")
         if self.about.layout == "ragged":
-            task = self.about.task
-            margin = {"margin": "float32"} if task.margin else {}
-            check_ragged({name: one.dtype for name, one in self.columns.items()}, task.name != "rlhf", margin)
+            margin = {"margin": "float32"} if self.about.task.margin else {}
+            check_ragged({name: one.dtype for name, one in self.columns.items()}, margin)
         carried = msgspec.json.decode(
             self.about.fingerprint.carry or "{}", type=dict[str, _Carried | tuple[_Carried, Any]]
         )

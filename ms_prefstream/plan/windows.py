@@ -14,7 +14,7 @@ from ms_prefstream.errors import NoUsableRowsError
 from ms_prefstream.plan.mixture import MixedOrder
 from ms_prefstream.plan.options import PlanOptions
 from ms_prefstream.plan.ranks import Ranks
-from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, epoch_sequence, keyed_order, window_sequence
+from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, epoch_sequence, keyed_order, moved, window_sequence
 
 
 class Windows:
@@ -60,6 +60,7 @@ class Windows:
                 shuffle=options.shuffle,
                 global_batch=batch,
                 window_rows=self._window_rows,
+                order_noise=options.order_noise,
             )
 
     def locate(self, step: int) -> tuple[int, int]:
@@ -109,7 +110,7 @@ class Windows:
             return self._mixed.rows_at(epoch, positions)
         positions = positions % self.options.rows
         if self.options.shuffle is False:
-            return positions
+            return moved(positions, self.options.rows, self.options.order_noise, self.options.seed, epoch)
         if self.options.shuffle is True:
             return KeyedPermutation(self.options.rows, epoch_sequence(self.options.seed, epoch)).row_of(positions)
         return self._rows_by_window(epoch, positions)

@@ -38,6 +38,8 @@ def summary(opener: StepOpener, steps: AnySteps) -> list[str]:
     )
     ranks = f"rank {opener.ranks.rank} of {opener.ranks.world}"
     order = f"seed {opener.order.seed}" if opener.order.shuffle else "source order"
+    if opener.order.order_by is not None:
+        order = f"ordered by {opener.order.order_by}"
     return [
         *data_lines(data),
         _line("", batch, f"{steps.steps_per_epoch:,} steps an epoch", shapes, padding),

@@ -19,6 +19,7 @@ import ms_prefstream as mps
 from ms_prefstream.cli import main
 from ms_prefstream.cli.terminal import with_flags
 from ms_prefstream.demo import data_path
+from ms_prefstream.steps.data import StreamData
 from tests.cli.running import run
 from tests.helpers import json_lines
 
@@ -132,7 +133,7 @@ def test_an_interrupt_is_one_sentence_and_exit_code_130(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mps.Stream, "build_index", interrupt)
+    monkeypatch.setattr(StreamData, "build_index", interrupt)
     monkeypatch.setattr(mps.Stream, "batches", interrupt)
     path = tmp_path / "pairs.jsonl"
     shutil.copy(data_path(), path)

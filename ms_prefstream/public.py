@@ -27,10 +27,11 @@ from ms_prefstream.split import split
 from ms_prefstream.stats.result import Stats
 from ms_prefstream.stats.run import stats  # the function, as with `encode`
 from ms_prefstream.stream import Stream, stream
-from ms_prefstream.tasks import DPO, RLHF, Reward
+from ms_prefstream.tasks import DPO, KTO, RLHF, ProcessReward, Prompts, Reward
 
 __all__ = [
     "DPO",
+    "KTO",
     "RLHF",
     "Bucket",
     "CacheError",
@@ -42,6 +43,8 @@ __all__ = [
     "Part",
     "PartReport",
     "PrefStreamError",
+    "ProcessReward",
+    "Prompts",
     "Reason",
     "Report",
     "Reward",

@@ -175,7 +175,8 @@ class Stream(NoDataset):
     def shapes(self) -> list[tuple[int, int]]:
         """Every (rows, columns) that the token arrays of a batch can have; a closed set."""
         rows_at = self._steps.plan.options.rows_at
-        return [(self.layout.sides * rows_at(width) // self.world, width) for width in self._opener.widths]
+        rows = self.layout.sides * self.layout.repeat
+        return [(rows * rows_at(width) // self.world, width) for width in self._opener.widths]
 
     @property
     def steps_per_epoch(self) -> int:

@@ -127,7 +127,7 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
             noted = [int(one.notes) for one in loaded if one.sample is not None]
             kept = (one for one in loaded if one.sample is not None)
             unread += [(row, one.unread) for row, one in zip(rows, kept, strict=True) if one.unread]
-            if job.layout == "mindformers":
+            if job.counts_padding:
                 for row, sample in zip(rows, samples, strict=True):
                     _check_pad(loader, task, row, sample)
             if rows:

@@ -26,6 +26,7 @@ from ms_prefstream.split import side_of
 from ms_prefstream.steps.summary import data_lines
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import TASKS, Task
+from ms_prefstream.tasks.base import traits
 
 _log = logging.getLogger("ms_prefstream")
 
@@ -55,9 +56,10 @@ def make_rows(source: tuple[Any, ...], options: dict[str, Any], length: int | No
     """Returns the stream of a command line whose rows are not batched; fixed layouts are padded to `length`."""
     found = source_of(source, options)
     found = found if isinstance(found, Mix) else open_source(found)
+    encoding = make_encoding(options)
     made = stream(
         found,
-        batching=Pad(1, length=length),
+        batching=Pad(traits(encoding["task"]).least_rows, length=length),
         workers=workers,
         index=None,
         num_shards=1,
@@ -65,7 +67,7 @@ def make_rows(source: tuple[Any, ...], options: dict[str, Any], length: int | No
         steps_per_epoch=None if isinstance(found, (Mix, RandomAccess)) else 1,  # steps are not used
         verbose=False,  # its steps are not used, so that its summary would mislead
         **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine") if name in options},
-        **make_encoding(options),
+        **encoding,
     )
     if options["verbose"]:
         _log.info("%s", "\n".join(data_lines(made.data)))

@@ -40,10 +40,8 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
     """
     from ms_prefstream.cli.starting import files_for
 
-    if mindformers and task == "rlhf":
-        raise click.UsageError(
-            "--mindformers is for --task dpo and reward: the PPO models of MindFormers are mindrlhf's."
-        )
+    if mindformers and task not in ("dpo", "reward"):
+        raise click.UsageError("--mindformers is for --task dpo and reward: MindFormers has no trainer for the others.")
     folder = pathlib.Path(out)
     if not _same(folder, pathlib.Path()):  # names in the files are then relative to another folder
         source = tuple(os.path.abspath(one) if os.path.exists(one) else one for one in source)

@@ -94,7 +94,10 @@ class LengthIndex:
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """(N, 2) int32 tokens: of chosen and rejected; for RLHF of prompt and whole sequence. 0 for bad rows."""
+        """(N, 2) int32 tokens: of chosen and rejected, or of prompt and whole sequence; 0 for bad rows.
+
+        A prompt ends with the first token under the loss.
+        """
         return self.sides.astype(np.int32)
 
     @property
@@ -265,6 +268,8 @@ def measure(loaded: Block) -> Measured:
     for position, error in errors:
         verdict[position] = CODES[error.reason]
     first = loaded.lengths[:, 0] if loaded.prompts is None else loaded.prompts[:, 1]
+    if loaded.sides == 1 and loaded.prompts is None:
+        first = np.where(loaded.spans[:, 0, 1] > 0, loaded.spans[:, 0, 0], first)
     lengths = np.where(good[:, None], np.stack([first, loaded.lengths[:, -1]], axis=1), 0).astype(np.int32)
     keys = np.where(good, loaded.longest, _NO_KEY).astype(np.int32)
     return Measured(lengths, keys, verdict, errors)

@@ -74,7 +74,7 @@ class IndexedPlan(Windows):
             rows, is_filling = self._sorted_window(epoch, window)
             return _Slots(rows[some], is_filling[some])
         positions = self.window_start(window) + batch * size + np.arange(size)
-        return _Slots(self._kept.ids(self.rows_at(epoch, positions)), self.is_filling(positions))
+        return _Slots(self._kept.ids(self.rows_at(epoch, positions)), self.is_filling(epoch, positions))
 
     def _sorted_window(self, epoch: int, window: int) -> _Slots:
         """Returns the s * G slots of a window, ascending by (length, row id); what fills the last step is last."""
@@ -83,7 +83,7 @@ class IndexedPlan(Windows):
                 return slots
         positions = self.window_start(window) + np.arange(self.steps_in(window) * self.options.global_batch)
         numbers = np.sort(self.rows_at(epoch, positions))
-        filling = np.sort(self.rows_at(epoch, positions[self.is_filling(positions)]))
+        filling = np.sort(self.rows_at(epoch, positions[self.is_filling(epoch, positions)]))
         rows = self._kept.ids(numbers)
         keys = self._lengths[rows].astype(np.int64) << self._row_bits | rows
         keys.sort()

@@ -115,14 +115,16 @@ class MixedOrder:
 
     def rows_at(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the rows at these positions, (n,) int64; positions after the last row wrap to the first."""
-        if self._shuffle is not False:
-            positions = self._dealt(epoch, positions)
-        parts, numbers = self.mixture.schedule.locate(positions % self.mixture.rows)
+        parts, numbers = self.mixture.schedule.locate(self.turns(epoch, positions) % self.mixture.rows)
         rows = np.empty_like(positions)
         for part in np.unique(parts).tolist():
             here = np.flatnonzero(parts == part)
             rows[here] = self.mixture.firsts[part] + self._rows_of(epoch, part, numbers[here])
         return rows
+
+    def turns(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the numbers of the turns at these positions; those from the mixture's `rows` on are repeats."""
+        return positions if self._shuffle is False else self._dealt(epoch, positions)
 
     def _rows_of(self, epoch: int, part: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the rows of a part, counted from its first, for its turns with these numbers."""

@@ -95,8 +95,10 @@ class Windows:
             order = np.concatenate([[steps - 1], order[order != steps - 1]])
         return order
 
-    def is_filling(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Returns whether these positions of an epoch come after its last row, so that they repeat one."""
+    def is_filling(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns whether the rows at these positions of an epoch only fill its last step."""
+        if self._mixed is not None:
+            positions = self._mixed.turns(epoch, positions)
         return positions >= self.options.rows
 
     def rows_at(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -166,9 +168,9 @@ class WindowedPlan(Windows):
         """Returns the planned row ids of a shard in a window, (steps_in(window) * b,) int64, in window order."""
         return self.rows_at(epoch, self._shard_positions(window, shard))
 
-    def shard_filling(self, window: int, shard: int) -> NDArray[np.bool_]:
+    def shard_filling(self, epoch: int, window: int, shard: int) -> NDArray[np.bool_]:
         """Returns which of `shard_rows` only fill the last step."""
-        return self.is_filling(self._shard_positions(window, shard))
+        return self.is_filling(epoch, self._shard_positions(window, shard))
 
     def _shard_positions(self, window: int, shard: int) -> NDArray[np.int64]:
         shards = self.options.logical_shards
@@ -189,7 +191,7 @@ class WindowedPlan(Windows):
 
     def filling(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.bool_]:
         """Returns which of `rows` only fill the last step; where nothing is sorted."""
-        return self.is_filling(self._step_positions(epoch, step, rank, world))
+        return self.is_filling(epoch, self._step_positions(epoch, step, rank, world))
 
     def _step_positions(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
         ranks = Ranks(world, rank, self.options.logical_shards)

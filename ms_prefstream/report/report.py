@@ -73,6 +73,9 @@ _WHERE_COUNTED = (
     "content_lost",
     "empty_think",
     "markers",
+    "separator_trimmed",
+    "desirable",
+    "undesirable",
     "unread",
     "left_out_files",
 )  # `as_dict` leaves out empty ones
@@ -102,6 +105,9 @@ class Report:
         content_lost: Rows of which the chat template left words out of a turn under the loss.
         empty_think: Rows with an empty think block that the template inserted into an answer.
         markers: Rows whose text looks like a conversation that is rendered already.
+        separator_trimmed: Rows whose last step has its label on its own last token, because the chat template trims the
+            separator. `as_dict` holds it where there are such rows.
+        desirable: Rows of `mps.KTO` whose response is a good one, and `undesirable` the others, see `kto_weights`.
         unread: Kept rows by the name of a field that holds text, messages, tools or media and that nothing read.
         packs_made: Without a length index, the packed rows that the rows of all finished windows filled.
         packs_wanted: The packed rows that their steps took.
@@ -135,6 +141,9 @@ class Report:
     content_lost: int = 0
     empty_think: int = 0
     markers: int = 0
+    separator_trimmed: int = 0
+    desirable: int = 0
+    undesirable: int = 0
     unread: Counter[str] = field(default_factory=Counter)
     packs_made: int = 0
     packs_wanted: int = 0
@@ -173,6 +182,27 @@ class Report:
         """Share of the cells of all batches so far that is padding, 0 to 1."""
         return 1 - self.tokens / self.cells if self.cells else 0.0
 
+    @property
+    def desirable_share(self) -> float | None:
+        """Share of the rows of `mps.KTO` read so far whose response is a good one, 0 to 1; None without such rows."""
+        total = self.desirable + self.undesirable
+        return self.desirable / total if total else None
+
+    @property
+    def kto_weights(self) -> dict[str, tuple[float, float]]:
+        """Bounds of each weight of the KTO loss while the other one is 1; empty unless there are rows of both kinds.
+
+        The weight of desirable rows times their number should be 1 to 1.33 times the weight of undesirable rows times
+        theirs: equation 8 of "KTO: Model Alignment as Prospect Theoretic Optimization", as TRL's KTOTrainer has it.
+        """
+        if not self.desirable or not self.undesirable:
+            return {}
+        ratio = self.undesirable / self.desirable
+        return {
+            "desirable_weight": (round(ratio, 2), round(1.33 * ratio, 2)),
+            "undesirable_weight": (round(1 / ratio / 1.33, 2), round(1 / ratio, 2)),
+        }
+
     def first_time(self, rows: Sequence[int]) -> list[bool]:
         """Returns which rows are new to the report, and counts these as read."""
         seen, found = self._seen, []
@@ -202,7 +232,7 @@ class Report:
             notes: The notes of each, a `Note` as a number.
             origin: Row to origin.
         """
-        for note in (Note.TRUNCATED, Note.QUESTION_CUT, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, *_WITH_ORIGINS):
+        for note in Note:
             places = np.flatnonzero(notes & note)
             if not len(places):
                 continue
@@ -271,6 +301,7 @@ class Report:
             ("rows whose whole question was cut away", self.question_cut),
             ("rows whose text the chat template changed", self.rewritten),
             ("rows whose prompt ids differ at generation", self.boundary_differs),
+            ("rows whose last separator the chat template trims", self.separator_trimmed),
         )
         yield joined(
             [
@@ -278,6 +309,7 @@ class Report:
                 *(f"{label}: {count:,}" for label, count in counts if count),
             ]
         )
+        yield self._desirable()
         noted = [
             ("rows that lost words of a trained turn to the chat template", self.content_lost, "content_lost"),
             ("rows with an empty think block, which is not trained", self.empty_think, "empty_think"),
@@ -300,6 +332,14 @@ class Report:
         yield [*([f"tokenizer: {tokenizer}"] if tokenizer else []), *([self.template] if self.template else [])]
         yield self._files()
         yield [f"warning: {printable(one, most=None)}" for one in self.warnings]
+
+    def _desirable(self) -> list[str]:
+        """Returns the share of desirable rows, and the weights that make up for it."""
+        if self.desirable_share is None:
+            return []
+        weights = " or ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in self.kto_weights.items())
+        total = self.desirable + self.undesirable
+        return [f"desirable rows: {share(self.desirable, total)}" + (f", balanced by {weights}" if weights else "")]
 
     def _first(self, name: str) -> str:
         return ", ".join(map(printable, self.origins[name]))

@@ -27,7 +27,8 @@ from ms_prefstream.errors import OptionError, Reason, RowError, StateError
 from ms_prefstream.formats.carry import Carry, carry_of
 from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_of
 from ms_prefstream.lengths.index import REASONS
-from ms_prefstream.load.cached import ReadAhead, check_cache, encoding_of, tokenizer_of
+from ms_prefstream.load.ahead import RECORDS_AHEAD, SAMPLES_AHEAD, ReadAhead
+from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
 from ms_prefstream.load.carried import carried_by
 from ms_prefstream.load.index_files import FoundIndex, Part, build_indexes, find_beside, find_index, index_parts
 from ms_prefstream.load.loader import Load, Recipe
@@ -54,7 +55,7 @@ from ms_prefstream.sources.own_files import is_quarantine
 from ms_prefstream.sources.paths import own_files_beside
 from ms_prefstream.steps.look import Look
 from ms_prefstream.tasks import Task
-from ms_prefstream.tasks.base import check_room
+from ms_prefstream.tasks.base import check_room, traits
 
 _RELOADED_TOGETHER = 2048  # rows
 # Settings that may be left open, with what their values must fulfil.
@@ -203,7 +204,9 @@ class StreamData:
             raise OptionError(f"index is {index!r}; expected 'auto', 'build', the path of a length index, or None.")
         self.source: Any = source if isinstance(source, Mix) else open_source(source)
         recipe = encoding.recipe(only_caches(self.source), encoding.carried(self.source))
-        self._formats = formats_of(self.source, encoding.format, encoding.fields, recipe.carry)
+        self._formats = formats_of(
+            self.source, encoding.format, encoding.fields, recipe.carry, traits(encoding.task).unpairs
+        )
         recipe = self._open_encoding(encoding, recipe)
         self.records = open_records(self.source, self._formats)
         self.recipe = dataclasses.replace(recipe, records=self.records)
@@ -331,8 +334,10 @@ class StreamData:
         """Returns the loader of a source with random access: the worker processes, or this process."""
         if self.pool is not None:
             return Prefetch(self.pool)
-        records = self.recipe.records
-        return ReadAhead(self.local, len(records)) if self.recipe.ready and records is not None else self.local
+        records, is_cache = self.recipe.records, self.recipe.ready
+        if records is None or not (is_cache or self.index is not None):  # without an index a window is loaded at once
+            return self.local
+        return ReadAhead(self.local, min(len(records), SAMPLES_AHEAD if is_cache else RECORDS_AHEAD))
 
     def bad_rows(self) -> BadRows:
         """Returns what counts, raises or drops the bad rows of a source with random access."""

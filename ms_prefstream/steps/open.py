@@ -246,7 +246,11 @@ class StepOpener:
     ) -> IndexedSteps:
         data, columns = self.data, self.layout.columns
         assert data.records is not None  # an index belongs to random access
-        return kind(plan, self.ranks, sizes, data.loader(), data.bad_rows(), data.records.origin, collate, columns)
+        origin, longest = data.records.origin, None
+        most = self.layout.joins_up_to if isinstance(self.layout, Layout) else None
+        if data.index is not None and most is not None and self.ranks.world > 1:
+            longest = functools.partial(_longest_joined, data.index, most)
+        return kind(plan, self.ranks, sizes, data.loader(), data.bad_rows(), origin, collate, columns, longest)
 
     def _one_pass(
         self, kind: type[WindowedSteps], plan: Any, rows_held: int, collate: Callable[..., Batch]
@@ -428,6 +432,12 @@ def step_opener(
         ranks=ranks,
         steps_per_epoch=steps_per_epoch,
     )
+
+
+def _longest_joined(index: LengthIndex, most: int, rows: NDArray[np.int64]) -> int:
+    """Returns the tokens of any row's prompt with any row's response, at most: no rank needs a wider batch."""
+    prompts, wholes = index.sides[rows].astype(np.int64).T
+    return int(max(wholes.max(), min(most, prompts.max() + (wholes - prompts).max())))
 
 
 def _with_further(layout: Layout | PackedLayout, data: StreamData, order: Order) -> Layout | PackedLayout:

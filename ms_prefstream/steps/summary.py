@@ -58,10 +58,11 @@ def data_lines(data: StreamData) -> list[str]:
         lost.append(f"{100 * report.truncated / report.read:.1f} % of rows cut")
         questions = f"{100 * report.question_cut / report.read:.1f} % of rows without their question"
         lost.append(questions if report.question_cut else "no question lost")
+    carried = ", ".join(f"{name} {dtype}" for name, dtype in data.carried.items())
     return [
         rows_line(task, data.source, report.rows, data.look.formats),
         *encoding_lines(data.recipe, report.tokenizer),
-        _line("", *options, *lost),
+        _line("", *options, f"carries {carried}" if carried else "", *lost),
     ]
 
 

@@ -278,6 +278,11 @@ def test_fields_are_carried_into_caches_and_shown(
         "note": ["-", "-"],
     }
     capsys.readouterr()
+    no_tokenizer = [*DPO[:-1], "none"]
+    assert run(monkeypatch, "inspect", str(tmp_path / "cache"), *no_tokenizer, "--carry", "id", "--row", "1") == 0
+    assert "carried     answer 7 · id 5 · weight 0.5 · note -" in capsys.readouterr().out
+    assert run(monkeypatch, "inspect", str(tmp_path / "cache"), *no_tokenizer, "--carry", "ids", "--row", "1") == 2
+    assert "carry names 'ids', but the cache" in capsys.readouterr().err
     assert run(monkeypatch, "index", str(path), *DPO, "--carry", "weight") == 1
     assert """Give rows without it a default, as --carry '{"weight": ["float32", 1.0]}'""" in capsys.readouterr().err
     for wrong, why in (("id:int", "NAME:DTYPE with int64, float32, text"), ("id:int64=x", "a number after '='")):
@@ -293,6 +298,9 @@ def test_fields_are_carried_into_caches_and_shown(
         ("mps.Bucket(batch_size=1) and index=None", "--batch-size 1 and --index none"),
         ("task=mps.DPO(max_length=9, margin=True)", "--task dpo --max-length 9 --margin"),
         ("batching=mps.Pack(tokens=640)", "--pack 640"),
+        ("or drop_remainder=False, which", "or --drop-remainder false, which"),
+        ("shuffle=False, which", "--shuffle false, which"),
+        ('Pass carry={"answer": "text"}, or', """Pass --carry '{"answer": "text"}', or"""),
         ("or append_eos=False; seed is -1", "or --no-eos; --seed is -1"),
         ("data/max_length.jsonl: field 'max_length' is empty", "data/max_length.jsonl: field 'max_length' is empty"),
         ("layout='paired'", "--task-layout paired"),

@@ -114,9 +114,9 @@ def completed(tmp_path: pathlib.Path, *words: str) -> list[str]:
     ("words", "offered"),
     [
         (("do",), {"plain,doctor"}),
-        (("bench", "x", "--task", ""), {"plain,dpo", "plain,reward", "plain,rlhf"}),
+        (("bench", "x", "--task", ""), {f"plain,{name}" for name in TASKS}),
         (("bench", "x", "--on-bad-row", "d"), {"plain,drop"}),
-        (("cache", "x", "y", "--layout", "mind"), {"plain,mindrlhf", "plain,mindformers"}),
+        (("cache", "x", "y", "--layout", "mind"), {"plain,mindrlhf", "plain,mindrlhf-grpo", "plain,mindformers"}),
         (("inspect", "x", "--format", "orp"), {"plain,orpo_mix"}),
         (("inspect", "x", "--template", "c"), {"plain,chat", "file,c"}),
         (("inspect", "train"), {"file,train"}),

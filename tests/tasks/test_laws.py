@@ -138,11 +138,8 @@ def test_arrays_are_fresh_and_masks_lie_inside(case: Case) -> None:
             if name.endswith("loss_mask") and (attention := name.replace("loss", "attention")) in batch:
                 half = len(batch[attention]) // len(batch[name])  # one mask for both sides of a pair
                 assert half > 1 or (batch[name] <= batch[attention]).all()
-            if (
-                name.endswith("labels")
-                and case.task.layout != "paired"
-                and name.replace("labels", "loss_mask") in batch
-            ):
+            selects = name.replace("labels", "loss_mask")
+            if name.endswith("labels") and case.task.layout != "paired" and selects in batch:
                 assert ((batch[name] == -100) == (batch[selects] == 0)).all()
 
 

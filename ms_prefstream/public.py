@@ -23,6 +23,7 @@ from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sources.follow import follow
 from ms_prefstream.sources.mix import Part, mix
 from ms_prefstream.sources.read import read
+from ms_prefstream.split import split
 from ms_prefstream.stats.result import Stats
 from ms_prefstream.stats.run import stats  # the function, as with `encode`
 from ms_prefstream.stream import Stream, stream
@@ -64,6 +65,7 @@ __all__ = [
     "load_state",
     "mix",
     "read",
+    "split",
     "stats",
     "stream",
     "write_cache",

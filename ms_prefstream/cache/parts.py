@@ -119,7 +119,7 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
         for begin in range(0, task.count, step):
             end = min(begin + step, task.count)
             loaded = task.load(loader, begin, end)
-            lengths, keys, verdict, bad = measure(loaded)
+            lengths, keys, verdict, bad, *_ = measure(loaded)
             table["lengths"][begin:end], table["key"][begin:end], table["verdict"][begin:end] = lengths, keys, verdict
             errors += [(task.first + begin + position, error) for position, error in bad]
             rows = (task.first + begin + np.flatnonzero(verdict == GOOD)).tolist()

@@ -85,6 +85,7 @@ _old_layout_option = click.option("--layout", "old_layout", hidden=True, expose_
 FORMAT = (
     cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows."),
     cloup.option("--fields", type=JsonObject(), help='Standard name -> the row\'s field: {"prompt": "question"}.'),
+    cloup.option("--split", metavar="SIDE:SHARE", help="A side of SOURCE by a hash of prompts: test:0.02, train:0.98."),
 )
 
 TEMPLATE = (
@@ -191,6 +192,10 @@ _BATCHES = (
     cloup.option("--max-segments", type=int, help="Columns of actual_seq_len in packs.  [default: 128]"),
 )
 
+ORDER_BY = cloup.option(
+    "--order-by", metavar="KEY", help="Order rows by margin, length or field:NAME; -KEY descending."
+)
+
 _ORDER = (
     cloup.option("--shuffle", type=click.Choice(("true", "false", "window")), default="true", show_default=True),
     cloup.option("--no-shuffle", "shuffle", flag_value="false", help="The same as --shuffle false: source order."),
@@ -205,6 +210,8 @@ _ORDER = (
     ),
     cloup.option("--no-drop-remainder", "drop_remainder", flag_value="false", help="The same as false: repeat a few."),
     cloup.option("--longest-first", is_flag=True, help="Step 0 holds the longest rows of its window."),
+    ORDER_BY,
+    cloup.option("--order-noise", type=float, help="With --order-by: share of the rows by which a row may move."),
     cloup.option("--steps-per-epoch", type=int, help="Steps of packs, or of a source read from the front."),
     cloup.option("--num-shards", type=int, help="Ranks that share the data, with --shard-id."),
     cloup.option("--shard-id", type=int, help="This rank, from 0."),

@@ -104,6 +104,11 @@ class SampleLoader:
         self.sampler = sampler
         self.encoder = encoder
 
+    @property
+    def records(self) -> RecordAccess | None:
+        """The records that `load` reads."""
+        return self._records
+
     def over(
         self, records: RecordAccess | None, watch: Callable[[Sequence[int], Uncut], None] | None = None
     ) -> SampleLoader:

@@ -55,7 +55,16 @@ class FormattedRows:
         return len(self.source)
 
     def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
-        return [self._record(raw) for raw in self.source.read(rows)]
+        fmt, found = self.format, list[Record | Ready | RowError]()
+        for raw in self.source.read(rows):
+            if isinstance(raw, (RowError, Ready)):
+                found.append(raw)
+                continue
+            try:
+                found.append(fmt(raw))  # type: ignore[arg-type]  # one record: the format has no count
+            except RowError as error:
+                found.append(error)
+        return found
 
     def read_block(self, rows: Sequence[int]) -> Block:
         """Returns the samples of these rows, in this order, of a source that consists of caches."""
@@ -63,18 +72,13 @@ class FormattedRows:
         block: Block = source.read_block(rows)
         return block
 
-    def _record(self, raw: Any) -> Record | Ready | RowError:
-        if isinstance(raw, (RowError, Ready)):
-            return raw
-        try:
-            return self.format(raw)  # type: ignore[return-value]  # one record: the format has no count
-        except RowError as error:
-            return error
+    def raws(self, rows: Sequence[int]) -> list[Any]:
+        """Returns the raw rows of records, in this order; None for a row that cannot be parsed."""
+        return [None if isinstance(found, RowError) else found for found in self.source.read(rows)]
 
     def raw(self, row: int) -> Any:
         """Returns the raw row, for the quarantine file; None if it cannot be parsed."""
-        (found,) = self.source.read([row])
-        return None if isinstance(found, RowError) else found
+        return self.raws([row])[0]
 
     def origin(self, row: int) -> str:
         return self.source.origin(row)
@@ -133,6 +137,11 @@ class MixedRecords:
         """Returns where a record comes from, as its part says."""
         part = self.part_of(row)
         return self._parts[part].origin(row - self.mixture.firsts[part])
+
+    def raws(self, rows: Sequence[int]) -> list[Any]:
+        """Returns the raw rows of records, in this order; None for a row that cannot be parsed."""
+        parts, bounds = self._parts, np.array(self.mixture.firsts)
+        return read_parts(rows, bounds, self.name, lambda part, local: parts[part].raws(local.tolist()))
 
     def raw(self, row: int) -> Any:
         """Returns the raw row of a record, for the quarantine file; None if it cannot be parsed."""

@@ -18,7 +18,9 @@ from ms_prefstream.errors import CacheError, PrefStreamError, StateError, printa
 from ms_prefstream.lengths.index_file import is_index
 from ms_prefstream.mindrecord.files import Count, FileNote, Sha256, is_mindrecord, is_table, part_name, write_small
 from ms_prefstream.mindrecord.ragged import check_ragged
+from ms_prefstream.mindrecord.schema import BYTES
 from ms_prefstream.mindrecord.sidecar import PLACE, SIDECAR, is_record_file, is_sidecar
+from ms_prefstream.sample import TEXT
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -144,6 +146,9 @@ def _is_manifest(file: IO[bytes]) -> bool:
     return isinstance(values, dict) and values.get("format") == _FORMAT
 
 
+_Carried = Literal["int64", "float32", "text"]
+
+
 class _Fingerprint(msgspec.Struct):
     tokenizer: str | None
     template: str | None
@@ -225,9 +230,14 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
         if self.about.layout == "ragged":
             margin = {"margin": "float32"} if self.about.task.margin else {}
             check_ragged({name: one.dtype for name, one in self.columns.items()}, margin)
-        carried = json.loads(self.about.fingerprint.carry or "{}")
-        if missing := [path for path in carried if path.rpartition(".")[2] not in self.columns]:
-            raise ValueError(f"field columns lacks {missing[0]}, which is carried")
+        carried = msgspec.json.decode(
+            self.about.fingerprint.carry or "{}", type=dict[str, _Carried | tuple[_Carried, Any]]
+        )
+        for path, spec in carried.items():
+            dtype = spec if isinstance(spec, str) else spec[0]
+            column = self.columns.get(path.rpartition(".")[2])
+            if column is None or column.dtype != (BYTES if dtype == TEXT else dtype):
+                raise ValueError(f"field columns lacks {path}, which is carried as {dtype}")
 
 
 def read_manifest(folder: str) -> Manifest:

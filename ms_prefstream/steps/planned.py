@@ -336,7 +336,7 @@ class WindowedSteps(PlannedSteps):
 
     def _arranged(self, unit: int, shard: int, rows: RowIds, samples: Block) -> _ShardWindow:
         lengths = np.where(samples.good, samples.longest, -1)
-        is_filling = self.plan.shard_filling(unit % self.plan.windows_per_epoch, shard)
+        is_filling = self.plan.shard_filling(*divmod(unit, self.plan.windows_per_epoch), shard)
         return _ShardWindow(rows, samples, *self.plan.arrange(lengths, rows), is_filling)
 
 

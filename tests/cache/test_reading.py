@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import ms_prefstream as mps
 from ms_prefstream.errors import CacheError
-from ms_prefstream.load.cached import ReadAhead
+from ms_prefstream.load.ahead import ReadAhead
 from ms_prefstream.mindrecord.encoding import SPARE, encode
 from ms_prefstream.mindrecord.ragged import ragged_block, ragged_columns, ragged_values
 from ms_prefstream.sample import Block, Note, Sample, Sequence
@@ -150,26 +150,26 @@ def test_steps_are_read_together_and_errors_wait_for_their_step() -> None:
         ahead.hint(itertools.count(step), rows_of)
         return [int(one.sample.sequences[0].ids[0]) for one in ahead.load(rows_of(step))]
 
-    assert load(0) == [0, 1]
-    assert load(1) == [2, 3]
-    assert loader.calls[0] == [0, 1]  # the length of rows is not known yet
-    assert 13 in loader.calls[1]
-    assert loader.calls[2] == [2, 3]
-    assert [load(step) for step in range(20, 26)] == [[2 * step, 2 * step + 1] for step in range(20, 26)]
-    assert loader.calls[3] == list(range(40, 58))  # about 2 ** 19 tokens
-    assert len(loader.calls) == 4
-    assert load(22) == [44, 45]  # it was handed out already
+    assert [load(step) for step in range(4)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert loader.calls == [[0, 1], [2, 3, 4, 5], list(range(6, 14)), [6, 7]]  # step 6 cannot be read yet
+    assert [load(step) for step in range(20, 60)] == [[2 * step, 2 * step + 1] for step in range(20, 60)]
+    sizes = [len(rows) for rows in loader.calls[4:]]
+    assert sizes[:5] == [2, 4, 8, 16, 18]  # about 2 ** 19 tokens
+    assert max(sizes) == 18
+    calls = len(loader.calls)
+    assert [load(step) for step in (22, 30, 21)] == [[44, 45], [60, 61], [42, 43]]  # they were handed out already
+    assert [len(rows) for rows in loader.calls[calls:]] == [2, 2, 2]
     with pytest.raises(CacheError):
         load(6)
 
 
-def test_a_small_cache_is_not_read_again_and_again() -> None:
+def test_no_more_is_read_together_than_there_is() -> None:
     loader = Counting()
     ahead, rows_of = ReadAhead(loader, 6), lambda step: [20 + step % 3, 30 + step % 3]
-    for step in range(3):
+    for step in range(12):
         ahead.hint(itertools.count(step), rows_of)
         ahead.load(rows_of(step))
-    assert [len(rows) for rows in loader.calls] == [2, 6]
+    assert [len(rows) for rows in loader.calls] == [2, 4, 6, 6, 6]
 
 
 def test_a_damaged_row_stops_the_run_at_its_step(tmp_path: pathlib.Path) -> None:

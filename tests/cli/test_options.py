@@ -92,7 +92,7 @@ def test_each_command_has_the_options_that_it_needs() -> None:
         return {one.opts[0] for one in command(of).params if isinstance(one, click.Option) and not one.hidden}
 
     assert names("bench") - names("index") >= {"--batch-size", "--shuffle", "--pad-token-id", "--quarantine"}
-    assert names("index") - names("bench") == {"--out"}
+    assert names("index") - names("bench") == {"--out", "--dedup", "--exclude"}
     assert names("doctor") - names("index") == {"--pad-token-id", "--rows"}
     assert names("inspect") - names("bench") >= {"--row", "--rows", "--step", "--tokens", "--html"}
     assert names("stats") - names("bench") == {"--against", "--limit", "--json", "--html", "--samples"}

@@ -78,11 +78,11 @@ def train(options: argparse.Namespace) -> Curves:
 
 
 def main() -> None:
-    cli = parser(__doc__, data=None, batch_size=8, learning_rate=3e-3)
+    cli = parser(__doc__, data=None, batch_size=8)
     cli.add_argument("--max-prompt-length", type=int, default=64)
     cli.add_argument("--new-tokens", type=int, default=8, help="of a response, at most")
     cli.add_argument("--group", type=at_least(2), default=4, help="responses to each prompt, 2 or more")
-    cli.add_argument("--updates", type=int, default=80, help="steps of the policy")
+    cli.add_argument("--updates", type=int, default=100, help="steps of the policy")
     options = begin(cli)
     curves = train(options)
     curves.finish()

@@ -26,7 +26,7 @@ ms-prefstream init train.jsonl --task reward --tokenizer Qwen2.5 --mindformers -
     "--tokenizer", type=Suggested("bytes"), required=True, help="Directory, tokenizer.json, .model or 'bytes'."
 )
 @cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows.")
-@cloup.option("--max-length", type=int, help="Tokens of a side (dpo, reward) or row (rlhf); measured if not given.")
+@cloup.option("--max-length", type=int, help="Tokens of a side, row or prompt; measured if not given.")
 @cloup.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Rows of a step.")
 @cloup.option(
     "--out", type=click.Path(file_okay=False), default=".", help="Folder of the files; this one if not given."
@@ -34,7 +34,7 @@ ms-prefstream init train.jsonl --task reward --tokenizer Qwen2.5 --mindformers -
 @cloup.option("--mindformers", is_flag=True, help="Write train_mindformers.yaml and its script as well (dpo, reward).")
 @cloup.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwrite: bool, **options: Any) -> None:
-    """Write run.yaml and train.py for SOURCE, ready to run.
+    """Write run.yaml and, where the task trains on rows, train.py for SOURCE, ready to run.
 
     Without --max-length the first 2,000 rows are measured: 99 % of them fit whole.
     """
@@ -56,7 +56,10 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
         (folder / name).write_text(text, encoding="utf-8")
         show(f"written: {folder / name}")
     show(f"next:    ms-prefstream doctor --config {folder / 'run.yaml'}")
-    show(f"         cd {folder} && python train.py" if out != "." else "         python train.py")
+    if "train.py" in files:
+        show(f"         cd {folder} && python train.py" if out != "." else "         python train.py")
+    else:
+        show("         examples/train_grpo.py shows a loop of rollouts")
     if mindformers:
         show("         python train_mindformers.py")
 

@@ -26,7 +26,7 @@ _SHOWN = 360  # characters of a text that are shown, without --full
 _SHOWN_CUT = 120
 
 GREY, DIM, ATTENTION = "grey62", "grey46", "yellow"
-COLOURS = {"chosen": "green", "rejected": "red", "response": "green", "prompt": GREY}  # by side
+COLOURS = {"chosen": "green", "rejected": "red", "response": "green", "kl": "green", "prompt": GREY}  # by side
 
 
 def console(file: IO[str] | None = None, columns: int = COLUMNS) -> Console:

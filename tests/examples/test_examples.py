@@ -30,6 +30,9 @@ DEFAULTS = {
     "train_orpo.py --loss simpo": ["--loss", "simpo"],
     "train_rlhf.py": [],
     "train_online_dpo.py": [],
+    "train_kto.py": [],
+    "train_process_reward.py": [],
+    "train_grpo.py": [],
 }
 SCRIPTS = ["train_reward.py", "train_dpo.py", "train_dpo_packed.py", "train_orpo.py", "train_rlhf.py"]
 

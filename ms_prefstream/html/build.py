@@ -86,7 +86,7 @@ def stats_report(
     if found is not None:
         in_tokens = stats["tokenizer"] is not None or not any(kind in _TEXT for kind in stats["kinds"])
         samples = Samples(lengths_in="tokens" if in_tokens else "characters")
-        encoded = rows_of(found, rows, _sample_options(stats, options, in_tokens))
+        encoded = rows_of(found, rows, _sample_options(stats, options, in_tokens), log=False)
         partial = _fill(samples, found, encoded, rows, progress)
     words = [f"{stats['rows']:,} rows", *stats["formats"], stats["tokenizer"] or ""]
     words += [NO_TEMPLATE] if samples is not None and samples.no_template else []

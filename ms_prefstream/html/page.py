@@ -46,15 +46,19 @@ class Report:
 
 
 def check_report(path: str | os.PathLike[str], source: Any) -> None:
-    """Raises unless a report may be written at `path`: it is no file of the data, and nothing but a report is there.
+    """Raises unless a report can be written at `path`: its folder exists, and nothing but a report is there.
 
     Args:
         path: The file.
         source: The opened source; None for one that has no files, such as standard input.
 
     Raises:
-        OptionError: It may not be written.
+        OptionError: It cannot be written, or is a file of the data.
     """
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.access(folder, os.W_OK):
+        found = "cannot be written to" if os.path.isdir(folder) else "is no folder"
+        raise OptionError(f"html is {os.fspath(path)!r}, but {folder} {found}. Name a file in another folder.")
     check_target("html", path, source, lambda file: MARKER.encode() in file.read(_HEAD))
 
 

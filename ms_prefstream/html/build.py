@@ -48,16 +48,15 @@ def inspect_report(
     samples = Samples(with_tokens)
     partial = _fill(samples, found, rows_of(found, rows, options, with_tokens=with_tokens), wanted, progress)
     task = options["task"]
-    subtitle = [f"{len(found):,} rows" if isinstance(found, RandomAccess) else "", type(task).__name__]
+    subtitle = [type(task).__name__]
     defaults = {field.name: field.default for field in dataclasses.fields(task)}
     subtitle += [f"{name} {value}" for name, value in given_options(task).items() if value != defaults[name]]
     tokenizer = options["tokenizer"]
     subtitle.append("" if tokenizer is None else os.path.basename(str(tokenizer).rstrip("/")))
     subtitle += [NO_TEMPLATE] if samples.no_template else []
     title = os.path.basename(str(found.name).rstrip("/")) or str(found.name)
-    write_report(
-        path, Report(title=title, subtitle=" · ".join(filter(None, subtitle)), samples=samples, partial=partial)
-    )
+    total = len(found) if isinstance(found, RandomAccess) else None
+    write_report(path, Report(title=title, subtitle=subtitle, rows=total, samples=samples, partial=partial))
     return samples
 
 
@@ -88,11 +87,11 @@ def stats_report(
         samples = Samples(lengths_in="tokens" if in_tokens else "characters")
         encoded = rows_of(found, rows, _sample_options(stats, options, in_tokens), log=False)
         partial = _fill(samples, found, encoded, rows, progress)
-    words = [f"{stats['rows']:,} rows", *stats["formats"], stats["tokenizer"] or ""]
+    words = [*stats["formats"], stats["tokenizer"] or ""]
     words += [NO_TEMPLATE] if samples is not None and samples.no_template else []
     title = os.path.basename(stats["source"].rstrip("/")) or stats["source"]
-    subtitle = " · ".join(filter(None, words))
-    write_report(path, Report(title=title, subtitle=subtitle, stats=stats, samples=samples, partial=partial))
+    report = Report(title=title, subtitle=words, rows=stats["rows"], stats=stats, samples=samples, partial=partial)
+    write_report(path, report)
 
 
 _TEXT = ("pairs", "responses", "prompts")

@@ -32,14 +32,16 @@ class Report:
 
     Attributes:
         title: Its heading.
-        subtitle: The line below.
+        subtitle: Parts of the line below.
+        rows: Rows of the data, which that line begins with; None if unknown.
         stats: `Stats.to_dict()`, or None.
         samples: The rows, finished; None for none.
         partial: Whether the data have more rows than the samples.
     """
 
     title: str
-    subtitle: str
+    subtitle: Sequence[str] = ()
+    rows: int | None = None
     stats: Mapping[str, Any] | None = None
     samples: Samples | None = None
     partial: bool = False
@@ -78,7 +80,8 @@ def render(report: Report, file: IO[bytes]) -> None:
     words = _text("words.json")
     context = {
         "title": safe(report.title),
-        "subtitle": safe(report.subtitle),
+        "subtitle": [safe(part) for part in report.subtitle if part],
+        "rows": report.rows,
         "marker": MARKER,
         "nonce": secrets.token_urlsafe(12),
         "version": VERSION,

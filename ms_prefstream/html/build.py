@@ -113,7 +113,7 @@ def _sample_options(stats: Mapping[str, Any], options: Mapping[str, Any], in_tok
 def _fill(samples: Samples, source: Any, rows: Iterator[FoundRow], wanted: int, progress: Progress | None) -> bool:
     """Adds the rows; returns whether the source has more."""
     shown = Progress() if progress is None else progress
-    total = min(wanted, len(source)) if isinstance(source, RandomAccess) else wanted
+    total = min(wanted, len(source)) if isinstance(source, RandomAccess) else None
     shown.begin(total, 0)
     try:
         read = 0

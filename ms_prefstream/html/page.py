@@ -175,7 +175,9 @@ def _stats_figures(stats: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         yield _figure(dropped, "dropped", attention=True)
     gap = stats["gap"]
     if gap["pairs"]:
-        yield _figure(percent(gap["share"]), "chosen_longer", f"{gap['by']:,.0f}", gap["unit"])
+        yield _figure(
+            percent(gap["share"]), "chosen_longer", f"{gap['by']:,.0f}" if gap["chosen_longer"] else "", gap["unit"]
+        )
 
 
 def _stats_charts(stats: Mapping[str, Any]) -> Iterable[dict[str, Any]]:

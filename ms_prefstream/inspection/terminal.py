@@ -106,7 +106,7 @@ def _section(section: Section, view: View) -> Iterator[Text]:
     if view.tokens:
         if label:
             yield _label(label, colour).append(under, DIM)
-        yield from _cells(colour, parts, view.columns)
+        yield from _cells(colour, parts, view)
         return
     text = Text()
     for cut, group in itertools.groupby(parts, lambda part: part.cut):
@@ -128,17 +128,18 @@ def _styled(text: str, style: str, breaks: bool = True) -> Text:
     return Text(printable(text, most=None).replace("\n", "⏎\n" if breaks else "⏎"), style)
 
 
-_LEGEND = "  ▔ under the loss   ╌ cut off   ␣ blank   ⏎ end of line   ⋯ the rest of a divided character"
+_LEGEND = "  ▔ under the loss   ╌ cut off   ␣ blank   ⏎ end of line   ⋯ rest of a character   …9… left out"
 
 
-def _cells(colour: str, parts: Sequence[Part], columns: int) -> Iterator[Text]:
+def _cells(colour: str, parts: Sequence[Part], view: View) -> Iterator[Text]:
     """Yields rows of cells: each token with its id below, and a bar under those in the loss."""
+    columns = view.columns
     lines = [Text("  "), Text("  "), Text("  ")]
     for part in parts:
         style = style_of(part, colour)
         style = f"reverse {style}" if part.control and "reverse" not in style else style
         bar, of_bar = ("╌", ATTENTION) if part.cut else ("▔" if part.trained else " ", colour)
-        for one, text in zip(part.ids, part.texts, strict=True):
+        for one, text in _tokens(part, view.full):
             for shown in _pieces(visible(text) or "⋯", columns - 2):
                 width = max(cell_len(shown), len(str(one)))
                 if cell_len(lines[1].plain) + width > columns:
@@ -150,6 +151,16 @@ def _cells(colour: str, parts: Sequence[Part], columns: int) -> Iterator[Text]:
                 )
                 lines[2].append(bar * width, of_bar).append(" ")
     yield from _full(lines)
+
+
+def _tokens(part: Part, full: bool) -> Iterator[tuple[int | str, str]]:
+    """Yields the id and the text of each token; the middle of a long cut part counts as one, unless `full`."""
+    left_out = 0 if full or not part.cut else len(part.ids) - _SHOWN_CUT
+    head = _SHOWN_CUT * 2 // 3 if left_out > 0 else len(part.ids)
+    yield from zip(part.ids[:head], part.texts[:head], strict=True)
+    if left_out > 0:
+        yield "", f"…{left_out:,}…"
+        yield from zip(part.ids[head + left_out :], part.texts[head + left_out :], strict=True)
 
 
 def _full(lines: Sequence[Text]) -> Iterator[Text]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.encode.tokenizer import choose_pad_id
 from ms_prefstream.errors import PrefStreamError, printable
+from ms_prefstream.formats.carry import Carry
 from ms_prefstream.formats.record import Pair, TokenPair
 from ms_prefstream.lines import share
 from ms_prefstream.load.loader import Recipe, SampleLoader
@@ -80,6 +81,7 @@ def doctor(
     content_lost: str = "report",
     continue_final_message: str = "error",
     train_empty_think: bool = False,
+    carry: Sequence[str] | Mapping[str, Any] | None = None,
     backend: str = "auto",
     on_bad_row: str = "raise",
     rows: int = _MOST_ROWS,
@@ -101,6 +103,7 @@ def doctor(
         content_lost: ``report``, ``drop`` or ``error``.
         continue_final_message: ``error`` or ``join``.
         train_empty_think: Whether an empty think block is under the loss.
+        carry: Fields of the row that become further columns.
         backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: ``raise`` or ``drop``.
         rows: How many rows are read at most.
@@ -125,6 +128,7 @@ def doctor(
         content_lost=content_lost,
         continue_final_message=continue_final_message,
         train_empty_think=train_empty_think,
+        carry=carry,
         backend=backend,
     )
     policy = BadRowPolicy(on_bad_row=on_bad_row)
@@ -141,6 +145,7 @@ class _Examined:
         self.facts: list[str] = []
         self._failed: list[Finding] = []
         self._ready = False
+        self._carry: Carry | None = None
         self._recipe: Recipe | None = None
         self._loader: SampleLoader | None = None
         self._pad_id: int | None = None
@@ -179,7 +184,8 @@ class _Examined:
     def _read(self, source: Any, rows: int) -> None:
         source = source if isinstance(source, Mix) else open_source(source)
         self._ready = only_caches(source)
-        formats = formats_of(source, self._encoding.format, self._encoding.fields)
+        self._carry = self._encoding.carried(source)
+        formats = formats_of(source, self._encoding.format, self._encoding.fields, self._carry)
         found = list(first_rows(source, formats, rows))
         self.origins, self.raws, self._records = zip(*found, strict=True) if found else ((), (), ())
         both = sum(isinstance(record, (Pair, TokenPair)) for record in self._records)
@@ -190,7 +196,7 @@ class _Examined:
 
     def _prepare(self, source: Any, rows: int) -> None:
         given = self._encoding
-        self._recipe = given.recipe(self._ready)
+        self._recipe = given.recipe(self._ready, self._carry)
         self._loader = self._recipe.loader()
         if self._loader.encoder is not None:
             self.facts.append(" · ".join(encoding_parts(self._recipe)))

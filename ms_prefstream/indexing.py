@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ms_prefstream.checks import checked_call
@@ -30,6 +30,7 @@ def build_index(
     content_lost: str = "report",
     continue_final_message: str = "error",
     train_empty_think: bool = False,
+    carry: Sequence[str] | Mapping[str, Any] | None = None,
     backend: str = "auto",
     on_bad_row: str = "raise",
     workers: int = 0,
@@ -56,6 +57,7 @@ def build_index(
         content_lost: ``report``, ``drop`` or ``error``.
         continue_final_message: ``error`` or ``join``.
         train_empty_think: Whether an empty think block is under the loss.
+        carry: Fields of the row that become further columns.
         backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: ``raise`` or ``drop``.
         workers: Processes that measure; 0 does it in this one.
@@ -79,6 +81,7 @@ def build_index(
         content_lost=content_lost,
         continue_final_message=continue_final_message,
         train_empty_think=train_empty_think,
+        carry=carry,
         backend=backend,
     )
     policy = BadRowPolicy(on_bad_row=on_bad_row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Many
 from typing import Any, NamedTuple, TypeAlias
 
@@ -42,6 +42,9 @@ class Loaded(NamedTuple):
 Batch = dict[str, NDArray[Any]]
 
 
+TEXT = "text"
+"""The dtype of a column of strings; the others are called as in numpy."""
+
 Ids: TypeAlias = NDArray[np.int32]
 Span: TypeAlias = tuple[int, int]
 
@@ -68,20 +71,29 @@ class Sequence(NamedTuple):
         return self.truncated + 2 * self.question_cut
 
 
+_NO_COLUMNS: Mapping[str, Any] = {}
+
+
 class Sample(NamedTuple):
     """One row, ready to be batched.
 
     Attributes:
         sequences: (chosen, rejected) for pairs; (prompt + response,) for RLHF.
         prompt: (p,) int32, the ids a rollout starts from; RLHF only.
-        margin: float or None; how much better the chosen side is.
+        columns: Further values by name, see `Block.columns`.
         ref_logps: (chosen, rejected) log-probabilities of a reference model, summed over the loss mask, or None.
     """
 
     sequences: tuple[Sequence, ...]
     prompt: Ids | None = None
-    margin: float | None = None
+    columns: Mapping[str, Any] = _NO_COLUMNS
     ref_logps: tuple[float, float] | None = None
+
+    @property
+    def margin(self) -> float | None:
+        """How much better the chosen side is; None if the row does not say."""
+        found = self.columns.get("margin")
+        return found if isinstance(found, float) else None
 
     @property
     def length(self) -> int:
@@ -98,6 +110,8 @@ class Sample(NamedTuple):
 
 
 _NO_SPAN = (0, 0)
+_MISSING = {"f": np.nan, "i": 0, "O": ""}
+"""By the kind of a column's dtype: its value in rows that have none."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -113,12 +127,13 @@ class Block(Many[Loaded]):
         spans: (n, S, 2) int64, begin and end of its first span; (0, 0) for none.
         lost: (n, S) uint8, see `Sequence.lost`.
         notes: (n,) uint16, a `Note` as a number.
-        margins: (n,) float64, NaN for none.
         more: (row, side) -> all spans of a sequence that has several.
         errors: Row -> why there is no sample (without origin).
         unread: Row -> fields that nothing read.
         prompts: (n, 2) int64, begin and length of the prompt that a rollout starts from; None without any.
         ref_logps: (n, 2) float32, see `Sample`; None without any.
+        columns: Further values of the rows by name, such as ``margin``: (n,) numbers, or strings as objects. A row
+            without a value has NaN, 0 or "".
     """
 
     ids: Ids
@@ -127,12 +142,12 @@ class Block(Many[Loaded]):
     spans: NDArray[np.int64]
     lost: NDArray[np.uint8]
     notes: NDArray[np.uint16]
-    margins: NDArray[np.float64]
     more: dict[tuple[int, int], tuple[Span, ...]] = dataclasses.field(default_factory=dict)
     errors: dict[int, RowError] = dataclasses.field(default_factory=dict)
     unread: dict[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     prompts: NDArray[np.int64] | None = None
     ref_logps: NDArray[np.float32] | None = None
+    columns: dict[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def empty(cls, rows: int, sides: int) -> Block:
@@ -145,7 +160,6 @@ class Block(Many[Loaded]):
             spans=np.zeros((*shape, 2), np.int64),
             lost=np.zeros(shape, np.uint8),
             notes=np.zeros(rows, np.uint16),
-            margins=np.full(rows, np.nan),
         )
 
     @classmethod
@@ -161,6 +175,7 @@ class Block(Many[Loaded]):
         """Sets rows given one by one; their tokens are added to `ids`."""
         sequences: list[tuple[int, int, Sequence]] = []
         prompts: list[tuple[int, Ids]] = []
+        values: dict[str, dict[int, Any]] = {}
         for row, (sample, error, notes, unread) in rows:
             self.notes[row] = int(notes)
             if unread:
@@ -172,13 +187,16 @@ class Block(Many[Loaded]):
             sequences += [(row, side, sequence) for side, sequence in enumerate(sample.sequences)]
             if sample.prompt is not None:
                 prompts.append((row, sample.prompt))
-            if sample.margin is not None:
-                self.margins[row] = sample.margin
+            for name, value in sample.columns.items():
+                values.setdefault(name, {})[row] = value
             if sample.ref_logps is not None:
                 if self.ref_logps is None:
                     self.ref_logps = np.full((len(self), 2), np.nan, np.float32)
                 self.ref_logps[row] = sample.ref_logps
         self.replace(sequences)
+        for name, given in values.items():
+            array = as_column(list(given.values()))
+            self.column(name, array.dtype)[list(given)] = array
         if prompts:
             self.prompts = np.zeros((len(self), 2), np.int64) if self.prompts is None else self.prompts
             ends = np.cumsum([len(self.ids), *[len(ids) for _, ids in prompts]]).tolist()
@@ -196,6 +214,12 @@ class Block(Many[Loaded]):
             self.set_spans(row, side, sequence.spans)
             end += length
         self.ids = np.concatenate([self.ids, *[one.ids for _, _, one in sequences]], dtype=np.int32, casting="no")
+
+    def column(self, name: str, dtype: Any) -> NDArray[Any]:
+        """Returns one of `columns`, with values for no row if there was none of this name."""
+        if name not in self.columns:
+            self.columns[name] = _no_values(len(self), dtype)
+        return self.columns[name]
 
     def set_spans(self, row: int, side: int, spans: Many[Span]) -> None:
         """Sets the spans of a sequence."""
@@ -252,12 +276,12 @@ class Block(Many[Loaded]):
             self.spans[rows],
             self.lost[rows],
             self.notes[rows],
-            self.margins[rows],
             more,
             {to: self.errors[at] for to, at in places if at in self.errors},
             {to: self.unread[at] for to, at in places if at in self.unread},
             prompts=None if self.prompts is None else self.prompts[rows],
             ref_logps=None if self.ref_logps is None else self.ref_logps[rows],
+            columns={name: values[rows] for name, values in self.columns.items()},
         )
 
     def compact(self) -> None:
@@ -286,7 +310,7 @@ class Block(Many[Loaded]):
         end = 0
         for first, last, block in zip(firsts, firsts[1:], blocks, strict=False):
             joined.begins[first:last] = block.begins + end
-            for name in ("lengths", "spans", "lost", "notes", "margins"):
+            for name in ("lengths", "spans", "lost", "notes"):
                 getattr(joined, name)[first:last] = getattr(block, name)
             if block.prompts is not None:
                 joined.prompts = np.zeros((len(joined), 2), np.int64) if joined.prompts is None else joined.prompts
@@ -300,6 +324,10 @@ class Block(Many[Loaded]):
             joined.unread |= {first + row: fields for row, fields in block.unread.items()}
             end += 0 if is_shared else len(block.ids)
         joined.ids = blocks[0].ids if is_shared else np.concatenate([joined.ids, *[block.ids for block in blocks]])
+        for name in dict.fromkeys(name for block in blocks for name in block.columns):
+            dtype = np.result_type(*[block.columns[name] for block in blocks if name in block.columns])
+            parts = [block.columns.get(name, _no_values(len(block), dtype)) for block in blocks]
+            joined.columns[name] = np.concatenate(parts)
         return joined
 
     def arrays(self, side: int) -> list[Ids]:
@@ -327,17 +355,32 @@ class Block(Many[Loaded]):
             Sequence(self.ids[begin : begin + length], self.spans_of(row, side), bool(flags & 1), bool(flags & 2))
             for side, (begin, length, flags) in enumerate(zip(begins, lengths, lost, strict=True))
         )
-        margin: float | None = self.margins[row].item()
+        columns = {name: _plain(values[row]) for name, values in self.columns.items()}
         prompt = None
         if self.prompts is not None:
             begin, length = self.prompts[row].tolist()
             prompt = self.ids[begin : begin + length]
         ref_logps: Any = None if self.ref_logps is None else tuple(self.ref_logps[row].tolist())
-        sample = Sample(sequences, prompt, None if margin != margin else margin, ref_logps)
+        given = {name: value for name, value in columns.items() if value == value}  # NaN stands for none
+        sample = Sample(sequences, prompt, given, ref_logps)
         return Loaded(sample, None, notes, unread)
 
     def __iter__(self) -> Iterator[Loaded]:
         return map(self.__getitem__, range(len(self)))
+
+
+def as_column(values: Many[Any]) -> NDArray[Any]:
+    """Returns the values of some rows as one of `Block.columns`: strings as objects."""
+    return np.array(values, object if values and isinstance(values[0], str) else None)
+
+
+def _no_values(rows: int, dtype: Any) -> NDArray[Any]:
+    """Returns a column without a value for any row."""
+    return np.full(rows, _MISSING[np.dtype(dtype).kind], dtype)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def runs(firsts: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

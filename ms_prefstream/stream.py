@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ms_prefstream.batch import BatchingRule
 from ms_prefstream.checks import NoDataset, check_made, checked_call, whole_number
@@ -38,6 +38,7 @@ def stream(
     tokenizer: Any = ...,
     format: Any = "auto",
     fields: Mapping[str, str] | None = None,
+    carry: Sequence[str] | Mapping[str, Any] | None = None,
     batching: BatchingRule,
     shuffle: Any = True,
     seed: int = 0,
@@ -57,7 +58,7 @@ def stream(
     shard_id: int | None = None,
     logical_shards: int | None = None,
     window: int = 64,
-    drop_remainder: bool = True,
+    drop_remainder: Literal["mask"] | bool = True,
     longest_first: bool = False,
     steps_per_epoch: int | None = None,
     index: str | os.PathLike[str] | None = "auto",
@@ -77,6 +78,8 @@ def stream(
         format: A preset's name, a preset made by `ms_prefstream.formats`, or a function row -> row.
         fields: Standard name -> the row's field, where rows have other names than the format expects:
             ``{"prompt": "question", "chosen": "good.text"}``. A dotted path leads into objects.
+        carry: Fields of a row that become further columns of a batch: names, or name -> ``int64``, ``float32``,
+            ``text`` or ``[dtype, default]``. A dotted path leads into objects and names the column by its last part.
         batching: `Pad` or `Bucket`: how many samples a step has and how they are padded. `Pack`: several samples share
             a row.
         shuffle: True: a new order of all rows for each epoch. ``"window"``: rows stay near their place in the source.
@@ -107,7 +110,9 @@ def stream(
         shard_id: This rank, with `num_shards`.
         logical_shards: Shards that are planned; ranks that divide them may share the run. None: `num_shards`.
         window: Steps whose rows are sorted by length together.
-        drop_remainder: Whether rows that do not fill a last step are left out (True) or filled up with repeats.
+        drop_remainder: Whether rows that do not fill a last step are left out (True) or filled up with repeats
+            (False). ``"mask"`` adds the column `row_mask`, (B,): 0 for repeats and stand-ins, so that each row counts
+            once.
         longest_first: Whether step 0 holds the longest rows of its window.
         steps_per_epoch: For one-pass sources: the steps of an epoch, instead of counting the rows once. For `Pack`
             without a length index: the steps into which the rows are packed, required.
@@ -126,6 +131,7 @@ def stream(
         tokenizer=tokenizer,
         format=format,
         fields=fields,
+        carry=carry,
         template=template,
         template_variables=template_variables,
         pad_token_id=pad_token_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ errors = st.builds(RowError, st.sampled_from(list(Reason)), st.text(), st.text()
 notes = st.integers(0, 2 * max(Note) - 1).map(Note)
 unread = st.lists(st.text(max_size=3), max_size=2).map(tuple)
 log_probabilities = st.floats(width=32, allow_nan=False)
+columns = st.fixed_dictionaries({}, optional={"margin": st.floats(allow_nan=False)})
+CARRIED = {"index": st.integers(-(2**63), 2**63 - 1), "answer": st.text(), "weight": log_probabilities}
 
 
 @st.composite
@@ -33,21 +36,21 @@ def sequences(draw: st.DrawFn) -> Sequence:
 
 
 @st.composite
-def loaded(draw: st.DrawFn, sides: int, has_prompts: bool, has_ref_logps: bool) -> Loaded:
+def loaded(draw: st.DrawFn, sides: int, has_prompts: bool, has_ref_logps: bool, has_columns: bool) -> Loaded:
     if draw(st.integers(0, 3)) == 0:
         return Loaded(None, draw(errors), draw(notes), draw(unread))
     sample = Sample(
         tuple(draw(sequences()) for _ in range(sides)),
         draw(sequences()).ids if has_prompts else None,
-        draw(st.none() | st.floats(allow_nan=False)),
+        draw(columns) | (draw(st.fixed_dictionaries(CARRIED)) if has_columns else {}),
         (draw(log_probabilities), draw(log_probabilities)) if has_ref_logps else None,
     )
     return Loaded(sample, None, draw(notes), draw(unread))
 
 
 def lists(sides: int) -> st.SearchStrategy[list[Loaded]]:
-    """Rows of one stream: all of them have a prompt, or none; so with log-probabilities."""
-    return st.tuples(st.booleans(), st.booleans()).flatmap(lambda has: st.lists(loaded(sides, *has), max_size=6))
+    """Rows of one stream: all of them have a prompt, or none; so with log-probabilities and carried values."""
+    return st.tuples(*[st.booleans()] * 3).flatmap(lambda has: st.lists(loaded(sides, *has), max_size=6))
 
 
 numbers_of_sides = st.integers(1, 3)
@@ -91,8 +94,8 @@ def test_some_rows_in_any_order_and_repeated(rows: list[Loaded], data: st.DataOb
     assert plain(list(block)) == plain(rows)
 
 
-def with_columns(one: Loaded, has_prompts: bool, has_ref_logps: bool) -> Loaded:
-    """A row of a block as it is beside rows with a prompt or log-probabilities: an empty prompt, no numbers."""
+def with_columns(one: Loaded, has_prompts: bool, has_ref_logps: bool, names: Iterable[str]) -> Loaded:
+    """A row of a block as it is beside rows with a prompt or further values: an empty prompt, no numbers."""
     sample = one.sample
     if sample is None:
         return one
@@ -100,6 +103,9 @@ def with_columns(one: Loaded, has_prompts: bool, has_ref_logps: bool) -> Loaded:
         sample = sample._replace(prompt=NO_IDS)
     if has_ref_logps and sample.ref_logps is None:
         sample = sample._replace(ref_logps=(np.nan, np.nan))
+    nothing = {"index": 0, "answer": ""}  # NaN stands for no value
+    further = {name: sample.columns.get(name, nothing.get(name)) for name in names}
+    sample = sample._replace(columns={name: value for name, value in further.items() if value is not None})
     return one._replace(sample=sample)
 
 
@@ -113,8 +119,10 @@ def test_blocks_are_joined(parts: list[list[Loaded]]) -> None:
     rows = list(itertools.chain(*parts))
     has_prompts = any(block.prompts is not None for block in blocks)
     has_ref_logps = any(block.ref_logps is not None for block in blocks)
+    names = list(dict.fromkeys(name for block in blocks for name in block.columns))
     joined = Block.join(blocks)
-    assert repr(plain(list(joined))) == repr(plain([with_columns(one, has_prompts, has_ref_logps) for one in rows]))
+    expected = [with_columns(one, has_prompts, has_ref_logps, names) for one in rows]
+    assert repr(plain(list(joined))) == repr(plain(expected))
 
 
 @given(rows_of_a_stream.filter(bool), st.data())
@@ -185,7 +193,7 @@ def test_ids_of_another_type_are_refused() -> None:
 
 def test_the_fields_of_a_sample_are_all_in_a_block() -> None:
     # A field that is added to one of these must be added to blocks too.
-    assert Sample._fields == ("sequences", "prompt", "margin", "ref_logps")
+    assert Sample._fields == ("sequences", "prompt", "columns", "ref_logps")
     assert Sequence._fields == ("ids", "spans", "truncated", "question_cut")
     assert Loaded._fields == ("sample", "error", "notes", "unread")
 

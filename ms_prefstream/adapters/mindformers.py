@@ -114,7 +114,7 @@ class PrefStreamDataset:
         if loader.pop("type", "PrefStreamDataLoader") != "PrefStreamDataLoader":
             raise OptionError("PrefStreamDataset reads data_loader: {type: PrefStreamDataLoader, ...} and no other.")
         columns, drops = _columns(config), config.pop("drop_remainder", None)
-        if drops is False and loader.get("drop_remainder") is not False:
+        if drops is False and loader.get("drop_remainder") not in (False, "mask"):
             raise OptionError(
                 "drop_remainder is False, but a smaller last batch would have a shape of its own. Leave it out, or set "
                 "data_loader.drop_remainder: False, which fills the last batch up with a few repeated rows."

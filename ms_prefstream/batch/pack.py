@@ -11,7 +11,7 @@ from ms_prefstream.batch.layouts.packed import PackedLayout
 from ms_prefstream.batch.rule import StepFactory
 from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.errors import OptionError
-from ms_prefstream.tasks.base import Task
+from ms_prefstream.tasks.base import Task, columns_of
 
 
 @checked_call
@@ -45,15 +45,10 @@ class Pack:
         """Checks that the samples of a task can be packed like this.
 
         Raises:
-            OptionError: The task's layout or margin has no place in packs, or a sample may not fit; says what to do.
+            OptionError: The task's layout has no place in packs, or a sample may not fit; says what to do.
         """
         if task.layout in _REFUSED:
             raise OptionError(_REFUSED[task.layout])
-        if task.margin:
-            raise OptionError(
-                "Pack: margin=True adds one number for each pair, but the number of pairs in a row differs. Leave "
-                "margin out, or use Pad or Bucket."
-            )
         sequences = 2 if task.pairs else 1
         longest = sequences * task.length
         if longest > self.tokens:
@@ -76,7 +71,12 @@ class Pack:
     def layout(self, task: Task, with_ref_logps: bool = False) -> PackedLayout:
         """See `BatchingRule`. Packs have no column for reference log-probabilities."""
         self.check(task)
-        return PackedLayout(tokens=self.tokens, max_segments=self.max_segments, scores=task.layout == "reward_token")
+        return PackedLayout(
+            tokens=self.tokens,
+            max_segments=self.max_segments,
+            scores=task.layout == "reward_token",
+            own=columns_of(task),
+        )
 
     def widths(self, max_length: int, lengths: NDArray[Any] | None = None) -> tuple[int, ...]:
         """See `BatchingRule`: a single width."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ms_prefstream.batch.layouts.base import Layout
 from ms_prefstream.batch.layouts.packed import PackedLayout
 from ms_prefstream.batch.layouts.registry import make_layout
-from ms_prefstream.tasks.base import Task
+from ms_prefstream.tasks.base import Task, columns_of
 
 
 class StepFactory(Protocol):
@@ -74,5 +74,8 @@ class BatchingRule(Protocol):
 def padded_layout(task: Task, with_ref_logps: bool) -> Layout:
     """Returns the layout of a task whose samples have rows of their own."""
     return make_layout(
-        task.layout, with_margin=task.margin, with_ref_logps=with_ref_logps, max_prompt_length=task.prompt_columns
+        task.layout,
+        columns=columns_of(task),
+        with_ref_logps=with_ref_logps,
+        max_prompt_length=task.prompt_columns,
     )

@@ -11,8 +11,9 @@ batches; see `ms_prefstream.batch`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,16 @@ from ms_prefstream.batch import Layout, make_layout
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.mindrecord.encoding import PaddedBlock
-from ms_prefstream.mindrecord.ragged import ragged_columns, ragged_values
+from ms_prefstream.mindrecord.ragged import further_column, further_values, ragged_columns, ragged_values
 from ms_prefstream.mindrecord.schema import Column
 from ms_prefstream.sample import Block, Sample
-from ms_prefstream.tasks.base import Task
+from ms_prefstream.tasks.base import Task, columns_of
 
 LAYOUTS = ("ragged", "mindrlhf", "mindformers")
 ROWS_PER_PART = 8192
 _REF = "_ref_logps"
 _UNIT = 16
+_NAME = r"\w+"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class Job:
         pad_id: The id that these are padded with.
         rows_per_part: Rows of the source for each file.
         reference: Whether DPO samples have reference log-probabilities.
+        carried: The columns that rows carry: name -> dtype.
 
     Raises:
         OptionError: A value is not allowed, or readers of the layout cannot read the samples of the task.
@@ -55,6 +58,7 @@ class Job:
     pad_id: int
     rows_per_part: int = ROWS_PER_PART
     reference: bool = False
+    carried: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         layout, task = self.layout, self.task
@@ -76,13 +80,24 @@ class Job:
             raise OptionError(f"layout is {layout!r}, whose reader takes no {kind}; expected {able}.")
         if layout != "ragged" and task.margin:
             raise OptionError(f"layout {layout!r} has no place for a margin. Leave margin out, or use layout='ragged'.")
+        for name in self.carried:
+            if name in self._own_columns or not re.fullmatch(_NAME, name):
+                why = "files have already" if name in self._own_columns else "files cannot have"
+                raise OptionError(
+                    f"carry makes a column {name!r}, a name that MindRecord {why}; expected letters, digits and _. "
+                    "Leave it out, or rename the field in the data."
+                )
 
     @property
     def columns(self) -> dict[str, Column]:
-        """The columns of every file, in the order of its readers."""
+        """The columns of every file, in the order of its readers; those that rows carry are last."""
+        return self._own_columns | {name: further_column(dtype) for name, dtype in self.carried.items()}
+
+    @property
+    def _own_columns(self) -> dict[str, Column]:
         task, width = self.task, self.width
         if self.layout == "ragged":
-            return ragged_columns(task.pairs, task.length, task.prompt_columns, task.margin)
+            return ragged_columns(task.pairs, task.length, task.prompt_columns, columns_of(task))
         ids = Column(dtype="int32", most=width, shape=(width,))
         if task.name == "dpo":
             number = Column(dtype="float32", most=1, shape=(1,))
@@ -102,6 +117,11 @@ class Job:
         """Returns the values of samples with these notes and row ids, by column."""
         if self.layout == "ragged":
             return ragged_values(samples, notes, rows, self.columns)
+        columns = {name: further_column(dtype).dtype for name, dtype in self.carried.items()}
+        carried = {name: further_values(samples, rows, name, dtype) for name, dtype in columns.items()}
+        return self._fixed_values(samples) | carried
+
+    def _fixed_values(self, samples: Sequence[Sample]) -> dict[str, Any]:
         # All columns after the longest sample are equal, so only the first of them are built.
         most = max(len(sequence.ids) for sample in samples for sequence in sample.sequences)
         built = min(-(-(most + 1) // _UNIT) * _UNIT, self.width)

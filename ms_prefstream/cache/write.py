@@ -121,6 +121,7 @@ def write_cache(
         pad_id=stream.pad_token_id,
         rows_per_part=rows_per_part,
         reference=has_reference_logps(data.source, layout),
+        carried=data.carried,
     )
     about, resume = describe(job, data), can_resume(data)
     with StagingFolder(out) as folder:

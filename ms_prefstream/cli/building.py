@@ -36,7 +36,7 @@ _BATCHINGS = {
 """Options that decide about the batching rule."""
 
 _BUCKET = ("max_tokens", *_BATCHINGS["bucket"])
-_SHUFFLES: dict[str, Any] = {"true": True, "false": False, "window": "window"}
+_SWITCHES = {"true": True, "false": False}
 
 
 def make_stream(source: tuple[Any, ...], options: dict[str, Any]) -> Stream:
@@ -44,7 +44,8 @@ def make_stream(source: tuple[Any, ...], options: dict[str, Any]) -> Stream:
     given = _given_to(stream, options) | make_encoding(options)
     if options["num_shards"] is None and options["shard_id"] is None:
         given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
-    given |= {"batching": make_batching(options), "shuffle": _SHUFFLES[options["shuffle"]]}
+    given |= {"batching": make_batching(options)}
+    given |= {name: _SWITCHES.get(options[name], options[name]) for name in ("shuffle", "drop_remainder")}
     given |= {"index": _or_none(options.get("index") or "auto"), "verbose": options["verbose"]}
     return stream(one_or_list(source), **given)
 

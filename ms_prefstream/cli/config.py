@@ -47,7 +47,9 @@ def options_in(path: str) -> dict[str, Any]:
     for name, value in given.items():
         if value is None and name in _NULL_MEANS_NONE:
             value = "none"
-        if name == "shuffle" and isinstance(value, bool):
+        if name == "carry" and isinstance(value, dict):
+            value = [value]
+        if name in ("shuffle", "drop_remainder") and isinstance(value, bool):
             value = str(value).lower()
         options["format_" if name == "format" else name] = value
     return {name: value for name, value in options.items() if value is not None}

@@ -14,7 +14,7 @@ import click
 import cloup
 from click.core import ParameterSource
 
-from ms_prefstream.cli.values import JsonObject, Numbers, Preset, SourcePath, Suggested
+from ms_prefstream.cli.values import CarriedField, JsonObject, Numbers, Preset, SourcePath, Suggested
 from ms_prefstream.errors import OptionError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -122,6 +122,14 @@ _TASK = (
 
 _ROWS = (
     *FORMAT,
+    cloup.option(
+        "--carry",
+        type=CarriedField(),
+        metavar="NAME[:DTYPE[=DEFAULT]]",
+        multiple=True,
+        callback=lambda ctx, param, given: dict(item for one in given for item in one.items()) or None,
+        help="Field that becomes a column: id, weight:float32=1.0; may be repeated.",
+    ),
     cloup.option("--cvalues-types", multiple=True, help='CValues difficulty "better>worse"; may be repeated.'),
     cloup.option(
         "--content-lost",
@@ -182,7 +190,14 @@ _ORDER = (
     cloup.option("--no-shuffle", "shuffle", flag_value="false", help="The same as --shuffle false: source order."),
     cloup.option("--seed", type=int, default=0, show_default=True, help="Of the order, 0 to 2**32 - 1."),
     cloup.option("--window", type=int, default=64, show_default=True, help="Steps sorted by length together."),
-    cloup.option("--drop-remainder/--no-drop-remainder", default=True, show_default=True, help="Or repeat a few rows."),
+    cloup.option(
+        "--drop-remainder",
+        type=click.Choice(("true", "false", "mask")),
+        default="true",
+        show_default=True,
+        help="Rows that fill no last step: left out, filled up, or filled up with a column row_mask.",
+    ),
+    cloup.option("--no-drop-remainder", "drop_remainder", flag_value="false", help="The same as false: repeat a few."),
     cloup.option("--longest-first", is_flag=True, help="Step 0 holds the longest rows of its window."),
     cloup.option("--steps-per-epoch", type=int, help="Steps of packs, or of a source read from the front."),
     cloup.option("--num-shards", type=int, help="Ranks that share the data, with --shard-id."),

@@ -57,6 +57,30 @@ class JsonObject(click.ParamType[Any]):
         self.fail(f'{value!r}; expected a JSON object such as \'{{"name": "value"}}\'.', param, ctx)
 
 
+class CarriedField(click.ParamType[Any]):
+    """NAME, NAME:DTYPE or NAME:DTYPE=DEFAULT, or an object with such entries as JSON."""
+
+    name = "field"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, dict):
+            return value
+        if value.startswith("{"):
+            return JsonObject().convert(value, param, ctx)
+        field, colon, rest = value.partition(":")
+        dtype, equal, default = rest.partition("=")
+        if colon and dtype not in CARRIED:
+            self.fail(f"{value!r}; expected NAME, or NAME:DTYPE with {', '.join(CARRIED)}.", param, ctx)
+        if not equal:
+            return {field: dtype or None}
+        with contextlib.suppress(ValueError):
+            return {field: [dtype, default if dtype == "text" else json.loads(default)]}
+        self.fail(f"{value!r}; expected a number after '='.", param, ctx)
+
+
+CARRIED = ("int64", "float32", "text")
+
+
 class Numbers(click.ParamType[Any]):
     """Whole numbers with commas."""
 

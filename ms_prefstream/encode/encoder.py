@@ -6,7 +6,8 @@ One record goes this way:
    template is rendered by `jinja.py` with contents as `tracked_text.Tracked`, and `dissect.py` takes the text apart.
 2. `layout.py` has grouped the layout into steps: ids that are known, and units of text to encode.
 3. `ConversationEncoder._draft` adds the text of each open step to the batch (`Texts`), and the tokenizer's backend
-   encodes the whole batch at once.
+   encodes the whole batch at once. Records whose layouts are known take steps 1 to 3 together, by column
+   (`columns.py`).
 4. `Encodings.block` joins the ids of all conversations and finds the tokens under the loss: for those of the usual
    layout with a dozen array operations, for any other with `ConversationEncoder._assemble`, one by one.
 
@@ -25,9 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.encode.backends.base import FlatIds, Place, TextEncoder
+from ms_prefstream.encode.backends.base import Place, TextEncoder
 from ms_prefstream.encode.backends.unicode import check_size, check_unicode
-from ms_prefstream.encode.encodings import Draft, Drafts, Encoded, Encodings, Texts
+from ms_prefstream.encode.columns import ENOUGH, Alike, Window
+from ms_prefstream.encode.encodings import Draft, Drafts, Encoded, Encodings, Texts, Ticketed
 from ms_prefstream.encode.layout import LaidOut, Layout, Unit, merged
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.plain_template import PlainTemplate
@@ -85,22 +87,54 @@ class ConversationEncoder:
         A record that cannot be encoded gives a `RowError` instead.
         """
         texts = Texts()
-        drafts = [self._drafted(record, texts) for record in records]
+        columns = self._columns(records, texts)
+        is_open = np.ones(len(records), np.bool_)
+        for alike, _ in columns:
+            is_open[alike.columns.records] = False
+        drafts = {row: self._drafted(records[row], texts) for row in np.flatnonzero(is_open).tolist()}
         try:
-            return self._encodings(drafts, texts.encode(self._encoder))
+            return self._encodings(drafts, texts, columns)
         except RowError as error:  # a text that no tokenizer accepts: find its record
             if len(records) == 1:
-                return self._encodings([_blame(records[0], error).at(records[0].origin)], FlatIds.of(()))
-        texts = Texts()
-        alone = [self.encode([record])[0] for record in records]
-        drafts = [
-            found if isinstance(found, RowError) else self._drafted(record, texts)
-            for record, found in zip(records, alone, strict=True)
-        ]
-        return self._encodings(drafts, texts.encode(self._encoder))
+                return self._encodings({0: _blame(records[0], error).at(records[0].origin)}, Texts())
+        texts, drafts = Texts(), {}
+        for row, record in enumerate(records):
+            found = self.encode([record])[0]
+            drafts[row] = found if isinstance(found, RowError) else self._drafted(record, texts)
+        return self._encodings(drafts, texts)
 
-    def _encodings(self, drafts: Sequence[Drafts | RowError], results: FlatIds) -> Encodings:
-        return Encodings(drafts, results, self.assemble, self.is_usual)
+    def _encodings(
+        self, drafts: Mapping[int, Drafts | RowError], texts: Texts, columns: Sequence[Ticketed] = ()
+    ) -> Encodings:
+        records = len(drafts) + sum(int((alike.columns.sides == 0).sum()) for alike, _ in columns)
+        return Encodings(records, drafts, columns, texts.encode(self._encoder), self.assemble, self.is_usual)
+
+    def _columns(self, records: Sequence[Pair | Completion], texts: Texts) -> list[Ticketed]:
+        """Adds the texts of the records that can be laid out by column; returns these with their tickets."""
+        if not self._template.by_column or len(records) < ENOUGH:
+            return []
+        window = Window(records)
+        window.odd[self._template.odd(window.contents)] = True
+        window.odd[[] if self._refused is None else self._refused.holders(window.contents)] = True
+        found = [alike for columns in window.columns() for alike in self._template.lay_out_alike(columns)]
+        usual = [alike for alike in found if self.is_usual(alike.layout)]
+        sides = sum((np.bincount(alike.columns.records, minlength=len(records)) for alike in usual), window.sides * -1)
+        whole = [alike.take(np.flatnonzero(sides[alike.columns.records] == 0)) for alike in usual]
+        return [(alike, self._tickets(alike, texts)) for alike in whole if len(alike.rewritten)]
+
+    def _tickets(self, alike: Alike, texts: Texts) -> NDArray[np.int64]:
+        """Adds the texts of conversations to the batch; returns their tickets, (conversations, open steps)."""
+        contents = alike.columns.contents
+        tickets = np.empty((len(alike.rewritten), len(alike.layout.open)), np.int64)
+        for at, (_, unit) in enumerate(alike.layout.open):
+            if unit.filled is not None and not unit.system:
+                before, slot, place, _ = unit.filled
+                tickets[:, at] = texts.add_column(before, contents[slot], place)
+                continue
+            for number, one in enumerate(alike.columns.conversations()):
+                text, place = unit.to_encode(one)
+                tickets[number, at] = self._system(text, place, texts) if unit.system else texts.add(text, place)
+        return tickets
 
     def _drafted(self, record: Pair | Completion, texts: Texts) -> Drafts | RowError:
         try:
@@ -163,11 +197,7 @@ class ConversationEncoder:
             draft.tickets = other.tickets[: layout.shared_open]
             open_ = open_[layout.shared_open :]
         for index, unit in open_:
-            if unit.filled is None:
-                text, place = unit.text(contents), unit.place
-            else:
-                before, slot, place, _ = unit.filled
-                text = before + contents[slot]
+            text, place = unit.to_encode(contents)
             draft.tickets.append(self._system(text, place, texts) if unit.system else texts.add(text, place))
             if (self._inference or unit.head is None) and unit.trained and unit.border:
                 if unit.head is None:

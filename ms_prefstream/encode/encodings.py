@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.encode.backends.base import FlatIds, Place, TextEncoder
+from ms_prefstream.encode.columns import Alike
 from ms_prefstream.encode.layout import LaidOut, Layout
 from ms_prefstream.errors import RowError
 from ms_prefstream.sample import Block, Ids, Note, Span, runs
@@ -65,12 +66,17 @@ class Draft:
 
 Drafts: TypeAlias = tuple[Draft, ...]
 
+Ticketed: TypeAlias = tuple[Alike, NDArray[np.int64]]
+"""n conversations of one layout, and the tickets of their open steps, (n, open steps)."""
+
 
 class Encodings(Sequence[tuple[Encoded, ...] | RowError]):
     """Encoded records: one by one as `Encoded`, or all of them as a `Block`.
 
     Args:
-        drafts: The conversations of each record, or why there are none.
+        records: How many there are.
+        drafts: The conversations, or why there are none, of the records that are not in `columns`.
+        columns: The conversations of the others.
         results: The ids of each ticket.
         assemble: See `ConversationEncoder.assemble`, and `is_usual` there.
         is_usual: Whether conversations of a layout are assembled together.
@@ -78,60 +84,62 @@ class Encodings(Sequence[tuple[Encoded, ...] | RowError]):
 
     def __init__(
         self,
-        drafts: Sequence[Drafts | RowError],
+        records: int,
+        drafts: Mapping[int, Drafts | RowError],
+        columns: Sequence[Ticketed],
         results: FlatIds,
         assemble: Callable[[Draft, Sequence[Ids]], Encoded],
         is_usual: Callable[[Layout], bool],
     ) -> None:
-        self._drafts, self._results, self._assemble, self._is_usual = drafts, results, assemble, is_usual
+        self._size, self._drafts, self._columns, self._results = records, drafts, columns, results
+        self._assemble, self._is_usual = assemble, is_usual
 
     def __len__(self) -> int:
-        return len(self._drafts)
+        return self._size
 
     def __getitem__(self, record: Any) -> Any:
-        drafts = self._drafts[record]
+        drafts = self._drafts_of(range(len(self))[record])
         if isinstance(drafts, RowError):
             return drafts
         return tuple([self._assemble(draft, self._results) for draft in drafts])
+
+    def _drafts_of(self, record: int) -> Drafts | RowError:
+        if record in self._drafts:
+            return self._drafts[record]
+        sides = self._in_columns[record]
+        return tuple([sides[side] for side in range(len(sides))])
+
+    @functools.cached_property
+    def _in_columns(self) -> dict[int, dict[int, Draft]]:
+        """The conversations of the records in columns, by record and side."""
+        found: dict[int, dict[int, Draft]] = {}
+        for (layout, columns, rewritten, notes), tickets in self._columns:
+            places = zip(columns.records.tolist(), columns.sides.tolist(), strict=True)
+            conversations = zip(columns.conversations(), rewritten.tolist(), tickets.tolist(), strict=True)
+            for (row, side), (contents, changed, open_) in zip(places, conversations, strict=True):
+                found.setdefault(row, {})[side] = Draft(LaidOut(layout, contents, changed, notes), open_)
+        return found
 
     def block(self) -> tuple[Block, NDArray[np.int64]]:
         """Returns the conversations of all records, two a record, and how many tokens of each are the prompt.
 
         The second array, (n, 2) int64, has -1 where a record has no such conversation.
         """
-        block = Block.empty(len(self), 2)
-        layouts: dict[Layout, _Alike] = {}
-        for row, drafts in enumerate(self._drafts):
-            if isinstance(drafts, RowError):
-                block.refuse(row, drafts)
-                continue
-            place = 2 * row
-            for draft in drafts:
-                laid = draft.laid
-                alike = layouts.get(laid.layout)
-                if alike is None:
-                    alike = layouts[laid.layout] = _Alike([], [], laid.notes & ~Note.MARKERS)
-                alike.places.append(place)
-                alike.drafts.append(draft)
-                place += 1
-                if laid.notes is not alike.notes or laid.rewritten or laid.unread:
-                    _note(block, row, laid)
-        prompts = np.full((len(self), 2), -1, np.int64)
+        block, prompts = Block.empty(len(self), 2), np.full((len(self), 2), -1, np.int64)
         joined = _Joined(self._results, block, prompts)
-        others: list[tuple[int, Draft]] = []
-        for layout, (places, drafts_, notes) in layouts.items():
-            if notes:
-                block.notes[np.array(places) // 2] |= int(notes)
-            if len(places) < _TOGETHER or not self._is_usual(layout):
-                others += zip(places, drafts_, strict=True)
-            else:
-                is_other = joined.add(layout, places, [draft.tickets for draft in drafts_])
-                others += [(places[at], drafts_[at]) for at in np.flatnonzero(is_other).tolist()]
+        others: list[tuple[int, int]] = []
+        for alike, tickets in self._columns:
+            rows, sides = alike.columns.records, alike.columns.sides
+            np.bitwise_or.at(block.notes, rows, int(alike.notes) | alike.rewritten * int(Note.REWRITTEN))
+            is_other = joined.add(alike.layout, rows, sides, tickets)
+            others += zip(rows[is_other].tolist(), sides[is_other].tolist(), strict=True)
+        others += self._add_drafts(joined, block)
         joined.finish()
         sequences: list[tuple[int, int, TokenSequence]] = []
-        for place, draft in others:
-            row, side = divmod(place, 2)
-            one = self._assemble(draft, self._results)
+        for row, side in others:
+            drafts = self._drafts_of(row)
+            assert not isinstance(drafts, RowError)  # a refused one has no conversations
+            one = self._assemble(drafts[side], self._results)
             sequences.append((row, side, TokenSequence(one.ids, one.spans)))
             prompts[row, side] = one.prompt
             if one.differs:
@@ -139,19 +147,28 @@ class Encodings(Sequence[tuple[Encoded, ...] | RowError]):
         block.replace(sequences)
         return block, prompts
 
-
-class _Alike(NamedTuple):
-    """Conversations of one layout.
-
-    Attributes:
-        places: 2 * record + side of each.
-        drafts: The draft of each.
-        notes: What the layout says of all of them.
-    """
-
-    places: list[int]
-    drafts: list[Draft]
-    notes: Note
+    def _add_drafts(self, joined: _Joined, block: Block) -> Iterator[tuple[int, int]]:
+        """Adds the conversations of drafts; yields row and side of those that must be assembled one by one."""
+        layouts: dict[Layout, tuple[list[int], list[int], list[Sequence[int]]]] = {}
+        for row, drafts in self._drafts.items():
+            if isinstance(drafts, RowError):
+                block.refuse(row, drafts)
+                continue
+            for side, draft in enumerate(drafts):
+                laid = draft.laid
+                alike = layouts.setdefault(laid.layout, ([], [], []))
+                alike[0].append(row)
+                alike[1].append(side)
+                alike[2].append(draft.tickets)
+                if laid.notes or laid.rewritten or laid.unread:
+                    _note(block, row, laid)
+        for layout, (rows, sides, tickets) in layouts.items():
+            is_other = np.ones(len(rows), np.bool_)
+            if len(rows) >= _TOGETHER and self._is_usual(layout):
+                table = np.array(tickets, np.int64).reshape(len(rows), len(layout.open))
+                is_other = joined.add(layout, np.array(rows), np.array(sides), table)
+            for at in np.flatnonzero(is_other).tolist():
+                yield rows[at], sides[at]
 
 
 class _Joined:
@@ -166,31 +183,32 @@ class _Joined:
         self._segments: list[NDArray[np.int64]] = []  # (2, conversations, steps), begin in the sources and length
         self._joined = 0  # tokens
 
-    def add(self, layout: Layout, places: Sequence[int], tickets: Sequence[Sequence[int]]) -> NDArray[np.bool_]:
-        """Adds conversations of a layout.
+    def add(
+        self, layout: Layout, rows: NDArray[np.int64], sides: NDArray[np.int64], tickets: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Adds n conversations of a layout, given by row, side and the tickets, (n, open steps), of what is open in it.
 
         Returns:
-            Which of them must be assembled one by one: those whose answer does not begin with the ids of its head, so
-            that the response border is not at the end of these (see `ConversationEncoder._response_border`).
+            (n,), which of them must be assembled one by one: those whose answer does not begin with the ids of its
+            head, so that the response border is not at the end of these (see `ConversationEncoder._response_border`).
         """
         parts = layout.parts
-        segments = np.empty((2, len(places), len(parts)), np.int64)
-        table = np.array(tickets, np.int64).reshape(len(places), len(layout.open))
+        segments = np.empty((2, len(rows), len(parts)), np.int64)
         for at, part in enumerate(parts):
             if isinstance(part, int):
-                segments[0, :, at] = self._results.begins[table[:, part]]
-                segments[1, :, at] = self._results.lengths[table[:, part]]
+                segments[0, :, at] = self._results.begins[tickets[:, part]]
+                segments[1, :, at] = self._results.lengths[tickets[:, part]]
                 continue
             segments[:, :, at] = np.array([[self._end], [len(part)]])
             self._sources.append(part)
             self._end += len(part)
-        is_other = np.zeros(len(places), np.bool_)
+        is_other = np.zeros(len(rows), np.bool_)
         if layout.answer is not None:
             at, head, trained = layout.answer
             is_other = ~self._begins_with(head, *segments[:, :, at])
             segments = segments[:, ~is_other]
         lengths = segments[1].sum(axis=1)
-        row, side = np.divmod(np.array(places)[~is_other], 2)
+        row, side = rows[~is_other], sides[~is_other]
         ends = np.cumsum(lengths) + self._joined
         block = self._block
         block.begins[row, side], block.lengths[row, side] = ends - lengths, lengths
@@ -235,20 +253,26 @@ class Texts:
 
     def __init__(self) -> None:
         self._size = 0
-        self._by_place: dict[Place, dict[str, int]] = {}  # text -> ticket
-        self._place: Place | None = None  # the place of the last text, and its tickets
-        self._texts: dict[str, int] = {}
+        self._by_place: dict[Place, tuple[list[str], list[int]]] = {}  # texts and their tickets
+        self._tickets: dict[tuple[str, Place], int] = {}
         self._known: dict[int, Ids] = {}
 
     def add(self, text: str, place: Place) -> int:
-        """Adds a text at a place; returns its ticket."""
-        if place is not self._place:
-            self._place = place
-            self._texts = self._by_place.setdefault(place, {})
-        ticket = self._texts.setdefault(text, self._size)
+        """Adds a text at a place; returns its ticket, the same for the same text."""
+        ticket = self._tickets.setdefault((text, place), self._size)
         if ticket == self._size:
-            self._size += 1
+            self._append([text], place)
         return ticket
+
+    def add_column(self, before: str, contents: Sequence[str], place: Place) -> NDArray[np.int64]:
+        """Adds texts that begin alike; returns their tickets, (n,), the same for the same content object.
+
+        Both sides of a pair have the objects of their prompt in common; comparing texts would cost more than it saves.
+        """
+        ids, distinct = list(map(id, contents)), dict(zip(map(id, contents), contents, strict=True))
+        numbers = dict(zip(distinct, range(self._size, self._size + len(distinct)), strict=True))
+        self._append([before + content for content in distinct.values()] if before else list(distinct.values()), place)
+        return np.fromiter(map(numbers.__getitem__, ids), np.int64, len(ids))
 
     def add_known(self, ids: Ids) -> int:
         """Adds ids that need no encoding; returns their ticket."""
@@ -256,16 +280,20 @@ class Texts:
         self._size += 1
         return self._size - 1
 
+    def _append(self, texts: list[str], place: Place) -> None:
+        at_place = self._by_place.setdefault(place, ([], []))
+        at_place[0].extend(texts)
+        at_place[1].extend(range(self._size, self._size + len(texts)))
+        self._size += len(texts)
+
     def encode(self, encoder: TextEncoder) -> FlatIds:
         """Returns the ids of every ticket."""
         if len(self._by_place) == 1 and not self._known:
-            return FlatIds.of(encoder.encode(list(self._texts), self._place or Place.START))
+            ((place, (texts, _)),) = self._by_place.items()
+            return FlatIds.of(encoder.encode(texts, place))
         begins, lengths = np.zeros((2, self._size), np.int64)
         parts, end = [np.empty(0, np.int32)], 0
-        found = [
-            (list(tickets.values()), FlatIds.of(encoder.encode(list(tickets), place)))
-            for place, tickets in self._by_place.items()
-        ]
+        found = [(at, FlatIds.of(encoder.encode(texts, place))) for place, (texts, at) in self._by_place.items()]
         for at, flat in [*found, (list(self._known), FlatIds.of(list(self._known.values())))]:
             begins[at], lengths[at] = flat.begins + end, flat.lengths
             parts.append(flat.ids)

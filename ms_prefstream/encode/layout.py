@@ -107,6 +107,13 @@ class Unit:
         before, until = (len(self.written(contents, 0, at)) for at in (first, last))
         return whole[max(begin, before) : min(end, until)]
 
+    def to_encode(self, contents: Sequence[str]) -> tuple[str, Place]:
+        """Returns the text that is encoded with these contents, which is all but a known beginning, and its place."""
+        if self.filled is None:
+            return self.text(contents), self.place
+        before, slot, place, _ = self.filled
+        return before + contents[slot], place
+
     def written(self, contents: Sequence[str], first: int = 0, last: int | None = None) -> str:
         """Returns the text of the pieces [first, last) as the template writes it."""
         return "".join([contents[p.slot] if p.text is None else p.text for p in self.pieces[first:last]])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from ms_prefstream.encode.columns import Alike, Columns
 from ms_prefstream.encode.layout import LaidOut, Layout
 from ms_prefstream.encode.shape import Slot
-from ms_prefstream.encode.tracked_text import Edits, Question, edited
+from ms_prefstream.encode.tracked_text import Edits, Question, edited, edited_all
 from ms_prefstream.sample import Note
 
 PROOFS = 3  # rows of each role sequence that are also rendered in full, to check the learned layout
@@ -80,6 +83,17 @@ class Learned:
             return None  # words are missing, and its own rendering shows whose
         return LaidOut(self.layout, contents, rewritten, self.notes)
 
+    def fill_alike(self, columns: Columns) -> Iterator[Alike]:
+        """Yields the layout with the contents of many conversations, if it is proven; not for those that lose words."""
+        if self.layout is None or self.proofs:
+            return
+        written, changed = list(columns.contents), np.zeros(len(columns.records), np.bool_)
+        for owner, edits in self.edits:
+            written[owner] = edited_all(columns.contents[owner], edits)
+            changed |= np.fromiter(map(operator.ne, columns.contents[owner], written[owner]), np.bool_, len(changed))
+        alike = Alike(self.layout, columns._replace(contents=written), changed, self.notes)
+        yield alike.take(np.flatnonzero(~changed)) if self.eats else alike
+
 
 @dataclass(slots=True)
 class Fork:
@@ -87,18 +101,28 @@ class Fork:
 
     Attributes:
         question: The question.
-        ask: Answers it for the contents of a conversation.
         after: What follows each answer that a row has given so far.
         room: How many more layouts may be learned; counted at the first question.
     """
 
     question: Question
-    ask: Callable[[Sequence[str]], bool] = field(init=False)
     after: dict[bool, Fork | Learned] = field(default_factory=dict)
     room: int = OUTCOMES
 
-    def __post_init__(self) -> None:
-        self.ask = self.question.asker()
+    def leaf(self, contents: Sequence[str]) -> Learned | None:
+        """Returns what is known for the answers that these contents give."""
+        node: Fork | Learned | None = self
+        while isinstance(node, Fork):
+            node = node.after.get(node.question.answer(contents))
+        return node
+
+    def fill_alike(self, columns: Columns) -> Iterator[Alike]:
+        """Yields what is known for the answers of many conversations, see `Learned.fill_alike`."""
+        answers = np.array(self.question.answers(columns.contents[self.question.owner]), np.bool_)
+        for answer, node in self.after.items():
+            which = np.flatnonzero(answers == answer)
+            if len(which):
+                yield from node.fill_alike(columns.take(which))
 
 
 def _squeezed(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -67,6 +67,13 @@ class ControlTokens:
             return None
         match = self._pattern.search(text)
         return match.group() if match else None
+
+    def holders(self, texts: Sequence[str]) -> list[int]:
+        """Returns which texts hold a control string."""
+        doubtful: Iterable[int] = range(len(texts))
+        if len(self._firsts) <= _FEW:
+            doubtful = sorted({at for first in self._firsts for at, text in enumerate(texts) if first in text})
+        return [at for at in doubtful if self.find(texts[at]) is not None]
 
     def find_in(self, value: Any) -> str | None:
         """Returns the first control string in a structure of strings, or None."""

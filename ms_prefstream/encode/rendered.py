@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ms_prefstream.encode.backends.added import BLANKS
 from ms_prefstream.formats.record import Messages
 
@@ -26,10 +28,13 @@ def looks_rendered(text: str) -> bool:
 
 def begin_rendered(messages: Messages) -> bool:
     """Returns whether a message begins as a conversation that a chat template has rendered already."""
-    for _, content, _ in messages:  # noqa: SIM110 - every row is asked, and a generator costs more than the answer
-        if content[:1] in _DOUBTFUL and begins_rendered(content):
-            return True
-    return False
+    return bool(begun_rendered([content for _, content, _ in messages]))
+
+
+def begun_rendered(texts: Sequence[str]) -> list[int]:
+    """Returns which texts begin as a conversation that a chat template has rendered already."""
+    doubtful = [at for at, text in enumerate(texts) if text[:1] in _DOUBTFUL]
+    return [at for at in doubtful if begins_rendered(texts[at])]
 
 
 def begins_rendered(text: str) -> bool:

@@ -14,16 +14,17 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from ms_prefstream.encode.calls import CALL_KEYS, FORMS, PROBE, CallForm, schema_list
+from ms_prefstream.encode.columns import Alike, Columns
 from ms_prefstream.encode.content_ledger import Shown
 from ms_prefstream.encode.dissect import Anatomy, Dissector
 from ms_prefstream.encode.jinja import TemplateRefusal, names_in, renderer
 from ms_prefstream.encode.layout import Kind, LaidOut, Piece, build_layout
 from ms_prefstream.encode.learned import PROOFS, Fork, Learned, as_units
 from ms_prefstream.encode.pieces import ControlTokens
-from ms_prefstream.encode.rendered import begin_rendered
+from ms_prefstream.encode.rendered import begin_rendered, begun_rendered
 from ms_prefstream.encode.shape import Shape, Shapes, Slot, holds_place, slot_of
 from ms_prefstream.encode.template_text import stated_day, unread_variables, variables_problem
 from ms_prefstream.encode.tokenizer import Tokenizer
@@ -41,7 +42,13 @@ Key: TypeAlias = tuple[tuple[Any, ...], int]
 
 
 class Template(Protocol):
-    """Turns messages into units of control tokens and text."""
+    """Turns messages into units of control tokens and text.
+
+    Attributes:
+        by_column: Whether `lay_out_alike` yields anything.
+    """
+
+    by_column: ClassVar[bool]
 
     def lay_out(
         self,
@@ -57,6 +64,12 @@ class Template(Protocol):
         Raises:
             RowError: If the template refuses this conversation.
         """
+
+    def odd(self, contents: Sequence[str]) -> list[int]:
+        """Returns which contents belong to conversations that must go through `lay_out`."""
+
+    def lay_out_alike(self, columns: Columns) -> Iterator[Alike]:
+        """Yields the layouts of those conversations, without odd contents, that `lay_out` would lay out like others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +101,8 @@ class ChatTemplate:
         tokenizer: Gives the encoder, the special tokens and the variables that templates name.
         options: What it makes of conversations.
     """
+
+    by_column: ClassVar[bool] = True
 
     def __init__(self, text: str, tokenizer: Tokenizer, options: TemplateOptions) -> None:
         named = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
@@ -127,6 +142,18 @@ class ChatTemplate:
             if marked or (not self._allow and begin_rendered(response)):
                 laid = laid._replace(notes=laid.notes | Note.MARKERS)
             yield laid
+
+    def odd(self, contents: Sequence[str]) -> list[int]:
+        """See `Template`."""
+        return self._control.holders(contents) + ([] if self._allow else begun_rendered(contents))
+
+    def lay_out_alike(self, columns: Columns) -> Iterator[Alike]:
+        """See `Template`: those whose layout is learned and proven."""
+        if self._control.in_words:
+            return
+        known = self._learned.get((columns.roles, columns.prompt_messages))
+        if known is not None:
+            yield from known.fill_alike(columns)
 
     def _laid_out(self, messages: Messages, prompt_messages: int, tools: Any) -> LaidOut:
         roles, contents, extras = zip(*messages, strict=True) if messages else ((), (), ())
@@ -229,11 +256,10 @@ class ChatTemplate:
         A template gets contents with control tokens, which are `hidden`, with other characters. So the answers are not
         known.
         """
-        node = root = self._learned.get(key)
-        while isinstance(node, Fork) and not hidden:
-            node = node.after.get(node.ask(contents))
-        if isinstance(node, Learned):
-            return node
+        root = self._learned.get(key)
+        leaf = root.leaf(contents) if isinstance(root, Fork) and not hidden else root
+        if isinstance(leaf, Learned):
+            return leaf
         if isinstance(root, Fork):
             if hidden or not root.room:
                 return Learned()

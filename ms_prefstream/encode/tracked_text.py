@@ -13,9 +13,10 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import operator
 import re
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
@@ -28,6 +29,18 @@ def edited(content: str, edits: Edits) -> str:
     for name, characters in edits:
         content = getattr(str, name)(content, characters)
     return content
+
+
+def edited_all(contents: Sequence[str], edits: Edits) -> Sequence[str]:
+    """Returns each content after these strips; where both sides of a pair share an object, they share the new one."""
+    if not edits:
+        return contents
+    distinct = dict(zip(map(id, contents), contents, strict=True))
+    changed: Iterable[str] = distinct.values()
+    for name, characters in edits:
+        changed = map(operator.methodcaller(name, characters), changed)
+    new = dict(zip(distinct, changed, strict=True))
+    return [new[id(content)] for content in contents]
 
 
 class Run(NamedTuple):
@@ -92,15 +105,17 @@ class Question(NamedTuple):
 
     def answer(self, contents: Sequence[str]) -> bool:
         """Returns the answer for the contents of a conversation."""
-        return bool(getattr(edited(contents[self.owner], self.edits), self.name)(*self.given))
+        return self.answers([contents[self.owner]])[0]
 
-    def asker(self) -> Callable[[Sequence[str]], bool]:
-        """Returns `answer`; for the usual question, whether a word is in a content, as a shorter function."""
-        owner, edits, name, given = self
-        if name == "__contains__" and not edits:
+    def answers(self, column: Sequence[str]) -> list[bool]:
+        """Returns the answer for each of many contents."""
+        _, edits, name, given = self
+        column = edited_all(column, edits)
+        if name == "__contains__":
             (word,) = given
-            return lambda contents: word in contents[owner]
-        return self.answer
+            return [word in content for content in column]
+        ask = operator.methodcaller(name, *given)
+        return [bool(ask(content)) for content in column]
 
 
 @dataclass

@@ -4,6 +4,7 @@
 2. Every value gets one spelling (see `spelling`).
 3. The format reads the row.
 4. The ledger (see `ledger`): fields that hold something and that nothing read are named in the record's `unread`.
+5. The record gets the values of fields that are carried (the option `carry`, see `carry`), as the source has them.
 
 Rows of the same names and types are read in the same way, so what a preset leaves unread is found once for each such
 shape. A function of the user may read other fields of every row: it is recorded on each.
@@ -20,6 +21,7 @@ import numpy as np
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.auto import Auto
 from ms_prefstream.formats.base import Format, check_row
+from ms_prefstream.formats.carry import Carry
 from ms_prefstream.formats.ledger import (
     MEDIA,
     Probe,
@@ -31,6 +33,7 @@ from ms_prefstream.formats.ledger import (
     repeats,
 )
 from ms_prefstream.formats.mapped import Mapped
+from ms_prefstream.formats.paths import Taken
 from ms_prefstream.formats.record import Completion, Pair, Record
 from ms_prefstream.formats.registry import standard_names
 from ms_prefstream.formats.renaming import Renaming
@@ -69,16 +72,28 @@ class RowReader:
         inner: The format.
         fields: The option of a stream.
         fills_nulls: Whether the source fills missing keys with null, as Arrow does.
+        carry: The fields that are carried, or None.
+        taken: Fields that are read elsewhere.
 
     Raises:
         OptionError: `fields` cannot be used.
     """
 
-    def __init__(self, inner: Format, fields: Mapping[str, str] | None = None, fills_nulls: bool = False) -> None:
+    def __init__(
+        self,
+        inner: Format,
+        fields: Mapping[str, str] | None = None,
+        fills_nulls: bool = False,
+        carry: Carry | None = None,
+        taken: Taken | None = None,
+    ) -> None:
         self._inner = inner
         self._renaming = None if fields is None else Renaming(fields, checked=not isinstance(inner, Mapped))
         self._fills_nulls = fills_nulls
-        self._then = RowReader(inner.then, None, fills_nulls) if isinstance(inner, Mapped) else None  # type: ignore[arg-type]  # auto
+        self._carry, self._taken = carry, taken if carry is None else carry.taken
+        self._then = None
+        if isinstance(inner, Mapped):  # it reads what the user's function returns
+            self._then = RowReader(inner.then, None, fills_nulls, taken=self._taken)  # type: ignore[arg-type]  # auto
         self._ways: dict[_Shape, _Way] = {}
 
     @property
@@ -134,8 +149,15 @@ class RowReader:
             made = way.read(row)
         if way.doubtful or self._renaming is not None:
             left = {} if self._renaming is None else self._renaming.left(given)
-            return _with_unread(made, {name: row[name] for name in way.doubtful or ()} | left)
-        return made
+            made = self._with_unread(made, {name: row[name] for name in way.doubtful or ()} | left)
+        return made if self._carry is None else self._carry.on(made, given)
+
+    def _with_unread(self, made: _Made, doubtful: Mapping[str, Any]) -> _Made:
+        """Returns records that name the fields nothing read; see the function of this name."""
+        if self._taken is not None:
+            media = {name: doubtful[name] for name in MEDIA.intersection(doubtful)}  # bad beside text in any case
+            doubtful = self._taken.without(doubtful) | media
+        return _with_unread(made, doubtful)
 
     def _prepared(self, row: Any) -> Any:
         """Returns a row as a plain dict with its standard names, without nulls that its source filled in."""
@@ -178,16 +200,18 @@ class RowReader:
             probe.read.update(self._renaming.fields.keys() - MEDIA)
         if made != ():  # a row that is filtered out is not read to the end
             way.doubtful = tuple(_unread(probe.read, row))
-            way.straight = not way.doubtful and not way.filled
+            way.straight = not way.doubtful and not way.filled and self._carry is None
         return made
 
     def _through_function(self, row: Any, then: RowReader) -> _Made:
         """Returns what a function of the user makes of a row; it may read other fields of every row."""
         assert isinstance(self._inner, Mapped)
-        if not isinstance(row, Mapping):  # the function's own kind of row
-            return self._inner.read(row, then)
         try:
-            return self._through_recorded(row, self._for_function(row), then)
+            if isinstance(row, Mapping):
+                made: _Made = self._through_recorded(row, self._for_function(row), then)
+            else:  # the function's own kind of row
+                made = self._inner.read(row, then)
+            return made if self._carry is None else self._carry.on(made, row)
         except RecursionError:
             raise _nested_too_deep() from None
 
@@ -210,7 +234,7 @@ class RowReader:
         doubtful = {name: left[name] for name in _unread(recorded.read, left)}
         if self._renaming is not None:
             doubtful |= self._renaming.left(row)
-        return _with_unread(made, doubtful) if doubtful else made
+        return self._with_unread(made, doubtful) if doubtful else made
 
     def _for_function(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns a row as a user's function gets it: with the spellings of its source."""
@@ -221,7 +245,8 @@ class RowReader:
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = None if self._renaming is None else self._renaming.fields
-        return type(self), (self._inner, fields, self._fills_nulls)  # the other process learns shapes again
+        given = self._inner, fields, self._fills_nulls, self._carry, self._taken
+        return type(self), given  # the other process learns shapes again
 
 
 class CountingReader(RowReader):
@@ -240,9 +265,14 @@ class CountingReader(RowReader):
         return None if kind is None else str(kind(self._settled(self._prepared(row))[0]))
 
 
-def reader(inner: Format, fields: Mapping[str, str] | None = None, fills_nulls: bool = False) -> RowReader:
+def reader(
+    inner: Format,
+    fields: Mapping[str, str] | None = None,
+    fills_nulls: bool = False,
+    carry: Carry | None = None,
+) -> RowReader:
     """Returns the reader of a format; it has `count` if the format has it. Arguments as in `RowReader`."""
-    return (CountingReader if hasattr(inner, "count") else RowReader)(inner, fields, fills_nulls)
+    return (CountingReader if hasattr(inner, "count") else RowReader)(inner, fields, fills_nulls, carry)
 
 
 def _unread(read: Iterable[Any], row: Mapping[Any, Any]) -> list[Any]:

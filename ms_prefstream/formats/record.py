@@ -37,6 +37,7 @@ class Pair:
         origin: Where the row comes from, e.g. ``"train.jsonl:17"``.
         unread: Names of the row's fields that nothing read.
         variables: Template variables of this row, by name; None if it states none.
+        carried: Values of the fields that the option `carry` names, in its order.
     """
 
     prompt: Messages
@@ -47,6 +48,7 @@ class Pair:
     origin: str = ""
     unread: tuple[str, ...] = ()
     variables: Mapping[str, Any] | None = None
+    carried: tuple[Any, ...] = ()
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class Completion:
     unread: tuple[str, ...] = ()
     variables: Mapping[str, Any] | None = None
     desirable: bool | None = None
+    carried: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Ranked:
     tools: tuple[Any, ...] | None = None
     origin: str = ""
     unread: tuple[str, ...] = ()
+    carried: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class TokenPair:
     margin: float | None = None
     origin: str = ""
     unread: tuple[str, ...] = ()
+    carried: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class TokenCompletion:
     response_ids: tuple[int, ...] = field(default=())
     origin: str = ""
     unread: tuple[str, ...] = ()
+    carried: tuple[Any, ...] = ()
 
 
 Record: TypeAlias = Pair | Completion | Ranked | TokenPair | TokenCompletion

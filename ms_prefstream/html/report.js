@@ -273,6 +273,7 @@
       const [n, cut, own] = facts.rollout;
       made.push([t("rollout"), t(cut ? "rollout_cut" : "rollout_is", { n: number(n), cut: number(cut), what: own || t("above") })]);
     }
+    if (facts.carried) made.push([t("carried_label"), facts.carried]);
     if (facts.unread) made.push([t("unread_label"), t("unread_fields", { what: join(facts.unread) })]);
     return made;
   }

@@ -138,7 +138,7 @@ class Samples:
         prompt = sum(len(part.ids) for part in row.sides[0].context if not part.cut)
         facts = _facts(row)
         self.no_template |= NO_TEMPLATE in row.notes
-        noted = bool(facts.keys() - {"cut", "rollout"})
+        noted = bool(facts.keys() - {"cut", "rollout", "carried"})
         flags = (CUT_OFF if row.truncated else 0) + (NOTED if noted else 0)
         self._add([safe(origin), 1, named, prompt, row.sample.margin, sections, facts], flags)
 
@@ -191,6 +191,7 @@ def _facts(row: EncodedRow) -> dict[str, Any]:
         cut += [[response, name]] * bool(response)
     rollout = row.rollout_cut()
     found = {
+        "carried": safe(shortened(row.carried(), _MOST_RAW)),
         "cut": cut or ([["cached"]] if row.truncated and rollout is None else []),
         "changed": list(map(safe, row.changed)),
         "lost": [safe(shortened(words, 200)) for words in row.lost],

@@ -201,6 +201,13 @@ class EncodedRow:
         same = own == [one for part in side.context if not part.cut for one in part.ids]
         return len(own), max(0, whole - len(own)) if side.truncated else 0, None if same else self.rollout
 
+    def carried(self) -> str:
+        """Returns the further values of the sample, by column; "" for none. The heading has the margin."""
+        if self.sample is None:
+            return ""
+        in_heading = set() if self.sample.margin is None else {"margin"}
+        return " · ".join(f"{name} {value}" for name, value in self.sample.columns.items() if name not in in_heading)
+
     def facts(self) -> Iterator[tuple[str, str]]:
         """Yields (label, text) for everything that happened to a row that is kept."""
         cuts = {side.name: side.cut_tokens() for side in self.sides}
@@ -240,6 +247,7 @@ class EncodedRow:
                 lines.append(f"  {section.label:<10}  {section}")
             elif section is left_out[0]:
                 lines.append(f"  {'':<10}  … {len(left_out)} more turns")
+        lines += [f"  {'carried':<10}  {self.carried()}"] if self.carried() else []
         lines += [f"  {label:<10}  {text}" for label, text in self.facts()]
         lines = [printable(line, most=None).replace("\n", "⏎") for line in lines]
         return "\n".join(at_most([lines, [line for one in self.others for line in str(one).splitlines()]], MOST_LINES))

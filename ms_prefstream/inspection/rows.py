@@ -22,7 +22,7 @@ from ms_prefstream.formats.spelling import without_filled_nulls
 from ms_prefstream.inspection.encoded import CUT, EncodedRow
 from ms_prefstream.inspection.parts import Decode, Describer, Texts
 from ms_prefstream.load.cached import check_cache
-from ms_prefstream.load.loader import Recipe, SampleLoader
+from ms_prefstream.load.loader import Recipe
 from ms_prefstream.load.records import formats_of
 from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.sample import Loaded, Note, Ready
@@ -63,6 +63,7 @@ def encode(
     content_lost: str = "report",
     continue_final_message: str = "error",
     train_empty_think: bool = False,
+    carry: Sequence[str] | Mapping[str, Any] | None = None,
     backend: str = "auto",
 ) -> EncodedRow:
     """Encodes one raw row and shows what it becomes, or why it is dropped.
@@ -81,6 +82,7 @@ def encode(
         content_lost: ``report``, ``drop`` or ``error``.
         continue_final_message: ``error`` or ``join``.
         train_empty_think: Whether an empty think block is under the loss.
+        carry: Fields of the row that become further columns.
         backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
 
     Raises:
@@ -99,9 +101,11 @@ def encode(
         content_lost=content_lost,
         continue_final_message=continue_final_message,
         train_empty_think=train_empty_think,
+        carry=carry,
     )
-    (read,) = formats_of(None, format, fields)
-    return RowEncoder(encoding.recipe(ready=False)).rows([row], read)[0]
+    carried = None if carry is None else encoding.carried(open_source([row]))
+    (read,) = formats_of(None, format, fields, carried)
+    return RowEncoder(encoding.recipe(ready=False, carry=carried)).rows([row], read)[0]
 
 
 class RowEncoder:
@@ -116,7 +120,7 @@ class RowEncoder:
         self.task = recipe.task
         loader = recipe.loader()
         self._sides: dict[int, list[Flat]] = {}  # by the place of the record among those that are encoded together
-        self._loader = SampleLoader(None, recipe.task, loader.sampler, loader.encoder, watch=self._keep)
+        self._loader = loader.over(None, watch=self._keep)
         self._notes = (NO_TEMPLATE,) if recipe.tokenizer is not None and recipe.template is None else ()
         self._decode: Decode = _ids_as_text if recipe.tokenizer is None else recipe.tokenizer.decode
         self._describer = Describer(
@@ -252,10 +256,10 @@ def rows_of(
         check_cache(cache, options["task"], format=options.get("format", "auto"))
     backend = options.get("backend", "auto")
     encoding = Encoding(**{**options, "tokenizer": _loaded(options["tokenizer"], backend)})
-    recipe = encoding.recipe(ready=only_caches(found))
+    recipe = encoding.recipe(ready=only_caches(found), carry=encoding.carried(found))
     if log:
         _log_header(found, encoding, recipe)
-    (read,) = formats_of(None, encoding.format, encoding.fields)
+    (read,) = formats_of(None, encoding.format, encoding.fields, recipe.carry)
     encoder, filled = RowEncoder(recipe, with_tokens), fills_nulls(found)
     passed = _raw_rows(found, rows)
     while together := list(itertools.islice(passed, _TOGETHER)):
@@ -281,7 +285,7 @@ def _raw_rows(source: Any, rows: int | Sequence[int] | None) -> Iterator[tuple[i
 
 def _log_header(source: Any, encoding: Encoding, recipe: Recipe) -> None:
     """Logs what the rows are and what makes tokens of them, as a stream does."""
-    formats = formats_of(source, encoding.format, encoding.fields)
+    formats = formats_of(source, encoding.format, encoding.fields, recipe.carry)
     raws = [raw for _, raw, _ in first_rows(source, formats, LOOKED_AT)] if can_look(source, formats) else []
     rows = len(source) if isinstance(source, RandomAccess) else None
     lines = [rows_line(encoding.task, source, rows, formats_in(formats, raws)), *encoding_lines(recipe)]

@@ -83,6 +83,9 @@ def record_lines(row: EncodedRow, view: View, origin: str) -> Iterator[Text]:
     for section in row.sections():
         yield from _section(section, view)
     yield Text()
+    if carried := row.carried():
+        shown = shortened(carried, None if view.full else _SHOWN)
+        yield from _labelled("carried", Text(printable(shown, most=None), GREY), columns)
     facts = list(row.facts())
     for label, text in facts:
         yield from _labelled(label, Text(printable(text, most=None)), columns, ATTENTION)

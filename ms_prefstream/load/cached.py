@@ -15,6 +15,7 @@ from ms_prefstream.encode.encoder import AUTO
 from ms_prefstream.encode.template_text import given_text, template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError, printable
+from ms_prefstream.formats.carry import Carry
 from ms_prefstream.load.loader import ADDED_OPTIONS, Load
 from ms_prefstream.sample import Block
 from ms_prefstream.sources.base import sources_in
@@ -25,7 +26,8 @@ from ms_prefstream.tasks.base import Task, added_defaults, given_options
 Unit = TypeVar("Unit", bound=Hashable)
 
 _DEFAULTS = {"boundary": AUTO, "special_tokens_in_content": "escape"}
-_ADDED = {name: default for name, default in ADDED_OPTIONS.items() if name != "template_date"}
+_ADDED = {name: default for name, default in ADDED_OPTIONS.items() if name not in ("template_date", "carry")}
+"""Compared one by one. The day of a template may differ; carried columns have a check of their own."""
 _NOTHING_GIVEN: Mapping[str, Any] = {"template": None, **_DEFAULTS}
 
 
@@ -145,10 +147,14 @@ class ReadAhead:
         return found
 
 
-def encoding_of(cache: CachedRows, task: Task) -> dict[str, Any]:
-    """Returns the settings that decided the tokens of a cache, by name, for states and for caches made of it."""
+def encoding_of(cache: CachedRows, task: Task, carry: Carry | None = None) -> dict[str, Any]:
+    """Returns the settings that decided the tokens of a cache, by name, for states and for caches made of it.
+
+    `carry` are the fields that are carried, all those of the cache or some.
+    """
     known = cache.manifest.about["fingerprint"]
-    return {name: value for name, value in known.items() if name != "data"} | {"task": repr(task)}
+    found = {name: value for name, value in known.items() if name not in ("data", "carry")} | {"task": repr(task)}
+    return found if carry is None else found | {"carry": carry.text()}
 
 
 def tokenizer_of(cache: CachedRows) -> str:

@@ -20,13 +20,14 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import CutMap, Uncut, token_cut_map
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.base import Format
+from ms_prefstream.formats.carry import Carry
 from ms_prefstream.formats.fields import names
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
 from ms_prefstream.formats.suggest import ready_line
 from ms_prefstream.load.records import RecordAccess
-from ms_prefstream.sample import Block, Loaded, Note, Ready
+from ms_prefstream.sample import TEXT, Block, Loaded, Note, Ready
 from ms_prefstream.sample import Sequence as TokenSequence
-from ms_prefstream.tasks.base import Sampler, Task
+from ms_prefstream.tasks.base import Sampler, Task, columns_of
 
 
 class Load(Protocol):
@@ -70,7 +71,8 @@ def collector_paused() -> Iterator[None]:
                 gc.enable()
 
 
-_LARGEST_MARGIN = float(np.finfo(np.float32).max)  # in batches and caches a margin is float32
+_NOTHING: Mapping[str, str] = {}
+_LARGEST = float(np.finfo(np.float32).max)  # of a number in batches and caches
 
 
 class SampleLoader:
@@ -82,6 +84,7 @@ class SampleLoader:
         sampler: The task's function from conversations to samples.
         encoder: Encodes text records; None when every row is already tokenized.
         ready: Whether the records are samples already, see `Recipe`.
+        carried: The columns that records carry, in order: name -> dtype.
         watch: Called with conversations before the task cuts them, and with the places of their records among those
             that are loaded together.
     """
@@ -93,18 +96,21 @@ class SampleLoader:
         sampler: Sampler,
         encoder: ConversationEncoder | None,
         ready: bool = False,
+        carried: Mapping[str, str] = _NOTHING,
         watch: Callable[[Sequence[int], Uncut], None] | None = None,
     ) -> None:
-        self._watch = watch
+        self._watch, self._carried = watch, carried
         self._records = records
         self._ready = ready
-        self._task = task
+        self._task, self._columns = task, columns_of(task)
         self.sampler = sampler
         self.encoder = encoder
 
-    def over(self, records: RecordAccess) -> SampleLoader:
-        """Returns the same loader for other records."""
-        return SampleLoader(records, self._task, self.sampler, self.encoder)
+    def over(
+        self, records: RecordAccess | None, watch: Callable[[Sequence[int], Uncut], None] | None = None
+    ) -> SampleLoader:
+        """Returns the same loader for other records, with a `watch` of its own."""
+        return SampleLoader(records, self._task, self.sampler, self.encoder, carried=self._carried, watch=watch)
 
     def load(self, rows: Sequence[int]) -> Block:
         """Returns the samples of these rows, in this order."""
@@ -180,15 +186,10 @@ class SampleLoader:
         if self._watch is not None:
             self._watch(places, conversations)
         block = conversations.block
-        has_margins = self._task.pairs
         for row, record in enumerate(records):
             if record.unread:
                 block.unread[row] = tuple(dict.fromkeys((*record.unread, *block.unread.get(row, ()))))
-            margin = record.margin if has_margins else None  # type: ignore[union-attr]  # pairs
-            if margin is not None and abs(margin) <= _LARGEST_MARGIN:
-                block.margins[row] = margin
-            elif margin is not None or self._task.margin:
-                block.refuse(row, _margin_error(margin))
+        self._set_columns(block, records)
         block = self.sampler(conversations)
         lost = np.bitwise_or.reduce(block.lost, axis=1)
         if lost.any():
@@ -200,18 +201,35 @@ class SampleLoader:
         block.compact()
         return block
 
+    def _set_columns(self, block: Block, records: Sequence[Record]) -> None:
+        """Sets the columns that the task adds, those carried, and the margins of pairs, which are shown to people."""
+        for at, (name, dtype) in enumerate(self._carried.items()):
+            values = [record.carried[at] for record in records]
+            block.columns[name] = np.array(values, object if dtype == TEXT else dtype)
+        for name, dtype in (({"margin": "float32"} if self._task.pairs else {}) | dict(self._columns)).items():
+            stated = [getattr(record, name, None) for record in records]
+            if stated.count(None) == len(stated) and name not in self._columns:
+                continue
+            is_number = dtype == "float32"
+            given = block.column(name, np.float64 if is_number else dtype)
+            for row, value in enumerate(stated):
+                if value is not None and (not is_number or abs(value) <= _LARGEST):
+                    given[row] = value
+                elif value is not None or name in self._columns:
+                    block.refuse(row, _column_error(name, value))
 
-def _margin_error(margin: float | None) -> RowError:
-    if margin is None:
+
+def _column_error(name: str, value: float | None) -> RowError:
+    if value is None:
         return RowError(
             Reason.MISSING_FIELD,
-            "the row has no margin; expected a number, since the task asks for a margin column",
-            "Add the field, or leave margin out of the task's options",
+            f"the row has no {name}; expected a number, since the task asks for a {name} column",
+            f"Add the field, or leave {name} out of the task's options",
         )
     return RowError(
         Reason.BAD_TYPE,
-        f"the row's margin is {margin}; expected a number that float32 can hold, up to {_LARGEST_MARGIN:.1e}",
-        "Scale the margins or scores",
+        f"the row's {name} is {value}; expected a number that float32 can hold, up to {_LARGEST:.1e}",
+        f"Scale the {name}s or scores",
     )
 
 
@@ -233,9 +251,12 @@ def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair
             "Use mps.RLHF for rows of prompt and response, or correct the row" if line is None else f"Pass {line}",
         )
     if isinstance(record, Pair) and not pairs:
-        return Completion(record.prompt, record.chosen, record.tools, record.origin, record.unread, record.variables)
+        about = record.tools, record.origin, record.unread, record.variables
+        return Completion(record.prompt, record.chosen, *about, carried=record.carried)
     if isinstance(record, TokenPair) and not pairs:
-        return TokenCompletion(record.prompt_ids, record.chosen_ids, record.origin, record.unread)
+        return TokenCompletion(
+            record.prompt_ids, record.chosen_ids, record.origin, record.unread, carried=record.carried
+        )
     return record  # type: ignore[return-value]  # a ranked list becomes pairs in its format
 
 
@@ -283,6 +304,7 @@ class Recipe:
         template_variables: The option of that name, like those that follow it.
         template_date: The day that the template gets, in ISO form; None if it asks for none.
         boundary: ``joint`` or ``inference``; ``auto`` is resolved when a recipe is made.
+        carry: The fields of rows that are carried; None for none.
         ready: Whether the records are samples already, as those of a cache are.
     """
 
@@ -297,6 +319,7 @@ class Recipe:
     content_lost: str = "report"
     continue_final_message: str = "error"
     train_empty_think: bool = False
+    carry: Carry | None = None
     ready: bool = False
 
     def __post_init__(self) -> None:
@@ -325,6 +348,8 @@ class Recipe:
         added = {name: getattr(self, name) for name, default in ADDED_OPTIONS.items() if getattr(self, name) != default}
         if self.template_variables is not None:
             added["template_variables"] = json.dumps(self.template_variables, sort_keys=True, ensure_ascii=False)
+        if self.carry is not None:
+            added["carry"] = self.carry.text()
         return found | added
 
     def loader(self) -> SampleLoader:
@@ -346,7 +371,8 @@ class Recipe:
                 continue_final_message=self.continue_final_message,
                 train_empty_think=self.train_empty_think,
             )
-        return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder)
+        carried = {} if self.carry is None else self.carry.columns
+        return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder, carried=carried)
 
 
 ADDED_OPTIONS = {
@@ -355,6 +381,7 @@ ADDED_OPTIONS = {
     "content_lost": "report",
     "continue_final_message": "error",
     "train_empty_think": False,
+    "carry": None,
 }
 """What decides about tokens and is younger than the first saved files: these name it where it is not the default."""
 

@@ -14,6 +14,7 @@ from ms_prefstream.errors import RowError, SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.formats import Expanded, resolve_format
 from ms_prefstream.formats.base import Format
+from ms_prefstream.formats.carry import Carry
 from ms_prefstream.formats.reader import reader
 from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths import LengthIndex
@@ -174,24 +175,28 @@ class MixedRecords:
 Records: TypeAlias = _PartRecords | MixedRecords
 
 
-def formats_of(source: Any, format: Any, fields: Mapping[str, str] | None = None) -> list[Format]:
+def formats_of(
+    source: Any, format: Any, fields: Mapping[str, str] | None = None, carry: Carry | None = None
+) -> list[Format]:
     """Returns the format of each part of a mix, or the one format of any other source.
 
     Args:
         source: A mix or an opened source.
         format: The stream's option, for parts without a format of their own.
         fields: The stream's option, for parts without one of their own.
+        carry: The fields that are carried.
 
     Raises:
         OptionError: One of the two options cannot be used.
     """
     if not isinstance(source, Mix):
-        return [reader(resolve_format(format), fields, fills_nulls(source))]
+        return [reader(resolve_format(format), fields, fills_nulls(source), carry)]
     return [
         reader(
             resolve_format(format if part.format is None else part.format),
             fields if part.fields is None else part.fields,
             fills_nulls(part.source),
+            carry,
         )
         for part in source.parts
     ]

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.mindrecord.schema import VALUES
+
 
 @dataclass(frozen=True)
 class PaddedBlock:
@@ -69,7 +71,7 @@ _SPARE_BITS = {size: (8 * size - 8 * _FOUR_BYTES).T.astype(f"<i{size}", order="C
 
 
 def encode(columns: Sequence[Arrays]) -> Iterator[bytes]:
-    """Yields the bytes of each row, from two or more int32, int64 or float32 columns in the order of their names."""
+    """Yields the bytes of each row, from two or more columns in the order of their names."""
     for fields in zip(*map(_encode_column, columns), strict=True):
         pieces = list(itertools.chain.from_iterable(fields))  # joined once: a padded row is long
         yield b"".join((sum(map(len, pieces)).to_bytes(8, "little"), *pieces))
@@ -98,7 +100,7 @@ def decode(
         data: The bytes of all rows, in any order, and at least `SPARE` bytes after them.
         begins: (n,), where each row begins.
         sizes: (n,), the bytes of each row.
-        dtypes: Of each column.
+        dtypes: Of each column: ``int32``, ``int64``, ``float32`` or ``bytes``.
 
     Raises:
         ValueError: A row is not made of these columns.
@@ -116,7 +118,7 @@ def decode(
             own = _own_values(numbers.values, *next(columns))
             found.append(own._replace(values=own.values.astype(np.int64)))
         else:
-            kind = np.dtype(dtype).newbyteorder("<")
+            kind = np.dtype(VALUES.get(dtype, dtype)).newbyteorder("<")
             counts, rest = np.divmod(ends - firsts, kind.itemsize)
             if rest.any():
                 raise ValueError("a row's values have another size than it says")
@@ -154,7 +156,7 @@ def _encode_column(arrays: Arrays) -> list[_Pieces]:
     fields: list[_Pieces]
     if isinstance(arrays, PaddedBlock):
         fields = _encode_padded(arrays.block, arrays.length)
-    elif arrays[0].dtype.kind == "f":
+    elif arrays[0].dtype.kind in "fu":
         fields = [(array.tobytes(),) for array in arrays]
     elif isinstance(arrays, np.ndarray):
         fields = _encode_padded(arrays, arrays.shape[1])

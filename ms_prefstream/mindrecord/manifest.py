@@ -149,6 +149,7 @@ class _Fingerprint(msgspec.Struct):
     template: str | None
     boundary: str
     special_tokens_in_content: str
+    carry: str | None = None
 
 
 class _Task(msgspec.Struct):
@@ -175,7 +176,7 @@ class _About(msgspec.Struct):
 
 
 class _Column(msgspec.Struct, forbid_unknown_fields=True):
-    dtype: Literal["int32", "int64", "float32"]
+    dtype: Literal["int32", "int64", "float32", "bytes"]
     shape: list[Annotated[int, msgspec.Meta(ge=-1, le=2**53)]]
 
 
@@ -223,7 +224,11 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError("fields reference and files differ in the file of log-probabilities")
         if self.about.layout == "ragged":
             task = self.about.task
-            check_ragged({name: one.dtype for name, one in self.columns.items()}, task.name != "rlhf", task.margin)
+            margin = {"margin": "float32"} if task.margin else {}
+            check_ragged({name: one.dtype for name, one in self.columns.items()}, task.name != "rlhf", margin)
+        carried = json.loads(self.about.fingerprint.carry or "{}")
+        if missing := [path for path in carried if path.rpartition(".")[2] not in self.columns]:
+            raise ValueError(f"field columns lacks {missing[0]}, which is carried")
 
 
 def read_manifest(folder: str) -> Manifest:

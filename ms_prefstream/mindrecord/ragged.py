@@ -4,7 +4,7 @@
     RLHF    row_id [17]   prompt_ids [5 6]   ids [5 6 7 8]   marks [0  0 1 2 4]
 
 `marks` are the sample's notes for reports, then for each sequence: whether it was cut, how many spans the loss
-covers, and the first token and the end of each.
+covers, and the first token and the end of each. Further columns of a sample, such as its margin, follow.
 """
 
 from __future__ import annotations
@@ -16,17 +16,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.errors import OptionError
 from ms_prefstream.mindrecord.encoding import Flat, decode
-from ms_prefstream.mindrecord.schema import Column, Columns
-from ms_prefstream.sample import Block, Note, Sample
+from ms_prefstream.mindrecord.schema import BYTES, Column, Columns
+from ms_prefstream.sample import TEXT, Block, Note, Sample
 
 _PAIR = ("chosen_ids", "rejected_ids")
 _ONE = ("ids",)
+_OWN = frozenset({"row_id", "prompt_ids", *_PAIR, *_ONE, "marks"})
+MOST_TEXT = 1 << 18
+"""The most bytes of a text that is carried; pages have room for it."""
 _LAST_NOTE = int(max(Note))
 
 
-def ragged_columns(pairs: bool, length: int, prompt_length: int | None, margin: bool) -> dict[str, Column]:
-    """Returns the columns of a task's samples, in order. Both lengths are the most tokens."""
+def ragged_columns(
+    pairs: bool, length: int, prompt_length: int | None, further: Mapping[str, str]
+) -> dict[str, Column]:
+    """Returns the columns of a task's samples, in order.
+
+    Args:
+        pairs: Whether a sample has two sequences.
+        length: The most tokens of a sequence.
+        prompt_length: The most tokens of a prompt that a rollout starts from.
+        further: Further values of a sample: name -> dtype.
+    """
     names = _PAIR if pairs else _ONE
     columns = {"row_id": Column(dtype="int64", most=1, shape=(1,))}
     if not pairs:
@@ -35,16 +48,24 @@ def ragged_columns(pairs: bool, length: int, prompt_length: int | None, margin: 
         columns[name] = Column(dtype="int32", most=length)
     # At most every second token begins a span.
     columns["marks"] = Column(dtype="int32", most=1 + len(names) * (2 + length + 2))
-    if margin:
-        columns["margin"] = Column(dtype="float32", most=1, shape=(1,))
-    return columns
+    return columns | {name: further_column(dtype) for name, dtype in further.items()}
 
 
-def check_ragged(dtypes: Mapping[str, str], pairs: bool, margin: bool) -> None:
-    """Raises ValueError unless columns have the names and dtypes of this layout."""
-    expected = {name: column.dtype for name, column in ragged_columns(pairs, 1, 1, margin).items()}
-    if dtypes != expected:
+def further_column(dtype: str) -> Column:
+    """Returns the column of a further value of each sample; strings are UTF-8."""
+    return Column(dtype=BYTES, most=MOST_TEXT) if dtype == TEXT else Column(dtype=dtype, most=1, shape=(1,))
+
+
+def check_ragged(dtypes: Mapping[str, str], pairs: bool, further: Mapping[str, str]) -> None:
+    """Raises ValueError unless columns have the names and dtypes of this layout, and `further` ones at least."""
+    expected = {name: column.dtype for name, column in ragged_columns(pairs, 1, 1, further).items()}
+    if {name: dtypes.get(name) for name in expected} != expected:
         raise ValueError(f"field columns is {dict(dtypes)}; expected {expected}")
+
+
+def further_of(dtypes: Mapping[str, str]) -> dict[str, str]:
+    """Returns the columns of a file that hold further values of its samples, name -> dtype."""
+    return {name: dtype for name, dtype in dtypes.items() if name not in _OWN}
 
 
 def ragged_values(
@@ -53,6 +74,7 @@ def ragged_values(
     """Returns samples with their notes and row ids as columns of a file, n arrays each."""
     names = [name for name in (*_PAIR, *_ONE) if name in columns]
     values: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
+    further = further_of({name: column.dtype for name, column in columns.items()})
     for sample, noted, row in zip(samples, notes, rows, strict=True):
         marks = [noted]
         values["row_id"].append(np.array([row], np.int64))
@@ -63,10 +85,27 @@ def ragged_values(
                 marks += span
         if sample.prompt is not None:
             values["prompt_ids"].append(np.ascontiguousarray(sample.prompt, np.int32))
-        if "margin" in columns:
-            values["margin"].append(np.array([sample.margin], np.float32))
         values["marks"].append(np.array(marks, np.int32))
-    return values
+    return values | {name: further_values(samples, rows, name, dtype) for name, dtype in further.items()}
+
+
+def further_values(samples: Many[Sample], rows: Many[int], name: str, dtype: str) -> list[NDArray[Any]]:
+    """Returns a further value of each sample as a column of a file.
+
+    Raises:
+        OptionError: A text is longer than files have room for.
+    """
+    given = [sample.columns[name] for sample in samples]
+    if dtype != BYTES:
+        return [np.array([value], dtype) for value in given]
+    texts = [np.frombuffer(value.encode(), np.uint8) for value in given]
+    for row, text in zip(rows, texts, strict=True):
+        if len(text) > MOST_TEXT:
+            raise OptionError(
+                f"row {row}: field {name!r}, which is carried, has {len(text):,} bytes of text; a cache has room for "
+                f"{MOST_TEXT:,}. Carry it in a stream of the text, or shorten it."
+            )
+    return texts
 
 
 def ragged_block(
@@ -91,10 +130,10 @@ def ragged_block(
     numbers = _single(found["row_id"])
     if wrong := _first(numbers != rows):
         raise ValueError(f"row {rows[wrong[0]]} has the number {numbers[wrong[0]]} in the file")
-    if "margin" in found:
-        block.margins = _single(found["margin"]).astype(np.float64)
-        if wrong := _first(~np.isfinite(block.margins)):
-            raise ValueError(f"row {rows[wrong[0]]} has no margin")
+    for name, dtype in further_of(dtypes).items():
+        block.columns[name] = _texts(found[name]) if dtype == BYTES else _single(found[name])
+        if dtype != BYTES and (wrong := _first(~np.isfinite(block.columns[name]))):
+            raise ValueError(f"row {rows[wrong[0]]} has no {name}")
     if "prompt_ids" in found:
         block.prompts = np.stack(found["prompt_ids"][1:], axis=1)
     _set_marks(block, found["marks"])
@@ -113,6 +152,15 @@ def _single(column: Flat) -> NDArray[Any]:
         raise ValueError(f"a row has {column.lengths[wrong[0]]} numbers where one was expected")
     numbers: NDArray[Any] = column.values[column.begins]
     return numbers
+
+
+def _texts(column: Flat) -> NDArray[np.object_]:
+    """Returns the strings of a column of bytes."""
+    ends = (column.begins + column.lengths).tolist()
+    data = column.values.tobytes()
+    found = np.empty(len(ends), object)
+    found[:] = [data[begin:end].decode() for begin, end in zip(column.begins.tolist(), ends, strict=True)]
+    return found
 
 
 def _set_marks(block: Block, marks: Flat) -> None:

@@ -11,13 +11,17 @@ import numpy as np
 
 from ms_prefstream.errors import CacheError
 
+BYTES = "bytes"
+VALUES = {BYTES: "uint8"}
+"""Dtypes of columns that numpy calls otherwise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """One column.
 
     Attributes:
-        dtype: ``int32``, ``int64`` or ``float32``.
+        dtype: ``int32``, ``int64``, ``float32``, or ``bytes`` for strings of bytes.
         most: The most values that a row can have; decides how large pages are.
         shape: ``(-1,)`` where rows have different numbers of values, ``(n,)`` where all have n, ``()`` for a number.
     """
@@ -27,13 +31,18 @@ class Column:
     shape: tuple[int, ...] = (-1,)
 
     @property
+    def values(self) -> np.dtype[Any]:
+        """The dtype of an array of its values."""
+        return np.dtype(VALUES.get(self.dtype, self.dtype))
+
+    @property
     def bytes(self) -> float:
         """The most bytes that the values of a row take: MindRecord adds two bits to a whole number."""
-        return self.most * (np.dtype(self.dtype).itemsize + 0.25) + 16
+        return self.most * (self.values.itemsize + 0.25) + 16
 
     def schema(self) -> dict[str, Any]:
-        """Returns the column in a MindRecord schema; a number has no shape there."""
-        return {"type": self.dtype, "shape": [-1]} if self.shape else {"type": self.dtype}
+        """Returns the column in a MindRecord schema; a number, and a string of bytes, has no shape there."""
+        return {"type": self.dtype, "shape": [-1]} if self.shape and self.dtype != BYTES else {"type": self.dtype}
 
 
 Columns = Mapping[str, Column]

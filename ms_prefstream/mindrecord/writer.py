@@ -68,8 +68,8 @@ class RecordFile(contextlib.AbstractContextManager["RecordFile"]):
         """
         arrays: list[Any] = [values[name] for name in self._arrays]
         for name, column in zip(self._arrays, arrays, strict=True):
-            expected, given = self._columns[name].dtype, [column] if hasattr(column, "dtype") else column
-            if found := {array.dtype for array in given} - {np.dtype(expected)}:
+            expected, given = self._columns[name].values, [column] if hasattr(column, "dtype") else column
+            if found := {array.dtype for array in given} - {self._columns[name].values}:
                 raise TypeError(
                     f"{self.path}: column {name} is given {', '.join(map(str, found))}; expected {expected}."
                 )

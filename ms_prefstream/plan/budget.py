@@ -63,7 +63,7 @@ class BudgetPlan:
             self._moved_in.append(rest)
         rest = self._moved_in.pop()
         self.repeats_per_epoch, self.remainder_per_epoch = 0, rest
-        if rest and not options.drop_remainder:
+        if rest and options.drop_remainder is not True:
             self._steps_of[-1] += 1
             self.repeats_per_epoch, self.remainder_per_epoch = self._sizes[-1] - rest, 0
         self._ends = np.cumsum(self._steps_of)
@@ -78,11 +78,19 @@ class BudgetPlan:
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
         """Returns the row ids of a rank's step, int64; as many as the step's width allows."""
         Ranks(world, rank, self.options.logical_shards)
+        line, positions, count = self._positions(epoch, step)
+        return self._line(epoch, line, positions % count)[rank::world].astype(np.int64)
+
+    def filling(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.bool_]:
+        """Returns which of `rows` only fill the last step."""
+        _, positions, count = self._positions(epoch, step)
+        return positions[rank::world] >= count
+
+    def _positions(self, epoch: int, step: int) -> tuple[int, NDArray[np.int64], int]:
+        """Returns the line of a step, its positions there, beyond the end only to fill it, and the rows of the line."""
         line, batch = self._locate(epoch, step)
         size = self._sizes[line]
-        count = self._own[line] + self._moved_in[line]
-        positions = (batch * size + np.arange(size)) % count  # beyond the end only in a step with repeated rows
-        return self._line(epoch, line, positions)[rank::world].astype(np.int64)
+        return line, batch * size + np.arange(size), self._own[line] + self._moved_in[line]
 
     def step_length(self, epoch: int, step: int) -> int:
         """Returns the tokens to pad for, on all ranks: all that the step's width holds, even if no row needs it."""

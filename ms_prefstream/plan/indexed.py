@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,40 +43,76 @@ class IndexedPlan(Windows):
         self._lengths = lengths
         # Windows are sorted by one number that holds length and row id: five times faster than by two keys.
         self._row_bits = np.int64(lengths.size.bit_length())
-        self._cache: tuple[tuple[_WindowKey, NDArray[np.int64]], ...] = ()
+        self._cache: tuple[tuple[_WindowKey, _Slots], ...] = ()
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
         """Returns the row ids of a rank's step, (G / world,) int64, ascending by length when sorted."""
         Ranks(world, rank).batch_size(self.options.global_batch)
-        return self._global_batch(epoch, step)[rank::world].copy()
+        return self._global_batch(epoch, step).rows[rank::world].copy()
+
+    def filling(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.bool_]:
+        """Returns which of `rows` only fill the last step, (G / world,) bool."""
+        return self._global_batch(epoch, step).is_filling[rank::world].copy()
 
     def step_length(self, epoch: int, step: int) -> int:
         """Returns the longest key length in the whole global step, which all ranks pad to."""
-        return int(self._lengths[self._global_batch(epoch, step)].max())
+        return int(self._lengths[self._global_batch(epoch, step).rows].max())
 
-    def _global_batch(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Returns the row ids of one step over all ranks, (G,) int64."""
+    def _global_batch(self, epoch: int, step: int) -> _Slots:
+        """Returns the G slots of one step over all ranks."""
         window, inside = self.locate(step)
         batch = int(self.batch_order(epoch, window)[inside])
         size = self.options.global_batch
         if self.options.sorts:
-            return self._sorted_window(epoch, window)[batch * size : (batch + 1) * size]
+            some = slice(batch * size, (batch + 1) * size)
+            rows, is_filling = self._sorted_window(epoch, window)
+            return _Slots(rows[some], is_filling[some])
         positions = self.window_start(window) + batch * size + np.arange(size)
-        return self._kept.ids(self.rows_at(epoch, positions))
+        return _Slots(self._kept.ids(self.rows_at(epoch, positions)), self.is_filling(positions))
 
-    def _sorted_window(self, epoch: int, window: int) -> NDArray[np.int64]:
-        """Returns the row ids of a window, (s * G,) int64, ascending by (length, row id)."""
-        for key, rows in self._cache:
+    def _sorted_window(self, epoch: int, window: int) -> _Slots:
+        """Returns the s * G slots of a window, ascending by (length, row id); what fills the last step is last."""
+        for key, slots in self._cache:
             if key == (epoch, window):
-                return rows
+                return slots
         positions = self.window_start(window) + np.arange(self.steps_in(window) * self.options.global_batch)
-        rows = self._kept.ids(np.sort(self.rows_at(epoch, positions)))
+        numbers = np.sort(self.rows_at(epoch, positions))
+        filling = np.sort(self.rows_at(epoch, positions[self.is_filling(positions)]))
+        rows = self._kept.ids(numbers)
         keys = self._lengths[rows].astype(np.int64) << self._row_bits | rows
         keys.sort()
         rows = keys & ((np.int64(1) << self._row_bits) - 1)
+        slots = _Slots(rows, _last_of_each(rows, self._kept.ids(filling)))
         # Replaced as a whole: a reader in another thread sees the old pair or the new one.
-        self._cache = (((epoch, window), rows), *self._cache[: _CACHED_WINDOWS - 1])
-        return rows
+        self._cache = (((epoch, window), slots), *self._cache[: _CACHED_WINDOWS - 1])
+        return slots
+
+
+class _Slots(NamedTuple):
+    """Some slots of an epoch.
+
+    Attributes:
+        rows: (n,) int64, the row id of each.
+        is_filling: (n,) bool, whether it only fills the last step.
+    """
+
+    rows: NDArray[np.int64]
+    is_filling: NDArray[np.bool_]
+
+
+def _last_of_each(rows: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Returns (n,) bool: of the slots of each row in `some` the last ones, as many as it is there.
+
+    rows  7 7 3 5 5      some  5 7      0 1 0 0 1
+    """
+    found = np.zeros(rows.size, np.bool_)
+    if some.size:
+        order = np.argsort(rows, kind="stable")
+        names, counts = np.unique(some, return_counts=True)
+        ends = np.searchsorted(rows, names, side="right", sorter=order)
+        for end, count in zip(ends.tolist(), counts.tolist(), strict=True):
+            found[order[end - count : end]] = True
+    return found
 
 
 class UsableRows:
@@ -130,7 +166,7 @@ def _over_usable(options: PlanOptions, usable: int, lengths: NDArray[np.integer[
     if mixture is not None:
         mixture = mixture.over(lengths >= 0)
         usable = mixture.rows
-    if options.drop_remainder and usable < options.global_batch:
+    if options.drop_remainder is True and usable < options.global_batch:
         raise OptionError(
             f"Only {usable} of {options.rows} rows are usable, less than one global batch "
             f"(global_batch={options.global_batch}). Use a batch of at most {usable} rows over all ranks, or "

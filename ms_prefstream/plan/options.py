@@ -14,6 +14,8 @@ PLAN_VERSION = 1
 
 
 Shuffle: TypeAlias = Literal["window"] | bool
+MASK: Literal["mask"] = "mask"
+Remainder: TypeAlias = Literal["mask"] | bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class PlanOptions:
             either, and step s holds the rows from s * global_batch on. "window": rows stay within their window of the
             source (for disks that read best in order); the windows are visited in a new order each epoch.
         drop_remainder: Rows beyond a multiple of the global batch: True leaves them out of the epoch (different ones
-            each epoch, when shuffling), False fills the last step with rows from the epoch's beginning.
+            each epoch, when shuffling), False fills the last step with rows from the epoch's beginning, and "mask"
+            also says which slots these are.
         sort: Whether the rows of a window are sorted by length. Useless where every batch has one length.
         one_pass: Whether rows can only be read in order. Each window then holds the rows of its range of the source,
             shuffled within it, and slots after the last row repeat rows of the last window.
@@ -48,7 +51,7 @@ class PlanOptions:
     window: int = 64
     seed: int = 0
     shuffle: Shuffle = True
-    drop_remainder: bool = True
+    drop_remainder: Remainder = True
     sort: bool = True
     longest_first: bool = False
     one_pass: bool = False
@@ -56,7 +59,7 @@ class PlanOptions:
 
     def __post_init__(self) -> None:
         counts = ("rows", "global_batch", "logical_shards", "window")
-        _check(self, counts, ("drop_remainder", "sort", "longest_first", "one_pass"))
+        _check(self, counts, ("sort", "longest_first", "one_pass"))
         if not (isinstance(self.shuffle, bool) or self.shuffle == "window"):
             raise OptionError(f"shuffle={self.shuffle!r} is not allowed; expected True, False or 'window'.")
         if self.mixture is not None and (self.one_pass or self.rows != self.mixture.rows):
@@ -76,7 +79,7 @@ class PlanOptions:
                 f"global_batch={self.global_batch} is not a multiple of logical_shards={self.logical_shards}, so "
                 f"shards would differ in size. Use logical_shards={shards}, or a global batch of {nearest} rows."
             )
-        if self.drop_remainder and self.rows < self.global_batch:
+        if self.drop_remainder is True and self.rows < self.global_batch:
             raise OptionError(
                 f"rows={self.rows} is less than one global batch (global_batch={self.global_batch}), so an epoch would "
                 f"have no step. Use a batch of at most {self.rows} rows over all ranks, or drop_remainder=False, "
@@ -116,7 +119,7 @@ class BudgetOptions:
         window: Unused: rows are sorted by width over the whole epoch. States contain it.
         seed: 0..2**32 - 1.
         drop_remainder: Rows that do not fill a last step: True leaves them out of the epoch (different ones each
-            epoch), False fills the step with repeated rows.
+            epoch), False fills the step with repeated rows, and "mask" also says which these are.
         longest_first: Whether the very first step has the largest width.
     """
 
@@ -128,7 +131,7 @@ class BudgetOptions:
     logical_shards: int = 1
     window: int = 64
     seed: int = 0
-    drop_remainder: bool = True
+    drop_remainder: Remainder = True
     longest_first: bool = False
 
     shuffle: ClassVar[Literal[True]] = True
@@ -136,7 +139,7 @@ class BudgetOptions:
 
     def __post_init__(self) -> None:
         counts = ("rows", "tokens", "sequences", "logical_shards", "window")
-        _check(self, counts, ("drop_remainder", "longest_first"))
+        _check(self, counts, ("longest_first",))
         if not self.rows_at(self.widths[-1]):
             widest = self.sequences * self.widths[-1]
             raise OptionError(
@@ -157,10 +160,12 @@ class BudgetOptions:
 
 
 def _check(options: PlanOptions | BudgetOptions, counts: tuple[str, ...], switches: tuple[str, ...]) -> None:
-    """Checks numbers (stored as plain ints), the seed and booleans."""
+    """Checks numbers (stored as plain ints), the seed, the remainder and booleans."""
     for name in counts:
         object.__setattr__(options, name, whole_number(name, getattr(options, name), 1))
     object.__setattr__(options, "seed", whole_number("seed", options.seed, 0, WORD))
+    if not (isinstance(options.drop_remainder, bool) or options.drop_remainder == MASK):
+        raise OptionError(f"drop_remainder={options.drop_remainder!r} is not allowed; expected True, False or 'mask'.")
     for name in switches:
         if not isinstance(getattr(options, name), bool):
             raise OptionError(f"{name}={getattr(options, name)!r} is not allowed; expected True or False.")

@@ -40,7 +40,7 @@ class Windows:
         batch, self._positions = options.global_batch, options.rows
         if steps is None:
             whole, rest = divmod(options.rows, batch)
-            steps = whole + (1 if rest and not options.drop_remainder else 0)
+            steps = whole + (1 if rest and options.drop_remainder is not True else 0)
             self._positions = steps * batch
             self._window_rows = options.window * batch
             self._full_windows = options.rows // self._window_rows
@@ -93,6 +93,10 @@ class Windows:
         if self.options.longest_first and epoch == 0 and window == 0:
             order = np.concatenate([[steps - 1], order[order != steps - 1]])
         return order
+
+    def is_filling(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns whether these positions of an epoch come after its last row, so that they repeat one."""
+        return positions >= self.options.rows
 
     def rows_at(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the rows at these positions of an epoch, int64; positions after the last row wrap to the first."""
@@ -159,10 +163,17 @@ class WindowedPlan(Windows):
 
     def shard_rows(self, epoch: int, window: int, shard: int) -> NDArray[np.int64]:
         """Returns the planned row ids of a shard in a window, (steps_in(window) * b,) int64, in window order."""
+        return self.rows_at(epoch, self._shard_positions(window, shard))
+
+    def shard_filling(self, window: int, shard: int) -> NDArray[np.bool_]:
+        """Returns which of `shard_rows` only fill the last step."""
+        return self.is_filling(self._shard_positions(window, shard))
+
+    def _shard_positions(self, window: int, shard: int) -> NDArray[np.int64]:
         shards = self.options.logical_shards
         shard = whole_number("shard", shard, 0, shards - 1)
         count = self.steps_in(window) * self.options.shard_batch
-        return self.rows_at(epoch, self.window_start(window) + shard + shards * np.arange(count))
+        return self.window_start(window) + shard + shards * np.arange(count)
 
     def arrange(self, lengths: NDArray[np.integer[Any]], rows: NDArray[np.int64]) -> Arrangement:
         """Returns the batches of one logical shard's window; `rows` as `shard_rows` gave them, see `arrange`."""
@@ -170,15 +181,24 @@ class WindowedPlan(Windows):
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64] | None:
         """Returns the planned row ids of a rank's step, (G / world,) int64; None when they depend on lengths."""
+        if self.options.sorts:
+            self.locate(step)
+            return None
+        return self.rows_at(epoch, self._step_positions(epoch, step, rank, world))
+
+    def filling(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.bool_]:
+        """Returns which of `rows` only fill the last step; where nothing is sorted."""
+        return self.is_filling(self._step_positions(epoch, step, rank, world))
+
+    def _step_positions(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
         ranks = Ranks(world, rank, self.options.logical_shards)
         window, inside = self.locate(step)
-        if self.options.sorts:
-            return None
         batch = self.batch_order(epoch, window)[inside]
         slots = batch * self.options.shard_batch + np.arange(self.options.shard_batch)
         shards = np.array(ranks.shards)[:, None]  # (C / world, 1)
         positions = self.window_start(window) + shards + self.options.logical_shards * slots
-        return self.rows_at(epoch, positions.reshape(-1))
+        found: NDArray[np.int64] = positions.reshape(-1)
+        return found
 
 
 class Arrangement(NamedTuple):

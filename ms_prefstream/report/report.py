@@ -106,7 +106,7 @@ class Report:
         origins: The first few origins by reason, by ``content_lost``, ``empty_think`` and ``markers``, and by
             ``unread NAME`` for a field.
         repeats: Slots that a stand-in filled, one for each time a bad row's slot came up.
-        repeats_per_epoch: Rows the plan repeats to fill the last step (``drop_remainder=False``).
+        repeats_per_epoch: Rows the plan repeats to fill the last step (``drop_remainder=False``, or ``"mask"``).
         remainder_per_epoch: Rows the plan leaves out of each epoch (``drop_remainder=True``).
         truncated: Rows that were cut to fit.
         question_cut: Rows of these of which no text of the last prompt message is left.

@@ -24,8 +24,10 @@ from ms_prefstream.encode.encoder import AUTO, BOUNDARIES
 from ms_prefstream.encode.template_text import checked_variables, first_day, is_day, template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_embedding
 from ms_prefstream.errors import OptionError, StateError
+from ms_prefstream.formats.carry import Carry, carry_of
 from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_of
 from ms_prefstream.load.cached import ReadAhead, check_cache, encoding_of, tokenizer_of
+from ms_prefstream.load.carried import carried_by
 from ms_prefstream.load.index_files import FoundIndex, Part, build_indexes, find_beside, find_index, index_parts
 from ms_prefstream.load.loader import Load, Recipe
 from ms_prefstream.load.one_pass import (
@@ -77,8 +79,10 @@ class Encoding:
     continue_final_message: str = "error"
     train_empty_think: bool = False
     backend: str = "auto"
+    carry: Any = None
 
     def __post_init__(self) -> None:
+        carry_of(self.carry)
         check_made("task", self.task, "sampler", "mps.DPO(max_length=1024)")
         if self.tokenizer is ...:
             raise OptionError(
@@ -86,11 +90,16 @@ class Encoding:
                 "tokenized, as those of a cache are."
             )
 
-    def recipe(self, ready: bool) -> Recipe:
+    def carried(self, source: Any) -> Carry | None:
+        """Returns the fields of an opened source that are carried, see `carried_by`."""
+        return carried_by(source, carry_of(self.carry))
+
+    def recipe(self, ready: bool, carry: Carry | None = None) -> Recipe:
         """Loads the tokenizer and the template.
 
         Args:
             ready: Whether the records are samples already.
+            carry: What `carried` returned.
         """
         tokenizer = None
         if self.tokenizer is not None:
@@ -109,6 +118,7 @@ class Encoding:
             content_lost=self.content_lost,
             continue_final_message=self.continue_final_message,
             train_empty_think=self.train_empty_think,
+            carry=carry,
             ready=ready,
         )
 
@@ -183,8 +193,8 @@ class StreamData:
         if index is not None and not isinstance(index, (str, os.PathLike)):
             raise OptionError(f"index is {index!r}; expected 'auto', 'build', the path of a length index, or None.")
         self.source: Any = source if isinstance(source, Mix) else open_source(source)
-        recipe = encoding.recipe(ready=only_caches(self.source))
-        self._formats = formats_of(self.source, encoding.format, encoding.fields)
+        recipe = encoding.recipe(only_caches(self.source), encoding.carried(self.source))
+        self._formats = formats_of(self.source, encoding.format, encoding.fields, recipe.carry)
         recipe = self._open_encoding(encoding, recipe)
         self.records = open_records(self.source, self._formats)
         self.recipe = dataclasses.replace(recipe, records=self.records)
@@ -225,7 +235,7 @@ class StreamData:
         self.encoding, self.report = encoding, Report()
         self._tokenizer_text = "" if tokenizer is None else tokenizer.description
         if recipe.ready:
-            self.encoding, self._tokenizer_text = encoding_of(caches[0], task), tokenizer_of(caches[0])
+            self.encoding, self._tokenizer_text = encoding_of(caches[0], task, recipe.carry), tokenizer_of(caches[0])
             pad_id = caches[0].pad_token_id if pad_id is None else pad_id
         # No bound method: a cycle of references would keep worker processes alive after their stream.
         self.warn: Callable[[str], None] = functools.partial(_warn, self.report, self.verbose)
@@ -287,6 +297,11 @@ class StreamData:
     def task(self) -> Task:
         """What rows become."""
         return self.recipe.task
+
+    @property
+    def carried(self) -> dict[str, str]:
+        """The columns that rows carry, in order: name -> dtype."""
+        return {} if self.recipe.carry is None else self.recipe.carry.columns
 
     @property
     def workers(self) -> int:

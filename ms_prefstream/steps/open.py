@@ -28,12 +28,20 @@ from ms_prefstream.plan import (
     Ranks,
     WindowedPlan,
 )
+from ms_prefstream.plan.options import MASK, Remainder
 from ms_prefstream.plan.packed import row_sizes, steps_for
 from ms_prefstream.sample import Batch, Block
 from ms_prefstream.steps.collate import Collate, CollatePacks
 from ms_prefstream.steps.data import StreamData
 from ms_prefstream.steps.one_pass import OnePassSteps
-from ms_prefstream.steps.planned import IndexedPackedSteps, IndexedSteps, PackedSteps, PlannedSteps, WindowedSteps
+from ms_prefstream.steps.planned import (
+    ROW_MASK,
+    IndexedPackedSteps,
+    IndexedSteps,
+    PackedSteps,
+    PlannedSteps,
+    WindowedSteps,
+)
 from ms_prefstream.tasks import Task
 
 _ROWS_PROBED = 2048
@@ -48,7 +56,7 @@ class Order:
     shuffle: Literal["window"] | bool = True
     seed: int = 0
     window: int = 64
-    drop_remainder: bool = True
+    drop_remainder: Remainder = True
     longest_first: bool = False
 
 
@@ -280,7 +288,7 @@ class StepOpener:
         data, count, batch = self.data, options.rows, options.global_batch
         if options.mixture is not None and data.index is not None:
             count = options.mixture.over(data.index.good()).rows
-        steps = count // batch if self.order.drop_remainder else -(-count // batch)
+        steps = count // batch if self.order.drop_remainder is True else -(-count // batch)
         positions = count if self.batching.unit == "packed rows" else batch * steps
         if isinstance(data.records, MixedRecords):
             data.report.parts = data.records.reports(positions, data.index)
@@ -335,16 +343,33 @@ def step_opener(
     Raises:
         OptionError: Samples of this task, or reference log-probabilities, cannot be batched like this.
     """
-    reference = has_reference(data.source, data.task, packs=batching.unit == "packed rows")
+    packs = batching.unit == "packed rows"
+    if packs and order.drop_remainder == MASK:
+        raise OptionError(
+            "drop_remainder is 'mask', but a packed row has no row mask: its rows are repeated only where an epoch "
+            "needs more packs than the data fill. Use Pad or Bucket."
+        )
+    reference = has_reference(data.source, data.task, packs=packs)
     return StepOpener(
         data=data,
         batching=batching,
-        layout=batching.layout(data.task, reference),
+        layout=_with_further(batching.layout(data.task, reference), data, order),
         widths=choose_widths(data, batching, order, ranks.world),
         order=order,
         ranks=ranks,
         steps_per_epoch=steps_per_epoch,
     )
+
+
+def _with_further(layout: Layout | PackedLayout, data: StreamData, order: Order) -> Layout | PackedLayout:
+    """Returns the layout with the columns that rows carry, and the row mask if the last step is masked."""
+    known = {*layout.columns, ROW_MASK, *({"margin"} if data.task.pairs else ())}
+    for name in data.carried:
+        if name in known:
+            remedy = "Pass margin=True to the task instead." if name == "margin" else "Leave it out of carry=."
+            raise OptionError(f"carry makes a column {name!r}, which is one of {data.task!r} already. {remedy}")
+    mask = {ROW_MASK: "int32"} if order.drop_remainder == MASK else {}
+    return layout.with_columns(data.carried | mask)
 
 
 def choose_widths(data: StreamData, batching: BatchingRule, order: Order, world: int) -> tuple[int, ...]:

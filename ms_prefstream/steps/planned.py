@@ -20,6 +20,7 @@ from ms_prefstream.load.loader import Load
 from ms_prefstream.plan.bin_packing import Fitted
 from ms_prefstream.plan.budget import BudgetPlan
 from ms_prefstream.plan.indexed import IndexedPlan
+from ms_prefstream.plan.options import MASK
 from ms_prefstream.plan.packed import PackedPlan, PackedWindows
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windows import WindowedPlan
@@ -27,6 +28,9 @@ from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.sample import Batch, Block
 
 RowIds = NDArray[np.int64]
+
+ROW_MASK = "row_mask"
+"""The column with 0 for slots that only fill a step."""
 
 
 class PlannedSteps:
@@ -107,6 +111,12 @@ class PlannedSteps:
         """Arguments of `collate` after the samples."""
         return ()
 
+    def _mark(self, samples: Block, is_real: Callable[[], NDArray[np.bool_]]) -> Block:
+        """Adds the row mask, if the last step is masked: 1 for the row of a slot itself, (B,)."""
+        if self.plan.options.drop_remainder == MASK:
+            samples.columns[ROW_MASK] = is_real().astype(np.int32)
+        return samples
+
     @property
     def _prefetches_units(self) -> bool:
         """Whether workers load the units after the current one; False where they load steps ahead instead."""
@@ -177,7 +187,9 @@ class IndexedSteps(PlannedSteps):
                 f"but it {problem}. The data or a format function changed after the index was built: rebuild it with "
                 "stream.build_index() or `ms-prefstream index`, or restore the data."
             )
-        return self._bad_rows.settle(rows, loaded)
+        epoch, step = divmod(unit, self.steps_per_epoch)
+        samples, ranks, plan = self._bad_rows.settle(rows, loaded), self._ranks, self.plan
+        return self._mark(samples, lambda: ~plan.filling(epoch, step, ranks.rank, ranks.world))  # type: ignore[union-attr]  # of packs
 
     def _size(self, loaded: Block) -> NDArray[np.int64]:
         return loaded.longest
@@ -217,12 +229,14 @@ class _ShardWindow(NamedTuple):
         samples: Their samples.
         batches: (s, b) slots of each batch; or the packs.
         filled_by: (s * b,) the slot whose sample each slot delivers; None where rows are packed.
+        is_filling: (s * b,) whether a slot only fills the last step; None where rows are packed.
     """
 
     rows: RowIds
     samples: Block
     batches: Any
     filled_by: Any = None
+    is_filling: Any = None
 
 
 class WindowedSteps(PlannedSteps):
@@ -243,14 +257,18 @@ class WindowedSteps(PlannedSteps):
         epoch, inside = divmod(step, self.steps_per_epoch)
         if not self.plan.options.sorts and self._window_of(epoch, inside)[0] not in self._units:
             samples = self._bad_rows.settle(*self._load(step, self._step_rows))
-            if not samples.errors:
-                return samples  # nothing is sorted and no row is bad: the window is not needed
+            if not samples.errors:  # nothing is sorted and no row is bad: the window is not needed
+                return self._mark(
+                    samples, lambda: ~self.plan.filling(epoch, inside, self._ranks.rank, self._ranks.world)
+                )
         found: list[Block] = []
+        real: list[NDArray[np.bool_]] = []
         for window, slots in self._places(step):
             filled = window.filled_by[slots]
             self._bad_rows.report.repeats += int(np.count_nonzero(filled != slots))
             found.append(window.samples.take(filled))
-        return Block.join(found)
+            real.append((filled == slots) & ~window.is_filling[slots])
+        return self._mark(Block.join(found), lambda: np.concatenate(real))
 
     @property
     def _prefetches_units(self) -> bool:
@@ -290,13 +308,30 @@ class WindowedSteps(PlannedSteps):
                 own = samples if len(mine) == len(rows) else samples.take(range(begin, begin + len(mine)))
                 windows.append(self._arranged(unit, shard, mine, own))
             except NoUsableRowsError:
-                raise self._bad_rows.nothing_left(len(mine)) from None
+                window = self._of_other_shards(unit, mine) if self.plan.options.drop_remainder == MASK else None
+                if window is None:
+                    raise self._bad_rows.nothing_left(len(mine)) from None
+                windows.append(window)
             begin += len(mine)
         return windows
 
+    def _of_other_shards(self, unit: int, rows: RowIds) -> _ShardWindow | None:
+        """Returns the window of a shard without a good row: a row of another shard stands in, and none is counted."""
+        place = divmod(unit, self.plan.windows_per_epoch)
+        shards = range(self.plan.options.logical_shards)
+        others = np.concatenate([self.plan.shard_rows(*place, shard) for shard in shards])
+        loaded = self._loader.load(others.tolist())
+        good, slots = np.flatnonzero(loaded.good), np.arange(len(rows))
+        if not len(good):
+            return None
+        samples = loaded.take(np.full(len(rows) + 1, good[0]))
+        batches = slots.reshape(-1, self.plan.options.shard_batch)
+        return _ShardWindow(np.append(rows, others[good[0]]), samples, batches, slots * 0 + len(rows), slots >= 0)
+
     def _arranged(self, unit: int, shard: int, rows: RowIds, samples: Block) -> _ShardWindow:
         lengths = np.where(samples.good, samples.longest, -1)
-        return _ShardWindow(rows, samples, *self.plan.arrange(lengths, rows))
+        is_filling = self.plan.shard_filling(unit % self.plan.windows_per_epoch, shard)
+        return _ShardWindow(rows, samples, *self.plan.arrange(lengths, rows), is_filling)
 
 
 class PackedSteps(WindowedSteps):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -87,6 +87,10 @@ class Task(Protocol):
         """Whether batches have a margin column."""
 
     @property
+    def columns(self) -> Mapping[str, str]:
+        """Values of a sample that batches have beside its tokens: name -> dtype, see `columns_of`."""
+
+    @property
     def prompt_columns(self) -> int | None:
         """Columns of prompt_ids; None for layouts without them."""
 
@@ -103,6 +107,20 @@ class Task(Protocol):
 
     def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
         """Returns control tokens that no content may hold, whatever `special_tokens_in_content` says."""
+
+
+def margin_column(has_margin: bool) -> dict[str, str]:
+    """Returns the `columns` of a task whose only one may be the margin."""
+    return {"margin": "float32"} if has_margin else {}
+
+
+def columns_of(task: Task) -> Mapping[str, str]:
+    """Returns the values of a sample that batches and caches of a task have beside its tokens.
+
+    A record has them as attributes of these names. They are columns (B,) of their dtype, ``float32``, ``int32`` or
+    ``int64``, after those of the layout unless that puts them elsewhere.
+    """
+    return getattr(task, "columns", None) or margin_column(task.margin)  # a task of a user may lack it
 
 
 def fit_pairs(rows: Uncut, limits: Budget) -> Block:

@@ -12,7 +12,7 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Uncut
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.sample import Block
-from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pairs, shown
+from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pairs, margin_column, shown
 
 
 @checked_call
@@ -57,6 +57,10 @@ class DPO:
     @property
     def length(self) -> int:
         return self.max_length
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return margin_column(self.margin)
 
     @property
     def shifted(self) -> bool:

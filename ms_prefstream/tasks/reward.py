@@ -13,7 +13,7 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError, TokenizerError
 from ms_prefstream.sample import Block
-from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pairs, shown
+from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pairs, margin_column, shown
 
 _SHOWN = 8  # reserved tokens that an error lists
 
@@ -71,6 +71,10 @@ class Reward:
     @property
     def length(self) -> int:
         return self.max_length
+
+    @property
+    def columns(self) -> dict[str, str]:
+        return margin_column(self.margin)
 
     @property
     def _reserve(self) -> int:

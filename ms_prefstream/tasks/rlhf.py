@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
@@ -42,6 +43,7 @@ class RLHF:
     pairs: ClassVar[bool] = False
     shifted: ClassVar[bool] = False
     margin: ClassVar[bool] = False
+    columns: ClassVar[Mapping[str, str]] = {}
 
     __repr__ = shown
 

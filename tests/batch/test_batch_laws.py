@@ -37,7 +37,7 @@ def samples(draw):
         rejected = Sequence(np.append(rejected.ids, np.int32(1))[-12:], ())
         chosen = Sequence(chosen.ids[:1], ())
     number = st.floats(-8, 8, width=32)
-    return Sample((chosen, rejected), draw(sequences()).ids, draw(number), (draw(number), draw(number)))
+    return Sample((chosen, rejected), draw(sequences()).ids, {"margin": draw(number)}, (draw(number), draw(number)))
 
 
 batches = st.lists(samples(), min_size=1, max_size=5)
@@ -138,7 +138,7 @@ ROWS = [
             Sequence(np.arange(4, 9, dtype=np.int32), ((2, 3), (4, 5))),
         ),
         np.arange(3, dtype=np.int32),
-        1.0,
+        {"margin": 1.0, "index": 2**40, "answer": "四"},
         (-1.0, -2.0),
     )
 ] * 2
@@ -147,9 +147,8 @@ ROWS = [
 def everything(name):
     """The layout with all its optional columns, and rows for it."""
     rows = ROWS if name == "paired" else without_logps(ROWS)
-    if name == "rlhf":
-        return layout_named(name), rows
-    return layout_named(name, with_margin=True, with_ref_logps=name == "paired"), rows
+    columns = {"margin": "float32", "index": "int64", "answer": "text"}
+    return layout_named(name, columns=columns, with_ref_logps=name == "paired"), rows
 
 
 EVERY_BUILD = [(name, shifted) for name in LAYOUT_NAMES for shifted in ((False, True) if name in DPO else (False,))]
@@ -161,7 +160,8 @@ def test_arrays_are_contiguous_and_own_their_memory(name, shifted, width):
     layout, rows = everything(name)
     block = Block.of(rows)
     batch = layout.build(block, width, 0, shifted)
-    inputs = [value for value in vars(block).values() if isinstance(value, np.ndarray)]
+    values = [*vars(block).values(), *block.columns.values()]
+    inputs = [value for value in values if isinstance(value, np.ndarray)]
     arrays = list(batch.values())
     for at, array in enumerate(arrays):
         assert array.flags.c_contiguous
@@ -201,7 +201,6 @@ def test_columns_are_exact_and_a_layout_can_be_sent_to_a_worker(name):
     [
         ("padded", {}, "layout is 'padded'; it must be one of paired, concat, mindformers, reward_token, rlhf"),
         ("concat", {"with_ref_logps": True}, "'concat' has no place for with_ref_logps=True; these have: paired"),
-        ("rlhf", {"with_margin": True, "max_prompt_length": 4}, "'rlhf' has no place for with_margin=True"),
         ("paired", {"max_prompt_length": 4}, "'paired' has no place for max_prompt_length=4; these have: rlhf"),
         ("rlhf", {}, "needs max_prompt_length"),
     ],
@@ -241,10 +240,22 @@ def test_what_no_row_can_cause_is_an_internal_error(name, rows, shifted, said):
         layout_named(name).build(Block.of(rows) if rows else Block.empty(0, 2), 8, 0, shifted)
 
 
-@pytest.mark.parametrize(("option", "said"), [("with_margin", "margin"), ("with_ref_logps", "reference log-prob")])
-def test_a_missing_value_of_an_optional_column_is_an_internal_error(option, said):
-    rows = [pair()._replace(margin=1.0, ref_logps=(1.0, 2.0)), pair()]
-    if option == "with_margin":
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"columns": {"margin": "float32"}}, "1 of 2 samples have no margin"),
+        ({"columns": {"answer": "text"}}, "2 of 2 samples have no answer"),
+        ({"with_ref_logps": True}, "1 of 2 samples have no reference log-prob"),
+    ],
+)
+def test_a_missing_value_of_an_optional_column_is_an_internal_error(options, said):
+    rows = [pair()._replace(columns={"margin": 1.0}, ref_logps=(1.0, 2.0)), pair()]
+    if "columns" in options:
         rows = without_logps(rows)
-    with pytest.raises(RuntimeError, match=f"1 of 2 samples have no {said}"):
-        build(make_layout("paired", **{option: True}), rows, 8, 0, False)
+    with pytest.raises(RuntimeError, match=said):
+        build(make_layout("paired", **options), rows, 8, 0, False)
+
+
+def test_a_column_that_the_layout_has_keeps_its_place():
+    layout = make_layout("concat", columns={"margin": "float32", "labels": "int32", "index": "int64"})
+    assert layout.columns == ("input_ids", "labels", "attention_mask", "loss_mask", "margin", "index")

@@ -38,6 +38,7 @@ def test_numbers_are_checked(options, words):
     [
         DPO(32),
         DPO(32, labels="shifted"),
+        DPO(32, margin=True),
         Reward(32, layout="reward_token"),
         RLHF(max_prompt_length=16, seq_length=64),
     ],
@@ -58,7 +59,6 @@ def test_what_fits_is_accepted(task):
         ),
         (DPO(16, layout="concat"), {}, "layout='concat' .* Leave layout out"),
         (Reward(16), {}, "'mindformers' scores one sequence a row .* layout='reward_token'"),
-        (DPO(16, margin=True), {}, "the number of pairs in a row differs. Leave margin out"),
         (DPO(16), {"max_segments": 2}, "max_segments is 2, but a pair takes two .* max_segments=3"),
     ],
 )

@@ -17,7 +17,7 @@ def seq(ids, *spans):
     return Sequence(np.array(ids, dtype=np.int32), spans)
 
 
-FIRST = Sample((seq([1, 0, 2, 13], (1, 3)), seq([1, 30, 2], (1, 3))), margin=0.5)
+FIRST = Sample((seq([1, 0, 2, 13], (1, 3)), seq([1, 30, 2], (1, 3))), columns={"margin": 0.5})
 SECOND = Sample((seq([1, 40], (1, 2)), seq([1, 41], (1, 2))))
 THIRD = Sample((seq([1, 12, 51, 2, 14, 52, 2], (2, 4), (5, 7)), seq([1, 12, 53, 54, 2], (2, 5))))
 PACKS = [Block.of([FIRST, SECOND]), Block.of([THIRD])]
@@ -27,7 +27,7 @@ every_pad_id = pytest.mark.parametrize("P", [0, 2, 99], ids=["pad0", "pad_is_eos
 
 def assert_batch(batch, expected):
     """The same columns in the same order, each int32 with exactly this content, contiguous and its own."""
-    assert list(batch) == list(expected) == list(PackedLayout.columns)
+    assert list(batch) == list(expected) == list(PackedLayout(tokens=12, max_segments=6).columns)
     for name, rows in expected.items():
         assert batch[name].dtype == np.int32, name
         assert batch[name].flags["C_CONTIGUOUS"], name
@@ -46,7 +46,7 @@ def where_things_are(P):  # noqa: N803
 
 def expected(P, labels, loss_mask):  # noqa: N803
     known = where_things_are(P) | {"labels": labels, "loss_mask": loss_mask}
-    return {name: known[name] for name in PackedLayout.columns}
+    return {name: known[name] for name in PackedLayout(tokens=12, max_segments=6).columns}
 
 
 @every_pad_id
@@ -99,6 +99,33 @@ def test_rlhf(P):  # noqa: N803
             "actual_seq_len": [[4, 6, 7, 7]],
         },
     )
+
+
+def test_further_values_are_one_for_each_pair():
+    rows = [[(0.5, 7, "a"), (-1.25, 8, "四 e")], [(2.0, -9, "")]]
+    packs = [
+        Block.of(
+            [
+                one._replace(columns={"margin": m, "index": i, "answer": a})
+                for one, (m, i, a) in zip(pairs, row, strict=True)
+            ]
+        )
+        for pairs, row in zip([[FIRST, SECOND], [THIRD]], rows, strict=True)
+    ]
+    layout = PackedLayout(tokens=12, max_segments=6, own={"margin": "float32"})
+    layout = layout.with_columns({"index": "int64", "answer": "text"})
+    batch = layout.build(packs, 0)
+    plain = PackedLayout(tokens=12, max_segments=6).build(PACKS, 0)
+    assert list(batch) == list(layout.columns)
+    assert layout.columns == (*list(plain)[:-1], "margin", "actual_seq_len", "index", "answer")
+    for name, array in plain.items():
+        np.testing.assert_array_equal(batch[name], array)
+    assert batch["margin"].dtype == np.float32
+    assert batch["margin"].tolist() == [[0.5, -1.25, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0]]
+    assert batch["index"].dtype == np.int64
+    assert batch["index"].tolist() == [[7, 8, 0, 0, 0, 0], [-9, 0, 0, 0, 0, 0]]
+    assert batch["answer"].dtype == np.dtype("<U3")
+    assert batch["answer"].tolist() == [["a", "四 e", "", "", "", ""], [""] * 6]
 
 
 @pytest.mark.parametrize("shifted", [False, True])

@@ -37,7 +37,7 @@ def sequences(draw: st.DrawFn) -> Sequence:
 
 
 PAIRS = st.builds(
-    lambda chosen, rejected, margin: Sample((chosen, rejected), None, margin),
+    lambda chosen, rejected, margin: Sample((chosen, rejected), None, {"margin": margin}),
     sequences(),
     sequences(),
     st.floats(width=32, allow_nan=False, allow_infinity=False),
@@ -60,7 +60,7 @@ def test_samples_come_back(samples: list[Sample], data: st.DataObject) -> None:
     pairs = len(samples[0].sequences) == 2
     rows = [data.draw(st.integers(0, 2**40)) for _ in samples]
     notes = [data.draw(st.integers(0, 127)) for _ in samples]
-    columns = ragged_columns(pairs, 12, 12, pairs)
+    columns = ragged_columns(pairs, 12, 12, {"margin": "float32"} if pairs else {})
     block = block_of(columns, ragged_values(samples, notes, rows, columns), rows)
     assert block.notes.tolist() == notes
     for sample, found in zip(samples, block, strict=True):
@@ -94,7 +94,7 @@ WRONG = {
 @pytest.mark.parametrize("at", [0, 2], ids=["first row", "last row"])
 @pytest.mark.parametrize("marks", WRONG.values(), ids=WRONG)
 def test_wrong_marks_are_refused(marks: list[int], at: int) -> None:
-    columns = ragged_columns(True, 12, None, False)
+    columns = ragged_columns(True, 12, None, {})
     four = Sequence(np.arange(4, dtype=np.int32), ((1, 3),))
     values = ragged_values([Sample((four, four))] * 3, [0] * 3, range(3), columns)
     assert len(block_of(columns, values, range(3))) == 3

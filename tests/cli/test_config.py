@@ -51,6 +51,8 @@ def same(found: mps.Stream, expected: mps.Stream) -> bool:
 CHANGES: list[dict[str, Any]] = [
     {},
     {"shuffle": False, "template": None, "pad_token_id": 0},
+    {"carry": ["types", "prompt"]},
+    {"carry": {"types": "text", "at": ["int64", 3]}},
     {"batching": {"type": "Pad", "batch_size": 4, "length": 256}},
     {
         "batching": {"type": "Pack", "batch_size": 2, "tokens": 800},

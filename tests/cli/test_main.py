@@ -20,6 +20,7 @@ from ms_prefstream.cli import main
 from ms_prefstream.cli.terminal import with_flags
 from ms_prefstream.demo import data_path
 from tests.cli.running import run
+from tests.helpers import json_lines
 
 NAMES = [name for names in main.COMMANDS.values() for name in names]
 DPO = ["--task", "dpo", "--max-length", "320", "--tokenizer", "bytes"]
@@ -262,6 +263,33 @@ def test_a_token_budget_takes_an_index_first(
     budget = [*DPO, "--task-layout", "concat", "--max-tokens", "4096"]
     assert run(monkeypatch, "bench", str(path), *budget, "--repeats", "1") == 0
     assert "shapes:      (64, 64), (32, 128)" in capsys.readouterr().out
+
+
+def test_fields_are_carried_into_caches_and_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    row = {"prompt": "P", "chosen": "A", "rejected": "B", "answer": "7", "id": 5}
+    path = json_lines(tmp_path / "rows.jsonl", [row, {**row, "weight": 0.5}])
+    carry = ["--carry", "answer", "--carry", "id:int64", "--carry", "weight:float32=1.0", "--carry", "note:text=-"]
+    assert run(monkeypatch, "inspect", str(path), *DPO, *carry) == 0
+    said = capsys.readouterr().out
+    assert "carried     answer 7 · id 5 · weight 1.0 · note -" in said
+    assert "weight 0.5" in said
+    assert run(monkeypatch, "cache", str(path), str(tmp_path / "cache"), *DPO, *carry, "--workers", "0") == 0
+    cached = mps.stream(tmp_path / "cache", task=mps.DPO(320), tokenizer=None, batching=mps.Pad(2), shuffle=False)
+    (batch,) = cached.batches()
+    assert {name: batch[name].tolist() for name in ("answer", "id", "weight", "note")} == {
+        "answer": ["7", "7"],
+        "id": [5, 5],
+        "weight": [1.0, 0.5],
+        "note": ["-", "-"],
+    }
+    capsys.readouterr()
+    assert run(monkeypatch, "index", str(path), *DPO, "--carry", "weight") == 1
+    assert """Give rows without it a default, as --carry '{"weight": ["float32", 1.0]}'""" in capsys.readouterr().err
+    for wrong, why in (("id:int", "NAME:DTYPE with int64, float32, text"), ("id:int64=x", "a number after '='")):
+        assert run(monkeypatch, "inspect", str(path), *DPO, "--carry", wrong) == 2
+        assert why in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ms_prefstream.encode import columns
+from ms_prefstream.encode import encoder as encoder_module
 from ms_prefstream.encode.backends.base import FlatIds, Place, TextEncoder
 from ms_prefstream.encode.encoder import ConversationEncoder, build_encoder
 from ms_prefstream.encode.encodings import Encoded
@@ -34,13 +36,23 @@ boundaries = pytest.mark.parametrize("boundary", ["joint", "inference"])
 Records = Sequence[Pair | Completion]
 
 
+@pytest.fixture(autouse=True)
+def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two conversations are laid out by column."""
+    for module in (columns, encoder_module):
+        monkeypatch.setattr(module, "ENOUGH", 2)
+
+
 def assert_block(encoder: ConversationEncoder, records: Records) -> list[tuple[Encoded, ...] | RowError]:
-    """The block of a batch holds the conversations that the batch gives one by one; these."""
+    """The block of a batch holds the conversations that the batch gives one by one, as if each came alone; these."""
+    encoder.encode([*records] * 4)  # its layouts are learned and proven then
     encodings = encoder.encode(records)
     block, prompts = encodings.block()
     assert len(block) == len(prompts) == len(records)
     found = list(encodings)
     for row, one in enumerate(found):
+        (alone,) = encoder.encode([records[row]])
+        assert seen(one) == seen(alone)
         sides: tuple[Encoded, ...] = () if isinstance(one, RowError) else one
         assert block.errors.get(row) is (one if isinstance(one, RowError) else None)
         assert prompts[row].tolist() == [*[side.prompt for side in sides], -1, -1][:2]
@@ -53,6 +65,24 @@ def assert_block(encoder: ConversationEncoder, records: Records) -> list[tuple[E
         unread = tuple(dict.fromkeys(itertools.chain(*[side.laid.unread for side in sides])))
         assert block.unread.get(row, ()) == unread
     return found
+
+
+def seen(found: tuple[Encoded, ...] | RowError) -> list[Any]:
+    """Everything that a batch or a report gets of a record."""
+    if isinstance(found, RowError):
+        return [found.reason, found.problem]
+    return [
+        (
+            side.ids.tolist(),
+            side.spans,
+            side.prompt,
+            side.length,
+            notes_of(side),
+            side.laid.unread,
+            tuple(side.laid.contents),
+        )
+        for side in found
+    ]
 
 
 def notes_of(side: Encoded) -> Note:
@@ -107,7 +137,20 @@ class TestFamilies:
     @pytest.mark.parametrize("family", ["chatml", "llama3", "vicuna", "alpaca", "deepseek", "qwen3"])
     def test_answers_of_every_kind(self, field: pathlib.Path, family: str, boundary: str, data: st.DataObject) -> None:
         _, encoder = encoder_of(field / family, boundary=boundary)
-        words = ["a", " b", "\n", "\n\n", "\u0301", "е́", "你", "👩‍👩‍👧", "<think>\n", "</think>\n\n", "own"]
+        words = [
+            "a",
+            " b",
+            "<|im_end|>",
+            "\n",
+            "\n\n",
+            "\u0301",
+            "е́",
+            "你",
+            "👩‍👩‍👧",
+            "<think>\n",
+            "</think>\n\n",
+            "own",
+        ]
         texts = st.lists(st.sampled_from(words), max_size=4).map("".join)
         turns = st.tuples(texts, texts).map(lambda both: (user(both[0]), assistant(both[1])))
         asked = st.tuples(st.lists(turns, max_size=1), texts)
@@ -135,7 +178,7 @@ class Assembled:
 class TestTogether:
     """Which conversations are joined with array operations."""
 
-    @pytest.mark.parametrize(("count", "alone"), [(3, 3), (4, 0), (50, 0)])
+    @pytest.mark.parametrize(("count", "alone"), [(1, 1), (4, 0), (50, 0)])
     def test_those_of_a_layout_with_several(
         self, field: pathlib.Path, monkeypatch: pytest.MonkeyPatch, count: int, alone: int
     ) -> None:
@@ -145,6 +188,18 @@ class TestTogether:
         assembled = Assembled(encoder, monkeypatch)
         encoder.encode(rows).block()
         assert assembled.count == alone
+
+    def test_records_that_are_refused_among_others(self, field: pathlib.Path) -> None:
+        _, encoder = encoder_of(field / "chatml")
+        good = Pair((user("q"),), (assistant("a"),), (assistant("b"),))
+        refused = [
+            Pair((user("q"),), (assistant("a"),), (assistant("a"),)),
+            Pair((user("q"),), (assistant("a"),), (assistant(" \n"),)),
+            Pair((user("q"),), (user("a"),), (user("b"),)),
+            Completion((user("q"),), (assistant(""),)),
+        ]
+        found = assert_block(encoder, [row for bad in refused for row in (good, bad, bad, good)])
+        assert [isinstance(one, RowError) for one in found] == [False, True, True, False] * len(refused)
 
     @pytest.mark.parametrize(("boundary", "alone"), [("joint", 1), ("inference", 20)])
     def test_but_an_answer_that_changes_its_head_is_assembled_alone(

@@ -18,8 +18,10 @@ def seq(ids, *spans):
 
 
 PAIRS = [
-    Sample((seq([1, 10, 11, 0, 21, 2, 13], (3, 6)), seq([1, 10, 11, 30, 2], (3, 5))), margin=0.5),
-    Sample((seq([1, 12, 40, 2], (2, 4)), seq([1, 12, 41, 2, 14, 42, 2, 13], (2, 4), (5, 7))), margin=-1.25),
+    Sample((seq([1, 10, 11, 0, 21, 2, 13], (3, 6)), seq([1, 10, 11, 30, 2], (3, 5))), columns={"margin": 0.5}),
+    Sample(
+        (seq([1, 12, 40, 2], (2, 4)), seq([1, 12, 41, 2, 14, 42, 2, 13], (2, 4), (5, 7))), columns={"margin": -1.25}
+    ),
 ]
 WITH_LOGPS = [
     PAIRS[0]._replace(ref_logps=(-1.5, -2.5)),
@@ -63,7 +65,7 @@ def test_paired_unshifted(P):  # noqa: N803
 
 @every_pad_id
 def test_paired_shifted_with_reference_log_probabilities_and_margin(P):  # noqa: N803
-    layout = make_layout("paired", with_ref_logps=True, with_margin=True)
+    layout = make_layout("paired", with_ref_logps=True, columns={"margin": "float32"})
     batch = layout.build(Block.of(WITH_LOGPS), 8, P, True)
     assert layout.columns == tuple(batch)
     assert_batch(
@@ -132,7 +134,7 @@ def test_concat_unshifted(P):  # noqa: N803
 
 @every_pad_id
 def test_concat_shifted_with_margin(P):  # noqa: N803
-    layout = make_layout("concat", with_margin=True)
+    layout = make_layout("concat", columns={"margin": "float32"})
     batch = layout.build(Block.of(PAIRS), 8, P, True)
     assert layout.columns == tuple(batch)
     labels = [
@@ -169,8 +171,8 @@ def test_a_span_that_ends_with_the_row_leaves_its_last_column_free_when_shifted(
 @every_pad_id
 def test_mindformers_reward(P):  # noqa: N803
     # Pair 3: the chosen side is the beginning of the rejected one, which goes on with the pad id itself.
-    pairs = [*PAIRS, Sample((seq([1, 5], (1, 2)), seq([1, 5, P, 6], (1, 4))), margin=2.0)]
-    layout = make_layout("mindformers", with_margin=True)
+    pairs = [*PAIRS, Sample((seq([1, 5], (1, 2)), seq([1, 5, P, 6], (1, 4))), columns={"margin": 2.0})]
+    layout = make_layout("mindformers", columns={"margin": "float32"})
     batch = layout.build(Block.of(pairs), 8, P, False)
     assert layout.columns == tuple(batch)
     ids = [

@@ -45,7 +45,8 @@ def theirs(folder: str, columns: Mapping[str, Column], values: Mapping[str, Any]
     writer.set_page_size(page)
     writer.add_schema({name: column.schema() for name, column in columns.items()}, "ms_prefstream")
     for row in range(rows):
-        writer.write_raw_data([{name: column[row] for name, column in values.items()}])
+        strings = {name: column[row].tobytes() for name, column in values.items() if columns[name].dtype == "bytes"}
+        writer.write_raw_data([{name: column[row] for name, column in values.items()} | strings])
     writer.commit()
 
 
@@ -78,6 +79,11 @@ def columns_and_values(draw: st.DrawFn) -> tuple[dict[str, Column], dict[str, An
     for number in range(draw(st.integers(2, 4))):
         dtype, name = draw(st.sampled_from(["int32", "int64", "float32"])), f"{draw(st.sampled_from('azm'))}_{number}"
         most = draw(st.integers(1, 30))
+        if draw(st.integers(0, 3)) == 0:
+            strings = draw(st.lists(st.binary(max_size=most), min_size=rows, max_size=rows))
+            columns[name] = Column(dtype="bytes", most=most)
+            values[name] = [np.frombuffer(one, np.uint8) for one in strings]
+            continue
         whole = st.one_of(EDGES, WIDTHS.flatmap(lambda bound: st.integers(-bound, bound - 1)))
         numbers = st.floats(width=32, allow_nan=False) if dtype == "float32" else whole.map(lambda n: clipped(n, dtype))  # noqa: B023
         if draw(st.booleans()):  # rows that are filled up to one length

@@ -316,11 +316,28 @@ def test_a_state_without_an_index_is_refused_with_one(indexed: Callable[..., mps
 
 
 @pytest.mark.parametrize(
+    "task", [mps.DPO(30, margin=True), mps.Reward(31, layout="reward_token", reward_token=SCORE, margin=True)]
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_margins_of_packs_are_those_of_their_rows(tmp_path: pathlib.Path, task: Any, workers: int) -> None:
+    rows = [{**row, "margin": number / 8} for number, row in enumerate(ROWS)]
+    mps.write_cache(make(task, source=rows, steps_per_epoch=STEPS), tmp_path / "cache", rows_per_part=16)
+    text = make(task, source=rows, steps_per_epoch=STEPS, workers=workers)
+    cached = make(task, source=str(tmp_path / "cache"), steps_per_epoch=STEPS, index=None, workers=workers)
+    assert text.column_names[-2:] == ["margin", "actual_seq_len"]
+    for step, (batch, again) in enumerate(zip(text.batches(), cached.batches(), strict=True)):
+        assert_same_batches([batch], [again])
+        counts = batch["pair_ids"].max(axis=1)
+        found = [table[:count] for table, count in zip(batch["margin"], counts, strict=True)]
+        assert (np.concatenate(found) * 8).tolist() == text.rows(0, step).tolist()
+        assert all(not table[count:].any() for table, count in zip(batch["margin"], counts, strict=True))
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"task": mps.DPO(33)}, "tokens=66 or more"),
         ({"task": mps.DPO(30, layout="concat")}, "layout='concat'"),
-        ({"task": mps.DPO(30, margin=True)}, "margin=True"),
         ({"task": mps.Reward(30)}, "layout='reward_token'"),
         ({"steps_per_epoch": 0}, "steps_per_epoch"),
         ({"steps_per_epoch": True}, "steps_per_epoch"),

@@ -115,7 +115,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
     "shuffle": ({"shuffle": "x"}, OptionError, r"shuffle='x' is not allowed; expected True, False or 'window'"),
     "seed": ({"seed": -1}, OptionError, r"seed is -1; expected"),
     "window": ({"window": 0}, OptionError, r"window is 0; expected a whole number of at least 1"),
-    "drop_remainder": ({"drop_remainder": 1}, OptionError, r"drop_remainder=1 is not allowed; expected True or False"),
+    "drop_remainder": ({"drop_remainder": 1}, OptionError, r"drop_remainder=1 is not allowed; expected True, False or"),
     "longest_first": ({"longest_first": "x"}, OptionError, r"longest_first='x' is not allowed; expected True or False"),
     "num_shards alone": ({"num_shards": 2}, OptionError, r"num_shards is given without shard_id\. Give both"),
     "shard_id": ({"num_shards": 2, "shard_id": 2}, OptionError, r"shard_id is 2; expected .* 0\.\.1"),

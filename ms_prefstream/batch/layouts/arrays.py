@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.sample import Block, Ids
+from ms_prefstream.sample import TEXT, Block, Ids
 
 Lengths: TypeAlias = NDArray[np.int32]
 
@@ -107,6 +107,22 @@ def required(values: NDArray[np.floating[Any]] | None, rows: int, name: str) -> 
     if values is None or missing:
         raise internal_error(f"{missing} of {rows} samples have no {name}")
     return values.astype(np.float32)
+
+
+def column(samples: Block, name: str, dtype: str) -> NDArray[Any]:
+    """Returns one of the samples' own columns, (B,); a missing one is an internal error.
+
+    Args:
+        samples: B samples.
+        name: Its name in `Block.columns`.
+        dtype: ``int32``, ``int64``, ``float32``, or ``text`` for strings.
+    """
+    values = samples.columns.get(name)
+    if dtype != TEXT and values is not None and values.dtype.kind == "f":
+        return required(values, len(samples), name).astype(dtype)
+    if values is None:
+        raise internal_error(f"{len(samples)} of {len(samples)} samples have no {name}")
+    return values.astype(np.str_ if dtype == TEXT else dtype)
 
 
 def internal_error(problem: str) -> RuntimeError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from ms_prefstream.batch.layouts.arrays import internal_error, required
+from ms_prefstream.batch.layouts.arrays import column, internal_error
 from ms_prefstream.sample import Batch, Block
 
 
@@ -43,6 +44,19 @@ class Layout:
     build: Build
     sides: int = 1
 
+    def with_columns(self, columns: Mapping[str, str]) -> Layout:
+        """Returns the same layout with further columns of the samples as its last ones, (B,).
+
+        Args:
+            columns: Name -> dtype, see `column`. Those that the layout has already stay where they are.
+        """
+        further = {name: dtype for name, dtype in columns.items() if name not in self.columns}
+        if not further:
+            return self
+        return replace(
+            self, columns=(*self.columns, *further), build=partial(_build, build=self.build, further=further)
+        )
+
 
 def refuse_shifted(layout: str, shifted: bool) -> None:
     """Checks that no shifted labels are requested from a layout whose readers shift themselves."""
@@ -50,11 +64,8 @@ def refuse_shifted(layout: str, shifted: bool) -> None:
         raise internal_error(f"shifted labels were requested from the layout {layout!r}, which only has unshifted ones")
 
 
-def add_margin(layout: Layout) -> Layout:
-    """Returns the same layout with a last column `margin`, (B,) float32. Every sample must have one."""
-    return replace(layout, columns=(*layout.columns, "margin"), build=partial(_build, build=layout.build))
-
-
-def _build(samples: Block, width: int, pad_id: int, shifted: bool = False, *, build: Build) -> Batch:
-    margins = required(samples.margins, len(samples), "margin")
-    return {**build(samples, width, pad_id, shifted), "margin": margins}
+def _build(
+    samples: Block, width: int, pad_id: int, shifted: bool = False, *, build: Build, further: Mapping[str, str]
+) -> Batch:
+    batch = build(samples, width, pad_id, shifted)
+    return batch | {name: column(samples, name, dtype) for name, dtype in further.items()}

@@ -15,54 +15,62 @@ Shifted labels and loss_mask move one column to the left within each sequence. T
 the first token of the batch: packed attention reads all rows as one line of tokens. The padding after the last sequence
 is a separate segment there, so it never belongs to the next row. With one sequence a sample (RLHF), pair_ids equal
 segment_ids.
+
+Further values of the samples are tables (B, S): one value for each pair, or for each sequence where a sample has one,
+and then 0 or "".
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.batch.layouts.arrays import IGNORE, internal_error, only_where, shift_left
+from ms_prefstream.batch.layouts.arrays import IGNORE, column, internal_error, only_where, shift_left
 from ms_prefstream.batch.layouts.base import refuse_shifted
 from ms_prefstream.checks import checked_call
 from ms_prefstream.errors import OptionError
 from ms_prefstream.sample import Batch, Block, Span
 
 Ints = NDArray[np.int32]
+_OF_TOKENS = ("input_ids", "labels", "loss_mask", "position_ids", "segment_ids", "pair_ids")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedLayout:
-    """The columns of packed rows, all int32.
+    """The columns of packed rows; those of the tokens are int32.
 
     Attributes:
         tokens: Columns of a row (T).
         max_segments: Columns of actual_seq_len (S).
         scores: Whether labels are 0 (chosen) or 1 (rejected) at each sequence's last token, which the task appended to
             be scored, instead of the token ids of the responses.
+        own: Values of the samples that the task adds: name -> dtype, see `column`.
+        further: The same of those that follow the columns of the task.
     """
 
     tokens: int
     max_segments: int
     scores: bool = False
+    own: Mapping[str, str] = field(default_factory=dict)
+    further: Mapping[str, str] = field(default_factory=dict)
 
     name: ClassVar[str] = "packed"
     sides: ClassVar[int] = 1
-    columns: ClassVar[tuple[str, ...]] = (
-        "input_ids",
-        "labels",
-        "loss_mask",
-        "position_ids",
-        "segment_ids",
-        "pair_ids",
-        "actual_seq_len",
-    )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the arrays that `build` returns, in order."""
+        return (*_OF_TOKENS, *self.own, "actual_seq_len", *self.further)
+
+    def with_columns(self, columns: Mapping[str, str]) -> PackedLayout:
+        """Returns the same layout with further values of the samples as its last columns."""
+        return replace(self, further={**self.further, **columns})
 
     def build(self, packs: Many[Block], pad_id: int, shifted: bool = False) -> Batch:
         """Returns the batch of some packs.
@@ -73,7 +81,7 @@ class PackedLayout:
             shifted: Whether labels and loss mask are shifted one column to the left (not with `scores`).
 
         Returns:
-            Column name -> array: (B, T), and actual_seq_len (B, S); C-contiguous, new memory.
+            Column name -> array: (B, T), (B, S) for actual_seq_len and further values; C-contiguous, new memory.
         """
         if self.scores:
             refuse_shifted("reward_token", shifted)
@@ -95,8 +103,20 @@ class PackedLayout:
             "position_ids": np.where(segments, positions.reshape(shape), np.int32(0)),
             "segment_ids": segments,
             "pair_ids": _spread(line.pairs, line.lengths).reshape(shape),
+            **self._values(packs, self.own),
             "actual_seq_len": self._ends(line.numbers, ends, len(packs)),
+            **self._values(packs, self.further),
         }
+
+    def _values(self, packs: Many[Block], columns: Mapping[str, str]) -> Batch:
+        """Returns columns of the samples, (B, S): those of each pack in order, then 0 or ""."""
+        found: Batch = {}
+        for name, dtype in columns.items():
+            parts = [column(pack, name, dtype) for pack in packs]
+            found[name] = np.zeros((len(packs), self.max_segments), np.result_type(*parts))
+            for row, part in zip(found[name], parts, strict=True):
+                row[: len(part)] = part
+        return found
 
     def _segments(self, packs: Many[Block], pad_id: int) -> _Segments:
         padding = np.full(self.tokens, pad_id, np.int32)
@@ -126,10 +146,10 @@ class PackedLayout:
         """Returns (B, S): where each sequence ends in the line of all rows; then the row's end, repeated."""
         last = np.arange(1, rows + 1, dtype=np.int32) * np.int32(self.tokens)
         table = np.repeat(last, self.max_segments).reshape(rows, self.max_segments)
-        column = np.array(numbers)
-        real = column > 0
+        numbered = np.array(numbers)
+        real = numbered > 0
         row: NDArray[np.int64] = np.cumsum(~real) - ~real  # a row's padding closes it
-        table[row[real], column[real] - 1] = ends[real]
+        table[row[real], numbered[real] - 1] = ends[real]
         return table
 
 

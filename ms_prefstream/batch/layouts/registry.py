@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ms_prefstream.batch.layouts.base import Layout, add_margin
+from ms_prefstream.batch.layouts.base import Layout
 from ms_prefstream.batch.layouts.concat import concat
 from ms_prefstream.batch.layouts.mindformers import mindformers
 from ms_prefstream.batch.layouts.paired import paired
@@ -20,10 +20,10 @@ class _Entry(NamedTuple):
 
 
 _REGISTRY = {
-    "paired": _Entry(paired, frozenset({"with_margin", "with_ref_logps"})),
-    "concat": _Entry(concat, frozenset({"with_margin"})),
-    "mindformers": _Entry(mindformers, frozenset({"with_margin"})),
-    "reward_token": _Entry(reward_token, frozenset({"with_margin"})),
+    "paired": _Entry(paired, frozenset({"with_ref_logps"})),
+    "concat": _Entry(concat, frozenset()),
+    "mindformers": _Entry(mindformers, frozenset()),
+    "reward_token": _Entry(reward_token, frozenset()),
     "rlhf": _Entry(rlhf, frozenset({"max_prompt_length"})),
 }
 
@@ -31,13 +31,17 @@ LAYOUT_NAMES = tuple(_REGISTRY)
 
 
 def make_layout(
-    name: str, *, with_margin: bool = False, with_ref_logps: bool = False, max_prompt_length: int | None = None
+    name: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    with_ref_logps: bool = False,
+    max_prompt_length: int | None = None,
 ) -> Layout:
     """Returns the layout with that name and the requested optional columns.
 
     Args:
         name: One of `LAYOUT_NAMES`.
-        with_margin: Append the column `margin`, (B,) float32 (pair layouts).
+        columns: Values of the samples that the batch has as columns, see `Layout.with_columns`.
         with_ref_logps: Add the reference log-probabilities, (B, 1) float32 a side (`paired`).
         max_prompt_length: Columns of prompt_ids (`rlhf`, which needs it).
 
@@ -47,12 +51,11 @@ def make_layout(
     entry = _REGISTRY.get(name)
     if entry is None:
         raise OptionError(f"layout is {name!r}; it must be one of {', '.join(LAYOUT_NAMES)}.")
-    asked = {"with_margin": with_margin, "with_ref_logps": with_ref_logps, "max_prompt_length": max_prompt_length}
+    asked = {"with_ref_logps": with_ref_logps, "max_prompt_length": max_prompt_length}
     wanted = {option: value for option, value in asked.items() if value is not None and value is not False}
     for option in [option for option in wanted if option not in entry.accepts]:
         able = ", ".join(other for other, its in _REGISTRY.items() if option in its.accepts)
         raise OptionError(f"layout {name!r} has no place for {option}={wanted[option]!r}; these have: {able}.")
     if "max_prompt_length" in entry.accepts and max_prompt_length is None:
         raise OptionError(f"layout {name!r} needs max_prompt_length, the number of columns of prompt_ids.")
-    layout = entry.make(**{option: value for option, value in wanted.items() if option != "with_margin"})
-    return add_margin(layout) if with_margin else layout
+    return entry.make(**wanted).with_columns(columns or {})

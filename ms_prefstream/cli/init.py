@@ -44,6 +44,8 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
         raise click.UsageError(
             "--mindformers is for --task dpo and reward: the PPO models of MindFormers are mindrlhf's."
         )
+    if "-" in source:
+        raise click.UsageError("- is standard input, and the files name SOURCE for every later run. Give a file.")
     folder = pathlib.Path(out)
     if not _same(folder, pathlib.Path()):  # names in the files are then relative to another folder
         source = tuple(os.path.abspath(one) if os.path.exists(one) else one for one in source)

@@ -29,11 +29,18 @@ GREY, DIM, ATTENTION = "grey62", "grey46", "yellow"
 COLOURS = {"chosen": "green", "rejected": "red", "response": "green", "prompt": GREY}  # by side
 
 
+class _Console(Console):
+    """A console that leaves a closed pipe to the caller."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console(file: IO[str] | None = None, columns: int = COLUMNS) -> Console:
     """Returns a console of at most so many columns; plain where the file is no terminal, or with ``NO_COLOR``."""
     file = sys.stdout if file is None else file
     plain = not file.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    found = Console(file=file, color_system=None if plain else "auto", highlight=False, soft_wrap=False)
+    found = _Console(file=file, color_system=None if plain else "auto", highlight=False, soft_wrap=False)
     found.width = min(columns, found.width) if file.isatty() else columns
     return found
 

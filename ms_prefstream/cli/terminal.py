@@ -49,7 +49,9 @@ def show_log() -> Iterator[None]:
 
 _MADE = re.compile(r"\b(?:mps\.)?(Bucket|Pack|Pad|DPO|Reward|RLHF)\(([^()]*)\)")
 _LONG_NAME = re.compile(r"""(?<![\w./='"`-])[a-z]+(?:_[a-z]+)+(?![\w(='"`]|[./]\w)""")
-_SHORT_NAME = re.compile(r"(?:^|(?<=[.:;] ))[a-z]+(?=(?:\[\d+\])? (?:is|has) )|(?<=[Ll]eave )[a-z]+(?= out)")
+_SHORT_NAME = re.compile(
+    r"(?:^|(?<=[.:;] ))[a-z]+(?=(?:\[\d+\])? (?:is|has|makes|names) )|(?<=[Ll]eave )[a-z]+(?= out)"
+)
 _VALUE = r"""(?P<value>"[^"]*"|'[^']*'|\{[^{}]*\}|[\w.-]*\w)(?!\w)"""
 
 

@@ -303,6 +303,7 @@ def test_fields_are_carried_into_caches_and_shown(
         ("or append_eos=False; seed is -1", "or --no-eos; --seed is -1"),
         ("data/max_length.jsonl: field 'max_length' is empty", "data/max_length.jsonl: field 'max_length' is empty"),
         ("layout='paired'", "--task-layout paired"),
+        ("carry makes a column; boundaries[2] is 0", "--carry makes a column; --boundaries is 0"),
         ('Pass fields={"prompt": "question"}.', """Pass --fields '{"prompt": "question"}'."""),
     ],
 )

@@ -12,9 +12,11 @@ from ms_prefstream.html import SAMPLES
 from ms_prefstream.html.page import Report, check_report, write_report
 from ms_prefstream.html.samples import Samples
 from ms_prefstream.inspection import FoundRow, rows_of
+from ms_prefstream.load.cached import task_of
 from ms_prefstream.progress import Progress
 from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.sources.base import RandomAccess
+from ms_prefstream.sources.cached import caches_in
 from ms_prefstream.sources.open import open_source
 from ms_prefstream.tasks import DPO, RLHF
 from ms_prefstream.tasks.base import given_options
@@ -85,7 +87,7 @@ def stats_report(
     if found is not None:
         in_tokens = stats["tokenizer"] is not None or not any(kind in _TEXT for kind in stats["kinds"])
         samples = Samples(lengths_in="tokens" if in_tokens else "characters")
-        encoded = rows_of(found, rows, _sample_options(stats, options, in_tokens), log=False)
+        encoded = rows_of(found, rows, _sample_options(found, stats, options, in_tokens), log=False)
         partial = _fill(samples, found, encoded, rows, progress)
     words = [*stats["formats"], stats["tokenizer"] or ""]
     words += [NO_TEMPLATE] if samples is not None and samples.no_template else []
@@ -98,10 +100,14 @@ _TEXT = ("pairs", "responses", "prompts")
 _NO_LIMIT = 1 << 24  # tokens
 
 
-def _sample_options(stats: Mapping[str, Any], options: Mapping[str, Any], in_tokens: bool) -> dict[str, Any]:
-    """Returns the arguments of `mps.encode` for samples: those of the command, or the bare texts."""
+def _sample_options(
+    source: Any, stats: Mapping[str, Any], options: Mapping[str, Any], in_tokens: bool
+) -> dict[str, Any]:
+    """Returns the arguments of `mps.encode` for samples: those of the command or of a cache, or the bare texts."""
     found = dict(options)
-    if found.get("task") is None:
+    if found.get("task") is None and (caches := caches_in(source)):
+        found["task"] = task_of(caches[0])
+    elif found.get("task") is None:
         pairs = any("pairs" in kind for kind in stats["kinds"])
         limit = (stats["max_length"] if stats["tokenizer"] else None) or _NO_LIMIT
         found["task"] = DPO(limit) if pairs else RLHF(limit, limit)

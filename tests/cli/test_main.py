@@ -193,6 +193,15 @@ def test_packs_take_their_steps_from_the_option_or_the_index(
     assert "the steps did not hold them" not in capsys.readouterr().out
 
 
+def test_a_cache_has_no_format(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "cache", str(data_path()), str(tmp_path / "cache"), *DPO, "--workers", "0") == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "formats", "--detect", str(tmp_path / "cache")) == 0
+    assert "a cache, whose rows are tokenized" in capsys.readouterr().out
+
+
 def test_cvalues_types_filter_rows(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,7 +71,7 @@ def encode(
 
     Args:
         row: A row as the source gives it.
-        task: `DPO`, `Reward` or `RLHF`.
+        task: `DPO`, `Reward`, `RLHF`, `KTO`, `ProcessReward` or `Prompts`.
         tokenizer: As for `ms_prefstream.stream`, like all that follows. One named by a path is loaded once.
         format: A preset's name, a preset, or a function row -> row.
         fields: Standard name -> the row's field.

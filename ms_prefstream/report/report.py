@@ -121,7 +121,8 @@ class Report:
         markers: Rows whose text looks like a conversation that is rendered already.
         separator_trimmed: Rows whose last step has its label on its own last token, because the chat template trims the
             separator. `as_dict` holds it where there are such rows.
-        desirable: Rows of `mps.KTO` whose response is a good one, and `undesirable` the others, see `kto_weights`.
+        desirable: Rows of `mps.KTO` whose response is a good one, see `kto_weights`.
+        undesirable: Rows of `mps.KTO` whose response is a bad one.
         unread: Kept rows by the name of a field that holds text, messages, tools or media and that nothing read.
         packs_made: Without a length index, the packed rows that the rows of all finished windows filled.
         packs_wanted: The packed rows that their steps took.

@@ -68,6 +68,15 @@ def check_made(name: str, given: object, attribute: str, example: str) -> None:
         raise OptionError(f"{name} is {shown}; expected an object such as {example}.")
 
 
+Group = TypeVar("Group")
+
+
+def group_of(group: Callable[..., Group], given: Mapping[str, Any]) -> Group:
+    """Returns a group of options, a dataclass, with the given values of the options that it has."""
+    names = inspect.signature(group).parameters
+    return group(**{name: given[name] for name in names if name in given})
+
+
 def divisors_near(number: int, wanted: int) -> str:
     """Returns the divisors of `number` just below and above `wanted`, for a remedy: ``"4 or 8"``."""
     small = [d for d in range(1, min(int(number**0.5), 100_000) + 1) if number % d == 0]

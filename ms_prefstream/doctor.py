@@ -25,7 +25,7 @@ from ms_prefstream.steps.data import BadRowPolicy, Encoding
 from ms_prefstream.steps.look import first_rows, formats_in, whole_lengths
 from ms_prefstream.steps.summary import encoding_parts
 from ms_prefstream.tasks import Task
-from ms_prefstream.tasks.base import check_room
+from ms_prefstream.tasks.base import check_room, traits
 
 _MOST_ROWS = 2000
 _MOST_LINES = 10
@@ -185,7 +185,9 @@ class _Examined:
         source = source if isinstance(source, Mix) else open_source(source)
         self._ready = only_caches(source)
         self._carry = self._encoding.carried(source)
-        formats = formats_of(source, self._encoding.format, self._encoding.fields, self._carry)
+        formats = formats_of(
+            source, self._encoding.format, self._encoding.fields, self._carry, traits(self._encoding.task).unpairs
+        )
         found = list(first_rows(source, formats, rows))
         self.origins, self.raws, self._records = zip(*found, strict=True) if found else ((), (), ())
         both = sum(isinstance(record, (Pair, TokenPair)) for record in self._records)

@@ -35,6 +35,9 @@ class Reason(str, enum.Enum):
     NO_RESPONSE_TOKENS = "no_response_tokens"
     IDENTICAL_AFTER_TRUNCATION = "identical_after_truncation"
     TOO_LONG = "too_long"
+    # Left out by a length index that was built with `dedup` or `exclude`.
+    DUPLICATE = "duplicate"
+    CONTAMINATED = "contaminated"
 
     @property
     def malformed(self) -> bool:
@@ -53,6 +56,8 @@ _UNUSABLE = frozenset(
         Reason.NO_RESPONSE_TOKENS,
         Reason.IDENTICAL_AFTER_TRUNCATION,
         Reason.TOO_LONG,
+        Reason.DUPLICATE,
+        Reason.CONTAMINATED,
     }
 )
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ms_prefstream.checks import checked_call
+from ms_prefstream.checks import checked_call, group_of
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.plan import Ranks
 from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
+from ms_prefstream.steps.summary import data_lines
 from ms_prefstream.tasks import Task
+
+_log = logging.getLogger("ms_prefstream")
 
 
 @checked_call
@@ -20,6 +24,9 @@ def build_index(
     *,
     task: Task,
     tokenizer: Any = ...,
+    dedup: str | None = None,
+    exclude: Any = (),
+    order_by: str | None = None,
     format: Any = "auto",
     fields: Mapping[str, str] | None = None,
     template: str | None = "auto",
@@ -39,12 +46,22 @@ def build_index(
     """Measures every row of a source in one pass and writes its length index.
 
     Streams with the same settings use an index that lies beside the file; others name it: ``index="train.mprefidx"``.
+    `dedup` and `exclude` are no settings of streams: they take whatever index was built last.
     Restart an interrupted pass and it resumes.
 
     Args:
         source: What `ms_prefstream.stream` takes; random access is needed.
         path: Where to write it, for a mix a folder; None puts it beside the source if that is a single file, for a mix
             beside each part.
+        dedup: Leaves out usable rows that equal an earlier one, counted as ``duplicate``. ``row``: every field of the
+            raw row, exactly. ``pair``: prompt and both responses; ``prompt``: the prompt. These two are compared in
+            Unicode's NFKC form, without case, with one blank for each run of white space. Several pairs that a format
+            makes of one row share their row and prompt, and count as one there. In a mix the first of all parts stays.
+        exclude: Other data, such as an evaluation set: what `ms_prefstream.stream` takes as a source, or a mix of parts
+            with formats of their own. Rows with one of their prompts are left out, counted as ``contaminated``.
+            Prompts are compared as `ms_prefstream.split` does, without system messages.
+        order_by: What streams will order rows by: ``margin`` or ``field:NAME``; the index holds it. ``length`` needs
+            nothing more.
         task: `DPO`, `Reward` or `RLHF`.
         tokenizer: As for `ms_prefstream.stream`, like all that follows up to `workers`.
         format: A preset's name, a preset, or a function row -> row.
@@ -67,27 +84,14 @@ def build_index(
         PrefStreamError: An option cannot be used, there is no place for the index, or the source can only be read from
             the front; with ``on_bad_row="raise"`` also the first malformed row.
     """
-    encoding = Encoding(
-        task=task,
-        tokenizer=tokenizer,
-        format=format,
-        fields=fields,
-        template=template,
-        template_variables=template_variables,
-        pad_token_id=0,  # nothing is padded
-        vocab_size=vocab_size,
-        boundary=boundary,
-        special_tokens_in_content=special_tokens_in_content,
-        content_lost=content_lost,
-        continue_final_message=continue_final_message,
-        train_empty_think=train_empty_think,
-        carry=carry,
-        backend=backend,
-    )
-    policy = BadRowPolicy(on_bad_row=on_bad_row)
-    data = StreamData(source, encoding, policy, Ranks.given(1, 0, None), workers=workers, verbose=verbose)
+    given = locals() | {"pad_token_id": 0}  # nothing is padded
+    encoding, policy = group_of(Encoding, given), group_of(BadRowPolicy, given)
+    ranks = Ranks.given(1, 0, None)
+    data = StreamData(source, encoding, policy, ranks, workers=workers, verbose=verbose, order_by=order_by)
+    if verbose:
+        _log.info("%s", "\n".join(data_lines(data)))
     try:
-        return data.build_index(path, verbose)
+        return data.build_index(path, verbose, dedup, exclude)
     finally:
         if data.pool is not None:
             data.pool.close()

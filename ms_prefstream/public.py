@@ -23,13 +23,15 @@ from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sources.follow import follow
 from ms_prefstream.sources.mix import Part, mix
 from ms_prefstream.sources.read import read
+from ms_prefstream.split import split
 from ms_prefstream.stats.result import Stats
 from ms_prefstream.stats.run import stats  # the function, as with `encode`
 from ms_prefstream.stream import Stream, stream
-from ms_prefstream.tasks import DPO, RLHF, Reward
+from ms_prefstream.tasks import DPO, KTO, RLHF, ProcessReward, Prompts, Reward
 
 __all__ = [
     "DPO",
+    "KTO",
     "RLHF",
     "Bucket",
     "CacheError",
@@ -41,6 +43,8 @@ __all__ = [
     "Part",
     "PartReport",
     "PrefStreamError",
+    "ProcessReward",
+    "Prompts",
     "Reason",
     "Report",
     "Reward",
@@ -61,6 +65,7 @@ __all__ = [
     "load_state",
     "mix",
     "read",
+    "split",
     "stats",
     "stream",
     "write_cache",

@@ -25,6 +25,9 @@ class Note(enum.IntFlag):
     CONTENT_LOST = 16
     EMPTY_THINK = 32
     MARKERS = 64
+    SEPARATOR_TRIMMED = 128
+    DESIRABLE = 256
+    UNDESIRABLE = 512
 
 
 class Loaded(NamedTuple):
@@ -81,13 +84,15 @@ class Sample(NamedTuple):
         sequences: (chosen, rejected) for pairs; (prompt + response,) for RLHF.
         prompt: (p,) int32, the ids a rollout starts from; RLHF only.
         columns: Further values by name, see `Block.columns`.
-        ref_logps: (chosen, rejected) log-probabilities of a reference model, summed over the loss mask, or None.
+        ref_logps: Log-probabilities of each sequence by a reference model, summed over the loss mask, or None.
+        scores: A value of each span of the only sequence, or None.
     """
 
     sequences: tuple[Sequence, ...]
     prompt: Ids | None = None
     columns: Mapping[str, Any] = _NO_COLUMNS
-    ref_logps: tuple[float, float] | None = None
+    ref_logps: tuple[float, ...] | None = None
+    scores: tuple[float, ...] | None = None
 
     @property
     def margin(self) -> float | None:
@@ -131,9 +136,10 @@ class Block(Many[Loaded]):
         errors: Row -> why there is no sample (without origin).
         unread: Row -> fields that nothing read.
         prompts: (n, 2) int64, begin and length of the prompt that a rollout starts from; None without any.
-        ref_logps: (n, 2) float32, see `Sample`; None without any.
+        ref_logps: (n, S) float32, see `Sample`; None without any.
         columns: Further values of the rows by name, such as ``margin``: (n,) numbers, or strings as objects. A row
             without a value has NaN, 0 or "".
+        scores: Row -> a value of each span of its only sequence, see `Sample`.
     """
 
     ids: Ids
@@ -148,6 +154,7 @@ class Block(Many[Loaded]):
     prompts: NDArray[np.int64] | None = None
     ref_logps: NDArray[np.float32] | None = None
     columns: dict[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
+    scores: dict[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def empty(cls, rows: int, sides: int) -> Block:
@@ -189,9 +196,11 @@ class Block(Many[Loaded]):
                 prompts.append((row, sample.prompt))
             for name, value in sample.columns.items():
                 values.setdefault(name, {})[row] = value
+            if sample.scores is not None:
+                self.scores[row] = sample.scores
             if sample.ref_logps is not None:
                 if self.ref_logps is None:
-                    self.ref_logps = np.full((len(self), 2), np.nan, np.float32)
+                    self.ref_logps = np.full((len(self), len(sample.ref_logps)), np.nan, np.float32)
                 self.ref_logps[row] = sample.ref_logps
         self.replace(sequences)
         for name, given in values.items():
@@ -233,6 +242,7 @@ class Block(Many[Loaded]):
         self.errors.setdefault(row, error)
         for side in range(self.sides if self.more else 0):
             self.more.pop((row, side), None)
+        self.scores.pop(row, None)
         self.lengths[row], self.spans[row], self.lost[row] = 0, 0, 0
 
     def __len__(self) -> int:
@@ -266,7 +276,7 @@ class Block(Many[Loaded]):
     def take(self, rows: NDArray[np.int64] | Many[int]) -> Block:
         """Returns some rows, in this order; `ids` is shared."""
         rows = np.asarray(rows, np.int64)
-        places = list(enumerate(rows.tolist())) if self.more or self.errors or self.unread else []
+        places = list(enumerate(rows.tolist())) if self.more or self.errors or self.unread or self.scores else []
         both = [(to, at, side) for to, at in places for side in range(self.sides)] if self.more else []
         more = {(to, side): self.more[at, side] for to, at, side in both if (at, side) in self.more}
         return Block(
@@ -282,6 +292,7 @@ class Block(Many[Loaded]):
             prompts=None if self.prompts is None else self.prompts[rows],
             ref_logps=None if self.ref_logps is None else self.ref_logps[rows],
             columns={name: values[rows] for name, values in self.columns.items()},
+            scores={to: self.scores[at] for to, at in places if at in self.scores},
         )
 
     def compact(self) -> None:
@@ -317,10 +328,11 @@ class Block(Many[Loaded]):
                 joined.prompts[first:last] = block.prompts + np.array([end, 0])
             if block.ref_logps is not None:
                 if joined.ref_logps is None:
-                    joined.ref_logps = np.full((len(joined), 2), np.nan, np.float32)
+                    joined.ref_logps = np.full((len(joined), block.ref_logps.shape[1]), np.nan, np.float32)
                 joined.ref_logps[first:last] = block.ref_logps
             joined.more |= {(first + row, side): spans for (row, side), spans in block.more.items()}
             joined.errors |= {first + row: error for row, error in block.errors.items()}
+            joined.scores |= {first + row: scores for row, scores in block.scores.items()}
             joined.unread |= {first + row: fields for row, fields in block.unread.items()}
             end += 0 if is_shared else len(block.ids)
         joined.ids = blocks[0].ids if is_shared else np.concatenate([joined.ids, *[block.ids for block in blocks]])
@@ -362,7 +374,7 @@ class Block(Many[Loaded]):
             prompt = self.ids[begin : begin + length]
         ref_logps: Any = None if self.ref_logps is None else tuple(self.ref_logps[row].tolist())
         given = {name: value for name, value in columns.items() if value == value}  # NaN stands for none
-        sample = Sample(sequences, prompt, given, ref_logps)
+        sample = Sample(sequences, prompt, given, ref_logps, self.scores.get(row))
         return Loaded(sample, None, notes, unread)
 
     def __iter__(self) -> Iterator[Loaded]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ms_prefstream.batch import BatchingRule
-from ms_prefstream.checks import NoDataset, check_made, checked_call, whole_number
+from ms_prefstream.checks import NoDataset, check_made, checked_call, group_of, whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.mindspore.dataset import to_dataset
@@ -25,6 +25,7 @@ from ms_prefstream.steps.summary import summary, warning_lines
 from ms_prefstream.tasks import Task
 
 _log = logging.getLogger("ms_prefstream")
+Path: TypeAlias = str | os.PathLike[str]
 
 if TYPE_CHECKING:
     from mindspore.dataset import GeneratorDataset
@@ -53,15 +54,17 @@ def stream(
     train_empty_think: bool = False,
     backend: str = "auto",
     on_bad_row: str = "raise",
-    quarantine: str | os.PathLike[str] | None = None,
+    quarantine: Path | None = None,
     num_shards: int | None = None,
     shard_id: int | None = None,
     logical_shards: int | None = None,
     window: int = 64,
     drop_remainder: Literal["mask"] | bool = True,
     longest_first: bool = False,
+    order_by: str | None = None,
+    order_noise: float = 0.0,
     steps_per_epoch: int | None = None,
-    index: str | os.PathLike[str] | None = "auto",
+    index: Path | None = "auto",
     workers: int = 0,
     verbose: bool = True,
 ) -> Stream:
@@ -114,6 +117,9 @@ def stream(
             (False). ``"mask"`` adds the column `row_mask`, (B,): 0 for repeats and stand-ins, so that each row counts
             once.
         longest_first: Whether step 0 holds the longest rows of its window.
+        order_by: Epochs in the order of ``margin``, ``length`` or ``field:NAME`` (``-margin``: descending) instead of
+            shuffled, and windows not sorted by length. Needs a length index that was built with it.
+        order_noise: The share of the rows by which a row may move, to another place in each epoch.
         steps_per_epoch: For one-pass sources: the steps of an epoch, instead of counting the rows once. For `Pack`
             without a length index: the steps into which the rows are packed, required.
         index: ``auto`` uses the length index beside a file if there is one for these settings (`build_index` writes
@@ -125,29 +131,12 @@ def stream(
     Raises:
         PrefStreamError: Anything a user can cause, as one sentence.
     """
+    given = locals()
     check_made("batching", batching, "batch_size", "mps.Bucket(batch_size=8)")
-    encoding = Encoding(
-        task=task,
-        tokenizer=tokenizer,
-        format=format,
-        fields=fields,
-        carry=carry,
-        template=template,
-        template_variables=template_variables,
-        pad_token_id=pad_token_id,
-        vocab_size=vocab_size,
-        boundary=boundary,
-        special_tokens_in_content=special_tokens_in_content,
-        content_lost=content_lost,
-        continue_final_message=continue_final_message,
-        train_empty_think=train_empty_think,
-        backend=backend,
-    )
-    policy = BadRowPolicy(on_bad_row=on_bad_row, quarantine=quarantine)
-    order = Order(shuffle=shuffle, seed=seed, window=window, drop_remainder=drop_remainder, longest_first=longest_first)
+    encoding, policy, order = group_of(Encoding, given), group_of(BadRowPolicy, given), group_of(Order, given)
     batching.layout(task)  # refuses what this rule cannot batch before anything is loaded
     ranks = Ranks.given(*known_ranks(num_shards, shard_id), logical_shards)
-    data = StreamData(source, encoding, policy, ranks, workers=workers, index=index, verbose=verbose)
+    data = StreamData(source, encoding, policy, ranks, order_by, workers=workers, index=index, verbose=verbose)
     return Stream(data, batching, order, ranks, steps_per_epoch)
 
 
@@ -166,12 +155,7 @@ class Stream(NoDataset):
     """
 
     def __init__(
-        self,
-        data: StreamData,
-        batching: BatchingRule,
-        order: Order,
-        ranks: Ranks,
-        steps_per_epoch: int | None = None,
+        self, data: StreamData, batching: BatchingRule, order: Order, ranks: Ranks, steps_per_epoch: int | None = None
     ) -> None:
         self.data, self.batching, self.pad_token_id = data, batching, data.pad_token_id
         self.task, self.tokenizer, self.report = data.task, data.recipe.tokenizer, data.report
@@ -191,7 +175,8 @@ class Stream(NoDataset):
     def shapes(self) -> list[tuple[int, int]]:
         """Every (rows, columns) that the token arrays of a batch can have; a closed set."""
         rows_at = self._steps.plan.options.rows_at
-        return [(self.layout.sides * rows_at(width) // self.world, width) for width in self._opener.widths]
+        rows = self.layout.sides * self.layout.repeat
+        return [(rows * rows_at(width) // self.world, width) for width in self._opener.widths]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -272,7 +257,9 @@ class Stream(NoDataset):
         self._begins = step
         self.data.resume_quarantine()
 
-    def build_index(self, path: str | os.PathLike[str] | None = None, *, progress: bool = False) -> LengthIndex:
+    def build_index(
+        self, path: Path | None = None, dedup: str | None = None, exclude: Any = (), *, progress: bool = False
+    ) -> LengthIndex:
         """Measure every row in one pass and write the length index, which this stream then uses.
 
         With it plans are exact and global: rows that would be dropped are left out beforehand, every rank pads to the
@@ -284,6 +271,8 @@ class Stream(NoDataset):
         Args:
             path: Where to write it, for a mix a folder; None puts it beside the source if that is a single file, for a
                 mix beside each part.
+            dedup: Leaves out duplicates, see `ms_prefstream.build_index`: ``row``, ``pair``, ``prompt`` or None.
+            exclude: Other data whose prompts no row may have, see there.
             progress: Whether to show rows a second and the time left, on standard error.
 
         Raises:
@@ -296,7 +285,7 @@ class Stream(NoDataset):
                 "the stream was resumed, and an index would give its remaining steps other rows. Build the index "
                 "before a run begins, or begin a new one."
             )
-        index = self.data.build_index(path, progress)
+        index = self.data.build_index(path, progress, dedup, exclude)
         self._opener = step_opener(self.data, self.batching, self._opener.order, self._opener.ranks)
         self._steps = self._opener.open()
         return index

@@ -44,6 +44,7 @@ def loaded(draw: st.DrawFn, sides: int, has_prompts: bool, has_ref_logps: bool, 
         draw(sequences()).ids if has_prompts else None,
         draw(columns) | (draw(st.fixed_dictionaries(CARRIED)) if has_columns else {}),
         (draw(log_probabilities), draw(log_probabilities)) if has_ref_logps else None,
+        draw(st.none() | st.lists(log_probabilities, max_size=3).map(tuple)),
     )
     return Loaded(sample, None, draw(notes), draw(unread))
 
@@ -193,7 +194,7 @@ def test_ids_of_another_type_are_refused() -> None:
 
 def test_the_fields_of_a_sample_are_all_in_a_block() -> None:
     # A field that is added to one of these must be added to blocks too.
-    assert Sample._fields == ("sequences", "prompt", "columns", "ref_logps")
+    assert Sample._fields == ("sequences", "prompt", "columns", "ref_logps", "scores")
     assert Sequence._fields == ("ids", "spans", "truncated", "question_cut")
     assert Loaded._fields == ("sample", "error", "notes", "unread")
 

@@ -35,6 +35,13 @@ def test_good_data() -> None:
         found.rows = 3
 
 
+def test_carried_fields() -> None:
+    rows = [{**row, "answer": f"answer {number}"} for number, row in enumerate(pairs(30))]
+    assert "'answer'" in str(doctor(rows))
+    assert "'answer'" not in str(doctor(rows, carry=["answer"]))
+    assert "30 of 30 rows: missing_field" in str(doctor(rows, carry=["reward"]))
+
+
 def test_at_most_so_many_rows(tmp_path: pathlib.Path) -> None:
     path = json_lines(tmp_path / "rows.jsonl", pairs(2500))
     assert doctor(path).rows == 2000

@@ -33,7 +33,7 @@ ORDER = (
     "cache",
     "mindspore",
     "stream",
-    "inspection indexing doctor stats",
+    "inspection indexing doctor split stats",
     "html",
     "public",
     "__init__",

@@ -14,11 +14,12 @@ from ms_prefstream.batch import BATCHING_RULES
 from ms_prefstream.errors import OptionError
 from ms_prefstream.formats.fields import nearest
 from ms_prefstream.sources.mix import Part, mix
+from ms_prefstream.split import side_of
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import TASKS
 
 TASK_TYPES: dict[str, Callable[..., Any]] = {task.__name__: task for task in TASKS.values()}
-_KEYS = ("dataset_dir", *inspect.signature(stream).parameters)
+_KEYS = ("dataset_dir", "split", *inspect.signature(stream).parameters)
 _NO_OBJECT = (str, int, float, list)  # what YAML has besides sections
 _SECTION = "data_loader"  # in messages
 _EXAMPLES = {"task": "{type: DPO, max_length: 1024}", "batching": "{type: Bucket, multiple_of: 64}"}
@@ -37,7 +38,8 @@ def stream_from(
 
     Objects are sections with a `type`: ``task: {type: DPO, max_length: 1024}``, ``batching: {type: Bucket, multiple_of:
     64}``, ``format: {type: cvalues, types: [...]}``; a mix is ``source: {mix: [{source: ..., weight: 0.7}, ...]}``.
-    ``dataset_dir``, MindFormers' name for it, is another name of ``source``. Values that are objects already are taken
+    ``dataset_dir``, MindFormers' name for it, is another name of ``source``; ``split: test:0.02`` takes one side of it
+    (`ms_prefstream.split`). Values that are objects already are taken
     as they are.
 
     Args:
@@ -62,7 +64,7 @@ def stream_from(
                 "the shards follow the parallel mode."
             )
         given.setdefault(name, value)
-    source = source_from(given.pop("source", None), given.pop("dataset_dir", None))
+    source, side = source_from(given.pop("source", None), given.pop("dataset_dir", None)), given.pop("split", None)
     check_sections(given, ("task", "batching"), f"{_SECTION}.")
     if "tokenizer" not in given:
         raise OptionError(
@@ -72,6 +74,8 @@ def stream_from(
     given["task"] = _made(given["task"], TASK_TYPES, f"{_SECTION}.task")
     given["batching"] = _batching(given["batching"], batch_size)
     given["format"] = format_from(given.get("format", "auto"), f"{_SECTION}.format")
+    if side is not None:
+        source = side_of(source, side, given["format"], given.get("fields"))
     return stream(source, **given)
 
 

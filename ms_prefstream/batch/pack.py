@@ -11,7 +11,7 @@ from ms_prefstream.batch.layouts.packed import PackedLayout
 from ms_prefstream.batch.rule import StepFactory
 from ms_prefstream.checks import checked_call, whole_number
 from ms_prefstream.errors import OptionError
-from ms_prefstream.tasks.base import Task, columns_of
+from ms_prefstream.tasks.base import Task, columns_of, traits
 
 
 @checked_call
@@ -47,12 +47,13 @@ class Pack:
         Raises:
             OptionError: The task's layout has no place in packs, or a sample may not fit; says what to do.
         """
-        if task.layout in _REFUSED:
-            raise OptionError(_REFUSED[task.layout])
+        facts = traits(task)
+        if facts.no_packs is not None:
+            raise OptionError(f"Pack: {facts.no_packs}")
         sequences = 2 if task.pairs else 1
         longest = sequences * task.length
         if longest > self.tokens:
-            option = "max_length" if task.pairs else "seq_length"
+            option = facts.length_option
             takes = f"so a pair may take {longest}" if task.pairs else "which one sample may take"
             raise OptionError(
                 f"Pack: tokens is {self.tokens}, but the task's {option} is {task.length}, {takes}. Give "
@@ -74,7 +75,7 @@ class Pack:
         return PackedLayout(
             tokens=self.tokens,
             max_segments=self.max_segments,
-            scores=task.layout == "reward_token",
+            scores=traits(task).scores,
             own=columns_of(task),
         )
 
@@ -89,16 +90,3 @@ class Pack:
     def steps(self, factory: StepFactory, widths: tuple[int, ...]) -> Any:
         """See `BatchingRule`."""
         return factory.by_packs(self.batch_size, self.tokens, self.samples_per_row(factory.task))
-
-
-_REFUSED = {
-    "concat": (
-        "Pack: layout='concat' puts chosen rows before rejected rows, but packs have a layout of their own, with both "
-        "sides of a pair in one row. Leave layout out."
-    ),
-    "mindformers": (
-        "Pack: the reward layout 'mindformers' scores one sequence a row at end_ind, which its reader compares between "
-        "the two halves of a batch, so its rows cannot be shared. Pass Reward(..., layout='reward_token'), or use Pad "
-        "or Bucket."
-    ),
-}

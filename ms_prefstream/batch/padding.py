@@ -48,7 +48,7 @@ class Pad:
 
     def layout(self, task: Task, with_ref_logps: bool = False) -> Layout:
         """See `BatchingRule`."""
-        return padded_layout(task, with_ref_logps)
+        return padded_layout(task, with_ref_logps, self.batch_size)
 
     def widths(self, max_length: int, lengths: NDArray[Any] | None = None) -> tuple[int, ...]:
         """See `BatchingRule`: a single width.
@@ -147,7 +147,7 @@ class Bucket:
 
     def layout(self, task: Task, with_ref_logps: bool = False) -> Layout:
         """See `BatchingRule`."""
-        return padded_layout(task, with_ref_logps)
+        return padded_layout(task, with_ref_logps, self.batch_size)
 
     def widths(self, max_length: int, lengths: NDArray[Any] | None = None) -> tuple[int, ...]:
         """See `BatchingRule`. `extra` is included, and boundaries beyond `max_length` stay in the set.

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ms_prefstream.batch.layouts.base import Layout
 from ms_prefstream.batch.layouts.packed import PackedLayout
 from ms_prefstream.batch.layouts.registry import make_layout
-from ms_prefstream.tasks.base import Task, columns_of
+from ms_prefstream.errors import OptionError
+from ms_prefstream.tasks.base import Task, columns_of, traits
 
 
 class StepFactory(Protocol):
@@ -71,11 +72,23 @@ class BatchingRule(Protocol):
         """Returns the steps, made by one of the methods of `factory`."""
 
 
-def padded_layout(task: Task, with_ref_logps: bool) -> Layout:
-    """Returns the layout of a task whose samples have rows of their own."""
+def padded_layout(task: Task, with_ref_logps: bool, batch_size: int | None) -> Layout:
+    """Returns the layout of a task whose samples have rows of their own.
+
+    Raises:
+        OptionError: A step has too few rows for the task, or None of them.
+    """
+    least = traits(task).least_rows
+    if least > 1 and (batch_size is None or batch_size < least):
+        found = "a budget of tokens" if batch_size is None else f"a batch_size of {batch_size}"
+        raise OptionError(
+            f"{task!r} joins the rows of a step and needs {least} of them on each rank at least, a fixed number; found "
+            f"{found}. Give batch_size={least} or more, or pass kl=False to the task."
+        )
     return make_layout(
         task.layout,
         columns=columns_of(task),
         with_ref_logps=with_ref_logps,
         max_prompt_length=task.prompt_columns,
+        **traits(task).layout_options,
     )

@@ -3,6 +3,7 @@
     ragged             nothing padded; see `ms_prefstream.mindrecord.ragged`
     mindrlhf, DPO      ten columns of its DPODataset (eight without reference log-probabilities), int32[L]
     mindrlhf, RLHF     prompt_ids int64[max_prompt_length], pretrain_ids and loss_mask int64[L]
+    mindrlhf-grpo      RLHF: the same three columns for its GRPO trainer, with the answer alone in pretrain_ids
     mindformers        the seven columns of its RewardModelDataset, int32[L], end_ind int64
 
 All but `ragged` are for existing trainers: every row is padded to one length, with the values of the stream's own
@@ -26,9 +27,10 @@ from ms_prefstream.mindrecord.encoding import PaddedBlock
 from ms_prefstream.mindrecord.ragged import further_column, further_values, ragged_columns, ragged_values
 from ms_prefstream.mindrecord.schema import Column
 from ms_prefstream.sample import Block, Sample
-from ms_prefstream.tasks.base import Task, columns_of
+from ms_prefstream.tasks.base import Task, columns_of, traits
 
-LAYOUTS = ("ragged", "mindrlhf", "mindformers")
+LAYOUTS = ("ragged", "mindrlhf", "mindrlhf-grpo", "mindformers")
+_GRPO = "mindrlhf-grpo"
 ROWS_PER_PART = 8192
 _REF = "_ref_logps"
 _UNIT = 16
@@ -40,12 +42,12 @@ class Job:
     """Options of a cache. The same job gives the same files for any number of workers and interruptions.
 
     Attributes:
-        layout: ``ragged``, ``mindrlhf`` or ``mindformers``.
+        layout: One of `LAYOUTS`.
         task: The task that makes samples.
         width: L, the columns of the arrays of the fixed layouts.
         pad_id: The id that these are padded with.
         rows_per_part: Rows of the source for each file.
-        reference: Whether DPO samples have reference log-probabilities.
+        reference: Whether samples have reference log-probabilities.
         carried: The columns that rows carry: name -> dtype.
 
     Raises:
@@ -71,6 +73,7 @@ class Job:
             )
         fits = {
             "mindrlhf": task.name in ("dpo", "rlhf"),
+            _GRPO: task.name == "rlhf",
             "mindformers": task.layout == "mindformers",
             "ragged": True,
         }
@@ -97,7 +100,8 @@ class Job:
     def _own_columns(self) -> dict[str, Column]:
         task, width = self.task, self.width
         if self.layout == "ragged":
-            return ragged_columns(task.pairs, task.length, task.prompt_columns, columns_of(task))
+            scores, further = traits(task).scores_spans, columns_of(task)
+            return ragged_columns(task.pairs, task.length, task.prompt_columns, further, scores)
         ids = Column(dtype="int32", most=width, shape=(width,))
         if task.name == "dpo":
             number = Column(dtype="float32", most=1, shape=(1,))
@@ -119,7 +123,7 @@ class Job:
             return ragged_values(samples, notes, rows, self.columns)
         columns = {name: further_column(dtype).dtype for name, dtype in self.carried.items()}
         carried = {name: further_values(samples, rows, name, dtype) for name, dtype in columns.items()}
-        return self._fixed_values(samples) | carried
+        return self._fixed_values(_answers(samples, rows) if self.layout == _GRPO else samples) | carried
 
     def _fixed_values(self, samples: Sequence[Sample]) -> dict[str, Any]:
         # All columns after the longest sample are equal, so only the first of them are built.
@@ -146,6 +150,11 @@ class Job:
         return {**self._padded(sides), "position_id": positions, "end_ind": ends}
 
     @property
+    def counts_padding(self) -> bool:
+        """Whether readers of the layout count the ids that are not padding."""
+        return self.layout in (_GRPO, "mindformers")
+
+    @property
     def _batch_layout(self) -> Layout:
         """The layout of the stream's batches that has the values of a fixed layout."""
         if self.task.name == "dpo":
@@ -154,3 +163,25 @@ class Job:
 
     def _padded(self, columns: Mapping[str, NDArray[Any]]) -> dict[str, PaddedBlock]:
         return {name: PaddedBlock(array, self.width) for name, array in columns.items()}
+
+
+def _answers(samples: Sequence[Sample], rows: Sequence[int]) -> list[Sample]:
+    """Returns samples whose sequence is what is under the loss, from its first to its last token.
+
+    mindrlhf's GRPO trainer decodes it without control tokens, and compares the text with that of rollouts.
+
+    Raises:
+        OptionError: A sample has nothing under the loss.
+    """
+    found = []
+    for sample, row in zip(samples, rows, strict=True):
+        (sequence,) = sample.sequences
+        if not sequence.spans:
+            raise OptionError(
+                f"row {row} has no response; layout {_GRPO!r} needs the answer that a reward is computed with. Leave "
+                "such rows out, or name the field of the answer: fields={'response': ...}."
+            )
+        begin, end = sequence.spans[0][0], sequence.spans[-1][1]
+        answer = sequence._replace(ids=sequence.ids[begin:end], spans=((0, end - begin),))
+        found.append(sample._replace(sequences=(answer,)))
+    return found

@@ -119,7 +119,7 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
         for begin in range(0, task.count, step):
             end = min(begin + step, task.count)
             loaded = task.load(loader, begin, end)
-            lengths, keys, verdict, bad = measure(loaded)
+            lengths, keys, verdict, bad, *_ = measure(loaded)
             table["lengths"][begin:end], table["key"][begin:end], table["verdict"][begin:end] = lengths, keys, verdict
             errors += [(task.first + begin + position, error) for position, error in bad]
             rows = (task.first + begin + np.flatnonzero(verdict == GOOD)).tolist()
@@ -127,7 +127,7 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
             noted = [int(one.notes) for one in loaded if one.sample is not None]
             kept = (one for one in loaded if one.sample is not None)
             unread += [(row, one.unread) for row, one in zip(rows, kept, strict=True) if one.unread]
-            if job.layout == "mindformers":
+            if job.counts_padding:
                 for row, sample in zip(rows, samples, strict=True):
                     _check_pad(loader, task, row, sample)
             if rows:

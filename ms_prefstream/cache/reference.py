@@ -26,10 +26,12 @@ from ms_prefstream.mindrecord.manifest import LOGPS, MANIFEST, Manifest, check_c
 from ms_prefstream.progress import Progress
 from ms_prefstream.sample import Batch, Block, Sample
 from ms_prefstream.sources.cached import CachedRows
-from ms_prefstream.tasks.base import Task
+from ms_prefstream.tasks import TASKS
+from ms_prefstream.tasks.base import Task, traits
 
-Reference: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], tuple[Any, Any]]
-"""A batch of the layout `paired` -> log-probabilities of both sides, (B,) each, summed over the loss mask."""
+Reference: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Any]
+"""A batch -> log-probabilities summed over the loss mask: (chosen, rejected), (B,) each, for a batch of the layout
+`paired`; (B,) for one of the layout `kto`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class ReferenceModel:
         batching: Rows of a batch, and the widths they are padded to.
 
     Raises:
-        OptionError: One option without the other, another task than DPO, or another layout than ragged.
+        OptionError: One option without the other, a task without such log-probabilities, or another layout than ragged.
     """
 
     function: Reference | None
@@ -55,17 +57,18 @@ class ReferenceModel:
 
     def __post_init__(self) -> None:
         if not callable(self.function):
+            returns = "(chosen_logps, rejected_logps)" if self.task.pairs else "logps"
             raise OptionError(
-                f"reference is {self.function!r}; expected a function batch -> (chosen_logps, rejected_logps) beside "
-                "reference_id."
+                f"reference is {self.function!r}; expected a function batch -> {returns} beside reference_id."
             )
         if not isinstance(self.reference_id, str) or not self.reference_id:
             raise OptionError(
                 f"reference_id is {self.reference_id!r}; expected a text that names the checkpoint, as "
                 "'qwen2_5-7b step 900'."
             )
-        if self.task.name != "dpo":
-            raise OptionError(f"reference is for the task DPO, not for {type(self.task).__name__}. Leave it out.")
+        if traits(self.task).reference_layout is None:
+            able = " and ".join(made.__name__ for made in TASKS.values() if made.reference_layout is not None)
+            raise OptionError(f"reference is for {able}, not for {type(self.task).__name__}. Leave it out.")
         if self.layout != "ragged":
             raise OptionError(
                 f"reference goes with layout='ragged', not with {self.layout!r}. Write that cache first, then write "
@@ -74,21 +77,24 @@ class ReferenceModel:
             )
 
     def logps(self, batch: Batch, rows: int) -> NDArray[np.float32]:
-        """Returns the log-probabilities of a batch of `rows` rows, (rows, 2) float32.
+        """Returns the log-probabilities of a batch of `rows` rows, (rows, S) float32, one for each of S sequences.
 
         Raises:
             OptionError: The function returned something else.
         """
         assert self.function is not None  # as checked
         found = self.function(batch)
-        if not isinstance(found, tuple) or len(found) != 2:
+        names = ("chosen ", "rejected ") if self.task.pairs else ("",)
+        if not self.task.pairs:
+            found = (found,)
+        elif not isinstance(found, tuple) or len(found) != 2:
             raise OptionError(
                 f"reference returned {type(found).__name__}; expected a tuple (chosen_logps, rejected_logps)."
             )
-        logps = np.empty((rows, 2), np.float32)
+        logps = np.empty((rows, len(names)), np.float32)
         expected = "expected one finite number a row, the sum over its loss mask."
-        for column, (name, side) in enumerate(zip(("chosen", "rejected"), found, strict=True)):
-            returned = f"reference returned {name} log-probabilities"
+        for column, (name, side) in enumerate(zip(names, found, strict=True)):
+            returned = f"reference returned {name}log-probabilities"
             try:
                 values = np.asarray(side.asnumpy() if hasattr(side, "asnumpy") else side, np.float32)
             except (TypeError, ValueError) as error:
@@ -134,11 +140,12 @@ class _ReferencePass:
     def __init__(self, model: ReferenceModel, cache: CachedRows) -> None:
         self._model, self._cache = model, cache
         batching, keys = model.batching, cache.index.keys
+        self._sides = 2 if model.task.pairs else 1
         self._batching = Pad(batching.batch_size) if isinstance(batching, Pack) else batching
         self._widths = self._batching.widths(model.task.length, keys[keys > 0])
         budget = getattr(self._batching, "max_tokens", None)  # as many pairs as it has room for at the largest width
-        self._size = self._batching.batch_size or max(1, (budget or 0) // (2 * self._widths[-1]))
-        self._layout = make_layout("paired")
+        self._size = self._batching.batch_size or max(1, (budget or 0) // (self._sides * self._widths[-1]))
+        self._layout = make_layout(traits(model.task).reference_layout or "")
 
     def run(self, work: str, shown: Progress) -> Manifest:
         """Computes what is missing and adds it to the cache."""
@@ -163,12 +170,12 @@ class _ReferencePass:
             return self._add(np.concatenate(parts), tokens, work)
 
     def _part(self, path: str, part: range, shown: Progress) -> NDArray[np.float32]:
-        """Returns the log-probabilities of some rows, (n, 2) float32, NaN for dropped ones."""
+        """Returns the log-probabilities of some rows, (n, S) float32, NaN for dropped ones."""
         keys = self._cache.index.keys_of(slice(part.start, part.stop))
-        if (known := _read_part(path, keys >= 0)) is not None:
+        if (known := _read_part(path, keys >= 0, self._sides)) is not None:
             shown.advance(len(part))
             return known
-        logps = np.full((len(part), 2), np.nan, np.float32)
+        logps = np.full((len(part), self._sides), np.nan, np.float32)
         good = part.start + np.argsort(keys, kind="stable")[np.count_nonzero(keys < 0) :]
         for begin in range(0, len(good), self._size):
             rows = good[begin : begin + self._size]
@@ -181,7 +188,7 @@ class _ReferencePass:
         return logps
 
     def _logps(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Returns those of one batch, (n, 2) float32. A short batch is filled with its last row."""
+        """Returns those of one batch, (n, S) float32. A short batch is filled with its last row."""
         samples: list[Sample] = [one.sample for one in self._cache.read(rows.tolist())]  # type: ignore[union-attr]
         samples += [samples[-1]] * (self._size - len(samples))
         width = self._batching.width_for(max(sample.length for sample in samples), self._widths)
@@ -231,13 +238,13 @@ def _digest(path: str, data: bytes) -> bytes:
     return hashlib.sha256(f"{os.path.basename(folder)}/{name}".encode() + data).digest()
 
 
-def _read_part(path: str, good: NDArray[np.bool_]) -> NDArray[np.float32] | None:
+def _read_part(path: str, good: NDArray[np.bool_], sides: int) -> NDArray[np.float32] | None:
     """Returns a part that an interrupted pass has finished; None if there is none, or it is damaged.
 
     Raises:
         CacheError: It cannot be read, or is no regular file.
     """
-    shape, expected = (len(good), 2), LOGPS
+    shape, expected = (len(good), sides), LOGPS
     try:
         data = read_file(path, CacheError, "the part of a reference pass", NPY_HEAD + math.prod(shape) * 4 + 32)
     except FileNotFoundError:

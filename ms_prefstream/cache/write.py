@@ -75,15 +75,17 @@ def write_cache(
         stream: Makes the samples. Its order and batching do not matter, except for the length of `Pad`, to which the
             fixed layouts are padded (the task's length otherwise).
         out: The folder.
-        layout: ``ragged``: no padding, read back by `mps.stream(out, …)`. ``mindrlhf`` (DPO, RLHF) and
-            ``mindformers`` (reward): every row padded, as their trainers read them.
+        layout: ``ragged``: no padding, read back by `mps.stream(out, …)`. ``mindrlhf`` (DPO, RLHF),
+            ``mindrlhf-grpo`` (RLHF, the answer alone in pretrain_ids) and ``mindformers`` (reward): every row padded,
+            as their trainers read them.
         overwrite: Whether an existing cache may be replaced, once the new one is complete.
         workers: Processes that tokenise and write; None takes the stream's.
         rows_per_part: Rows of the source for each file.
         progress: Whether to show rows a second and the time left, on standard error.
         reference: For DPO: a function from a batch of the layout `paired` to the log-probabilities of both sides,
-            (B,) each, summed over the loss mask. The cache holds them, and streams of it have the columns
-            `chosen_ref_logps` and `rejected_ref_logps`. They are added to an existing cache of the same samples, and
+            (B,) each, summed over the loss mask; for KTO: from a batch without kl columns to those of its rows. The
+            cache holds them, and streams of it have the columns `chosen_ref_logps` and `rejected_ref_logps`, or
+            `ref_logps`. They are added to an existing cache of the same samples, and
             to the cache that the stream itself reads, without writing it again.
         reference_id: Names the checkpoint of `reference`.
         engine: ``local``: this machine. ``ray``: a Ray cluster whose machines share the file system of `out`.

@@ -22,9 +22,11 @@ from ms_prefstream.inspection import encode
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.sources.mix import Mix
+from ms_prefstream.split import side_of
 from ms_prefstream.steps.summary import data_lines
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import TASKS, Task
+from ms_prefstream.tasks.base import traits
 
 _log = logging.getLogger("ms_prefstream")
 
@@ -41,22 +43,23 @@ _SWITCHES = {"true": True, "false": False}
 
 def make_stream(source: tuple[Any, ...], options: dict[str, Any]) -> Stream:
     """Returns the stream that a command line describes."""
-    given = _given_to(stream, options) | make_encoding(options)
+    given = given_to(stream, options) | make_encoding(options)
     if options["num_shards"] is None and options["shard_id"] is None:
         given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
     given |= {"batching": make_batching(options)}
     given |= {name: _SWITCHES.get(options[name], options[name]) for name in ("shuffle", "drop_remainder")}
     given |= {"index": _or_none(options.get("index") or "auto"), "verbose": options["verbose"]}
-    return stream(one_or_list(source), **given)
+    return stream(source_of(source, options), **given)
 
 
 def make_rows(source: tuple[Any, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
     """Returns the stream of a command line whose rows are not batched; fixed layouts are padded to `length`."""
-    found = one_or_list(source)
+    found = source_of(source, options)
     found = found if isinstance(found, Mix) else open_source(found)
+    encoding = make_encoding(options)
     made = stream(
         found,
-        batching=Pad(1, length=length),
+        batching=Pad(traits(encoding["task"]).least_rows, length=length),
         workers=workers,
         index=None,
         num_shards=1,
@@ -64,7 +67,7 @@ def make_rows(source: tuple[Any, ...], options: dict[str, Any], length: int | No
         steps_per_epoch=None if isinstance(found, (Mix, RandomAccess)) else 1,  # steps are not used
         verbose=False,  # its steps are not used, so that its summary would mislead
         **{name: options[name] for name in ("pad_token_id", "on_bad_row", "quarantine") if name in options},
-        **make_encoding(options),
+        **encoding,
     )
     if options["verbose"]:
         _log.info("%s", "\n".join(data_lines(made.data)))
@@ -75,7 +78,7 @@ def make_rows(source: tuple[Any, ...], options: dict[str, Any], length: int | No
 
 def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `mps.encode` that a command line describes."""
-    return _given_to(encode, options) | {
+    return given_to(encode, options) | {
         "task": _make_task(options),
         "tokenizer": _or_none(options["tokenizer"]),
         "format": _make_format(options),
@@ -83,9 +86,17 @@ def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+def given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     """Returns the options that were given and are arguments of a function, under their own names."""
     return {name: options[name] for name in inspect.signature(function).parameters if options.get(name) is not None}
+
+
+def source_of(source: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Returns the rows of a command line: one path, several, a mix, or the side of them that --split names."""
+    found = one_or_list(source)
+    if options["split"] is None:
+        return found
+    return side_of(found, options["split"], _make_format(options), options["fields"])
 
 
 def one_or_list(source: tuple[Any, ...]) -> Any:
@@ -130,13 +141,13 @@ def make_batching(options: dict[str, Any]) -> Pad | Bucket | Pack:
         options = options | {"batch_size": 8}
     if options["pack"] is not None:
         _refuse(options, ("pad", "length", *_BUCKET), "--pack does not go with {}: packs have one width, TOKENS.")
-        return Pack(**_given_to(Pack, options | {"tokens": options["pack"]}))
+        return Pack(**given_to(Pack, options | {"tokens": options["pack"]}))
     if options["max_segments"] is not None:
         raise OptionError("--max-segments is an option of packs: give --pack TOKENS as well, or leave it out.")
     if options["pad"] or options["length"] is not None:
         _refuse(options, _BUCKET, "{} goes with buckets, and --pad and --length make one length of all rows.")
-        return Pad(**_given_to(Pad, options))
-    return Bucket(**_given_to(Bucket, options))
+        return Pad(**given_to(Pad, options))
+    return Bucket(**given_to(Bucket, options))
 
 
 def _refuse(options: dict[str, Any], names: tuple[str, ...], problem: str) -> None:
@@ -167,7 +178,7 @@ def _without_file(options: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def _make_format(options: dict[str, Any]) -> Any:
-    if not options["cvalues_types"]:
+    if not options.get("cvalues_types"):
         return format_from(options["format_"], "format")
     if options["format_"] not in ("auto", "cvalues"):
         raise OptionError(

@@ -28,11 +28,11 @@ def doctor(source: tuple[str, ...], rows: int, **options: Any) -> None:
 
     The exit code is 1 if something must be mended.
     """
-    from ms_prefstream.cli.building import make_encoding, one_or_list
+    from ms_prefstream.cli.building import make_encoding, source_of
     from ms_prefstream.doctor import doctor as diagnose
 
     given = make_encoding(options) | {"rows": rows, **{name: options[name] for name in ("on_bad_row", "pad_token_id")}}
-    found = diagnose(one_or_list(source), **given)
+    found = diagnose(source_of(source, options), **given)
     for mark, text in found.lines():
         colour = {"✓": "green", "✗": "red"}.get(mark, "yellow")
         click.echo(f"{styled(mark, colour)} {printable(with_flags(text), most=400)}")

@@ -52,7 +52,7 @@ def inspect(
 
     With --step it shows the batch of a step: each row of its arrays to scale.
     """
-    from ms_prefstream.cli.building import make_encoding, make_stream, one_or_list
+    from ms_prefstream.cli.building import make_encoding, make_stream, source_of
     from ms_prefstream.inspection import rows_of, steps
     from ms_prefstream.inspection.terminal import View, console, row_lines, step_lines, write  # imports rich
 
@@ -66,7 +66,8 @@ def inspect(
     if step is None:
         if rank is not None:
             raise OptionError("--rank is the rank whose batch is shown. Give --step as well, or leave it out.")
-        found = rows_of(one_or_list(source), numbers or rows or _ROWS, make_encoding(options), with_tokens=with_tokens)
+        wanted, encoding = numbers or rows or _ROWS, make_encoding(options)
+        found = rows_of(source_of(source, options), wanted, encoding, with_tokens=with_tokens)
         for row in found:
             write(out, row_lines(row, view))
         return
@@ -83,11 +84,11 @@ def inspect(
 def _report(
     path: str, source: tuple[Any, ...], rows: int | tuple[int, ...], with_tokens: bool, options: dict[str, Any]
 ) -> None:
-    from ms_prefstream.cli.building import make_encoding, one_or_list
+    from ms_prefstream.cli.building import make_encoding, source_of
     from ms_prefstream.html.build import inspect_report  # imports jinja2's environment and the template
     from ms_prefstream.progress import progress_on
 
     encoding = make_encoding(options)
     progress = progress_on(label="report")
-    found = inspect_report(path, one_or_list(source), rows, encoding, with_tokens=with_tokens, progress=progress)
+    found = inspect_report(path, source_of(source, options), rows, encoding, with_tokens=with_tokens, progress=progress)
     show(f"{found.rows:,} rows; written to {path}")

@@ -19,11 +19,11 @@ from ms_prefstream.errors import OptionError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-TASKS = ("dpo", "reward", "rlhf")
+TASKS = ("dpo", "reward", "rlhf", "kto", "process-reward", "prompts")
 TASK_LAYOUTS = ("paired", "concat", "mindformers", "reward_token")
 TRUNCATIONS = ("prompt_left", "response_right", "drop", "right")
 BACKENDS = ("auto", "fastokens", "tiktoken", "tokenizers", "sentencepiece")
-FILE_LAYOUTS = ("ragged", "mindrlhf", "mindformers")
+FILE_LAYOUTS = ("ragged", "mindrlhf", "mindrlhf-grpo", "mindformers")
 
 CONFIG = "ms_prefstream.config"
 """Key of the file of --config in `click.Context.meta`."""
@@ -85,6 +85,7 @@ _old_layout_option = click.option("--layout", "old_layout", hidden=True, expose_
 FORMAT = (
     cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows."),
     cloup.option("--fields", type=JsonObject(), help='Standard name -> the row\'s field: {"prompt": "question"}.'),
+    cloup.option("--split", metavar="SIDE:SHARE", help="A side of SOURCE by a hash of prompts: test:0.02, train:0.98."),
 )
 
 TEMPLATE = (
@@ -100,7 +101,7 @@ TEMPLATE = (
 
 _TASK = (
     cloup.option("--task", type=click.Choice(TASKS), required=True, help="What rows become."),
-    cloup.option("--max-length", type=int, help="Tokens of one side (dpo, reward)."),
+    cloup.option("--max-length", type=int, help="Tokens of one side, row or prompt (all but rlhf)."),
     cloup.option("--max-prompt-length", type=int, help="Tokens of the prompt; columns of prompt_ids (rlhf)."),
     cloup.option("--seq-length", type=int, help="Columns of prompt + response (rlhf)."),
     cloup.option(
@@ -117,6 +118,12 @@ _TASK = (
     cloup.option("--labels", type=click.Choice(("unshifted", "shifted")), help="Labels of dpo.  [default: unshifted]"),
     cloup.option("--reward-token", help="Text or id of the reward token."),
     cloup.option("--margin", is_flag=True, default=None, help="Add the margin column (dpo, reward)."),
+    cloup.option("--kl/--no-kl", default=None, help="Add the columns kl_* (kto).  [default: kl]"),
+    cloup.option("--step-separator", help="Text after each step (process-reward).  [default: a newline]"),
+    cloup.option("--last-step-only", is_flag=True, default=None, help="Label the last step alone (process-reward)."),
+    cloup.option("--values", is_flag=True, default=None, help="Labels of steps are numbers (process-reward)."),
+    cloup.option("--padding-side", type=click.Choice(("right", "left")), help="Of prompts.  [default: right]"),
+    cloup.option("--repeat", type=int, help="Adjacent rows of each of the prompts.  [default: 1]"),
     cloup.option("--eos/--no-eos", "append_eos", default=None, help="Without a template: end token after responses."),
 )
 
@@ -185,6 +192,10 @@ _BATCHES = (
     cloup.option("--max-segments", type=int, help="Columns of actual_seq_len in packs.  [default: 128]"),
 )
 
+ORDER_BY = cloup.option(
+    "--order-by", metavar="KEY", help="Order rows by margin, length or field:NAME; -KEY descending."
+)
+
 _ORDER = (
     cloup.option("--shuffle", type=click.Choice(("true", "false", "window")), default="true", show_default=True),
     cloup.option("--no-shuffle", "shuffle", flag_value="false", help="The same as --shuffle false: source order."),
@@ -199,6 +210,8 @@ _ORDER = (
     ),
     cloup.option("--no-drop-remainder", "drop_remainder", flag_value="false", help="The same as false: repeat a few."),
     cloup.option("--longest-first", is_flag=True, help="Step 0 holds the longest rows of its window."),
+    ORDER_BY,
+    cloup.option("--order-noise", type=float, help="With --order-by: share of the rows by which a row may move."),
     cloup.option("--steps-per-epoch", type=int, help="Steps of packs, or of a source read from the front."),
     cloup.option("--num-shards", type=int, help="Ranks that share the data, with --shard-id."),
     cloup.option("--shard-id", type=int, help="This rank, from 0."),

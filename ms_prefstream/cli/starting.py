@@ -16,6 +16,7 @@ from ms_prefstream.sources import open_source
 from ms_prefstream.steps.data import Encoding
 from ms_prefstream.steps.look import first_rows, whole_lengths
 from ms_prefstream.tasks import DPO, RLHF, Reward, Task
+from ms_prefstream.tasks.base import traits
 
 _MEASURED = 2000  # rows
 _FIT = 0.99  # share of these that is not cut
@@ -53,7 +54,7 @@ def files_for(
     recipe = Encoding(task=_TASKS[task], tokenizer=tokenizer, format=format_).recipe(ready=False)
     assert recipe.tokenizer is not None  # a path or a name
     opened = open_source(named)
-    lengths = _lengths(recipe, opened, formats_of(opened, format_, None))
+    lengths = _lengths(recipe, opened, formats_of(opened, format_, unpairs=traits(recipe.task).unpairs))
     length = max_length or _fitting(lengths["seq_length" if task == "rlhf" else "max_length"])
     values = {
         "task": task,

@@ -60,14 +60,15 @@ def stats(source: tuple[Any, ...], as_json: bool, html: str | None, samples: int
 
     "-" reads standard input.
     """
-    from ms_prefstream.cli.building import one_or_list
+    from ms_prefstream.cli.building import one_or_list, source_of
     from ms_prefstream.progress import progress_on
     from ms_prefstream.sources import open_source
     from ms_prefstream.stats.run import LIMITS
     from ms_prefstream.stats.run import stats as count
 
     template, tokenizer = options["template"], options["tokenizer"]
-    again = None if "-" in source else one_or_list(source)  # standard input is consumed
+    rows = source_of(source, options)
+    again = None if "-" in source else rows  # standard input is consumed
     if html is not None:
         from ms_prefstream.html.page import check_report
 
@@ -81,7 +82,7 @@ def stats(source: tuple[Any, ...], as_json: bool, html: str | None, samples: int
         "template_variables": options["template_variables"],
     }
     found = count(
-        one_or_list(source),
+        rows,
         **encoding,
         against=one_or_list(options["against"]) if options["against"] else None,
         limits=options["limits"] or LIMITS,

@@ -91,13 +91,14 @@ def with_flags(text: str, command: click.Command | None = None) -> str:
         name, value = found["name"], found["value"].strip("\"'")
         if name not in flags:
             return found[0]
-        named = [one for one in options[name] if value in getattr(one.type, "choices", [value])]
+        plain = {"None": "none", "True": "true", "False": "false"}.get(value, value)
+        of_value = [one for one in options[name] if not isinstance(one.flag_value, str)]  # no --no-shuffle
+        named = [one for one in of_value if {value, plain} & set(getattr(one.type, "choices", [value]))]
         option = (named or options[name])[0]
         if option.is_flag and value in ("True", "False"):
             off = option.secondary_opts
             return _flag(option) if value == "True" else off[0] if off else f"no {_flag(option)}"
-        value = {"None": "none", "True": "true", "False": "false"}.get(value, value)
-        return f"{_flag(option)} '{value}'" if value.startswith("{") else f"{_flag(option)} {value}"
+        return f"{_flag(option)} '{plain}'" if plain.startswith("{") else f"{_flag(option)} {plain}"
 
     text = re.sub(rf"(?:task|batching)=(?={_MADE.pattern})", "", text)
     text = re.sub(rf"(?<![\w.-])(?P<name>[a-z_]+)={_VALUE}", with_value, _MADE.sub(made, text))

@@ -36,6 +36,7 @@ class EncodedCutMap(CutMap):
             else:
                 sizes += [len(unit.ids) for unit in self._units[step.first : step.last] if unit.ids is not None]
         self._offsets = np.concatenate([[0], np.cumsum(sizes)])
+        self._response = layout.prompt_messages
         self._find_turns(layout.prompt_messages, layout.roles)
 
     def _find_turns(self, prompt_messages: int, roles: tuple[str, ...]) -> None:
@@ -117,6 +118,31 @@ class EncodedCutMap(CutMap):
             starts = self._starts(index)
             position = first + int(np.flatnonzero(starts[: position - first + 1] >= 0)[-1])
         return max(position, self.prompt)
+
+    def places(self, content: str) -> NDArray[np.int64]:
+        """Returns the token that holds each character of the content of the first response turn, (n,) int64.
+
+        It is -1 for a character that the template leaves out. Of a divided character it is the last token.
+        """
+        found, begin = np.full(len(content), -1, np.int64), 0
+        for index, unit in enumerate(self._units):
+            for at, piece in enumerate(unit.pieces):
+                if piece.owner != self._response or piece.kind is not Kind.BODY or (piece.text and self._contents):
+                    continue  # text that the template adds to the content
+                text = unit.text(self._contents, at, at + 1)
+                begin = content.find(text, begin)
+                if begin < 0:
+                    return found
+                first = len(unit.text(self._contents, 0, at))
+                starts = self._starts(index)
+                tokens = np.flatnonzero(starts >= 0)  # those that begin a character, and the end
+                characters = np.arange(first, first + len(text))
+                after = np.searchsorted(starts[tokens], characters, side="right")
+                is_last = starts[tokens[after]] == characters + 1  # of those that begin in a token: it may be divided
+                holding = np.where(is_last, tokens[after] - 1, tokens[after - 1])
+                found[begin : begin + len(text)] = self._offsets[index] + holding
+                begin += len(text)
+        return found
 
 
 def _add(turn: Turn, unit: int, piece: int, kind: Kind, before: Span, until: Span) -> None:

@@ -106,19 +106,13 @@ class Encodings(Sequence[tuple[Encoded, ...] | RowError]):
     def _drafts_of(self, record: int) -> Drafts | RowError:
         if record in self._drafts:
             return self._drafts[record]
-        sides = self._in_columns[record]
-        return tuple([sides[side] for side in range(len(sides))])
-
-    @functools.cached_property
-    def _in_columns(self) -> dict[int, dict[int, Draft]]:
-        """The conversations of the records in columns, by record and side."""
-        found: dict[int, dict[int, Draft]] = {}
+        sides: dict[int, Draft] = {}
         for (layout, columns, rewritten, notes), tickets in self._columns:
-            places = zip(columns.records.tolist(), columns.sides.tolist(), strict=True)
-            conversations = zip(columns.conversations(), rewritten.tolist(), tickets.tolist(), strict=True)
-            for (row, side), (contents, changed, open_) in zip(places, conversations, strict=True):
-                found.setdefault(row, {})[side] = Draft(LaidOut(layout, contents, changed, notes), open_)
-        return found
+            for at in np.flatnonzero(columns.records == record).tolist():
+                contents = [column[at] for column in columns.contents]
+                laid = LaidOut(layout, contents, bool(rewritten[at]), notes)
+                sides[int(columns.sides[at])] = Draft(laid, tickets[at].tolist())
+        return tuple([sides[side] for side in range(len(sides))])
 
     def block(self) -> tuple[Block, NDArray[np.int64]]:
         """Returns the conversations of all records, two a record, and how many tokens of each are the prompt.

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.formats.record import Record
 from ms_prefstream.sample import Block, Ids, Span
 from ms_prefstream.sample import Sequence as TokenSequence
 
@@ -79,11 +80,13 @@ class Uncut:
         block: Their ids, and the token ranges under the loss.
         prompts: (n, S) int64, how many tokens of each are the prompt; -1 where a row has no such conversation.
         cuts: Returns the cut map of a conversation, given row and side.
+        records: The record of each row.
     """
 
     block: Block
     prompts: NDArray[np.int64]
     cuts: Callable[[int, int], CutMap]
+    records: Sequence[Record] = ()
 
     def sides_of(self, row: int) -> list[int]:
         """Returns which conversations a row has."""
@@ -215,6 +218,13 @@ class CutMap:
     def clean(self, position: int) -> int:
         """Returns the last position up to this one at which the response can be cut without dividing a character."""
         return position
+
+    def places(self, content: str) -> NDArray[np.int64]:
+        """Returns the token that holds each character of the content of the first response turn, (n,) int64.
+
+        It is -1 for a character that the template leaves out.
+        """
+        raise NotImplementedError("a row that came as ids has no text")
 
     def floor(self) -> Cut:
         """Returns the prompt without any text: BOS, system message and generation header.

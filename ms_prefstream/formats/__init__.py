@@ -19,10 +19,11 @@ from ms_prefstream.formats.presets.safe_rlhf import safe_rlhf
 from ms_prefstream.formats.presets.sharegpt import sharegpt
 from ms_prefstream.formats.presets.shp import shp
 from ms_prefstream.formats.presets.stack_exchange import stack_exchange
+from ms_prefstream.formats.presets.stepwise import stepwise
 from ms_prefstream.formats.presets.swift import swift
 from ms_prefstream.formats.presets.tokenized import tokenized
 from ms_prefstream.formats.presets.ultrafeedback import orpo_mix, ultrafeedback
-from ms_prefstream.formats.record import Completion, Message, Pair, Ranked, TokenCompletion, TokenPair
+from ms_prefstream.formats.record import Completion, Message, Pair, Ranked, Stepwise, TokenCompletion, TokenPair
 from ms_prefstream.formats.registry import PRESETS, auto, resolve_format
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "OneRecord",
     "Pair",
     "Ranked",
+    "Stepwise",
     "TokenCompletion",
     "TokenPair",
     "alpaca",
@@ -53,6 +55,7 @@ __all__ = [
     "sharegpt",
     "shp",
     "stack_exchange",
+    "stepwise",
     "strings",
     "swift",
     "tokenized",

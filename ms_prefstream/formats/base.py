@@ -11,7 +11,7 @@ import numpy as np
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.fields import margin_of, short, text, wrong_type
 from ms_prefstream.formats.messages import lead_with_system, tools_of
-from ms_prefstream.formats.record import Completion, Message, Messages, Pair, Record
+from ms_prefstream.formats.record import Completion, Message, Messages, Pair, Record, TokenCompletion
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -127,12 +127,12 @@ def _with_general_fields(row: Row, record: Record, keep_empty_system: bool = Fal
     `system` leads the prompt; `tools` and the variables in `chat_template_kwargs` go to the template; `label` or
     `kto_tag`, where it is true or false, says whether a single response is a good one.
     """
+    if isinstance(record, (Completion, TokenCompletion)):
+        for name in ("label", "kto_tag"):
+            if isinstance(row.get(name), (bool, np.bool_)) and _has_response(record):
+                record = replace(record, desirable=bool(row[name]))
     if not isinstance(record, (Pair, Completion)):
         return record
-    if isinstance(record, Completion) and record.response:
-        for name in ("label", "kto_tag"):
-            if isinstance(row.get(name), (bool, np.bool_)):
-                record = replace(record, desirable=bool(row[name]))
     prompt, tools = lead_with_system(row, record.prompt, keep_empty_system), tools_of(row)
     variables = row.get("chat_template_kwargs")
     if variables is not None and not isinstance(variables, Mapping):
@@ -140,6 +140,10 @@ def _with_general_fields(row: Row, record: Record, keep_empty_system: bool = Fal
     if prompt is record.prompt and tools is None and not variables:
         return record
     return replace(record, prompt=prompt, tools=tools, variables=variables or None)
+
+
+def _has_response(record: Completion | TokenCompletion) -> bool:
+    return bool(record.response if isinstance(record, Completion) else record.response_ids)
 
 
 def _describe(name: str, options: Mapping[str, Any]) -> str:

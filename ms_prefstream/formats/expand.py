@@ -100,10 +100,23 @@ class Expanded:
         made = {raw: _attempt(self._format, row) for raw, row in zip(wanted, self.source.read(wanted), strict=True)}
         return [self._pick(made[raw], index, count, row) for row, (raw, index, count) in zip(rows, places, strict=True)]
 
+    def raws(self, rows: Sequence[int]) -> list[Any]:
+        """Returns the raw rows of records, in this order; None for a row that cannot be parsed."""
+        places = [self.locate(row)[0] for row in rows]
+        wanted = list(dict.fromkeys(places))
+        found = dict(zip(wanted, self.source.read(wanted), strict=True))
+        return [None if isinstance(found[raw], RowError) else found[raw] for raw in places]
+
     def raw(self, row: int) -> Any:
         """Returns the raw row of a record, for the quarantine file; None if it cannot be parsed."""
-        (found,) = self.source.read([self.locate(row)[0]])
-        return None if isinstance(found, RowError) else found
+        return self.raws([row])[0]
+
+    @property
+    def row_of_each(self) -> NDArray[np.int64] | None:
+        """The row of the source that each record comes from, (records,); None where every row has one."""
+        if self._ends is None:
+            return None
+        return np.repeat(np.arange(len(self._ends)), np.diff(self._ends, prepend=0))
 
     def fingerprint(self) -> str:
         """Returns a hash of the source's fingerprint and of how many records each row gives."""

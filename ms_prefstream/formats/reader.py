@@ -34,7 +34,7 @@ from ms_prefstream.formats.ledger import (
 )
 from ms_prefstream.formats.mapped import Mapped
 from ms_prefstream.formats.paths import Taken
-from ms_prefstream.formats.record import Completion, Pair, Record
+from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
 from ms_prefstream.formats.registry import standard_names
 from ms_prefstream.formats.renaming import Renaming
 from ms_prefstream.formats.spelling import respelled, unsettled, without_filled_nulls
@@ -263,6 +263,32 @@ class CountingReader(RowReader):
         """Returns what the filter of the format decides by; None if it does not say."""
         kind = getattr(self._inner, "kind", None)
         return None if kind is None else str(kind(self._settled(self._prepared(row))[0]))
+
+
+class UnpairedReader(CountingReader):
+    """The same for a task of single responses with labels: a pair becomes two records, one good and one bad."""
+
+    def __call__(self, row: Any) -> tuple[Record, ...]:
+        """Returns what the format makes of `row`, without pairs."""
+        made = super().__call__(row)
+        return tuple([one for record in (made if isinstance(made, tuple) else (made,)) for one in unpaired(record)])
+
+    def count(self, row: Any) -> int:
+        """Returns how many records `row` gives."""
+        return len(self(row))
+
+
+def unpaired(record: Record) -> tuple[Record, ...]:
+    """Returns the two sides of a pair, the chosen one desirable and the rejected one not; another record as it is."""
+    if isinstance(record, Pair):
+        about = record.tools, record.origin, record.unread, record.variables
+        sides = ((record.chosen, True), (record.rejected, False))
+        return tuple([Completion(record.prompt, side, *about, good, record.carried) for side, good in sides])
+    if isinstance(record, TokenPair):
+        kept = record.origin, record.unread, record.carried
+        ids = ((record.chosen_ids, True), (record.rejected_ids, False))
+        return tuple([TokenCompletion(record.prompt_ids, side, *kept, good) for side, good in ids])
+    return (record,)
 
 
 def reader(

@@ -69,6 +69,19 @@ class Completion:
     carried: tuple[Any, ...] = ()
 
 
+@dataclass(slots=True)
+class Stepwise(Completion):
+    """A prompt with a response in steps, each with a label. The task that trains on steps joins the response of them.
+
+    Attributes:
+        steps: The steps, as the row has them.
+        labels: One for each step: True, False, or a number.
+    """
+
+    steps: tuple[str, ...] = ()
+    labels: tuple[bool | float, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """A prompt with several responses, each with a score (higher is better). A named policy turns it into pairs."""
@@ -96,13 +109,18 @@ class TokenPair:
 
 @dataclass(frozen=True, slots=True)
 class TokenCompletion:
-    """A prompt and a response that are already tokenized; an empty response means prompt only."""
+    """A prompt and a response that are already tokenized; an empty response means prompt only.
+
+    Attributes:
+        desirable: As in `Completion`.
+    """
 
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...] = field(default=())
     origin: str = ""
     unread: tuple[str, ...] = ()
     carried: tuple[Any, ...] = ()
+    desirable: bool | None = None
 
 
-Record: TypeAlias = Pair | Completion | Ranked | TokenPair | TokenCompletion
+Record: TypeAlias = Pair | Completion | Stepwise | Ranked | TokenPair | TokenCompletion

@@ -14,9 +14,9 @@ from ms_prefstream.errors import Reason, printable
 from ms_prefstream.formats.record import Record
 from ms_prefstream.lines import at_most
 from ms_prefstream.sample import Sample
+from ms_prefstream.tasks import TASKS
 
 CUT = "cut to fit"  # the note of a row of which something was cut off
-_TASKS = {"dpo": "DPO", "reward": "Reward", "rlhf": "RLHF"}
 MOST_LINES = 12  # of a printed row
 _FIRST_TURNS, _LAST_TURNS = 2, 3  # of a prompt, that `print` shows
 
@@ -168,7 +168,7 @@ class EncodedRow:
         """Returns (text, side) for the first line; the side is "" for words that belong to none."""
         if self.sample is None:
             return [("dropped", ""), (f" · {self.reason}" if self.reason else "", "")]
-        found = [(f"kept · {_TASKS.get(self.task, self.task)}", "")]
+        found = [(f"kept · {TASKS[self.task].__name__ if self.task in TASKS else self.task}", "")]
         for side in self.sides:
             first = side is self.sides[0]
             found += [(" · " if first else ", ", ""), (side.name, side.name)]

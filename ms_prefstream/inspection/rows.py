@@ -32,7 +32,7 @@ from ms_prefstream.sources.open import open_source
 from ms_prefstream.steps.data import Encoding
 from ms_prefstream.steps.look import LOOKED_AT, can_look, first_rows, formats_in
 from ms_prefstream.steps.summary import encoding_lines, rows_line
-from ms_prefstream.tasks.base import Task
+from ms_prefstream.tasks.base import Task, traits
 
 _TOGETHER = 64  # rows that are encoded at a time
 
@@ -44,6 +44,7 @@ _NOTES = {
     Note.CONTENT_LOST: "the chat template left out words of a trained turn",
     Note.EMPTY_THINK: "an empty think block is not trained",
     Note.MARKERS: "the text looks rendered already",
+    Note.SEPARATOR_TRIMMED: "the chat template trims the last separator: its label is at the end of the step",
 }
 
 
@@ -104,7 +105,7 @@ def encode(
         carry=carry,
     )
     carried = None if carry is None else encoding.carried(open_source([row]))
-    (read,) = formats_of(None, format, fields, carried)
+    (read,) = formats_of(None, format, fields, carried, traits(task).unpairs)
     return RowEncoder(encoding.recipe(ready=False, carry=carried)).rows([row], read)[0]
 
 
@@ -126,7 +127,7 @@ class RowEncoder:
         self._describer = Describer(
             texts=Texts(self._decode, with_tokens),
             controls=np.array([] if recipe.tokenizer is None else sorted(recipe.tokenizer.special.values()), np.int64),
-            scored=recipe.task.layout == "reward_token",
+            scored=traits(recipe.task).scores,
         )
 
     def rows(self, raws: Sequence[Any], read: Callable[[Any], Any]) -> list[EncodedRow]:
@@ -259,7 +260,7 @@ def rows_of(
     recipe = encoding.recipe(ready=only_caches(found), carry=encoding.carried(found))
     if log:
         _log_header(found, encoding, recipe)
-    (read,) = formats_of(None, encoding.format, encoding.fields, recipe.carry)
+    (read,) = formats_of(None, encoding.format, encoding.fields, recipe.carry, traits(recipe.task).unpairs)
     encoder, filled = RowEncoder(recipe, with_tokens), fills_nulls(found)
     passed = _raw_rows(found, rows)
     while together := list(itertools.islice(passed, _TOGETHER)):

@@ -13,7 +13,7 @@ import stat
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import msgspec
@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 
 from ms_prefstream.disk import open_regular, parse_json, remove_leftovers, shown, sync_folder
 from ms_prefstream.errors import SourceError, StateError
-from ms_prefstream.lengths.index import MALFORMED, LengthIndex, Loader, Measured, first_wrong, measuring
+from ms_prefstream.lengths.index import (
+    MALFORMED,
+    LengthIndex,
+    Loader,
+    Marks,
+    Measure,
+    Measured,
+    first_wrong,
+    measure_rows,
+    measuring,
+)
 from ms_prefstream.lengths.index_file import VERSION, check_replaceable, open_index, unwritable, write_contents
 from ms_prefstream.progress import Progress
 
@@ -32,7 +42,16 @@ JOURNAL_BEGINS = b"ms-prefstream length index journal "
 _FIRST_LINE = JOURNAL_BEGINS.decode() + "1 {}\n"  # and the SHA-256 of what the rows depend on
 _OWN = re.compile(_FIRST_LINE.format("[0-9a-f]{64}").encode())
 _HEAD = struct.Struct("<II")  # CRC-32 of the rest, rows
-_ROW_BYTES = 13
+COLUMNS = {
+    "lengths": ("<i4", 2),
+    "keys": ("<i4", 1),
+    "verdict": ("|u1", 1),
+    "hashes": ("<u8", 2),
+    "order": ("<f8", 1),
+}
+"""Type and number of the values that a row has in each array of `Measured` that a journal can hold."""
+
+_ALWAYS = ("lengths", "keys", "verdict")
 _TRIES, _PAUSE = 20, 0.05  # seconds; another process may be creating or removing the journal
 _log = logging.getLogger(__name__)
 CHUNK = 512  # rows that are measured, sent to a worker and saved together
@@ -47,6 +66,7 @@ def build_index(
     origin: Callable[[int], str],
     raise_malformed: bool = True,
     progress: Progress | None = None,
+    marks: Marks | None = None,
 ) -> LengthIndex:
     """Measures every row and writes the index; an interrupted pass resumes where it ended.
 
@@ -60,6 +80,7 @@ def build_index(
         origin: Maps a row id to its origin.
         raise_malformed: Whether a malformed row is an error (``on_bad_row="raise"``) or gets a verdict.
         progress: Shows how far the pass is.
+        marks: What else is noted of rows; None for nothing.
 
     Raises:
         OptionError: Something that is no length index is at the path.
@@ -71,28 +92,29 @@ def build_index(
     check_replaceable(path)
     _warn_of_old_journal(path + _OLD_SUFFIX)
     about = {"version": VERSION, "rows": rows, "fingerprint": dict(fingerprint)}
-    with contextlib.closing(Journal(path, about, rows)) as journal:
+    how = measure_rows if marks is None else marks.measure
+    with contextlib.closing(Journal(path, about, rows, () if marks is None else marks.columns)) as journal:
         if raise_malformed and journal.rows:
-            raise_malformed_of(np.concatenate([part.verdict for part in journal.parts()]), loader, origin)
+            raise_malformed_of(np.concatenate([part.verdict for part in journal.parts()]), loader, origin, how)
         chunks = (range(begin, min(begin + CHUNK, rows)) for begin in range(journal.rows, rows, CHUNK))
         bar.begin(rows, journal.rows)
         try:
-            for measured in measuring(loader)(chunks):
+            for measured in measuring(loader, how)(chunks):
                 for position, error in measured.errors:
                     if raise_malformed and error.malformed:
                         raise error.raised(origin(journal.rows + position))
-                journal.append(measured)
+                journal.append(measured if marks is None else marks.checked(measured))
                 bar.advance(len(measured.verdict))
         finally:
             bar.end()
-        measured_rows = list(journal.parts())
-        if sum(len(part.verdict) for part in measured_rows) != rows:
+        whole = journal.whole()
+        if len(whole.verdict) != rows:
             raise StateError(
                 f"{shown(journal.path)} was changed by another program while the length index was built. Build the "
                 "index again."
             )
         check_replaceable(path)  # a pass may take hours
-        write_contents(path, measured_rows, fingerprint)
+        write_contents(path, [whole if marks is None else marks.finished(whole)], fingerprint)
         remove_leftovers(path)
         journal.remove()
     return open_index(path, fingerprint, rows)
@@ -117,18 +139,21 @@ def _warn_of_old_journal(path: str) -> None:
         )
 
 
-def raise_malformed_of(verdict: NDArray[np.uint8], loader: Loader, origin: Callable[[int], str]) -> None:
+def raise_malformed_of(
+    verdict: NDArray[np.uint8], loader: Loader, origin: Callable[[int], str], how: Measure = measure_rows
+) -> None:
     """Raises the first malformed row of verdicts that were stored with ``on_bad_row="drop"``, for ``"raise"``.
 
     Raises:
         RowError: That row's own error, with its origin.
     """
     for row in np.flatnonzero(MALFORMED[verdict]).tolist():
-        (found,) = loader.load([row])
-        if found.error is None:
+        (found,) = measuring(loader, how)([range(row, row + 1)])
+        if not found.errors:
             return
-        if found.error.malformed:
-            raise found.error.raised(origin(row))
+        for _, error in found.errors:
+            if error.malformed:
+                raise error.raised(origin(row))
 
 
 class IndexInUseError(StateError):
@@ -145,6 +170,7 @@ class Journal:
         path: The index's path.
         about: Everything that the rows depend on; plain values for JSON.
         total: The number of rows of the source.
+        columns: Names of further arrays of the rows, see `COLUMNS`.
 
     Attributes:
         path: The journal's path.
@@ -155,9 +181,11 @@ class Journal:
         StateError: Another process is writing it.
     """
 
-    def __init__(self, path: str, about: Mapping[str, Any], total: int) -> None:
+    def __init__(self, path: str, about: Mapping[str, Any], total: int, columns: Sequence[str] = ()) -> None:
         self.path = path + JOURNAL_SUFFIX
         self._index, self._total = path, total
+        self._columns = {name: COLUMNS[name] for name in (*_ALWAYS, *columns)}
+        self._row_bytes = sum(np.dtype(dtype).itemsize * many for dtype, many in self._columns.values())
         plan = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         self._first = _FIRST_LINE.format(plan).encode()
         try:
@@ -175,25 +203,42 @@ class Journal:
             begin = self._file.tell()
             head = self._file.read(_HEAD.size)
             checksum, rows = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0)
-            fits = 0 < rows <= left and begin + _HEAD.size + rows * _ROW_BYTES <= end
-            body = self._file.read(rows * _ROW_BYTES) if fits else b""
-            if len(body) < rows * _ROW_BYTES or not body or zlib.crc32(body) != checksum:
+            fits = 0 < rows <= left and begin + _HEAD.size + rows * self._row_bytes <= end
+            body = self._file.read(rows * self._row_bytes) if fits else b""
+            if len(body) < rows * self._row_bytes or not body or zlib.crc32(body) != checksum:
                 break
-            measured = Measured(
-                np.frombuffer(body, np.int32, 2 * rows).reshape(rows, 2),
-                np.frombuffer(body, np.int32, rows, 8 * rows),
-                np.frombuffer(body, np.uint8, rows, 12 * rows),
-                [],
-            )
+            measured = self._parsed(body, rows)
             if first_wrong(*measured[:3]) is not None:
                 break
             left -= rows
             yield measured
         self._file.seek(begin)
 
+    def whole(self) -> Measured:
+        """Returns all measured rows."""
+        arrays = {
+            name: np.empty((self._total, many) if many > 1 else self._total, dtype)
+            for name, (dtype, many) in self._columns.items()
+        }
+        end = 0
+        for part in self.parts():
+            begin, end = end, end + len(part.verdict)
+            for name, array in arrays.items():
+                array[begin:end] = getattr(part, name)
+        return Measured(**{name: array[:end] for name, array in arrays.items()}, errors=[])
+
+    def _parsed(self, body: bytes, rows: int) -> Measured:
+        """Returns the rows of a block."""
+        arrays, at = {}, 0
+        for name, (dtype, many) in self._columns.items():
+            array = np.frombuffer(body, dtype, many * rows, at)
+            arrays[name] = array.reshape(rows, many) if many > 1 else array
+            at += array.nbytes
+        return Measured(**arrays, errors=[])
+
     def append(self, measured: Measured) -> None:
         """Adds the next rows."""
-        body = measured.lengths.tobytes() + measured.keys.tobytes() + measured.verdict.tobytes()
+        body = b"".join(getattr(measured, name).astype(dtype).tobytes() for name, (dtype, _) in self._columns.items())
         try:
             self._file.write(_HEAD.pack(zlib.crc32(body), len(measured.verdict)) + body)
             self._file.flush()

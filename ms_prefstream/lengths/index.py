@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +38,10 @@ CODES: dict[Reason, int] = {
     Reason.NO_RESPONSE_TOKENS: 67,
     Reason.IDENTICAL_AFTER_TRUNCATION: 68,
     Reason.TOO_LONG: 69,
+    Reason.DUPLICATE: 80,
+    Reason.CONTAMINATED: 81,
 }
-LATER_CODES = frozenset({10, 11})
+LATER_CODES = frozenset({10, 11, 80, 81})
 """Numbers of reasons that are younger than the first indexes; a file names them only where a row has them."""
 
 REASONS = {code: reason for reason, code in CODES.items()}
@@ -57,8 +59,9 @@ class LengthIndex:
 
         sides  5 3 | 0 0 | 2 7     reasons  64     ->     keys  5 -1 7     verdict  0 64 0
 
-    They take 4 bytes of memory a row (8 if a length is above 65,535) and 1 more for each bad row. `lengths`, `keys` and
-    `verdict` are computed from them: each access returns a new array of all rows.
+    They take 4 bytes of memory a row (8 if a length is above 65,535), 1 more for each bad row, and 8 more where the
+    index holds what `order_by` orders rows by. `lengths`, `keys` and `verdict` are computed from them: each access
+    returns a new array of all rows.
 
     The file is read, not mapped: a mapped file that is cut off while it is in use ends the process with a signal.
 
@@ -68,6 +71,8 @@ class LengthIndex:
         reasons: (M,) uint8, the number of the reason of each bad row (see `CODES`), in row order; read-only.
         fingerprint: Everything that determines lengths and verdicts, by name, as plain values for JSON.
         checksum: Of the whole file: two indexes with one checksum give one plan.
+        order: (N,) float64, the value that `order_by` orders each row by, 0 for bad rows; None if it was not built
+            with `order_by`. Read-only.
     """
 
     path: str
@@ -75,6 +80,7 @@ class LengthIndex:
     reasons: NDArray[np.uint8]
     fingerprint: Mapping[str, Any]
     checksum: str
+    order: NDArray[np.float64] | None = None
 
     @property
     def rows(self) -> int:
@@ -88,7 +94,10 @@ class LengthIndex:
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """(N, 2) int32 tokens: of chosen and rejected; for RLHF of prompt and whole sequence. 0 for bad rows."""
+        """(N, 2) int32 tokens: of chosen and rejected, or of prompt and whole sequence; 0 for bad rows.
+
+        A prompt ends with the first token under the loss.
+        """
         return self.sides.astype(np.int32)
 
     @property
@@ -152,12 +161,14 @@ def joined(indexes: Sequence[LengthIndex]) -> LengthIndex:
     """Returns the indexes of several parts as one over all their rows, in order; its arrays are copies."""
     if len(indexes) == 1:
         return indexes[0]
+    orders: list[Any] = [index.order for index in indexes]
     return LengthIndex(
         path=", ".join(index.path for index in indexes),
         sides=np.concatenate([index.sides for index in indexes]),
         reasons=np.concatenate([index.reasons for index in indexes]),
         fingerprint={index.path: index.fingerprint for index in indexes},
         checksum=hash_of([index.checksum.encode() for index in indexes]),
+        order=None if any(order is None for order in orders) else np.concatenate(orders),
     )
 
 
@@ -183,12 +194,50 @@ def count_verdicts(verdict: NDArray[np.uint8]) -> tuple[VerdictCount, ...]:
 
 
 class Measured(NamedTuple):
-    """Lengths and verdicts of n rows; the arrays are `lengths`, `keys` and `verdict` of `LengthIndex`."""
+    """Lengths and verdicts of n rows; the arrays are `lengths`, `keys` and `verdict` of `LengthIndex`.
+
+    Attributes:
+        errors: Position and error of each bad row, without origins.
+        hashes: (n, 2) uint64, what duplicates are found by; None if they are not looked for.
+        questions: (n, 2) uint64, what is compared with the prompts to exclude; None if there are none.
+        order: (n,) float64, see `LengthIndex`.
+    """
 
     lengths: NDArray[np.int32]
     keys: NDArray[np.int32]
     verdict: NDArray[np.uint8]
-    errors: list[tuple[int, RowError]]  # position and error of each bad row, without origins
+    errors: list[tuple[int, RowError]]
+    hashes: NDArray[np.uint64] | None = None
+    questions: NDArray[np.uint64] | None = None
+    order: NDArray[np.float64] | None = None
+
+    def without(self, rows: NDArray[np.bool_], reason: Reason) -> Measured:
+        """Returns the same rows, of which some, (n,) bool, are bad for a reason; the good ones among them."""
+        rows = rows & (self.verdict == GOOD)
+        return self._replace(
+            lengths=np.where(rows[:, None], np.int32(0), self.lengths),
+            keys=np.where(rows, np.int32(_NO_KEY), self.keys),
+            verdict=np.where(rows, np.uint8(CODES[reason]), self.verdict),
+            order=None if self.order is None else np.where(rows, 0.0, self.order),
+        )
+
+
+class Marks(Protocol):
+    """What an index notes of rows besides their lengths: duplicates, contaminated rows and an order."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of the arrays of `Measured` that an interrupted pass must keep."""
+
+    @property
+    def measure(self) -> Measure:
+        """Measures rows; can be sent to other processes."""
+
+    def checked(self, measured: Measured) -> Measured:
+        """Returns the next rows, with the verdicts that need only the rows themselves."""
+
+    def finished(self, measured: Measured) -> Measured:
+        """Returns all rows of a pass with their final verdicts."""
 
 
 def first_wrong(lengths: NDArray[np.int32], keys: NDArray[np.int32], verdict: NDArray[np.uint8]) -> int | None:
@@ -208,6 +257,10 @@ class Loader(Protocol):
     def load(self, rows: Sequence[int]) -> Block: ...
 
 
+Measure: TypeAlias = Callable[[Any, Sequence[int]], Measured]
+"""Measures rows, given a loader and their ids."""
+
+
 def measure(loaded: Block) -> Measured:
     """Returns the lengths and verdicts of loaded rows."""
     good, errors = loaded.good, sorted(loaded.errors.items())
@@ -215,12 +268,21 @@ def measure(loaded: Block) -> Measured:
     for position, error in errors:
         verdict[position] = CODES[error.reason]
     first = loaded.lengths[:, 0] if loaded.prompts is None else loaded.prompts[:, 1]
+    if loaded.sides == 1 and loaded.prompts is None:
+        first = np.where(loaded.spans[:, 0, 1] > 0, loaded.spans[:, 0, 0], first)
     lengths = np.where(good[:, None], np.stack([first, loaded.lengths[:, -1]], axis=1), 0).astype(np.int32)
     keys = np.where(good, loaded.longest, _NO_KEY).astype(np.int32)
     return Measured(lengths, keys, verdict, errors)
 
 
-def measuring(loader: Loader) -> Callable[[Iterable[range]], Iterator[Measured]]:
-    """Returns the function that measures chunks of rows with a loader: its own, or one that loads chunk by chunk."""
-    own: Callable[[Iterable[range]], Iterator[Measured]] | None = getattr(loader, "measured", None)
-    return own or (lambda chunks: (measure(loader.load(chunk)) for chunk in chunks))
+def measure_rows(loader: Loader, rows: Sequence[int]) -> Measured:
+    """Returns the lengths and verdicts of rows."""
+    return measure(loader.load(rows))
+
+
+def measuring(loader: Loader, how: Measure = measure_rows) -> Callable[[Iterable[range]], Iterator[Measured]]:
+    """Returns the function that measures chunks of rows with a loader: its own, or one that goes chunk by chunk."""
+    own: Callable[[Iterable[range], Measure], Iterator[Measured]] | None = getattr(loader, "measured", None)
+    if own is None:
+        return lambda chunks: (how(loader, chunk) for chunk in chunks)
+    return lambda chunks: own(chunks, how)

@@ -2,6 +2,8 @@
 
     lengths (N, 2) int32 | keys (N,) int32 | verdict (N,) uint8 | about (n,) uint8 | checksum (1,) uint32
 
+An index that was built with `order_by` has a further array before `about`: order (N,) float64.
+
 `numpy.load(path)` gives the lengths; `open` and `numpy.load` of the file object, once an array, gives all of them.
 `about` is JSON: the fingerprint and the numbers of the reasons. The checksum is the CRC-32 of all bytes before its own
 array. Every header has 128 bytes, so the number of rows and the size of the file give the place of everything.
@@ -30,7 +32,7 @@ SUFFIX = ".mprefidx"
 VERSION = 1
 _WHAT = "the length index"
 _HEADER = 128
-_ROW = 13
+_ROW, _ORDER = 13, 8  # bytes of a row
 _CHECKSUM = _HEADER + 4
 _FIRST = re.compile(rb"\x93NUMPY\x01\x00v\x00\{'descr': '<i4', 'fortran_order': False, 'shape': \((\d{1,15}), 2\)")
 _MOST_CHANGES = 10  # that an error names
@@ -50,6 +52,8 @@ class _About(msgspec.Struct, frozen=True):
 
 def beside(source: Any) -> str | None:
     """Returns the default path of a source's index: beside its file; None if it has not exactly one file."""
+    if getattr(source, "selection", ""):  # some rows of it: they have an index beside the same file
+        source = source.parts[0]
     paths: Sequence[str] = getattr(source, "paths", ()) or [source.name]
     return paths[0] + SUFFIX if len(paths) == 1 and os.path.isfile(paths[0]) else None
 
@@ -97,8 +101,8 @@ def changes_of(path: str, fingerprint: Mapping[str, Any], rows: int, ignored: Co
     """
     try:
         with open_regular(path, StateError, _WHAT) as file:
-            found, size = _sizes(file)
-            about = _parsed(os.pread(file.fileno(), size, 4 * _HEADER + _ROW * found), path)
+            found, size, _ = _sizes(file)
+            about = _parsed(_about(file, size), path)
     except OSError as error:
         raise StateError(f"the length index {shown(path)} cannot be read: {cause_of(error)}.") from error
     except ValueError as error:
@@ -116,13 +120,14 @@ def read_index(path: str, rows: int) -> LengthIndex:
     """
     try:
         with open_regular(path, StateError, _WHAT) as file:
-            found, size = _sizes(file)
+            found, size, has_order = _sizes(file)
             _check_same(path, {"rows": found}, {"rows": rows})
             before = os.fstat(file.fileno())
             checksum = _checked(file, before.st_size)
             file.seek(before.st_size - _CHECKSUM - size)
             about = _parsed(file.read(size), path)
             sides, reasons = _read_rows(file, rows)
+            order = _read_order(file, rows) if has_order else None
             after = os.fstat(file.fileno())
             if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise ValueError("it was written to while it was read")
@@ -135,7 +140,7 @@ def read_index(path: str, rows: int) -> LengthIndex:
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     return LengthIndex(
-        path=path, sides=sides, reasons=reasons, fingerprint=about.fingerprint, checksum=f"{checksum:08x}"
+        path=path, sides=sides, reasons=reasons, fingerprint=about.fingerprint, checksum=f"{checksum:08x}", order=order
     )
 
 
@@ -174,6 +179,19 @@ def _read_rows(file: IO[bytes], rows: int) -> tuple[NDArray[np.integer[Any]], ND
     return sides, codes
 
 
+def _read_order(file: IO[bytes], rows: int) -> NDArray[np.float64]:
+    """Returns `order` of `LengthIndex`.
+
+    Raises:
+        ValueError: It holds a value that no row can have, or ends too early.
+    """
+    *_, (header, _), _ = _headers(rows, 1, True)
+    order = _some(file, header, "<f8", 0, rows)
+    if not np.isfinite(order).all():
+        raise ValueError("a value that rows are ordered by is not finite")
+    return order
+
+
 def _some(file: IO[bytes], header: int, dtype: str, begin: int, end: int) -> NDArray[Any]:
     """Returns some entries of the array whose header is at an offset."""
     entry = np.dtype(dtype).itemsize
@@ -193,8 +211,8 @@ def check_replaceable(path: str) -> None:
 def is_index(file: IO[bytes]) -> bool:
     """Returns whether an open file is an index by its size, headers and description; its rows may be damaged."""
     try:
-        rows, size = _sizes(file)
-        _parsed(os.pread(file.fileno(), size, 4 * _HEADER + _ROW * rows), "")
+        _, size, _ = _sizes(file)
+        _parsed(_about(file, size), "")
     except (OSError, ValueError, StateError):
         return False
     return True
@@ -206,14 +224,17 @@ def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[st
     Raises:
         SourceError: The file cannot be written.
     """
-    lengths, keys, verdict, _ = zip(*parts, strict=True)
-    unused = LATER_CODES.difference(*(found.tolist() for found in verdict))
+    parts = list(parts)
+    has_order = parts[0].order is not None
+    names = ("lengths", "keys", "verdict", *(("order",) if has_order else ()))
+    lengths, keys, verdict, *order = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    unused = LATER_CODES.difference(np.unique(verdict).tolist())
     reasons = {str(reason): code for reason, code in CODES.items() if code not in unused}
     about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
-    arrays = *map(np.concatenate, (lengths, keys, verdict)), np.frombuffer(about, np.uint8)
+    arrays = lengths, keys, verdict, *order, np.frombuffer(about, np.uint8)
     checksum = 0
     with written(path, SourceError, _WHAT) as file:
-        for (_, header), array in zip(_headers(len(arrays[1]), len(about)), arrays, strict=True):
+        for (_, header), array in zip(_headers(len(keys), len(about), has_order), arrays, strict=True):
             for part in (header, array.data.cast("B")):
                 checksum = zlib.crc32(part, checksum)
                 file.write(part)
@@ -247,8 +268,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collec
     return "; ".join(changes[:_MOST_CHANGES])
 
 
-def _sizes(file: IO[bytes]) -> tuple[int, int]:
-    """Returns the rows of an index and the bytes of its description, after checking every header.
+def _sizes(file: IO[bytes]) -> tuple[int, int, bool]:
+    """Returns the rows of an index, the bytes of its description and whether it has an order; checks every header.
 
     Raises:
         ValueError: It is no length index, or not whole.
@@ -259,18 +280,28 @@ def _sizes(file: IO[bytes]) -> tuple[int, int]:
         raise ValueError("it does not begin with an array of lengths")
     size, rows = os.fstat(number).st_size, int(first[1])
     about = size - _ROW * rows - 4 * _HEADER - _CHECKSUM
+    order = _npy_header("<f8", (rows,))
+    has_order = os.pread(number, _HEADER, 3 * _HEADER + _ROW * rows) == order
+    if has_order:
+        about -= _HEADER + _ORDER * rows
     if not 0 < about <= MOST_BYTES:
         raise ValueError(f"it has {size:,} bytes, which do not fit its {rows:,} rows")
-    for offset, header in _headers(rows, about):
+    for offset, header in _headers(rows, about, has_order):
         if os.pread(number, _HEADER, offset) != header:
             raise ValueError(f"the header of an array was expected at byte {offset:,}")
-    return rows, about
+    return rows, about, has_order
 
 
-def _headers(rows: int, about: int) -> Iterator[tuple[int, bytes]]:
+def _about(file: IO[bytes], size: int) -> bytes:
+    """Returns the description of an index, of so many bytes."""
+    return os.pread(file.fileno(), size, os.fstat(file.fileno()).st_size - _CHECKSUM - size)
+
+
+def _headers(rows: int, about: int, has_order: bool = False) -> Iterator[tuple[int, bytes]]:
     """Yields the offset and the bytes of the header of each array but the checksum."""
     offset = 0
-    for dtype, shape in (("<i4", (rows, 2)), ("<i4", (rows,)), ("|u1", (rows,)), ("|u1", (about,))):
+    order = (("<f8", (rows,)),) if has_order else ()
+    for dtype, shape in (("<i4", (rows, 2)), ("<i4", (rows,)), ("|u1", (rows,)), *order, ("|u1", (about,))):
         yield offset, _npy_header(dtype, shape)
         offset += _HEADER + np.dtype(dtype).itemsize * math.prod(shape)
 

@@ -1,27 +1,21 @@
-"""A cache as the source of a stream: it fits only the task, tokenizer and template that it was written with.
-
-Its rows are read some steps ahead, see `ReadAhead`.
-"""
+"""A cache as the source of a stream: it fits only the task, tokenizer and template that it was written with."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
-
-import numpy as np
 
 from ms_prefstream.encode.encoder import AUTO
 from ms_prefstream.encode.template_text import given_text, template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.errors import OptionError, PrefStreamError, StateError, printable
+from ms_prefstream.errors import CacheError, OptionError, StateError, printable
 from ms_prefstream.formats.carry import Carry
-from ms_prefstream.load.loader import ADDED_OPTIONS, Load
-from ms_prefstream.sample import Block
+from ms_prefstream.load.loader import ADDED_OPTIONS
+from ms_prefstream.mindrecord.ragged import has_pairs, has_scores
 from ms_prefstream.sources.base import sources_in
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.tasks import TASKS
-from ms_prefstream.tasks.base import Task, added_defaults, given_options
+from ms_prefstream.tasks.base import Task, added_defaults, given_options, traits
 
 Unit = TypeVar("Unit", bound=Hashable)
 
@@ -51,6 +45,7 @@ def check_cache(
 
     Raises:
         StateError: Names what differs, with its value then and now.
+        CacheError: Its samples are none of the task.
         OptionError: A format was given, or the template is none.
         TemplateError: The template's file does not exist.
     """
@@ -60,8 +55,7 @@ def check_cache(
             "out."
         )
     about = cache.manifest.about
-    # The layout of DPO batches does not change the samples.
-    changes = list(task_changes(about["task"], task_options(task), ignored="layout" if task.name == "dpo" else ""))
+    changes = list(task_changes(about["task"], task_options(task), traits(task).batch_options))
     known, now = {**_ADDED, **about["fingerprint"]}, {**_ADDED, **encoding}
     if tokenizer is None:
         now["template"] = _template_without_tokenizer(template, known["template"])
@@ -78,73 +72,14 @@ def check_cache(
                     f"{tokenizer.name} ({now[name]})",
                 )
             changes.append(f"{name} was {then_shown} and is {now_shown} now")
+    columns = cache.manifest.columns
+    if not changes and (has_pairs(columns), has_scores(columns)) != (task.pairs, traits(task).scores_spans):
+        raise CacheError(f"{cache.name} has samples of another kind than the task {task.name} makes. It is damaged.")
     if changes:
         raise StateError(
             f"the cache {cache.name} was written with other settings: {'; '.join(changes)}. Use the former settings, "
             "or write the cache again."
         )
-
-
-_TOKENS_AHEAD = 1 << 19
-_ROWS_AHEAD = 1 << 12
-
-
-class ReadAhead:
-    """A `Load` of rows of caches. It reads the units that come next together with the one that is loaded.
-
-        load(rows of step 3)     reads steps 3 to 40
-        load(rows of step 4)     returns what was read
-
-    With a length index a unit is a step of perhaps 8 rows, and a call for 8 rows takes as long as one for 100. Not
-    thread-safe: its owner holds a lock.
-
-    Args:
-        loader: Loads rows.
-        rows: Rows of the caches; no more are read together, so that a small cache is not read many times.
-    """
-
-    def __init__(self, loader: Load, rows: int) -> None:
-        self._loader, self._most = loader, min(rows, _ROWS_AHEAD)
-        self._hint: tuple[Iterator[Any], Callable[[Any], Sequence[int]]] | None = None
-        self._read: dict[Hashable, tuple[list[int], Block]] = {}
-        self._tokens = _TOKENS_AHEAD  # of a row, as the last rows had them; at first nothing is read ahead
-
-    def hint(self, units: Iterable[Unit], rows_of: Callable[[Unit], Sequence[int]]) -> None:
-        """Says what comes next: the unit that `load` is about to request, and those after it, perhaps without end."""
-        self._hint = iter(units), rows_of
-
-    def load(self, rows: Sequence[int]) -> Block:
-        """Returns the samples of these rows, in this order."""
-        hint, self._hint = self._hint, None
-        if hint is None:
-            return self._loader.load(rows)
-        known = self._read.pop(next(hint[0]), None)
-        if known is not None and known[0] == rows:
-            return known[1]
-        self._read = {}
-        ahead = self._ahead(len(rows), *hint)
-        try:
-            joined = self._loader.load([*rows, *itertools.chain.from_iterable(ahead.values())])
-        except PrefStreamError:  # a damaged row is an error when it is requested
-            return self._loader.load(rows)
-        begin = len(rows)
-        for unit, some in ahead.items():
-            self._read[unit] = some, joined.take(np.arange(begin, begin + len(some)))
-            begin += len(some)
-        self._tokens = max(1, int(joined.lengths.sum()) // max(1, len(joined)))
-        return joined.take(np.arange(len(rows)))
-
-    def _ahead(
-        self, loaded: int, units: Iterator[Any], rows_of: Callable[[Any], Sequence[int]]
-    ) -> dict[Hashable, list[int]]:
-        """Returns the rows of each unit that is read together with the current one of `loaded` rows."""
-        found: dict[Hashable, list[int]] = {}
-        for unit in units:
-            if loaded >= self._most or loaded * self._tokens >= _TOKENS_AHEAD:
-                break
-            found[unit] = list(rows_of(unit))
-            loaded += len(found[unit])
-        return found
 
 
 def encoding_of(cache: CachedRows, task: Task, carry: Carry | None = None) -> dict[str, Any]:
@@ -178,10 +113,11 @@ def has_reference(source: Any, task: Task, packs: bool) -> bool:
                 f"{have[0].name} has reference log-probabilities, but {one.name} has none. Add them to a cache of it, "
                 "or use caches without them."
             )
-    if packs or task.layout != "paired":
+    if packs or task.layout != traits(task).reference_layout:
         raise OptionError(
-            f"{have[0].name} has reference log-probabilities, and only batches of layout='paired' (Pad or Bucket) have "
-            "columns for them. Use that, or a cache without them."
+            f"{have[0].name} has reference log-probabilities, and only batches of "
+            f"layout={traits(task).reference_layout or 'paired'!r} (Pad or Bucket) have columns for them. Use that, or "
+            "a cache without them."
         )
     return True
 
@@ -209,7 +145,7 @@ def task_of(cache: CachedRows) -> Task:
     return made
 
 
-def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str = "") -> Iterator[str]:
+def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Sequence[str] = ()) -> Iterator[str]:
     """Yields how two tasks differ, given as `task_options`."""
     if then["name"] != now["name"]:
         yield f"task was {then['name']!r} and is {now['name']!r} now"
@@ -217,7 +153,7 @@ def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: str =
     left_out = added_defaults(TASKS.get(now["name"]))
     then, now = {**left_out, **then}, {**left_out, **now}
     for name in dict.fromkeys([*then, *now]):
-        if then.get(name) != now.get(name) and name != ignored:
+        if then.get(name) != now.get(name) and name not in ignored:
             known = printable(repr(then.get(name)))
             yield f"{printable(name)} of the task {now['name']} was {known} and is {now.get(name)!r} now"
 

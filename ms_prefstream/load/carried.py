@@ -63,8 +63,8 @@ def _check(cache: CachedRows, fields: _Fields, asked: Carry) -> None:
         has = ", ".join(f"{field.path} ({field.dtype})" for field in fields.values()) or "nothing"
         if found is None or one.path not in (found.path, found.name):
             raise OptionError(
-                f"carry names {one.path!r}, but the cache {cache.name} carries {has}. Write the cache again with this "
-                "carry=, or leave the field out."
+                f"carry names {one.path!r}, but the cache {cache.name} carries {has}. Write the cache again with "
+                "it, or leave it out."
             )
         if one.dtype is not None and not one.is_like(found):
             raise OptionError(

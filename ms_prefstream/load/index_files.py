@@ -13,16 +13,22 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ms_prefstream.disk import shown
 from ms_prefstream.errors import OptionError, StateError, printable
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.formats.base import Format
 from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, joined, open_index
-from ms_prefstream.lengths.index import Loader, Measured, measuring
+from ms_prefstream.lengths.index import Loader, Measure, Measured, measure_rows, measuring
 from ms_prefstream.lengths.index_file import SUFFIX, changes_of, is_index, unwritable
+from ms_prefstream.load.marks import NOTHING, Noted, RowMarks, excluded_text
 from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of
 from ms_prefstream.progress import Progress
 from ms_prefstream.sources.files import check_target
+
+_BUILT_WITH = frozenset({"dedup", "exclude"})  # what only who builds an index says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,8 @@ class Part:
         rows: The number of rows.
         settings: What decides about tokens, by name.
         fingerprint: Returns what decides about their lengths and verdicts, by name; reads some of the rows.
+        open: Names in `settings` that an index may decide.
+        row_of_each: Returns the row of the source that each record comes from; None where every row has one.
     """
 
     source: Any
@@ -43,6 +51,12 @@ class Part:
     settings: Mapping[str, Any]
     fingerprint: Callable[[], Mapping[str, Any]]
     open: Collection[str] = ()
+    row_of_each: Callable[[], NDArray[np.int64] | None] = lambda: None
+
+    @property
+    def ignored(self) -> frozenset[str]:
+        """Names that an index of other values is used with, too: it decides them."""
+        return _BUILT_WITH.union(self.open)
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,7 @@ def index_parts(
             settings=settings,
             fingerprint=fingerprint,
             open=open_settings,
+            row_of_each=lambda: getattr(records, "row_of_each", None),
         )
 
     return [part(source, records, first, fmt) for (source, records, first), fmt in zip(found, formats, strict=True)]
@@ -110,7 +125,7 @@ def find_index(parts: Sequence[Part], given: str | os.PathLike[str]) -> FoundInd
     """
     paths = [*_in_folder(parts, given)] if len(parts) > 1 else [os.fspath(given)]
     indexes = [
-        part.source.index if _is_cache(part) else open_index(path, part.fingerprint(), part.rows, part.open)
+        part.source.index if _is_cache(part) else open_index(path, part.fingerprint(), part.rows, part.ignored)
         for path, part in zip(paths, parts, strict=True)
     ]
     settings, problem = _open_settings(parts, indexes)
@@ -154,14 +169,16 @@ def _beside(part: Part) -> tuple[LengthIndex | None, str]:
     plain, problem = beside(part.source), ""
     if plain is None:
         return None, ""
-    first = [path for path in (_name_for(part, plain), plain) if os.path.lexists(path)]
-    others = glob.glob(f"{glob.escape(plain.removesuffix(SUFFIX))}.{'[0-9a-f]' * 8}{SUFFIX}")
-    paths = list(dict.fromkeys([*first, *sorted(others)]))
+    paths = [_name_for(part, plain)]
+    if not _selection(part):  # the other files are of all rows
+        others = glob.glob(f"{glob.escape(plain.removesuffix(SUFFIX))}.{'[0-9a-f]' * 8}{SUFFIX}")
+        paths = list(dict.fromkeys([*paths, plain, *sorted(others)]))
+    paths = [path for path in paths if os.path.lexists(path)]
     fingerprint = part.fingerprint() if paths else {}
     for path in paths:
         try:
-            if not (changes := changes_of(path, fingerprint, part.rows, part.open)):
-                return open_index(path, fingerprint, part.rows, part.open), ""
+            if not (changes := changes_of(path, fingerprint, part.rows, part.ignored)):
+                return open_index(path, fingerprint, part.rows, part.ignored), ""
             problem = problem or f"the length index {shown(path)} is for other data or settings: {changes}."
         except StateError as error:
             problem = problem or str(error)
@@ -171,6 +188,8 @@ def _beside(part: Part) -> tuple[LengthIndex | None, str]:
 def _name_for(part: Part, plain: str) -> str:
     """Returns the path of the index for the settings of a part, given the path without their digits."""
     settings = {name: value for name, value in part.settings.items() if name != "template_date"}  # any day fits
+    if selection := _selection(part):
+        settings["selection"] = selection
     digits = hash_of([json.dumps(settings, sort_keys=True, default=repr).encode()])[:8]
     return f"{plain.removesuffix(SUFFIX)}.{digits}{SUFFIX}"
 
@@ -183,6 +202,8 @@ def build_indexes(
     origin: Callable[[int], str],
     raise_malformed: bool,
     progress: Progress | None,
+    noted: Noted = NOTHING,
+    excluded: frozenset[bytes] = frozenset(),
 ) -> LengthIndex:
     """Measure every row of all parts and write their indexes.
 
@@ -196,11 +217,24 @@ def build_indexes(
         origin: Row id to origin.
         raise_malformed: See `ms_prefstream.lengths.build_index`.
         progress: A progress bar, shown for each part in turn; or None.
+        noted: What else is noted of rows.
+        excluded: The questions that no row may have.
 
     Raises:
-        OptionError: There is no place for an index, or something else is there.
+        OptionError: There is no place for an index, or something else is there; or duplicates of a mix, which are
+            looked for in all its parts, would depend on parts that an index beside a file does not name.
         RowError: The first malformed row, if such rows are errors.
     """
+    if len(parts) > 1 and given is None and noted.dedup is not None:
+        raise OptionError(
+            f"dedup is {noted.dedup!r}, and duplicates are looked for in all parts of a mix together. So the indexes "
+            "of its parts cannot lie beside their files. Give a folder for them: path, --out on the command line."
+        )
+    if noted != NOTHING and any(map(_is_cache, parts)):
+        raise OptionError(
+            "a part of the mix is a cache, which holds samples: dedup, exclude and order_by need its rows. Use the "
+            "source that it was written from."
+        )
     if given is not None and len(parts) > 1:
         paths = _in_folder(parts, given)
         try:
@@ -214,6 +248,9 @@ def build_indexes(
     for path, part in zip(paths, parts, strict=True):
         if not _is_cache(part):
             check_target("index", path, part.source, is_index)
+    built_with = {"dedup": noted.dedup, "exclude": excluded_text(excluded) if noted.excludes else None}
+    built_with = {name: value for name, value in built_with.items() if value is not None}
+    earlier: list[Any] = []
     return joined([
         part.source.index
         if _is_cache(part)
@@ -221,13 +258,19 @@ def build_indexes(
             part.rows,
             _PartLoader(loader, part.first) if part.first else loader,
             path,
-            part.fingerprint(),
+            {**part.fingerprint(), **built_with},
             origin=lambda row, first=part.first: origin(first + row),  # type: ignore[misc]  # a default is a constant
             raise_malformed=raise_malformed,
             progress=progress,
+            marks=None if noted == NOTHING else RowMarks(noted, excluded, part.row_of_each(), earlier),
         )
         for path, part in zip(paths, parts, strict=True)
     ])  # fmt: skip
+
+
+def _selection(part: Part) -> str:
+    """Returns what selects the rows of a part, where they are not all rows of its files; else an empty string."""
+    return str(getattr(part.source, "selection", ""))
 
 
 def _is_cache(part: Part) -> bool:
@@ -253,6 +296,6 @@ class _PartLoader:
     def load(self, rows: Sequence[int]) -> Any:
         return self._loader.load([self._first + row for row in rows])
 
-    def measured(self, chunks: Iterable[range]) -> Iterator[Measured]:
+    def measured(self, chunks: Iterable[range], how: Measure = measure_rows) -> Iterator[Measured]:
         first = self._first
-        return measuring(self._loader)(range(first + chunk.start, first + chunk.stop) for chunk in chunks)
+        return measuring(self._loader, how)(range(first + chunk.start, first + chunk.stop) for chunk in chunks)

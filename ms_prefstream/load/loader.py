@@ -21,13 +21,11 @@ from ms_prefstream.encode.truncate import CutMap, Uncut, token_cut_map
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.base import Format
 from ms_prefstream.formats.carry import Carry
-from ms_prefstream.formats.fields import names
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
-from ms_prefstream.formats.suggest import ready_line
 from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.sample import TEXT, Block, Loaded, Note, Ready
 from ms_prefstream.sample import Sequence as TokenSequence
-from ms_prefstream.tasks.base import Sampler, Task, columns_of
+from ms_prefstream.tasks.base import Sampler, Task, columns_of, traits
 
 
 class Load(Protocol):
@@ -106,6 +104,11 @@ class SampleLoader:
         self.sampler = sampler
         self.encoder = encoder
 
+    @property
+    def records(self) -> RecordAccess | None:
+        """The records that `load` reads."""
+        return self._records
+
     def over(
         self, records: RecordAccess | None, watch: Callable[[Sequence[int], Uncut], None] | None = None
     ) -> SampleLoader:
@@ -130,6 +133,7 @@ class SampleLoader:
     def _samples(self, found: Sequence[Record | Ready | RowError]) -> Block:
         if self._task.pairs and set(map(type, found)) == {Pair}:  # the usual window
             return self._made(self._encoded(found), found, range(len(found)))  # type: ignore[arg-type]  # all are pairs
+        wanted = traits(self._task).record
         texts: list[Any] = []
         tokens: list[Any] = []
         done: list[Loaded] = []
@@ -142,7 +146,7 @@ class SampleLoader:
                     places[2].append(index)
                     done.append(Loaded(record.sample, None, Note(record.notes)))
                     continue
-                record = _as_task_wants(record, self._task.pairs)
+                record = wanted(record)
             except RowError as error:
                 places[2].append(index)
                 done.append(Loaded(None, error))
@@ -179,7 +183,7 @@ class SampleLoader:
         def cuts(row: int, side: int) -> CutMap:
             return EncodedCutMap(encoder, sides_of(row)[side])
 
-        return Uncut(*found.block(), cuts)
+        return Uncut(*found.block(), cuts, records)
 
     def _made(self, conversations: Uncut, records: Sequence[Record], places: Sequence[int]) -> Block:
         """Returns the samples that the task makes of the conversations of some records."""
@@ -231,33 +235,6 @@ def _column_error(name: str, value: float | None) -> RowError:
         f"the row's {name} is {value}; expected a number that float32 can hold, up to {_LARGEST:.1e}",
         f"Scale the {name}s or scores",
     )
-
-
-def _as_task_wants(record: Record, pairs: bool) -> Pair | Completion | TokenPair | TokenCompletion:
-    """Returns a pair for tasks of pairs; prompt and chosen side for the others."""
-    if pairs and isinstance(record, Completion) and record.desirable is not None:
-        raise RowError(
-            Reason.MISSING_FIELD,
-            "the row is unpaired: 'label' or 'kto_tag' marks its one response as good or bad; expected a chosen and a "
-            "rejected response to one prompt",
-            "Pair the responses of a prompt first, or use mps.RLHF",
-        )
-    if pairs and not isinstance(record, (Pair, TokenPair)):
-        line = ready_line({"prompt": "…", **dict.fromkeys(record.unread, "…")})
-        raise RowError(
-            Reason.MISSING_FIELD,
-            "the row has no rejected side; expected a chosen and a rejected one"
-            + (f" (nothing reads the fields {names(record.unread)})" if record.unread else ""),
-            "Use mps.RLHF for rows of prompt and response, or correct the row" if line is None else f"Pass {line}",
-        )
-    if isinstance(record, Pair) and not pairs:
-        about = record.tools, record.origin, record.unread, record.variables
-        return Completion(record.prompt, record.chosen, *about, carried=record.carried)
-    if isinstance(record, TokenPair) and not pairs:
-        return TokenCompletion(
-            record.prompt_ids, record.chosen_ids, record.origin, record.unread, carried=record.carried
-        )
-    return record  # type: ignore[return-value]  # a ranked list becomes pairs in its format
 
 
 def _token_sides(records: Sequence[TokenPair | TokenCompletion]) -> Uncut:

@@ -15,8 +15,8 @@ from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.formats import Expanded, resolve_format
 from ms_prefstream.formats.base import Format
 from ms_prefstream.formats.carry import Carry
-from ms_prefstream.formats.reader import reader
-from ms_prefstream.formats.record import Record
+from ms_prefstream.formats.reader import RowReader, UnpairedReader, reader
+from ms_prefstream.formats.record import Pair, Record, TokenPair
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.lengths.index import count_verdicts
 from ms_prefstream.plan.mixture import MixedOrder, Mixture, whole_weights
@@ -55,7 +55,16 @@ class FormattedRows:
         return len(self.source)
 
     def read(self, rows: Sequence[int]) -> list[Record | Ready | RowError]:
-        return [self._record(raw) for raw in self.source.read(rows)]
+        fmt, found = self.format, list[Record | Ready | RowError]()
+        for raw in self.source.read(rows):
+            if isinstance(raw, (RowError, Ready)):
+                found.append(raw)
+                continue
+            try:
+                found.append(fmt(raw))  # type: ignore[arg-type]  # one record: the format has no count
+            except RowError as error:
+                found.append(error)
+        return found
 
     def read_block(self, rows: Sequence[int]) -> Block:
         """Returns the samples of these rows, in this order, of a source that consists of caches."""
@@ -63,18 +72,13 @@ class FormattedRows:
         block: Block = source.read_block(rows)
         return block
 
-    def _record(self, raw: Any) -> Record | Ready | RowError:
-        if isinstance(raw, (RowError, Ready)):
-            return raw
-        try:
-            return self.format(raw)  # type: ignore[return-value]  # one record: the format has no count
-        except RowError as error:
-            return error
+    def raws(self, rows: Sequence[int]) -> list[Any]:
+        """Returns the raw rows of records, in this order; None for a row that cannot be parsed."""
+        return [None if isinstance(found, RowError) else found for found in self.source.read(rows)]
 
     def raw(self, row: int) -> Any:
         """Returns the raw row, for the quarantine file; None if it cannot be parsed."""
-        (found,) = self.source.read([row])
-        return None if isinstance(found, RowError) else found
+        return self.raws([row])[0]
 
     def origin(self, row: int) -> str:
         return self.source.origin(row)
@@ -134,6 +138,11 @@ class MixedRecords:
         part = self.part_of(row)
         return self._parts[part].origin(row - self.mixture.firsts[part])
 
+    def raws(self, rows: Sequence[int]) -> list[Any]:
+        """Returns the raw rows of records, in this order; None for a row that cannot be parsed."""
+        parts, bounds = self._parts, np.array(self.mixture.firsts)
+        return read_parts(rows, bounds, self.name, lambda part, local: parts[part].raws(local.tolist()))
+
     def raw(self, row: int) -> Any:
         """Returns the raw row of a record, for the quarantine file; None if it cannot be parsed."""
         part = self.part_of(row)
@@ -176,7 +185,11 @@ Records: TypeAlias = _PartRecords | MixedRecords
 
 
 def formats_of(
-    source: Any, format: Any, fields: Mapping[str, str] | None = None, carry: Carry | None = None
+    source: Any,
+    format: Any,
+    fields: Mapping[str, str] | None = None,
+    carry: Carry | None = None,
+    unpairs: bool = False,
 ) -> list[Format]:
     """Returns the format of each part of a mix, or the one format of any other source.
 
@@ -185,21 +198,57 @@ def formats_of(
         format: The stream's option, for parts without a format of their own.
         fields: The stream's option, for parts without one of their own.
         carry: The fields that are carried.
+        unpairs: Whether a pair becomes two records, see `_reader_of`.
 
     Raises:
         OptionError: One of the two options cannot be used.
     """
     if not isinstance(source, Mix):
-        return [reader(resolve_format(format), fields, fills_nulls(source), carry)]
+        return [_reader_of(source, format, fields, carry, unpairs)]
     return [
-        reader(
-            resolve_format(format if part.format is None else part.format),
+        _reader_of(
+            part.source,
+            format if part.format is None else part.format,
             fields if part.fields is None else part.fields,
-            fills_nulls(part.source),
             carry,
+            unpairs,
         )
         for part in source.parts
     ]
+
+
+_LOOKED_AT = 64  # first rows of a source
+_SPREAD = 16  # rows all over it
+
+
+def _reader_of(
+    source: Any, format: Any, fields: Mapping[str, str] | None, carry: Carry | None, unpairs: bool
+) -> RowReader:
+    """Returns the reader of a source.
+
+    To number the records of pairs, all rows must be counted, which takes a pass over them. So it is done only for a
+    source that has a pair among its first rows or some rows all over it.
+    """
+    inner, filled = resolve_format(format), fills_nulls(source)
+    plain = reader(inner, fields, filled, carry)
+    if not unpairs or getattr(source, "ready", False):
+        return plain
+    if isinstance(source, RandomAccess) and len(source):
+        spread = np.linspace(0, len(source) - 1, _SPREAD).astype(np.int64).tolist()
+        rows = sorted({*range(min(_LOOKED_AT, len(source))), *spread})
+        if not any(_has_pair(plain, raw) for raw in source.read(rows)):
+            return plain
+    return UnpairedReader(inner, fields, filled, carry)
+
+
+def _has_pair(read: RowReader, raw: Any) -> bool:
+    if isinstance(raw, RowError):
+        return False
+    try:
+        made = read(raw)
+    except RowError:  # whoever reads the row for a sample reports it
+        return False
+    return any(isinstance(one, (Pair, TokenPair)) for one in (made if isinstance(made, tuple) else (made,)))
 
 
 def open_records(source: Any, formats: Sequence[Format]) -> Records | None:

@@ -111,13 +111,13 @@ def npy_begin(head: bytes, size: int, dtype: np.dtype[Any], shape: tuple[int, ..
     return begin
 
 
-def is_table(file: IO[bytes], dtype: np.dtype[Any], width: tuple[int, ...]) -> bool:
-    """Returns whether an open file has the header of a .npy file of rows of this dtype and shape, however many."""
+def is_table(file: IO[bytes], dtype: np.dtype[Any], *widths: tuple[int, ...]) -> bool:
+    """Returns whether an open file has the header of a .npy file of rows of this dtype and one of these shapes."""
     try:
         (shape, by_columns, found), _ = _npy_header(file.read(NPY_HEAD))
     except ValueError:
         return False
-    return found == dtype and len(shape) > 0 and shape[1:] == width and not by_columns
+    return found == dtype and len(shape) > 0 and shape[1:] in widths and not by_columns
 
 
 def _npy_header(head: bytes) -> tuple[tuple[tuple[int, ...], bool, np.dtype[Any]], int]:

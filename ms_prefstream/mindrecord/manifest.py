@@ -18,7 +18,9 @@ from ms_prefstream.errors import CacheError, PrefStreamError, StateError, printa
 from ms_prefstream.lengths.index_file import is_index
 from ms_prefstream.mindrecord.files import Count, FileNote, Sha256, is_mindrecord, is_table, part_name, write_small
 from ms_prefstream.mindrecord.ragged import check_ragged
+from ms_prefstream.mindrecord.schema import BYTES
 from ms_prefstream.mindrecord.sidecar import PLACE, SIDECAR, is_record_file, is_sidecar
+from ms_prefstream.sample import TEXT
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -128,7 +130,7 @@ def is_cache_file(file: IO[bytes], name: str) -> bool:
         return is_sidecar(file)
     if name == PLACES:
         return is_table(file, PLACE, ())
-    return is_table(file, LOGPS, (2,)) if name.endswith(".npy") else is_record_file(file)
+    return is_table(file, LOGPS, (1,), (2,)) if name.endswith(".npy") else is_record_file(file)
 
 
 def check_cache_file(path: str) -> None:
@@ -144,6 +146,9 @@ def _is_manifest(file: IO[bytes]) -> bool:
     return isinstance(values, dict) and values.get("format") == _FORMAT
 
 
+_Carried = Literal["int64", "float32", "text"]
+
+
 class _Fingerprint(msgspec.Struct):
     tokenizer: str | None
     template: str | None
@@ -153,7 +158,7 @@ class _Fingerprint(msgspec.Struct):
 
 
 class _Task(msgspec.Struct):
-    name: Literal["dpo", "reward", "rlhf"]
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z-]{0,31}$")]
     margin: bool = False
     max_length: Count | None = None
     seq_length: Count | None = None  # of RLHF
@@ -161,7 +166,7 @@ class _Task(msgspec.Struct):
 
 class _About(msgspec.Struct):
     version: Literal[1]
-    layout: Literal["ragged", "mindrlhf", "mindformers"]
+    layout: Literal["ragged", "mindrlhf", "mindrlhf-grpo", "mindformers"]
     task: _Task
     width: Count | None
     pad_token_id: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
@@ -223,12 +228,16 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
         if names != [name for name in self.files if name.startswith("reference-")]:
             raise ValueError("fields reference and files differ in the file of log-probabilities")
         if self.about.layout == "ragged":
-            task = self.about.task
-            margin = {"margin": "float32"} if task.margin else {}
-            check_ragged({name: one.dtype for name, one in self.columns.items()}, task.name != "rlhf", margin)
-        carried = json.loads(self.about.fingerprint.carry or "{}")
-        if missing := [path for path in carried if path.rpartition(".")[2] not in self.columns]:
-            raise ValueError(f"field columns lacks {missing[0]}, which is carried")
+            margin = {"margin": "float32"} if self.about.task.margin else {}
+            check_ragged({name: one.dtype for name, one in self.columns.items()}, margin)
+        carried = msgspec.json.decode(
+            self.about.fingerprint.carry or "{}", type=dict[str, _Carried | tuple[_Carried, Any]]
+        )
+        for path, spec in carried.items():
+            dtype = spec if isinstance(spec, str) else spec[0]
+            column = self.columns.get(path.rpartition(".")[2])
+            if column is None or column.dtype != (BYTES if dtype == TEXT else dtype):
+                raise ValueError(f"field columns lacks {path}, which is carried as {dtype}")
 
 
 def read_manifest(folder: str) -> Manifest:

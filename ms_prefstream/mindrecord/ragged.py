@@ -2,9 +2,11 @@
 
     pairs   row_id [17]   chosen_ids [5 6 7 8]   rejected_ids [5 6 9]   marks [0  0 1 2 4  0 1 2 3]   margin [0.5]
     RLHF    row_id [17]   prompt_ids [5 6]   ids [5 6 7 8]   marks [0  0 1 2 4]
+    others  row_id [17]   ids [5 6 7 8]   marks [0  0 1 2 4]
 
 `marks` are the sample's notes for reports, then for each sequence: whether it was cut, how many spans the loss
-covers, and the first token and the end of each. Further columns of a sample, such as its margin, follow.
+covers, and the first token and the end of each. `span_scores` has a value for each span, where a task gives them.
+Further columns of a sample, such as its margin, follow.
 """
 
 from __future__ import annotations
@@ -23,31 +25,35 @@ from ms_prefstream.sample import TEXT, Block, Note, Sample
 
 _PAIR = ("chosen_ids", "rejected_ids")
 _ONE = ("ids",)
-_OWN = frozenset({"row_id", "prompt_ids", *_PAIR, *_ONE, "marks"})
+_SCORES = "span_scores"
+_OWN = frozenset({"row_id", "prompt_ids", *_PAIR, *_ONE, "marks", _SCORES})
 MOST_TEXT = 1 << 18
 """The most bytes of a text that is carried; pages have room for it."""
 _LAST_NOTE = int(max(Note))
 
 
 def ragged_columns(
-    pairs: bool, length: int, prompt_length: int | None, further: Mapping[str, str]
+    pairs: bool, length: int, prompt_length: int | None, further: Mapping[str, str], scores: bool = False
 ) -> dict[str, Column]:
     """Returns the columns of a task's samples, in order.
 
     Args:
         pairs: Whether a sample has two sequences.
         length: The most tokens of a sequence.
-        prompt_length: The most tokens of a prompt that a rollout starts from.
+        prompt_length: The most tokens of a prompt that a rollout starts from; None for samples without one.
         further: Further values of a sample: name -> dtype.
+        scores: Whether each span has a value; spans are then single tokens.
     """
     names = _PAIR if pairs else _ONE
     columns = {"row_id": Column(dtype="int64", most=1, shape=(1,))}
-    if not pairs:
-        columns["prompt_ids"] = Column(dtype="int32", most=prompt_length or length)
+    if prompt_length is not None:
+        columns["prompt_ids"] = Column(dtype="int32", most=prompt_length)
     for name in names:
         columns[name] = Column(dtype="int32", most=length)
-    # At most every second token begins a span.
-    columns["marks"] = Column(dtype="int32", most=1 + len(names) * (2 + length + 2))
+    # At most every second token begins a span, or every token.
+    columns["marks"] = Column(dtype="int32", most=1 + len(names) * (2 + (2 * length if scores else length + 2)))
+    if scores:
+        columns[_SCORES] = Column(dtype="float32", most=length)
     return columns | {name: further_column(dtype) for name, dtype in further.items()}
 
 
@@ -56,11 +62,23 @@ def further_column(dtype: str) -> Column:
     return Column(dtype=BYTES, most=MOST_TEXT) if dtype == TEXT else Column(dtype=dtype, most=1, shape=(1,))
 
 
-def check_ragged(dtypes: Mapping[str, str], pairs: bool, further: Mapping[str, str]) -> None:
+def check_ragged(dtypes: Mapping[str, str], further: Mapping[str, str]) -> None:
     """Raises ValueError unless columns have the names and dtypes of this layout, and `further` ones at least."""
-    expected = {name: column.dtype for name, column in ragged_columns(pairs, 1, 1, further).items()}
+    prompt_length = 1 if "prompt_ids" in dtypes else None
+    columns = ragged_columns(has_pairs(dtypes), 1, prompt_length, further, has_scores(dtypes))
+    expected = {name: column.dtype for name, column in columns.items()}
     if {name: dtypes.get(name) for name in expected} != expected:
         raise ValueError(f"field columns is {dict(dtypes)}; expected {expected}")
+
+
+def has_pairs(columns: Mapping[str, Any]) -> bool:
+    """Returns whether samples with these columns have two sequences."""
+    return _PAIR[0] in columns
+
+
+def has_scores(columns: Mapping[str, Any]) -> bool:
+    """Returns whether samples with these columns have a value for each span."""
+    return _SCORES in columns
 
 
 def further_of(dtypes: Mapping[str, str]) -> dict[str, str]:
@@ -85,6 +103,8 @@ def ragged_values(
                 marks += span
         if sample.prompt is not None:
             values["prompt_ids"].append(np.ascontiguousarray(sample.prompt, np.int32))
+        if _SCORES in columns:
+            values[_SCORES].append(np.array(sample.scores, np.float32))
         values["marks"].append(np.array(marks, np.int32))
     return values | {name: further_values(samples, rows, name, dtype) for name, dtype in further.items()}
 
@@ -137,6 +157,12 @@ def ragged_block(
     if "prompt_ids" in found:
         block.prompts = np.stack(found["prompt_ids"][1:], axis=1)
     _set_marks(block, found["marks"])
+    if _SCORES in found:
+        scores = found[_SCORES]
+        for row, (begin, count) in enumerate(zip(scores.begins.tolist(), scores.lengths.tolist(), strict=True)):
+            if count != len(block.spans_of(row, 0)):
+                raise ValueError(f"row {rows[row]} has {count} scores and {len(block.spans_of(row, 0))} spans")
+            block.scores[row] = tuple(scores.values[begin : begin + count].tolist())
     return block
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import NoUsableRowsError, OptionError
+from ms_prefstream.plan.mixture import Mixture
 from ms_prefstream.plan.options import BudgetOptions, PlanOptions
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windows import Windows
@@ -30,15 +33,18 @@ class IndexedPlan(Windows):
         options: What to plan. `rows` counts all rows of the index, for a mixture those of an epoch; logical shards
             have no meaning here.
         lengths: (N,) key length of each row (signed), not copied; negative where a row is unusable.
+        order: (N,) what orders the rows, ascending, with ``shuffle=False``; None for the order of the source.
 
     Raises:
         OptionError: The index has another number of rows, or too few usable ones for one step.
         NoUsableRowsError: The index has no usable row at all.
     """
 
-    def __init__(self, options: PlanOptions, lengths: NDArray[np.integer[Any]]) -> None:
+    def __init__(
+        self, options: PlanOptions, lengths: NDArray[np.integer[Any]], order: NDArray[Any] | None = None
+    ) -> None:
         check_index(options, lengths)
-        self._kept = UsableRows(lengths >= 0)
+        self._kept = usable_rows(lengths >= 0, order, options.mixture)
         super().__init__(_over_usable(options, self._kept.count, lengths))
         self._lengths = lengths
         # Windows are sorted by one number that holds length and row id: five times faster than by two keys.
@@ -68,7 +74,7 @@ class IndexedPlan(Windows):
             rows, is_filling = self._sorted_window(epoch, window)
             return _Slots(rows[some], is_filling[some])
         positions = self.window_start(window) + batch * size + np.arange(size)
-        return _Slots(self._kept.ids(self.rows_at(epoch, positions)), self.is_filling(positions))
+        return _Slots(self._kept.ids(self.rows_at(epoch, positions)), self.is_filling(epoch, positions))
 
     def _sorted_window(self, epoch: int, window: int) -> _Slots:
         """Returns the s * G slots of a window, ascending by (length, row id); what fills the last step is last."""
@@ -77,7 +83,7 @@ class IndexedPlan(Windows):
                 return slots
         positions = self.window_start(window) + np.arange(self.steps_in(window) * self.options.global_batch)
         numbers = np.sort(self.rows_at(epoch, positions))
-        filling = np.sort(self.rows_at(epoch, positions[self.is_filling(positions)]))
+        filling = np.sort(self.rows_at(epoch, positions[self.is_filling(epoch, positions)]))
         rows = self._kept.ids(numbers)
         keys = self._lengths[rows].astype(np.int64) << self._row_bits | rows
         keys.sort()
@@ -148,6 +154,40 @@ class UsableRows:
         # The k-th kept row follows every dropped row that has at most k kept rows before it. The needle has the list's
         # type, or each call would convert the whole list.
         return numbers + np.searchsorted(self._list, numbers.astype(self._list.dtype), side="right")
+
+
+class OrderedRows:
+    """A map from the k-th usable row in an order to its row id; rows of one value are in the order of the source.
+
+        mask   1 0 1 1      order 3 0 1 3      ids of 0 1 2: 2 0 3
+
+    It takes 4 bytes a usable row (8 beyond 2**31 rows).
+
+    Args:
+        mask: (N,) bool, True for rows to keep.
+        order: (N,) what orders them, ascending.
+        firsts: The row id of each part's first row, and the number of rows at the end; parts are ordered separately.
+    """
+
+    def __init__(self, mask: NDArray[np.bool_], order: NDArray[Any], firsts: Sequence[int]) -> None:
+        self._rows = np.flatnonzero(mask).astype(np.int32 if mask.size < 2**31 else np.int64)
+        self.count = self._rows.size
+        for begin, end in pairwise(np.searchsorted(self._rows, firsts).tolist()):
+            part = self._rows[begin:end]
+            self._rows[begin:end] = part[np.argsort(order[part], kind="stable")]
+
+    def ids(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the row ids of these kept rows, int64 of the same shape."""
+        return self._rows[numbers].astype(np.int64)
+
+
+def usable_rows(
+    mask: NDArray[np.bool_], order: NDArray[Any] | None, mixture: Mixture | None
+) -> UsableRows | OrderedRows:
+    """Returns the map from the k-th usable row to its row id, in the order of the source or another one."""
+    if order is None:
+        return UsableRows(mask)
+    return OrderedRows(mask, order, (0, mask.size) if mixture is None else mixture.firsts)
 
 
 def check_index(options: PlanOptions | BudgetOptions, lengths: NDArray[np.integer[Any]]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import NoUsableRowsError, OptionError
-from ms_prefstream.plan.shuffle import MULTIPLY_FIRST, MULTIPLY_SECOND, KeyedPermutation, SeedUse, use_sequence
+from ms_prefstream.plan.shuffle import MULTIPLY_FIRST, MULTIPLY_SECOND, KeyedPermutation, SeedUse, moved, use_sequence
 
 LARGEST_TOTAL = 2**30
 """The largest sum of weights, so that products of two of them fit 64 bits."""
@@ -97,31 +97,41 @@ class MixedOrder:
         global_batch: Rows of a step over all ranks. When shuffling, the positions of a step are permuted. Otherwise a
             pattern in the turns (every second row, say) would always go to the same rank.
         window_rows: Rows of a window of the plan; a part's windows have its share of them.
+        order_noise: Share of a part's rows by which one may move without shuffling; see `shuffle.moved`.
     """
 
     def __init__(
-        self, mixture: Mixture, *, seed: int, shuffle: bool | str, global_batch: int, window_rows: int
+        self,
+        mixture: Mixture,
+        *,
+        seed: int,
+        shuffle: bool | str,
+        global_batch: int,
+        window_rows: int,
+        order_noise: float = 0.0,
     ) -> None:
-        self.mixture = mixture
+        self.mixture, self._order_noise = mixture, order_noise
         self._seed, self._shuffle, self._batch, self._window_rows = seed, shuffle, global_batch, window_rows
 
     def rows_at(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the rows at these positions, (n,) int64; positions after the last row wrap to the first."""
-        if self._shuffle is not False:
-            positions = self._dealt(epoch, positions)
-        parts, numbers = self.mixture.schedule.locate(positions % self.mixture.rows)
+        parts, numbers = self.mixture.schedule.locate(self.turns(epoch, positions) % self.mixture.rows)
         rows = np.empty_like(positions)
         for part in np.unique(parts).tolist():
             here = np.flatnonzero(parts == part)
             rows[here] = self.mixture.firsts[part] + self._rows_of(epoch, part, numbers[here])
         return rows
 
+    def turns(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the numbers of the turns at these positions; those from the mixture's `rows` on are repeats."""
+        return positions if self._shuffle is False else self._dealt(epoch, positions)
+
     def _rows_of(self, epoch: int, part: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the rows of a part, counted from its first, for its turns with these numbers."""
         turns, inside = np.divmod(numbers, self.mixture.sizes[part])  # the pass over the part, and the place in it
-        if self._shuffle is False:
+        if self._shuffle is False and not self._order_noise:
             return inside
-        order = self._near if self._shuffle == "window" else self._anywhere
+        order = {"window": self._near, True: self._anywhere, False: self._moved}[self._shuffle]
         for turn in np.unique(turns).tolist():
             here = turns == turn
             inside[here] = order(epoch, part, turn, inside[here])
@@ -149,6 +159,10 @@ class MixedOrder:
                 rows[here] = KeyedPermutation(min(share, size - window * share), key).row_of(rows[here])
         found: NDArray[np.int64] = windows * share + rows
         return found
+
+    def _moved(self, epoch: int, part: int, turn: int, inside: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Moves the rows of the part a little."""
+        return moved(inside, self.mixture.sizes[part], self._order_noise, self._seed, epoch, part, turn)
 
     def _dealt(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Permutes positions within their global batch."""

@@ -42,6 +42,8 @@ class PlanOptions:
             shuffled within it, and slots after the last row repeat rows of the last window.
         longest_first: Whether the very first step holds the longest rows of its window, so that a device with too
             little memory fails at once.
+        order_noise: Share of the rows by which a row may move, at most, from its place in the order of
+            ``shuffle=False``; see `shuffle.moved`.
         mixture: The parts of a mixed epoch; `rows` is then the mixture's `rows`. None for a single part.
     """
 
@@ -55,6 +57,7 @@ class PlanOptions:
     sort: bool = True
     longest_first: bool = False
     one_pass: bool = False
+    order_noise: float = 0.0
     mixture: Mixture | None = None
 
     def __post_init__(self) -> None:

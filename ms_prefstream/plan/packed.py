@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ms_prefstream.checks import WORD, whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.plan.bin_packing import Bins, Fitted, exactly, pack_rows
-from ms_prefstream.plan.indexed import UsableRows, check_index
+from ms_prefstream.plan.indexed import OrderedRows, UsableRows, check_index, usable_rows
 from ms_prefstream.plan.options import PlanOptions
 from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, keyed_order, use_sequence, window_sequence
@@ -32,7 +32,8 @@ class PackedPlan:
 
     Every usable row is in exactly one pack. The packs are the same in every epoch, so the number of steps is exact and
     constant. With ``shuffle=True`` packs are filled from a permutation of all rows, otherwise from 16,384 rows of the
-    source at a time.
+    source at a time. With an order they are filled from the rows of about one window of steps at a time, and
+    `order_noise` moves packs.
 
     A mixture has other rows in each epoch, so it is packed again for each, and fitted to the first epoch's number of
     packs by splitting some or leaving some out; see `bin_packing.exactly`.
@@ -46,6 +47,7 @@ class PackedPlan:
         sizes: (N,) tokens of each row, all its sequences together; negative where a row is unusable.
         capacity: Tokens of a packed row.
         most: Rows (pairs count once) that a packed row may hold.
+        order: (N,) what orders the rows, ascending, with ``shuffle=False``; None for the order of the source.
 
     Attributes:
         steps_per_epoch: Steps of every epoch, the same on all ranks.
@@ -58,7 +60,14 @@ class PackedPlan:
         NoUsableRowsError: The index has no usable row at all.
     """
 
-    def __init__(self, options: PlanOptions, sizes: NDArray[np.integer[Any]], capacity: int, most: int) -> None:
+    def __init__(
+        self,
+        options: PlanOptions,
+        sizes: NDArray[np.integer[Any]],
+        capacity: int,
+        most: int,
+        order: NDArray[Any] | None = None,
+    ) -> None:
         _check_longest_first(options)
         check_index(options, sizes)
         if int(sizes.max()) > capacity:
@@ -67,8 +76,12 @@ class PackedPlan:
                 f"tokens (row {int(sizes.argmax())} has {sizes.max()}), so they fit into no pack. Give "
                 f"tokens={sizes.max()} or more, or lower the task's length and build the index again."
             )
-        kept = UsableRows(sizes > 0)
+        kept = usable_rows(sizes > 0, order, options.mixture)
         self._seed, self._shuffle = options.seed, options.shuffle
+        self._block = _BLOCK if options.shuffle is True else _BLOCK_IN_PLACE
+        if order is not None:
+            tokens = options.window * options.global_batch * capacity
+            self._block = min(max(1, int(tokens / sizes[sizes > 0].mean())), _BLOCK)
         self._capacity, self._most = capacity, most
         self._rows = kept.count
         self._mixed = None
@@ -113,14 +126,13 @@ class PackedPlan:
         self._held = ((epoch, packs), *self._held[: _EPOCHS_HELD - 1])
         return packs
 
-    def _pack(self, epoch: int, kept: UsableRows, sizes: NDArray[np.integer[Any]]) -> Bins:
+    def _pack(self, epoch: int, kept: UsableRows | OrderedRows, sizes: NDArray[np.integer[Any]]) -> Bins:
         """Packs all rows, block by block."""
         dtype = np.int32 if sizes.size < 2**31 else np.int64
         rows: NDArray[np.integer[Any]] = np.empty(self._rows, dtype)
         starts: list[NDArray[np.integer[Any]]] = [np.zeros(1, dtype)]
-        block = _BLOCK if self._shuffle is True else _BLOCK_IN_PLACE
-        for begin in range(0, self._rows, block):
-            ids = kept.ids(self._line(epoch, np.arange(begin, min(begin + block, self._rows))))
+        for begin in range(0, self._rows, self._block):
+            ids = kept.ids(self._line(epoch, np.arange(begin, min(begin + self._block, self._rows))))
             packed = pack_rows(sizes[ids], self._capacity, self._most)
             rows[begin : begin + ids.size] = ids[packed.rows]
             starts.append((begin + packed.starts[1:]).astype(dtype))
@@ -255,4 +267,5 @@ def _over_packs(options: PlanOptions, packs: int, usable: int, capacity: int) ->
             f"(global_batch={options.global_batch}). Use a batch of at most {packs} over all ranks, fewer tokens, or "
             "drop_remainder=False, which repeats packed rows to fill the step."
         )
-    return dataclasses.replace(options, rows=packs, mixture=None, logical_shards=1, sort=False)
+    noise = options.order_noise if options.mixture is None else 0.0  # the rows of a mixture are packed as they moved
+    return dataclasses.replace(options, rows=packs, mixture=None, logical_shards=1, sort=False, order_noise=noise)

@@ -36,6 +36,7 @@ class SeedUse(enum.IntEnum):
     ROWS_OF_WIDTH = 103
     STEPS_BY_BUDGET = 104
     DRAWN_FOR_SHAPES = 105
+    ORDER_NOISE = 106
 
 
 def epoch_sequence(seed: int, epoch: int) -> np.random.SeedSequence:
@@ -63,6 +64,38 @@ def keyed_order(count: int, sequence: np.random.SeedSequence) -> NDArray[np.int6
     `numpy.random.Generator.permutation` may change between numpy versions; the words of a `SeedSequence` may not.
     """
     return np.argsort(sequence.generate_state(count, np.uint64), kind="stable").astype(np.int64, copy=False)
+
+
+def moved(
+    positions: NDArray[np.int64], count: int, share: float, seed: int, epoch: int, *which: int
+) -> NDArray[np.int64]:
+    """Returns which of `count` items in order are at these positions of an epoch that moves each by at most a share.
+
+    Items are permuted within stretches of the order; where these begin differs from epoch to epoch.
+
+        count 8, share 0.3      an epoch 0 | 3 1 2 | 4 6 5 | 7      another one 1 2 0 | 4 3 5 | 7 6
+
+    Args:
+        positions: (n,) places in the epoch, each below `count`.
+        count: The number of items.
+        share: An item moves by at most this share of `count`, 0 to 1.
+        seed: The plan's seed.
+        epoch: The epoch.
+        which: The part of a mixture and the pass over it.
+    """
+    stretch = min(int(share * count) + 1, count)
+    if stretch == 1:
+        return positions
+    first = use_sequence(seed, epoch, SeedUse.ORDER_NOISE, *which, 0).generate_state(1, np.uint64)
+    shift = int(first[0] % np.uint64(stretch)) if stretch < count else 0
+    stretches = (positions + shift) // stretch
+    found = np.empty_like(positions)
+    for number in np.unique(stretches).tolist():
+        here = stretches == number
+        begin, end = max(0, number * stretch - shift), min(count, (number + 1) * stretch - shift)
+        key = use_sequence(seed, epoch, SeedUse.ORDER_NOISE, *which, 1 + number)
+        found[here] = begin + KeyedPermutation(end - begin, key).row_of(positions[here] - begin)
+    return found
 
 
 class KeyedPermutation:

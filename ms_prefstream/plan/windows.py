@@ -14,7 +14,7 @@ from ms_prefstream.errors import NoUsableRowsError
 from ms_prefstream.plan.mixture import MixedOrder
 from ms_prefstream.plan.options import PlanOptions
 from ms_prefstream.plan.ranks import Ranks
-from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, epoch_sequence, keyed_order, window_sequence
+from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, epoch_sequence, keyed_order, moved, window_sequence
 
 
 class Windows:
@@ -60,6 +60,7 @@ class Windows:
                 shuffle=options.shuffle,
                 global_batch=batch,
                 window_rows=self._window_rows,
+                order_noise=options.order_noise,
             )
 
     def locate(self, step: int) -> tuple[int, int]:
@@ -94,8 +95,10 @@ class Windows:
             order = np.concatenate([[steps - 1], order[order != steps - 1]])
         return order
 
-    def is_filling(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Returns whether these positions of an epoch come after its last row, so that they repeat one."""
+    def is_filling(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns whether the rows at these positions of an epoch only fill its last step."""
+        if self._mixed is not None:
+            positions = self._mixed.turns(epoch, positions)
         return positions >= self.options.rows
 
     def rows_at(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -107,7 +110,7 @@ class Windows:
             return self._mixed.rows_at(epoch, positions)
         positions = positions % self.options.rows
         if self.options.shuffle is False:
-            return positions
+            return moved(positions, self.options.rows, self.options.order_noise, self.options.seed, epoch)
         if self.options.shuffle is True:
             return KeyedPermutation(self.options.rows, epoch_sequence(self.options.seed, epoch)).row_of(positions)
         return self._rows_by_window(epoch, positions)
@@ -165,9 +168,9 @@ class WindowedPlan(Windows):
         """Returns the planned row ids of a shard in a window, (steps_in(window) * b,) int64, in window order."""
         return self.rows_at(epoch, self._shard_positions(window, shard))
 
-    def shard_filling(self, window: int, shard: int) -> NDArray[np.bool_]:
+    def shard_filling(self, epoch: int, window: int, shard: int) -> NDArray[np.bool_]:
         """Returns which of `shard_rows` only fill the last step."""
-        return self.is_filling(self._shard_positions(window, shard))
+        return self.is_filling(epoch, self._shard_positions(window, shard))
 
     def _shard_positions(self, window: int, shard: int) -> NDArray[np.int64]:
         shards = self.options.logical_shards
@@ -188,7 +191,7 @@ class WindowedPlan(Windows):
 
     def filling(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.bool_]:
         """Returns which of `rows` only fill the last step; where nothing is sorted."""
-        return self.is_filling(self._step_positions(epoch, step, rank, world))
+        return self.is_filling(epoch, self._step_positions(epoch, step, rank, world))
 
     def _step_positions(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
         ranks = Ranks(world, rank, self.options.logical_shards)

@@ -19,6 +19,7 @@ from ms_prefstream.formats.record import Completion, Messages, Pair, TokenComple
 from ms_prefstream.sample import Loaded, Note
 from ms_prefstream.sources.content_hash import rows_hash
 from ms_prefstream.tasks import Task
+from ms_prefstream.tasks.base import traits
 
 NO_TEMPLATE = "no chat template: prompt and response joined as text"
 
@@ -154,9 +155,11 @@ def unread(seen: Seen) -> Iterator[Finding]:
 
 def no_response(seen: Seen) -> Iterator[Finding]:
     """Prompts alone, where a task trains on responses."""
-    alone = [one for one in seen.records if isinstance(one, (Completion, TokenCompletion))]
+    if seen.task.pairs or not traits(seen.task).trains:
+        return
+    alone = [one for one in seen.records if type(one) in (Completion, TokenCompletion)]
     count = sum(not (one.response if isinstance(one, Completion) else one.response_ids) for one in alone)
-    if count and not seen.task.pairs:
+    if count:
         remedy = 'Name the response, as fields={"response": "answer"}, unless only rollouts use these rows'
         yield Finding(f"{_of(count, seen)} have no response, so that nothing of them is under the loss", remedy)
 
@@ -227,7 +230,7 @@ def dropped(seen: Seen) -> Iterator[Finding]:
 def _remedy_for(reason: Reason, error: RowError, seen: Seen) -> str:
     labels = {"label", "kto_tag", "labels"}
     if reason is Reason.MISSING_FIELD and any(isinstance(raw, dict) and labels & raw.keys() for raw in seen.raws):
-        return "Rows with one response and a label are unpaired (KTO): pair them by prompt, or train on the good ones"
+        return "Rows with one response and a label are unpaired: use mps.KTO"
     if error.remedy:
         return error.remedy
     return _REMEDIES.get(str(reason), 'Correct them, or pass on_bad_row="drop"' if reason.malformed else "")

@@ -23,6 +23,9 @@ NOTE_LABELS = {
     "empty_think": "rows with an empty think block, which is not trained",
     "markers": "rows whose text looks rendered already (template=None with "
     'special_tokens_in_content="allow" reads its control tokens)',
+    "separator_trimmed": "rows whose last separator the chat template trims",
+    "desirable": "rows whose response is a good one",
+    "undesirable": "rows whose response is a bad one",
 }
 """Name of a `Note`, and of its count in a `Report` -> what people read."""
 
@@ -79,13 +82,22 @@ class PartReport:
 
 ORIGINS_KEPT = 5  # per reason
 _WITH_ORIGINS = (Note.CONTENT_LOST, Note.EMPTY_THINK, Note.MARKERS)
-_WITHOUT_ORIGINS = (Note.TRUNCATED, Note.QUESTION_CUT, Note.REWRITTEN, Note.BOUNDARY_DIFFERS)
+_WITHOUT_ORIGINS = (
+    Note.TRUNCATED,
+    Note.QUESTION_CUT,
+    Note.REWRITTEN,
+    Note.BOUNDARY_DIFFERS,
+    Note.SEPARATOR_TRIMMED,
+)
 MOST_LINES = 12  # of a printed report
 _REASONS_SHOWN = 4  # with a share and origins; the others with their number
 _WHERE_COUNTED = (
     "content_lost",
     "empty_think",
     "markers",
+    "separator_trimmed",
+    "desirable",
+    "undesirable",
     "unread",
     "left_out_files",
 )  # `as_dict` leaves out empty ones
@@ -115,6 +127,9 @@ class Report:
         content_lost: Rows of which the chat template left words out of a turn under the loss.
         empty_think: Rows with an empty think block that the template inserted into an answer.
         markers: Rows whose text looks like a conversation that is rendered already.
+        separator_trimmed: Rows whose last step has its label on its own last token, because the chat template trims the
+            separator. `as_dict` holds it where there are such rows.
+        desirable: Rows of `mps.KTO` whose response is a good one, and `undesirable` the others, see `kto_weights`.
         unread: Kept rows by the name of a field that holds text, messages, tools or media and that nothing read.
         packs_made: Without a length index, the packed rows that the rows of all finished windows filled.
         packs_wanted: The packed rows that their steps took.
@@ -148,6 +163,9 @@ class Report:
     content_lost: int = 0
     empty_think: int = 0
     markers: int = 0
+    separator_trimmed: int = 0
+    desirable: int = 0
+    undesirable: int = 0
     unread: Counter[str] = field(default_factory=Counter)
     packs_made: int = 0
     packs_wanted: int = 0
@@ -186,6 +204,27 @@ class Report:
         """Share of the cells of all batches so far that is padding, 0 to 1."""
         return 1 - self.tokens / self.cells if self.cells else 0.0
 
+    @property
+    def desirable_share(self) -> float | None:
+        """Share of the rows of `mps.KTO` read so far whose response is a good one, 0 to 1; None without such rows."""
+        total = self.desirable + self.undesirable
+        return self.desirable / total if total else None
+
+    @property
+    def kto_weights(self) -> dict[str, tuple[float, float]]:
+        """Bounds of each weight of the KTO loss while the other one is 1; empty unless there are rows of both kinds.
+
+        The weight of desirable rows times their number should be 1 to 1.33 times the weight of undesirable rows times
+        theirs: equation 8 of "KTO: Model Alignment as Prospect Theoretic Optimization", as TRL's KTOTrainer has it.
+        """
+        if not self.desirable or not self.undesirable:
+            return {}
+        ratio = self.undesirable / self.desirable
+        return {
+            "desirable_weight": (round(ratio, 2), round(1.33 * ratio, 2)),
+            "undesirable_weight": (round(1 / ratio / 1.33, 2), round(1 / ratio, 2)),
+        }
+
     def first_time(self, rows: Sequence[int]) -> list[bool]:
         """Returns which rows are new to the report, and counts these as read."""
         seen, found = self._seen, []
@@ -215,7 +254,7 @@ class Report:
             notes: The notes of each, a `Note` as a number.
             origin: Row to origin.
         """
-        for note in (*_WITHOUT_ORIGINS, *_WITH_ORIGINS):
+        for note in Note:
             places = np.flatnonzero(notes & note)
             if not len(places):
                 continue
@@ -290,6 +329,7 @@ class Report:
                 *(f"{label}: {count:,}" for label, count in counts if count),
             ]
         )
+        yield self._desirable()
         noted = [
             *noted_rows(_WITH_ORIGINS),
             *((f"field {name!r}, which nothing read", count, f"unread {name}") for name, count in self.unread.items()),
@@ -305,6 +345,14 @@ class Report:
         yield [*([f"tokenizer: {tokenizer}"] if tokenizer else []), *([self.template] if self.template else [])]
         yield self._files()
         yield [f"warning: {printable(one, most=None)}" for one in self.warnings]
+
+    def _desirable(self) -> list[str]:
+        """Returns the share of desirable rows, and the weights that make up for it."""
+        if self.desirable_share is None:
+            return []
+        weights = " or ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in self.kto_weights.items())
+        total = self.desirable + self.undesirable
+        return [f"desirable rows: {share(self.desirable, total)}" + (f", balanced by {weights}" if weights else "")]
 
     def _first(self, name: str) -> str:
         return ", ".join(map(printable, self.origins[name]))

@@ -29,7 +29,7 @@ from ms_prefstream.mindrecord.manifest import (
     read_manifest,
     without_reference,
 )
-from ms_prefstream.mindrecord.ragged import ragged_block
+from ms_prefstream.mindrecord.ragged import has_pairs, ragged_block
 from ms_prefstream.mindrecord.sidecar import PLACE
 from ms_prefstream.sample import Block, Ready
 from ms_prefstream.sources.base import as_row_ids, sources_in
@@ -246,7 +246,7 @@ class CachedRows:
                 "reference log-probabilities again: mps.write_cache(stream, out, reference=..., reference_id=..., "
                 "overwrite=True)."
             )
-        logps = _Table(path, self._handles, LOGPS, (count, 2))
+        logps = _Table(path, self._handles, LOGPS, (count, 1 + has_pairs(self._dtypes)))
         for rows, values in logps.chunks():
             if (np.isfinite(values) != (verdict[rows] == GOOD)[:, None]).any():
                 raise CacheError(f"{path} lacks finite log-probabilities for some rows, or has some for dropped ones.")

@@ -35,7 +35,7 @@ def whole_hash(source: Any) -> str | None:
         return hash_of([(one or "").encode() for one in found]) if any(found) else None
     if paths := getattr(source, "paths", ()) or getattr(source, "_paths", ()):
         return hash_of(map(_hash_file, paths))
-    return hash_of(map(_row_bytes, rows_in_order(source))) if isinstance(source, RandomAccess) else None
+    return hash_of(map(row_bytes, rows_in_order(source))) if isinstance(source, RandomAccess) else None
 
 
 def _hash_file(path: str) -> bytes:
@@ -79,15 +79,15 @@ def sampled_rows_hash(kind: type, source: RandomAccess, complete_up_to: int = _S
     if count <= complete_up_to:
         sample = list(range(count))
     head = f"{kind.__module__}.{kind.__qualname__}:{count}".encode()
-    return hash_of([head, *map(_row_bytes, source.read(sample))])
+    return hash_of([head, *map(row_bytes, source.read(sample))])
 
 
 def rows_hash(rows: Iterable[RawRow]) -> str:
     """Returns a short hash of rows, the same in every process."""
-    return hash_of(map(_row_bytes, rows))
+    return hash_of(map(row_bytes, rows))
 
 
-def _row_bytes(row: RawRow) -> bytes:
+def row_bytes(row: RawRow) -> bytes:
     """Returns a row as bytes that are the same in every process: keys sorted, no addresses of objects."""
     options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
     try:

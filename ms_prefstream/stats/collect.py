@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import RowError
+from ms_prefstream.formats.identity import equal_groups
 from ms_prefstream.formats.presets.cvalues import ALIASES
 from ms_prefstream.formats.record import Completion, TokenCompletion, TokenPair
 from ms_prefstream.sample import Ready
 from ms_prefstream.stats.measure import Measured, at_length
-from ms_prefstream.stats.near import equal_groups, near_groups
+from ms_prefstream.stats.near import near_groups
 from ms_prefstream.stats.parts import Cut, Padding, Prompts, Repeats, Sequences, Shared, Suggested, TypeStats
 from ms_prefstream.stats.result import Stats
 from ms_prefstream.stats.rules import good_length, rules_for

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from ms_prefstream.encode.backends.base import Place
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.formats.identity import hash_array, prompt_hash
 from ms_prefstream.formats.record import Completion, Messages, Pair, TokenCompletion, TokenPair
 from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.sample import Loaded, Note
@@ -143,7 +143,7 @@ class Measurer:
             tokens=_tokens(records, texts, recipe.bare),
             sequences=sequences,
             cut=cut,
-            prompts=np.array([_prompt_hash(record) for record in records], np.uint64),
+            prompts=hash_array(prompt_hash(record, fold=False) for record in records),
             signatures=signatures([_prompt_text(record) for record in records]) if recipe.near else None,
             dropped=sorted(dropped),
             unread=sorted(unread),
@@ -247,20 +247,6 @@ def _token_counts(texts: Sequence[str], tokenizer: Tokenizer) -> dict[str, int]:
             return {}
         half = len(texts) // 2
         return _token_counts(texts[:half], tokenizer) | _token_counts(texts[half:], tokenizer)
-
-
-def _prompt_hash(record: Any) -> tuple[int, int]:
-    """Returns a 128-bit hash of a prompt: of its ids, or of the roles and contents of its messages; 0 for none."""
-    digest = hashlib.blake2b(digest_size=16)
-    if isinstance(record, (TokenPair, TokenCompletion)):
-        digest.update(np.array(record.prompt_ids, np.int64).tobytes())
-    elif isinstance(record, (Pair, Completion)):
-        for role, content, _ in record.prompt:
-            digest.update(f"{role}\0{len(content)}\0{content}".encode("utf-8", "surrogatepass"))
-    else:
-        return 0, 0
-    found = digest.digest()
-    return int.from_bytes(found[:8], "little"), int.from_bytes(found[8:], "little")
 
 
 def _prompt_text(record: Any) -> str | None:

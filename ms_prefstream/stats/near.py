@@ -46,19 +46,6 @@ def _shingles(text: str) -> list[str]:
     return [letters[begin : begin + _LETTERS] for begin in range(max(1, len(letters) - _LETTERS + 1))]
 
 
-def equal_groups(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Returns the number of the group of equal hashes that each row belongs to, (n,), given (n, 2) hashes.
-
-    Groups are numbered from 0 without gaps.
-    """
-    order = np.lexsort(hashes.T)
-    is_first = np.ones(len(hashes), np.int64)
-    is_first[1:] = (np.diff(hashes[order], axis=0) != 0).any(axis=1)
-    groups = np.empty(len(hashes), np.int64)
-    groups[order] = np.cumsum(is_first) - 1
-    return groups
-
-
 def near_groups(groups: NDArray[np.int64], signatures: NDArray[np.uint16]) -> NDArray[np.int64]:
     """Returns the groups of rows with equal or nearly equal prompts, (n,).
 

@@ -31,6 +31,7 @@ from ms_prefstream.stats.result import Stats
 from ms_prefstream.steps.data import Encoding
 from ms_prefstream.steps.look import formats_in
 from ms_prefstream.tasks import DPO, RLHF, Task
+from ms_prefstream.tasks.base import traits
 
 LIMITS = (512, 1024, 2048, 4096)
 _LEAST = 16  # tokens of a limit
@@ -97,7 +98,8 @@ def stats(
     begin = time.monotonic()
     batch_size, workers = whole_number("batch_size", batch_size, 1), whole_number("workers", workers, 0)
     opened = source if isinstance(source, Mix) else open_source(source)
-    formats = formats_of(opened, format, fields)
+    unpairs = task is not None and traits(task).unpairs
+    formats = formats_of(opened, format, fields, unpairs=unpairs)
     encoding = Encoding(
         task=task or DPO(NO_LIMIT),
         tokenizer="bytes" if tokenizer is None else tokenizer,  # to find rows that every stream would drop

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from ms_prefstream.batch import BatchingRule, Layout, PackedLayout
 from ms_prefstream.errors import OptionError
 from ms_prefstream.report.report import Report
@@ -65,9 +67,12 @@ class Collate:
         """Returns the batch of B samples; `longest` counts tokens, None for those of the samples themselves."""
         if longest is None:
             longest = int(samples.lengths.max())
+        if self.layout.longest is not None:
+            longest = max(longest, self.layout.longest(samples))
         width = self.batching.width_for(longest, self.widths)
         self.report.batch(samples, width)
-        return self.layout.build(samples, width, self.pad_id, self.task.shifted)
+        batch, copies = self.layout.build(samples, width, self.pad_id, self.task.shifted), self.layout.repeat
+        return batch if copies == 1 else {name: np.repeat(array, copies, axis=0) for name, array in batch.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,13 +23,16 @@ from ms_prefstream.disk import shown
 from ms_prefstream.encode.encoder import AUTO, BOUNDARIES
 from ms_prefstream.encode.template_text import checked_variables, first_day, is_day, template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_embedding
-from ms_prefstream.errors import OptionError, StateError
+from ms_prefstream.errors import OptionError, Reason, RowError, StateError
 from ms_prefstream.formats.carry import Carry, carry_of
 from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_of
-from ms_prefstream.load.cached import ReadAhead, check_cache, encoding_of, tokenizer_of
+from ms_prefstream.lengths.index import REASONS
+from ms_prefstream.load.ahead import RECORDS_AHEAD, SAMPLES_AHEAD, ReadAhead
+from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
 from ms_prefstream.load.carried import carried_by
 from ms_prefstream.load.index_files import FoundIndex, Part, build_indexes, find_beside, find_index, index_parts
 from ms_prefstream.load.loader import Load, Recipe
+from ms_prefstream.load.marks import Noted, excluded_questions, order_key
 from ms_prefstream.load.one_pass import (
     MixedOnePassRecords,
     PassWindow,
@@ -52,11 +55,15 @@ from ms_prefstream.sources.own_files import is_quarantine
 from ms_prefstream.sources.paths import own_files_beside
 from ms_prefstream.steps.look import Look
 from ms_prefstream.tasks import Task
-from ms_prefstream.tasks.base import check_room
+from ms_prefstream.tasks.base import check_room, traits
 
 _RELOADED_TOGETHER = 2048  # rows
 # Settings that may be left open, with what their values must fulfil.
 _OPEN: Mapping[str, Callable[[Any], bool]] = {"boundary": BOUNDARIES.__contains__, "template_date": is_day}
+_LEFT_OUT = {
+    Reason.DUPLICATE: RowError(Reason.DUPLICATE, "the length index says that an earlier row is the same"),
+    Reason.CONTAMINATED: RowError(Reason.CONTAMINATED, "the length index says that its prompt is excluded"),
+}
 _PAUSE = 0.2  # seconds between two looks at an index that another process is building
 _log = logging.getLogger("ms_prefstream")
 
@@ -151,6 +158,7 @@ class StreamData:
         encoding: What decides about the tokens of a row.
         policy: What happens to bad rows.
         ranks: Which rank writes the quarantine file.
+        order_by: The option of a stream; an index must hold what it needs.
         workers: Processes that load samples; 0 loads them here.
         index: ``auto``, ``build``, the path of a length index, or None.
         verbose: Whether warnings are logged; the report has them in any case.
@@ -180,11 +188,13 @@ class StreamData:
         encoding: Encoding,
         policy: BadRowPolicy,
         ranks: Ranks,
+        order_by: str | None = None,
         *,
         workers: int = 0,
         index: str | os.PathLike[str] | None = None,
         verbose: bool = True,
     ) -> None:
+        self._noted, self._given = Noted(order_by=order_key(order_by)), encoding
         if not isinstance(verbose, bool):
             raise OptionError(f"verbose is {verbose!r}; expected True or False.")
         self.verbose = verbose
@@ -194,7 +204,9 @@ class StreamData:
             raise OptionError(f"index is {index!r}; expected 'auto', 'build', the path of a length index, or None.")
         self.source: Any = source if isinstance(source, Mix) else open_source(source)
         recipe = encoding.recipe(only_caches(self.source), encoding.carried(self.source))
-        self._formats = formats_of(self.source, encoding.format, encoding.fields, recipe.carry)
+        self._formats = formats_of(
+            self.source, encoding.format, encoding.fields, recipe.carry, traits(encoding.task).unpairs
+        )
         recipe = self._open_encoding(encoding, recipe)
         self.records = open_records(self.source, self._formats)
         self.recipe = dataclasses.replace(recipe, records=self.records)
@@ -322,8 +334,10 @@ class StreamData:
         """Returns the loader of a source with random access: the worker processes, or this process."""
         if self.pool is not None:
             return Prefetch(self.pool)
-        records = self.recipe.records
-        return ReadAhead(self.local, len(records)) if self.recipe.ready and records is not None else self.local
+        records, is_cache = self.recipe.records, self.recipe.ready
+        if records is None or not (is_cache or self.index is not None):  # without an index a window is loaded at once
+            return self.local
+        return ReadAhead(self.local, min(len(records), SAMPLES_AHEAD if is_cache else RECORDS_AHEAD))
 
     def bad_rows(self) -> BadRows:
         """Returns what counts, raises or drops the bad rows of a source with random access."""
@@ -343,12 +357,16 @@ class StreamData:
             part = lambda number: reports[records.part_of(number)]  # noqa: E731
         return self._bad_rows(window.read, origin=window.origin, raw=window.raw, part=part, first=window.before)
 
-    def build_index(self, path: str | os.PathLike[str] | None, progress: bool) -> LengthIndex:
+    def build_index(
+        self, path: str | os.PathLike[str] | None, progress: bool, dedup: str | None = None, exclude: Any = ()
+    ) -> LengthIndex:
         """Measure every row, write the length index and use it from now on.
 
         Args:
             path: Where to write it, for a mix a folder; None puts it beside a single file, for a mix beside each.
             progress: Whether to show a progress bar.
+            dedup: The option of `ms_prefstream.Stream.build_index`, like `exclude`.
+            exclude: Other data whose prompts no row may have.
 
         Raises:
             OptionError: The source can only be read in one pass, or is a cache.
@@ -361,6 +379,7 @@ class StreamData:
             )
         if self._cached:
             raise OptionError(f"{self.source.name} is a cache, which has a length index of its own already.")
+        excluded = excluded_questions(exclude, self._given.format, self._given.fields, self.warn)
         index = build_indexes(
             self._parts(),
             self.local if self.pool is None else self.pool,
@@ -368,6 +387,8 @@ class StreamData:
             origin=self.records.origin,
             raise_malformed=self.raise_malformed,
             progress=progress_on(sys.stderr) if progress else None,
+            noted=dataclasses.replace(self._noted, dedup=dedup, excludes=bool(excluded)),
+            excluded=excluded,
         )
         self._use_index(index)
         return index
@@ -439,7 +460,9 @@ class StreamData:
     def _parts(self) -> list[Part]:
         """Returns what each index file covers."""
         assert self.records is not None  # a one-pass source has no index
-        return index_parts(self.source, self.records, self._formats, self.encoding, self.open_settings)
+        key = self._noted.order_by
+        settings = self.encoding if key is None else {**self.encoding, "order_by": key}
+        return index_parts(self.source, self.records, self._formats, settings, self.open_settings)
 
     def _use_found(self, found: FoundIndex) -> bool:
         """Uses an index, and the open settings that it was built with; returns whether there is one."""
@@ -459,14 +482,17 @@ class StreamData:
                 f"at most {self.task.length:,}. It is damaged: build it again."
             )
         if self.raise_malformed and not self._cached:
-            raise_malformed_of(index.verdict, self.local, records.origin)
+            raise_malformed_of(index.verdict, self.local, records.origin, self._noted.measure)
         counts = [(str(one.reason), one.rows, [records.origin(row) for row in one.first]) for one in index.counts]
         self.report.known(counts)
         if quarantine is None:
             return
-        bad = np.flatnonzero(index.verdict)[quarantine.rank :: quarantine.world].tolist()
+        verdict = index.verdict
+        bad = np.flatnonzero(verdict)[quarantine.rank :: quarantine.world].tolist()
         for begin in range(0, len(bad), _RELOADED_TOGETHER):
             rows = bad[begin : begin + _RELOADED_TOGETHER]
-            for row, one in zip(rows, self.local.load(rows), strict=True):
-                if one.error is not None:
-                    quarantine.add(one.error.at(records.origin(row)), records.raw(row))
+            errors = dict(self._noted.measure(self.local, rows).errors)
+            for at, row in enumerate(rows):
+                error = errors.get(at) or _LEFT_OUT.get(REASONS[int(verdict[row])])
+                if error is not None:
+                    quarantine.add(error.at(records.origin(row)), records.raw(row))

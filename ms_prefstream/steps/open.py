@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -13,8 +14,11 @@ from numpy.typing import NDArray
 
 from ms_prefstream.batch import BatchingRule, Layout, PackedLayout
 from ms_prefstream.batch.best_widths import batch_maxima
+from ms_prefstream.disk import shown
 from ms_prefstream.errors import NoUsableRowsError, OptionError, SourceError
+from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.load.cached import has_reference
+from ms_prefstream.load.marks import order_key
 from ms_prefstream.load.one_pass import MixedOnePassRecords, PassWindow
 from ms_prefstream.load.records import MixedRecords
 from ms_prefstream.plan import (
@@ -51,13 +55,59 @@ AnySteps: TypeAlias = PlannedSteps | OnePassSteps
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """In which order rows are seen; the options of `PlanOptions` that a user gives."""
+    """In which order rows are seen; options of `ms_prefstream.stream`, documented there."""
 
     shuffle: Literal["window"] | bool = True
     seed: int = 0
     window: int = 64
     drop_remainder: Remainder = True
     longest_first: bool = False
+    order_by: str | None = None
+    order_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        order_key(self.order_by)
+        noise = self.order_noise
+        if isinstance(noise, bool) or not isinstance(noise, numbers.Real) or not 0 <= noise <= 1:
+            raise OptionError(f"order_noise is {noise!r}; expected the share by which a row may move, 0 to 1.")
+        object.__setattr__(self, "order_noise", float(noise))
+        if self.order_by is None:
+            if noise:
+                raise OptionError(f"order_noise is {noise} without an order. Give order_by, or leave order_noise out.")
+            return
+        for name, given in (("shuffle", self.shuffle == "window"), ("longest_first", self.longest_first)):
+            if given:
+                raise OptionError(
+                    f"order_by is {self.order_by!r}, which fixes the order of the rows, but {name} is "
+                    f"{getattr(self, name)!r}. Leave one of the two out."
+                )
+
+    @property
+    def sorts(self) -> bool:
+        """Whether the windows of buckets are sorted by length."""
+        return self.shuffle is not False and self.order_by is None
+
+    @property
+    def planned(self) -> dict[str, Any]:
+        """The options of `PlanOptions` that follow; rows in an order are not shuffled."""
+        found = {name: value for name, value in vars(self).items() if name != "order_by"}
+        return found if self.order_by is None else {**found, "shuffle": False}
+
+    def values(self, index: LengthIndex) -> NDArray[Any] | None:
+        """Returns what orders the rows of an index, (N,), ascending; None without `order_by`.
+
+        Raises:
+            OptionError: The index does not hold it.
+        """
+        if self.order_by is None:
+            return None
+        values: NDArray[Any] | None = index.keys if order_key(self.order_by) is None else index.order
+        if values is None:
+            raise OptionError(
+                f"order_by is {self.order_by!r}, but the length index {shown(index.path)} does not hold what it orders "
+                "rows by, as that of a cache. Build an index of the rows with this order_by, or order by 'length'."
+            )
+        return -values if self.order_by.startswith("-") else values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +144,7 @@ class StepOpener:
             OptionError: The batching rule, the order and the source cannot be combined.
         """
         self._check_steps_per_epoch()
+        self._check_order()
         steps: AnySteps = self.batching.steps(self, self.widths)
         self.data.report.repeats_per_epoch = steps.plan.repeats_per_epoch
         self.data.report.remainder_per_epoch = steps.plan.remainder_per_epoch
@@ -111,7 +162,8 @@ class StepOpener:
             held = self.order.window * options.global_batch
             return self._one_pass(WindowedSteps, WindowedPlan(options), held, collate)
         if data.index is not None:
-            return self._indexed(IndexedSteps, IndexedPlan(options, data.index.keys_of()), data.index.keys_of, collate)
+            plan = IndexedPlan(options, data.index.keys_of(), self.order.values(data.index))
+            return self._indexed(IndexedSteps, plan, data.index.keys_of, collate)
         return self._windowed(WindowedSteps, WindowedPlan(options), collate)
 
     def by_tokens(self, max_tokens: int, extra: int) -> PlannedSteps:
@@ -127,7 +179,7 @@ class StepOpener:
         self._check_token_budget(max_tokens)
         index = self.data.index
         assert index is not None  # checked
-        order = {name: value for name, value in vars(self.order).items() if name != "shuffle"}
+        order = {name: value for name, value in self.order.planned.items() if name not in ("shuffle", "order_noise")}
         options = BudgetOptions(
             rows=index.rows,
             tokens=max_tokens * self.ranks.world,
@@ -161,7 +213,8 @@ class StepOpener:
         )
         if data.index is not None:
             sides = data.index.sides
-            plan = PackedPlan(options, row_sizes(sides, pairs), tokens, max_samples)
+            order = self.order.values(data.index)
+            plan = PackedPlan(options, row_sizes(sides, pairs), tokens, max_samples, order)
             sizes = lambda some: row_sizes(sides[some], pairs)  # noqa: E731
             return self._indexed(IndexedPackedSteps, plan, sizes, collate)
         windows = self._packed_windows(options, tokens, max_samples)
@@ -193,7 +246,11 @@ class StepOpener:
     ) -> IndexedSteps:
         data, columns = self.data, self.layout.columns
         assert data.records is not None  # an index belongs to random access
-        return kind(plan, self.ranks, sizes, data.loader(), data.bad_rows(), data.records.origin, collate, columns)
+        origin, longest = data.records.origin, None
+        most = self.layout.joins_up_to if isinstance(self.layout, Layout) else None
+        if data.index is not None and most is not None and self.ranks.world > 1:
+            longest = functools.partial(_longest_joined, data.index, most)
+        return kind(plan, self.ranks, sizes, data.loader(), data.bad_rows(), origin, collate, columns, longest)
 
     def _one_pass(
         self, kind: type[WindowedSteps], plan: Any, rows_held: int, collate: Callable[..., Batch]
@@ -241,7 +298,7 @@ class StepOpener:
             sort=sort,
             one_pass=data.records is None,
             mixture=data.records.mixture if isinstance(data.records, MixedRecords) else None,
-            **vars(self.order),
+            **self.order.planned,
         )
         self._report_parts(options)
         return options
@@ -311,6 +368,21 @@ class StepOpener:
                 "the lengths in it. Leave steps_per_epoch out, or pass index=None."
             )
 
+    def _check_order(self) -> None:
+        """Check that what `order_by` orders rows by is known."""
+        name, given = self.data.source.name, f"order_by is {self.order.order_by!r}"
+        if self.order.order_by is None or self.data.index is not None:
+            return
+        if self.data.records is None:
+            raise OptionError(
+                f"{given}, but {name} can only be read from the front. Unpack it to plain JSON Lines, or leave "
+                "order_by out."
+            )
+        raise OptionError(
+            f'{given}, but {name} has no length index that holds what rows are ordered by. Pass index="build", or '
+            "build one with mps.build_index(…, order_by=…) or `ms-prefstream index --order-by …`."
+        )
+
     def _check_token_budget(self, max_tokens: int) -> None:
         """Check that a token budget can be planned: random access, a length index, shuffled rows, no mix."""
         given, name = f"Bucket: max_tokens={max_tokens}", self.data.source.name
@@ -328,10 +400,11 @@ class StepOpener:
                 f'{given} needs the lengths of all rows, and {name} has no length index. Pass index="build", build one '
                 "with mps.build_index or `ms-prefstream index`, or give batch_size."
             )
-        if self.order.shuffle is not True:
+        name = "shuffle" if self.order.order_by is None else "order_by"
+        if self.order.shuffle is not True or self.order.order_by is not None:
             raise OptionError(
                 f"{given} brings rows of like length together from the whole source, which "
-                f"shuffle={self.order.shuffle!r} rules out. Leave shuffle out, or give batch_size."
+                f"{name}={getattr(self.order, name)!r} rules out. Leave {name} out, or give batch_size."
             )
 
 
@@ -359,6 +432,12 @@ def step_opener(
         ranks=ranks,
         steps_per_epoch=steps_per_epoch,
     )
+
+
+def _longest_joined(index: LengthIndex, most: int, rows: NDArray[np.int64]) -> int:
+    """Returns the tokens of any row's prompt with any row's response, at most: no rank needs a wider batch."""
+    prompts, wholes = index.sides[rows].astype(np.int64).T
+    return int(max(wholes.max(), min(most, prompts.max() + (wholes - prompts).max())))
 
 
 def _with_further(layout: Layout | PackedLayout, data: StreamData, order: Order) -> Layout | PackedLayout:
@@ -392,7 +471,7 @@ def choose_widths(data: StreamData, batching: BatchingRule, order: Order, world:
         lengths = probed.longest[probed.good]
     if batching.batch_size is not None:  # a step by a token budget has rows of one width only
         rows = batching.batch_size * world
-        lengths = batch_maxima(lengths, rows, order.window, order.seed, order.shuffle is not False)
+        lengths = batch_maxima(lengths, rows, order.window, order.seed, order.sorts)
     widths = batching.widths(data.task.length, lengths)
     data.report.chosen_widths = widths
     return widths

@@ -144,6 +144,7 @@ class IndexedSteps(PlannedSteps):
     Args:
         sizes: Row ids to their tokens by the index, to detect rows that have changed since.
         origin: Row id to origin.
+        longest: Row ids of a global step to the tokens that all ranks pad for; None if the plan says them.
         plan, ranks, loader, bad_rows, collate, column_names: As for `PlannedSteps`. `collate` also gets the tokens of
             the longest sequence of the global step, so that all ranks pad it alike.
     """
@@ -161,8 +162,10 @@ class IndexedSteps(PlannedSteps):
         origin: Callable[[int], str],
         collate: Callable[..., Batch],
         column_names: Sequence[str],
+        longest: Callable[[RowIds], int] | None = None,
     ) -> None:
         super().__init__(plan, ranks, loader, bad_rows, collate, column_names)
+        self._longest = longest
         self._sizes = sizes
         self._origin = origin
 
@@ -195,7 +198,10 @@ class IndexedSteps(PlannedSteps):
         return loaded.longest
 
     def _collate_options(self, step: int) -> tuple[Any, ...]:
-        return (self.plan.step_length(*divmod(step, self.steps_per_epoch)),)  # type: ignore[union-attr]
+        epoch, inside = divmod(step, self.steps_per_epoch)
+        if self._longest is not None:
+            return (self._longest(self.plan.rows(epoch, inside, 0, 1)),)  # type: ignore[arg-type]  # not packed
+        return (self.plan.step_length(epoch, inside),)  # type: ignore[union-attr]
 
 
 class IndexedPackedSteps(IndexedSteps):
@@ -330,7 +336,7 @@ class WindowedSteps(PlannedSteps):
 
     def _arranged(self, unit: int, shard: int, rows: RowIds, samples: Block) -> _ShardWindow:
         lengths = np.where(samples.good, samples.longest, -1)
-        is_filling = self.plan.shard_filling(unit % self.plan.windows_per_epoch, shard)
+        is_filling = self.plan.shard_filling(*divmod(unit, self.plan.windows_per_epoch), shard)
         return _ShardWindow(rows, samples, *self.plan.arrange(lengths, rows), is_filling)
 
 

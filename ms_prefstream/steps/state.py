@@ -16,6 +16,9 @@ from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.state import State, check_state, is_same, make_state
 from ms_prefstream.steps.open import AnySteps, StepOpener, step_opener
 
+_ORDER = {"order_by": None, "order_noise": 0.0}
+"""Options of the order that are younger than the first states: these name them where `order_by` is given."""
+
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
@@ -114,6 +117,7 @@ def _source_state(found: Any, epoch: int) -> Mapping[str, Any]:
 def _settings(opener: StepOpener, steps: AnySteps) -> dict[str, Any]:
     """Returns everything that decides which rows form which step and what they become."""
     options, data, unit = steps.plan.options, opener.data, opener.batching.unit
+    order = {name: getattr(opener.order, name) for name in _ORDER} if opener.order.order_by is not None else {}
     return {
         "seed": options.seed,
         "global_batch": options.global_batch,
@@ -131,6 +135,7 @@ def _settings(opener: StepOpener, steps: AnySteps) -> dict[str, Any]:
         "data": data.fingerprint(),
         "mix": data.mix(),
         "index": None if data.index is None else data.index.checksum,
+        **order,
         **data.encoding,
     }
 
@@ -142,7 +147,7 @@ def _completed(state: Any, settings: Mapping[str, Any]) -> tuple[Any, Mapping[st
     """
     if not isinstance(state, Mapping):
         return state, settings
-    defaults = {**ADDED_OPTIONS, "template_date": settings.get("template_date")}
+    defaults = {**ADDED_OPTIONS, **_ORDER, "template_date": settings.get("template_date")}
     named = {name: value for name, value in defaults.items() if name in state or name in settings}
     return {**named, **state}, {**named, **settings}
 

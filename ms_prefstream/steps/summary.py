@@ -38,6 +38,8 @@ def summary(opener: StepOpener, steps: AnySteps) -> list[str]:
     )
     ranks = f"rank {opener.ranks.rank} of {opener.ranks.world}"
     order = f"seed {opener.order.seed}" if opener.order.shuffle else "source order"
+    if opener.order.order_by is not None:
+        order = f"ordered by {opener.order.order_by}"
     return [
         *data_lines(data),
         _line("", batch, f"{steps.steps_per_epoch:,} steps an epoch", shapes, padding),
@@ -56,10 +58,11 @@ def data_lines(data: StreamData) -> list[str]:
         lost.append(f"{100 * report.truncated / report.read:.1f} % of rows cut")
         questions = f"{100 * report.question_cut / report.read:.1f} % of rows without their question"
         lost.append(questions if report.question_cut else "no question lost")
+    carried = ", ".join(f"{name} {dtype}" for name, dtype in data.carried.items())
     return [
         rows_line(task, data.source, report.rows, data.look.formats),
         *encoding_lines(data.recipe, report.tokenizer),
-        _line("", *options, *lost),
+        _line("", *options, f"carries {carried}" if carried else "", *lost),
     ]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Many
-from typing import Any, Protocol, TypeAlias, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,9 @@ from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError
+from ms_prefstream.formats.record import Record
 from ms_prefstream.sample import Block
+from ms_prefstream.tasks.records import TaskRecord, usual_record
 
 Sampler: TypeAlias = Callable[[Uncut], Block]
 """A function from conversations to samples. It refuses the rows without anything to learn (`Block.refuse`).
@@ -109,6 +112,55 @@ class Task(Protocol):
         """Returns control tokens that no content may hold, whatever `special_tokens_in_content` says."""
 
 
+class Traits:
+    """Further facts about a task, as they are assumed of a task that does not state them; see `traits`.
+
+    Attributes:
+        pairs: See `Task`.
+        length_option: The option that limits its sequences.
+        scores: Whether every sequence is scored at its last token, which the task appended.
+        scores_spans: Whether each token under the loss has a value of its own (`Sample.scores`).
+        trains: Whether it trains on responses, so that a prompt alone is of no use.
+        unpairs: Whether a pair becomes two samples, a good and a bad one.
+        least_rows: Rows of a step on each rank, at least.
+        no_packs: Why packs have no place for its samples, as a sentence with the remedy; None if they have.
+        batch_options: Options that change batches and not samples: a cache fits any value of them.
+        layout_options: Options of its layout, see `make_layout`.
+        reference_layout: The layout of batches with columns for reference log-probabilities; None if there is none.
+    """
+
+    pairs: ClassVar[bool] = True
+    length_option: ClassVar[str] = "max_length"
+    scores: ClassVar[bool] = False
+    scores_spans: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
+    unpairs: ClassVar[bool] = False
+    least_rows: ClassVar[int] = 1
+    no_packs: ClassVar[str | None] = None
+    batch_options: ClassVar[tuple[str, ...]] = ()
+    layout_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    reference_layout: ClassVar[str | None] = None
+
+    def record(self, record: Record) -> TaskRecord:
+        """Returns a record as the task encodes it.
+
+        Raises:
+            RowError: The task has no use for such a record.
+        """
+        return usual_record(record, self.pairs)
+
+
+def traits(task: Task) -> Traits:
+    """Returns what a task states of `Traits`, and for the rest what is assumed."""
+    if isinstance(task, Traits):
+        return task
+    found = Traits()
+    for name in (*Traits.__annotations__, "record"):
+        if hasattr(task, name):
+            setattr(found, name, getattr(task, name))
+    return found
+
+
 def margin_column(has_margin: bool) -> dict[str, str]:
     """Returns the `columns` of a task whose only one may be the margin."""
     return {"margin": "float32"} if has_margin else {}
@@ -143,6 +195,45 @@ def fit_pairs(rows: Uncut, limits: Budget) -> Block:
         else:
             block.refuse(row, RowError(Reason.IDENTICAL, "chosen and rejected become the same tokens"))
     return block
+
+
+def refuse_without_prompt(rows: Uncut, columns: int) -> None:
+    """Refuses the rows of whose prompt nothing is there, or nothing is left."""
+    for row in np.flatnonzero(rows.block.good & (rows.block.lengths[:, 0] == 0)).tolist():
+        if rows.prompts[row, 0]:
+            error = RowError(Reason.TOO_LONG, f"no character of the prompt fits into {columns} tokens")
+        else:
+            error = RowError(
+                Reason.MISSING_FIELD,
+                "the prompt is empty; expected text for a rollout to start from",
+                "Fill it in, or use a chat template, which gives an empty prompt a frame",
+            )
+        rows.block.refuse(row, error)
+
+
+def only_side(block: Block, side: int) -> Block:
+    """Returns the rows with one of their sequences alone."""
+    kept = {name: getattr(block, name)[:, side : side + 1] for name in ("begins", "lengths", "spans", "lost")}
+    more = {(row, 0): spans for (row, of), spans in block.more.items() if of == side}
+    return dataclasses.replace(block, **kept, more=more)
+
+
+def leave_out_first_tokens(block: Block, change: bool) -> None:
+    """Takes the first token of each sequence out of its spans: no token before it can predict it.
+
+    A row without another token to learn is refused, in every layout; spans are changed only if `change` says so.
+    """
+    begins_at_once = (block.spans[..., 0] == 0) & (block.spans[..., 1] > 0)
+    for row, side in np.argwhere(begins_at_once).tolist():
+        if row in block.errors:  # for its other side
+            continue
+        (_, end), *rest = block.spans_of(row, side)
+        spans = [(1, end), *rest] if end > 1 else rest
+        if not spans:
+            problem = "the only response token has nothing before it to be predicted from"
+            block.refuse(row, RowError(Reason.NO_RESPONSE_TOKENS, problem))
+        elif change:
+            block.set_spans(row, side, spans)
 
 
 def has_spans(block: Block, side: int) -> NDArray[np.bool_]:
@@ -180,10 +271,10 @@ def budget(task: str, max_length: int, max_prompt_length: int | None, truncation
 def check_room(task: Task, encoder: ConversationEncoder) -> None:
     """Checks that a row of the task's length can keep a token of its response."""
     bare = least_length(encoder)
-    least = bare + (1 if task.layout == "reward_token" else 0)
+    least = bare + (1 if traits(task).scores else 0)
     if task.length < least:
         raise OptionError(
-            f"{type(task).__name__}: {'seq_length' if task.name == 'rlhf' else 'max_length'} is {task.length}, but the "
+            f"{type(task).__name__}: {traits(task).length_option} is {task.length}, but the "
             f"template takes {least} tokens with a single one of response. Raise it to {least} or, better, to what "
             "your rows need."
         )

@@ -5,19 +5,27 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from ms_prefstream.checks import checked_call
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Uncut
-from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.sample import Block
-from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pairs, margin_column, shown
+from ms_prefstream.tasks.base import (
+    Sampler,
+    Traits,
+    added,
+    budget,
+    check_choice,
+    check_flag,
+    fit_pairs,
+    leave_out_first_tokens,
+    margin_column,
+    shown,
+)
 
 
 @checked_call
 @dataclass(frozen=True)
-class DPO:
+class DPO(Traits):
     """Preference pairs as mindrlhf's DPO trainers read them.
 
     Attributes:
@@ -45,6 +53,8 @@ class DPO:
     name: ClassVar[str] = "dpo"
     pairs: ClassVar[bool] = True
     prompt_columns: ClassVar[None] = None
+    batch_options: ClassVar[tuple[str, ...]] = ("layout",)
+    reference_layout: ClassVar[str] = "paired"
 
     __repr__ = shown
 
@@ -59,6 +69,15 @@ class DPO:
         return self.max_length
 
     @property
+    def no_packs(self) -> str | None:  # type: ignore[override]  # read-only
+        if self.layout == "paired":
+            return None
+        return (
+            "layout='concat' puts chosen rows before rejected rows, but packs have a layout of their own, with both "
+            "sides of a pair in one row. Leave layout out."
+        )
+
+    @property
     def columns(self) -> dict[str, str]:
         return margin_column(self.margin)
 
@@ -71,28 +90,10 @@ class DPO:
 
         def sample(rows: Uncut) -> Block:
             block = fit_pairs(rows, limits)
-            _leave_out_first_tokens(block, change=self.shifted)
+            leave_out_first_tokens(block, change=self.shifted)
             return block
 
         return sample
 
     def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
         return {}
-
-
-def _leave_out_first_tokens(block: Block, change: bool) -> None:
-    """Takes the first token of each sequence out of its spans: no token before it can predict it.
-
-    A row without another token to learn is refused, in every layout; spans are changed only if `change` says so.
-    """
-    begins_at_once = (block.spans[..., 0] == 0) & (block.spans[..., 1] > 0)
-    for row, side in np.argwhere(begins_at_once).tolist():
-        if row in block.errors:  # for its other side
-            continue
-        (_, end), *rest = block.spans_of(row, side)
-        spans = [(1, end), *rest] if end > 1 else rest
-        if not spans:
-            problem = "the only response token has nothing before it to be predicted from"
-            block.refuse(row, RowError(Reason.NO_RESPONSE_TOKENS, problem))
-        elif change:
-            block.set_spans(row, side, spans)

@@ -13,14 +13,24 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError, TokenizerError
 from ms_prefstream.sample import Block
-from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, fit_pairs, margin_column, shown
+from ms_prefstream.tasks.base import (
+    Sampler,
+    Traits,
+    added,
+    budget,
+    check_choice,
+    check_flag,
+    fit_pairs,
+    margin_column,
+    shown,
+)
 
 _SHOWN = 8  # reserved tokens that an error lists
 
 
 @checked_call
 @dataclass(frozen=True)
-class Reward:
+class Reward(Traits):
     """Preference pairs for a reward model.
 
     Attributes:
@@ -73,12 +83,26 @@ class Reward:
         return self.max_length
 
     @property
+    def scores(self) -> bool:  # type: ignore[override]  # read-only
+        return self.layout == "reward_token"
+
+    @property
+    def no_packs(self) -> str | None:  # type: ignore[override]  # read-only
+        if self.scores:
+            return None
+        return (
+            "the reward layout 'mindformers' scores one sequence a row at end_ind, which its reader compares between "
+            "the two halves of a batch, so its rows cannot be shared. Pass Reward(..., layout='reward_token'), or use "
+            "Pad or Bucket."
+        )
+
+    @property
     def columns(self) -> dict[str, str]:
         return margin_column(self.margin)
 
     @property
     def _reserve(self) -> int:
-        return 1 if self.layout == "reward_token" else 0
+        return 1 if self.scores else 0
 
     def token_id(self, tokenizer: Tokenizer | None) -> int:
         """Returns the id of the reward token.

@@ -14,12 +14,22 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.sample import Block
-from ms_prefstream.tasks.base import Sampler, added, budget, check_choice, check_flag, has_spans, shown
+from ms_prefstream.tasks.base import (
+    Sampler,
+    Traits,
+    added,
+    budget,
+    check_choice,
+    check_flag,
+    has_spans,
+    refuse_without_prompt,
+    shown,
+)
 
 
 @checked_call
 @dataclass(frozen=True)
-class RLHF:
+class RLHF(Traits):
     """Prompts and responses as mindrlhf's PPO and GRPO trainers read them.
 
     Attributes:
@@ -43,6 +53,7 @@ class RLHF:
     pairs: ClassVar[bool] = False
     shifted: ClassVar[bool] = False
     margin: ClassVar[bool] = False
+    length_option: ClassVar[str] = "seq_length"
     columns: ClassVar[Mapping[str, str]] = {}
 
     __repr__ = shown
@@ -78,7 +89,7 @@ class RLHF:
             for row in np.flatnonzero(block.good & (rows.prompts[:, 1] >= 0) & ~has_spans(block, 1)).tolist():
                 block.refuse(row, RowError(Reason.NO_RESPONSE_TOKENS, "the response has no token"))
             rows.fit(prompt_limits, 0)
-            _refuse_without_prompt(rows, columns)
+            refuse_without_prompt(rows, columns)
             rows.fit(limits, 1)
             return _with_prompts(rows)
 
@@ -96,7 +107,7 @@ def _cut_right(rows: Uncut, columns: int, length: int) -> Block:
     such rows.
     """
     block, whole = rows.block, rows.block.lengths
-    _refuse_without_prompt(rows, columns)
+    refuse_without_prompt(rows, columns)
     block.lengths = np.minimum(whole, (columns, length))
     is_cut = block.lengths < whole
     block.lost[:] = np.stack([is_cut[:, 0], is_cut.any(axis=1)], axis=1)
@@ -119,17 +130,3 @@ def _with_prompts(rows: Uncut) -> Block:
         more={(row, 0): spans for (row, side), spans in block.more.items() if side},
         prompts=np.stack([block.begins[:, 0], block.lengths[:, 0]], axis=1),
     )
-
-
-def _refuse_without_prompt(rows: Uncut, columns: int) -> None:
-    """Refuses the rows of whose prompt nothing is there, or nothing is left."""
-    for row in np.flatnonzero(rows.block.good & (rows.block.lengths[:, 0] == 0)).tolist():
-        if rows.prompts[row, 0]:
-            error = RowError(Reason.TOO_LONG, f"no character of the prompt fits into {columns} tokens")
-        else:
-            error = RowError(
-                Reason.MISSING_FIELD,
-                "the prompt is empty; expected text for a rollout to start from",
-                "Fill it in, or use a chat template, which gives an empty prompt a frame",
-            )
-        rows.block.refuse(row, error)

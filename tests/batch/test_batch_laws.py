@@ -37,7 +37,12 @@ def samples(draw):
         rejected = Sequence(np.append(rejected.ids, np.int32(1))[-12:], ())
         chosen = Sequence(chosen.ids[:1], ())
     number = st.floats(-8, 8, width=32)
-    return Sample((chosen, rejected), draw(sequences()).ids, {"margin": draw(number)}, (draw(number), draw(number)))
+    return Sample(
+        (chosen, rejected),
+        draw(sequences()).ids,
+        {"margin": draw(number), "desirable": 1},
+        (draw(number), draw(number)),
+    )
 
 
 batches = st.lists(samples(), min_size=1, max_size=5)
@@ -45,7 +50,7 @@ pad_ids = st.sampled_from([0, 2, 99])
 
 
 def without_logps(rows):
-    return [row._replace(ref_logps=None) for row in rows]
+    return [row._replace(ref_logps=None, scores=(1.0,) * len(row.sequences[0].spans)) for row in rows]
 
 
 def build(layout, rows, *options):
@@ -57,13 +62,13 @@ def ids_of(name, batch):
     """The padded ids of a batch, chosen rows first."""
     if name == "paired":
         return np.concatenate([batch["chosen_input_ids"], batch["rejected_input_ids"]])
-    return batch["pretrain_ids" if name == "rlhf" else "input_ids"]
+    return batch[{"rlhf": "pretrain_ids", "prompts": "prompt_ids"}.get(name, "input_ids")]
 
 
 def attention_of(name, batch):
     if name == "paired":
         return np.concatenate([batch["chosen_attention_mask"], batch["rejected_attention_mask"]])
-    return batch["attention_mask"]
+    return batch["prompt_attention_mask" if name == "prompts" else "attention_mask"]
 
 
 def loss_of(name, batch):
@@ -73,7 +78,7 @@ def loss_of(name, batch):
 
 
 def sources_of(name, rows):
-    sides = (0,) if name == "rlhf" else (0, 1)
+    sides = (0, 1) if name in PAIRS else (0,)
     return [row.sequences[at] for at in sides for row in rows]
 
 

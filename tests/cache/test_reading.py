@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import ms_prefstream as mps
 from ms_prefstream.errors import CacheError
-from ms_prefstream.load.cached import ReadAhead
+from ms_prefstream.load.ahead import ReadAhead
 from ms_prefstream.mindrecord.encoding import SPARE, encode
 from ms_prefstream.mindrecord.ragged import ragged_block, ragged_columns, ragged_values
-from ms_prefstream.sample import Block, Sample, Sequence
+from ms_prefstream.sample import Block, Note, Sample, Sequence
 from ms_prefstream.sources.files import Handle, ranges_of, read_ranges
 from tests.cache.places import PART, TASKS, flip, source, stream_of
 from tests.helpers import assert_same_batches
@@ -60,7 +60,7 @@ def test_samples_come_back(samples: list[Sample], data: st.DataObject) -> None:
     pairs = len(samples[0].sequences) == 2
     rows = [data.draw(st.integers(0, 2**40)) for _ in samples]
     notes = [data.draw(st.integers(0, 127)) for _ in samples]
-    columns = ragged_columns(pairs, 12, 12, {"margin": "float32"} if pairs else {})
+    columns = ragged_columns(pairs, 12, None if pairs else 12, {"margin": "float32"} if pairs else {})
     block = block_of(columns, ragged_values(samples, notes, rows, columns), rows)
     assert block.notes.tolist() == notes
     for sample, found in zip(samples, block, strict=True):
@@ -75,7 +75,7 @@ def test_samples_come_back(samples: list[Sample], data: st.DataObject) -> None:
 
 WRONG = {
     "no notes": [],
-    "notes that do not exist": [128, 0, 0, 0, 0],
+    "notes that do not exist": [2 * max(Note), 0, 0, 0, 0],
     "negative notes": [-1, 0, 0, 0, 0],
     "no second side": [0, 0, 1, 1, 3],
     "half a second side": [0, 0, 1, 1, 3, 0],
@@ -150,26 +150,26 @@ def test_steps_are_read_together_and_errors_wait_for_their_step() -> None:
         ahead.hint(itertools.count(step), rows_of)
         return [int(one.sample.sequences[0].ids[0]) for one in ahead.load(rows_of(step))]
 
-    assert load(0) == [0, 1]
-    assert load(1) == [2, 3]
-    assert loader.calls[0] == [0, 1]  # the length of rows is not known yet
-    assert 13 in loader.calls[1]
-    assert loader.calls[2] == [2, 3]
-    assert [load(step) for step in range(20, 26)] == [[2 * step, 2 * step + 1] for step in range(20, 26)]
-    assert loader.calls[3] == list(range(40, 58))  # about 2 ** 19 tokens
-    assert len(loader.calls) == 4
-    assert load(22) == [44, 45]  # it was handed out already
+    assert [load(step) for step in range(4)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert loader.calls == [[0, 1], [2, 3, 4, 5], list(range(6, 14)), [6, 7]]  # step 6 cannot be read yet
+    assert [load(step) for step in range(20, 60)] == [[2 * step, 2 * step + 1] for step in range(20, 60)]
+    sizes = [len(rows) for rows in loader.calls[4:]]
+    assert sizes[:5] == [2, 4, 8, 16, 18]  # about 2 ** 19 tokens
+    assert max(sizes) == 18
+    calls = len(loader.calls)
+    assert [load(step) for step in (22, 30, 21)] == [[44, 45], [60, 61], [42, 43]]  # they were handed out already
+    assert [len(rows) for rows in loader.calls[calls:]] == [2, 2, 2]
     with pytest.raises(CacheError):
         load(6)
 
 
-def test_a_small_cache_is_not_read_again_and_again() -> None:
+def test_no_more_is_read_together_than_there_is() -> None:
     loader = Counting()
     ahead, rows_of = ReadAhead(loader, 6), lambda step: [20 + step % 3, 30 + step % 3]
-    for step in range(3):
+    for step in range(12):
         ahead.hint(itertools.count(step), rows_of)
         ahead.load(rows_of(step))
-    assert [len(rows) for rows in loader.calls] == [2, 6]
+    assert [len(rows) for rows in loader.calls] == [2, 4, 6, 6, 6]
 
 
 def test_a_damaged_row_stops_the_run_at_its_step(tmp_path: pathlib.Path) -> None:

@@ -160,7 +160,7 @@ def test_ten_columns_for_mindrlhf(tmp_path: pathlib.Path) -> None:
     [
         (TASK, {"name": None}, "names the checkpoint"),
         (TASK, {"reference": None}, "expected a function"),
-        (mps.Reward(128), {}, "for the task DPO"),
+        (mps.Reward(128), {}, "reference is for DPO and KTO, not for Reward"),
         (TASK, {"layout": "mindrlhf"}, "Write that cache first"),
         (TASK, {"reference": lambda batch: 1}, "expected a tuple"),
         (TASK, {"reference": lambda batch: ([1.0], [2.0, 3.0])}, "rejected log-probabilities of shape (2,)"),
@@ -308,3 +308,35 @@ def test_a_cache_that_lacks_a_file_is_written_anew_on_demand(tmp_path: pathlib.P
         write(stream_of(path, TASK), out)
     write(stream_of(path, TASK), out, overwrite=True)
     assert tree(out) == before
+
+
+KTO_COLUMNS = ["input_ids", "labels", "attention_mask", "loss_mask", "desirable", "ref_logps"]
+
+
+def one_side(batch: Batch) -> Any:
+    """`logps` of rows with one response."""
+    assert list(batch) == KTO_COLUMNS[:-1]  # without kl columns, whose partners differ from epoch to epoch
+    return (-np.log(1.0 + batch["input_ids"]).astype(np.float64) * batch["loss_mask"]).sum(axis=1)
+
+
+@pytest.mark.parametrize("kl", [True, False])
+def test_kto_has_one_column(kl: bool, tmp_path: pathlib.Path) -> None:
+    out, task = tmp_path / "out", mps.KTO(128, kl=kl)
+    write(stream_of(json_lines(tmp_path / "rows.jsonl", pairs(30)), task, mps.Pad(4)), out, one_side)
+    verify(out)
+    stream = stream_of(out, task, mps.Pad(4))
+    assert stream.column_names[:6] == KTO_COLUMNS
+    assert (len(stream.column_names) == 10) == kl
+    for batch in stream.batches():
+        assert batch["ref_logps"].dtype == np.float32
+        expected = one_side({name: batch[name] for name in KTO_COLUMNS[:-1]})
+        np.testing.assert_allclose(batch["ref_logps"][:, 0], expected, rtol=1e-6)
+    assert_same_batches(list(stream_of(out, mps.KTO(128, kl=kl), mps.Pad(4)).batches()), list(stream.batches()))
+    with pytest.raises(OptionError, match="only batches of layout='kto'"):
+        stream_of(out, mps.KTO(128, kl=False), batching=mps.Pack(256))
+
+
+def test_what_a_model_for_kto_must_return(tmp_path: pathlib.Path) -> None:
+    stream = stream_of(json_lines(tmp_path / "rows.jsonl", pairs(30)), mps.KTO(128), mps.Pad(4))
+    with pytest.raises(OptionError, match="returned log-probabilities of shape"):
+        write(stream, tmp_path / "out", lambda batch: [1.0])

@@ -52,6 +52,8 @@ CHANGES: list[dict[str, Any]] = [
     {},
     {"shuffle": False, "template": None, "pad_token_id": 0},
     {"carry": ["types", "prompt"]},
+    {"drop_remainder": False},
+    {"drop_remainder": "mask"},
     {"carry": {"types": "text", "at": ["int64", 3]}},
     {"batching": {"type": "Pad", "batch_size": 4, "length": 256}},
     {
@@ -93,6 +95,9 @@ def test_a_whole_configuration_of_mindformers(tmp_path: pathlib.Path) -> None:
         (["--pad"], {"batching": {"type": "Pad", "batch_size": 4}}),
         (["--task", "reward"], {"task": {"type": "Reward", "max_length": 200}}),
         (["--task", "dpo"], {}),
+        (["--drop-remainder", "mask"], {"drop_remainder": "mask"}),
+        (["--no-drop-remainder"], {"drop_remainder": False}),
+        (["--carry", "prompt", "--carry", "at:int64=3"], {"carry": {"prompt": None, "at": ["int64", 3]}}),
     ],
 )
 def test_options_on_the_command_line_go_before_the_file(

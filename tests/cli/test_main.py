@@ -19,6 +19,7 @@ import ms_prefstream as mps
 from ms_prefstream.cli import main
 from ms_prefstream.cli.terminal import with_flags
 from ms_prefstream.demo import data_path
+from ms_prefstream.steps.data import StreamData
 from tests.cli.running import run
 from tests.helpers import json_lines
 
@@ -75,7 +76,8 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
     [
         (["bench", "x"], "Missing option '--task'"),
         (["bench", *DPO], "Missing argument 'SOURCE...'"),
-        (["bench", "x", "--task", "kto"], "'kto' is not one of 'dpo', 'reward', 'rlhf'"),
+        (["bench", "x", "--task", "sft"], "'sft' is not one of 'dpo', 'reward', 'rlhf'"),
+        (["init", "x", "--task", "kto"], "'kto' is not one of 'dpo', 'reward', 'rlhf'."),
         (["bench", "x", *DPO, "--fields", "[1]"], "expected a JSON object"),
         (["nothing"], "No such command 'nothing'"),
         (["formats"], "Give --list or --detect FILE"),
@@ -140,7 +142,7 @@ def test_an_interrupt_is_one_sentence_and_exit_code_130(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mps.Stream, "build_index", interrupt)
+    monkeypatch.setattr(StreamData, "build_index", interrupt)
     monkeypatch.setattr(mps.Stream, "batches", interrupt)
     path = tmp_path / "pairs.jsonl"
     shutil.copy(data_path(), path)
@@ -294,6 +296,11 @@ def test_fields_are_carried_into_caches_and_shown(
         "note": ["-", "-"],
     }
     capsys.readouterr()
+    no_tokenizer = [*DPO[:-1], "none"]
+    assert run(monkeypatch, "inspect", str(tmp_path / "cache"), *no_tokenizer, "--carry", "id", "--row", "1") == 0
+    assert "carried     answer 7 · id 5 · weight 0.5 · note -" in capsys.readouterr().out
+    assert run(monkeypatch, "inspect", str(tmp_path / "cache"), *no_tokenizer, "--carry", "ids", "--row", "1") == 2
+    assert "carry names 'ids', but the cache" in capsys.readouterr().err
     assert run(monkeypatch, "index", str(path), *DPO, "--carry", "weight") == 1
     assert """Give rows without it a default, as --carry '{"weight": ["float32", 1.0]}'""" in capsys.readouterr().err
     for wrong, why in (("id:int", "NAME:DTYPE with int64, float32, text"), ("id:int64=x", "a number after '='")):
@@ -309,6 +316,9 @@ def test_fields_are_carried_into_caches_and_shown(
         ("mps.Bucket(batch_size=1) and index=None", "--batch-size 1 and --index none"),
         ("task=mps.DPO(max_length=9, margin=True)", "--task dpo --max-length 9 --margin"),
         ("batching=mps.Pack(tokens=640)", "--pack 640"),
+        ("or drop_remainder=False, which", "or --drop-remainder false, which"),
+        ("shuffle=False, which", "--shuffle false, which"),
+        ('Pass carry={"answer": "text"}, or', """Pass --carry '{"answer": "text"}', or"""),
         ("or append_eos=False; seed is -1", "or --no-eos; --seed is -1"),
         ("data/max_length.jsonl: field 'max_length' is empty", "data/max_length.jsonl: field 'max_length' is empty"),
         ("layout='paired'", "--task-layout paired"),

@@ -92,7 +92,7 @@ def test_each_command_has_the_options_that_it_needs() -> None:
         return {one.opts[0] for one in command(of).params if isinstance(one, click.Option) and not one.hidden}
 
     assert names("bench") - names("index") >= {"--batch-size", "--shuffle", "--pad-token-id", "--quarantine"}
-    assert names("index") - names("bench") == {"--out"}
+    assert names("index") - names("bench") == {"--out", "--dedup", "--exclude"}
     assert names("doctor") - names("index") == {"--pad-token-id", "--rows"}
     assert names("inspect") - names("bench") >= {"--row", "--rows", "--step", "--tokens", "--html"}
     assert names("stats") - names("bench") == {"--against", "--limit", "--json", "--html", "--samples"}
@@ -114,9 +114,9 @@ def completed(tmp_path: pathlib.Path, *words: str) -> list[str]:
     ("words", "offered"),
     [
         (("do",), {"plain,doctor"}),
-        (("bench", "x", "--task", ""), {"plain,dpo", "plain,reward", "plain,rlhf"}),
+        (("bench", "x", "--task", ""), {f"plain,{name}" for name in TASKS}),
         (("bench", "x", "--on-bad-row", "d"), {"plain,drop"}),
-        (("cache", "x", "y", "--layout", "mind"), {"plain,mindrlhf", "plain,mindformers"}),
+        (("cache", "x", "y", "--layout", "mind"), {"plain,mindrlhf", "plain,mindrlhf-grpo", "plain,mindformers"}),
         (("inspect", "x", "--format", "orp"), {"plain,orpo_mix"}),
         (("inspect", "x", "--template", "c"), {"plain,chat", "file,c"}),
         (("inspect", "train"), {"file,train"}),

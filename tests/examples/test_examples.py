@@ -24,6 +24,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}  # the package of this che
 DEFAULTS = {
     "train_reward.py": [],
     "train_reward.py --layout reward_token": ["--layout", "reward_token"],
+    "evaluate_reward.py": [],
     "train_dpo_packed.py": [],
     "train_orpo.py": [],
     "train_orpo.py --loss simpo": ["--loss", "simpo"],

@@ -51,6 +51,7 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
         {"source": "x", "prompt": None, "question": "Hi", **WHOLE},
         {"source": "x", "prompt": "Hi", "question": "", **WHOLE},
     ],
+    "stepwise": [{"prompt": "Hi", "completions": ["a", "b"], "labels": [True, False]}],
     "orca": [{"system": "", "question": "Hi", **SIDES}, {"question": "Hi", **SIDES}],
     "alpaca": [
         {"instruction": "Hi", "input": "", **SIDES},

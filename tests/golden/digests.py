@@ -375,6 +375,36 @@ def _cache_reference(folder: pathlib.Path) -> Iterator[Any]:
     yield from epochs(make(str(out), rule=RULES["pad"], tokenizer=None))
 
 
+@case("row mask")
+def _row_mask(folder: pathlib.Path) -> Iterator[Any]:
+    for indexed in (False, True):
+        if indexed:
+            make(rows_file(folder)).build_index()
+        for options in ({}, {"shuffle": "window"}, {"shuffle": False}):
+            for rule in (RULES["pad"], RULES["multiple_of"]):
+                stream = make(rows_file(folder), rule=rule, window=5, drop_remainder="mask", **options)
+                yield from epochs(stream)
+                yield list(stream.state(3).items())
+
+
+@case("carry")
+def _carry(folder: pathlib.Path) -> Iterator[Any]:
+    rows = [
+        {**row, "id": at - 2**40, "extra": {"w": at / 8, "名": "é" * (at % 4)}} for at, row in enumerate(bundled_rows())
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    carry = {"id": "int64", "extra.w": "float32", "extra.名": "text", "none": ["text", "-"]}
+    for rule in (RULES["multiple_of"], PACK):
+        stream = make(str(path), rule=rule, carry=carry, index=None)
+        yield from epochs(stream)
+        yield list(stream.state(3).items())
+    mps.write_cache(make(str(path), carry=carry), folder / "cache", rows_per_part=30)
+    yield from _cache_files(folder / "cache")
+    yield from epochs(make(str(folder / "cache"), tokenizer=None))
+    yield pathlib.Path(make(str(path), carry=carry).build_index(folder / "a.mprefidx").path).read_bytes()
+
+
 @case("encode")
 def _encode(folder: pathlib.Path) -> Iterator[Any]:
     for row in bundled_rows()[:20]:

@@ -107,6 +107,15 @@ def test_every_row_is_in_the_page_with_its_facts(page: Page) -> None:
         assert shown[6].get("unread", []) == [printable(name, most=None) for name in found.unread]
 
 
+def test_carried_values_are_in_the_page(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "rows.jsonl", 0)
+    carry = ["--carry", "rejected:text", "--carry", "id:int64=7"]
+    assert run(monkeypatch, "inspect", path, *DPO, *carry, "--html", tmp_path / "r.html") == 0
+    page = Page((tmp_path / "r.html").read_text("utf-8"))
+    found = [row[6]["carried"] for row in page.rows if row[1]]
+    assert f"rejected {HOSTILE[0]} no · id 7" in found
+
+
 def test_no_text_of_a_row_is_markup(page: Page) -> None:
     assert page.tags.count("script") == 3 + len([name for name in page.scripts if name.startswith("block-")])
     assert "img" not in page.tags

@@ -219,4 +219,6 @@ def test_the_numbers_of_reasons_are_written_in_files_and_stay() -> None:
         "no_response_tokens": 67,
         "identical_after_truncation": 68,
         "too_long": 69,
+        "duplicate": 80,
+        "contaminated": 81,
     }

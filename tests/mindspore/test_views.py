@@ -73,6 +73,16 @@ def test_samples_batched_again_are_the_batches(kind: str, tmp_path: pathlib.Path
     assert rows_of(through_mindspore(skipped)) == rows_of(expected[3:5])
 
 
+def test_carried_strings_and_masks_of_samples_are_batched_again() -> None:
+    rows = [{**row, "answer": "é" * number, "id": number} for number, row in enumerate(pairs(9))]
+    stream = make(rows, carry=["answer", "id"], drop_remainder="mask")
+    found = list(through_mindspore(to_dataset(Samples(stream)).batch(2)))
+    for one, other in zip(found, stream.batches(), strict=True):
+        assert [one[name].tolist() for name in ("answer", "id", "row_mask")] == [
+            other[name].tolist() for name in ("answer", "id", "row_mask")
+        ]
+
+
 @pytest.mark.parametrize("number", [0, 1, 5, 6, 9])
 def test_samples_start_at_any_number(number: int) -> None:
     stream = make()

@@ -39,7 +39,7 @@ def test_defaults() -> None:
         ({"seed": None}, r"seed is None"),
         ({"shuffle": "rows"}, r"shuffle='rows' .* True, False or 'window'"),
         ({"shuffle": 1}, r"shuffle=1 .* True, False or 'window'"),
-        ({"drop_remainder": "no"}, r"drop_remainder='no' .* True or False"),
+        ({"drop_remainder": "no"}, r"drop_remainder='no' .* True, False or 'mask'"),
         ({"longest_first": True, "sort": False}, r"longest_first=True .*batches of one width"),
         ({"longest_first": True, "shuffle": False}, r"longest_first=True .*shuffle=False"),
     ],

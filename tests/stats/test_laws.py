@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import ms_prefstream as mps
+from ms_prefstream.formats.identity import equal_groups
 from ms_prefstream.stats import run as pass_over
-from ms_prefstream.stats.near import equal_groups, near_groups, signatures
+from ms_prefstream.stats.near import near_groups, signatures
 from ms_prefstream.stats.tally import Tally
 from tests.helpers import pairs
 

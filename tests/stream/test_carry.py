@@ -178,6 +178,7 @@ def test_dtypes_are_guessed_alike_on_every_rank(tmp_path: pathlib.Path) -> None:
         stream = make(path, carry=["answer", "id", "at"], num_shards=2, shard_id=rank)
         batch = next(stream.batches())
         assert [batch[name].dtype.kind for name in ("answer", "id", "at")] == ["U", "i", "f"]
+    assert " · carries answer text, id int64, at float32" in repr(stream)
     by_hand = make(path, carry={"answer": "text", "id": "int64", "at": "float32"})
     assert by_hand.state(0)["carry"] == make(path, carry=["id", "at", "answer"]).state(0)["carry"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -37,12 +37,19 @@ class Layout:
         columns: The names of the arrays that `build` returns, in order, known before any batch is made.
         build: Samples to arrays.
         sides: Rows of the token arrays for each sample: 2 where both sides of a pair are rows of one array.
+        longest: Returns the tokens of the longest row of a batch; None if that is the longest sequence of the samples.
+        joins_up_to: Tokens of a row that joins the prompt of one sample and the response of another, at most; None if
+            there are no such rows.
+        repeat: Adjacent copies of each row of every array that a batch of a stream has.
     """
 
     name: str
     columns: tuple[str, ...]
     build: Build
     sides: int = 1
+    repeat: int = 1
+    longest: Callable[[Block], int] | None = None
+    joins_up_to: int | None = None
 
     def with_columns(self, columns: Mapping[str, str]) -> Layout:
         """Returns the same layout with further columns of the samples as its last ones, (B,).

@@ -62,6 +62,7 @@ class PackedLayout:
 
     name: ClassVar[str] = "packed"
     sides: ClassVar[int] = 1
+    repeat: ClassVar[int] = 1
 
     @property
     def columns(self) -> tuple[str, ...]:

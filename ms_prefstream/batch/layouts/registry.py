@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ms_prefstream.batch.layouts.base import Layout
 from ms_prefstream.batch.layouts.concat import concat
+from ms_prefstream.batch.layouts.kto import kto
 from ms_prefstream.batch.layouts.mindformers import mindformers
 from ms_prefstream.batch.layouts.paired import paired
+from ms_prefstream.batch.layouts.process_reward import process_reward
+from ms_prefstream.batch.layouts.prompts import prompts
 from ms_prefstream.batch.layouts.reward_token import reward_token
 from ms_prefstream.batch.layouts.rlhf import rlhf
 from ms_prefstream.errors import OptionError
@@ -25,6 +28,9 @@ _REGISTRY = {
     "mindformers": _Entry(mindformers, frozenset()),
     "reward_token": _Entry(reward_token, frozenset()),
     "rlhf": _Entry(rlhf, frozenset({"max_prompt_length"})),
+    "kto": _Entry(kto, frozenset({"with_ref_logps"})),
+    "process_reward": _Entry(process_reward, frozenset()),
+    "prompts": _Entry(prompts, frozenset()),
 }
 
 LAYOUT_NAMES = tuple(_REGISTRY)
@@ -36,14 +42,16 @@ def make_layout(
     columns: Mapping[str, str] | None = None,
     with_ref_logps: bool = False,
     max_prompt_length: int | None = None,
+    **options: Any,
 ) -> Layout:
     """Returns the layout with that name and the requested optional columns.
 
     Args:
         name: One of `LAYOUT_NAMES`.
         columns: Values of the samples that the batch has as columns, see `Layout.with_columns`.
-        with_ref_logps: Add the reference log-probabilities, (B, 1) float32 a side (`paired`).
+        with_ref_logps: Add the reference log-probabilities, (B, 1) float32 a side (`paired`, `kto`).
         max_prompt_length: Columns of prompt_ids (`rlhf`, which needs it).
+        options: Further options of the layout, which its task gives (`Traits.layout_options`).
 
     Raises:
         OptionError: There is no such layout, or it does not have the requested columns.
@@ -58,4 +66,4 @@ def make_layout(
         raise OptionError(f"layout {name!r} has no place for {option}={wanted[option]!r}; these have: {able}.")
     if "max_prompt_length" in entry.accepts and max_prompt_length is None:
         raise OptionError(f"layout {name!r} needs max_prompt_length, the number of columns of prompt_ids.")
-    return entry.make(**wanted).with_columns(columns or {})
+    return entry.make(**wanted, **options).with_columns(columns or {})

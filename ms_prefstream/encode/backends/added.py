@@ -124,14 +124,20 @@ class AddedTokens:
         self._raw = _Pass([token for token in tokens if not token.normalized])
         self._normal = _Pass([token for token in tokens if token.normalized])
         self.any = bool(self._raw.ids or self._normal.ids)
-        self._quick = alternation([*self._raw.ids, *self._normal.ids])
+        names = [*self._raw.ids, *self._normal.ids]
+        self._quick, firsts = alternation(names), {name[0] for name in names}
+        self._first = firsts.pop() if len(firsts) == 1 else ""  # in every text
         self._sure = normalize is None or not self._normal.ids
         self._contents = [token.content for token in tokens]
         self._simple = not self._normal.ids and not stretching(tokens)
 
     def may_occur(self, text: str) -> bool:
         """Returns whether `split` can find anything; False is certain."""
-        return self.any and (not (self._sure or text.isascii()) or self._quick.search(text) is not None)
+        if not self.any:
+            return False
+        if not (self._sure or text.isascii()):
+            return True
+        return self._first in text and self._quick.search(text) is not None
 
     def sure_end(self, text: str) -> int:
         """Returns where the last token ends that `split` finds in a text, whatever follows the text; 0 for none."""

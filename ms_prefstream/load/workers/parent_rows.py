@@ -13,6 +13,7 @@ from ms_prefstream.sources.base import RandomAccess, RawRow
 from ms_prefstream.sources.concat import JoinedRows
 from ms_prefstream.sources.huggingface import HuggingFaceRows
 from ms_prefstream.sources.memory import MemoryRows, OwnRows
+from ms_prefstream.sources.selected import SelectedRows
 
 
 def is_read_in_parent(source: Any) -> bool:
@@ -20,7 +21,7 @@ def is_read_in_parent(source: Any) -> bool:
 
     Workers reopen files.
     """
-    if type(source) is JoinedRows:
+    if type(source) in (JoinedRows, SelectedRows):
         return any(map(is_read_in_parent, source.parts))
     if type(source) is HuggingFaceRows:
         return not source._paths

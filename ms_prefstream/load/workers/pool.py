@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from ms_prefstream.errors import OptionError, PrefStreamError, RowError
 from ms_prefstream.formats.record import Record
-from ms_prefstream.lengths.index import Measured, measure
+from ms_prefstream.lengths.index import Measure, Measured, measure_rows
 from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.workers.process import WorkerProcess
 from ms_prefstream.load.workers.recipe import PackedRecipe, pack_recipe
@@ -91,9 +91,9 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         """Cancels the tasks that have not started."""
         self._tasks.cancel(tasks)
 
-    def measured(self, chunks: Iterable[range]) -> Iterator[Measured]:
+    def measured(self, chunks: Iterable[range], how: Measure = measure_rows) -> Iterator[Measured]:
         """Measures each chunk of rows, in order; a few chunks per worker are under way at any time."""
-        return self._in_order((Task(measure_rows, chunk, chunk) for chunk in chunks), 3 * self.workers + 1)
+        return self._in_order((Task(how, chunk, chunk) for chunk in chunks), 3 * self.workers + 1)
 
     def calls(
         self,
@@ -219,8 +219,3 @@ def load_block(loader: SampleLoader, rows: Sequence[int]) -> Block:
 def samples_block(loader: SampleLoader, records: Sequence[Record | Ready | RowError]) -> Block:
     """Makes samples of records; runs in a worker."""
     return loader.samples(records)
-
-
-def measure_rows(loader: SampleLoader, rows: Sequence[int]) -> Measured:
-    """Measures rows for a length index; runs in a worker."""
-    return measure(loader.load(rows))

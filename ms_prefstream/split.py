@@ -1,0 +1,209 @@
+"""`mps.split`: the rows of a source on two sides, to train on one and to evaluate on the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from ms_prefstream.checks import WORD, checked_call, is_positive, whole_number
+from ms_prefstream.errors import OptionError, RowError, SourceError
+from ms_prefstream.formats.base import Format
+from ms_prefstream.formats.identity import NONE, question_hash, row_hash
+from ms_prefstream.formats.paths import path_of, value_at
+from ms_prefstream.formats.spelling import is_missing
+from ms_prefstream.load.marks import FIELD, is_field
+from ms_prefstream.load.records import formats_of
+from ms_prefstream.plan.indexed import UsableRows
+from ms_prefstream.sources.base import RandomAccess, RawRow, Source, rows_in_order
+from ms_prefstream.sources.cached import caches_in
+from ms_prefstream.sources.mix import Mix
+from ms_prefstream.sources.open import open_source
+from ms_prefstream.sources.selected import SelectedPass, SelectedRows
+
+_SIDES = ("train", "test")
+
+
+@checked_call
+def split(
+    source: Any,
+    test: float = 0.02,
+    seed: int = 0,
+    by: str = "prompt",
+    format: Any = "auto",
+    fields: Mapping[str, str] | None = None,
+) -> tuple[Any, Any]:
+    """Returns the rows of a source as two sources, train and test, by a hash of each row's prompt.
+
+        train, test = mps.split("train.jsonl", test=0.02)
+
+    The side of a row depends on its prompt and the seed alone: it stays when rows are added, in any order, and rows
+    with one prompt are on one side. Prompts are compared as records, so that the names of fields do not count: roles
+    and contents of all turns but system messages, in Unicode's NFKC form, without case, with one blank for each run of
+    white space. The test side has about the share `test` of the prompts, not exactly that share of the rows.
+
+    A row without a prompt that can be read is on the train side, where streams report it.
+
+    Where rows can be read in any order, all of them are read once here, and the parts take at most 4 bytes of memory a
+    row. Rows that can only be read from the front are split while they are read.
+
+    Args:
+        source: What `ms_prefstream.stream` takes, except a cache. A mix gives two mixes of the same weights.
+        test: Share of the test side, above 0 and below 1.
+        seed: Another seed gives another split, 0 to 2**32 - 1.
+        by: ``prompt``, or ``field:NAME`` for the value of a row's field, such as an id of the conversation; a dotted
+            path leads into objects. Rows without it are on the train side.
+        format: A preset's name, a preset, or a function row -> row; finds the prompt. Streams of the parts get a
+            format of their own.
+        fields: Standard name -> the row's field, likewise.
+
+    Returns:
+        Two sources. Where rows can be read in any order they have a length and an index.
+
+    Raises:
+        OptionError: An option cannot be used.
+        SourceError: The source cannot be opened, is a cache, or can be read only once.
+    """
+    opened = source if isinstance(source, Mix) else open_source(source)
+    for one in [part.source for part in opened.parts] if isinstance(opened, Mix) else [opened]:
+        if getattr(one, "once", False):
+            raise SourceError(
+                f"{one.name} can be read only once, so that it cannot have two parts. Pass a list, a file, or a "
+                "function that returns a new iterator each time."
+            )
+    return _sides(opened, Sides(test=_share(test), seed=seed, by=by), format, fields)
+
+
+def side_of(source: Any, text: str, format: Any = "auto", fields: Mapping[str, str] | None = None) -> Any:
+    """Returns the one side of a split that the command line or a YAML file names: ``test:0.02`` or ``train:0.98``.
+
+    Raises:
+        OptionError: The text is something else.
+    """
+    side, _, share = str(text).partition(":")
+    try:
+        found = Fraction(share)
+        if side not in _SIDES:
+            raise ValueError
+    except (ValueError, ZeroDivisionError):
+        raise OptionError(f"split is {text!r}; expected a side with its share, as test:0.02 or train:0.98.") from None
+    test = found if side == "test" else 1 - found
+    opened = source if isinstance(source, Mix) else open_source(source)
+    return _sides(opened, Sides(test=_share(test, text)), format, fields)[_SIDES.index(side)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """The rule that gives each row its side.
+
+    Attributes:
+        test: Share of the test side.
+        seed: Of the hash.
+        by: ``prompt`` or ``field:NAME``.
+    """
+
+    test: Fraction
+    seed: int = 0
+    by: str = "prompt"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", whole_number("seed", self.seed, 0, WORD))
+        if self.by != "prompt" and not is_field(self.by):
+            raise OptionError(f"by is {self.by!r}; expected 'prompt', or 'field:NAME' for the value of a row's field.")
+
+    def is_test(self, row: RawRow, read: Format) -> bool:
+        """Returns whether a raw row is on the test side."""
+        key = self._key(row, read)
+        if key == NONE:
+            return False
+        drawn = hashlib.blake2b(key, digest_size=8, salt=self.seed.to_bytes(8, "little")).digest()
+        return int.from_bytes(drawn, "little") * self.test.denominator < self.test.numerator << 64
+
+    def _key(self, row: RawRow, read: Format) -> bytes:
+        """Returns the hash of what a row is split by; `NONE` where it has none."""
+        if isinstance(row, RowError):
+            return NONE
+        try:
+            if self.by == "prompt":
+                made = read(row)
+                return question_hash((made or (None,))[0] if isinstance(made, tuple) else made)
+            value = value_at(row, path_of(self.by.removeprefix(FIELD)))
+            return NONE if is_missing(value) else row_hash(value)
+        except (RowError, LookupError, TypeError):
+            return NONE
+
+    def selection(self, side: str, read: Format) -> str:
+        """Returns what the fingerprint of a side says of the split."""
+        how = f" {read!r}" if self.by == "prompt" else ""
+        return f"split {side} test={self.test} seed={self.seed} by={self.by}{how}"
+
+
+@dataclass(frozen=True)
+class _Keeps:
+    """Whether a row is on one side; can be pickled."""
+
+    sides: Sides
+    read: Format
+    is_test: bool
+
+    def __call__(self, row: RawRow) -> bool:
+        return self.sides.is_test(row, self.read) is self.is_test
+
+
+def _sides(source: Any, sides: Sides, format: Any, fields: Mapping[str, str] | None) -> tuple[Any, Any]:
+    """Returns the two sides of an opened source or of a mix."""
+    if caches := caches_in(source):
+        raise SourceError(
+            f"{caches[0].name} is a cache, whose samples have no prompt to split by. Split the source that it was "
+            "written from, and write a cache of each part."
+        )
+    formats = formats_of(source, format, fields)
+    if not isinstance(source, Mix):
+        return _parts(source, sides, formats[0])
+    parts = [_parts(part.source, sides, fmt) for part, fmt in zip(source.parts, formats, strict=True)]
+    for name, number in (("train", 0), ("test", 1)):
+        for part, both in zip(source.parts, parts, strict=True):
+            if isinstance(both[number], SelectedRows) and not len(both[number]):
+                raise SourceError(
+                    f"{part.name}, a part of the mix, has no row on the {name} side. Give another share than "
+                    f"test={float(sides.test)}, or split the parts that are large enough and mix their sides."
+                )
+    train, test = (
+        dataclasses.replace(
+            source,
+            parts=tuple(part._replace(source=both[number]) for part, both in zip(source.parts, parts, strict=True)),
+        )
+        for number in (0, 1)
+    )
+    return train, test
+
+
+def _parts(source: Source, sides: Sides, read: Format) -> tuple[Any, Any]:
+    """Returns the two sides of one source."""
+    named = [(f"{source.name} ({side} side)", sides.selection(side, read)) for side in _SIDES]
+    if not isinstance(source, RandomAccess):
+        train, test = (
+            SelectedPass(source, _Keeps(sides, read, bool(number)), *named[number]) for number in range(len(_SIDES))
+        )
+        return train, test
+    is_test = np.fromiter(_sides_of_rows(source, sides, read), bool, len(source))
+    return SelectedRows(source, UsableRows(~is_test), *named[0]), SelectedRows(source, UsableRows(is_test), *named[1])
+
+
+def _sides_of_rows(source: RandomAccess, sides: Sides, read: Format) -> Iterator[bool]:
+    for row in rows_in_order(source):
+        yield sides.is_test(row, read)
+
+
+def _share(test: Any, given: Any = None) -> Fraction:
+    """Returns the share of the test side, exactly as it is written."""
+    if is_positive(test) and test < 1:
+        return Fraction(str(test))
+    if given is not None:
+        raise OptionError(f"split is {given!r}; expected a share above 0 and below 1, as test:0.02 or train:0.98.")
+    raise OptionError(f"test is {test!r}; expected the share of the test side, above 0 and below 1.")

@@ -24,6 +24,8 @@ NOTE_LABELS = {
     "empty_think": "rows with an empty think block, which is not trained",
     "markers": "rows whose text looks rendered already (template=None with "
     'special_tokens_in_content="allow" reads its control tokens)',
+    "desirable": "rows whose response is a good one",
+    "undesirable": "rows whose response is a bad one",
 }
 """Name of a `Note`, and of its count in a `Report` -> what people read."""
 

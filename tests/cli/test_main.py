@@ -76,7 +76,8 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
     [
         (["bench", "x"], "Missing option '--task'"),
         (["bench", *DPO], "Missing argument 'SOURCE...'"),
-        (["bench", "x", "--task", "ppo"], "'ppo' is not one of 'dpo', 'reward', 'rlhf'"),
+        (["bench", "x", "--task", "sft"], "'sft' is not one of 'dpo', 'reward', 'rlhf'"),
+        (["init", "x", "--task", "kto"], "'kto' is not one of 'dpo', 'reward', 'rlhf'."),
         (["bench", "x", *DPO, "--fields", "[1]"], "expected a JSON object"),
         (["nothing"], "No such command 'nothing'"),
         (["formats"], "Give --list or --detect FILE"),

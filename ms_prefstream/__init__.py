@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ms_prefstream.public import *  # noqa: F403
     from ms_prefstream.public import __all__ as __all__
 
-_FUNCTIONS = ("doctor", "encode", "stats", "stream")
+_FUNCTIONS = ("doctor", "encode", "split", "stats", "stream")
 """Public functions whose modules or folders have the same names."""
 
 

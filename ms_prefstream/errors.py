@@ -28,6 +28,9 @@ class Reason(str, enum.Enum):
     TEMPLATE_REFUSED = "template_refused"
     PROMPT_ENDS_WITH_ANSWER = "prompt_ends_with_answer"
     CONTENT_LOST = "content_lost"
+    # Left out by a length index that was built with `dedup` or `exclude`.
+    DUPLICATE = "duplicate"
+    CONTAMINATED = "contaminated"
     # Unusable rows: always dropped and counted.
     IDENTICAL = "identical"
     TIE = "tie"
@@ -35,9 +38,6 @@ class Reason(str, enum.Enum):
     NO_RESPONSE_TOKENS = "no_response_tokens"
     IDENTICAL_AFTER_TRUNCATION = "identical_after_truncation"
     TOO_LONG = "too_long"
-    # Left out by a length index that was built with `dedup` or `exclude`.
-    DUPLICATE = "duplicate"
-    CONTAMINATED = "contaminated"
 
     @property
     def malformed(self) -> bool:

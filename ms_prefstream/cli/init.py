@@ -42,6 +42,8 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
 
     if mindformers and task not in ("dpo", "reward"):
         raise click.UsageError("--mindformers is for --task dpo and reward: MindFormers has no trainer for the others.")
+    if "-" in source:
+        raise click.UsageError("- is standard input, and the files name SOURCE for every later run. Give a file.")
     folder = pathlib.Path(out)
     if not _same(folder, pathlib.Path()):  # names in the files are then relative to another folder
         source = tuple(os.path.abspath(one) if os.path.exists(one) else one for one in source)

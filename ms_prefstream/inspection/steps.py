@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.batch.layouts.arrays import IGNORE
-from ms_prefstream.checks import whole_number
+from ms_prefstream.checks import WORD, whole_number
 from ms_prefstream.errors import SourceError
 from ms_prefstream.inspection.encoded import Kind, Part
 from ms_prefstream.inspection.parts import Texts
@@ -98,7 +98,7 @@ class Step:
 
 def step_of(stream: Stream, number: int) -> Step:
     """Returns a step of a stream; `number` counts over all epochs."""
-    epoch, inside = divmod(whole_number("step", number, 0), stream.steps_per_epoch)
+    epoch, inside = divmod(whole_number("step", number, 0, WORD), stream.steps_per_epoch)
     batch = next(stream.batches(epoch, inside))
     try:
         rows = stream.rows(epoch, inside, resolved=True).tolist()

@@ -115,8 +115,9 @@ def stats(
         train_empty_think=train_empty_think,
         backend="auto" if tokenizer is None else backend,
     )
-    limits = _checked_limits(limits, task)
-    recipe = encoding.recipe(only_caches(opened))
+    ready = only_caches(opened)
+    limits = () if ready else _checked_limits(limits, task)  # samples of a cache were cut before
+    recipe = encoding.recipe(ready)
     alone = None
     if task is None:
         alone = dataclasses.replace(recipe, task=RLHF(NO_LIMIT // 2, NO_LIMIT), boundary=boundary)
@@ -131,7 +132,7 @@ def stats(
         _pass(rows, measured, collected, progress_on(label="stats") if progress else Progress())
     found = collected.result(
         source=opened.name,
-        formats=tuple(formats_in(formats, rows.first)),
+        formats=tuple(formats_in(formats, rows.first)) if rows.first else (),
         tokenizer=None if bare is None else os.path.basename(bare.name.rstrip("/")),
         task=task,
         batch_size=batch_size,

@@ -102,6 +102,16 @@ def test_it_takes_real_files_and_a_real_tokenizer(script: str, tmp_path: pathlib
     assert list(tmp_path.glob("*.png")) == []
 
 
+def test_logits_that_the_cpu_cannot_hold_are_refused_with_a_remedy(
+    tmp_path: pathlib.Path, shared: pathlib.Path
+) -> None:
+    files = ("--data", str(shared / "data" / "dpo_zh_demo.json"), "--tokenizer", str(shared / "tokenizers" / "qwen2_5"))
+    done = start("train_dpo.py", *files, "--plot", "none", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("16 rows of 256 columns and 151,6")
+    assert "Give a smaller --batch-size or --max-length" in done.stderr.splitlines()[-1]
+
+
 FEW = {
     "train_dpo_packed.py": ["--tokens", "256"],
     "train_rlhf.py": ["--new-tokens", "4", "--rollouts", "2", "--reward-steps", "1", "--warm-up-steps", "1"],

@@ -271,6 +271,16 @@ def test_duplicates_of_a_mix_are_those_of_all_parts(tmp_path: pathlib.Path) -> N
     assert built(mix, None, exclude=[rows[30]]).verdict.tolist().count(CONTAMINATED) >= 1  # type: ignore[arg-type]
 
 
+def test_ranked_rows_of_a_mix_repeat_those_of_earlier_parts(tmp_path: pathlib.Path) -> None:
+    row = {"prompt": "Why?", "responses": ["a", "b", "c"], "scores": [3, 2, 1]}
+    mix = mps.mix([mps.Part(rows, format=mps.formats.ranked(policy="all")) for rows in ([row], [row, row])])
+    for dedup in ("row", "prompt", "pair"):
+        folder = tmp_path / dedup
+        assert built(mix, folder, dedup=dedup).verdict.tolist() == [0] * 3 + [DUPLICATE] * 6
+        with pytest.raises(mps.NoUsableRowsError, match="part 1 of the mix"):
+            mps.stream(mix, task=TASK, tokenizer="bytes", batching=mps.Pad(1), index=folder)
+
+
 def test_excluded_data_of_another_format(tmp_path: pathlib.Path) -> None:
     rows = [{"prompt": f"q{row}", "pos_resp": "a", "neg_resp": "b", "pos_type": "", "neg_type": ""} for row in range(4)]
     questions = json_lines(tmp_path / "eval.jsonl", [{"instruction": "Q2", "output": "x"}, {"z": 1}])

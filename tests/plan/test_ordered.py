@@ -46,6 +46,7 @@ def test_noise_differs_by_epoch_and_seed_and_reaches_its_bound() -> None:
     assert moved(places, 1000, 0.0, 0, 0) is places
     everywhere = moved(places, 1000, 1.0, 0, 0)
     assert np.abs(everywhere - places).max() > 800
+    assert {int(moved(places[:3], 3, 1.0, seed, 0)[-1]) for seed in range(20)} == {0, 1, 2}  # one stretch
 
 
 @given(

@@ -237,4 +237,4 @@ def test_malformed_reasons_are_those_of_the_design() -> None:
     named = {"bad_json", "missing_field", "bad_type", "unknown_role", "special_token", "history_differs"}
     assert named <= malformed
     unusable = {"identical", "tie", "empty_response", "no_response_tokens", "identical_after_truncation", "too_long"}
-    assert {reason.value for reason in Reason if not reason.malformed} == unusable
+    assert {reason.value for reason in Reason if not reason.malformed} == unusable | {"duplicate", "contaminated"}

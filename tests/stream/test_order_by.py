@@ -237,6 +237,17 @@ def test_the_key_is_a_column_as_well_or_not(path: pathlib.Path) -> None:
     assert_same_batches(plain, [{n: c for n, c in batch.items() if n != "margin"} for batch in made.batches()])
 
 
+def test_a_masked_remainder_and_carried_fields_keep_the_order(path: pathlib.Path) -> None:
+    made = stream(
+        path, "-field:level.hard", batching=mps.Bucket(5), drop_remainder="mask", carry={"level.hard": "int64"}
+    )
+    batches = list(made.batches())
+    mask = np.concatenate([batch["row_mask"] for batch in batches])
+    levels = np.concatenate([batch["hard"] for batch in batches])[mask == 1].tolist()
+    assert mask.tolist() == [1] * COUNT + [0] * 2
+    assert levels == sorted(levels, reverse=True)
+
+
 def test_a_side_of_a_split_in_order(path: pathlib.Path) -> None:
     train, _ = mps.split(path, test=0.3)
     rows = list(mps.read(train))

@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 # What is installed is remembered in the environment; a newer pyproject.toml makes it install again.
 RUN_STAMP := $(VENV)/.ms-prefstream-run
 TEST_STAMP := $(VENV)/.ms-prefstream-test
-CODE := $(wildcard ms_prefstream tests examples benchmarks docs)
+CODE := $(wildcard ms_prefstream tests examples benchmarks docs setup.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-long lint bench clean

@@ -17,10 +17,12 @@ from typing import Any
 
 import mindspore as ms
 
+import ms_prefstream as mps
 from ms_prefstream.demo import data_path
 from ms_prefstream.demo.train import passes
 
 SMOOTH = 8  # steps that the thick line of a plot is the mean of
+CPU_BYTES = 2**31 - 1  # of one array: GatherDGradV2 fails beyond
 
 
 def parser(description: str | None, **defaults: object) -> argparse.ArgumentParser:
@@ -73,6 +75,19 @@ def sources(options: argparse.Namespace) -> str | list[str]:
     """What to pass to `mps.stream`: one path, or all of them as one data set."""
     paths = [str(pathlib.Path(path)) for path in options.data]
     return paths[0] if len(paths) == 1 else paths
+
+
+def vocabulary(stream: mps.Stream, options: argparse.Namespace, rows: int, columns: int) -> int:
+    """The ids of a model. Ends the run where the CPU cannot hold its logits, (rows, columns, ids) float32."""
+    ids = stream.tokenizer.vocab_size
+    size = 4 * rows * columns * ids
+    if options.device == "CPU" and size >= CPU_BYTES:
+        raise SystemExit(
+            f"{rows} rows of {columns} columns and {ids:,} ids make {size / 1e9:.1f} GB of logits, and an operator of "
+            f"MindSpore on the CPU takes less than {CPU_BYTES / 1e9:.1f} GB. Give a smaller --batch-size or "
+            "--max-length, or --device Ascend; the train.py that `ms-prefstream init` writes folds ids for the CPU."
+        )
+    return ids
 
 
 def batches(dataset: Any, options: argparse.Namespace) -> Iterator[Mapping[str, Any]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from common import Curves, begin, check, parser, sources
+from common import Curves, begin, check, parser, sources, vocabulary
 from mindspore import Tensor, nn, ops
 
 import ms_prefstream as mps
@@ -126,7 +126,9 @@ def main() -> None:
     cli.add_argument("--dynamic", action="store_true", help="compile one graph for all widths")
     options = begin(cli)
     stream = open_stream(sources(options), options.tokenizer, options)
-    policy = CausalLM(ModelOptions(vocab_size=stream.tokenizer.vocab_size, max_length=stream.shapes[-1][1]))
+    columns = stream.shapes[-1][1]
+    ids = vocabulary(stream, options, 2 * options.batch_size, columns)
+    policy = CausalLM(ModelOptions(vocab_size=ids, max_length=columns))
     if options.reference == "model":
         curves = train(stream, policy, frozen_copy(policy), options)
     else:

@@ -13,7 +13,7 @@ import math
 import pathlib
 import tempfile
 
-from common import Curves, batches, begin, check, parser, sources
+from common import Curves, batches, begin, check, parser, sources, vocabulary
 from mindspore import Tensor, nn
 
 import ms_prefstream as mps
@@ -40,7 +40,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         stream.build_index(pathlib.Path(folder, "lengths"))  # a real run builds it once: `ms-prefstream index`
         print(f"{stream.steps_per_epoch} steps an epoch, shapes {stream.shapes}")
-        policy = CausalLM(ModelOptions(vocab_size=stream.tokenizer.vocab_size, max_length=options.max_length))
+        ids = vocabulary(stream, options, options.batch_size, options.tokens)
+        policy = CausalLM(ModelOptions(vocab_size=ids, max_length=options.max_length))
         loss = PackedDPOLoss(policy, beta=0.1, pairs=options.max_segments // 2)
         step = train_step(loss, nn.AdamWeightDecay(policy.trainable_params(), learning_rate=options.learning_rate))
 

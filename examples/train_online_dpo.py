@@ -27,7 +27,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from common import Curves, at_least, batches, begin, check, mean, parser, sources
+from common import Curves, at_least, batches, begin, check, mean, parser, sources, vocabulary
 from mindspore import nn
 
 import ms_prefstream as mps
@@ -58,7 +58,8 @@ def open_prompts(options: argparse.Namespace) -> mps.Stream:
 def make_policy(prompts: mps.Stream, options: argparse.Namespace) -> CausalLM:
     """The untrained policy; a real run loads the one that supervised training made."""
     width = options.max_prompt_length + options.new_tokens
-    return CausalLM(ModelOptions(vocab_size=prompts.tokenizer.vocab_size, max_length=width))
+    ids = vocabulary(prompts, options, options.batch_size * max(2, options.rollouts), width)
+    return CausalLM(ModelOptions(vocab_size=ids, max_length=width))
 
 
 def publish(policy: CausalLM, step: int, folder: pathlib.Path) -> None:

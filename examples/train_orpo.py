@@ -11,7 +11,7 @@ rows are dropped by the stream, with a reason in its report.
 from __future__ import annotations
 
 import mindspore as ms
-from common import Curves, batches, begin, check, mean, parser, sources
+from common import Curves, batches, begin, check, mean, parser, sources, vocabulary
 from mindspore import Tensor, nn, ops
 
 import ms_prefstream as mps
@@ -81,7 +81,8 @@ def main() -> None:
         seed=options.seed,
     )
     print(f"{stream.steps_per_epoch} steps an epoch, shapes {stream.shapes}")
-    policy = CausalLM(ModelOptions(vocab_size=stream.tokenizer.vocab_size, max_length=stream.shapes[-1][1]))
+    rows, columns = stream.shapes[-1]
+    policy = CausalLM(ModelOptions(vocab_size=vocabulary(stream, options, rows, columns), max_length=columns))
     loss = (ORPOLoss if options.loss == "orpo" else SimPOLoss)(policy)
     step = train_step(loss, nn.AdamWeightDecay(policy.trainable_params(), learning_rate=options.learning_rate))
 

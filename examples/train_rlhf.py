@@ -23,7 +23,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from common import Curves, at_least, batches, begin, check, parser, sources, take
+from common import Curves, at_least, batches, begin, check, parser, sources, take, vocabulary
 from mindspore import Tensor, nn
 
 import ms_prefstream as mps
@@ -131,7 +131,8 @@ def main() -> None:
     stream, held_batch = open_stream(rows, task, options), next(open_stream(held, task, options).batches())
 
     width = max(options.max_length, options.max_prompt_length + options.new_tokens)
-    size = ModelOptions(vocab_size=stream.tokenizer.vocab_size, max_length=width)
+    ids = vocabulary(stream, options, options.batch_size * max(2, options.rollouts), width)
+    size = ModelOptions(vocab_size=ids, max_length=width)
     reward, policy = reward_model(rows, size, options), CausalLM(size)
     warm_up(policy, rows, options)
     end_id = end_of_turn(held_batch["pretrain_ids"], held_batch["loss_mask"])

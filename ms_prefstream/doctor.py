@@ -13,6 +13,7 @@ from ms_prefstream.encode.tokenizer import choose_pad_id
 from ms_prefstream.errors import PrefStreamError, printable
 from ms_prefstream.formats.carry import Carry
 from ms_prefstream.formats.record import Pair, TokenPair
+from ms_prefstream.lines import share
 from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.records import formats_of
 from ms_prefstream.report.findings import Finding, Seen, findings
@@ -217,7 +218,7 @@ class _Examined:
                     self._lengths.setdefault(name, []).extend(lengths)
         longest = next((self._lengths[name] for name in ("max_length", "seq_length") if self._lengths.get(name)), [])
         if longest:
-            most, all_but = (int(np.quantile(longest, share)) for share in (0.9, 0.99))
+            most, all_but = (int(np.quantile(longest, part)) for part in (0.9, 0.99))
             cut = sum(bool(one.notes & Note.TRUNCATED) for one in self._loaded)
-            share = f"{100 * cut / len(self._loaded):.1f} % are cut"
-            self.facts.append(f"90 % of rows have up to {most:,} tokens, 99 % up to {all_but:,} · {share}")
+            cut_off = f"{share(cut, len(self._loaded))} are cut" if cut else "none is cut"
+            self.facts.append(f"90 % of rows have up to {most:,} tokens, 99 % up to {all_but:,} · {cut_off}")

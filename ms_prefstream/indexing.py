@@ -62,7 +62,7 @@ def build_index(
             Prompts are compared as `ms_prefstream.split` does, without system messages.
         order_by: What streams will order rows by: ``margin`` or ``field:NAME``; the index holds it. ``length`` needs
             nothing more.
-        task: `DPO`, `Reward` or `RLHF`.
+        task: `DPO`, `Reward`, `RLHF`, `KTO`, `ProcessReward` or `Prompts`.
         tokenizer: As for `ms_prefstream.stream`, like all that follows up to `workers`.
         format: A preset's name, a preset, or a function row -> row.
         fields: Standard name -> the row's field.

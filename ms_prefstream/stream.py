@@ -74,7 +74,7 @@ def stream(
         source: Path, glob or list of them (JSON Lines, JSON, .gz, .zst), a list or any object with ``__len__`` and
             ``__getitem__``, an iterable of dicts, a function that returns one, the folder of a cache, or the name of
             a data set in a local cache of Hugging Face or ModelScope (``org/name``, ``org/name:split``).
-        task: `DPO`, `Reward` or `RLHF`: what a row becomes.
+        task: `DPO`, `Reward`, `RLHF`, `KTO`, `ProcessReward` or `Prompts`: what a row becomes.
         tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, the
             name of a model in such a cache, or None for rows that are already tokenized, caches among them. One of
             these must be given.

@@ -45,6 +45,7 @@ def full_report() -> mps.Report:
         report.origins[name] = ["file:1"]
     for name in ("repeats", "repeats_per_epoch", "remainder_per_epoch", "truncated", "question_cut", "rewritten"):
         setattr(report, name, 8)
+    report.desirable, report.undesirable, report.separator_trimmed = 1, 2, 3
     report.boundary_differs, report.left_out, report.packs, report.packs_closed = 1, 2, 9, 3
     report.packs_made, report.packs_wanted, report.tokens, report.cells = 5, 6, 70, 100
     report.unread = Counter({f"field {number}": 1 for number in range(9)})

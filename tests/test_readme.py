@@ -167,6 +167,15 @@ def test_links_lead_somewhere(name: str) -> None:
     assert [one for one in links if not one.startswith("http") and not ((ROOT / name).parent / one).exists()] == []
 
 
+def test_the_description_on_a_package_index_has_no_link_that_leads_nowhere() -> None:
+    text = read("README.md")
+    described = runpy.run_path(str(ROOT / "setup.py"))["described"](text)
+    assert re.findall(r"\]\((?!https?://)", text)
+    assert re.findall(r"\]\((?!https?://)", described) == []
+    assert "loads neither; docs/installation.md has other versions" in described
+    assert re.findall("^(#+ .+|```.*)$", described, re.MULTILINE) == re.findall("^(#+ .+|```.*)$", text, re.MULTILINE)
+
+
 def test_the_index_has_every_page() -> None:
     linked = set(re.findall(r"\]\(([\w-]+\.md)\)", read("docs/README.md")))
     assert linked == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}

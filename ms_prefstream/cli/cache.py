@@ -17,7 +17,7 @@ from ms_prefstream.cli.options import (
     source_argument,
     verbose_option,
 )
-from ms_prefstream.cli.terminal import show
+from ms_prefstream.cli.terminal import show, with_flags
 from ms_prefstream.cli.values import FileLayout
 
 
@@ -57,6 +57,7 @@ def cache(source: tuple[Any, ...], out: str, length: int | None, workers: int | 
     """
     from ms_prefstream.cache.write import write_cache
     from ms_prefstream.cli.building import make_rows
+    from ms_prefstream.report.report import NOTE_LABELS
 
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -73,4 +74,4 @@ def cache(source: tuple[Any, ...], out: str, length: int | None, workers: int | 
         show(f"  {reason}: {entry['rows']:,} dropped, first at {', '.join(entry['first'])}")
     for name, count in manifest.notes.items():
         if count:
-            show(f"{name.replace('_', ' ')}: {count:,}")
+            show(f"  {with_flags(NOTE_LABELS.get(name, name))}: {count:,}")

@@ -53,9 +53,13 @@ def _detect(path: str, rows: int, fields: dict[str, str] | None) -> bool:
     from ms_prefstream.formats.reader import RowReader
     from ms_prefstream.load.records import formats_of
     from ms_prefstream.sources import open_source
+    from ms_prefstream.sources.cached import only_caches
     from ms_prefstream.steps.look import first_rows
 
     source = open_source(path)
+    if only_caches(source):
+        show(f"{source.name} · a cache, whose rows are tokenized: no format reads it. Pass it to mps.stream as it is.")
+        return True
     readers = formats_of(source, "auto", fields)
     found: Counter[tuple[str, tuple[str, ...]]] = Counter()
     problems: dict[str, list[str]] = {}

@@ -9,9 +9,11 @@ from typing import Any
 import click
 import cloup
 
-from ms_prefstream.cli.options import TASKS, command, source_argument
+from ms_prefstream.cli.options import command, source_argument
 from ms_prefstream.cli.terminal import show
 from ms_prefstream.cli.values import Preset, Suggested
+
+_TASKS = ("dpo", "reward", "rlhf")  # that train.py has a loss for
 
 
 @command(
@@ -21,12 +23,12 @@ ms-prefstream init train.jsonl --task reward --tokenizer Qwen2.5 --mindformers -
 """
 )
 @source_argument
-@cloup.option("--task", type=click.Choice(TASKS), required=True, help="What rows become.")
+@cloup.option("--task", type=click.Choice(_TASKS), required=True, help="What rows become.")
 @cloup.option(
     "--tokenizer", type=Suggested("bytes"), required=True, help="Directory, tokenizer.json, .model or 'bytes'."
 )
 @cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows.")
-@cloup.option("--max-length", type=int, help="Tokens of a side (dpo, reward) or row (rlhf); measured if not given.")
+@cloup.option("--max-length", type=int, help="Tokens of a side, row or prompt; measured if not given.")
 @cloup.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Rows of a step.")
 @cloup.option(
     "--out", type=click.Path(file_okay=False), default=".", help="Folder of the files; this one if not given."
@@ -34,7 +36,7 @@ ms-prefstream init train.jsonl --task reward --tokenizer Qwen2.5 --mindformers -
 @cloup.option("--mindformers", is_flag=True, help="Write train_mindformers.yaml and its script as well (dpo, reward).")
 @cloup.option("--overwrite", is_flag=True, help="Replace files that exist.")
 def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwrite: bool, **options: Any) -> None:
-    """Write run.yaml and train.py for SOURCE, ready to run.
+    """Write run.yaml and, where the task trains on rows, train.py for SOURCE, ready to run.
 
     Without --max-length the first 2,000 rows are measured: 99 % of them fit whole.
     """
@@ -42,6 +44,8 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
 
     if mindformers and task not in ("dpo", "reward"):
         raise click.UsageError("--mindformers is for --task dpo and reward: MindFormers has no trainer for the others.")
+    if "-" in source:
+        raise click.UsageError("- is standard input, and the files name SOURCE for every later run. Give a file.")
     folder = pathlib.Path(out)
     if not _same(folder, pathlib.Path()):  # names in the files are then relative to another folder
         source = tuple(os.path.abspath(one) if os.path.exists(one) else one for one in source)
@@ -56,7 +60,10 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
         (folder / name).write_text(text, encoding="utf-8")
         show(f"written: {folder / name}")
     show(f"next:    ms-prefstream doctor --config {folder / 'run.yaml'}")
-    show(f"         cd {folder} && python train.py" if out != "." else "         python train.py")
+    if "train.py" in files:
+        show(f"         cd {folder} && python train.py" if out != "." else "         python train.py")
+    else:
+        show("         examples/train_grpo.py shows a loop of rollouts")
     if mindformers:
         show("         python train_mindformers.py")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 from typing import IO, Any
 
@@ -24,6 +25,8 @@ COMMANDS = {
 
 The file of a command is imported for every `--help`: it must import the library inside the function that runs.
 """
+
+_PIPE_CLOSED = 141  # as of a command that SIGPIPE ends
 
 _EPILOG = """\b
 Exit codes: 0 done, 1 a problem was found, 2 the command line is wrong, 130 interrupted.
@@ -75,6 +78,9 @@ class _Commands(cloup.Group):
             raise click.UsageError(
                 f"{error.ctx.meta[CONFIG]}: {name.rstrip('_')}: {error.message}", error.ctx
             ) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the end
+            sys.exit(_PIPE_CLOSED)
         except click.NoSuchOption as error:
             owners = [name for name in self.list_commands(ctx) if _has(self.get_command(ctx, name), error.option_name)]
             if not owners:

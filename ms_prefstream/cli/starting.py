@@ -15,7 +15,7 @@ from ms_prefstream.load.records import formats_of
 from ms_prefstream.sources import open_source
 from ms_prefstream.steps.data import Encoding
 from ms_prefstream.steps.look import first_rows, whole_lengths
-from ms_prefstream.tasks import DPO, RLHF, Reward, Task
+from ms_prefstream.tasks import RLHF, TASKS, Task
 from ms_prefstream.tasks.base import traits
 
 _MEASURED = 2000  # rows
@@ -23,7 +23,7 @@ _FIT = 0.99  # share of these that is not cut
 _MULTIPLE = 64
 _SHAPES = 8  # widths of batches: MindSpore compiles once for each
 
-_TASKS: dict[str, Task] = {"dpo": DPO(1024), "reward": Reward(1024), "rlhf": RLHF(512, 1024)}
+_LENGTH = 1024  # before rows are measured
 
 
 def files_for(
@@ -51,13 +51,15 @@ def files_for(
         PrefStreamError: The rows or the tokenizer cannot be read, or no row can be used.
     """
     named = source[0] if len(source) == 1 else list(source)
-    recipe = Encoding(task=_TASKS[task], tokenizer=tokenizer, format=format_).recipe(ready=False)
+    made: Task = RLHF(_LENGTH // 2, _LENGTH) if task == RLHF.name else TASKS[task](_LENGTH)
+    recipe = Encoding(task=made, tokenizer=tokenizer, format=format_).recipe(ready=False)
     assert recipe.tokenizer is not None  # a path or a name
     opened = open_source(named)
-    lengths = _lengths(recipe, opened, formats_of(opened, format_, unpairs=traits(recipe.task).unpairs))
-    length = max_length or _fitting(lengths["seq_length" if task == "rlhf" else "max_length"])
+    lengths = _lengths(recipe, opened, formats_of(opened, format_, unpairs=traits(made).unpairs))
+    length = max_length or _fitting(lengths[traits(made).length_option])
     values = {
         "task": task,
+        "type": type(made).__name__,
         "source": named,
         "tokenizer": tokenizer,
         "format": format_,
@@ -68,7 +70,8 @@ def files_for(
         "vocab_size": recipe.tokenizer.vocab_size,
         "pad_token_id": choose_pad_id(None, recipe.tokenizer),
     }
-    names = ["run.yaml", "train.py", *["train_mindformers.yaml", "train_mindformers.py"] * mindformers]
+    trains = ["train.py"] * traits(made).trains  # prompts alone are continued by a loop of the user
+    names = ["run.yaml", *trains, *["train_mindformers.yaml", "train_mindformers.py"] * mindformers]
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("ms_prefstream.cli"),
         trim_blocks=True,

@@ -49,7 +49,9 @@ def show_log() -> Iterator[None]:
 
 _MADE = re.compile(r"\b(?:mps\.)?(Bucket|Pack|Pad|DPO|Reward|RLHF)\(([^()]*)\)")
 _LONG_NAME = re.compile(r"""(?<![\w./='"`-])[a-z]+(?:_[a-z]+)+(?![\w(='"`]|[./]\w)""")
-_SHORT_NAME = re.compile(r"(?:^|(?<=[.:;] ))[a-z]+(?= is )|(?<=[Ll]eave )[a-z]+(?= out)")
+_SHORT_NAME = re.compile(
+    r"(?:^|(?<=[.:;] ))[a-z]+(?=(?:\[\d+\])? (?:is|has|makes|names) )|(?<=[Ll]eave )[a-z]+(?= out)"
+)
 _VALUE = r"""(?P<value>"[^"]*"|'[^']*'|\{[^{}]*\}|[\w.-]*\w)(?!\w)"""
 
 
@@ -75,7 +77,8 @@ def with_flags(text: str, command: click.Command | None = None) -> str:
             if isinstance(one, click.Option) and not one.hidden:
                 name = _flag(one)[2:].replace("-", "_") if by_flag else str(one.name).rstrip("_")
                 options.setdefault(name, []).append(one)
-    options.setdefault("tokens", options.get("pack", []))
+    for name, of_flag in (("tokens", "pack"), ("types", "cvalues_types")):
+        options.setdefault(name, options.get(of_flag, []))
     flags = {name: _flag(found[0]) for name, found in options.items() if found}
 
     def made(found: re.Match[str]) -> str:
@@ -101,8 +104,9 @@ def with_flags(text: str, command: click.Command | None = None) -> str:
     text = re.sub(rf"(?<![\w.-])(?P<name>[a-z_]+)={_VALUE}", with_value, _MADE.sub(made, text))
     # Names with an underscore are unmistakable; a single word is an option where it cannot be an English one.
     text = _LONG_NAME.sub(lambda one: flags.get(one[0], one[0]), text)
-    return _SHORT_NAME.sub(lambda one: flags.get(one[0], one[0]), text)
+    text = _SHORT_NAME.sub(lambda one: flags.get(one[0], one[0]), text)
+    return re.sub(r"(?<=\s)(--[a-z-]+)\[\d+\]|^(--[a-z-]+)\[\d+\]", r"\1\2", text)  # a flag has no places
 
 
 def _flag(option: click.Option) -> str:
-    return max(option.opts, key=len)
+    return next(one for one in option.opts if one.startswith("--"))

@@ -1,4 +1,4 @@
-"""Losses of the demo: the Bradley-Terry loss of a reward model and the DPO loss of a policy.
+"""Losses of the demo and the examples: reward models, process rewards, DPO, KTO and GRPO.
 
 This module imports MindSpore. In every batch of 2B rows the chosen side of pair i is row i, the rejected one row B + i.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
+from numpy.typing import NDArray
 
 from ms_prefstream.demo.model import CausalLM, RewardModel
 
@@ -117,6 +119,109 @@ class DPOLoss(nn.Cell):  # type: ignore[misc]
         gains = (policy - ops.stop_gradient(reference)).sum(axis=-1)  # (2B,); sums of each would lose digits
         pairs = gains.shape[0] // 2
         return pair_loss((gains[:pairs] - gains[pairs:]) * self.beta)
+
+
+class KTOLoss(nn.Cell):  # type: ignore[misc]
+    """Loss of a policy and share of rows on the right side, from the columns of `mps.KTO` in order.
+
+    A response is worth its gain, (policy - reference) in log-probabilities, less the reference point: the mean gain of
+    responses to other prompts, but not below 0. The loss is 1 - sigmoid(beta * worth) of a desirable row, and
+    1 - sigmoid(-beta * worth) of another one (Ethayarajh et al. 2024, equations 7 and 8). The reference is a copy of
+    the policy as it was when this object was made.
+
+    Args:
+        policy: The policy.
+        beta: How strongly the policy is kept near the reference.
+        desirable_weight: Weight of desirable rows; `stream.report.kto_weights` suggests one.
+        undesirable_weight: Weight of the others.
+    """
+
+    def __init__(
+        self, policy: CausalLM, beta: float, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
+    ) -> None:
+        super().__init__(auto_prefix=False)
+        self.policy = policy
+        self.reference = frozen_copy(policy)
+        self.beta, self.desirable_weight, self.undesirable_weight = beta, desirable_weight, undesirable_weight
+
+    def construct(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        attention_mask: Tensor,
+        loss_mask: Tensor,
+        desirable: Tensor,
+        kl_input_ids: Tensor,
+        kl_labels: Tensor,
+        kl_attention_mask: Tensor,
+        kl_loss_mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Computes the loss, at the first step exactly a half: policy and reference are still the same."""
+        point = ops.relu(ops.stop_gradient(self.gains(kl_input_ids, kl_labels, kl_loss_mask)).mean())
+        is_good = desirable.astype(ms.float32)
+        sign = 2.0 * is_good - 1.0
+        worth = (self.gains(input_ids, labels, loss_mask) - point) * sign
+        weights = self.desirable_weight * is_good + self.undesirable_weight * (1.0 - is_good)
+        hits = (ops.sign(worth) + 1.0) * 0.5
+        return (weights * (1.0 - ops.sigmoid(self.beta * worth))).mean(), hits.mean()
+
+    def gains(self, input_ids: Tensor, labels: Tensor, loss_mask: Tensor) -> Tensor:
+        """Returns the gain of each row, (B,) float32."""
+        policy = token_log_probs(self.policy(input_ids), labels, loss_mask)
+        reference = token_log_probs(self.reference(input_ids), labels, loss_mask)
+        return (policy - ops.stop_gradient(reference)).sum(axis=-1)  # sums of each would lose digits
+
+
+class ProcessRewardLoss(nn.Cell):  # type: ignore[misc]
+    """Loss and accuracy of a model that scores steps, from the columns of `mps.ProcessReward` in order."""
+
+    def __init__(self, model: RewardModel) -> None:
+        super().__init__(auto_prefix=False)
+        self.model = model
+
+    def construct(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the mean cross-entropy of the steps and the share of them on the right side of 0."""
+        is_step = (labels >= 0).astype(ms.float32)
+        sign = 2.0 * labels.astype(ms.float32) - 1.0
+        scores = self.model(input_ids) * sign * is_step  # (B, L), above 0 where a step is judged right
+        hits = (ops.sign(scores) + 1.0) * 0.5
+        steps = is_step.sum()
+        return -(ops.logsigmoid(scores) * is_step).sum() / steps, (hits * is_step).sum() / steps
+
+
+class GRPOLoss(nn.Cell):  # type: ignore[misc]
+    """Loss of a policy on responses that it has just sampled, and their mean log-probability of a token.
+
+    Each token is weighted by the advantage of its response (Shao et al. 2024, equation 3 with one update for each
+    group, so that the ratio of new to old probabilities is 1).
+    """
+
+    def __init__(self, policy: CausalLM) -> None:
+        super().__init__(auto_prefix=False)
+        self.policy = policy
+
+    def construct(self, input_ids: Tensor, loss_mask: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the loss from (R, L) ids, (R, L) mask and (R,) float32."""
+        log_probs = token_log_probs(self.policy(input_ids), input_ids, loss_mask)
+        count = loss_mask.sum()
+        return -(log_probs * advantages.expand_dims(1)).sum() / count, log_probs.sum() / count
+
+
+def group_advantages(rewards: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Returns rewards less the mean of their group, divided by its standard deviation.
+
+    Args:
+        rewards: (R,); the responses to one prompt are adjacent.
+        size: Responses to each prompt.
+
+    Returns:
+        (R,) float32; 0 in a group whose rewards are the same.
+    """
+    groups = rewards.reshape(-1, size)
+    spread = groups.std(axis=1, keepdims=True)
+    normal = (groups - groups.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1)
+    found: NDArray[np.float32] = normal.reshape(-1).astype(np.float32)
+    return found
 
 
 def frozen_copy(model: CausalLM) -> Any:

@@ -31,6 +31,7 @@ from ms_prefstream.encode.backends.unicode import check_size, check_unicode
 from ms_prefstream.encode.columns import ENOUGH, Alike, Window
 from ms_prefstream.encode.encodings import Draft, Drafts, Encoded, Encodings, Texts, Ticketed
 from ms_prefstream.encode.layout import LaidOut, Layout, Unit, merged
+from ms_prefstream.encode.learned import PROOFS
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.plain_template import PlainTemplate
 from ms_prefstream.encode.template import ChatTemplate, Template, TemplateOptions
@@ -86,12 +87,13 @@ class ConversationEncoder:
 
         A record that cannot be encoded gives a `RowError` instead.
         """
-        texts = Texts()
-        columns = self._columns(records, texts)
+        texts, drafts = Texts(), dict[int, Drafts | RowError]()
+        columns = self._columns(records, texts, drafts)
         is_open = np.ones(len(records), np.bool_)
+        is_open[list(drafts)] = False
         for alike, _ in columns:
             is_open[alike.columns.records] = False
-        drafts = {row: self._drafted(records[row], texts) for row in np.flatnonzero(is_open).tolist()}
+        drafts |= {row: self._drafted(records[row], texts) for row in np.flatnonzero(is_open).tolist()}
         try:
             return self._encodings(drafts, texts, columns)
         except RowError as error:  # a text that no tokenizer accepts: find its record
@@ -109,17 +111,29 @@ class ConversationEncoder:
         records = len(drafts) + sum(int((alike.columns.sides == 0).sum()) for alike, _ in columns)
         return Encodings(records, drafts, columns, texts.encode(self._encoder), self.assemble, self.is_usual)
 
-    def _columns(self, records: Sequence[Pair | Completion], texts: Texts) -> list[Ticketed]:
-        """Adds the texts of the records that can be laid out by column; returns these with their tickets."""
+    def _columns(
+        self, records: Sequence[Pair | Completion], texts: Texts, drafts: dict[int, Drafts | RowError]
+    ) -> list[Ticketed]:
+        """Adds the texts of the records that can be laid out by column; returns these with their tickets.
+
+        A layout that is not known is learned from the first of its records, which are added to `drafts`.
+        """
         if not self._template.by_column or len(records) < ENOUGH:
             return []
         window = Window(records)
         window.odd[self._template.odd(window.contents)] = True
         window.odd[[] if self._refused is None else self._refused.holders(window.contents)] = True
-        found = [alike for columns in window.columns() for alike in self._template.lay_out_alike(columns)]
-        usual = [alike for alike in found if self.is_usual(alike.layout)]
-        sides = sum((np.bincount(alike.columns.records, minlength=len(records)) for alike in usual), window.sides * -1)
-        whole = [alike.take(np.flatnonzero(sides[alike.columns.records] == 0)) for alike in usual]
+        found: list[Alike] = []
+        for columns in window.columns():
+            alike = list(self._template.lay_out_alike(columns))
+            if not alike:
+                first = np.unique(columns.records)[:PROOFS].tolist()
+                drafts |= {row: self._drafted(records[row], texts) for row in first if row not in drafts}
+                alike = list(self._template.lay_out_alike(columns))
+            found += [one for one in alike if self.is_usual(one.layout)]
+        missing = window.sides - sum(np.bincount(one.columns.records, minlength=len(records)) for one in found)
+        missing[list(drafts)] = 1
+        whole = [one.take(np.flatnonzero(missing[one.columns.records] == 0)) for one in found]
         return [(alike, self._tickets(alike, texts)) for alike in whole if len(alike.rewritten)]
 
     def _tickets(self, alike: Alike, texts: Texts) -> NDArray[np.int64]:

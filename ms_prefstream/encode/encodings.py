@@ -253,9 +253,13 @@ class Texts:
 
     def add(self, text: str, place: Place) -> int:
         """Adds a text at a place; returns its ticket, the same for the same text."""
-        ticket = self._tickets.setdefault((text, place), self._size)
-        if ticket == self._size:
-            self._append([text], place)
+        size = self._size
+        ticket = self._tickets.setdefault((text, place), size)
+        if ticket == size:
+            texts, tickets = self._at(place)
+            texts.append(text)
+            tickets.append(size)
+            self._size += 1
         return ticket
 
     def add_column(self, before: str, contents: Sequence[str], place: Place) -> NDArray[np.int64]:
@@ -265,7 +269,10 @@ class Texts:
         """
         ids, distinct = list(map(id, contents)), dict(zip(map(id, contents), contents, strict=True))
         numbers = dict(zip(distinct, range(self._size, self._size + len(distinct)), strict=True))
-        self._append([before + content for content in distinct.values()] if before else list(distinct.values()), place)
+        texts, tickets = self._at(place)
+        texts.extend([before + content for content in distinct.values()] if before else distinct.values())
+        tickets.extend(numbers.values())
+        self._size += len(distinct)
         return np.fromiter(map(numbers.__getitem__, ids), np.int64, len(ids))
 
     def add_known(self, ids: Ids) -> int:
@@ -274,11 +281,12 @@ class Texts:
         self._size += 1
         return self._size - 1
 
-    def _append(self, texts: list[str], place: Place) -> None:
-        at_place = self._by_place.setdefault(place, ([], []))
-        at_place[0].extend(texts)
-        at_place[1].extend(range(self._size, self._size + len(texts)))
-        self._size += len(texts)
+    def _at(self, place: Place) -> tuple[list[str], list[int]]:
+        """Returns the texts at a place, and their tickets."""
+        found = self._by_place.get(place)
+        if found is None:
+            found = self._by_place[place] = [], []
+        return found
 
     def encode(self, encoder: TextEncoder) -> FlatIds:
         """Returns the ids of every ticket."""

@@ -28,7 +28,10 @@ def looks_rendered(text: str) -> bool:
 
 def begin_rendered(messages: Messages) -> bool:
     """Returns whether a message begins as a conversation that a chat template has rendered already."""
-    return bool(begun_rendered([content for _, content, _ in messages]))
+    for _, content, _ in messages:  # noqa: SIM110 - every row is asked, and a generator costs more than the answer
+        if content[:1] in _DOUBTFUL and begins_rendered(content):
+            return True
+    return False
 
 
 def begun_rendered(texts: Sequence[str]) -> list[int]:

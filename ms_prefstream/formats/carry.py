@@ -15,7 +15,7 @@ import numpy as np
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.base import check_row
 from ms_prefstream.formats.fields import names, nearest, short
-from ms_prefstream.formats.paths import Taken, is_path, path_of, value_at
+from ms_prefstream.formats.paths import Path, Taken, is_path, path_of, value_at
 from ms_prefstream.formats.spelling import is_missing
 from ms_prefstream.sample import TEXT
 
@@ -50,7 +50,7 @@ class CarriedField:
     guessed: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in _DTYPES:
+        if self.dtype is not None and not (isinstance(self.dtype, str) and self.dtype in _DTYPES):
             raise OptionError(
                 f"carry has {self.path!r}: {self.dtype!r}; expected one of {', '.join(map(repr, _DTYPES))}, or a dtype "
                 'and a default, as ["float32", 1.0].'
@@ -66,19 +66,15 @@ class CarriedField:
         """The value of the option: the dtype, or dtype and default."""
         return self.dtype if self.default is _REQUIRED else [self.dtype, self.default]
 
-    def is_like(self, other: CarriedField) -> bool:
-        """Returns whether dtype and default are those of another field."""
-        return bool(self.spec == other.spec)
-
 
 class Carry:
     """The fields that are carried, in order.
 
-    ==========================================  =================================  ==================================
-    carry                                       row                                columns of a batch
-    ==========================================  =================================  ==================================
-    {"w": "float32", "extra.index": "int64"}    {…, "w": 1, "extra": {"index": 7}}  w float32 [1.0], index int64 [7]
-    ==========================================  =================================  ==================================
+    ========================================  ==================================  ===============================
+    carry                                     row                                 columns of a batch
+    ========================================  ==================================  ===============================
+    {"w": "float32", "extra.index": "int64"}  {…, "w": 1, "extra": {"index": 7}}  w float32 [1.], index int64 [7]
+    ========================================  ==================================  ===============================
 
     Args:
         fields: The fields.
@@ -92,7 +88,8 @@ class Carry:
 
     def __init__(self, fields: Iterable[CarriedField]) -> None:
         self.fields = tuple(fields)
-        self.taken = Taken(path_of(one.path) for one in self.fields)
+        self._paths = [(one, path_of(one.path)) for one in self.fields]
+        self.taken = Taken(path for _, path in self._paths)
         found: dict[str, str] = {}
         for one in self.fields:
             if one.name in found:
@@ -123,7 +120,7 @@ class Carry:
         chosen = []
         for one in self.fields:
             if one.dtype is None:
-                dtype = known.get(one.name) or _dtype_of([_found(row, one.path) for row in rows])
+                dtype = known.get(one.name) or _dtype_of([_found(row, path_of(one.path)) for row in rows])
                 one = replace(one, dtype=dtype, guessed=one.name not in known)
             chosen.append(one)
         return Carry(chosen)
@@ -137,7 +134,7 @@ class Carry:
         if made == ():
             return made
         check_row(row)
-        values = tuple([_value(one, row) for one in self.fields])
+        values = tuple([_value(one, path, row) for one, path in self._paths])
         if isinstance(made, tuple):
             return tuple([replace(record, carried=values) for record in made])
         return replace(made, carried=values)
@@ -182,20 +179,20 @@ def _field(path: str, spec: Any) -> CarriedField:
     raise OptionError(f"carry has {path!r}: {spec!r}, whose default is {short(spec[1])}; expected {expected}.")
 
 
-def _found(row: Mapping[str, Any], path: str) -> Any:
+def _found(row: Mapping[str, Any], path: Path) -> Any:
     """Returns the value of a row at a path; None for none."""
     try:
-        value = value_at(row, path_of(path))
+        value = value_at(row, path)
     except LookupError:
         return None
     return None if is_missing(value) else value
 
 
-def _value(of: CarriedField, row: Mapping[str, Any]) -> Any:
+def _value(of: CarriedField, path: Path, row: Mapping[str, Any]) -> Any:
     """Returns the value of a row for a field, of the field's dtype."""
     kind, why = _DTYPES[str(of.dtype)], "it is empty"
     try:
-        value = value_at(row, path_of(of.path))
+        value = value_at(row, path)
     except LookupError as error:
         value, why = None, str(error.args[0])
     is_blank = isinstance(value, str) and not value.strip() and of.dtype != TEXT

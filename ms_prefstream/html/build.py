@@ -12,9 +12,11 @@ from ms_prefstream.html import SAMPLES
 from ms_prefstream.html.page import Report, check_report, write_report
 from ms_prefstream.html.samples import Samples
 from ms_prefstream.inspection import FoundRow, rows_of
+from ms_prefstream.load.cached import task_of
 from ms_prefstream.progress import Progress
 from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.sources.base import RandomAccess
+from ms_prefstream.sources.cached import caches_in
 from ms_prefstream.sources.open import open_source
 from ms_prefstream.tasks import DPO, RLHF
 from ms_prefstream.tasks.base import given_options
@@ -48,16 +50,15 @@ def inspect_report(
     samples = Samples(with_tokens)
     partial = _fill(samples, found, rows_of(found, rows, options, with_tokens=with_tokens), wanted, progress)
     task = options["task"]
-    subtitle = [f"{len(found):,} rows" if isinstance(found, RandomAccess) else "", type(task).__name__]
+    subtitle = [type(task).__name__]
     defaults = {field.name: field.default for field in dataclasses.fields(task)}
     subtitle += [f"{name} {value}" for name, value in given_options(task).items() if value != defaults[name]]
     tokenizer = options["tokenizer"]
     subtitle.append("" if tokenizer is None else os.path.basename(str(tokenizer).rstrip("/")))
     subtitle += [NO_TEMPLATE] if samples.no_template else []
     title = os.path.basename(str(found.name).rstrip("/")) or str(found.name)
-    write_report(
-        path, Report(title=title, subtitle=" · ".join(filter(None, subtitle)), samples=samples, partial=partial)
-    )
+    total = len(found) if isinstance(found, RandomAccess) else None
+    write_report(path, Report(title=title, subtitle=subtitle, rows=total, samples=samples, partial=partial))
     return samples
 
 
@@ -86,23 +87,27 @@ def stats_report(
     if found is not None:
         in_tokens = stats["tokenizer"] is not None or not any(kind in _TEXT for kind in stats["kinds"])
         samples = Samples(lengths_in="tokens" if in_tokens else "characters")
-        encoded = rows_of(found, rows, _sample_options(stats, options, in_tokens))
+        encoded = rows_of(found, rows, _sample_options(found, stats, options, in_tokens), log=False)
         partial = _fill(samples, found, encoded, rows, progress)
-    words = [f"{stats['rows']:,} rows", *stats["formats"], stats["tokenizer"] or ""]
+    words = [*stats["formats"], stats["tokenizer"] or ""]
     words += [NO_TEMPLATE] if samples is not None and samples.no_template else []
     title = os.path.basename(stats["source"].rstrip("/")) or stats["source"]
-    subtitle = " · ".join(filter(None, words))
-    write_report(path, Report(title=title, subtitle=subtitle, stats=stats, samples=samples, partial=partial))
+    report = Report(title=title, subtitle=words, rows=stats["rows"], stats=stats, samples=samples, partial=partial)
+    write_report(path, report)
 
 
 _TEXT = ("pairs", "responses", "prompts")
 _NO_LIMIT = 1 << 24  # tokens
 
 
-def _sample_options(stats: Mapping[str, Any], options: Mapping[str, Any], in_tokens: bool) -> dict[str, Any]:
-    """Returns the arguments of `mps.encode` for samples: those of the command, or the bare texts."""
+def _sample_options(
+    source: Any, stats: Mapping[str, Any], options: Mapping[str, Any], in_tokens: bool
+) -> dict[str, Any]:
+    """Returns the arguments of `mps.encode` for samples: those of the command or of a cache, or the bare texts."""
     found = dict(options)
-    if found.get("task") is None:
+    if found.get("task") is None and (caches := caches_in(source)):
+        found["task"] = task_of(caches[0])
+    elif found.get("task") is None:
         pairs = any("pairs" in kind for kind in stats["kinds"])
         limit = (stats["max_length"] if stats["tokenizer"] else None) or _NO_LIMIT
         found["task"] = DPO(limit) if pairs else RLHF(limit, limit)
@@ -114,7 +119,7 @@ def _sample_options(stats: Mapping[str, Any], options: Mapping[str, Any], in_tok
 def _fill(samples: Samples, source: Any, rows: Iterator[FoundRow], wanted: int, progress: Progress | None) -> bool:
     """Adds the rows; returns whether the source has more."""
     shown = Progress() if progress is None else progress
-    total = min(wanted, len(source)) if isinstance(source, RandomAccess) else wanted
+    total = min(wanted, len(source)) if isinstance(source, RandomAccess) else None
     shown.begin(total, 0)
     try:
         read = 0

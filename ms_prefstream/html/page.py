@@ -32,29 +32,35 @@ class Report:
 
     Attributes:
         title: Its heading.
-        subtitle: The line below.
+        subtitle: Parts of the line below.
+        rows: Rows of the data, which that line begins with; None if unknown.
         stats: `Stats.to_dict()`, or None.
         samples: The rows, finished; None for none.
         partial: Whether the data have more rows than the samples.
     """
 
     title: str
-    subtitle: str
+    subtitle: Sequence[str] = ()
+    rows: int | None = None
     stats: Mapping[str, Any] | None = None
     samples: Samples | None = None
     partial: bool = False
 
 
 def check_report(path: str | os.PathLike[str], source: Any) -> None:
-    """Raises unless a report may be written at `path`: it is no file of the data, and nothing but a report is there.
+    """Raises unless a report can be written at `path`: its folder exists, and nothing but a report is there.
 
     Args:
         path: The file.
         source: The opened source; None for one that has no files, such as standard input.
 
     Raises:
-        OptionError: It may not be written.
+        OptionError: It cannot be written, or is a file of the data.
     """
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.access(folder, os.W_OK):
+        found = "cannot be written to" if os.path.isdir(folder) else "is no folder"
+        raise OptionError(f"html is {os.fspath(path)!r}, but {folder} {found}. Name a file in another folder.")
     check_target("html", path, source, lambda file: MARKER.encode() in file.read(_HEAD))
 
 
@@ -74,7 +80,8 @@ def render(report: Report, file: IO[bytes]) -> None:
     words = _text("words.json")
     context = {
         "title": safe(report.title),
-        "subtitle": safe(report.subtitle),
+        "subtitle": [safe(part) for part in report.subtitle if part],
+        "rows": report.rows,
         "marker": MARKER,
         "nonce": secrets.token_urlsafe(12),
         "version": VERSION,
@@ -168,7 +175,9 @@ def _stats_figures(stats: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         yield _figure(dropped, "dropped", attention=True)
     gap = stats["gap"]
     if gap["pairs"]:
-        yield _figure(percent(gap["share"]), "chosen_longer", f"{gap['by']:,.0f}", gap["unit"])
+        yield _figure(
+            percent(gap["share"]), "chosen_longer", f"{gap['by']:,.0f}" if gap["chosen_longer"] else "", gap["unit"]
+        )
 
 
 def _stats_charts(stats: Mapping[str, Any]) -> Iterable[dict[str, Any]]:

@@ -16,6 +16,10 @@
 
   const t = (key, values = {}) =>
     Object.entries(values).reduce((text, [name, value]) => text.split(`{${name}}`).join(value), words[language][key] ?? key);
+  const translated = (kind, text, otherwise) =>
+    Object.hasOwn(words[language][kind] ?? {}, text) ? words[language][kind][text] : otherwise;
+  const noteOf = (note) => translated("notes", note, note);
+  const reasonOf = (reason) => translated("reasons", reason, ""); // a reason is an English word itself
   const number = (value) => value.toLocaleString("en-US");
   const join = (list) => list.join(language === "zh" ? "，" : ", ");
 
@@ -42,6 +46,8 @@
       one.placeholder = t(one.dataset.i18nPlaceholder);
       one.setAttribute("aria-label", one.placeholder);
     }
+    for (const one of document.querySelectorAll("[data-note]")) one.textContent = noteOf(one.dataset.note);
+    for (const one of document.querySelectorAll("[data-reason]")) one.textContent = reasonOf(one.dataset.reason);
     $("language").textContent = t("language");
   }
 
@@ -187,8 +193,8 @@
     made.dataset.row = n;
     if (!row[1]) {
       const [origin, , reason, problem, raw] = row;
-      made.append(element("h3", "", `${origin} · `, element("span", "fact", t("dropped")), ` · ${reason}`));
-      made.append(section(t("dropped"), "fact", element("div", "text-of fact", problem)));
+      made.append(element("h3", "", `${origin} · `, element("span", "fact", t("dropped")), ` · ${reason}`, element("span", "quiet", ` ${reasonOf(reason)}`)));
+      made.append(section(t("dropped"), "fact", element("div", "text-of fact", problem), element("div", "quiet", t("in_english"))));
       if (raw) made.append(section(t("row"), "", text(element("div", "text-of quiet"), raw)));
       return made;
     }
@@ -262,7 +268,7 @@
       made.push([t("changed"), t("changed_by", { what: join(facts.changed.map(turn)) })]);
     }
     if (facts.lost) made.push([t("lost"), t("lost_by", { what: facts.lost.map((one) => `“${one}”`).join(" … ") })]);
-    for (const note of facts.notes || []) made.push([t("note"), words[language].notes?.[note] ?? note]);
+    for (const note of facts.notes || []) made.push([t("note"), noteOf(note)]);
     if (facts.rollout) {
       const [n, cut, own] = facts.rollout;
       made.push([t("rollout"), t(cut ? "rollout_cut" : "rollout_is", { n: number(n), cut: number(cut), what: own || t("above") })]);

@@ -221,6 +221,8 @@ class EncodedRow:
             yield "cut", ", ".join(found)
         elif self.truncated and self.rollout is None:
             yield "cut", "before it was cached"
+        if self.sample is not None and self.sample.scores is not None:
+            yield "labels", f"of the steps: {', '.join(f'{score:g}' for score in self.sample.scores)}"
         if self.changed:
             yield "changed", f"by the chat template: {', '.join(self.changed)}"
         if self.lost:

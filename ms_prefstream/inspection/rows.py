@@ -71,7 +71,7 @@ def encode(
 
     Args:
         row: A row as the source gives it.
-        task: `DPO`, `Reward` or `RLHF`.
+        task: `DPO`, `Reward`, `RLHF`, `KTO`, `ProcessReward` or `Prompts`.
         tokenizer: As for `ms_prefstream.stream`, like all that follows. One named by a path is loaded once.
         format: A preset's name, a preset, or a function row -> row.
         fields: Standard name -> the row's field.
@@ -233,7 +233,12 @@ class FoundRow(NamedTuple):
 
 
 def rows_of(
-    source: Any, rows: int | Sequence[int] | None, options: Mapping[str, Any], *, with_tokens: bool = False
+    source: Any,
+    rows: int | Sequence[int] | None,
+    options: Mapping[str, Any],
+    *,
+    with_tokens: bool = False,
+    log: bool = True,
 ) -> Iterator[FoundRow]:
     """Yields what rows of a source become.
 
@@ -242,6 +247,7 @@ def rows_of(
         rows: So many first rows, or the numbers of rows, from 0; None for all.
         options: Arguments of `encode`.
         with_tokens: Whether each token gets a text of its own.
+        log: Whether to log what the rows are and what makes tokens of them.
 
     Raises:
         PrefStreamError: The source cannot be opened, or an option cannot be used.
@@ -252,7 +258,8 @@ def rows_of(
     backend = options.get("backend", "auto")
     encoding = Encoding(**{**options, "tokenizer": _loaded(options["tokenizer"], backend)})
     recipe = encoding.recipe(ready=only_caches(found), carry=encoding.carried(found))
-    _log_header(found, encoding, recipe)
+    if log:
+        _log_header(found, encoding, recipe)
     (read,) = formats_of(None, encoding.format, encoding.fields, recipe.carry, traits(recipe.task).unpairs)
     encoder, filled = RowEncoder(recipe, with_tokens), fills_nulls(found)
     passed = _raw_rows(found, rows)

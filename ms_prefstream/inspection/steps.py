@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.batch.layouts.arrays import IGNORE
-from ms_prefstream.checks import whole_number
+from ms_prefstream.checks import WORD, whole_number
 from ms_prefstream.errors import SourceError
 from ms_prefstream.inspection.encoded import Kind, Part
 from ms_prefstream.inspection.parts import Texts
@@ -28,7 +28,7 @@ class Piece:
     Attributes:
         begin: The first column.
         end: One past the last column.
-        side: ``chosen``, ``rejected``, ``response``, ``prompt``; "" for padding.
+        side: ``chosen``, ``rejected``, ``response``, ``prompt``, ``kl``; "" for padding.
         trained: Whether they are under the loss.
         segment: The number of the segment of a pack, from 1; 0 without packs and for padding.
     """
@@ -46,7 +46,7 @@ class Strip:
 
     Attributes:
         origins: Where its rows come from; several in a pack, none for a source that is read in one pass.
-        side: ``chosen``, ``rejected``, ``response``, ``prompt`` or ``pack``.
+        side: ``chosen``, ``rejected``, ``response``, ``prompt``, ``kl`` or ``pack``.
         ids: (width,) the ids, padding included.
         pieces: The row from left to right.
     """
@@ -98,7 +98,7 @@ class Step:
 
 def step_of(stream: Stream, number: int) -> Step:
     """Returns a step of a stream; `number` counts over all epochs."""
-    epoch, inside = divmod(whole_number("step", number, 0), stream.steps_per_epoch)
+    epoch, inside = divmod(whole_number("step", number, 0, WORD), stream.steps_per_epoch)
     batch = next(stream.batches(epoch, inside))
     try:
         rows = stream.rows(epoch, inside, resolved=True).tolist()
@@ -136,17 +136,17 @@ def _rows(stream: Stream, batch: Batch, origins: Sequence[str]) -> Iterator[Stri
             continue
         names = [before.rstrip("_")] if before else ["chosen", "rejected"][: stream.layout.sides]
         if not stream.task.pairs:
-            names = ["prompt" if column == "prompt_ids" else "response"]
+            names = ["prompt" if column == "prompt_ids" else before.rstrip("_") or "response"]
         mask, inside = _masks(stream, batch, before, column)
         count = len(ids) // len(names)
         for at, side in enumerate(names):
             part = slice(at * count, (at + 1) * count)
             sides.append((side, ids[part], mask[part], inside[part]))
-    samples = len(sides[0][1])
+    samples, copies = len(sides[0][1]), stream.layout.repeat
     for row in range(samples):
         for side, ids, mask, inside in sides:
             pieces = _pieces(side, mask[row], inside[row])
-            yield Strip(tuple(origins[row : row + 1]), side, tuple(ids[row].tolist()), pieces)
+            yield Strip(tuple(origins[row // copies : row // copies + 1]), side, tuple(ids[row].tolist()), pieces)
 
 
 def _masks(stream: Stream, batch: Batch, before: str, column: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -157,10 +157,13 @@ def _masks(stream: Stream, batch: Batch, before: str, column: str) -> tuple[NDAr
     elif f"{before}loss_mask" in batch:
         mask = batch[f"{before}loss_mask"] != 0
         mask = np.concatenate([mask] * (len(ids) // len(mask)))  # one mask for both sides
+    elif "step_mask" in batch:
+        mask = batch["step_mask"] != 0
     else:
         mask = batch[f"{before}labels"] != IGNORE
-    if f"{before}attention_mask" in batch:
-        inside = batch[f"{before}attention_mask"] != 0
+    attention = f"{before}{column.removesuffix('input_ids').removesuffix('ids')}attention_mask"
+    if attention in batch:
+        inside = batch[attention] != 0
     else:  # padding is what stands after the last token that is no pad id, or under the loss
         own = (ids != stream.pad_token_id) | mask
         inside = np.flip(np.maximum.accumulate(np.flip(own, 1), axis=1), 1)

@@ -26,14 +26,21 @@ _SHOWN = 360  # characters of a text that are shown, without --full
 _SHOWN_CUT = 120
 
 GREY, DIM, ATTENTION = "grey62", "grey46", "yellow"
-COLOURS = {"chosen": "green", "rejected": "red", "response": "green", "prompt": GREY}  # by side
+COLOURS = {"chosen": "green", "rejected": "red", "response": "green", "kl": "green", "prompt": GREY}  # by side
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to the caller."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def console(file: IO[str] | None = None, columns: int = COLUMNS) -> Console:
     """Returns a console of at most so many columns; plain where the file is no terminal, or with ``NO_COLOR``."""
     file = sys.stdout if file is None else file
     plain = not file.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    found = Console(file=file, color_system=None if plain else "auto", highlight=False, soft_wrap=False)
+    found = _Console(file=file, color_system=None if plain else "auto", highlight=False, soft_wrap=False)
     found.width = min(columns, found.width) if file.isatty() else columns
     return found
 
@@ -109,7 +116,7 @@ def _section(section: Section, view: View) -> Iterator[Text]:
     if view.tokens:
         if label:
             yield _label(label, colour).append(under, DIM)
-        yield from _cells(colour, parts, view.columns)
+        yield from _cells(colour, parts, view)
         return
     text = Text()
     for cut, group in itertools.groupby(parts, lambda part: part.cut):
@@ -131,17 +138,18 @@ def _styled(text: str, style: str, breaks: bool = True) -> Text:
     return Text(printable(text, most=None).replace("\n", "⏎\n" if breaks else "⏎"), style)
 
 
-_LEGEND = "  ▔ under the loss   ╌ cut off   ␣ blank   ⏎ end of line   ⋯ the rest of a divided character"
+_LEGEND = "  ▔ under the loss   ╌ cut off   ␣ blank   ⏎ end of line   ⋯ rest of a character   …9… left out"
 
 
-def _cells(colour: str, parts: Sequence[Part], columns: int) -> Iterator[Text]:
+def _cells(colour: str, parts: Sequence[Part], view: View) -> Iterator[Text]:
     """Yields rows of cells: each token with its id below, and a bar under those in the loss."""
+    columns = view.columns
     lines = [Text("  "), Text("  "), Text("  ")]
     for part in parts:
         style = style_of(part, colour)
         style = f"reverse {style}" if part.control and "reverse" not in style else style
         bar, of_bar = ("╌", ATTENTION) if part.cut else ("▔" if part.trained else " ", colour)
-        for one, text in zip(part.ids, part.texts, strict=True):
+        for one, text in _tokens(part, view.full):
             for shown in _pieces(visible(text) or "⋯", columns - 2):
                 width = max(cell_len(shown), len(str(one)))
                 if cell_len(lines[1].plain) + width > columns:
@@ -153,6 +161,16 @@ def _cells(colour: str, parts: Sequence[Part], columns: int) -> Iterator[Text]:
                 )
                 lines[2].append(bar * width, of_bar).append(" ")
     yield from _full(lines)
+
+
+def _tokens(part: Part, full: bool) -> Iterator[tuple[int | str, str]]:
+    """Yields the id and the text of each token; the middle of a long cut part counts as one, unless `full`."""
+    left_out = 0 if full or not part.cut else len(part.ids) - _SHOWN_CUT
+    head = _SHOWN_CUT * 2 // 3 if left_out > 0 else len(part.ids)
+    yield from zip(part.ids[:head], part.texts[:head], strict=True)
+    if left_out > 0:
+        yield "", f"…{left_out:,}…"
+        yield from zip(part.ids[head + left_out :], part.texts[head + left_out :], strict=True)
 
 
 def _full(lines: Sequence[Text]) -> Iterator[Text]:

@@ -127,6 +127,24 @@ def task_options(task: Task) -> dict[str, Any]:
     return {"name": task.name, **given_options(task)}
 
 
+def task_of(cache: CachedRows) -> Task:
+    """Returns the task that a cache was written for.
+
+    Raises:
+        StateError: This version has no such task, or another set of options for it.
+    """
+    options = dict(cache.manifest.about["task"])
+    name = options.pop("name")
+    try:
+        made: Task = TASKS[name](**options)
+    except (KeyError, TypeError):
+        raise StateError(
+            f"{cache.name} was written for a task {name!r} that this version does not make; expected one of "
+            f"{', '.join(TASKS)} with its present options. Read it with the version that wrote it."
+        ) from None
+    return made
+
+
 def task_changes(then: Mapping[str, Any], now: Mapping[str, Any], ignored: Sequence[str] = ()) -> Iterator[str]:
     """Yields how two tasks differ, given as `task_options`."""
     if then["name"] != now["name"]:

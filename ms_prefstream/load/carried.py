@@ -66,7 +66,7 @@ def _check(cache: CachedRows, fields: _Fields, asked: Carry) -> None:
                 f"carry names {one.path!r}, but the cache {cache.name} carries {has}. Write the cache again with "
                 "it, or leave it out."
             )
-        if one.dtype is not None and not one.is_like(found):
+        if one.dtype is not None and one.spec != found.spec:
             raise OptionError(
                 f"carry has {one.spec!r} for {one.path!r}, but the cache {cache.name} was written with {found.spec!r}. "
                 "Name the field alone, as in a list, or write the cache again."

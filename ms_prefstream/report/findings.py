@@ -176,7 +176,7 @@ def one_side_longer(seen: Seen) -> Iterator[Finding]:
 
 
 def repeated(seen: Seen) -> Iterator[Finding]:
-    rows = [raw for raw in seen.raws if raw is not None]
+    rows = [*{id(raw): raw for raw in seen.raws if raw is not None}.values()]  # one that gives several records, once
     count = len(rows) - len({rows_hash([raw]) for raw in rows})
     if len(rows) >= _FEW and count > _REPEATED * len(rows):
         yield Finding(f"{count:,} of the first {len(rows):,} rows repeat another row", "Remove the copies")

@@ -14,6 +14,21 @@ from ms_prefstream.errors import RowError, printable
 from ms_prefstream.lines import at_most, joined, share
 from ms_prefstream.sample import Block, Note
 
+NOTE_LABELS = {
+    "truncated": "rows cut to fit",
+    "question_cut": "rows whose whole question was cut away",
+    "rewritten": "rows whose text the chat template changed",
+    "boundary_differs": "rows whose prompt ids differ at generation",
+    "separator_trimmed": "rows whose last separator the chat template trims",
+    "content_lost": "rows that lost words of a trained turn to the chat template",
+    "empty_think": "rows with an empty think block, which is not trained",
+    "markers": "rows whose text looks rendered already (template=None with "
+    'special_tokens_in_content="allow" reads its control tokens)',
+    "desirable": "rows whose response is a good one",
+    "undesirable": "rows whose response is a bad one",
+}
+"""Name of a `Note`, and of its count in a `Report` -> what people read."""
+
 
 @dataclass
 class PartReport:
@@ -67,6 +82,7 @@ class PartReport:
 
 ORIGINS_KEPT = 5  # per reason
 _WITH_ORIGINS = (Note.CONTENT_LOST, Note.EMPTY_THINK, Note.MARKERS)
+_WITH_SHARE = (Note.TRUNCATED, Note.QUESTION_CUT, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.SEPARATOR_TRIMMED)
 MOST_LINES = 12  # of a printed report
 _REASONS_SHOWN = 4  # with a share and origins; the others with their number
 _WHERE_COUNTED = (
@@ -107,7 +123,8 @@ class Report:
         markers: Rows whose text looks like a conversation that is rendered already.
         separator_trimmed: Rows whose last step has its label on its own last token, because the chat template trims the
             separator. `as_dict` holds it where there are such rows.
-        desirable: Rows of `mps.KTO` whose response is a good one, and `undesirable` the others, see `kto_weights`.
+        desirable: Rows of `mps.KTO` whose response is a good one, see `kto_weights`.
+        undesirable: Rows of `mps.KTO` whose response is a bad one.
         unread: Kept rows by the name of a field that holds text, messages, tools or media and that nothing read.
         packs_made: Without a length index, the packed rows that the rows of all finished windows filled.
         packs_wanted: The packed rows that their steps took.
@@ -296,29 +313,20 @@ class Report:
             ("rows left out an epoch, less than one step", self.remainder_per_epoch),
             ("rows left out, because the steps did not hold them", self.left_out),
         )
-        of_read = (
-            ("rows cut to fit", self.truncated),
-            ("rows whose whole question was cut away", self.question_cut),
-            ("rows whose text the chat template changed", self.rewritten),
-            ("rows whose prompt ids differ at generation", self.boundary_differs),
-            ("rows whose last separator the chat template trims", self.separator_trimmed),
-        )
+
+        def noted_rows(notes: Iterable[Note]) -> Iterator[tuple[str, int, str]]:
+            for name in (str(note.name).lower() for note in notes):
+                yield NOTE_LABELS[name], getattr(self, name), name
+
         yield joined(
             [
-                *(f"{label}: {share(count, self.read)}" for label, count in of_read if count),
+                *(f"{label}: {share(count, self.read)}" for label, count, _ in noted_rows(_WITH_SHARE) if count),
                 *(f"{label}: {count:,}" for label, count in counts if count),
             ]
         )
         yield self._desirable()
         noted = [
-            ("rows that lost words of a trained turn to the chat template", self.content_lost, "content_lost"),
-            ("rows with an empty think block, which is not trained", self.empty_think, "empty_think"),
-            (
-                "rows whose text looks rendered already (template=None with "
-                'special_tokens_in_content="allow" reads its control tokens)',
-                self.markers,
-                "markers",
-            ),
+            *noted_rows(_WITH_ORIGINS),
             *((f"field {name!r}, which nothing read", count, f"unread {name}") for name, count in self.unread.items()),
         ]
         yield [

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ms_prefstream.errors import RowError
 from ms_prefstream.formats.identity import equal_groups
 from ms_prefstream.formats.presets.cvalues import ALIASES
-from ms_prefstream.formats.record import Completion, TokenCompletion, TokenPair
+from ms_prefstream.formats.record import Completion, Stepwise, TokenCompletion, TokenPair
 from ms_prefstream.sample import Ready
 from ms_prefstream.stats.measure import Measured, at_length
 from ms_prefstream.stats.near import near_groups
@@ -52,6 +52,7 @@ def kind_of(record: Any) -> str:
     if isinstance(record, (Completion, TokenCompletion)):
         response = record.response if isinstance(record, Completion) else record.response_ids
         what = "responses" if response else "prompts"
+        what = "responses in steps" if isinstance(record, Stepwise) else what
     return f"tokenized {what}" if has_ids else what
 
 

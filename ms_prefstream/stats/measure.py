@@ -14,7 +14,7 @@ from ms_prefstream.encode.backends.base import Place
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.identity import hash_array, prompt_hash
-from ms_prefstream.formats.record import Completion, Messages, Pair, TokenCompletion, TokenPair
+from ms_prefstream.formats.record import Completion, Message, Messages, Pair, Stepwise, TokenCompletion, TokenPair
 from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.sample import Loaded, Note
 from ms_prefstream.stats.near import signatures
@@ -113,7 +113,8 @@ class Measurer:
 
     def measure(self, chunk: Chunk) -> Measured:
         """Returns the numbers of some records."""
-        records, recipe = chunk.records, self._recipe
+        recipe = self._recipe
+        records = chunk.records if recipe.alone is None else [*map(_joined, chunk.records)]
         count = len(records)
         sequences = np.full((count, 2), NONE, np.int32)
         cut = np.zeros((len(recipe.limits), 3), np.int64)
@@ -200,6 +201,14 @@ def at_length(task: Task, length: int, prompt: int | None = None) -> Task:
     if given is not None:
         changes["max_prompt_length"] = min(given, max(1, length - 2)) if prompt is None else prompt
     return dataclasses.replace(task, **changes)  # type: ignore[type-var]  # tasks are dataclasses
+
+
+def _joined(record: Any) -> Any:
+    """Returns a record of steps as one response, for rows whose task is not known; another record as it is."""
+    if not isinstance(record, Stepwise):
+        return record
+    response = (Message("assistant", "\n".join(record.steps)),)
+    return Completion(record.prompt, response, record.tools, record.origin, record.unread, record.variables)
 
 
 _Texts = tuple[Sequence[str] | None, Sequence[str] | None, Sequence[str] | None]

@@ -118,7 +118,8 @@ class Stats:
         head = " · ".join([names[0], f"{self.rows:,} rows", *names[1:]])
         yield [("", fitted(head, COLUMNS - len(read) - 2) + f"  {read}" if read else shortened(head))]
         yield []
-        yield table_head()
+        if self.kinds:
+            yield table_head()
         yield from _length_lines(vars(self.characters), "characters")
         if self.tokens is not None:
             yield from _length_lines(vars(self.tokens), "tokens")
@@ -126,7 +127,8 @@ class Stats:
             sequences = {f"prompt+{side}": getattr(self.sequences, side) for side in ("chosen", "rejected")}
             yield from _length_lines(sequences, "with template")
         yield from self._type_lines()
-        yield []
+        if self.kinds:
+            yield []
         yield from self._finding_lines(flags)
         if self.suggested is not None:
             yield []
@@ -145,7 +147,7 @@ class Stats:
             yield [("", f"and {left:,} more types")]
 
     def _finding_lines(self, flags: bool) -> Iterator[Line]:
-        if len(self.kinds) > 1 or "pairs" not in self.kinds:
+        if self.kinds and self.kinds.keys() != {"pairs"}:
             yield labelled("rows hold", listed(f"{kind} {count:,}" for kind, count in self.kinds.items()))
         longer = None if self.sequences is None else self.sequences.longer
         if longer is not None and longer.count:
@@ -162,7 +164,9 @@ class Stats:
                     yield labelled(label, listed(lost), "attention")
         gap = self.gap
         if gap.pairs:
-            text = f"{percent(gap.share)} of pairs, by {gap.by:,.0f} {gap.unit} at the median"
+            text = f"{percent(gap.share)} of pairs"
+            if gap.chosen_longer:
+                text += f", by {gap.by:,.0f} {gap.unit} at the median"
             yield labelled("chosen is longer", text)
             yield labelled("chosen - rejected", bars(gap.histogram, gap.unit))
         yield from self._prompt_lines(flags)

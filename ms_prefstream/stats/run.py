@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from ms_prefstream.checks import checked_call, whole_number
+from ms_prefstream.checks import checked_call, process_count, whole_number
 from ms_prefstream.errors import OptionError, RowError
 from ms_prefstream.load.loader import Recipe
 from ms_prefstream.load.one_pass import RecordWithOrigin, records_of
@@ -96,7 +96,7 @@ def stats(
         PrefStreamError: An option cannot be used, or the source cannot be opened.
     """
     begin = time.monotonic()
-    batch_size, workers = whole_number("batch_size", batch_size, 1), whole_number("workers", workers, 0)
+    batch_size, workers = whole_number("batch_size", batch_size, 1), process_count(workers)
     opened = source if isinstance(source, Mix) else open_source(source)
     unpairs = task is not None and traits(task).unpairs
     formats = formats_of(opened, format, fields, unpairs=unpairs)
@@ -115,8 +115,9 @@ def stats(
         train_empty_think=train_empty_think,
         backend="auto" if tokenizer is None else backend,
     )
-    limits = _checked_limits(limits, task)
-    recipe = encoding.recipe(only_caches(opened))
+    ready = only_caches(opened)
+    limits = () if ready else _checked_limits(limits, task)  # samples of a cache were cut before
+    recipe = encoding.recipe(ready)
     alone = None
     if task is None:
         alone = dataclasses.replace(recipe, task=RLHF(NO_LIMIT // 2, NO_LIMIT), boundary=boundary)
@@ -131,7 +132,7 @@ def stats(
         _pass(rows, measured, collected, progress_on(label="stats") if progress else Progress())
     found = collected.result(
         source=opened.name,
-        formats=tuple(formats_in(formats, rows.first)),
+        formats=tuple(formats_in(formats, rows.first)) if rows.first else (),
         tokenizer=None if bare is None else os.path.basename(bare.name.rstrip("/")),
         task=task,
         batch_size=batch_size,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.checks import check_made
+from ms_prefstream.checks import check_made, process_count
 from ms_prefstream.disk import shown
 from ms_prefstream.encode.encoder import AUTO, BOUNDARIES
 from ms_prefstream.encode.template_text import checked_variables, first_day, is_day, template_text
@@ -203,8 +203,7 @@ class StreamData:
         if not isinstance(verbose, bool):
             raise OptionError(f"verbose is {verbose!r}; expected True or False.")
         self.verbose = verbose
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-            raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
+        workers = process_count(workers)
         if index is not None and not isinstance(index, (str, os.PathLike)):
             raise OptionError(f"index is {index!r}; expected 'auto', 'build', the path of a length index, or None.")
         self.source: Any = source if isinstance(source, Mix) else open_source(source)

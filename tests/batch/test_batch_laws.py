@@ -143,7 +143,7 @@ ROWS = [
             Sequence(np.arange(4, 9, dtype=np.int32), ((2, 3), (4, 5))),
         ),
         np.arange(3, dtype=np.int32),
-        {"margin": 1.0, "index": 2**40, "answer": "四"},
+        {"margin": 1.0, "desirable": 1, "index": 2**40, "answer": "四"},
         (-1.0, -2.0),
     )
 ] * 2

@@ -37,10 +37,13 @@ def sequences(draw: st.DrawFn) -> Sequence:
 
 
 PAIRS = st.builds(
-    lambda chosen, rejected, margin: Sample((chosen, rejected), None, {"margin": margin}),
+    lambda chosen, rejected, **columns: Sample((chosen, rejected), None, columns),
     sequences(),
     sequences(),
-    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    margin=st.floats(width=32, allow_nan=False, allow_infinity=False),
+    id=st.integers(-(2**63), 2**63 - 1),
+    desirable=st.integers(0, 1),
+    answer=st.text(st.characters(codec="utf-8"), max_size=9),
 )
 ONES = st.builds(lambda one, ids: Sample((one,), np.array(ids, np.int32)), sequences(), IDS)
 
@@ -60,11 +63,12 @@ def test_samples_come_back(samples: list[Sample], data: st.DataObject) -> None:
     pairs = len(samples[0].sequences) == 2
     rows = [data.draw(st.integers(0, 2**40)) for _ in samples]
     notes = [data.draw(st.integers(0, 127)) for _ in samples]
-    columns = ragged_columns(pairs, 12, None if pairs else 12, {"margin": "float32"} if pairs else {})
+    further = {"margin": "float32", "id": "int64", "desirable": "int32", "answer": "text"}
+    columns = ragged_columns(pairs, 12, None if pairs else 12, further if pairs else {})
     block = block_of(columns, ragged_values(samples, notes, rows, columns), rows)
     assert block.notes.tolist() == notes
     for sample, found in zip(samples, block, strict=True):
-        assert found.sample.margin == sample.margin
+        assert found.sample.columns == sample.columns
         assert (found.sample.prompt is None) == (sample.prompt is None)
         if sample.prompt is not None:
             assert found.sample.prompt.tolist() == sample.prompt.tolist()

@@ -122,7 +122,10 @@ def test_a_source_on_the_command_line_goes_before_the_file(tmp_path: pathlib.Pat
     [
         ({**KEYS, "bacthing": 3}, "run.yaml: bacthing is not an option. Did you mean batching?"),
         ({**KEYS, "task": "DPO"}, "run.yaml: task is 'DPO'; expected a section such as task: {type: DPO"),
-        ({**KEYS, "task": {"type": "KTO"}}, "run.yaml: task.type is 'KTO'; expected one of DPO, Reward, RLHF."),
+        (
+            {**KEYS, "task": {"type": "PPO"}},
+            "run.yaml: task.type is 'PPO'; expected one of DPO, Reward, RLHF, KTO, ProcessReward, Prompts.",
+        ),
         ({**KEYS, "task": {"type": "DPO", "max_lenght": 3}}, "run.yaml: task (DPO): max_lenght is not an option."),
         ({**KEYS, "batching": {"type": "Bucket", "length": 3}}, "run.yaml: batching (Bucket): length is not"),
         ({**KEYS, "seed": "x"}, "run.yaml: seed: 'x' is not a valid integer"),

@@ -51,6 +51,15 @@ def test_exit_codes(words: tuple[object, ...], code: int, tmp_path: pathlib.Path
     assert "Traceback" not in err
 
 
+def test_a_closed_pipe_is_no_problem_that_was_found(tmp_path: pathlib.Path) -> None:
+    process = start("inspect", data_path(), *DPO, "--rows", "80", "--full", cwd=tmp_path)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=120) == 141
+    assert "Broken" not in process.stderr.read()
+
+
 def test_an_interrupt_ends_with_130(tmp_path: pathlib.Path) -> None:
     row = orjson.dumps({"prompt": "p" * 300, "chosen": "a" * 900, "rejected": "b" * 900}) + b"\n"
     (tmp_path / "rows.jsonl").write_bytes(row * 50_000)

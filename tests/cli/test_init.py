@@ -48,6 +48,15 @@ def test_the_lengths_fit_the_rows(
     assert run(monkeypatch, "doctor", "--config", "run.yaml") == 0
 
 
+def test_standard_input_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "init", "-", "--tokenizer", "bytes", "--task", "dpo") == 2
+    assert "Give a file." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_given_goes_into_every_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("--max-length", "200", "--batch-size", "3", "--format", "messages", "--mindformers")
     started(monkeypatch, tmp_path, "--task", "dpo", *words)

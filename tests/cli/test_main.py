@@ -76,7 +76,8 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
     [
         (["bench", "x"], "Missing option '--task'"),
         (["bench", *DPO], "Missing argument 'SOURCE...'"),
-        (["bench", "x", "--task", "kto"], "'kto' is not one of 'dpo', 'reward', 'rlhf'"),
+        (["bench", "x", "--task", "sft"], "'sft' is not one of 'dpo', 'reward', 'rlhf'"),
+        (["init", "x", "--task", "kto"], "'kto' is not one of 'dpo', 'reward', 'rlhf'."),
         (["bench", "x", *DPO, "--fields", "[1]"], "expected a JSON object"),
         (["nothing"], "No such command 'nothing'"),
         (["formats"], "Give --list or --detect FILE"),
@@ -110,6 +111,16 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
             "as --batch-size 8, or",
         ),
         (["bench", str(data_path()), *DPO, "--max-tokens", "9999"], "ms-prefstream index"),
+        (["bench", "x", *DPO, "--boundaries", "64,0"], "Bucket: --boundaries is 0; expected"),
+        (["inspect", str(data_path()), *DPO, "--fields", '{"prompt": 3}'], "--fields has 'prompt': 3"),
+        (["index", str(data_path()), *DPO, "--cvalues-types", "strange"], "--cvalues-types has 'strange'"),
+        (["inspect", str(data_path()), *DPO, "--step", str(2**40)], "--step is 1099511627776; expected"),
+        (["stats", str(data_path()), "--limit", "3"], "--limit is 3; expected a whole number in 16"),
+        (["stats", str(data_path()), "--workers", "-1"], "--workers is -1; expected"),
+        (["bench", "x", *DPO, "--workers", str(10**21)], "expected a whole number in 0..1024"),
+        (["bench", "x", *DPO, "--max-length", str(10**11)], "expected a whole number in 2..16777216"),
+        (["stats", str(data_path()), "--task", "rlhf", "--max-length", "1"], "--max-length is 1; expected"),
+        (["stats", str(data_path()), "--html", "nowhere/stats.html"], "nowhere is no folder. Name a file in another"),
         (["bench", "x", *DPO, "--max-segments", "9"], "give --pack TOKENS"),
         (["bench", str(data_path()), *DPO, "--pack", "639"], "--pack 640 or more"),
         (["bench", str(data_path()), *DPO, "--pack", "640"], "Pass --steps-per-epoch"),
@@ -184,6 +195,15 @@ def test_packs_take_their_steps_from_the_option_or_the_index(
     assert run(monkeypatch, "index", str(path), *DPO) == 0
     assert run(monkeypatch, "bench", *words, "--repeats", "1") == 0
     assert "the steps did not hold them" not in capsys.readouterr().out
+
+
+def test_a_cache_has_no_format(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "cache", str(data_path()), str(tmp_path / "cache"), *DPO, "--workers", "0") == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "formats", "--detect", str(tmp_path / "cache")) == 0
+    assert "a cache, whose rows are tokenized" in capsys.readouterr().out
 
 
 def test_cvalues_types_filter_rows(
@@ -304,6 +324,7 @@ def test_fields_are_carried_into_caches_and_shown(
         ("or append_eos=False; seed is -1", "or --no-eos; --seed is -1"),
         ("data/max_length.jsonl: field 'max_length' is empty", "data/max_length.jsonl: field 'max_length' is empty"),
         ("layout='paired'", "--task-layout paired"),
+        ("carry makes a column; boundaries[2] is 0", "--carry makes a column; --boundaries is 0"),
         ('Pass fields={"prompt": "question"}.', """Pass --fields '{"prompt": "question"}'."""),
     ],
 )

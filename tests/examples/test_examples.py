@@ -30,8 +30,11 @@ DEFAULTS = {
     "train_orpo.py --loss simpo": ["--loss", "simpo"],
     "train_rlhf.py": [],
     "train_online_dpo.py": [],
+    "train_kto.py": [],
+    "train_process_reward.py": [],
+    "train_grpo.py": [],
 }
-SCRIPTS = ["train_reward.py", "train_dpo.py", "train_dpo_packed.py", "train_orpo.py", "train_rlhf.py"]
+SCRIPTS = ["train_reward.py", "train_dpo.py", "train_dpo_packed.py", "train_orpo.py", "train_rlhf.py", "train_kto.py"]
 
 
 def start(script: str, *words: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
@@ -99,6 +102,16 @@ def test_it_takes_real_files_and_a_real_tokenizer(script: str, tmp_path: pathlib
     assert list(tmp_path.glob("*.png")) == []
 
 
+def test_logits_that_the_cpu_cannot_hold_are_refused_with_a_remedy(
+    tmp_path: pathlib.Path, shared: pathlib.Path
+) -> None:
+    files = ("--data", str(shared / "data" / "dpo_zh_demo.json"), "--tokenizer", str(shared / "tokenizers" / "qwen2_5"))
+    done = start("train_dpo.py", *files, "--plot", "none", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("16 rows of 256 columns and 151,6")
+    assert "Give a smaller --batch-size or --max-length" in done.stderr.splitlines()[-1]
+
+
 FEW = {
     "train_dpo_packed.py": ["--tokens", "256"],
     "train_rlhf.py": ["--new-tokens", "4", "--rollouts", "2", "--reward-steps", "1", "--warm-up-steps", "1"],
@@ -119,6 +132,9 @@ FEW = {
                 "train_orpo.py",
                 "train_rlhf.py",
                 "train_online_dpo.py",
+                "train_kto.py",
+                "train_process_reward.py",
+                "train_grpo.py",
             )
         ],
     ],

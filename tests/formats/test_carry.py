@@ -152,6 +152,7 @@ def test_a_guess_is_named_when_a_later_row_does_not_fit() -> None:
         (["a", "a"], "carry makes two columns 'a' of a"),
         (["x.a", "y.a"], "carry makes two columns 'a' of x.a and y.a"),
         ({"a": "int32"}, "carry has 'a': 'int32'; expected one of 'int64', 'float32', 'text'"),
+        ({"a": {"type": "text"}}, "carry has 'a': {'type': 'text'}; expected one of"),
         ({"a": ["float32"]}, "expected a dtype and a default"),
         ({"a": ["int64", 0.5]}, r"whose default is float 0\.5; expected a whole number"),
         ({"a": ["text", None]}, "whose default is null"),

@@ -235,11 +235,19 @@ def test_both_languages_and_themes(opened: Open) -> None:
     assert page.get_attribute("html", "lang") == "zh-CN"
     assert "条" in count(page)
     headings = page.locator("h2").all_text_contents()
+    assert re.match(rf"{COUNT + len(HOSTILE)} 条 · ", page.text_content("header p"))
+    assert "bad_type 值的类型不对" in page.text_content("table:has(code)")
+    page.click("[data-show=dropped]")
+    assert "bad_type 值的类型不对" in page.locator("article h3").first.text_content()
+    assert "英文原文" in page.locator("article").first.text_content()
+    page.click("[data-show=all]")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.click("#language")
     assert page.get_attribute("html", "lang") == "en"
     assert not set(headings) & set(page.locator("h2").all_text_contents())
     assert count(page).endswith(" rows")
+    assert page.text_content("header p").startswith(f"{COUNT + len(HOSTILE)} rows · ")
+    assert "值的类型不对" not in page.text_content("main")
     page.click("#theme")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
 
@@ -259,7 +267,7 @@ def test_a_hundred_thousand_rows_stay_usable(opened: Open, folder: pathlib.Path)
     for n in range(100_000):
         samples.add(FoundRow(n, f"big.jsonl:{n + 1}", rows[n % len(rows)]))
     samples.finish()
-    write_report(folder / "big.html", Report(title="big", subtitle="", samples=samples))
+    write_report(folder / "big.html", Report(title="big", samples=samples))
     page = opened("big.html")
     page.wait_for_selector("article", timeout=60_000)
     assert count(page) == "1–20 of 100,000 rows"

@@ -204,13 +204,15 @@ def test_tokens_are_there_if_asked_for(tmp_path: pathlib.Path, monkeypatch: pyte
 def test_both_languages_have_every_word() -> None:
     folder = pathlib.Path(mps.__file__).parent / "html"
     words = json.loads((folder / "words.json").read_text("utf-8"))
-    assert words["en"].keys() == words["zh"].keys() - {"notes"}
+    assert words["en"].keys() == words["zh"].keys() - {"notes", "reasons"}
     for key, text in words["en"].items():
         assert set(_named(text)) == set(_named(words["zh"][key])), key
     from ms_prefstream.inspection.encoded import CUT
     from ms_prefstream.inspection.rows import _NOTES
+    from ms_prefstream.report.findings import NO_TEMPLATE
 
-    assert words["zh"]["notes"].keys() == set(_NOTES.values()) - {CUT}
+    assert words["zh"]["notes"].keys() == {*_NOTES.values(), NO_TEMPLATE} - {CUT}
+    assert words["zh"]["reasons"].keys() == {*map(str, mps.Reason), "left out by the format"}
 
 
 def _named(text: str) -> list[str]:

@@ -123,6 +123,16 @@ def test_cells_have_ids_and_bars(path: pathlib.Path) -> None:
     assert "╌╌╌" in "".join(lines)
 
 
+def test_the_middle_of_a_long_cut_part_is_left_out_unless_everything_is_wanted(path: pathlib.Path) -> None:
+    words = ("--tokens", "--row", "1")
+    some, whole = (shown(path, *words, *more, terminal=False) for more in ((), ("--full",)))
+    left_out = [int(count) for count in re.findall(r"…(\d+)…", some.replace("…9…", ""))]
+    cells = [len(re.findall(r"(?<= )\d+(?= )", text)) for text in (some, whole)]
+    assert sum(left_out) > 100
+    assert not re.search(r"…\d+…", whole.replace("…9…", ""))
+    assert abs(cells[1] - cells[0] - sum(left_out)) <= len(left_out) + 40  # ids at the ends of lines apart
+
+
 def test_a_strip_is_to_scale(path: pathlib.Path) -> None:
     lines = shown(path, *BATCH, terminal=False).splitlines()
     strip = next(line for line in lines if "chosen  " in line)

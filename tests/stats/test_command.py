@@ -177,6 +177,17 @@ def test_wrong_words(
     assert said in capsys.readouterr().err
 
 
+def test_rows_of_which_none_can_be_read(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"prompt": 1, "chosen": 2}\n' * 8)
+    lines = str(mps.stats(str(tmp_path / "bad.jsonl"))).splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["bad.jsonl · 8 rows", "", "dropped", "tokens and padding"]
+
+
+def test_no_median_where_nothing_is_longer() -> None:
+    found = str(mps.stats([{"prompt": "p", "chosen": "a", "rejected": "long"}]))
+    assert re.search("^chosen is longer +0 % of pairs$", found, re.MULTILINE)
+
+
 def test_in_processes(rows: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     json_lines(rows, pairs(600))
     words = [str(rows), "--tokenizer", "bytes", "--json"]

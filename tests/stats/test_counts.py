@@ -209,7 +209,7 @@ def test_suggestions() -> None:
 
 
 def test_rules_that_a_task_refuses_are_left_out() -> None:
-    for task in (mps.Reward(128), mps.DPO(128, layout="concat"), mps.DPO(128, margin=True)):
+    for task in (mps.Reward(128), mps.DPO(128, layout="concat")):
         assert list(mps.stats(pairs(30), tokenizer="bytes", task=task).padding) == [
             "pad",
             "bucket",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import ms_prefstream as mps
+from ms_prefstream.html.build import stats_report
 from ms_prefstream.stats import collect, run
 from tests.helpers import Row, json_lines, pairs, token_pairs
 from tests.kinds import SOURCES, source_of
@@ -113,6 +114,9 @@ def test_samples_of_a_cache(tmp_path: pathlib.Path) -> None:
     assert found.sequences == plain.sequences
     assert found.padding == plain.padding
     assert found.prompts.distinct == 0
+    assert (found.cut, found.formats) == ((), ()), "they were cut, and read by a format, before"
+    stats_report(tmp_path / "stats.html", found.to_dict(), tmp_path / "cache", {"tokenizer": None, "task": None})
+    assert b'"rows":12' in (tmp_path / "stats.html").read_bytes()
 
 
 BAD: dict[str, Row] = {

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 import ms_prefstream as mps
 from ms_prefstream.adapters.yaml_keys import stream_from
 from ms_prefstream.errors import OptionError
+from ms_prefstream.inspection.steps import step_of
 from ms_prefstream.tasks import TASKS
 from ms_prefstream.tasks.base import given_options, traits
+from tests.cli.running import run
 from tests.helpers import Batch, Row, assert_resumes_everywhere, assert_same_batches, json_lines, pairs
 
 _NAME = re.compile(rb"#(\d+)#")
@@ -253,3 +255,39 @@ def test_a_row_mask_marks_every_sample_once(case: Case, count: int, size: int, m
     left_out = 0 if masked else stream.report.remainder_per_epoch
     assert sum(seen.values()) == (count * case.samples - left_out) * repeated
     assert max(seen.values()) <= case.samples * repeated
+
+
+@every_case
+def test_people_can_look_at_it(case: Case) -> None:
+    rows = case.rows(COUNT)
+    row = mps.encode(rows[4], task=case.task, tokenizer="bytes")
+    assert row.kept
+    assert "#4# why?" in str(row)
+    stream = stream_of(case)
+    step, batch = step_of(stream, 0), next(stream.batches(0))
+    assert {strip.origins for strip in step.strips} == {
+        (stream.data.records.origin(row),)  # type: ignore[union-attr]
+        for row in stream.rows(0, 0, resolved=True).tolist()
+    }
+    own = [strip for strip in step.strips if strip.side != "kl"]
+    attention = next((name for name in batch if name.endswith("attention_mask")), None)
+    if attention is not None and case.ids == "input_ids":
+        assert sum(len(strip.ids) - strip.counts[2] for strip in own) == batch[attention].sum()
+    assert mps.doctor(rows, task=case.task, tokenizer="bytes").ok
+    assert mps.stats(rows, task=case.task, tokenizer="bytes").rows == COUNT * case.samples
+
+
+@every_case
+def test_the_command_line_describes_the_same_task(
+    case: Case, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = json_lines(tmp_path / "rows.jsonl", case.rows(COUNT))
+    words = ["--task", case.task.name]
+    for name, value in given_options(case.task).items():
+        flag = "--task-layout" if name == "layout" else f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [flag] if value else [flag.replace("--", "--no-")] if name == "kl" else []
+        elif value is not None:
+            words += [flag, str(value)]
+    assert run(monkeypatch, "bench", source, *words, "--tokenizer", "bytes", "--repeats", 1) == 0
+    assert f"{type(case.task).__name__}" in capsys.readouterr().err

@@ -182,13 +182,17 @@ def test_sources_of_every_kind(tmp_path: pathlib.Path, kind: str, world: int) ->
 
 
 def test_a_shard_without_a_good_row_takes_one_of_another_shard() -> None:
-    rows = with_bad(token_pairs(7), [1, 3, 5])
+    rows = with_bad(token_pairs(8), [1, 3, 5, 7])
+    for source in (rows, lambda: iter(rows)):
+        second = make(source, "pad", 2, 2, 1, shuffle=False, workers=2)
+        assert counted(second.batches()) == Counter()
+        assert second.report.repeats == 4
     ranks = [make(rows, "pad", 2, 2, rank, shuffle=False) for rank in range(2)]
     assert [counted(stream.batches()) for stream in ranks] == [Counter([0, 2, 4, 6]), Counter()]
-    assert ranks[1].report.dropped == {"identical": 3}
+    assert ranks[1].report.dropped == {"identical": 4}
     assert rows_in(next(ranks[1].batches())) == ranks[1].rows(0, 0, resolved=True).tolist() == [0]
     with pytest.raises(mps.NoUsableRowsError):
-        next(make(with_bad(rows, range(7)), "pad", 2, shuffle=False).batches())
+        next(make(with_bad(rows, range(8)), "pad", 2, shuffle=False).batches())
 
 
 @pytest.mark.parametrize("shuffle", [True, False, "window"])

@@ -358,6 +358,43 @@ def _cache(folder: pathlib.Path) -> Iterator[Any]:
         yield from epochs(make(str(out), task, tokenizer=None))
 
 
+LATER: dict[str, Any] = {
+    "kto": mps.KTO(LENGTH),
+    "kto without kl": mps.KTO(LENGTH, kl=False),
+    "process-reward": mps.ProcessReward(LENGTH),
+    "process-reward values": mps.ProcessReward(LENGTH, values=True, last_step_only=True),
+    "prompts": mps.Prompts(64),
+    "prompts left": mps.Prompts(64, padding_side="left", repeat=3),
+}
+"""Tasks that are younger than the first digests, each with a case of its own."""
+
+
+def in_steps() -> list[dict[str, Any]]:
+    """The chosen sides of the bundled pairs, word by word."""
+    return [
+        {"prompt": row["prompt"], "completions": words, "labels": [len(word) % 2 == 0 for word in words]}
+        for row in bundled_rows()
+        if (words := row["chosen"][-1]["content"].split()[:5])
+    ]
+
+
+for _name in LATER:
+
+    @case(f"task {_name}")
+    def _later(folder: pathlib.Path, name: str = _name) -> Iterator[Any]:
+        """Batches of the text, of the text with an index and of a cache; state, index and files of the cache."""
+        source: Any = in_steps() if name.startswith("process") else rows_file(folder)
+        given: dict[str, Any] = {"task": LATER[name], "batching": mps.Bucket(4, multiple_of=32), "seed": 3, "window": 4}
+        stream = mps.stream(source, tokenizer="bytes", index=None, **given)
+        yield from epochs(stream)
+        yield list(stream.state(3).items())
+        yield pathlib.Path(stream.build_index(folder / "rows.mprefidx").path).read_bytes()
+        yield from epochs(stream)
+        mps.write_cache(stream, folder / "cache", rows_per_part=30)
+        yield from _cache_files(folder / "cache")
+        yield from epochs(mps.stream(folder / "cache", tokenizer=None, **given))
+
+
 @case("cache, fixed layouts")
 def _cache_fixed(folder: pathlib.Path) -> Iterator[Any]:
     for task, layout in (("dpo", "mindrlhf"), ("rlhf", "mindrlhf"), ("reward", "mindformers")):

@@ -163,6 +163,19 @@ def test_a_cache_gives_the_same_batches(case: Case, rule: Any, tmp_path: pathlib
     assert_same_batches(list(cached.batches(1)), expected)
 
 
+@pytest.mark.mindspore
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("kto", "kto without kl"), ("kto without kl", "kto"), ("prompts", "prompts left"), ("prompts left", "prompts")],
+)
+def test_a_cache_fits_other_options_of_batches(written: str, read: str, tmp_path: pathlib.Path) -> None:
+    rows = labelled(COUNT)
+    mps.write_cache(stream_of(CASES[written], rows), tmp_path / "out")
+    found = stream_of(CASES[read], tmp_path / "out", tokenizer=None, index=None)
+    index = stream_of(CASES[read], rows).build_index(tmp_path / "rows.prefidx").path
+    assert_same_batches(list(found.batches()), list(stream_of(CASES[read], rows, index=index).batches()))
+
+
 def stream_index(case: Case, folder: pathlib.Path) -> str:
     """The path of a length index, as a cache has one."""
     return stream_of(case).build_index(folder / "rows.prefidx").path

@@ -130,9 +130,9 @@ class EncodedCutMap(CutMap):
                 if piece.owner != self._response or piece.kind is not Kind.BODY or (piece.text and self._contents):
                     continue  # text that the template adds to the content
                 text = unit.text(self._contents, at, at + 1)
-                begin = content.find(text, begin)
-                if begin < 0:
-                    return found
+                if (at_content := content.find(text, begin)) < 0:
+                    continue  # the template joined it with text of its own
+                begin = at_content
                 first = len(unit.text(self._contents, 0, at))
                 starts = self._starts(index)
                 tokens = np.flatnonzero(starts >= 0)  # those that begin a character, and the end

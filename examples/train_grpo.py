@@ -16,7 +16,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from common import Curves, at_least, begin, check, mean, parser, sources, take
+from common import Curves, at_least, begin, check, mean, parser, sources, take, vocabulary
 from mindspore import Tensor, nn
 
 import ms_prefstream as mps
@@ -57,7 +57,8 @@ def train(options: argparse.Namespace) -> Curves:
     stream = open_prompts(options)
     print(stream)
     width = options.max_prompt_length + options.new_tokens
-    policy = CausalLM(ModelOptions(vocab_size=stream.tokenizer.vocab_size, max_length=width))
+    ids = vocabulary(stream, options, stream.shapes[-1][0], width)
+    policy = CausalLM(ModelOptions(vocab_size=ids, max_length=width))
     step = train_step(
         GRPOLoss(policy), nn.AdamWeightDecay(policy.trainable_params(), learning_rate=options.learning_rate)
     )

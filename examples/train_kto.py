@@ -9,7 +9,7 @@ one. The report states the share of good rows and the weights that balance them;
 
 from __future__ import annotations
 
-from common import Curves, batches, begin, check, parser, sources
+from common import Curves, batches, begin, check, parser, sources, vocabulary
 from mindspore import nn
 
 import ms_prefstream as mps
@@ -33,7 +33,8 @@ def main() -> None:
         seed=options.seed,
     )
     print(stream)
-    policy = CausalLM(ModelOptions(vocab_size=stream.tokenizer.vocab_size, max_length=stream.shapes[-1][1]))
+    rows, columns = stream.shapes[-1]
+    policy = CausalLM(ModelOptions(vocab_size=vocabulary(stream, options, rows, columns), max_length=columns))
     loss = KTOLoss(policy, options.beta, options.desirable_weight, options.undesirable_weight)
     step = train_step(loss, nn.AdamWeightDecay(policy.trainable_params(), learning_rate=options.learning_rate))
 

@@ -62,6 +62,19 @@ def shown(task: Any) -> str:
     return f"{type(task).__qualname__}({options})"
 
 
+def stated_options(task: Any) -> list[str]:
+    """Returns the options of a task that differ from their defaults, for people: ``max_length 64``.
+
+    Texts that cannot be seen, such as a newline, are shown as in Python.
+    """
+    given = [(field.name, getattr(task, field.name), field.default) for field in dataclasses.fields(task)]
+    return [
+        f"{name} {value!r}" if isinstance(value, str) and repr(value)[1:-1] != value.strip() else f"{name} {value}"
+        for name, value, default in given
+        if value != default
+    ]
+
+
 class Task(Protocol):
     """The options of a task: a frozen dataclass that checks itself, and makes the function from tokens to samples."""
 

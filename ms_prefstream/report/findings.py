@@ -228,9 +228,6 @@ def dropped(seen: Seen) -> Iterator[Finding]:
 
 
 def _remedy_for(reason: Reason, error: RowError, seen: Seen) -> str:
-    labels = {"label", "kto_tag", "labels"}
-    if reason is Reason.MISSING_FIELD and any(isinstance(raw, dict) and labels & raw.keys() for raw in seen.raws):
-        return "Rows with one response and a label are unpaired: use mps.KTO"
     if error.remedy:
         return error.remedy
     return _REMEDIES.get(str(reason), 'Correct them, or pass on_bad_row="drop"' if reason.malformed else "")

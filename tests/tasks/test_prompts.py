@@ -100,3 +100,20 @@ def test_options(options: dict[str, Any], found: str) -> None:
 def test_packs_are_refused() -> None:
     with pytest.raises(OptionError, match=r"Pack: prompts of mps\.Prompts are continued by rollouts"):
         mps.stream([{"prompt": "Q"}], task=mps.Prompts(8), tokenizer="bytes", batching=mps.Pack(64))
+
+
+def test_a_budget_of_tokens_counts_the_copies() -> None:
+    def stream(max_tokens: int) -> mps.Stream:
+        return mps.stream(
+            [{"prompt": "Q" * (1 + row % 16)} for row in range(40)],
+            task=mps.Prompts(16, repeat=3),
+            tokenizer="bytes",
+            template=None,
+            batching=mps.Bucket(max_tokens=max_tokens, multiple_of=8),
+            index="build",
+        )
+
+    sizes = {batch["prompt_ids"].shape for batch in stream(100).batches()}
+    assert sizes == {(12, 8), (6, 16)}
+    with pytest.raises(OptionError, match="largest width of 16 columns in each of its 3 sequences"):
+        stream(47)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.errors import OptionError, Reason
+from tests.helpers import json_lines
 from tests.tasks.test_task_golden import P, assert_batch, batch_of
 
 ROWS = [
@@ -102,10 +104,12 @@ def test_packs_are_refused() -> None:
         mps.stream([{"prompt": "Q"}], task=mps.Prompts(8), tokenizer="bytes", batching=mps.Pack(64))
 
 
-def test_a_budget_of_tokens_counts_the_copies() -> None:
+def test_a_budget_of_tokens_counts_the_copies(tmp_path: pathlib.Path) -> None:
+    path = json_lines(tmp_path / "rows.jsonl", [{"prompt": "Q" * (1 + row % 16)} for row in range(40)])
+
     def stream(max_tokens: int) -> mps.Stream:
         return mps.stream(
-            [{"prompt": "Q" * (1 + row % 16)} for row in range(40)],
+            path,
             task=mps.Prompts(16, repeat=3),
             tokenizer="bytes",
             template=None,

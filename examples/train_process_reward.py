@@ -40,7 +40,7 @@ def made_up(count: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    cli = parser(__doc__, epochs=6, data=None)
+    cli = parser(__doc__, epochs=8, data=None)
     options = begin(cli)
 
     stream = mps.stream(

@@ -38,6 +38,8 @@ def whole_number(name: str, value: object, minimum: int, maximum: int | None = N
     Raises:
         OptionError: It is not a whole number, or out of bounds.
     """
+    if type(value) is int and value >= minimum and (maximum is None or value <= maximum):
+        return value  # the usual case; plans check numbers at every step
     allowed = f"a whole number of at least {minimum}" if maximum is None else f"a whole number in {minimum}..{maximum}"
     try:
         if isinstance(value, (bool, np.bool_)):

@@ -32,6 +32,11 @@ _BUILT_WITH = frozenset({"dedup", "exclude"})  # what only who builds an index s
 _OF_OTHERS = frozenset({"selection", "order_by"})  # an index that differs in these is none of this stream's
 
 
+def built_with_of(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the fingerprint of an index says of good rows that it leaves out, by name."""
+    return {name: fingerprint[name] for name in sorted(_BUILT_WITH) if name in fingerprint}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """The rows that one index file covers.

@@ -249,10 +249,11 @@ class Report:
             notes: The notes of each, a `Note` as a number.
             origin: Row to origin.
         """
+        present = int(np.bitwise_or.reduce(notes, initial=0))
         for note in Note:
-            places = np.flatnonzero(notes & note)
-            if not len(places):
+            if not note & present:
                 continue
+            places = np.flatnonzero(notes & note)
             name = str(note.name).lower()
             setattr(self, name, getattr(self, name) + len(places))
             if note in _WITH_ORIGINS:

@@ -149,7 +149,10 @@ def unread(seen: Seen) -> Iterator[Finding]:
                 first.setdefault(name, seen.origins[at])
     for name, count in names.most_common(3):
         where = f" (first: {first[name]})" if name in first else ""
-        remedy = f'Name it in fields={{"<standard name>": "{name}"}} if it belongs to the text, else remove it'
+        remedy = (
+            f'Name it in fields={{"<standard name>": "{name}"}} if it belongs to the text, or in carry if it is to be '
+            "a column; else remove it"
+        )
         yield Finding(f"{_of(count, seen)} hold {name!r}, which nothing reads{where}", remedy)
 
 

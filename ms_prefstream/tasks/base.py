@@ -286,9 +286,10 @@ def check_room(task: Task, encoder: ConversationEncoder) -> None:
     bare = least_length(encoder)
     least = bare + (1 if traits(task).scores else 0)
     if task.length < least:
+        text = "response" if traits(task).trains else "the prompt"
         raise OptionError(
             f"{type(task).__name__}: {traits(task).length_option} is {task.length}, but the "
-            f"template takes {least} tokens with a single one of response. Raise it to {least} or, better, to what "
+            f"template takes {least} tokens with a single one of {text}. Raise it to {least} or, better, to what "
             "your rows need."
         )
     prompt = getattr(task, "max_prompt_length", None)

@@ -99,6 +99,11 @@ def test_options(options: dict[str, Any], found: str) -> None:
         mps.Prompts(**{"max_length": 8} | options)
 
 
+def test_no_room_for_a_prompt() -> None:
+    with pytest.raises(OptionError, match="Prompts: max_length is 5, but the template takes 12 .* one of the prompt"):
+        mps.stream([{"prompt": "Q"}], task=mps.Prompts(5), tokenizer="bytes", batching=mps.Pad(1))
+
+
 def test_packs_are_refused() -> None:
     with pytest.raises(OptionError, match=r"Pack: prompts of mps\.Prompts are continued by rollouts"):
         mps.stream([{"prompt": "Q"}], task=mps.Prompts(8), tokenizer="bytes", batching=mps.Pack(64))

@@ -100,7 +100,7 @@ def test_options(options: dict[str, Any], found: str) -> None:
 
 
 def test_no_room_for_a_prompt() -> None:
-    with pytest.raises(OptionError, match="Prompts: max_length is 5, but the template takes 12 .* one of the prompt"):
+    with pytest.raises(OptionError, match=r"Prompts: max_length is 5, but the template takes 12 .* one of the prompt"):
         mps.stream([{"prompt": "Q"}], task=mps.Prompts(5), tokenizer="bytes", batching=mps.Pad(1))
 
 

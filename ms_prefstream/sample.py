@@ -48,6 +48,9 @@ Batch = dict[str, NDArray[Any]]
 TEXT = "text"
 """The dtype of a column of strings; the others are called as in numpy."""
 
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest number in batches and caches."""
+
 Ids: TypeAlias = NDArray[np.int32]
 Span: TypeAlias = tuple[int, int]
 

@@ -68,7 +68,13 @@ CASES: dict[str, tuple[Any, dict[str, Any], str, bool]] = {
     "identical": ([*pairs(30), {"prompt": "a", "chosen": "b", "rejected": "b"}], {}, "identical", True),
     "nothing left": ([{"prompt": "a", "chosen": "b", "rejected": "b"}] * 3, {}, "3 of 3 rows: identical", False),
     "empty": ([*pairs(30), {"prompt": "a", "chosen": "", "rejected": "b"}], {}, "empty_response", True),
-    "unpaired": (UNPAIRED, {}, "use mps.KTO", False),
+    "unpaired": (UNPAIRED, {}, "Use mps.KTO", False),
+    "labels of a wrong type": (
+        [{**row, "label": 1} for row in UNPAIRED], {"task": mps.KTO(60)}, "field 'label' is int 1", False,
+    ),
+    "steps": (
+        [{"prompt": "q", "completions": ["a"], "labels": [True]}] * 9, {}, "Use mps.ProcessReward for such rows", False,
+    ),
     "no response": (ALONE, {"task": mps.RLHF(60, 80)}, "9 of 9 rows have no", True),
     "swapped": (SWAPPED, {"format": mps.formats.strings()}, "look swapped", True),
     "turns as text": (

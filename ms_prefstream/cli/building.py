@@ -188,7 +188,7 @@ def _make_format(options: dict[str, Any]) -> Any:
 
 
 def _flag(name: str) -> str:
-    return "--no-eos" if name == "append_eos" else f"--{name.replace('_', '-')}"
+    return {"append_eos": "--no-eos", "layout": "--task-layout"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def _or_none(value: str) -> str | None:

@@ -7,6 +7,7 @@ of the values. `tests/cli/` compares the names and choices here with those of th
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -67,6 +68,13 @@ def refuse_layout(ctx: click.Context, _: click.Parameter, value: str | None) -> 
         )
 
 
+def with_escapes(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    r"""Returns a text of the command line with the characters that ``\n``, ``\t`` and ``\\`` stand for in it."""
+    if value is None or is_in_file(ctx, str(param.name)):  # YAML has escapes of its own
+        return value
+    return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t"}.get(found[1], "\\"), value)
+
+
 source_argument = cloup.argument("source", nargs=-1, required=True, type=SourcePath())
 
 config_option = cloup.option(
@@ -119,7 +127,11 @@ _TASK = (
     cloup.option("--reward-token", help="Text or id of the reward token."),
     cloup.option("--margin", is_flag=True, default=None, help="Add the margin column (dpo, reward)."),
     cloup.option("--kl/--no-kl", default=None, help="Add the columns kl_* (kto).  [default: kl]"),
-    cloup.option("--step-separator", help="Text after each step (process-reward).  [default: a newline]"),
+    cloup.option(
+        "--step-separator",
+        callback=with_escapes,
+        help=r"Text after each step, with \n, \t and \\ as escapes (process-reward).  [default: \n]",
+    ),
     cloup.option("--last-step-only", is_flag=True, default=None, help="Label the last step alone (process-reward)."),
     cloup.option("--values", is_flag=True, default=None, help="Labels of steps are numbers (process-reward)."),
     cloup.option("--padding-side", type=click.Choice(("right", "left")), help="Of prompts.  [default: right]"),

@@ -47,7 +47,7 @@ def show_log() -> Iterator[None]:
         logger.setLevel(before)
 
 
-_MADE = re.compile(r"\b(?:mps\.)?(Bucket|Pack|Pad|DPO|Reward|RLHF)\(([^()]*)\)")
+_MADE = re.compile(r"\b(?:mps\.)?(Bucket|Pack|Pad|DPO|Reward|RLHF|KTO|ProcessReward|Prompts)\(([^()]*)\)")
 _LONG_NAME = re.compile(r"""(?<![\w./='"`-])[a-z]+(?:_[a-z]+)+(?![\w(='"`]|[./]\w)""")
 _SHORT_NAME = re.compile(
     r"(?:^|(?<=[.:;] ))[a-z]+(?=(?:\[\d+\])? (?:is|has|makes|names) )|(?<=[Ll]eave )[a-z]+(?= out)"
@@ -85,7 +85,8 @@ def with_flags(text: str, command: click.Command | None = None) -> str:
         kind, inner = found[1], found[2]
         if kind in ("Bucket", "Pack", "Pad"):
             return ("--pad " if kind == "Pad" else "") + inner.replace(", ", " ") if "batch_size" in flags else found[0]
-        return f"--task {kind.lower()} {inner}".replace(", ", " ")
+        task = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind).lower()
+        return f"--task {task} {inner}".replace(", ", " ")
 
     def with_value(found: re.Match[str]) -> str:
         name, value = found["name"], found["value"].strip("\"'")

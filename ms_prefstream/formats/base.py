@@ -15,7 +15,8 @@ from ms_prefstream.formats.record import Completion, Message, Messages, Pair, Re
 
 Row: TypeAlias = Mapping[str, Any]
 
-_GENERAL = frozenset({"system", "tools", "chat_template_kwargs", "label", "kto_tag"})
+_MARKS = ("label", "kto_tag")
+_GENERAL = frozenset({"system", "tools", "chat_template_kwargs", *_MARKS})
 
 
 @runtime_checkable
@@ -127,10 +128,11 @@ def _with_general_fields(row: Row, record: Record, keep_empty_system: bool = Fal
     `system` leads the prompt; `tools` and the variables in `chat_template_kwargs` go to the template; `label` or
     `kto_tag`, where it is true or false, says whether a single response is a good one.
     """
-    if isinstance(record, (Completion, TokenCompletion)):
-        for name in ("label", "kto_tag"):
-            if isinstance(row.get(name), (bool, np.bool_)) and _has_response(record):
-                record = replace(record, desirable=bool(row[name]))
+    if isinstance(record, (Completion, TokenCompletion)) and _has_response(record):
+        marks = {name: row[name] for name in _MARKS if row.get(name) is not None}
+        said = {bool(value) for value in marks.values() if isinstance(value, (bool, np.bool_))}
+        if marks:
+            record = replace(record, desirable=said.pop() if len(said) == 1 else marks)
     if not isinstance(record, (Pair, Completion)):
         return record
     prompt, tools = lead_with_system(row, record.prompt, keep_empty_system), tools_of(row)

@@ -17,7 +17,7 @@ from ms_prefstream.formats.base import check_row
 from ms_prefstream.formats.fields import names, nearest, short
 from ms_prefstream.formats.paths import Path, Taken, is_path, path_of, value_at
 from ms_prefstream.formats.spelling import is_missing
-from ms_prefstream.sample import TEXT
+from ms_prefstream.sample import LARGEST, TEXT
 
 _EXAMPLE = 'such as ["answer", "id"], {"weight": "float32"} or {"weight": ["float32", 1.0]} with a default'
 
@@ -29,7 +29,6 @@ class _Required(enum.Enum):
 
 
 _REQUIRED = _Required.REQUIRED
-_LARGEST = float(np.finfo(np.float32).max)
 _NUMBERS = (int, float, np.number, np.bool_, Decimal)
 
 
@@ -230,7 +229,7 @@ def _whole(value: Any) -> int:
 
 def _number(value: Any) -> float:
     number = float(value) if isinstance(value, _NUMBERS) else np.inf
-    if not abs(number) <= _LARGEST:
+    if not abs(number) <= LARGEST:
         raise ValueError
     return number
 
@@ -282,6 +281,6 @@ class _Dtype(NamedTuple):
 
 _DTYPES = {
     "int64": _Dtype(_whole, "a whole number of 64 bits", "0"),
-    "float32": _Dtype(_number, f"a finite number, up to {_LARGEST:.1e}", "1.0"),
+    "float32": _Dtype(_number, f"a finite number, up to {LARGEST:.1e}", "1.0"),
     TEXT: _Dtype(_text, "text, or a value that JSON has, without NUL characters or half characters", '""'),
 }

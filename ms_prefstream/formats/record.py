@@ -56,7 +56,8 @@ class Completion:
     """A prompt with at most one response (RLHF). An empty `response` means prompt only.
 
     Attributes:
-        desirable: Whether the response is a good one, where the row says so (KTO); None if it does not.
+        desirable: Whether the response is a good one, where the row says so (KTO); None if it does not. Fields that
+            should say it and hold something else, or contradict each other, stand here by name.
     """
 
     prompt: Messages
@@ -65,7 +66,7 @@ class Completion:
     origin: str = ""
     unread: tuple[str, ...] = ()
     variables: Mapping[str, Any] | None = None
-    desirable: bool | None = None
+    desirable: bool | Mapping[str, Any] | None = None
     carried: tuple[Any, ...] = ()
 
 
@@ -120,7 +121,7 @@ class TokenCompletion:
     origin: str = ""
     unread: tuple[str, ...] = ()
     carried: tuple[Any, ...] = ()
-    desirable: bool | None = None
+    desirable: bool | Mapping[str, Any] | None = None
 
 
 Record: TypeAlias = Pair | Completion | Stepwise | Ranked | TokenPair | TokenCompletion

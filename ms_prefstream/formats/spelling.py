@@ -16,6 +16,7 @@ LISTS_OR_OBJECTS = frozenset(
         "tools",
         "responses",
         "completions",
+        "labels",
         "answers",
         "scores",
         "rejected_messages",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.sources.cached import caches_in
 from ms_prefstream.sources.open import open_source
 from ms_prefstream.tasks import DPO, RLHF
-from ms_prefstream.tasks.base import given_options
+from ms_prefstream.tasks.base import stated_options
 
 
 def inspect_report(
@@ -50,9 +49,7 @@ def inspect_report(
     samples = Samples(with_tokens)
     partial = _fill(samples, found, rows_of(found, rows, options, with_tokens=with_tokens), wanted, progress)
     task = options["task"]
-    subtitle = [type(task).__name__]
-    defaults = {field.name: field.default for field in dataclasses.fields(task)}
-    subtitle += [f"{name} {value}" for name, value in given_options(task).items() if value != defaults[name]]
+    subtitle = [type(task).__name__, *stated_options(task)]
     tokenizer = options["tokenizer"]
     subtitle.append("" if tokenizer is None else os.path.basename(str(tokenizer).rstrip("/")))
     subtitle += [NO_TEMPLATE] if samples.no_template else []

@@ -23,7 +23,7 @@ from ms_prefstream.formats.base import Format
 from ms_prefstream.formats.carry import Carry
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
 from ms_prefstream.load.records import RecordAccess
-from ms_prefstream.sample import TEXT, Block, Loaded, Note, Ready
+from ms_prefstream.sample import LARGEST, TEXT, Block, Loaded, Note, Ready
 from ms_prefstream.sample import Sequence as TokenSequence
 from ms_prefstream.tasks.base import Sampler, Task, columns_of, traits
 
@@ -70,7 +70,6 @@ def collector_paused() -> Iterator[None]:
 
 
 _NOTHING: Mapping[str, str] = {}
-_LARGEST = float(np.finfo(np.float32).max)  # of a number in batches and caches
 
 
 class SampleLoader:
@@ -217,7 +216,7 @@ class SampleLoader:
             is_number = dtype == "float32"
             given = block.column(name, np.float64 if is_number else dtype)
             for row, value in enumerate(stated):
-                if value is not None and (not is_number or abs(value) <= _LARGEST):
+                if value is not None and (not is_number or abs(value) <= LARGEST):
                     given[row] = value
                 elif value is not None or name in self._columns:
                     block.refuse(row, _column_error(name, value))
@@ -232,7 +231,7 @@ def _column_error(name: str, value: float | None) -> RowError:
         )
     return RowError(
         Reason.BAD_TYPE,
-        f"the row's {name} is {value}; expected a number that float32 can hold, up to {_LARGEST:.1e}",
+        f"the row's {name} is {value}; expected a number that float32 can hold, up to {LARGEST:.1e}",
         f"Scale the {name}s or scores",
     )
 

@@ -114,7 +114,7 @@ class BudgetOptions:
     Attributes:
         rows: The number of rows of the source.
         tokens: Columns times sequences that a step may have, all ranks together: `max_tokens` times the ranks.
-        sequences: Sequences of a row that are padded to the width: 2 for pairs, 1 otherwise.
+        sequences: Sequences of a row that are padded to the width: 2 for pairs, the copies of prompts, 1 otherwise.
         widths: Every width that a step may be padded to, ascending; the last holds any row.
         extra: Columns of each width that do not hold tokens.
         logical_shards: The rows of a step are a multiple of this, so that any number of ranks that divides it gets
@@ -145,10 +145,11 @@ class BudgetOptions:
         _check(self, counts, ("longest_first",))
         if not self.rows_at(self.widths[-1]):
             widest = self.sequences * self.widths[-1]
+            sides = f" in each of its {self.sequences} sequences" if self.sequences > 1 else ""
             raise OptionError(
                 f"Bucket: max_tokens times the number of ranks is {self.tokens}, shared by logical_shards="
                 f"{self.logical_shards}, but a row takes {widest} tokens when it is padded to the largest width of "
-                f"{self.widths[-1]} columns{' on both sides' if self.sequences == 2 else ''}. Raise max_tokens until "
+                f"{self.widths[-1]} columns{sides}. Raise max_tokens until "
                 f"that product is {widest * self.logical_shards} or more, or lower the task's length."
             )
 

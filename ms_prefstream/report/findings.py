@@ -149,7 +149,10 @@ def unread(seen: Seen) -> Iterator[Finding]:
                 first.setdefault(name, seen.origins[at])
     for name, count in names.most_common(3):
         where = f" (first: {first[name]})" if name in first else ""
-        remedy = f'Name it in fields={{"<standard name>": "{name}"}} if it belongs to the text, else remove it'
+        remedy = (
+            f'Name it in fields={{"<standard name>": "{name}"}} if it belongs to the text, or in carry if it is to be '
+            "a column; else remove it"
+        )
         yield Finding(f"{_of(count, seen)} hold {name!r}, which nothing reads{where}", remedy)
 
 
@@ -228,9 +231,6 @@ def dropped(seen: Seen) -> Iterator[Finding]:
 
 
 def _remedy_for(reason: Reason, error: RowError, seen: Seen) -> str:
-    labels = {"label", "kto_tag", "labels"}
-    if reason is Reason.MISSING_FIELD and any(isinstance(raw, dict) and labels & raw.keys() for raw in seen.raws):
-        return "Rows with one response and a label are unpaired: use mps.KTO"
     if error.remedy:
         return error.remedy
     return _REMEDIES.get(str(reason), 'Correct them, or pass on_bad_row="drop"' if reason.malformed else "")

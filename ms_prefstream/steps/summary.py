@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from ms_prefstream.sources.mix import Mix
 from ms_prefstream.steps.data import StreamData
 from ms_prefstream.steps.open import AnySteps, StepOpener
 from ms_prefstream.tasks import Task
+from ms_prefstream.tasks.base import stated_options
 
 _MOST_WIDTHS = 8
 _MOST_WARNINGS = 3
@@ -50,9 +50,6 @@ def summary(opener: StepOpener, steps: AnySteps) -> list[str]:
 def data_lines(data: StreamData) -> list[str]:
     """Returns three lines: the rows, how they become tokens, and the limits of the task."""
     task, report = data.task, data.report
-    fields = dataclasses.fields(task)  # type: ignore[arg-type]  # tasks are dataclasses
-    given = {one.name: getattr(task, one.name) for one in fields}
-    options = [f"{one.name} {given[one.name]}" for one in fields if given[one.name] != one.default]
     lost = []
     if report.truncated:
         lost.append(f"{100 * report.truncated / report.read:.1f} % of rows cut")
@@ -62,7 +59,7 @@ def data_lines(data: StreamData) -> list[str]:
     return [
         rows_line(task, data.source, report.rows, data.look.formats),
         *encoding_lines(data.recipe, report.tokenizer),
-        _line("", *options, f"carries {carried}" if carried else "", *lost),
+        _line("", *stated_options(task), f"carries {carried}" if carried else "", *lost),
     ]
 
 

@@ -62,6 +62,19 @@ def shown(task: Any) -> str:
     return f"{type(task).__qualname__}({options})"
 
 
+def stated_options(task: Any) -> list[str]:
+    """Returns the options of a task that differ from their defaults, for people: ``max_length 64``.
+
+    Texts that cannot be seen, such as a newline, are shown as in Python.
+    """
+    given = [(field.name, getattr(task, field.name), field.default) for field in dataclasses.fields(task)]
+    return [
+        f"{name} {value!r}" if isinstance(value, str) and repr(value)[1:-1] != value.strip() else f"{name} {value}"
+        for name, value, default in given
+        if value != default
+    ]
+
+
 class Task(Protocol):
     """The options of a task: a frozen dataclass that checks itself, and makes the function from tokens to samples."""
 
@@ -273,9 +286,10 @@ def check_room(task: Task, encoder: ConversationEncoder) -> None:
     bare = least_length(encoder)
     least = bare + (1 if traits(task).scores else 0)
     if task.length < least:
+        text = "response" if traits(task).trains else "the prompt"
         raise OptionError(
             f"{type(task).__name__}: {traits(task).length_option} is {task.length}, but the "
-            f"template takes {least} tokens with a single one of response. Raise it to {least} or, better, to what "
+            f"template takes {least} tokens with a single one of {text}. Raise it to {least} or, better, to what "
             "your rows need."
         )
     prompt = getattr(task, "max_prompt_length", None)

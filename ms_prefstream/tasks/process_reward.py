@@ -13,7 +13,7 @@ from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.record import Record, Stepwise
-from ms_prefstream.sample import Block, Note, Span
+from ms_prefstream.sample import LARGEST, Block, Note, Span
 from ms_prefstream.tasks.base import Sampler, Traits, added, budget, check_flag, only_side, shown
 from ms_prefstream.tasks.records import step_record
 
@@ -81,8 +81,15 @@ class ProcessReward(Traits):
 
     def record(self, record: Record) -> Stepwise:
         found = step_record(record, self.step_separator)
-        for index, label in enumerate(() if self.values else found.labels, 1):
-            if not isinstance(label, bool):
+        for index, label in enumerate(found.labels, 1):
+            if abs(label) > LARGEST:
+                raise RowError(
+                    Reason.BAD_TYPE,
+                    f"item {index} of field 'labels' is {label:g}; expected a number that float32 can hold, up to "
+                    f"{LARGEST:.1e}",
+                    "Scale the labels",
+                )
+            if not self.values and not isinstance(label, bool):
                 raise RowError(
                     Reason.BAD_TYPE,
                     f"item {index} of field 'labels' is {label:g}; expected true or false",

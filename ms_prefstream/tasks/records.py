@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from ms_prefstream.errors import Reason, RowError
-from ms_prefstream.formats.fields import names
+from ms_prefstream.formats.fields import names, wrong_type
 from ms_prefstream.formats.record import Completion, Message, Pair, Ranked, Record, Stepwise, TokenCompletion, TokenPair
 from ms_prefstream.formats.suggest import ready_line
 
@@ -48,7 +51,18 @@ def labelled_record(record: Record) -> Completion | TokenCompletion:
             "or false",
             'Pass fields={"label": "<its name>"}, or give format= a function row -> row',
         )
+    if isinstance(record.desirable, Mapping):
+        raise _unclear(record.desirable)
     return record
+
+
+def _unclear(marks: Mapping[str, Any]) -> RowError:
+    """Returns the error for fields that should say whether a response is a good one, and do not."""
+    if len([value for value in marks.values() if isinstance(value, (bool, np.bool_))]) > 1:
+        problem = f"the fields {names(marks)} contradict each other about the row's response"
+        return RowError(Reason.AMBIGUOUS_FORMAT, problem, "Keep one of the two")
+    name, value = next(iter(marks.items()))
+    return wrong_type(name, value, "true or false, for a good or a bad response")
 
 
 def step_record(record: Record, separator: str) -> Stepwise:
@@ -63,7 +77,8 @@ def step_record(record: Record, separator: str) -> Stepwise:
     raise RowError(
         Reason.MISSING_FIELD,
         "the row has no steps with labels; expected {prompt, completions: [step, ...], labels: [true, ...]}",
-        "Rename the fields, or give format= a function row -> row",
+        'Rename the fields, pass format="stepwise" if further ones suggest another format, or give format= a function '
+        "row -> row",
     )
 
 
@@ -73,7 +88,14 @@ def usual_record(record: Record, pairs: bool) -> TaskRecord:
     Raises:
         RowError: The record is no pair, and the task needs one.
     """
-    if pairs and isinstance(record, Completion) and record.desirable is not None:
+    if isinstance(record, Stepwise):
+        raise RowError(
+            Reason.MISSING_FIELD,
+            "the row has steps with labels, and no response; expected a prompt with "
+            + ("a chosen and a rejected response" if pairs else "its response"),
+            "Use mps.ProcessReward for such rows",
+        )
+    if pairs and isinstance(record, Completion) and isinstance(record.desirable, bool):
         raise RowError(
             Reason.MISSING_FIELD,
             "the row is unpaired: 'label' or 'kto_tag' marks its one response as good or bad; expected a chosen and a "
@@ -87,12 +109,6 @@ def usual_record(record: Record, pairs: bool) -> TaskRecord:
             "the row has no rejected side; expected a chosen and a rejected one"
             + (f" (nothing reads the fields {names(record.unread)})" if record.unread else ""),
             "Use mps.RLHF for rows of prompt and response, or correct the row" if line is None else f"Pass {line}",
-        )
-    if isinstance(record, Stepwise) and not pairs:
-        raise RowError(
-            Reason.MISSING_FIELD,
-            "the row has steps with labels, and no response; expected a prompt with its response",
-            "Use mps.ProcessReward for such rows",
         )
     if isinstance(record, Pair) and not pairs:
         about = record.tools, record.origin, record.unread, record.variables

@@ -83,6 +83,10 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
         (["formats"], "Give --list or --detect FILE"),
         (["bench", "x", "--task", "rlhf", "--tokenizer", "bytes", "--seq-length", "9"], "--max-prompt-length"),
         (["bench", "x", *DPO, "--seq-length", "9"], "--seq-length does not go with --task dpo"),
+        (
+            ["bench", "x", *DPO, "--no-kl"],
+            "does not go with --task dpo; it takes --max-length, --max-prompt-length, --truncation, --task-layout, ",
+        ),
         (["bench", "x", *DPO, "--boundaries", "1,b"], "--boundaries"),
         (["bench", str(data_path()), *DPO, "--batch-size", "0"], "--batch-size is 0; expected a whole number"),
         (["bench", "x", *DPO, "--pack", "640", "--pad"], "--pack does not go with --pad"),
@@ -311,6 +315,21 @@ def test_fields_are_carried_into_caches_and_shown(
 
 
 @pytest.mark.parametrize(
+    ("typed", "meant"), [(r"\n\n", "\n\n"), ("\n", "\n"), (r"\t|", "\t|"), (r"\\n", r"\n"), ("<sep>", "<sep>")]
+)
+def test_a_step_separator_is_typed_with_escapes(
+    typed: str, meant: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = json_lines(
+        tmp_path / "rows.jsonl", [{"prompt": "q", "completions": ["a", "b"], "labels": [True, False]}] * 8
+    )
+    words = ["--task", "process-reward", "--max-length", "64", "--tokenizer", "bytes"]
+    assert run(monkeypatch, "bench", str(path), *words, "--step-separator", typed, "--repeats", "1") == 0
+    shown = meant if meant == "<sep>" else repr(meant)
+    assert (f"step_separator {shown}" in capsys.readouterr().err) == (meant != "\n"), "the default is not shown"
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ('or pass on_bad_row="drop" to leave such rows out', "or pass --on-bad-row drop to leave such rows out"),
@@ -325,6 +344,8 @@ def test_fields_are_carried_into_caches_and_shown(
         ("data/max_length.jsonl: field 'max_length' is empty", "data/max_length.jsonl: field 'max_length' is empty"),
         ("layout='paired'", "--task-layout paired"),
         ("carry makes a column; boundaries[2] is 0", "--carry makes a column; --boundaries is 0"),
+        ("KTO(max_length=9, kl=True) joins", "--task kto --max-length 9 --kl joins"),
+        ("mps.ProcessReward(max_length=9)", "--task process-reward --max-length 9"),
         ('Pass fields={"prompt": "question"}.', """Pass --fields '{"prompt": "question"}'."""),
     ],
 )

@@ -141,7 +141,17 @@ def test_a_pair_where_none_was_seen_is_a_bad_row() -> None:
     ("row", "reason", "said"),
     [
         ({"prompt": "Q", "completion": "A"}, Reason.MISSING_FIELD, "expected a field 'label' or 'kto_tag'"),
-        ({"prompt": "Q", "completion": "A", "label": 1}, Reason.MISSING_FIELD, "nothing says whether"),
+        (
+            {"prompt": "Q", "completion": "A", "label": 1},
+            Reason.BAD_TYPE,
+            "field 'label' is int 1; expected true or false",
+        ),
+        ({"prompt": "Q", "completion": "A", "kto_tag": "no"}, Reason.BAD_TYPE, "field 'kto_tag' is str 'no'"),
+        (
+            {"prompt": "Q", "completion": "A", "label": True, "kto_tag": False},
+            Reason.AMBIGUOUS_FORMAT,
+            "the fields kto_tag, label contradict each other",
+        ),
         ({"prompt": "Q", "label": True}, Reason.MISSING_FIELD, "the row has no response"),
         ({"prompt": "Q", "completion": "", "label": True}, Reason.EMPTY_RESPONSE, "empty"),
         ({"prompt": "Q", "completions": ["a"], "labels": [True]}, Reason.MISSING_FIELD, "several responses or steps"),
@@ -151,6 +161,13 @@ def test_reasons(row: dict[str, Any], reason: Reason, said: str) -> None:
     found = mps.encode(row, task=mps.KTO(8), tokenizer="bytes", template=None)
     assert found.reason is reason
     assert said in found.problem
+
+
+@pytest.mark.parametrize("marks", [{"label": True, "kto_tag": True}, {"label": "helpful", "kto_tag": True}])
+def test_two_fields_that_do_not_contradict_each_other(marks: dict[str, Any]) -> None:
+    found = mps.encode({"prompt": "Q", "completion": "A", **marks}, task=mps.KTO(8), tokenizer="bytes", template=None)
+    assert found.kept
+    assert found.sample.columns == {"desirable": 1}
 
 
 def test_at_least_two_rows() -> None:

@@ -129,6 +129,25 @@ def test_reasons(row: dict[str, Any], reason: Reason, said: str) -> None:
     assert said in found.problem
 
 
+def test_values_that_float32_cannot_hold() -> None:
+    assert encoded({**ROW, "labels": [3e38, -3e38]}, values=True).kept
+    row = encoded({**ROW, "labels": [0.5, -1e39]}, values=True)
+    assert row.reason is Reason.BAD_TYPE
+    assert "item 2 of field 'labels' is -1e+39; expected a number that float32 can hold" in row.problem
+
+
+def test_lists_as_json_text() -> None:
+    row = encoded({"prompt": "Q?", "completions": '["ab", "c"]', "labels": "[true, false]"})
+    assert row.sample.scores == (1, 0)
+
+
+def test_a_row_that_another_format_reads() -> None:
+    row = encoded({**ROW, "scores": [1, 2]})
+    assert row.reason is Reason.MISSING_FIELD
+    assert 'pass format="stepwise"' in row.problem
+    assert mps.encode({**ROW, "scores": [1, 2]}, task=mps.ProcessReward(64), tokenizer="bytes", format="stepwise").kept
+
+
 def test_two_steps_in_one_token() -> None:
     if not SHARED.exists():
         pytest.skip("needs ../shared")
@@ -141,7 +160,9 @@ def test_two_steps_in_one_token() -> None:
 
 @pytest.mark.parametrize("task", [mps.DPO(64), mps.Reward(64), mps.RLHF(64, 64)], ids=lambda task: task.name)
 def test_other_tasks_refuse_such_rows(task: Any) -> None:
-    assert mps.encode(ROW, task=task, tokenizer="bytes").reason is Reason.MISSING_FIELD
+    found = mps.encode(ROW, task=task, tokenizer="bytes")
+    assert found.reason is Reason.MISSING_FIELD
+    assert "Use mps.ProcessReward for such rows" in found.problem
 
 
 def test_options() -> None:

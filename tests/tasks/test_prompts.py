@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.errors import OptionError, Reason
+from tests.helpers import json_lines
 from tests.tasks.test_task_golden import P, assert_batch, batch_of
 
 ROWS = [
@@ -97,6 +99,30 @@ def test_options(options: dict[str, Any], found: str) -> None:
         mps.Prompts(**{"max_length": 8} | options)
 
 
+def test_no_room_for_a_prompt() -> None:
+    with pytest.raises(OptionError, match=r"Prompts: max_length is 5, but the template takes 12 .* one of the prompt"):
+        mps.stream([{"prompt": "Q"}], task=mps.Prompts(5), tokenizer="bytes", batching=mps.Pad(1))
+
+
 def test_packs_are_refused() -> None:
     with pytest.raises(OptionError, match=r"Pack: prompts of mps\.Prompts are continued by rollouts"):
         mps.stream([{"prompt": "Q"}], task=mps.Prompts(8), tokenizer="bytes", batching=mps.Pack(64))
+
+
+def test_a_budget_of_tokens_counts_the_copies(tmp_path: pathlib.Path) -> None:
+    path = json_lines(tmp_path / "rows.jsonl", [{"prompt": "Q" * (1 + row % 16)} for row in range(40)])
+
+    def stream(max_tokens: int) -> mps.Stream:
+        return mps.stream(
+            path,
+            task=mps.Prompts(16, repeat=3),
+            tokenizer="bytes",
+            template=None,
+            batching=mps.Bucket(max_tokens=max_tokens, multiple_of=8),
+            index="build",
+        )
+
+    sizes = {batch["prompt_ids"].shape for batch in stream(100).batches()}
+    assert sizes == {(12, 8), (6, 16)}
+    with pytest.raises(OptionError, match="largest width of 16 columns in each of its 3 sequences"):
+        stream(47)

@@ -30,7 +30,7 @@ class _Required(enum.Enum):
 
 _REQUIRED = _Required.REQUIRED
 _LARGEST = float(np.finfo(np.float32).max)
-_NUMBERS = (int, float, np.number, np.bool_, Decimal)
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_, Decimal)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class Completion:
 
     Attributes:
         desirable: Whether the response is a good one, where the row says so (KTO); None if it does not.
+        margin: That of the pair whose side it is; None for other rows.
     """
 
     prompt: Messages
@@ -67,6 +68,7 @@ class Completion:
     variables: Mapping[str, Any] | None = None
     desirable: bool | None = None
     carried: tuple[Any, ...] = ()
+    margin: float | None = None
 
 
 @dataclass(slots=True)
@@ -112,7 +114,7 @@ class TokenCompletion:
     """A prompt and a response that are already tokenized; an empty response means prompt only.
 
     Attributes:
-        desirable: As in `Completion`.
+        desirable: As in `Completion`, like `margin`.
     """
 
     prompt_ids: tuple[int, ...]
@@ -121,6 +123,7 @@ class TokenCompletion:
     unread: tuple[str, ...] = ()
     carried: tuple[Any, ...] = ()
     desirable: bool | None = None
+    margin: float | None = None
 
 
 Record: TypeAlias = Pair | Completion | Stepwise | Ranked | TokenPair | TokenCompletion

@@ -19,7 +19,7 @@ from ms_prefstream.demo.train import train_step
 
 
 def main() -> None:
-    cli = parser(__doc__, epochs=5)
+    cli = parser(__doc__, epochs=6)
     cli.add_argument("--beta", type=float, default=0.1)
     cli.add_argument("--desirable-weight", type=float, default=1.0)
     cli.add_argument("--undesirable-weight", type=float, default=1.0)

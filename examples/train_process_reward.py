@@ -58,7 +58,7 @@ def main() -> None:
     optimizer = nn.AdamWeightDecay(model.trainable_params(), learning_rate=options.learning_rate, beta2=0.98)
     step = train_step(ProcessRewardLoss(model), optimizer)
 
-    curves = Curves("process reward", options.epochs * stream.steps_per_epoch, options, every=20)
+    curves = Curves("process reward", options.epochs * stream.steps_per_epoch, options)
     for batch in batches(stream.dataset(), options):
         value, accuracy = step(*batch.values())
         curves.add(loss=float(value), step_accuracy=float(accuracy))

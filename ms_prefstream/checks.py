@@ -20,6 +20,12 @@ WORD = 2**32 - 1
 """The largest seed and epoch: one 32-bit word each, so that no two (seed, epoch) pairs seed the same sequence."""
 
 
+LONGEST = 1 << 24
+"""Tokens of a sequence, at most: far beyond any model, and few enough for a list of all widths."""
+
+MOST_WORKERS = 1024
+
+
 def whole_number(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
     """Returns the value as a plain int (numpy integers are accepted, booleans and floats are not).
 
@@ -32,6 +38,8 @@ def whole_number(name: str, value: object, minimum: int, maximum: int | None = N
     Raises:
         OptionError: It is not a whole number, or out of bounds.
     """
+    if type(value) is int and value >= minimum and (maximum is None or value <= maximum):
+        return value  # the usual case; plans check numbers at every step
     allowed = f"a whole number of at least {minimum}" if maximum is None else f"a whole number in {minimum}..{maximum}"
     try:
         if isinstance(value, (bool, np.bool_)):
@@ -42,6 +50,11 @@ def whole_number(name: str, value: object, minimum: int, maximum: int | None = N
     if number < minimum or (maximum is not None and number > maximum):
         raise OptionError(f"{name} is {number}; expected {allowed}.")
     return number
+
+
+def process_count(value: object, least: int = 0) -> int:
+    """Returns the checked option ``workers``."""
+    return whole_number("workers", value, least, MOST_WORKERS)
 
 
 def is_positive(value: object) -> bool:

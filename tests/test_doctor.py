@@ -68,7 +68,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], str, bool]] = {
     "identical": ([*pairs(30), {"prompt": "a", "chosen": "b", "rejected": "b"}], {}, "identical", True),
     "nothing left": ([{"prompt": "a", "chosen": "b", "rejected": "b"}] * 3, {}, "3 of 3 rows: identical", False),
     "empty": ([*pairs(30), {"prompt": "a", "chosen": "", "rejected": "b"}], {}, "empty_response", True),
-    "unpaired": (UNPAIRED, {}, "unpaired (KTO)", False),
+    "unpaired": (UNPAIRED, {}, "use mps.KTO", False),
     "no response": (ALONE, {"task": mps.RLHF(60, 80)}, "9 of 9 rows have no", True),
     "swapped": (SWAPPED, {"format": mps.formats.strings()}, "look swapped", True),
     "turns as text": (

@@ -129,8 +129,12 @@ def test_an_index_of_one_side_is_not_used_for_the_other(tmp_path: pathlib.Path) 
     train, test = mps.split(path, test=0.5)
     stream(train, index="build")
     for other in (test, path, mps.split(path, test=0.5, seed=1)[0]):
-        assert stream(other).data.index is None
+        made = stream(other)
+        assert made.data.index is None
+        assert not made.report.warnings  # it is no index of these rows that does not fit any more
     assert stream(train).data.index is not None
+    with pytest.raises(mps.StateError, match="rows was"):
+        stream(path, index=next(tmp_path.glob("*.mprefidx")))
 
 
 def test_a_cache_of_a_side(tmp_path: pathlib.Path) -> None:

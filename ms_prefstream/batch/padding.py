@@ -14,7 +14,7 @@ from ms_prefstream.batch.best_widths import best_widths, round_up
 from ms_prefstream.batch.layouts.arrays import internal_error
 from ms_prefstream.batch.layouts.base import Layout
 from ms_prefstream.batch.rule import StepFactory, padded_layout
-from ms_prefstream.checks import checked_call, whole_number
+from ms_prefstream.checks import LONGEST, checked_call, whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.tasks.base import Task
 
@@ -44,7 +44,7 @@ class Pad:
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", whole_number("Pad: batch_size", self.batch_size, 1))
         if self.length is not None:
-            object.__setattr__(self, "length", whole_number("Pad: length", self.length, 1))
+            object.__setattr__(self, "length", whole_number("Pad: length", self.length, 1, LONGEST))
 
     def layout(self, task: Task, with_ref_logps: bool = False) -> Layout:
         """See `BatchingRule`."""

@@ -21,6 +21,7 @@ from ms_prefstream.disk import MOST_BYTES, check_own, parse_json, read_file, sho
 from ms_prefstream.errors import CacheError, OptionError, RowError, printable
 from ms_prefstream.lengths.index import GOOD, REASONS, first_wrong, measure
 from ms_prefstream.load.loader import SampleLoader
+from ms_prefstream.load.marks import LEFT_OUT
 from ms_prefstream.load.one_pass import RecordWithOrigin
 from ms_prefstream.mindrecord.files import Count, FileNote, guarded, note_of, part_name, write_small
 from ms_prefstream.mindrecord.manifest import checksum_of
@@ -47,6 +48,7 @@ class PartTask:
         first: Its first row id.
         count: Its rows.
         folder: An existing folder for this task alone.
+        verdict: (count,) uint8, what a length index that leaves out good rows says of them; None without one.
         read: The rows themselves where the source can only be read in the parent process. Workers get no more of them
             than the records.
     """
@@ -56,6 +58,7 @@ class PartTask:
     first: int
     count: int
     folder: str
+    verdict: NDArray[np.uint8] | None = None
     read: Sequence[RecordWithOrigin] | None = None
 
     def __str__(self) -> str:
@@ -70,9 +73,13 @@ class PartTask:
 
     def load(self, loader: SampleLoader, begin: int, end: int) -> Block:
         """Returns the samples of some of its rows, by their position in the part."""
-        if self.read is None:
-            return loader.load(range(self.first + begin, self.first + end))
-        return loader.samples([record for _, _, record in self.read[begin:end]])
+        if self.read is not None:
+            return loader.samples([record for _, _, record in self.read[begin:end]])
+        block = loader.load(range(self.first + begin, self.first + end))
+        for at, code in enumerate([] if self.verdict is None else self.verdict[begin:end].tolist()):
+            if code != GOOD and (error := LEFT_OUT.get(REASONS[code])) is not None:
+                block.refuse(at, error)
+        return block
 
 
 ROW = np.dtype([("lengths", "<i4", 2), ("key", "<i4"), ("verdict", "u1"), ("place", PLACE)])

@@ -227,10 +227,12 @@ def missing_parts(job: Job, data: StreamData, folder: StagingFolder) -> Iterator
     """Yields the parts that are not finished, in order. Rows of finished parts are not read where possible."""
     size = job.rows_per_part
     if data.records is not None:
+        left_out = data.left_out()
         for number, first in enumerate(range(0, len(data.records), size)):
             count = min(size, len(data.records) - first)
+            verdict = None if left_out is None else left_out[first : first + count]
             if (known := folder.done(number)) is None or len(known.rows) != count:
-                yield PartTask(job, number, first, count, folder.temporary(number))
+                yield PartTask(job, number, first, count, folder.temporary(number), verdict)
         return
     assert data.one_pass is not None  # a source has one of the two
     number = 0
@@ -242,7 +244,7 @@ def missing_parts(job: Job, data: StreamData, folder: StagingFolder) -> Iterator
     while read := list(itertools.islice(rows, size)):
         known = folder.done(number)
         if known is None or len(known.rows) != len(read):
-            yield PartTask(job, number, number * size, len(read), folder.temporary(number), read)
+            yield PartTask(job, number, number * size, len(read), folder.temporary(number), read=read)
         number += 1
 
 

@@ -43,7 +43,7 @@ def bench(source: tuple[str, ...], repeats: int, **options: Any) -> None:
     next(stream.batches())
     click.echo(f"first batch: {time.perf_counter() - begin:.3f} s")
     rows, tokens = [], []
-    sides = 2 if stream.task.pairs and stream.task.layout != "paired" else 1  # rows of an array for each sample
+    sides = stream.layout.sides * stream.layout.repeat  # rows of an array for each sample
     for epoch in range(repeats):
         before, begin = stream.report.tokens, time.perf_counter()
         read = 0

@@ -9,9 +9,11 @@ from typing import Any
 import click
 import cloup
 
-from ms_prefstream.cli.options import TASKS, command, source_argument
+from ms_prefstream.cli.options import command, source_argument
 from ms_prefstream.cli.terminal import show
 from ms_prefstream.cli.values import Preset, Suggested
+
+_TASKS = ("dpo", "reward", "rlhf")  # that train.py has a loss for
 
 
 @command(
@@ -21,7 +23,7 @@ ms-prefstream init train.jsonl --task reward --tokenizer Qwen2.5 --mindformers -
 """
 )
 @source_argument
-@cloup.option("--task", type=click.Choice(TASKS), required=True, help="What rows become.")
+@cloup.option("--task", type=click.Choice(_TASKS), required=True, help="What rows become.")
 @cloup.option(
     "--tokenizer", type=Suggested("bytes"), required=True, help="Directory, tokenizer.json, .model or 'bytes'."
 )

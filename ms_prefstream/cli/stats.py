@@ -103,14 +103,14 @@ def stats(source: tuple[Any, ...], as_json: bool, html: str | None, samples: int
 
 def _task(name: str | None, max_length: int | None) -> Task | None:
     """Returns the task that the options describe; None without them."""
-    from ms_prefstream.checks import whole_number
+    from ms_prefstream.checks import LONGEST, whole_number
     from ms_prefstream.tasks import RLHF, TASKS
 
     if max_length is None:
         if name is not None:
             raise click.UsageError(f"--task {name} needs --max-length: a number of tokens.")
         return None
-    whole_number("max_length", max_length, 2)
+    whole_number("max_length", max_length, 2, LONGEST)
     if name == RLHF.name:
         return RLHF(max_length - 1, max_length)
     task: Task = TASKS[name or "dpo"](max_length)

@@ -12,6 +12,7 @@ array. Every header has 128 bytes, so the number of rows and the size of the fil
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import os
@@ -91,8 +92,8 @@ def open_index(
     return index
 
 
-def changes_of(path: str, fingerprint: Mapping[str, Any], rows: int, ignored: Collection[str] = ()) -> str:
-    """Returns how the data or settings of an index differ from the present ones; reads only its description.
+def changes_of(path: str, fingerprint: Mapping[str, Any], rows: int, ignored: Collection[str] = ()) -> dict[str, str]:
+    """Returns how the data or settings of an index differ from the present ones, by name; reads only its description.
 
     Arguments as for `open_index`.
 
@@ -253,19 +254,23 @@ def _check_same(path: str, old: Mapping[str, Any], new: Mapping[str, Any], ignor
     """Raises `StateError` if an index was built for other data or settings, given by name."""
     if changes := _differences(old, new, ignored):
         raise StateError(
-            f"the length index {shown(path)} was built for other data or settings: {changes}. Build it again "
+            f"the length index {shown(path)} was built for other data or settings: {listed(changes)}. Build it again "
             "(mps.build_index or `ms-prefstream index`), use the former settings, or leave index out."
         )
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
-    """Returns the names of values that differ with their old and new values, or an empty string."""
-    changes = [
-        f"{printable(name)} was {printable(repr(old.get(name)))} and is {printable(repr(new.get(name)))} now"
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str] = ()) -> dict[str, str]:
+    """Returns the names of values that differ, each with a clause about its old and new value."""
+    return {
+        name: f"{printable(name)} was {printable(repr(old.get(name)))} and is {printable(repr(new.get(name)))} now"
         for name in dict.fromkeys([*new, *old])
         if name not in ignored and (name not in old or name not in new or old[name] != new[name])
-    ]
-    return "; ".join(changes[:_MOST_CHANGES])
+    }
+
+
+def listed(changes: Mapping[str, str]) -> str:
+    """Returns the first changes as part of a sentence."""
+    return "; ".join(itertools.islice(changes.values(), _MOST_CHANGES))
 
 
 def _sizes(file: IO[bytes]) -> tuple[int, int, bool]:

@@ -22,13 +22,19 @@ from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.formats.base import Format
 from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, joined, open_index
 from ms_prefstream.lengths.index import Loader, Measure, Measured, measure_rows, measuring
-from ms_prefstream.lengths.index_file import SUFFIX, changes_of, is_index, unwritable
+from ms_prefstream.lengths.index_file import SUFFIX, changes_of, is_index, listed, unwritable
 from ms_prefstream.load.marks import NOTHING, Noted, RowMarks, excluded_text
 from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of
 from ms_prefstream.progress import Progress
 from ms_prefstream.sources.files import check_target
 
 _BUILT_WITH = frozenset({"dedup", "exclude"})  # what only who builds an index says
+_OF_OTHERS = frozenset({"selection", "order_by"})  # an index that differs in these is none of this stream's
+
+
+def built_with_of(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the fingerprint of an index says of good rows that it leaves out, by name."""
+    return {name: fingerprint[name] for name in sorted(_BUILT_WITH) if name in fingerprint}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +102,8 @@ def index_parts(
 
     def part(source: Any, records: Any, first: int, fmt: Format) -> Part:
         settings = {**encoding, "format": repr(fmt)}
+        if selection := getattr(source, "selection", ""):
+            settings["selection"] = selection
 
         def fingerprint() -> dict[str, Any]:
             return {"data": fingerprint_of(records), **settings}
@@ -169,17 +177,16 @@ def _beside(part: Part) -> tuple[LengthIndex | None, str]:
     plain, problem = beside(part.source), ""
     if plain is None:
         return None, ""
-    paths = [_name_for(part, plain)]
-    if not _selection(part):  # the other files are of all rows
-        others = glob.glob(f"{glob.escape(plain.removesuffix(SUFFIX))}.{'[0-9a-f]' * 8}{SUFFIX}")
-        paths = list(dict.fromkeys([*paths, plain, *sorted(others)]))
-    paths = [path for path in paths if os.path.lexists(path)]
+    first = [path for path in (_name_for(part, plain), plain) if os.path.lexists(path)]
+    others = glob.glob(f"{glob.escape(plain.removesuffix(SUFFIX))}.{'[0-9a-f]' * 8}{SUFFIX}")
+    paths = list(dict.fromkeys([*first, *sorted(others)]))
     fingerprint = part.fingerprint() if paths else {}
     for path in paths:
         try:
             if not (changes := changes_of(path, fingerprint, part.rows, part.ignored)):
                 return open_index(path, fingerprint, part.rows, part.ignored), ""
-            problem = problem or f"the length index {shown(path)} is for other data or settings: {changes}."
+            if _OF_OTHERS.isdisjoint(changes):
+                problem = problem or f"the length index {shown(path)} is for other data or settings: {listed(changes)}."
         except StateError as error:
             problem = problem or str(error)
     return None, problem
@@ -188,8 +195,6 @@ def _beside(part: Part) -> tuple[LengthIndex | None, str]:
 def _name_for(part: Part, plain: str) -> str:
     """Returns the path of the index for the settings of a part, given the path without their digits."""
     settings = {name: value for name, value in part.settings.items() if name != "template_date"}  # any day fits
-    if selection := _selection(part):
-        settings["selection"] = selection
     digits = hash_of([json.dumps(settings, sort_keys=True, default=repr).encode()])[:8]
     return f"{plain.removesuffix(SUFFIX)}.{digits}{SUFFIX}"
 
@@ -266,11 +271,6 @@ def build_indexes(
         )
         for path, part in zip(paths, parts, strict=True)
     ])  # fmt: skip
-
-
-def _selection(part: Part) -> str:
-    """Returns what selects the rows of a part, where they are not all rows of its files; else an empty string."""
-    return str(getattr(part.source, "selection", ""))
 
 
 def _is_cache(part: Part) -> bool:

@@ -29,6 +29,12 @@ from ms_prefstream.sources.open import open_source
 
 LENGTH, MARGIN, FIELD = "length", "margin", "field:"
 DEDUPS = ("row", "pair", "prompt")
+LEFT_OUT = {
+    Reason.DUPLICATE: RowError(Reason.DUPLICATE, "the length index says that an earlier row is the same"),
+    Reason.CONTAMINATED: RowError(Reason.CONTAMINATED, "the length index says that its prompt is excluded"),
+}
+"""The errors of good rows that an index leaves out."""
+
 _BY_SOURCE_ROW = ("row", "prompt")  # the records of one row of the source have these in common
 _HASHES: Mapping[str, Callable[[Any], bytes]] = {"pair": pair_hash, "prompt": prompt_hash}
 

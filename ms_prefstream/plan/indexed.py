@@ -50,6 +50,7 @@ class IndexedPlan(Windows):
         # Windows are sorted by one number that holds length and row id: five times faster than by two keys.
         self._row_bits = np.int64(lengths.size.bit_length())
         self._cache: tuple[tuple[_WindowKey, _Slots], ...] = ()
+        self._last: tuple[tuple[int, int], _Slots] | None = None  # the step before, which is asked for several times
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
         """Returns the row ids of a rank's step, (G / world,) int64, ascending by length when sorted."""
@@ -66,6 +67,12 @@ class IndexedPlan(Windows):
 
     def _global_batch(self, epoch: int, step: int) -> _Slots:
         """Returns the G slots of one step over all ranks."""
+        last = self._last
+        if last is None or last[0] != (epoch, step):
+            last = self._last = (epoch, step), self._slots(epoch, step)
+        return last[1]
+
+    def _slots(self, epoch: int, step: int) -> _Slots:
         window, inside = self.locate(step)
         batch = int(self.batch_order(epoch, window)[inside])
         size = self.options.global_batch

@@ -24,6 +24,8 @@ NOTE_LABELS = {
     "empty_think": "rows with an empty think block, which is not trained",
     "markers": "rows whose text looks rendered already (template=None with "
     'special_tokens_in_content="allow" reads its control tokens)',
+    "desirable": "rows whose response is a good one",
+    "undesirable": "rows whose response is a bad one",
 }
 """Name of a `Note`, and of its count in a `Report` -> what people read."""
 
@@ -247,10 +249,11 @@ class Report:
             notes: The notes of each, a `Note` as a number.
             origin: Row to origin.
         """
+        present = int(np.bitwise_or.reduce(notes, initial=0))
         for note in Note:
-            places = np.flatnonzero(notes & note)
-            if not len(places):
+            if not note & present:
                 continue
+            places = np.flatnonzero(notes & note)
             name = str(note.name).lower()
             setattr(self, name, getattr(self, name) + len(places))
             if note in _WITH_ORIGINS:

@@ -169,7 +169,7 @@ class Stats:
                 text += f", by {gap.by:,.0f} {gap.unit} at the median"
             yield labelled("chosen is longer", text)
             yield labelled("chosen - rejected", bars(gap.histogram, gap.unit))
-        yield from self._prompt_lines()
+        yield from self._prompt_lines(flags)
         if self.dropped:
             parts = [
                 f"{reason} {count:,} ({places(self.origins[reason], count)})" for reason, count in self.dropped.items()
@@ -182,10 +182,12 @@ class Stats:
             how = "--tokenizer DIRECTORY" if flags else "tokenizer="
             yield labelled("tokens and padding", f"not counted: pass {how}")
 
-    def _prompt_lines(self) -> Iterator[Line]:
+    def _prompt_lines(self, flags: bool) -> Iterator[Line]:
         repeated, near = self.prompts.repeated, self.prompts.near
         if self.prompts.distinct:
-            yield labelled("prompts that repeat", _groups(repeated), "attention" if repeated.rows else "")
+            how = " (--dedup prompt)" if flags else ' (dedup="prompt")'
+            text = _groups(repeated) + (how if repeated.rows else "")
+            yield labelled("prompts that repeat", text, "attention" if repeated.rows else "")
             if near is not None:
                 yield labelled("equal or nearly so", _groups(near), "attention" if near.rows else "")
             else:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from ms_prefstream.checks import checked_call, whole_number
+from ms_prefstream.checks import checked_call, process_count, whole_number
 from ms_prefstream.errors import OptionError, RowError
 from ms_prefstream.load.loader import Recipe
 from ms_prefstream.load.one_pass import RecordWithOrigin, records_of
@@ -96,7 +96,7 @@ def stats(
         PrefStreamError: An option cannot be used, or the source cannot be opened.
     """
     begin = time.monotonic()
-    batch_size, workers = whole_number("batch_size", batch_size, 1), whole_number("workers", workers, 0)
+    batch_size, workers = whole_number("batch_size", batch_size, 1), process_count(workers)
     opened = source if isinstance(source, Mix) else open_source(source)
     unpairs = task is not None and traits(task).unpairs
     formats = formats_of(opened, format, fields, unpairs=unpairs)

@@ -17,22 +17,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ms_prefstream.checks import check_made
+from ms_prefstream.checks import check_made, process_count
 from ms_prefstream.disk import shown
 from ms_prefstream.encode.encoder import AUTO, BOUNDARIES
 from ms_prefstream.encode.template_text import checked_variables, first_day, is_day, template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_embedding
-from ms_prefstream.errors import OptionError, Reason, RowError, StateError
+from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.formats.carry import Carry, carry_of
 from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_of
 from ms_prefstream.lengths.index import REASONS
 from ms_prefstream.load.ahead import RECORDS_AHEAD, SAMPLES_AHEAD, ReadAhead
 from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
 from ms_prefstream.load.carried import carried_by
-from ms_prefstream.load.index_files import FoundIndex, Part, build_indexes, find_beside, find_index, index_parts
+from ms_prefstream.load.index_files import (
+    FoundIndex,
+    Part,
+    build_indexes,
+    built_with_of,
+    find_beside,
+    find_index,
+    index_parts,
+)
 from ms_prefstream.load.loader import Load, Recipe
-from ms_prefstream.load.marks import Noted, excluded_questions, order_key
+from ms_prefstream.load.marks import LEFT_OUT, Noted, excluded_questions, order_key
 from ms_prefstream.load.one_pass import (
     MixedOnePassRecords,
     PassWindow,
@@ -60,10 +69,6 @@ from ms_prefstream.tasks.base import check_room, traits
 _RELOADED_TOGETHER = 2048  # rows
 # Settings that may be left open, with what their values must fulfil.
 _OPEN: Mapping[str, Callable[[Any], bool]] = {"boundary": BOUNDARIES.__contains__, "template_date": is_day}
-_LEFT_OUT = {
-    Reason.DUPLICATE: RowError(Reason.DUPLICATE, "the length index says that an earlier row is the same"),
-    Reason.CONTAMINATED: RowError(Reason.CONTAMINATED, "the length index says that its prompt is excluded"),
-}
 _PAUSE = 0.2  # seconds between two looks at an index that another process is building
 _log = logging.getLogger("ms_prefstream")
 
@@ -198,8 +203,7 @@ class StreamData:
         if not isinstance(verbose, bool):
             raise OptionError(f"verbose is {verbose!r}; expected True or False.")
         self.verbose = verbose
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-            raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
+        workers = process_count(workers)
         if index is not None and not isinstance(index, (str, os.PathLike)):
             raise OptionError(f"index is {index!r}; expected 'auto', 'build', the path of a length index, or None.")
         self.source: Any = source if isinstance(source, Mix) else open_source(source)
@@ -399,8 +403,14 @@ class StreamData:
         return found
 
     def fingerprints(self) -> dict[str, Any]:
-        """Returns everything that decides about samples, by name: the data and the encoding."""
-        return {"data": self.fingerprint(), **self.encoding}
+        """Returns everything that decides about samples, by name: data, encoding, rows that an index leaves out."""
+        built_with = {} if self.index is None else built_with_of(self.index.fingerprint)
+        return {"data": self.fingerprint(), **self.encoding, **built_with}
+
+    def left_out(self) -> NDArray[np.uint8] | None:
+        """Returns the verdicts of an index that leaves out good rows, (N,); None where there is none."""
+        index = self.index
+        return index.verdict if index is not None and built_with_of(index.fingerprint) else None
 
     def mix(self) -> dict[str, Any] | None:
         """Returns what a state says of a mix, its weights and when its epochs end; None for other sources."""
@@ -493,6 +503,6 @@ class StreamData:
             rows = bad[begin : begin + _RELOADED_TOGETHER]
             errors = dict(self._noted.measure(self.local, rows).errors)
             for at, row in enumerate(rows):
-                error = errors.get(at) or _LEFT_OUT.get(REASONS[int(verdict[row])])
+                error = errors.get(at) or LEFT_OUT.get(REASONS[int(verdict[row])])
                 if error is not None:
                     quarantine.add(error.at(records.origin(row)), records.raw(row))

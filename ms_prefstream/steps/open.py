@@ -183,7 +183,7 @@ class StepOpener:
         options = BudgetOptions(
             rows=index.rows,
             tokens=max_tokens * self.ranks.world,
-            sequences=2 if self.task.pairs else 1,
+            sequences=(2 if self.task.pairs else 1) * self.layout.repeat,
             widths=self.widths,
             extra=extra,
             logical_shards=self.ranks.logical_shards,

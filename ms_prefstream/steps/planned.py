@@ -183,7 +183,8 @@ class IndexedSteps(PlannedSteps):
     def _make_unit(self, unit: int, rows: list[int], loaded: Block) -> Any:
         good, now = loaded.good, self._size(loaded)
         tokens = self._sizes(rows)
-        for at in np.flatnonzero(~good | (now != tokens)).tolist():
+        differs = ~good | (now != tokens)
+        for at in np.flatnonzero(differs).tolist() if differs.any() else ():
             problem = f"has {now[at]} tokens now" if good[at] else f"cannot be used now ({loaded.errors[at]})"
             raise StateError(
                 f"{self._origin(rows[at])}: the length index says that the row is good and has {tokens[at]} tokens, "

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.checks import whole_number
+from ms_prefstream.checks import LONGEST, whole_number
 from ms_prefstream.encode.cut_points import least_length
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.tokenizer import Tokenizer
@@ -256,9 +256,9 @@ def check_flag(task: str, name: str, value: object) -> None:
 
 def budget(task: str, max_length: int, max_prompt_length: int | None, truncation: str, reserve: int = 0) -> Budget:
     """Returns the checked budget of a task (a prompt limit must leave room for one response token)."""
-    whole_number(f"{task}: max_length", max_length, 2 + reserve)
+    whole_number(f"{task}: max_length", max_length, 2 + reserve, LONGEST)
     if max_prompt_length is not None:
-        whole_number(f"{task}: max_prompt_length", max_prompt_length, 1)
+        whole_number(f"{task}: max_prompt_length", max_prompt_length, 1, LONGEST)
         if max_prompt_length >= max_length - reserve:
             raise OptionError(
                 f"{task}: max_prompt_length is {max_prompt_length} and max_length {max_length}; expected the prompt "

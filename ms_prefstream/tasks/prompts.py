@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
-from ms_prefstream.checks import checked_call, whole_number
+from ms_prefstream.checks import LONGEST, checked_call, whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import Budget, Uncut
 from ms_prefstream.formats.record import Record
@@ -61,7 +61,7 @@ class Prompts(Traits):
 
     def __post_init__(self) -> None:
         check_flag("Prompts", "append_eos", self.append_eos)
-        object.__setattr__(self, "max_length", whole_number("Prompts: max_length", self.max_length, 1))
+        object.__setattr__(self, "max_length", whole_number("Prompts: max_length", self.max_length, 1, LONGEST))
         object.__setattr__(self, "repeat", whole_number("Prompts: repeat", self.repeat, 1))
         check_choice("Prompts", "padding_side", self.padding_side, ("right", "left"))
         check_choice("Prompts", "truncation", self.truncation, ("prompt_left", "drop"))

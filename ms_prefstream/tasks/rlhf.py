@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ms_prefstream.checks import checked_call, whole_number
+from ms_prefstream.checks import LONGEST, checked_call, whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import TRUNCATIONS, Budget, Uncut
 from ms_prefstream.errors import OptionError, Reason, RowError
@@ -60,8 +60,8 @@ class RLHF(Traits):
 
     def __post_init__(self) -> None:
         check_flag("RLHF", "append_eos", self.append_eos)
-        whole_number("RLHF: max_prompt_length", self.max_prompt_length, 1)
-        whole_number("RLHF: seq_length", self.seq_length, 2)
+        whole_number("RLHF: max_prompt_length", self.max_prompt_length, 1, LONGEST)
+        whole_number("RLHF: seq_length", self.seq_length, 2, LONGEST)
         check_choice("RLHF", "truncation", self.truncation, (*TRUNCATIONS, "right"))
         if self.max_prompt_length > self.seq_length:
             raise OptionError(

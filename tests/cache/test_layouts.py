@@ -167,3 +167,33 @@ def test_fields_that_nothing_read_are_counted(tmp_path: pathlib.Path, workers: i
         mps.write_cache(stream, tmp_path / "out", rows_per_part=16, workers=workers, overwrite=True)
         assert stream.report.unread == {"notes": 2}
         assert "first at row 17 of " in str(stream.report)
+
+
+def test_the_file_of_the_grpo_trainer_holds_the_answer_alone(tmp_path: pathlib.Path) -> None:
+    from mindspore.dataset import MindDataset
+
+    rows = [{"prompt": "1+1", "response": "2"}, {"prompt": "long one", "response": "34"}]
+    stream = mps.stream(
+        json_lines(tmp_path / "rows.jsonl", rows),
+        task=mps.RLHF(max_prompt_length=4, seq_length=6),
+        tokenizer="bytes",
+        template=None,
+        batching=mps.Pad(1),
+    )
+    mps.write_cache(stream, tmp_path / "out", layout="mindrlhf-grpo")
+    (path,) = (tmp_path / "out").glob("*.mindrecord")
+    found = list(MindDataset(str(path), shuffle=False).create_dict_iterator(output_numpy=True))
+    assert {name: array.dtype for name, array in found[0].items()} == dict.fromkeys(COLUMNS["mindrlhf rlhf"], np.int64)
+    assert [row["prompt_ids"].tolist() for row in found] == [[49, 43, 49, PAD], list(b" one")]
+    assert [row["pretrain_ids"].tolist() for row in found] == [[50, 258, *[PAD] * 4], [51, 52, 258, *[PAD] * 3]]
+    assert [row["loss_mask"].tolist() for row in found] == [[1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]]
+
+
+def test_the_grpo_trainer_needs_an_answer_and_a_pad_id_of_its_own(tmp_path: pathlib.Path) -> None:
+    options: Any = {"task": mps.RLHF(8, 16), "tokenizer": "bytes", "template": None, "batching": mps.Pad(1)}
+    alone = mps.stream([{"prompt": "1+1"}], **options)
+    with pytest.raises(OptionError, match="row 0 has no response; layout 'mindrlhf-grpo' needs the answer"):
+        mps.write_cache(alone, tmp_path / "out", layout="mindrlhf-grpo")
+    padded = mps.stream([{"prompt": "1+1", "response": "2"}], pad_token_id=50, **options)
+    with pytest.raises(OptionError, match="its text holds the id 50, which arrays are padded with"):
+        mps.write_cache(padded, tmp_path / "other", layout="mindrlhf-grpo")

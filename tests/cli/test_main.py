@@ -76,7 +76,8 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
     [
         (["bench", "x"], "Missing option '--task'"),
         (["bench", *DPO], "Missing argument 'SOURCE...'"),
-        (["bench", "x", "--task", "ppo"], "'ppo' is not one of 'dpo', 'reward', 'rlhf'"),
+        (["bench", "x", "--task", "sft"], "'sft' is not one of 'dpo', 'reward', 'rlhf'"),
+        (["init", "x", "--task", "kto"], "'kto' is not one of 'dpo', 'reward', 'rlhf'."),
         (["bench", "x", *DPO, "--fields", "[1]"], "expected a JSON object"),
         (["nothing"], "No such command 'nothing'"),
         (["formats"], "Give --list or --detect FILE"),
@@ -116,6 +117,8 @@ def test_bench_prints_rates_and_the_report(monkeypatch: pytest.MonkeyPatch, caps
         (["inspect", str(data_path()), *DPO, "--step", str(2**40)], "--step is 1099511627776; expected"),
         (["stats", str(data_path()), "--limit", "3"], "--limit is 3; expected a whole number in 16"),
         (["stats", str(data_path()), "--workers", "-1"], "--workers is -1; expected"),
+        (["bench", "x", *DPO, "--workers", str(10**21)], "expected a whole number in 0..1024"),
+        (["bench", "x", *DPO, "--max-length", str(10**11)], "expected a whole number in 2..16777216"),
         (["stats", str(data_path()), "--task", "rlhf", "--max-length", "1"], "--max-length is 1; expected"),
         (["stats", str(data_path()), "--html", "nowhere/stats.html"], "nowhere is no folder. Name a file in another"),
         (["bench", "x", *DPO, "--max-segments", "9"], "give --pack TOKENS"),

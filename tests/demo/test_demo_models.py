@@ -115,6 +115,63 @@ def test_sequence_log_probs_follow_the_definition() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_the_kto_loss_follows_the_definition() -> None:
+    import mindspore as ms
+
+    from ms_prefstream.demo.losses import KTOLoss
+    from ms_prefstream.demo.model import CausalLM, ModelOptions
+
+    loss = KTOLoss(CausalLM(ModelOptions(vocab_size=9, max_length=8, hidden=8, layers=1, heads=1)), 0.5, 2.0, 3.0)
+    gains = {"rows": np.array([1.0, -0.5, 2.0], np.float32), "kl": np.array([0.5, 0.2, -0.1], np.float32)}
+    loss.gains = lambda ids, labels, mask: ms.Tensor(gains["kl" if ids[0, 0] == 1 else "rows"])
+    ids = [ms.Tensor(np.full((3, 4), value, np.int32)) for value in (0, 1)]
+    columns = [ids[0]] * 4, ms.Tensor(np.array([1, 0, 0], np.int32)), [ids[1]] * 4
+    found, hits = loss.construct(*columns[0], columns[1], *columns[2])
+    worth = 0.5 * (gains["rows"] - 0.2)  # the mean of the kl rows
+    expected = [2 * (1 - 1 / (1 + math.exp(-worth[0]))), *[3 * (1 - 1 / (1 + math.exp(one))) for one in worth[1:]]]
+    assert float(found) == pytest.approx(np.mean(expected), rel=1e-5)
+    assert float(hits) == pytest.approx(2 / 3)  # the last row is bad and gained
+    gains["kl"] -= 9.0  # the reference point is not below 0
+    worth = 0.5 * gains["rows"]
+    expected = [2 * (1 - 1 / (1 + math.exp(-worth[0]))), *[3 * (1 - 1 / (1 + math.exp(one))) for one in worth[1:]]]
+    assert float(loss.construct(*columns[0], columns[1], *columns[2])[0]) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_the_kto_loss_begins_at_a_half_and_compiles(options: Any) -> None:
+    import mindspore as ms
+
+    from ms_prefstream.demo.losses import KTOLoss
+    from ms_prefstream.demo.model import CausalLM
+
+    ids = np.random.default_rng(0).integers(0, VOCAB, (2, 6)).astype(np.int32)
+    mask = np.array([[0, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0]], np.int32)
+    own = ids, np.where(mask, ids, -100).astype(np.int32), np.ones_like(ids), mask
+    columns = map(ms.Tensor, (*own, np.array([1, 0], np.int32), *own))
+    assert float(ms.jit(KTOLoss(CausalLM(options), 0.1).construct)(*columns)[0]) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_loss_of_steps_is_the_mean_cross_entropy() -> None:
+    import mindspore as ms
+
+    from ms_prefstream.demo.losses import ProcessRewardLoss
+
+    scores = np.array([[9.0, 1.0, -2.0], [0.5, 9.0, 9.0]], np.float32)
+    labels = np.array([[-100, 1, 1], [0, -100, -100]], np.int32)
+    loss = ProcessRewardLoss(lambda ids: ms.Tensor(scores))  # type: ignore[arg-type]
+    found, accuracy = loss.construct(ms.Tensor(labels), ms.Tensor(labels), ms.Tensor(labels))
+    expected = np.mean([math.log1p(math.exp(-1)), math.log1p(math.exp(2)), math.log1p(math.exp(0.5))])
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert float(accuracy) == pytest.approx(1 / 3)
+
+
+def test_advantages_are_normal_within_their_group() -> None:
+    from ms_prefstream.demo.losses import group_advantages
+
+    found = group_advantages(np.array([1, 3, 2, 2, 0, 4], np.float32), 2)
+    assert found.tolist() == [-1, 1, 0, 0, -1, 1]
+    assert found.dtype == np.float32
+
+
 def test_the_dpo_loss_of_long_responses_far_from_the_reference_is_exact() -> None:
     """Sums of a thousand log-probabilities are in the thousands; what the loss needs is their small difference."""
     import mindspore as ms

@@ -34,7 +34,7 @@ DEFAULTS = {
     "train_process_reward.py": [],
     "train_grpo.py": [],
 }
-SCRIPTS = ["train_reward.py", "train_dpo.py", "train_dpo_packed.py", "train_orpo.py", "train_rlhf.py"]
+SCRIPTS = ["train_reward.py", "train_dpo.py", "train_dpo_packed.py", "train_orpo.py", "train_rlhf.py", "train_kto.py"]
 
 
 def start(script: str, *words: str, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
@@ -132,6 +132,9 @@ FEW = {
                 "train_orpo.py",
                 "train_rlhf.py",
                 "train_online_dpo.py",
+                "train_kto.py",
+                "train_process_reward.py",
+                "train_grpo.py",
             )
         ],
     ],

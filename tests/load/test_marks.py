@@ -191,6 +191,14 @@ def test_a_stream_reports_what_the_index_leaves_out(tmp_path: pathlib.Path, work
         kept = sorted(flat(used.rows(0, step).tolist() for step in range(used.steps_per_epoch)))
         assert kept == np.flatnonzero(wanted == 0).tolist()
     assert len(rows_of(stream.batches())) == len(kept)
+    manifest = mps.write_cache(stream, tmp_path / "cache", rows_per_part=16)
+    cached = mps.stream(tmp_path / "cache", **{**options, "tokenizer": None, "workers": 0})
+    assert sorted(flat(rows_of(cached.batches()))) == sorted(flat(rows_of(stream.batches())))
+    assert {name: entry["rows"] for name, entry in manifest.dropped.items()} == dict(used.report.dropped)
+    assert dict(cached.report.dropped) == dict(used.report.dropped)
+    plain = mps.stream(path, **options, index=None)
+    with pytest.raises(mps.PrefStreamError, match="exclude"):  # a cache of other rows
+        mps.write_cache(plain, tmp_path / "cache")
     entries = [json.loads(line) for line in bad.read_text("utf-8").splitlines()]
     codes = {int(entry["origin"].rpartition(":")[2]) - 1: CODES[mps.Reason(entry["reason"])] for entry in entries}
     assert codes == {row: code for row, code in enumerate(wanted.tolist()) if code}

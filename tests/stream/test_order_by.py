@@ -249,6 +249,13 @@ def test_an_index_of_another_order_is_not_used(path: pathlib.Path, tmp_path: pat
         stream(path, "field:level.hard", index=named)
 
 
+def test_an_index_with_an_order_is_no_outdated_index_of_other_streams(path: pathlib.Path) -> None:
+    stream(path)
+    made = stream(path, None, index="auto")
+    assert made.data.index is None
+    assert not made.report.warnings
+
+
 def test_a_stream_builds_its_index_again(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     made = stream(path)
     index = made.build_index(tmp_path / "other.mprefidx", "row")

@@ -11,6 +11,7 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import OptionError, TokenizerError
+from tests.helpers import assert_same_batches
 
 
 @pytest.mark.parametrize(
@@ -82,3 +83,39 @@ class TestRewardToken:
 def test_a_length_that_the_template_alone_fills() -> None:
     with pytest.raises(OptionError, match=r"DPO: max_length is 11, but the template takes 12 .*Raise"):
         mps.stream([{}], task=mps.DPO(11), tokenizer="bytes", batching=mps.Pad(1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """A task of a user from before `Traits`: it has what `Task` asks for, and nothing else."""
+
+    max_length: int
+    name: str = "own"
+    layout: str = "paired"
+    pairs: bool = True
+    shifted: bool = False
+    margin: bool = False
+    prompt_columns: None = None
+
+    @property
+    def length(self) -> int:
+        return self.max_length
+
+    def sampler(self, tokenizer: Any) -> Any:
+        return mps.DPO(self.max_length).sampler(tokenizer)
+
+    def refused(self, tokenizer: Any) -> dict[str, int]:
+        return {}
+
+
+def test_a_task_of_a_user_needs_to_state_nothing_more() -> None:
+    rows = [{"prompt": "Q", "chosen": "A", "rejected": f"{row}"} for row in range(8)]
+    made = [
+        mps.stream(rows, task=task, tokenizer="bytes", batching=batching, **options)
+        for task in (Own(64), mps.DPO(64))
+        for batching, options in ((mps.Bucket(2, multiple_of=16), {}), (mps.Pack(128), {"steps_per_epoch": 4}))
+    ]
+    for own, usual in zip(made[:2], made[2:], strict=True):
+        assert_same_batches(list(own.batches()), list(usual.batches()))
+    assert mps.encode(rows[0], task=Own(64), tokenizer="bytes").kept
+    assert mps.doctor(rows, task=Own(64), tokenizer="bytes").ok

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
 from typing import Any, TypeVar
 
-from ms_prefstream.errors import OptionError, PrefStreamError, RowError
+from ms_prefstream.checks import process_count
+from ms_prefstream.errors import PrefStreamError, RowError
 from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths.index import Measure, Measured, measure_rows
 from ms_prefstream.load.loader import Recipe, SampleLoader
@@ -52,9 +53,7 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
     """
 
     def __init__(self, recipe: Recipe, workers: int, local: SampleLoader | None = None) -> None:
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-            raise OptionError(f"workers is {workers!r}; expected a whole number of processes, 0 for none.")
-        self.workers = workers
+        self.workers = process_count(workers, 1)
         self._tasks = TaskQueue()
         self._processes: list[WorkerProcess] = []
         self._starting = threading.Lock()

@@ -341,7 +341,7 @@ def test_whoever_waits_before_a_worker_is_ready_loads_by_itself(data: str) -> No
         assert plain(pool.load(range(50))) == plain(made.loader().load(range(50)))
 
 
-@pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
+@pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2", 10**21])
 def test_the_number_of_workers_is_checked(workers: Any, data: str) -> None:
     with pytest.raises(OptionError, match="workers is"):
         LoaderPool(recipe(data), workers)

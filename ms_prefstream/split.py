@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -47,7 +47,10 @@ def split(
     and contents of all turns but system messages, in Unicode's NFKC form, without case, with one blank for each run of
     white space. The test side has about the share `test` of the prompts, not exactly that share of the rows.
 
-    A row without a prompt that can be read is on the train side, where streams report it.
+    A side can be split again, also with the same seed: its rows are drawn again.
+
+    A row without a prompt that can be read is on the train side, where streams report it. If no row has one, that is
+    an error.
 
     Where rows can be read in any order, all of them are read once here, and the parts take at most 4 bytes of memory a
     row. Rows that can only be read from the front are split while they are read.
@@ -55,7 +58,7 @@ def split(
     Args:
         source: What `ms_prefstream.stream` takes, except a cache. A mix gives two mixes of the same weights.
         test: Share of the test side, above 0 and below 1.
-        seed: Another seed gives another split, 0 to 2**32 - 1.
+        seed: Another seed gives another split, 0 to 2**32 - 1. Rows of a side that were written to a file need one.
         by: ``prompt``, or ``field:NAME`` for the value of a row's field, such as an id of the conversation; a dotted
             path leads into objects. Rows without it are on the train side.
         format: A preset's name, a preset, or a function row -> row; finds the prompt. Streams of the parts get a
@@ -67,7 +70,7 @@ def split(
 
     Raises:
         OptionError: An option cannot be used.
-        SourceError: The source cannot be opened, is a cache, or can be read only once.
+        SourceError: The source cannot be opened, is a cache, can be read only once, or no row can be split.
     """
     opened = source if isinstance(source, Mix) else open_source(source)
     for one in [part.source for part in opened.parts] if isinstance(opened, Mix) else [opened]:
@@ -90,7 +93,8 @@ def side_of(source: Any, text: str, format: Any = "auto", fields: Mapping[str, s
         found = Fraction(share)
         if side not in _SIDES:
             raise ValueError
-    except (ValueError, ZeroDivisionError):
+        float(found)
+    except (ValueError, ArithmeticError):
         raise OptionError(f"split is {text!r}; expected a side with its share, as test:0.02 or train:0.98.") from None
     test = found if side == "test" else 1 - found
     opened = source if isinstance(source, Mix) else open_source(source)
@@ -105,24 +109,27 @@ class Sides:
         test: Share of the test side.
         seed: Of the hash.
         by: ``prompt`` or ``field:NAME``.
+        again: How often the rows were split before; each time is drawn on its own.
     """
 
     test: Fraction
     seed: int = 0
     by: str = "prompt"
+    again: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seed", whole_number("seed", self.seed, 0, WORD))
         if self.by != "prompt" and not is_field(self.by):
             raise OptionError(f"by is {self.by!r}; expected 'prompt', or 'field:NAME' for the value of a row's field.")
 
-    def is_test(self, row: RawRow, read: Format) -> bool:
-        """Returns whether a raw row is on the test side."""
+    def drawn(self, row: RawRow, read: Format) -> int:
+        """Returns the side of a raw row: 1 test, 0 train, -1 train because nothing can be drawn for it."""
         key = self._key(row, read)
         if key == NONE:
-            return False
-        drawn = hashlib.blake2b(key, digest_size=8, salt=self.seed.to_bytes(8, "little")).digest()
-        return int.from_bytes(drawn, "little") * self.test.denominator < self.test.numerator << 64
+            return -1
+        salt = self.seed.to_bytes(8, "little") + self.again.to_bytes(8, "little")
+        drawn = hashlib.blake2b(key, digest_size=8, salt=salt).digest()
+        return int(int.from_bytes(drawn, "little") * self.test.denominator < self.test.numerator << 64)
 
     def _key(self, row: RawRow, read: Format) -> bytes:
         """Returns the hash of what a row is split by; `NONE` where it has none."""
@@ -152,7 +159,7 @@ class _Keeps:
     is_test: bool
 
     def __call__(self, row: RawRow) -> bool:
-        return self.sides.is_test(row, self.read) is self.is_test
+        return (self.sides.drawn(row, self.read) > 0) is self.is_test
 
 
 def _sides(source: Any, sides: Sides, format: Any, fields: Mapping[str, str] | None) -> tuple[Any, Any]:
@@ -163,6 +170,7 @@ def _sides(source: Any, sides: Sides, format: Any, fields: Mapping[str, str] | N
             "written from, and write a cache of each part."
         )
     formats = formats_of(source, format, fields)
+    sides = dataclasses.replace(sides, again=_splits(source))
     if not isinstance(source, Mix):
         return _parts(source, sides, formats[0])
     parts = [_parts(part.source, sides, fmt) for part, fmt in zip(source.parts, formats, strict=True)]
@@ -191,13 +199,21 @@ def _parts(source: Source, sides: Sides, read: Format) -> tuple[Any, Any]:
             SelectedPass(source, _Keeps(sides, read, bool(number)), *named[number]) for number in range(len(_SIDES))
         )
         return train, test
-    is_test = np.fromiter(_sides_of_rows(source, sides, read), bool, len(source))
+    drawn = np.fromiter((sides.drawn(row, read) for row in rows_in_order(source)), np.int8, len(source))
+    if drawn.size and drawn.max() < 0:
+        what = "a prompt that can be read" if sides.by == "prompt" else f"the field {sides.by.removeprefix(FIELD)!r}"
+        raise SourceError(
+            f"{source.name} has no row with {what}, so that all rows would be on the train side. Correct format, "
+            "fields or by."
+        )
+    is_test = drawn > 0
     return SelectedRows(source, UsableRows(~is_test), *named[0]), SelectedRows(source, UsableRows(is_test), *named[1])
 
 
-def _sides_of_rows(source: RandomAccess, sides: Sides, read: Format) -> Iterator[bool]:
-    for row in rows_in_order(source):
-        yield sides.is_test(row, read)
+def _splits(source: Any) -> int:
+    """Returns how often the rows of a source were split before; of several sources the most."""
+    parts = [part.source for part in source.parts] if isinstance(source, Mix) else getattr(source, "parts", ())
+    return isinstance(source, (SelectedRows, SelectedPass)) + max(map(_splits, parts), default=0)
 
 
 def _share(test: Any, given: Any = None) -> Fraction:

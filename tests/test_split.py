@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import ms_prefstream as mps
 from ms_prefstream.adapters.yaml_keys import stream_from
+from ms_prefstream.split import side_of
 from tests.cli.running import run
 from tests.helpers import Row, assert_resumes_everywhere, flat, json_lines, pairs, rows_of
 from tests.kinds import ONE_PASS, SOURCES, source_of
@@ -157,6 +158,36 @@ def test_a_mix_gives_two_mixes_whose_parts_agree() -> None:
         assert (made.data.mix() or {})["weights"] == [3, 1]
     with pytest.raises(mps.SourceError, match="has no row on the test side"):
         mps.split(mps.mix([rows, rows[:1]]), test=0.001)
+
+
+@pytest.mark.parametrize("kind", ["list", "function", "both in a mix", "both in a list"])
+def test_a_side_is_split_again_with_the_same_seed(kind: str) -> None:
+    rows = pairs(200)
+    rest = mps.split(rows if kind != "function" else lambda: iter(rows), test=0.5)[1]
+    source = {"both in a mix": mps.mix([rest, rows]), "both in a list": [rest, rest]}.get(kind, rest)
+    sides = mps.split(source, test=0.5)
+    if kind == "both in a mix":  # one prompt is on one side, whether its row was split before or not
+        found = [{row for part in side.parts for row in numbers(part.source)} for side in sides]
+        assert not found[0] & found[1]
+        assert min(map(len, found)) > 50
+    else:
+        found = [set(numbers(side)) for side in sides]
+        assert found[0] | found[1] == set(numbers(rest))
+        assert min(map(len, found)) > 25
+
+
+@pytest.mark.parametrize(
+    "options", [{"by": "field:talk"}, {"fields": {"prompt": "q"}}, {"format": lambda row: row["q"]}]
+)
+def test_an_option_that_finds_nothing_to_split_by(options: dict[str, Any]) -> None:
+    with pytest.raises(mps.SourceError, match=r"has no row with .* all rows would be on the train side"):
+        mps.split(pairs(4), **options)
+
+
+@pytest.mark.parametrize("text", ["train:1e400", "test:1e400", "test:1e-400", "test:0", "test:1/0", "dev:0.1", "test"])
+def test_sides_that_cannot_be_named(text: str) -> None:
+    with pytest.raises(mps.OptionError, match=f"split is '{text}'"):
+        side_of(pairs(4), text)
 
 
 def test_by_a_field() -> None:

@@ -283,11 +283,12 @@ def unpaired(record: Record) -> tuple[Record, ...]:
     if isinstance(record, Pair):
         about = record.tools, record.origin, record.unread, record.variables
         sides = ((record.chosen, True), (record.rejected, False))
-        return tuple([Completion(record.prompt, side, *about, good, record.carried) for side, good in sides])
+        kept = record.carried, record.margin
+        return tuple([Completion(record.prompt, side, *about, good, *kept) for side, good in sides])
     if isinstance(record, TokenPair):
-        kept = record.origin, record.unread, record.carried
+        known = record.origin, record.unread, record.carried
         ids = ((record.chosen_ids, True), (record.rejected_ids, False))
-        return tuple([TokenCompletion(record.prompt_ids, side, *kept, good) for side, good in ids])
+        return tuple([TokenCompletion(record.prompt_ids, side, *known, good, record.margin) for side, good in ids])
     return (record,)
 
 

@@ -58,6 +58,7 @@ class Completion:
     Attributes:
         desirable: Whether the response is a good one, where the row says so (KTO); None if it does not. Fields that
             should say it and hold something else, or contradict each other, stand here by name.
+        margin: That of the pair whose side it is; None for other rows.
     """
 
     prompt: Messages
@@ -68,6 +69,7 @@ class Completion:
     variables: Mapping[str, Any] | None = None
     desirable: bool | Mapping[str, Any] | None = None
     carried: tuple[Any, ...] = ()
+    margin: float | None = None
 
 
 @dataclass(slots=True)
@@ -113,7 +115,7 @@ class TokenCompletion:
     """A prompt and a response that are already tokenized; an empty response means prompt only.
 
     Attributes:
-        desirable: As in `Completion`.
+        desirable: As in `Completion`, like `margin`.
     """
 
     prompt_ids: tuple[int, ...]
@@ -122,6 +124,7 @@ class TokenCompletion:
     unread: tuple[str, ...] = ()
     carried: tuple[Any, ...] = ()
     desirable: bool | Mapping[str, Any] | None = None
+    margin: float | None = None
 
 
 Record: TypeAlias = Pair | Completion | Stepwise | Ranked | TokenPair | TokenCompletion

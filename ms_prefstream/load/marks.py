@@ -110,8 +110,9 @@ def _margin(record: Any) -> float:
     if margin is None:
         raise RowError(
             Reason.MISSING_FIELD,
-            "the row has no margin; order_by orders rows by it",
-            'Add the field, choose a format that gives a margin, or order by "field:NAME"',
+            "the row has no margin of a pair; order_by orders rows by it",
+            "Add the field to pairs, choose a format that gives them a margin, or order by a field of other rows, such "
+            'as "field:margin"',
         )
     return as_number(margin, "margin")
 
@@ -201,7 +202,7 @@ def excluded_questions(
     """Returns the hashes of the questions in other data.
 
     Args:
-        exclude: What `ms_prefstream.stream` takes as a source, or an empty list for none.
+        exclude: What `ms_prefstream.stream` takes as a source; None or an empty list for none.
         format: The format of the data that the index is of; rows that it does not read are read by ``auto``.
         fields: Likewise.
         warn: Called with a sentence if rows have no prompt that can be read.
@@ -210,7 +211,7 @@ def excluded_questions(
         SourceError: The data are a cache.
         PrefStreamError: The data cannot be opened, or none of their rows can be read.
     """
-    if isinstance(exclude, (list, tuple)) and not exclude:
+    if exclude is None or (isinstance(exclude, (list, tuple)) and not exclude):
         return frozenset()
     auto = reader(resolve_format("auto"))
     source = exclude if isinstance(exclude, Mix) else open_source(exclude)

@@ -446,7 +446,8 @@ def _with_further(layout: Layout | PackedLayout, data: StreamData, order: Order)
     for name in data.carried:
         if name in known:
             remedy = "Pass margin=True to the task instead." if name == "margin" else "Leave it out of carry=."
-            raise OptionError(f"carry makes a column {name!r}, which is one of {data.task!r} already. {remedy}")
+            of = "drop_remainder='mask'" if name == ROW_MASK else repr(data.task)
+            raise OptionError(f"carry makes a column {name!r}, which is one of {of} already. {remedy}")
     mask = {ROW_MASK: "int32"} if order.drop_remainder == MASK else {}
     return layout.with_columns(data.carried | mask)
 

@@ -262,6 +262,7 @@ def test_a_cache_has_no_room_for_some_names_and_texts(tmp_path: pathlib.Path) ->
         (["margin"], mps.DPO(64), "column 'margin', which is one of DPO.*Pass margin=True"),
         (["labels"], TASKS["concat"], "column 'labels'"),
         (["end_ind"], TASKS["reward"], "column 'end_ind'"),
+        ({"row_mask": ["int64", 1]}, mps.DPO(64), "column 'row_mask', which is one of drop_remainder='mask' already"),
     ],
 )
 def test_names_that_the_task_has(carry: Any, task: Any, said: str) -> None:

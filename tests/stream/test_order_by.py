@@ -187,6 +187,35 @@ def test_rows_without_the_key_are_bad(
     assert len(rows_of(stream(path, None, batching=mps.Pad(1)).batches())) == 12  # without an order they are good
 
 
+@pytest.mark.parametrize("is_tokenized", [False, True])
+def test_both_sides_of_a_pair_have_its_margin(tmp_path: pathlib.Path, is_tokenized: bool) -> None:
+    rows = rows_with_keys(12)
+    if is_tokenized:
+        ids = {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}
+        rows = [{**ids, "margin": row["margin"]} for row in rows]
+    path, options = json_lines(tmp_path / "rows.jsonl", rows), {"tokenizer": None, "pad_token_id": 0}
+    made = mps.stream(
+        path,
+        task=mps.KTO(128),
+        batching=mps.Pad(batch_size=4),
+        order_by="-margin",
+        index="build",
+        carry=["margin"],
+        verbose=False,
+        **(options if is_tokenized else {"tokenizer": "bytes"}),
+    )
+    batches = list(made.batches())
+    margins = sorted((row["margin"] for row in rows for _ in range(2)), reverse=True)
+    assert flat(batch["margin"].tolist() for batch in batches) == margins
+    assert flat(batch["desirable"].tolist() for batch in batches) == [1, 0] * 12
+
+
+def test_an_unpaired_row_has_no_margin() -> None:
+    row = {"prompt": "a", "completion": "b", "label": True, "margin": 1}
+    with pytest.raises(mps.RowError, match=r'no margin of a pair.*or order by .*"field:margin"'):
+        mps.build_index([row], "unused.mprefidx", task=mps.KTO(64), tokenizer="bytes", order_by="margin", verbose=False)
+
+
 def test_an_interrupted_pass_raises_the_row_without_the_key(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

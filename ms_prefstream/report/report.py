@@ -214,10 +214,10 @@ class Report:
         """
         if not self.desirable or not self.undesirable:
             return {}
-        ratio = self.undesirable / self.desirable
+        bad, good = self.undesirable / self.desirable, self.desirable / self.undesirable  # rounded as TRL does
         return {
-            "desirable_weight": (round(ratio, 2), round(1.33 * ratio, 2)),
-            "undesirable_weight": (round(1 / ratio / 1.33, 2), round(1 / ratio, 2)),
+            "desirable_weight": (round(bad, 2), round(bad * 1.33, 2)),
+            "undesirable_weight": (round(good / 1.33, 2), round(good, 2)),
         }
 
     def first_time(self, rows: Sequence[int]) -> list[bool]:

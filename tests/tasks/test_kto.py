@@ -193,6 +193,14 @@ def test_share_and_weights() -> None:
     assert mps.Report().desirable_share is None
 
 
+@pytest.mark.parametrize(
+    ("desirable", "undesirable", "weights"), [(299, 40, (5.62, 7.47)), (1, 1, (0.75, 1.0)), (1, 8, (0.09, 0.12))]
+)
+def test_weights_are_rounded_as_by_trl(desirable: int, undesirable: int, weights: tuple[float, float]) -> None:
+    report = mps.Report(desirable=desirable, undesirable=undesirable)
+    assert report.kto_weights["undesirable_weight"] == weights
+
+
 def test_dropped_rows_are_in_no_share() -> None:
     stream = stream_of([*ROWS, {"prompt": "Q", "completion": "", "label": False}], mps.KTO(5, kl=False), mps.Pad(2))
     list(stream.batches())

@@ -256,6 +256,19 @@ def test_system_messages_and_calls_count_for_duplicates_but_not_for_exclusion(tm
     assert pair_hash(records[0]) == pair_hash(replace(records[0], margin=1.0, origin="x", unread=("y",)))
 
 
+def test_steps_are_folded_and_their_labels_count(tmp_path: pathlib.Path) -> None:
+    row = {"prompt": "q", "completions": ["One", "two"], "labels": [True, False]}
+    rows = [
+        row,
+        {**row, "prompt": " Q", "completions": ["one ", "TWO"]},
+        {**row, "completions": ["o", "netwo"]},
+        {**row, "completions": ["one two"], "labels": [True]},
+        {**row, "labels": [True, True]},
+    ]
+    found = built(rows, tmp_path / "1", task=mps.ProcessReward(128), dedup="pair").verdict.tolist()
+    assert found == [0, DUPLICATE, 0, 0, 0]
+
+
 def test_rows_that_are_tokenized(tmp_path: pathlib.Path) -> None:
     rows = [{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [other]} for other in (4, 5, 4)]
     rows.append({"prompt_ids": [1], "chosen_ids": [2, 3], "rejected_ids": [4]})

@@ -247,6 +247,7 @@ def test_system_messages_and_calls_count_for_duplicates_but_not_for_exclusion(tm
     ]
     assert built(rows, tmp_path / "1", dedup="prompt").verdict.tolist() == [0, 0, DUPLICATE]
     assert built(rows, tmp_path / "2", exclude=[{"prompt": "q "}]).verdict.tolist() == [CONTAMINATED] * 3
+    assert built(rows, tmp_path / "3", exclude=None).verdict.tolist() == [0] * 3
     turn = (Message("user", "q"),)
     calls = [(Message("assistant", "", {"tool_calls": [{"function": {"name": name}}]}),) for name in "fg"]
     records = [Pair(turn, one, other, tools=tools) for one in calls for other in calls for tools in (None, ({},))]

@@ -9,7 +9,7 @@ import click
 import cloup
 
 from ms_prefstream.cli.options import command, run_group, source_argument, stream_options, verbose_option
-from ms_prefstream.cli.terminal import show
+from ms_prefstream.cli.terminal import show, with_flags
 from ms_prefstream.errors import OptionError
 from ms_prefstream.html import SAMPLES
 
@@ -62,7 +62,7 @@ def inspect(
         _report(html, source, numbers or rows or SAMPLES, with_tokens, options)
         return
     out = console()
-    view = View(out, full=full, tokens=with_tokens)
+    view = View(out, full=full, tokens=with_tokens, said=with_flags)
     if step is None:
         if rank is not None:
             raise OptionError("--rank is the rank whose batch is shown. Give --step as well, or leave it out.")

@@ -65,12 +65,13 @@ class CarriedField(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, dict):
             return value
-        if value.startswith("{"):
+        if value.startswith(("{", "[")):
             return JsonObject().convert(value, param, ctx)
         field, colon, rest = value.partition(":")
         dtype, equal, default = rest.partition("=")
         if colon and dtype not in CARRIED:
-            self.fail(f"{value!r}; expected NAME, or NAME:DTYPE with {', '.join(CARRIED)}.", param, ctx)
+            expected = f"NAME, or NAME:DTYPE or NAME:DTYPE=DEFAULT with {', '.join(CARRIED)}"
+            self.fail(f"{value!r}; expected {expected}.", param, ctx)
         if not equal:
             return {field: dtype or None}
         with contextlib.suppress(ValueError):

@@ -97,7 +97,7 @@ def _names(kind: type) -> tuple[str, ...]:
 
 
 def _parts(name: str, value: Any, change: Callable[[str], str]) -> Iterable[bytes]:
-    """Yields a field of a record as bytes: messages turn by turn, anything else as JSON; nothing for None."""
+    """Yields a field of a record as bytes: messages turn by turn, steps, anything else as JSON; nothing for None."""
     if value is None:
         return
     yield name.encode()
@@ -107,6 +107,9 @@ def _parts(name: str, value: Any, change: Callable[[str], str]) -> Iterable[byte
             yield _bytes(change(content))
             if extra:
                 yield row_bytes(extra)
+    elif isinstance(value, tuple) and value and isinstance(value[0], str):
+        for step in value:
+            yield _bytes(change(step))
     else:
         yield row_bytes(value)
 

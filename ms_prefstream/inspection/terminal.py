@@ -59,10 +59,13 @@ class View:
         out: The console.
         full: Whether long texts are shown whole.
         tokens: Whether each token is shown with its id; rows must have been encoded with texts of tokens.
+        said: Returns why a row is dropped in the words of a command.
     """
 
-    def __init__(self, out: Console, full: bool = False, tokens: bool = False) -> None:
-        self.columns, self.full, self.tokens = out.width, full, tokens
+    def __init__(
+        self, out: Console, full: bool = False, tokens: bool = False, said: Callable[[str], str] = str
+    ) -> None:
+        self.columns, self.full, self.tokens, self.said = out.width, full, tokens, said
         self.marks_cuts = out.color_system is None  # nothing can be struck
 
 
@@ -82,7 +85,8 @@ def record_lines(row: EncodedRow, view: View, origin: str) -> Iterator[Text]:
     yield from _fold(head, columns)
     if not row.kept:
         yield Text()
-        yield from _labelled("dropped", Text(printable(row.problem, most=None), ATTENTION), columns, ATTENTION)
+        problem = printable(view.said(row.problem), most=None)
+        yield from _labelled("dropped", Text(problem, ATTENTION), columns, ATTENTION)
         if raw := shortened(row.raw_text(), None if view.full else _SHOWN):
             yield from _labelled("row", _styled(raw, GREY), columns)
         return

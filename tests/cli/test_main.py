@@ -309,7 +309,15 @@ def test_fields_are_carried_into_caches_and_shown(
     assert "carry names 'ids', but the cache" in capsys.readouterr().err
     assert run(monkeypatch, "index", str(path), *DPO, "--carry", "weight") == 1
     assert """Give rows without it a default, as --carry '{"weight": ["float32", 1.0]}'""" in capsys.readouterr().err
-    for wrong, why in (("id:int", "NAME:DTYPE with int64, float32, text"), ("id:int64=x", "a number after '='")):
+    assert run(monkeypatch, "inspect", str(path), *DPO, "--carry", "weight", "--row", "0") == 0
+    assert "as --carry" in " ".join(capsys.readouterr().out.split())  # lines are folded
+    wrongs = {
+        "id:int": "NAME:DTYPE=DEFAULT with int64, float32, text",
+        "id:float32:1.0": "NAME:DTYPE=DEFAULT with int64, float32, text",
+        "id:int64=x": "a number after '='",
+        '["answer", "id"]': "expected a JSON object",
+    }
+    for wrong, why in wrongs.items():
         assert run(monkeypatch, "inspect", str(path), *DPO, "--carry", wrong) == 2
         assert why in capsys.readouterr().err
 

@@ -247,6 +247,7 @@ def test_system_messages_and_calls_count_for_duplicates_but_not_for_exclusion(tm
     ]
     assert built(rows, tmp_path / "1", dedup="prompt").verdict.tolist() == [0, 0, DUPLICATE]
     assert built(rows, tmp_path / "2", exclude=[{"prompt": "q "}]).verdict.tolist() == [CONTAMINATED] * 3
+    assert built(rows, tmp_path / "3", exclude=None).verdict.tolist() == [0] * 3
     turn = (Message("user", "q"),)
     calls = [(Message("assistant", "", {"tool_calls": [{"function": {"name": name}}]}),) for name in "fg"]
     records = [Pair(turn, one, other, tools=tools) for one in calls for other in calls for tools in (None, ({},))]
@@ -254,6 +255,19 @@ def test_system_messages_and_calls_count_for_duplicates_but_not_for_exclusion(tm
     assert len({prompt_hash(record) for record in records}) == 2
     assert len({question_hash(record) for record in records}) == 1
     assert pair_hash(records[0]) == pair_hash(replace(records[0], margin=1.0, origin="x", unread=("y",)))
+
+
+def test_steps_are_folded_and_their_labels_count(tmp_path: pathlib.Path) -> None:
+    row = {"prompt": "q", "completions": ["One", "two"], "labels": [True, False]}
+    rows = [
+        row,
+        {**row, "prompt": " Q", "completions": ["one ", "TWO"]},
+        {**row, "completions": ["o", "netwo"]},
+        {**row, "completions": ["one two"], "labels": [True]},
+        {**row, "labels": [True, True]},
+    ]
+    found = built(rows, tmp_path / "1", task=mps.ProcessReward(128), dedup="pair").verdict.tolist()
+    assert found == [0, DUPLICATE, 0, 0, 0]
 
 
 def test_rows_that_are_tokenized(tmp_path: pathlib.Path) -> None:

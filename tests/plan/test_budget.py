@@ -185,7 +185,7 @@ def test_the_order_is_what_it_was() -> None:
 
 
 def test_what_does_not_fit_is_said() -> None:
-    with pytest.raises(OptionError, match=r"is 199, .*takes 200 tokens .* 100 columns in each of its 2 sequences.* is 200 or more"):
+    with pytest.raises(OptionError, match=r"is 199, .*takes 200 tokens .* in each of its 2 sequences.* is 200 or more"):
         dataclasses.replace(OPTIONS, tokens=199)
     with pytest.raises(OptionError, match=r"logical_shards=5.*is 1000 or more"):
         dataclasses.replace(OPTIONS, logical_shards=5)

@@ -118,18 +118,20 @@ class ConversationEncoder:
 
         A layout that is not known is learned from the first of its records, which are added to `drafts`.
         """
-        if not self._template.by_column or len(records) < ENOUGH:
-            return []
+        template = self._template
+        if not isinstance(template, ChatTemplate) or len(records) < ENOUGH:
+            return []  # in a plain template no control token stands at the border: conversations are joined one by one
         window = Window(records)
-        window.odd[self._template.odd(window.contents)] = True
-        window.odd[[] if self._refused is None else self._refused.holders(window.contents)] = True
+        window.odd[template.odd(window.contents)] = True
+        if self._refused is not None:
+            window.odd[self._refused.holders(window.contents)] = True
         found: list[Alike] = []
         for columns in window.columns():
-            alike = list(self._template.lay_out_alike(columns))
+            alike = list(template.lay_out_alike(columns))
             if not alike:
                 first = np.unique(columns.records)[:PROOFS].tolist()
                 drafts |= {row: self._drafted(records[row], texts) for row in first if row not in drafts}
-                alike = list(self._template.lay_out_alike(columns))
+                alike = list(template.lay_out_alike(columns))
             found += [one for one in alike if self.is_usual(one.layout)]
         missing = window.sides - sum(np.bincount(one.columns.records, minlength=len(records)) for one in found)
         missing[list(drafts)] = 1

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-from ms_prefstream.encode.columns import Alike, Columns
 from ms_prefstream.encode.layout import Kind, LaidOut, Layout, Piece, build_layout
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.rendered import begins_rendered, looks_rendered
@@ -25,8 +24,6 @@ class PlainTemplate:
         control: Special tokens that act in contents; None takes every content as ordinary text.
         append_eos: Whether EOS follows the response.
     """
-
-    by_column: ClassVar[bool] = False  # no control token stands at the border, so conversations are joined one by one
 
     def __init__(self, tokenizer: Tokenizer, control: ControlTokens | None = None, append_eos: bool = True) -> None:
         self._control = control
@@ -55,14 +52,6 @@ class PlainTemplate:
     ) -> Iterator[LaidOut]:
         """See `Template`."""
         return (self._laid_out(prompt, response, tools, variables) for response in responses)
-
-    def odd(self, contents: Sequence[str]) -> list[int]:
-        """See `Template`."""
-        return list(range(len(contents)))
-
-    def lay_out_alike(self, columns: Columns) -> Iterator[Alike]:
-        """See `Template`."""
-        return iter(())
 
     def _laid_out(
         self, prompt: Messages, response: Messages, tools: Any, variables: Mapping[str, Any] | None

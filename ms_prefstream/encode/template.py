@@ -14,7 +14,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ms_prefstream.encode.calls import CALL_KEYS, FORMS, PROBE, CallForm, schema_list
 from ms_prefstream.encode.columns import Alike, Columns
@@ -42,13 +42,7 @@ Key: TypeAlias = tuple[tuple[Any, ...], int]
 
 
 class Template(Protocol):
-    """Turns messages into units of control tokens and text.
-
-    Attributes:
-        by_column: Whether `lay_out_alike` yields anything.
-    """
-
-    by_column: ClassVar[bool]
+    """Turns messages into units of control tokens and text."""
 
     def lay_out(
         self,
@@ -64,12 +58,6 @@ class Template(Protocol):
         Raises:
             RowError: If the template refuses this conversation.
         """
-
-    def odd(self, contents: Sequence[str]) -> list[int]:
-        """Returns which contents belong to conversations that must go through `lay_out`."""
-
-    def lay_out_alike(self, columns: Columns) -> Iterator[Alike]:
-        """Yields the layouts of those conversations, without odd contents, that `lay_out` would lay out like others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +89,6 @@ class ChatTemplate:
         tokenizer: Gives the encoder, the special tokens and the variables that templates name.
         options: What it makes of conversations.
     """
-
-    by_column: ClassVar[bool] = True
 
     def __init__(self, text: str, tokenizer: Tokenizer, options: TemplateOptions) -> None:
         named = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
@@ -144,11 +130,11 @@ class ChatTemplate:
             yield laid
 
     def odd(self, contents: Sequence[str]) -> list[int]:
-        """See `Template`."""
+        """Returns which contents belong to conversations that must go through `lay_out`."""
         return self._control.holders(contents) + ([] if self._allow else begun_rendered(contents))
 
     def lay_out_alike(self, columns: Columns) -> Iterator[Alike]:
-        """See `Template`: those whose layout is learned and proven."""
+        """Yields what `lay_out` gives for conversations without odd contents whose layout is learned and proven."""
         if self._control.in_words:
             return
         known = self._learned.get((columns.roles, columns.prompt_messages))

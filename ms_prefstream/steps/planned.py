@@ -268,14 +268,13 @@ class WindowedSteps(PlannedSteps):
                 return self._mark(
                     samples, lambda: ~self.plan.filling(epoch, inside, self._ranks.rank, self._ranks.world)
                 )
-        found: list[Block] = []
-        real: list[NDArray[np.bool_]] = []
-        for window, slots in self._places(step):
+        found, places = list[Block](), self._places(step)
+        for window, slots in places:
             filled = window.filled_by[slots]
             self._bad_rows.report.repeats += int(np.count_nonzero(filled != slots))
             found.append(window.samples.take(filled))
-            real.append((filled == slots) & ~window.is_filling[slots])
-        return self._mark(Block.join(found), lambda: np.concatenate(real))
+        real = ((window.filled_by[slots] == slots) & ~window.is_filling[slots] for window, slots in places)
+        return self._mark(Block.join(found), lambda: np.concatenate([*real]))
 
     @property
     def _prefetches_units(self) -> bool:

@@ -69,8 +69,6 @@ TEMPLATES |= {name: family.template for name, family in FAMILIES.items()}
 class Full:
     """A template that renders each conversation in full."""
 
-    by_column = False
-
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
 

@@ -129,7 +129,7 @@ class Traits:
     """Further facts about a task, as they are assumed of a task that does not state them; see `traits`.
 
     Attributes:
-        pairs: See `Task`.
+        pairs: See `Task`, also for `shifted`, `columns` and `prompt_columns`.
         length_option: The option that limits its sequences.
         scores: Whether every sequence is scored at its last token, which the task appended.
         scores_spans: Whether each token under the loss has a value of its own (`Sample.scores`).
@@ -143,6 +143,9 @@ class Traits:
     """
 
     pairs: ClassVar[bool] = True
+    shifted: ClassVar[bool] = False
+    columns: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    prompt_columns: ClassVar[int | None] = None
     length_option: ClassVar[str] = "max_length"
     scores: ClassVar[bool] = False
     scores_spans: ClassVar[bool] = False
@@ -154,6 +157,12 @@ class Traits:
     layout_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     reference_layout: ClassVar[str | None] = None
 
+    @property
+    def length(self) -> int:
+        """See `Task`."""
+        length: int = getattr(self, self.length_option)
+        return length
+
     def record(self, record: Record) -> TaskRecord:
         """Returns a record as the task encodes it.
 
@@ -161,6 +170,10 @@ class Traits:
             RowError: The task has no use for such a record.
         """
         return usual_record(record, self.pairs)
+
+    def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
+        """See `Task`."""
+        return {}
 
 
 def traits(task: Task) -> Traits:
@@ -174,18 +187,14 @@ def traits(task: Task) -> Traits:
     return found
 
 
-def margin_column(has_margin: bool) -> dict[str, str]:
-    """Returns the `columns` of a task whose only one may be the margin."""
-    return {"margin": "float32"} if has_margin else {}
-
-
 def columns_of(task: Task) -> Mapping[str, str]:
     """Returns the values of a sample that batches and caches of a task have beside its tokens.
 
     A record has them as attributes of these names. They are columns (B,) of their dtype, ``float32``, ``int32`` or
     ``int64``, after those of the layout unless that puts them elsewhere.
     """
-    return getattr(task, "columns", None) or margin_column(task.margin)  # a task of a user may lack it
+    margin = {"margin": "float32"} if task.margin else {}
+    return {**margin, **getattr(task, "columns", {})}  # a task of a user may lack the latter
 
 
 def fit_pairs(rows: Uncut, limits: Budget) -> Block:

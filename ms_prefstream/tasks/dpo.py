@@ -18,7 +18,6 @@ from ms_prefstream.tasks.base import (
     check_flag,
     fit_pairs,
     leave_out_first_tokens,
-    margin_column,
     shown,
 )
 
@@ -51,8 +50,6 @@ class DPO(Traits):
     append_eos: bool = added(True)
 
     name: ClassVar[str] = "dpo"
-    pairs: ClassVar[bool] = True
-    prompt_columns: ClassVar[None] = None
     batch_options: ClassVar[tuple[str, ...]] = ("layout",)
     reference_layout: ClassVar[str] = "paired"
 
@@ -65,10 +62,6 @@ class DPO(Traits):
         check_choice("DPO", "labels", self.labels, ("unshifted", "shifted"))
 
     @property
-    def length(self) -> int:
-        return self.max_length
-
-    @property
     def no_packs(self) -> str | None:  # type: ignore[override]  # read-only
         if self.layout == "paired":
             return None
@@ -78,11 +71,7 @@ class DPO(Traits):
         )
 
     @property
-    def columns(self) -> dict[str, str]:
-        return margin_column(self.margin)
-
-    @property
-    def shifted(self) -> bool:
+    def shifted(self) -> bool:  # type: ignore[override]  # read-only
         return self.labels == "shifted"
 
     def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
@@ -94,6 +83,3 @@ class DPO(Traits):
             return block
 
         return sample
-
-    def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
-        return {}

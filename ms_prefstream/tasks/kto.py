@@ -54,10 +54,8 @@ class KTO(Traits):
     name: ClassVar[str] = "kto"
     layout: ClassVar[str] = "kto"
     pairs: ClassVar[bool] = False
-    shifted: ClassVar[bool] = False
     margin: ClassVar[bool] = False
     columns: ClassVar[Mapping[str, str]] = {"desirable": "int32"}
-    prompt_columns: ClassVar[None] = None
     unpairs: ClassVar[bool] = True
     batch_options: ClassVar[tuple[str, ...]] = ("kl",)
     reference_layout: ClassVar[str] = "kto"
@@ -68,10 +66,6 @@ class KTO(Traits):
         check_flag("KTO", "kl", self.kl)
         check_flag("KTO", "append_eos", self.append_eos)
         budget("KTO", self.max_length, self.max_prompt_length, self.truncation)
-
-    @property
-    def length(self) -> int:
-        return self.max_length
 
     @property
     def least_rows(self) -> int:  # type: ignore[override]  # read-only
@@ -109,6 +103,3 @@ class KTO(Traits):
             return block
 
         return sample
-
-    def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
-        return {}

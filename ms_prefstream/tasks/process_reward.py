@@ -50,10 +50,7 @@ class ProcessReward(Traits):
     name: ClassVar[str] = "process-reward"
     layout: ClassVar[str] = "process_reward"
     pairs: ClassVar[bool] = False
-    shifted: ClassVar[bool] = False
     margin: ClassVar[bool] = False
-    columns: ClassVar[Mapping[str, str]] = {}
-    prompt_columns: ClassVar[None] = None
     scores_spans: ClassVar[bool] = True
     no_packs: ClassVar[str] = (
         "the steps of mps.ProcessReward are scored in rows of their own, which readers do not share. Use Bucket or Pad."
@@ -70,10 +67,6 @@ class ProcessReward(Traits):
                 f"ProcessReward: step_separator is {self.step_separator!r}; expected the text after each step, such as "
                 r"'\n': its last character has the step's label."
             )
-
-    @property
-    def length(self) -> int:
-        return self.max_length
 
     @property
     def layout_options(self) -> Mapping[str, Any]:  # type: ignore[override]  # read-only
@@ -119,9 +112,6 @@ class ProcessReward(Traits):
             return cut
 
         return sample
-
-    def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
-        return {}
 
     def _labelled(self, rows: Uncut, row: int) -> tuple[list[Span], tuple[float, ...]]:
         """Returns the tokens that end the labelled steps of a row, and the labels as numbers.

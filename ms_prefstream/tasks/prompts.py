@@ -47,10 +47,7 @@ class Prompts(Traits):
     name: ClassVar[str] = "prompts"
     layout: ClassVar[str] = "prompts"
     pairs: ClassVar[bool] = False
-    shifted: ClassVar[bool] = False
     margin: ClassVar[bool] = False
-    columns: ClassVar[Mapping[str, str]] = {}
-    prompt_columns: ClassVar[None] = None
     trains: ClassVar[bool] = False
     batch_options: ClassVar[tuple[str, ...]] = ("padding_side", "repeat")
     no_packs: ClassVar[str] = (
@@ -65,10 +62,6 @@ class Prompts(Traits):
         object.__setattr__(self, "repeat", whole_number("Prompts: repeat", self.repeat, 1))
         check_choice("Prompts", "padding_side", self.padding_side, ("right", "left"))
         check_choice("Prompts", "truncation", self.truncation, ("prompt_left", "drop"))
-
-    @property
-    def length(self) -> int:
-        return self.max_length
 
     @property
     def layout_options(self) -> Mapping[str, Any]:  # type: ignore[override]  # read-only
@@ -87,6 +80,3 @@ class Prompts(Traits):
             return only_side(rows.block, 0)
 
         return sample
-
-    def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
-        return {}

@@ -21,7 +21,6 @@ from ms_prefstream.tasks.base import (
     check_choice,
     check_flag,
     fit_pairs,
-    margin_column,
     shown,
 )
 
@@ -58,9 +57,6 @@ class Reward(Traits):
     append_eos: bool = added(True)
 
     name: ClassVar[str] = "reward"
-    pairs: ClassVar[bool] = True
-    shifted: ClassVar[bool] = False
-    prompt_columns: ClassVar[None] = None
 
     __repr__ = shown
 
@@ -79,10 +75,6 @@ class Reward(Traits):
             raise OptionError(f"Reward: reward_token is {token!r}; expected the text or the id of a token.")
 
     @property
-    def length(self) -> int:
-        return self.max_length
-
-    @property
     def scores(self) -> bool:  # type: ignore[override]  # read-only
         return self.layout == "reward_token"
 
@@ -95,10 +87,6 @@ class Reward(Traits):
             "the two halves of a batch, so its rows cannot be shared. Pass Reward(..., layout='reward_token'), or use "
             "Pad or Bucket."
         )
-
-    @property
-    def columns(self) -> dict[str, str]:
-        return margin_column(self.margin)
 
     @property
     def _reserve(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
@@ -51,10 +50,8 @@ class RLHF(Traits):
     name: ClassVar[str] = "rlhf"
     layout: ClassVar[str] = "rlhf"
     pairs: ClassVar[bool] = False
-    shifted: ClassVar[bool] = False
     margin: ClassVar[bool] = False
     length_option: ClassVar[str] = "seq_length"
-    columns: ClassVar[Mapping[str, str]] = {}
 
     __repr__ = shown
 
@@ -70,11 +67,7 @@ class RLHF(Traits):
             )
 
     @property
-    def length(self) -> int:
-        return self.seq_length
-
-    @property
-    def prompt_columns(self) -> int:
+    def prompt_columns(self) -> int:  # type: ignore[override]  # read-only
         return self.max_prompt_length
 
     def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
@@ -94,9 +87,6 @@ class RLHF(Traits):
             return _with_prompts(rows)
 
         return sample
-
-    def refused(self, tokenizer: Tokenizer | None) -> dict[str, int]:
-        return {}
 
 
 def _cut_right(rows: Uncut, columns: int, length: int) -> Block:

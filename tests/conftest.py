@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,9 @@ import pytest
 pytest_plugins = ["tests.fixtures_tokenizers"]
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's deprecation notices hide what a failing test says
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell that started the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs that tests interrupt inherit that
 
 EXAMPLES = {"quick": 50, "thorough": 300}
 """Examples of each law by profile: `make test` draws few, the same everywhere; `make test-long` many new ones."""

@@ -172,7 +172,7 @@ def test_mindformers_trains_as_it_is_and_resumes(task: str, tmp_path: pathlib.Pa
     steps = [[float(loss) for loss in re.findall(r"loss:\[([0-9.]+)", one)] for one in said]
     assert [len(found) for found in steps] == [10, 10]  # the YAML file says two epochs
     assert steps[0][0] == pytest.approx(math.log(2), abs=1e-5)  # no preference yet
-    assert sum(steps[1]) < 0.95 * sum(steps[0])
+    assert sum(steps[1]) < 0.97 * sum(steps[0])  # 0.94 with the seed of the YAML file
     assert "rows read 80 of 84" in said[1]  # the second epoch: ten steps of eight
 
 

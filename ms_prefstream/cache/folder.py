@@ -224,7 +224,8 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
             CacheError: It cannot be written.
         """
         write_manifest(self.new, manifest)
-        sync_folder(self.new)
+        with guarded(self.new):
+            sync_folder(self.new)
         return manifest
 
     def publish(self) -> None:

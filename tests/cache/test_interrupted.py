@@ -128,14 +128,8 @@ def test_an_interruption_at_each_step_of_the_end(
         shutil.copytree(tmp_path / "other", out)
         calls = 0
         with monkeypatch.context() as patch:
-            for name in (
-                "unlink",
-                "rename",
-                "replace",
-                "mkdir",
-                "rmdir",
-                *["fsync"] * ("layout" in options and error is not Interrupted),
-            ):
+            names = ["unlink", "rename", "replace", "mkdir", "rmdir"]
+            for name in [*names, "fsync"] if "layout" in options and error is not Interrupted else names:
                 patch.setattr(os, name, interrupting(getattr(os, name), at))
             try:
                 write(path, out, overwrite=True, **options)

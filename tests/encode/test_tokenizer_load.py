@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 import pickle
+import shutil
 import subprocess
 import sys
 import types
@@ -53,6 +54,23 @@ class TestForms:
 
     def test_a_tokenizer_is_returned_as_it_is(self, chatml_dir: pathlib.Path) -> None:
         assert load_tokenizer(load(chatml_dir)) is load(chatml_dir)
+
+    def test_code_in_a_folder_is_never_run(self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+        folder, trace = tmp_path / "model", tmp_path / "trace"
+        shutil.copytree(chatml_dir, folder)
+        code = f"open({str(trace)!r}, 'w')\nclass Own:\n    from_pretrained = from_file = __init__ = print\n"
+        for name in ("tokenization_own.py", "__init__.py", "conftest.py", "sitecustomize.py", "configuration_own.py"):
+            (folder / name).write_text(code, encoding="utf-8")
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        named = {
+            "AutoTokenizer": ["tokenization_own.Own", "tokenization_own.Own"],
+            "AutoConfig": "configuration_own.Own",
+        }
+        config |= {"auto_map": named, "tokenizer_class": "Own", "trust_remote_code": True}
+        for name in ("tokenizer_config.json", "config.json"):
+            (folder / name).write_text(json.dumps(config), encoding="utf-8")
+        assert load_tokenizer(folder).chat_template == CHATML
+        assert not trace.exists()
 
     def test_the_default_of_several_templates_and_bos_by_post_processor(self, llama2_dir: pathlib.Path) -> None:
         tokenizer = load(llama2_dir)

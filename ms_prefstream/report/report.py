@@ -108,6 +108,7 @@ class Report:
         rows: Rows of the source, None when unknown.
         read: Distinct rows that were read so far.
         filtered: Rows that a format's filter left out before planning.
+        delivered: Rows in all batches made so far, as often as they came, also those that stand in or fill a step.
         dropped: Distinct dropped rows by reason.
         origins: The first few origins by reason, by ``content_lost``, ``empty_think`` and ``markers``, and by
             ``unread NAME`` for a field.
@@ -146,6 +147,7 @@ class Report:
     rows: int | None = None
     read: int = 0
     filtered: int = 0
+    delivered: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     origins: dict[str, list[str]] = field(default_factory=dict)
     repeats: int = 0
@@ -177,9 +179,12 @@ class Report:
     left_out_files: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     _seen: bytearray = field(default_factory=bytearray, init=False)
+    _indexed: bool = field(default=False, init=False)  # whether a length index has counted the drops of all ranks
+    _filled_by_stand_ins: int = field(default=0, init=False)  # slots that `repeats_per_epoch` counts as well
 
     def batch(self, samples: Block, width: int) -> None:
-        """Counts a batch: its tokens and the width it was padded to."""
+        """Counts a batch: its rows, their tokens and the width it was padded to."""
+        self.delivered += len(samples)
         self.tokens += int(samples.lengths.sum())
         self.cells += width * samples.lengths.size
         self.widths[width] += 1
@@ -187,12 +192,39 @@ class Report:
     def packed_batch(self, packs: Sequence[Block], tokens: int, most: int) -> None:
         """Counts a batch of packed rows of `tokens` columns, each with at most `most` samples."""
         for pack in packs:
+            self.delivered += len(pack)
             total = int(pack.totals.sum())
             self.tokens += total
             self.packs += 1
             self.packs_closed += len(pack) >= most and tokens - total >= int(pack.totals.min())
         self.cells += tokens * len(packs)
         self.widths[tokens] += 1
+
+    def stand_in(self, is_filling: NDArray[np.bool_]) -> None:
+        """Counts slots that stand-ins fill, each with whether it only fills the last step."""
+        self.repeats += len(is_filling)
+        self._filled_by_stand_ins += int(np.count_nonzero(is_filling))
+
+    def ledger(self, others: Iterable[Report] = ()) -> dict[str, int]:
+        """Returns where the rows of the first epoch went, once all of its batches are made.
+
+        rows = delivered + dropped + remainder - repeats. ``delivered`` counts each time a row came, ``remainder`` the
+        rows that the steps did not hold, ``repeats`` stand-ins and rows that fill the last step. A bad row that fills
+        the last step on another rank counts as dropped there, too. With a length index, packs that are left out or
+        fill the last step are counted by the average rows of a pack.
+
+        Args:
+            others: The reports of the other ranks of this run.
+        """
+        ranks = [self, *others]
+        dropped = [rank.dropped.total() for rank in ranks]
+        return {
+            "rows": self.rows or 0,
+            "delivered": sum(rank.delivered for rank in ranks),
+            "dropped": dropped[0] if self._indexed else sum(dropped),
+            "remainder": self.remainder_per_epoch + sum(rank.left_out for rank in ranks),
+            "repeats": self.repeats_per_epoch + sum(rank.repeats - rank._filled_by_stand_ins for rank in ranks),
+        }
 
     @property
     def padding(self) -> float:
@@ -273,6 +305,7 @@ class Report:
 
     def known(self, counts: Iterable[tuple[str, int, list[str]]]) -> None:
         """Sets the counts of a length index: (reason, rows, first origins) of the rows it leaves out."""
+        self._indexed = True
         for reason, rows, origins in counts:
             self.read += rows - self.dropped[reason]  # the pass that built the index has counted them already
             self.dropped[reason] = rows
@@ -281,7 +314,8 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Returns all counts as plain values, for JSON; without `warnings` and `template`, which are for people."""
         values = {name: value for name, value in vars(self).items() if value or name not in _WHERE_COUNTED}
-        del values["_seen"], values["warnings"], values["template"]
+        for name in ("_seen", "_indexed", "_filled_by_stand_ins", "warnings", "template"):
+            del values[name]
         return values | {
             "dropped": dict(self.dropped),
             "origins": {reason: list(found) for reason, found in self.origins.items()},

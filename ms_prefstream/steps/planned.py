@@ -271,7 +271,7 @@ class WindowedSteps(PlannedSteps):
         found, places = list[Block](), self._places(step)
         for window, slots in places:
             filled = window.filled_by[slots]
-            self._bad_rows.report.repeats += int(np.count_nonzero(filled != slots))
+            self._bad_rows.report.stand_in(window.is_filling[slots[filled != slots]])
             found.append(window.samples.take(filled))
         real = ((window.filled_by[slots] == slots) & ~window.is_filling[slots] for window, slots in places)
         return self._mark(Block.join(found), lambda: np.concatenate([*real]))
@@ -314,14 +314,14 @@ class WindowedSteps(PlannedSteps):
                 own = samples if len(mine) == len(rows) else samples.take(range(begin, begin + len(mine)))
                 windows.append(self._arranged(unit, shard, mine, own))
             except NoUsableRowsError:
-                window = self._of_other_shards(unit, mine) if self.plan.options.drop_remainder == MASK else None
+                window = self._of_other_shards(unit, shard, mine) if self.plan.options.drop_remainder == MASK else None
                 if window is None:
                     raise self._bad_rows.nothing_left(len(mine)) from None
                 windows.append(window)
             begin += len(mine)
         return windows
 
-    def _of_other_shards(self, unit: int, rows: RowIds) -> _ShardWindow | None:
+    def _of_other_shards(self, unit: int, shard: int, rows: RowIds) -> _ShardWindow | None:
         """Returns the window of a shard without a good row: a row of another shard stands in, and none is counted."""
         place = divmod(unit, self.plan.windows_per_epoch)
         shards = range(self.plan.options.logical_shards)
@@ -332,7 +332,8 @@ class WindowedSteps(PlannedSteps):
             return None
         samples = loaded.take(np.full(len(rows) + 1, good[0]))
         batches = slots.reshape(-1, self.plan.options.shard_batch)
-        return _ShardWindow(np.append(rows, others[good[0]]), samples, batches, slots * 0 + len(rows), slots >= 0)
+        filled_by, is_filling = np.full_like(slots, len(rows)), self.plan.shard_filling(*place, shard)
+        return _ShardWindow(np.append(rows, others[good[0]]), samples, batches, filled_by, is_filling)
 
     def _arranged(self, unit: int, shard: int, rows: RowIds, samples: Block) -> _ShardWindow:
         lengths = np.where(samples.good, samples.longest, -1)

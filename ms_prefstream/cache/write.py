@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -142,7 +143,7 @@ def write_cache(
         manifest = folder.begin(about, overwrite, resume)
         if manifest is None:
             write_missing(job, data, folder, run, _bar("cache", progress))
-            manifest = folder.seal(merge_parts(job, data, about, folder))
+            manifest = folder.seal(merge_parts(folder, about, column_table(job)))
         if (manifest.reference or {}).get("reference_id") != reference_id:  # an interrupted run may have added some
             manifest = folder.seal(without_reference(manifest))
             if model is not None:
@@ -248,18 +249,49 @@ def missing_parts(job: Job, data: StreamData, folder: StagingFolder) -> Iterator
         number += 1
 
 
-def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: StagingFolder) -> Manifest:
+def column_table(job: Job) -> dict[str, Any]:
+    """Returns the columns of a cache as its manifest names them."""
+    return {name: {"dtype": column.dtype, "shape": list(column.shape)} for name, column in job.columns.items()}
+
+
+def merge_parts(folder: StagingFolder, about: Mapping[str, Any], columns: Mapping[str, Any]) -> Manifest:
     """Writes the tables of all rows and returns the manifest, which is not written yet.
+
+    It needs neither the rows nor a tokenizer: everything is in the finished parts.
+
+    Args:
+        folder: Holds all parts.
+        about: Everything that decides the bytes of the cache, see `describe`.
+        columns: See `column_table`.
 
     Raises:
         NoUsableRowsError: No part has a good row. The staging folder is deleted.
     """
+    manifest = manifest_of(folder.parts(), about, columns)
+    if not manifest.rows:
+        folder.remove()
+        what = "; ".join(
+            f"{name} {entry['rows']:,}, first at {entry['first'][0]}" for name, entry in manifest.dropped.items()
+        )
+        raise NoUsableRowsError(f"no row of {about['source']} can be used ({what or 'it has none'}).")
+    tables = (part.rows for part in folder.parts())
+    measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
+    write_contents(folder.place(LENGTHS), measured, about["fingerprint"])
+    places = np.concatenate([part.rows["place"] for part in folder.parts()])
+    write_small(folder.place(PLACES), npy_bytes(places))
+    with guarded(folder.new):
+        tables_of_all = {name: note_of(folder.file(name), 0) for name in (LENGTHS, PLACES)}
+    return dataclasses.replace(manifest, files={**manifest.files, **tables_of_all})
+
+
+def manifest_of(parts: Iterable[PartDone], about: Mapping[str, Any], columns: Mapping[str, Any]) -> Manifest:
+    """Returns the manifest of some parts, without the tables of all rows; other arguments as for `merge_parts`."""
     files: dict[str, FileNote] = {}
     origins: dict[str, list[str]] = {}
     dropped: Counter[str] = Counter()
     notes = np.zeros(len(NOTES), np.int64)
     rows = good = 0
-    for part in folder.parts():
+    for part in parts:
         files |= part.files
         notes += part.notes
         rows += len(part.rows)
@@ -268,20 +300,9 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
         dropped.update({str(reason): int(verdicts[code]) for code, reason in REASONS.items() if verdicts[code]})
         for name, found in part.origins.items():
             origins[name] = (origins.get(name, []) + found)[:ORIGINS_KEPT]
-    if not good:
-        folder.remove()
-        what = "; ".join(f"{name} {count:,}, first at {origins[name][0]}" for name, count in dropped.most_common())
-        raise NoUsableRowsError(f"no row of {data.source.name} can be used ({what or 'it has none'}).")
-    tables = (part.rows for part in folder.parts())
-    measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
-    write_contents(folder.place(LENGTHS), measured, data.fingerprints())
-    places = np.concatenate([part.rows["place"] for part in folder.parts()])
-    write_small(folder.place(PLACES), npy_bytes(places))
-    with guarded(folder.new):
-        files |= {name: note_of(folder.file(name), 0) for name in (LENGTHS, PLACES)}
     return Manifest(
         about=about,
-        columns={name: {"dtype": column.dtype, "shape": list(column.shape)} for name, column in job.columns.items()},
+        columns=columns,
         rows=good,
         source_rows=rows,
         dropped={name: {"rows": count, "first": origins[name]} for name, count in dropped.most_common()},

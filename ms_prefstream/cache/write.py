@@ -18,15 +18,14 @@ from ms_prefstream.batch import Pad
 from ms_prefstream.cache.compatibility import can_resume, describe, has_reference_logps, has_samples
 from ms_prefstream.cache.folder import StagingFolder
 from ms_prefstream.cache.layouts import ROWS_PER_PART, Job
-from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part
-from ms_prefstream.cache.ray import write_on_ray
+from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part, write_part_apart
 from ms_prefstream.cache.reference import Reference, ReferenceModel, add_reference
-from ms_prefstream.checks import check_made, checked_call
+from ms_prefstream.checks import check_made, checked_call, process_count
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.lengths.index import GOOD, REASONS, Measured
 from ms_prefstream.lengths.index_file import write_contents
 from ms_prefstream.load.one_pass import RecordWithOrigin
-from ms_prefstream.load.workers.pool import LoaderPool
+from ms_prefstream.load.workers.engines import check_engine, open_engine
 from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, npy_bytes, write_small
 from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without_reference
 from ms_prefstream.progress import Progress, progress_on
@@ -135,7 +134,9 @@ def write_cache(
             adds = model is not None and has_samples(out, described, complete=overwrite)
             if adds or described == planned:
                 data, about = other, described
-        run = functools.partial(ENGINES[engine], data, data.workers if workers is None else workers, ray_address)
+        run = functools.partial(
+            written_parts, data, engine, ray_address, data.workers if workers is None else process_count(workers)
+        )
         if model is not None and resume and has_samples(out, about, complete=overwrite):
             added = add_reference(model, out, folder.reference, reference_bar, overwrite)
             folder.remove_reference()
@@ -170,32 +171,17 @@ def check_source(data: StreamData) -> None:
         )
 
 
-def write_locally(
-    data: StreamData, workers: int, address: str | None, tasks: Iterator[PartTask]
+def written_parts(
+    data: StreamData, engine: str, address: str | None, workers: int, tasks: Iterator[PartTask]
 ) -> Generator[PartDone, None, None]:
-    """Yields the finished parts in order, written in this process or by worker processes. The address is unused."""
-    first = list(itertools.islice(tasks, 2)) if workers != 0 else []
-    tasks = itertools.chain(first, tasks)
-    if len(first) < 2:  # starting a process for a single part costs more than it gains
-        yield from (write_part(data.local, task) for task in tasks)
-        return
-    with LoaderPool(data.recipe, workers, data.local) as pool:
-        yield from pool.calls(write_part, tasks, PartTask.row_ids)
-
-
-ENGINES: dict[str, Callable[..., Generator[PartDone, None, None]]] = {"local": write_locally, "ray": write_on_ray}
-
-
-def check_engine(name: str, address: str | None) -> None:
-    """Checks the options `engine` and `ray_address`.
-
-    Raises:
-        OptionError: Names what is allowed.
-    """
-    if name not in ENGINES:
-        raise OptionError(f"engine is {name!r}; expected one of {', '.join(map(repr, ENGINES))}.")
-    if address is not None and name != "ray":
-        raise OptionError(f"ray_address is {address!r}, but engine is {name!r}. Pass engine='ray', or leave it out.")
+    """Yields the finished parts in order, as an engine writes them."""
+    is_local = engine == "local"
+    first = [] if is_local and not workers else list(itertools.islice(tasks, 2))
+    if is_local and len(first) < 2:  # starting a process for a single part costs more than it gains
+        workers = 0
+    with open_engine(engine, address, data.recipe, workers, data.local) as opened:
+        function = write_part if is_local else write_part_apart
+        yield from opened.calls(function, itertools.chain(first, tasks), PartTask.row_ids)
 
 
 def write_missing(

@@ -9,6 +9,7 @@ import click
 import cloup
 
 from ms_prefstream.cli.options import (
+    ENGINE,
     FILE_LAYOUTS,
     TASK_LAYOUTS,
     command,
@@ -46,8 +47,7 @@ ms-prefstream cache train.jsonl mr/ --task dpo --max-length 1024 --tokenizer Qwe
 )
 @run_group(
     cloup.option("--workers", type=int, help="Processes that tokenise and write; one for each core if not given."),
-    cloup.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True),
-    cloup.option("--ray-address", help="A running Ray cluster; one on this machine if not given."),
+    *ENGINE,
     verbose_option,
 )
 def cache(source: tuple[Any, ...], out: str, length: int | None, workers: int | None, **options: Any) -> None:

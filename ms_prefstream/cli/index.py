@@ -7,7 +7,15 @@ from typing import Any
 import click
 import cloup
 
-from ms_prefstream.cli.options import ORDER_BY, command, index_options, run_group, source_argument, verbose_option
+from ms_prefstream.cli.options import (
+    ENGINE,
+    ORDER_BY,
+    command,
+    index_options,
+    run_group,
+    source_argument,
+    verbose_option,
+)
 from ms_prefstream.cli.terminal import show
 
 
@@ -37,6 +45,7 @@ ms-prefstream index --config run.yaml --workers 8
 @run_group(
     cloup.option("--out", type=click.Path(), help="Where the index is written; beside SOURCE if that is one file."),
     cloup.option("--workers", type=int, default=0, show_default=True, help="Processes that measure; 0 for none."),
+    *ENGINE,
     verbose_option,
 )
 def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:

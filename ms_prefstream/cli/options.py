@@ -24,6 +24,7 @@ TASKS = ("dpo", "reward", "rlhf", "kto", "process-reward", "prompts")
 TASK_LAYOUTS = ("paired", "concat", "mindformers", "reward_token")
 TRUNCATIONS = ("prompt_left", "response_right", "drop", "right")
 BACKENDS = ("auto", "fastokens", "tiktoken", "tokenizers", "sentencepiece")
+ENGINES = ("local", "ray")
 FILE_LAYOUTS = ("ragged", "mindrlhf", "mindrlhf-grpo", "mindformers")
 
 CONFIG = "ms_prefstream.config"
@@ -206,6 +207,17 @@ _BATCHES = (
 
 ORDER_BY = cloup.option(
     "--order-by", metavar="KEY", help="Order rows by margin, length or field:NAME; -KEY descending."
+)
+
+ENGINE = (
+    cloup.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default="local",
+        show_default=True,
+        help="local: processes of this machine; ray: a Ray cluster.",
+    ),
+    cloup.option("--ray-address", help="A running Ray cluster; one on this machine if not given."),
 )
 
 _ORDER = (

@@ -5,6 +5,7 @@ The options of a stream that concern them come in two frozen groups, `Encoding` 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -27,7 +28,7 @@ from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_e
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.formats.carry import Carry, carry_of
 from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_of
-from ms_prefstream.lengths.index import REASONS
+from ms_prefstream.lengths.index import REASONS, Loader
 from ms_prefstream.load.ahead import RECORDS_AHEAD, SAMPLES_AHEAD, ReadAhead
 from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
 from ms_prefstream.load.carried import carried_by
@@ -362,7 +363,12 @@ class StreamData:
         return self._bad_rows(window.read, origin=window.origin, raw=window.raw, part=part, first=window.before)
 
     def build_index(
-        self, path: str | os.PathLike[str] | None, progress: bool, dedup: str | None = None, exclude: Any = ()
+        self,
+        path: str | os.PathLike[str] | None,
+        progress: bool,
+        dedup: str | None = None,
+        exclude: Any = (),
+        by: contextlib.AbstractContextManager[Loader] | None = None,
     ) -> LengthIndex:
         """Measure every row, write the length index and use it from now on.
 
@@ -371,6 +377,7 @@ class StreamData:
             progress: Whether to show a progress bar.
             dedup: The option of `ms_prefstream.Stream.build_index`, like `exclude`.
             exclude: Other data whose prompts no row may have.
+            by: Opens what measures; None takes this process or the worker processes of the stream.
 
         Raises:
             OptionError: The source can only be read in one pass, or is a cache.
@@ -384,16 +391,17 @@ class StreamData:
         if self._cached:
             raise OptionError(f"{self.source.name} is a cache, which has a length index of its own already.")
         excluded = excluded_questions(exclude, self._given.format, self._given.fields, self.warn)
-        index = build_indexes(
-            self._parts(),
-            self.local if self.pool is None else self.pool,
-            path,
-            origin=self.records.origin,
-            raise_malformed=self.raise_malformed,
-            progress=progress_on(sys.stderr) if progress else None,
-            noted=dataclasses.replace(self._noted, dedup=dedup, excludes=bool(excluded)),
-            excluded=excluded,
-        )
+        with by or contextlib.nullcontext(self.local if self.pool is None else self.pool) as loader:
+            index = build_indexes(
+                self._parts(),
+                loader,
+                path,
+                origin=self.records.origin,
+                raise_malformed=self.raise_malformed,
+                progress=progress_on(sys.stderr) if progress else None,
+                noted=dataclasses.replace(self._noted, dedup=dedup, excludes=bool(excluded)),
+                excluded=excluded,
+            )
         self._use_index(index)
         return index
 

@@ -18,7 +18,7 @@ from ms_prefstream.version import VERSION
 
 COMMANDS = {
     "Look at data": ("inspect", "stats", "doctor", "formats"),
-    "Prepare": ("init", "index", "cache", "verify"),
+    "Prepare": ("init", "index", "cache", "merge", "verify"),
     "Try": ("demo", "bench"),
 }
 """Section of the help -> its commands. Each is a command in the file of that name in this folder.

@@ -15,7 +15,7 @@ import click
 import cloup
 from click.core import ParameterSource
 
-from ms_prefstream.cli.values import CarriedField, JsonObject, Numbers, Preset, SourcePath, Suggested
+from ms_prefstream.cli.values import CarriedField, JsonObject, Numbers, PartRange, Preset, SourcePath, Suggested
 from ms_prefstream.errors import OptionError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -218,6 +218,10 @@ ENGINE = (
         help="local: processes of this machine; ray: a Ray cluster.",
     ),
     cloup.option("--ray-address", help="A running Ray cluster; one on this machine if not given."),
+)
+
+PART_RANGE = cloup.option(
+    "--part-range", type=PartRange(), metavar="K/N", help="Only the K-th of N ranges of the rows, as 3/8."
 )
 
 _ORDER = (

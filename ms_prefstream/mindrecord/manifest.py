@@ -240,6 +240,12 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
                 raise ValueError(f"field columns lacks {path}, which is carried as {dtype}")
 
 
+def check_about(about: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
+    """Raises ValueError unless these are values of the fields `about` and `columns` of a manifest."""
+    msgspec.convert(about, _About)
+    msgspec.convert(columns, dict[str, _Column])
+
+
 def read_manifest(folder: str) -> Manifest:
     """Reads the manifest of a cache.
 

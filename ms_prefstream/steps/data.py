@@ -35,6 +35,7 @@ from ms_prefstream.load.carried import carried_by
 from ms_prefstream.load.index_files import (
     FoundIndex,
     Part,
+    begun_with,
     build_indexes,
     built_with_of,
     find_beside,
@@ -52,6 +53,7 @@ from ms_prefstream.load.one_pass import (
 from ms_prefstream.load.records import MixedRecords, fingerprint_of, formats_of, open_records
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.load.workers.prefetch import Prefetch
+from ms_prefstream.part_range import PartRange
 from ms_prefstream.plan import Ranks
 from ms_prefstream.progress import progress_on
 from ms_prefstream.report.bad_rows import BadRows, Quarantine
@@ -368,16 +370,18 @@ class StreamData:
         progress: bool,
         dedup: str | None = None,
         exclude: Any = (),
-        by: contextlib.AbstractContextManager[Loader] | None = None,
+        by: Callable[[Recipe], contextlib.AbstractContextManager[Loader]] | None = None,
+        part_range: PartRange | None = None,
     ) -> LengthIndex:
-        """Measure every row, write the length index and use it from now on.
+        """Measure every row, write the length index and use it from now on. A part range of it is not used.
 
         Args:
             path: Where to write it, for a mix a folder; None puts it beside a single file, for a mix beside each.
             progress: Whether to show a progress bar.
             dedup: The option of `ms_prefstream.Stream.build_index`, like `exclude`.
             exclude: Other data whose prompts no row may have.
-            by: Opens what measures; None takes this process or the worker processes of the stream.
+            by: Opens what measures, given the recipe; None takes this process or the worker processes of the stream.
+            part_range: The rows that are measured; None for all.
 
         Raises:
             OptionError: The source can only be read in one pass, or is a cache.
@@ -391,7 +395,10 @@ class StreamData:
         if self._cached:
             raise OptionError(f"{self.source.name} is a cache, which has a length index of its own already.")
         excluded = excluded_questions(exclude, self._given.format, self._given.fields, self.warn)
-        with by or contextlib.nullcontext(self.local if self.pool is None else self.pool) as loader:
+        if part_range is not None:
+            self._take_over(begun_with(self._parts(), path))
+        local = contextlib.nullcontext(self.local if self.pool is None else self.pool)
+        with local if by is None else by(self.recipe) as loader:
             index = build_indexes(
                 self._parts(),
                 loader,
@@ -401,8 +408,10 @@ class StreamData:
                 progress=progress_on(sys.stderr) if progress else None,
                 noted=dataclasses.replace(self._noted, dedup=dedup, excludes=bool(excluded)),
                 excluded=excluded,
+                part_range=part_range,
             )
-        self._use_index(index)
+        if part_range is None:
+            self._use_index(index)
         return index
 
     def fingerprint(self) -> str:

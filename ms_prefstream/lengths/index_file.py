@@ -251,7 +251,7 @@ def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[st
     checksum = 0
     with written(path, SourceError, _WHAT) as file:
         for (_, header), array in zip(_headers(len(keys), len(about), has_order), arrays, strict=True):
-            for part in (header, array.data.cast("B")):
+            for part in (header, array.data.cast("B") if array.size else b""):
                 checksum = zlib.crc32(part, checksum)
                 file.write(part)
         file.write(_checksum_bytes(checksum))

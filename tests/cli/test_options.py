@@ -40,7 +40,7 @@ def test_choices_are_those_of_the_library() -> None:
     assert options.BACKENDS == BACKENDS
     assert options.FILE_LAYOUTS == LAYOUTS
     assert options.ENGINES == ENGINES
-    assert option("cache", "--rows-per-part").default == ROWS_PER_PART
+    assert f"[default: {ROWS_PER_PART}]" in str(option("cache", "--rows-per-part").help)
     for layout in options.TASK_LAYOUTS:
         make_layout(layout)
 
@@ -93,7 +93,7 @@ def test_each_command_has_the_options_that_it_needs() -> None:
 
     engine = {"--engine", "--ray-address"}
     assert names("bench") - names("index") >= {"--batch-size", "--shuffle", "--pad-token-id", "--quarantine"}
-    assert names("index") - names("bench") == {"--out", "--dedup", "--exclude", *engine}
+    assert names("index") - names("bench") == {"--out", "--dedup", "--exclude", "--part-range", *engine}
     assert names("doctor") - names("index") == {"--pad-token-id", "--rows"}
     assert names("inspect") - names("bench") >= {"--row", "--rows", "--step", "--tokens", "--html"}
     assert names("stats") - names("bench") == {"--against", "--limit", "--json", "--html", "--samples", *engine}

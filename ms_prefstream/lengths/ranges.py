@@ -94,6 +94,7 @@ def merge_ranges(path: str) -> LengthIndex:
         remove_leftovers(path)
         whole = open_index(path, settings, int(rows or 0))
     for file in files.values():  # some may be gone if an earlier merge was interrupted
+        check_replaceable(file)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(file)
     return whole

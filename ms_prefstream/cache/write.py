@@ -166,7 +166,8 @@ def write_cache(
             folder.remove_reference()
             return added
         if share is not None:
-            plan = RangePlan(about, column_table(job), len(data.local.records or ()))
+            assert data.records is not None  # see `check_range`
+            plan = RangePlan(about, column_table(job), len(data.records))
             folder.begin_range(plan, overwrite)
             parts = share.of(plan.parts)
             write_missing(job, data, folder, run, parts, _bar("cache", progress))

@@ -26,7 +26,8 @@ class FakeRay(types.ModuleType):
 
     Attributes:
         made: How many objects `put` has stored.
-        losses: How many tasks lose their worker before one succeeds.
+        losses: How many tasks lose their worker; one that is run again is another task.
+        lost: Those that have lost it.
         problem: What `put` raises, or None.
         ended: How often `shutdown` was called.
     """
@@ -35,6 +36,7 @@ class FakeRay(types.ModuleType):
         super().__init__("ray")
         self.losses, self.ended, self.made = 0, 0, 0
         self.problem: Exception | None = None
+        self.lost: list[Any] = []
         self.exceptions = types.SimpleNamespace(WorkerCrashedError=LostError)
         self.options: dict[str, Any] = {}
 
@@ -70,8 +72,10 @@ class FakeRay(types.ModuleType):
     def get(self, asked: Any) -> Any:
         if not isinstance(asked, tuple):
             return asked.value
-        if self.losses:
+        if self.losses and all(asked is not one for one in self.lost):
             self.losses -= 1
+            self.lost.append(asked)
+        if any(asked is one for one in self.lost):
             raise LostError("The worker died unexpectedly\nwhile executing this task.")
         function, given = asked
         return function(*given)

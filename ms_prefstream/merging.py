@@ -6,6 +6,7 @@ import os
 
 from ms_prefstream.cache.merge import has_ranges, merge_cache
 from ms_prefstream.checks import checked_call
+from ms_prefstream.disk import check_path
 from ms_prefstream.errors import OptionError
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.lengths.ranges import merge_ranges, range_files
@@ -34,6 +35,7 @@ def merge(out: str | os.PathLike[str], *, overwrite: bool = False) -> Manifest |
     if not isinstance(out, (str, os.PathLike)) or not os.fspath(out):
         raise OptionError(f"out is {out!r}; expected the path of a cache or of a length index.")
     out = os.fspath(out)
+    check_path(out, OptionError, "out")
     if has_ranges(out):
         return merge_cache(out, overwrite)
     if range_files(out):

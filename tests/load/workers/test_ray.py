@@ -7,6 +7,8 @@ import importlib.util
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -91,3 +93,14 @@ def test_an_error_in_a_task_is_a_sentence(tmp_path: pathlib.Path) -> None:
     with pytest.raises(PrefStreamError, match="no such luck"):
         mps.write_cache(stream, tmp_path / "out", engine="ray", workers=2, rows_per_part=PART)
     assert not (tmp_path / "out").exists()
+
+
+@needs_ray
+@pytest.mark.long
+def test_a_ray_that_cannot_start_is_a_sentence(tmp_path: pathlib.Path) -> None:
+    words = f"{sys.executable} -m ms_prefstream stats {source(tmp_path)} --engine ray"
+    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(mps.__file__).parents[1])}
+    done = subprocess.run(["bash", "-c", f"ulimit -n 30; {words}"], env=env, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Ray cannot be started on this machine: " in done.stderr
+    assert "Traceback" not in done.stderr

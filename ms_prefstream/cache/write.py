@@ -67,7 +67,7 @@ def write_cache(
     engine: str = "local",
     ray_address: str | None = None,
 ) -> Manifest:
-    """Writes the samples of a stream to MindRecord files, in the order of their rows.
+    """Writes the samples of a stream to the files of a cache, in the order of their rows.
 
     The folder `out` appears only when it is complete. Until then finished parts are in ``out.writing``, and an
     interrupted run resumes with them. The output is byte-identical for any number of workers and interruptions.
@@ -78,7 +78,7 @@ def write_cache(
         out: The folder.
         layout: ``ragged``: no padding, read back by `mps.stream(out, …)`. ``mindrlhf`` (DPO, RLHF),
             ``mindrlhf-grpo`` (RLHF, the answer alone in pretrain_ids) and ``mindformers`` (reward): every row padded,
-            as their trainers read them.
+            as their trainers read them. ``megatron`` (DPO, reward): the files of MindSpeed, nothing padded.
         overwrite: Whether an existing cache may be replaced, once the new one is complete.
         workers: Processes that tokenise and write; None takes the stream's.
         rows_per_part: Rows of the source for each file.

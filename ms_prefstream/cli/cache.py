@@ -51,7 +51,7 @@ ms-prefstream cache train.jsonl mr/ --task dpo --max-length 1024 --tokenizer Qwe
     verbose_option,
 )
 def cache(source: tuple[Any, ...], out: str, length: int | None, workers: int | None, **options: Any) -> None:
-    """Write samples of SOURCE to MindRecord files in OUT.
+    """Write samples of SOURCE to files in OUT: MindRecord files, or those of MindSpeed.
 
     Give the same command again to resume an interrupted run.
     """

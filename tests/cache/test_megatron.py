@@ -151,6 +151,8 @@ def test_an_interrupted_run_goes_on_with_the_finished_parts(
     interrupted(monkeypatch, 2, path, out, layout=FORMAT)
     kept = sorted(entry.name for entry in (tmp_path / "out.writing" / "new").iterdir())
     assert kept == [f"part-0000{part}.{column}.bin" for part in range(2) for column in COLUMNS]
+    flip(tmp_path / "out.writing" / "new" / kept[0], 3)  # no id is as large; the part is written again
+    os.truncate(tmp_path / "out.writing" / "new" / kept[6], 101)
     write(path, out, layout=FORMAT)
     assert tree(out) == tree(tmp_path / "whole")
     assert [entry.name for entry in tmp_path.iterdir() if "writing" in entry.name] == []

@@ -279,7 +279,7 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
     tables = (part.rows for part in folder.parts())
     measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
     write_contents(folder.place(LENGTHS), measured, data.fingerprints())
-    files = _finish_parts(job, folder, [files for files in of_parts if files])
+    files = _finish_parts(about["layout"], folder, [files for files in of_parts if files])
     with guarded(folder.new):
         files[LENGTHS] = note_of(folder.file(LENGTHS), 0)
     return Manifest(
@@ -298,13 +298,13 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
     )
 
 
-def _finish_parts(job: Job, folder: StagingFolder, parts: Sequence[dict[str, FileNote]]) -> dict[str, FileNote]:
+def _finish_parts(layout: str, folder: StagingFolder, parts: Sequence[dict[str, FileNote]]) -> dict[str, FileNote]:
     """Returns the notes on the files that hold the rows: those of the parts and a table, or what these are joined to.
 
     Raises:
         CacheError: A file cannot be written.
     """
-    if job.layout == MEGATRON:
+    if layout == MEGATRON:
         for name in JOINED_FILES:
             folder.place(name)
         lengths = [part.rows["lengths"][part.rows["verdict"] == GOOD] for part in folder.parts()]

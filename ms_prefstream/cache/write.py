@@ -258,13 +258,12 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
         NoUsableRowsError: No part has a good row. The staging folder is deleted.
     """
     files: dict[str, FileNote] = {}
-    of_parts: list[dict[str, FileNote]] = []
     origins: dict[str, list[str]] = {}
     dropped: Counter[str] = Counter()
     notes = np.zeros(len(NOTES), np.int64)
     rows = good = 0
     for part in folder.parts():
-        of_parts.append(part.files)
+        files |= part.files
         notes += part.notes
         rows += len(part.rows)
         verdicts = np.bincount(part.rows["verdict"], minlength=256)
@@ -279,7 +278,7 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
     tables = (part.rows for part in folder.parts())
     measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
     write_contents(folder.place(LENGTHS), measured, data.fingerprints())
-    files = _finish_parts(about["layout"], folder, [files for files in of_parts if files])
+    files = _finish_parts(about["layout"], folder, files)
     with guarded(folder.new):
         files[LENGTHS] = note_of(folder.file(LENGTHS), 0)
     return Manifest(
@@ -298,8 +297,13 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
     )
 
 
-def _finish_parts(layout: str, folder: StagingFolder, parts: Sequence[dict[str, FileNote]]) -> dict[str, FileNote]:
+def _finish_parts(layout: str, folder: StagingFolder, files: dict[str, FileNote]) -> dict[str, FileNote]:
     """Returns the notes on the files that hold the rows: those of the parts and a table, or what these are joined to.
+
+    Args:
+        layout: The layout of the cache.
+        folder: Holds the finished parts.
+        files: Their files in order, with their notes.
 
     Raises:
         CacheError: A file cannot be written.
@@ -308,11 +312,10 @@ def _finish_parts(layout: str, folder: StagingFolder, parts: Sequence[dict[str, 
         for name in JOINED_FILES:
             folder.place(name)
         lengths = [part.rows["lengths"][part.rows["verdict"] == GOOD] for part in folder.parts()]
-        return join(folder.new, parts, np.concatenate(lengths))
+        return join(folder.new, files, np.concatenate(lengths))
     write_small(folder.place(PLACES), npy_bytes(np.concatenate([part.rows["place"] for part in folder.parts()])))
     with guarded(folder.new):
-        places = {PLACES: note_of(folder.file(PLACES), 0)}
-    return {name: note for files in parts for name, note in files.items()} | places
+        return files | {PLACES: note_of(folder.file(PLACES), 0)}
 
 
 def _settle(

@@ -130,7 +130,7 @@ class TokenFiles(contextlib.AbstractContextManager["TokenFiles"]):
                 file.close()
 
 
-def join(folder: str, parts: Sequence[Mapping[str, FileNote]], lengths: NDArray[np.int32]) -> dict[str, FileNote]:
+def join(folder: str, parts: Mapping[str, FileNote], lengths: NDArray[np.int32]) -> dict[str, FileNote]:
     """Joins the files of all parts to the eight files of the layout, and returns the notes on these.
 
     A part's file is deleted when its bytes are on disk at their place, so the disk needs room for one more of them. An
@@ -138,7 +138,7 @@ def join(folder: str, parts: Sequence[Mapping[str, FileNote]], lengths: NDArray[
 
     Args:
         folder: The folder of all files.
-        parts: The notes on the files of each part that has a good row, in order.
+        parts: The files of all parts in order, with their notes.
         lengths: (N, 2), the tokens of both sides of all good rows.
 
     Raises:
@@ -147,10 +147,11 @@ def join(folder: str, parts: Sequence[Mapping[str, FileNote]], lengths: NDArray[
     found = {}
     for at, column in enumerate(COLUMNS):
         tokens, index = (os.path.join(folder, joined_name(column, suffix)) for suffix in (".bin", ".idx"))
-        files = [list(files.items())[at] for files in parts]
+        name = os.path.basename(tokens)
+        files = [(os.path.join(folder, part), note) for part, note in parts.items() if joined_to(part) == name]
         with guarded(tokens):
-            digest, size = _append(tokens, [(os.path.join(folder, name), note) for name, note in files])
-        found[os.path.basename(tokens)] = FileNote(size, digest, len(lengths))
+            digest, size = _append(tokens, files)
+        found[name] = FileNote(size, digest, len(lengths))
         with new_file(index) as file:
             file.writelines(_index(lengths[:, at // 2]))
         with guarded(index):

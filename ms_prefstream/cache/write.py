@@ -32,6 +32,7 @@ from ms_prefstream.load.one_pass import RecordWithOrigin
 from ms_prefstream.load.workers.engines import check_engine, open_engine
 from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, npy_bytes, write_small
 from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without_reference
+from ms_prefstream.mindrecord.megatron import JOINED_FILES, MEGATRON, join
 from ms_prefstream.part_range import PartRange, part_range_of
 from ms_prefstream.progress import Progress, progress_on
 from ms_prefstream.report.bad_rows import BadRows
@@ -76,7 +77,7 @@ def write_cache(
     engine: str = "local",
     ray_address: str | None = None,
 ) -> Manifest:
-    """Writes the samples of a stream to MindRecord files, in the order of their rows.
+    """Writes the samples of a stream to the files of a cache, in the order of their rows.
 
     The folder `out` appears only when it is complete. Until then finished parts are in ``out.writing``, and an
     interrupted run resumes with them. The output is byte-identical for any number of workers and interruptions.
@@ -87,7 +88,7 @@ def write_cache(
         out: The folder.
         layout: ``ragged``: no padding, read back by `mps.stream(out, …)`. ``mindrlhf`` (DPO, RLHF),
             ``mindrlhf-grpo`` (RLHF, the answer alone in pretrain_ids) and ``mindformers`` (reward): every row padded,
-            as their trainers read them.
+            as their trainers read them. ``megatron`` (DPO, reward): the files of MindSpeed, nothing padded.
         overwrite: Whether an existing cache may be replaced, once the new one is complete.
         workers: Processes that tokenise and write; None takes the stream's.
         rows_per_part: Rows of the source for each file; 8,192 if neither this nor `mb_per_part` is given.
@@ -366,11 +367,10 @@ def merge_parts(folder: StagingFolder, about: Mapping[str, Any], columns: Mappin
     tables = (part.rows for part in folder.parts())
     measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
     write_contents(folder.place(LENGTHS), measured, about["fingerprint"])
-    places = np.concatenate([part.rows["place"] for part in folder.parts()])
-    write_small(folder.place(PLACES), npy_bytes(places))
+    files = _finish_parts(about["layout"], folder, dict(manifest.files))
     with guarded(folder.new):
-        tables_of_all = {name: note_of(folder.file(name), 0) for name in (LENGTHS, PLACES)}
-    return dataclasses.replace(manifest, files={**manifest.files, **tables_of_all})
+        files[LENGTHS] = note_of(folder.file(LENGTHS), 0)
+    return dataclasses.replace(manifest, files=files)
 
 
 def manifest_of(parts: Iterable[PartDone], about: Mapping[str, Any], columns: Mapping[str, Any]) -> Manifest:
@@ -403,6 +403,27 @@ def manifest_of(parts: Iterable[PartDone], about: Mapping[str, Any], columns: Ma
         files=files,
         library=VERSION,
     )
+
+
+def _finish_parts(layout: str, folder: StagingFolder, files: dict[str, FileNote]) -> dict[str, FileNote]:
+    """Returns the notes on the files that hold the rows: those of the parts and a table, or what these are joined to.
+
+    Args:
+        layout: The layout of the cache.
+        folder: Holds the finished parts.
+        files: Their files in order, with their notes.
+
+    Raises:
+        CacheError: A file cannot be written.
+    """
+    if layout == MEGATRON:
+        for name in JOINED_FILES:
+            folder.place(name)
+        lengths = [part.rows["lengths"][part.rows["verdict"] == GOOD] for part in folder.parts()]
+        return join(folder.new, files, np.concatenate(lengths))
+    write_small(folder.place(PLACES), npy_bytes(np.concatenate([part.rows["place"] for part in folder.parts()])))
+    with guarded(folder.new):
+        return files | {PLACES: note_of(folder.file(PLACES), 0)}
 
 
 def _settle(

@@ -58,7 +58,7 @@ ms-prefstream cache train.jsonl cache/ --task dpo --max-length 1024 --tokenizer 
     verbose_option,
 )
 def cache(source: tuple[Any, ...], out: str, length: int | None, workers: int | None, **options: Any) -> None:
-    """Write samples of SOURCE to MindRecord files in OUT.
+    """Write samples of SOURCE to files in OUT: MindRecord files, or those of MindSpeed.
 
     Give the same command again to resume an interrupted run. Several hosts share the work with --part-range; `merge`
     completes it.

@@ -25,7 +25,7 @@ TASK_LAYOUTS = ("paired", "concat", "mindformers", "reward_token")
 TRUNCATIONS = ("prompt_left", "response_right", "drop", "right")
 BACKENDS = ("auto", "fastokens", "tiktoken", "tokenizers", "sentencepiece")
 ENGINES = ("local", "ray")
-FILE_LAYOUTS = ("ragged", "mindrlhf", "mindrlhf-grpo", "mindformers")
+FILE_LAYOUTS = ("ragged", "mindrlhf", "mindrlhf-grpo", "mindformers", "megatron")
 
 CONFIG = "ms_prefstream.config"
 """Key of the file of --config in `click.Context.meta`."""

@@ -51,11 +51,18 @@ def rows(count: int = 200) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("layout", "task"),
-    [("ragged", TASK), ("mindrlhf", TASK), ("mindformers", mps.Reward(128)), ("ragged", mps.RLHF(48, 128))],
+    [
+        ("ragged", TASK),
+        ("mindrlhf", TASK),
+        ("megatron", TASK),
+        ("mindformers", mps.Reward(128)),
+        ("ragged", mps.RLHF(48, 128)),
+    ],
 )
 def test_ranges_in_any_order_are_the_whole(layout: str, task: Any, tmp_path: pathlib.Path) -> None:
     path = source(tmp_path, rows())
-    options: dict[str, Any] = {"layout": layout, "task": task, "on_bad_row": "drop", "carry": ["id", "note"]}
+    carry = None if layout == "megatron" else ["id", "note"]  # it has no place for them
+    options: dict[str, Any] = {"layout": layout, "task": task, "on_bad_row": "drop", "carry": carry}
     whole = write(path, tmp_path / "one", **options, quarantine=tmp_path / "bad.jsonl")
     write_all(path, tmp_path / "out", **options, quarantine=tmp_path / "part.jsonl")
     assert not (tmp_path / "out").exists()
@@ -233,11 +240,14 @@ def test_an_interrupted_range_resumes(tmp_path: pathlib.Path, monkeypatch: pytes
     assert tree(out) == tree(tmp_path / "one")
 
 
+@pytest.mark.parametrize("layout", ["ragged", "megatron"])
 @pytest.mark.parametrize("call", ["seal", "publish", "remove"])
-def test_an_interrupted_merge_resumes(call: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_merge_resumes(
+    call: str, layout: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, out = source(tmp_path), tmp_path / "out"
-    write(path, tmp_path / "one")
-    write_all(path, out, 2)
+    write(path, tmp_path / "one", layout=layout)
+    write_all(path, out, 2, layout=layout)
 
     def fails(*_: Any) -> None:
         raise Interrupted

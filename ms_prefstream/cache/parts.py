@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import logging
 import os
 import re
+import shutil
+import uuid
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,6 +156,17 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
             with guarded(path):
                 files[os.path.basename(path)] = note_of(path, count)
     return PartDone(task.number, files, table, list(notes.values()), errors, {}, unread)
+
+
+def write_part_apart(loader: SampleLoader, task: PartTask) -> PartDone:
+    """Writes a part in a new folder in that of the task, where a lost process may have begun it; see `write_part`."""
+    folder = os.path.join(task.folder, uuid.uuid4().hex)
+    os.mkdir(folder)
+    done = write_part(loader, dataclasses.replace(task, folder=folder))
+    for name in done.files:
+        os.replace(os.path.join(folder, name), os.path.join(task.folder, name))
+    shutil.rmtree(folder, ignore_errors=True)
+    return done
 
 
 _NOTE_VERSION = 2

@@ -98,11 +98,8 @@ class StandingCheck:
         while self._next < end:
             at = self._next
             yield at
-            if at < FIRST - 1:
-                stride = 1
-            else:
-                stride = _OFTEN if at < _EARLY else min(RARELY, at // _DENSITY)
-            self._next += 1 if stride == 1 else self._random.randint(1, 2 * stride - 1)
+            stride = _OFTEN if at < _EARLY else min(RARELY, at // _DENSITY)
+            self._next += 1 if at < FIRST - 1 else self._random.randint(1, 2 * stride - 1)
 
     def _run(self) -> None:
         self._compare()

@@ -108,7 +108,8 @@ class ChatTemplate:
         self._inference = options.inference
         self._learned: dict[Key, Fork | Learned] = {}
         self.shapes = Shapes(self._control.find_in)
-        self._once: set[Key] = set()
+        self._once: set[Key] = set()  # shapes that came once
+        self._new: set[Key] = set()  # those of them that came first in this row
         self._headers: dict[str, str] = {}
         self._variants: dict[str, ChatTemplate] = {}
         self._forms: tuple[CallForm, ...] | None = None
@@ -126,6 +127,7 @@ class ChatTemplate:
             yield from self._lay_out_with(variables, prompt, responses, tools)
             return
         length = len(prompt)
+        self._new.clear()
         marked = not self._allow and begin_rendered(prompt)
         for response in responses:
             laid = self._within_limits(prompt + response, length, tools)
@@ -220,17 +222,18 @@ class ChatTemplate:
     ) -> LaidOut | None:
         """Returns the layout of a conversation with calls, schemas or further keys, learned for its shape.
 
-        None if it must be rendered in full. A shape is learned when it comes the second time.
+        None if it must be rendered in full. A shape is learned when a second row has it.
         """
         shape = self.shapes.of(messages, tools)
         if shape is None:
             return None
         key = shape.key, prompt_messages
         learned = self._learned.get(key)
-        if learned is None and key not in self._once:
+        if learned is None and (key not in self._once or key in self._new):
             if len(self._once) >= LAYOUTS:
                 self._once.clear()
             self._once.add(key)
+            self._new.add(key)
             return None
         if not isinstance(learned, Learned):
             learned = self._learned_for(

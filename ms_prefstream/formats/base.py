@@ -141,7 +141,8 @@ def _with_general_fields(row: Row, record: Record, keep_empty_system: bool = Fal
         raise wrong_type("chat_template_kwargs", variables, "an object: the template's variables by name")
     if prompt is record.prompt and tools is None and not variables:
         return record
-    return replace(record, prompt=prompt, tools=tools, variables=variables or None)
+    record.prompt, record.tools, record.variables = prompt, tools, variables or None  # a new one, made of this row
+    return record
 
 
 def _has_response(record: Completion | TokenCompletion) -> bool:

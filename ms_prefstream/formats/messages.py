@@ -64,9 +64,11 @@ def turns(value: Any, field: str, lone: str, keep_empty_system: bool = False) ->
         messages = (message(value, field),)
     else:
         raise wrong_type(field, value, "a string, a turn {role, content}, or a list of turns")
-    for found in messages:
-        if found.extra is not None or (found.role == "system" and not found.content):
+    before = False  # whether the turn before has further keys
+    for role, content, extra in messages:
+        if (extra is not None and before) or (role == "system" and not content):
             return _tidied(messages, keep_empty_system)
+        before = extra is not None
     return messages
 
 
@@ -102,11 +104,15 @@ def message(raw: Any, field: str, index: int = 0) -> Message:
         role = ROLES.get(name) if type(name) is str else None
         if role is not None:
             return Message(role, content)
+    if len(raw) == 3 and type(content) is str and type(name) is str and (role := ROLES.get(name)) is not None:
+        calls = raw.get("tool_calls")
+        if type(calls) is list and all(map(_is_plain_call, calls)):
+            return Message(role, content, {"tool_calls": calls})
     return _careful_message(raw, name, content, _place(field, index))
 
 
 def _careful_message(raw: Mapping[str, Any], name: Any, content: Any, place: str) -> Message:
-    """Converts turns with further keys, text blocks, tool calls or faults."""
+    """Converts turns with further keys, text blocks, tool calls of every form, or faults."""
     if name is None:
         raise missing(raw, "role", place)
     if raw.get("role") is not None and raw.get("from") is not None:
@@ -281,6 +287,12 @@ def check_tool_calls(value: Any, where: str) -> None:
             raise wrong_type(
                 f"a call in the tool_calls of {where}", call, "{'type': 'function', 'function': {'name', 'arguments'}}"
             )
+
+
+def _is_plain_call(call: Any) -> bool:
+    """Returns whether a call is a plain dict in OpenAI's form; most are."""
+    function = call.get("function") if type(call) is dict else None
+    return type(function) is dict and type(function.get("name")) is str
 
 
 def _is_call(call: Any) -> bool:

@@ -53,9 +53,10 @@ def stand_in(error: Exception) -> StepError:
 def error_in(row: Sequence[Any]) -> Exception | None:
     """Returns the exception that a row stands for, or None for a batch."""
     first = row[0] if row else None
-    if str(getattr(first, "dtype", "")).lower() == "string":  # MindSpore 2.7 returns text as a Tensor
-        first = first.asnumpy()  # type: ignore[union-attr]
-    if isinstance(first, np.ndarray) and first.dtype.kind in "US":
+    is_array = isinstance(first, np.ndarray)
+    if not is_array and str(getattr(first, "dtype", "")).lower() == "string":  # MindSpore 2.7 returns text as a Tensor
+        first, is_array = first.asnumpy(), True  # type: ignore[union-attr]
+    if is_array and first.dtype.kind in "US":  # type: ignore[union-attr]
         return recovered(str(first))
     return None
 

@@ -17,6 +17,7 @@ from ms_prefstream.plan.ranks import Ranks
 from ms_prefstream.plan.windows import Windows
 
 _CACHED_WINDOWS = 2
+_CACHED_ROWS = 1 << 14  # of all steps that are cached: more than are read ahead
 _WindowKey = tuple[int, int]
 
 
@@ -50,7 +51,7 @@ class IndexedPlan(Windows):
         # Windows are sorted by one number that holds length and row id: five times faster than by two keys.
         self._row_bits = np.int64(lengths.size.bit_length())
         self._cache: tuple[tuple[_WindowKey, _Slots], ...] = ()
-        self._last: tuple[tuple[int, int], _Slots] | None = None  # the step before, which is asked for several times
+        self._steps: dict[tuple[int, int], _Slots] = {}  # of the last steps, each of which is asked for several times
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
         """Returns the row ids of a rank's step, (G / world,) int64, ascending by length when sorted."""
@@ -67,10 +68,12 @@ class IndexedPlan(Windows):
 
     def _global_batch(self, epoch: int, step: int) -> _Slots:
         """Returns the G slots of one step over all ranks."""
-        last = self._last
-        if last is None or last[0] != (epoch, step):
-            last = self._last = (epoch, step), self._slots(epoch, step)
-        return last[1]
+        found = self._steps.get((epoch, step))
+        if found is None:
+            if len(self._steps) * self.options.global_batch >= _CACHED_ROWS:
+                self._steps = {}
+            found = self._steps[epoch, step] = self._slots(epoch, step)
+        return found
 
     def _slots(self, epoch: int, step: int) -> _Slots:
         window, inside = self.locate(step)

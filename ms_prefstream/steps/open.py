@@ -162,8 +162,9 @@ class StepOpener:
             held = self.order.window * options.global_batch
             return self._one_pass(WindowedSteps, WindowedPlan(options), held, collate)
         if data.index is not None:
-            plan = IndexedPlan(options, data.index.keys_of(), self.order.values(data.index))
-            return self._indexed(IndexedSteps, plan, data.index.keys_of, collate)
+            keys = data.index.keys_of()
+            plan = IndexedPlan(options, keys, self.order.values(data.index))
+            return self._indexed(IndexedSteps, plan, keys.__getitem__, collate)
         return self._windowed(WindowedSteps, WindowedPlan(options), collate)
 
     def by_tokens(self, max_tokens: int, extra: int) -> PlannedSteps:
@@ -189,7 +190,8 @@ class StepOpener:
             logical_shards=self.ranks.logical_shards,
             **order,
         )
-        return self._indexed(IndexedSteps, BudgetPlan(options, index.keys_of()), index.keys_of, self._collate())
+        keys = index.keys_of()
+        return self._indexed(IndexedSteps, BudgetPlan(options, keys), keys.__getitem__, self._collate())
 
     def by_packs(self, rows: int, tokens: int, max_samples: int) -> AnySteps:
         """Steps of packed rows.

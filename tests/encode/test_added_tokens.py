@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import re
@@ -359,3 +360,37 @@ def test_what_changed_is_another_fingerprint(
     tokenizer, _ = loaded(tmp_path / "plain", spec)
     assert not tokenizer.flagged
     assert tokenizer.fingerprint == fingerprint(spec, PHI3)
+
+
+@pytest.mark.parametrize("names", [["a", "ab"], ["ab", "bab"], ["ba", "ab", "c"], ["cc", "c", "bcc"]])
+def test_a_sure_part_is_split_alone_whatever_surrounds_it(names: list[str]) -> None:
+    """Tokens that overlap each other, and the borders of the text."""
+    tokens = [AddedToken(content=name, id=at, special=name == "ba") for at, name in enumerate(names)]
+    added, count = AddedTokens(tokens), 0
+    words = ["".join(letters) for size in range(5) for letters in itertools.product("abc", repeat=size)]
+
+    def split(text: str) -> list[tuple[str, int]]:
+        return [(part.text, part.id) for part in added.split(text)]
+
+    for text, begins, ends in itertools.product(words, (False, True), (False, True)):
+        first, last = added.sure_part(text, begins, ends)
+        if first == last:
+            continue
+        count += 1
+        core = split(text[first:last])
+        assert (begins and first == 0) or core[0][1] >= 0
+        assert (ends and last == len(text)) or core[-1][1] >= 0
+        for before, after in itertools.product([""] if begins else words[:13], [""] if ends else words[:13]):
+            alone = [*split(before + text[:first]), *core, *split(text[last:] + after)]
+            assert split(before + text + after) == alone
+    assert count > 20
+
+
+def test_where_a_part_is_sure() -> None:
+    added = AddedTokens([AddedToken(content=name, id=at, special=False) for at, name in enumerate(["<t>", "</t>"])])
+    text = '\n</t>\n<t>\n{"a": '
+    assert added.sure_part(text, False, False) == (1, 9)
+    assert added.sure_part(text, True, False) == (0, 9)
+    assert added.sure_part(text, False, True) == (1, len(text))
+    assert added.sure_part("t>\n<t>", False, False) == (0, 0)  # a content may end with "<"
+    assert added.sure_part("no token", True, True) == (0, 0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import operator
 import pathlib
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +28,9 @@ from ms_prefstream.sample import Ids, Note
 from tests.encode.chat_templates import FAMILIES
 from tests.encode.field import encoder_of
 from tests.encode.oracle import assistant, system, user
+from tests.encode.test_outcomes import QWEN3
 from tests.encode.test_templates import CONVERSATIONS
+from tests.encode.test_tool_families import FAMILIES as TOOLS
 from tests.fixtures_tokenizers import cached_tokenizer
 
 SLACK = settings(
@@ -162,6 +166,156 @@ class TestFamilies:
         assert_block(encoder, data.draw(st.lists(records, max_size=10)))
 
 
+CALLED = {**{name: (name, template) for name, template in TOOLS.items()}, "qwen3": ("qwen3", QWEN3)}
+CALLED["its own"] = ("chatml", "auto")
+CALLED["numbers"] = (
+    "chatml",
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>"
+    "{{ c.index }}{{ (c.function or c).name }}{{ (c.function or c).arguments | tojson(ensure_ascii=true) }}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{{ (tools or []) | tojson }}",
+)
+WORDS = ["a", " b\n", "", " ", "<|im_end|>", "</tool_call>", "<tool_call", ">", "\u0301e", '"', "{%s}", "你"]
+words = st.lists(st.sampled_from(WORDS), max_size=2).map("".join)
+values = st.one_of(
+    words,
+    st.sampled_from(
+        [1, 1.0, True, None, -0.0, float("nan"), [], {}, [1], ["<|im_end|>"], {"a": {"<|im_end|>": 1}}, b"x"]
+    ),
+)
+members = st.dictionaries(st.sampled_from(["a", "b", "<|im_end|>"]), values, max_size=2)
+json_texts = st.sampled_from(
+    ["", " ", "{}", '{"a": 1}', '{"a": 1, "a": 2}', '["b"]', "no", '{"a": "\\u003c|im_end|>"}']
+)
+arguments = st.one_of(members, members, json_texts, st.none(), st.sampled_from([[], [1], 5]))
+IDS = ["call12345", "call54321", "<|im_end|>"]
+
+
+@st.composite
+def calls(draw: Any) -> Any:
+    """The calls of a turn, in the forms of data sets."""
+    found = []
+    for _ in range(draw(st.integers(0, 2))):
+        call: Any = {"name": draw(st.sampled_from(["f", "f", "g", "<|im_end|>", " "])), "arguments": draw(arguments)}
+        if draw(st.booleans()):
+            call = {"type": "function", "function": call}
+        if draw(st.booleans()):
+            call = {"id": draw(st.sampled_from(IDS)), **call, "index": draw(st.sampled_from([0, 1, True, 1.5]))}
+        found.append(call)
+    return found
+
+
+@st.composite
+def called_records(draw: Any) -> Pair | Completion:
+    """A record with calls, their results, schemas, further keys, or none of these, on either side."""
+
+    def answers(**extra: Any) -> Message:
+        extra = {key: value for key, value in extra.items() if value != []}
+        if draw(st.integers(0, 4)) == 0:
+            extra["reasoning_content"] = draw(words)
+        return Message("assistant", draw(words), extra or None)
+
+    prompt = [system(draw(words))] if draw(st.booleans()) else []
+    prompt.append(user(draw(words)))
+    if draw(st.booleans()):
+        prompt += [answers(tool_calls=draw(calls())), Message("tool", draw(words)), user("q")][
+            : draw(st.integers(2, 3))
+        ]
+    sides = []
+    for _ in range(2):
+        side = [answers(tool_calls=draw(calls()))]
+        if draw(st.integers(0, 3)) == 0:
+            side += [Message("tool", draw(words)), answers()]
+        sides.append(tuple(side))
+    schema = {"type": "function", "function": {"name": "f", "parameters": draw(members)}}
+    tools = draw(st.sampled_from([None, (), (schema,), (schema, schema), ('{"name": "f"}',)]))
+    if draw(st.integers(0, 3)) == 0:
+        return Completion(tuple(prompt), sides[0] if draw(st.booleans()) else (), tools)
+    if draw(st.integers(0, 3)) == 0:
+        sides[1] = tuple(sides[0])  # the same calls
+        if draw(st.booleans()):
+            sides[1] = tuple([message._replace(content=message.content + "!") for message in sides[0]])
+    return Pair(tuple(prompt), sides[0], sides[1], tools=tools)
+
+
+LEAVES = [*WORDS, "f", "g", 0, 1, 1.0, 1.5, True, None, [], {"a": 1}, '{"a": 1}']
+
+
+def varied(value: Any, chance: random.Random) -> Any:
+    """The same record, or a part of it, with some other values: often of the same shape, but not always."""
+    if isinstance(value, Message):
+        extra = varied(value.extra, chance) if isinstance(value.extra, dict) else None
+        return Message(value.role, chance.choice(WORDS) if chance.random() < 0.4 else value.content, extra)
+    if isinstance(value, (Pair, Completion)):
+        found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return type(value)(**{k: varied(it, chance) if isinstance(it, tuple) else it for k, it in found.items()})
+    if isinstance(value, dict):
+        return {key: item if key == "type" else varied(item, chance) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([varied(item, chance) for item in value])
+    return chance.choice(LEAVES) if chance.random() < 0.2 else value
+
+
+def of_one_shape(number: int) -> Pair:
+    """A record of a shape that all numbers have, with values of its own."""
+    asked = Message("assistant", "", {"tool_calls": [called(f"f{number}", {"n": number, "text": "t" * (number % 3)})]})
+    prompt = (system("Be brief."), user(f"q {number}"), asked, Message("tool", f"r {number}"))
+    schema = {"type": "function", "function": {"name": f"f{number % 2}", "description": "d", "parameters": {"n": {}}}}
+    right = Message("assistant", "", {"tool_calls": [called("g", {"right": number})]})
+    return Pair(prompt, (right,), (assistant(f"no {number}"),), tools=(schema,))
+
+
+def called(name: str, arguments: Any) -> Any:
+    return {"id": "call12345", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def called_encoder(field: pathlib.Path, name: str, boundary: str = "joint", **options: Any) -> ConversationEncoder:
+    family, template = CALLED[name]
+    return encoder_of(field / family, template=template, boundary=boundary, **options)[1]
+
+
+class TestShapes:
+    """Records with calls, schemas and further keys by column: as each of them alone."""
+
+    @SLACK
+    @given(st.data())
+    @boundaries
+    @pytest.mark.parametrize("name", CALLED)
+    def test_values_of_every_kind(self, field: pathlib.Path, name: str, boundary: str, data: st.DataObject) -> None:
+        encoder = called_encoder(field, name, boundary)
+        drawn = data.draw(st.lists(called_records(), min_size=1, max_size=2))
+        chance = random.Random(data.draw(st.integers(0, 2**32)))
+        assert_block(encoder, [*drawn, *[varied(one, chance) for one in drawn for _ in range(5)]])
+
+    @pytest.mark.parametrize("content", ["error", "allow"])
+    @SLACK
+    @given(st.data())
+    def test_where_control_tokens_are_refused_or_allowed(
+        self, field: pathlib.Path, content: str, data: st.DataObject
+    ) -> None:
+        encoder = called_encoder(field, "its own", special_tokens_in_content=content)
+        assert_block(encoder, data.draw(st.lists(called_records(), min_size=2, max_size=6)))
+
+    @pytest.mark.parametrize("name", ["llama3", "qwen3"])
+    def test_a_shape_that_is_known_is_not_laid_out_one_by_one(
+        self, field: pathlib.Path, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where the template writes arguments and schemas as a whole; but a control token in a value is hidden."""
+        encoder, rows = called_encoder(field, name), list(map(of_one_shape, range(40)))
+        assert_block(encoder, rows)
+        hidden = called("f", {"a": "<|im_end|>" if name != "llama3" else "<|eot_id|>"})
+        rows[7] = dataclasses.replace(rows[7], chosen=(Message("assistant", "", {"tool_calls": [hidden]}),))
+        one_by_one: list[Any] = []
+        draft = encoder._drafted
+
+        def counted(record: Pair | Completion, texts: Any) -> Any:
+            one_by_one.append(record)
+            return draft(record, texts)
+
+        monkeypatch.setattr(encoder, "_drafted", counted)
+        encoder.encode(rows)
+        assert one_by_one == [rows[7]]
+
+
 class Assembled:
     """Counts the conversations of an encoder that are assembled one by one."""
 
@@ -235,8 +389,6 @@ class Nothing:
 
 
 def test_answers_without_any_token() -> None:
-    import dataclasses
-
     tokenizer = load_tokenizer("bytes")
     tokenizer = dataclasses.replace(tokenizer, encoder=Nothing(tokenizer.encoder))  # type: ignore[arg-type]
     template = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"

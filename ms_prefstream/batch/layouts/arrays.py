@@ -30,12 +30,13 @@ def pad(
         width: The columns of the result.
         fill: What pads a row.
     """
-    if not len(lengths) or lengths.max() > width or lengths.min() < 1:
+    counts = lengths.tolist()
+    if not counts or max(counts) > width or min(counts) < 1:
         raise internal_error(f"the sequences have {lengths} tokens, but an array of {width} columns holds 1 to {width}")
-    padded = np.full((len(lengths), width), fill, dtype=np.int32)
+    padded = np.full((len(counts), width), fill, dtype=np.int32)
     source, target = ids.data, padded.reshape(-1).data  # memoryviews: their slices cost half as much as those of arrays
     at = 0
-    for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
+    for begin, length in zip(begins.tolist(), counts, strict=True):
         target[at : at + length] = source[begin : begin + length]
         at += width
     return padded, lengths.astype(np.int32)
@@ -50,8 +51,15 @@ def pad_sides(block: Block, width: int, fill: int, *sides: int) -> tuple[NDArray
     """Returns `pad` of these sequences of every row, side after side: 0 is the chosen side (or the only one)."""
     if max(sides) >= block.sides:
         raise internal_error(f"a sample of the batch has no sequence number {max(sides)}; a pair has two")
-    begins, lengths = (part.T[[*sides]].reshape(-1) for part in (block.begins, block.lengths))
+    begins, lengths = (_side_by_side(part, sides) for part in (block.begins, block.lengths))
     return pad(block.ids, begins, lengths, width, fill)
+
+
+def _side_by_side(values: NDArray[Any], sides: tuple[int, ...]) -> NDArray[Any]:
+    """Returns what these sequences of every row have, side after side: (B, S, ...) -> (len(sides) * B, ...)."""
+    if sides != tuple(range(values.shape[1])):
+        values = values[:, sides]
+    return values.swapaxes(0, 1).reshape(-1, *values.shape[2:])
 
 
 def span_mask(block: Block, lengths: Lengths, width: int, shifted: bool, *sides: int) -> NDArray[np.bool_]:
@@ -65,7 +73,7 @@ def span_mask(block: Block, lengths: Lengths, width: int, shifted: bool, *sides:
     Returns:
         (R, width) bool, whose sum does not depend on `shifted`.
     """
-    limits = block.spans[:, sides].swapaxes(0, 1).reshape(-1, 2).astype(np.int32)  # positions fit, as lengths do
+    limits = _side_by_side(block.spans, sides).astype(np.int32)  # positions fit, as lengths do
     others = [  # (row of the mask, begin, end)
         (sides.index(side) * len(block) + row, *span)
         for (row, side), spans in block.more.items()
@@ -98,7 +106,9 @@ def shift_left(ids: NDArray[np.int32], fill: int) -> NDArray[np.int32]:
 
 def only_where(mask: NDArray[np.bool_], values: NDArray[np.int32]) -> NDArray[np.int32]:
     """Returns the values under the mask, `IGNORE` elsewhere. (R, L) int32."""
-    return np.where(mask, values, np.int32(IGNORE))
+    found = np.full(values.shape, IGNORE, np.int32)
+    np.copyto(found, values, where=mask)  # twice as fast as np.where
+    return found
 
 
 def required(values: NDArray[np.floating[Any]] | None, rows: int, name: str) -> NDArray[np.float32]:

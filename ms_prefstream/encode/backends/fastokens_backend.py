@@ -168,7 +168,7 @@ class FastokensEncoder(PlainTextEncoder):
         unknown characters; the reference decides then.
         """
         assert self.spelling is not None
-        size = int(self.spelling.lengths[ids].sum())
+        size = int(self.spelling.lengths.take(ids).sum())
         return size == self.spelling.size(texts, place) or (
             self.nfc and size == self.spelling.size(nfc_all(texts), place)
         )

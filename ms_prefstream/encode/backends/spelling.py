@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,14 +41,15 @@ class Spelling:
 
     Attributes:
         shown: Bytes by id, as a reader sees them; b"" for ids that write nothing.
-        lengths: (vocab_size,) UTF-8 bytes that an id takes of the normalised text; -1 where that is not known.
+        lengths: (vocab_size,) UTF-8 bytes that an id takes of the normalised text; -1 where that is not known. A small
+            dtype: they are looked up for every id of a stream.
         space: The character for a space in the normalised text.
         prefix: The space set before texts, if any.
         borders: Ids after which a text counts as `Place.AFTER_SPECIAL`.
     """
 
     shown: Sequence[bytes]
-    lengths: NDArray[np.int64]
+    lengths: NDArray[np.signedinteger[Any]]
     space: str = " "
     prefix: Prefix | None = None
     borders: frozenset[int] = field(default_factory=frozenset)
@@ -134,6 +136,7 @@ def build_spelling(
         lengths[id_] = length
     for content, id_ in added.items():
         shown[id_] = content.encode("utf-8")
+    lengths = lengths.astype(np.min_scalar_type(-1 - max(0, int(lengths.max()))))
     return Spelling(shown=shown, lengths=lengths, space=space, prefix=prefix, borders=borders)
 
 

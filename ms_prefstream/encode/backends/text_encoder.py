@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from ms_prefstream.encode.backends.spelling import Spelling
 from ms_prefstream.encode.backends.unicode import MAX_CHARS, check_size, nfc, origins
 from ms_prefstream.sample import Ids
 
+_SURE_PARTS = 256  # fixed texts whose sure parts are kept
 _AROUND = ("", "x", " x", "x ", "\n", "\n\nx", "1", "你", ">", "<")  # texts with which `sure_part` proves itself
 
 
@@ -73,6 +75,20 @@ class PlainTextEncoder(abc.ABC):
 
         See `TextEncoder`.
         """
+        key = text, place, begins, ends
+        found = self._sure_parts.get(key)
+        if found is None:
+            if len(self._sure_parts) >= _SURE_PARTS:
+                self._sure_parts.clear()
+            found = self._sure_parts[key] = self._sure_part(*key)
+        return found
+
+    @functools.cached_property
+    def _sure_parts(self) -> dict[tuple[str, Place, bool, bool], tuple[int, int]]:
+        """The answers of `sure_part`: most layouts of a template have the same fixed texts."""
+        return {}
+
+    def _sure_part(self, text: str, place: Place, begins: bool, ends: bool) -> tuple[int, int]:
         first, last = self.added.sure_part(text, begins, ends)
         if first == last:
             return 0, 0

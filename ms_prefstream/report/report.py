@@ -315,7 +315,7 @@ class Report:
         """Returns all counts as plain values, for JSON; without `warnings` and `template`, which are for people."""
         values = {name: value for name, value in vars(self).items() if value or name not in _WHERE_COUNTED}
         for name in ("_seen", "_indexed", "_filled_by_stand_ins", "warnings", "template"):
-            del values[name]
+            values.pop(name, None)  # a flag is there once it is set
         return values | {
             "dropped": dict(self.dropped),
             "origins": {reason: list(found) for reason, found in self.origins.items()},

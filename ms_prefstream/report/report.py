@@ -312,9 +312,12 @@ class Report:
             self.origins[reason] = origins[:ORIGINS_KEPT]
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns all counts as plain values, for JSON; without `warnings` and `template`, which are for people."""
+        """Returns all counts as plain values, for JSON.
+
+        Without `warnings` and `template`, which are for people, and `delivered`, see `ledger`.
+        """
         values = {name: value for name, value in vars(self).items() if value or name not in _WHERE_COUNTED}
-        for name in ("_seen", "_indexed", "_filled_by_stand_ins", "warnings", "template"):
+        for name in ("_seen", "_indexed", "_filled_by_stand_ins", "delivered", "warnings", "template"):
             values.pop(name, None)  # a flag is there once it is set
         return values | {
             "dropped": dict(self.dropped),

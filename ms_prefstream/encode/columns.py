@@ -188,11 +188,12 @@ class Window:
             Which of the n they are, the shape of each side, and for each side the columns of its further values.
         """
         schemas = [self._shapes.schemas_of(self._records[row].tools) for row in rows.tolist()]
-        by_count: dict[int, list[int]] = {}
+        by_tools: dict[tuple[bool, int], list[int]] = {}
         for number, found in enumerate(schemas):
             if found is not None and not any(schema.hidden for schema in found):
-                by_count.setdefault(len(found), []).append(number)
-        for count, which in by_count.items():
+                has_tools = self._records[rows[number]].tools is not None
+                by_tools.setdefault((has_tools, len(found)), []).append(number)
+        for (has_tools, count), which in by_tools.items():
             messages = at[which].T.tolist()
             contents = [[self.contents[message] for message in column] for column in messages]
             extras = [[self._extras[message] for message in column] for column in messages]
@@ -201,7 +202,7 @@ class Window:
                 lists = [schemas[number] or [] for number in of]
                 listed = [[schemas[place] for schemas in lists] for place in range(count)]
                 prompt, *sides = self._parts[rows[of[0]]]
-                keys = [shape_key(prompt + side, count) for side in sides]
+                keys = [_key(prompt + side, has_tools, count) for side in sides]
                 values = [
                     [
                         *[column for message, column in group.values if message < sizes[0] or first <= message < end],
@@ -210,6 +211,13 @@ class Window:
                     for first, end in pairwise(np.cumsum(sizes).tolist())
                 ]
                 yield np.array(of), keys, values
+
+
+def _key(messages: Messages, has_tools: bool, schemas: int) -> tuple[Any, ...]:
+    """Returns the roles of messages, or their shape if they have more than contents; see `Columns.key`."""
+    if has_tools or any(message.extra for message in messages):
+        return shape_key(messages, schemas)
+    return tuple([message.role for message in messages])
 
 
 def _differ(record: Pair | Completion) -> bool:

@@ -278,13 +278,28 @@ class TestShapes:
 
     @SLACK
     @given(st.data())
-    @boundaries
-    @pytest.mark.parametrize("name", CALLED)
+    @pytest.mark.parametrize(("name", "boundary"), [*[(name, "joint") for name in CALLED], ("qwen3", "inference")])
     def test_values_of_every_kind(self, field: pathlib.Path, name: str, boundary: str, data: st.DataObject) -> None:
         encoder = called_encoder(field, name, boundary)
         drawn = data.draw(st.lists(called_records(), min_size=1, max_size=2))
         chance = random.Random(data.draw(st.integers(0, 2**32)))
-        assert_block(encoder, [*drawn, *[varied(one, chance) for one in drawn for _ in range(5)]])
+        assert_block(encoder, [*drawn, *[varied(one, chance) for one in drawn for _ in range(4)]])
+
+    @pytest.mark.parametrize("name", ["numbers", "qwen3", "llama3"])
+    def test_records_that_differ_in_one_thing(self, field: pathlib.Path, name: str) -> None:
+        """Each of them has a shape of its own, or the same one with another value."""
+        call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}, "index": 0}
+        found: list[Any] = [[call], [call, call], [], call, None]
+        found += [[{**call, "index": index}] for index in (1, True, 1.0, -0.0, None, "x", " ", [0], {"a": 0})]
+        found += [[dict(reversed(call.items()))], [call["function"]], [{**call, "function": "f"}]]
+        for arguments in ({}, {"b": 1}, "{}", '{"a": 2}', "no", " ", [1], None, 5, {"a": {"<|im_end|>": "<|im_end|>"}}):
+            found.append([{**call, "function": {"name": "f", "arguments": arguments}}])
+        found += [[{**call, "function": {"name": value, "arguments": {"a": 1}}}] for value in ("g", " ", "<|im_end|>")]
+        rows: list[Pair | Completion] = []
+        for calls in found:
+            answer = Message("assistant", "a", {"tool_calls": calls} if calls is not None else None)
+            rows += rows_of((user("q"),), (answer,))[:2]
+        assert_block(called_encoder(field, name), rows * 2)
 
     @pytest.mark.parametrize("content", ["error", "allow"])
     @SLACK
@@ -295,12 +310,15 @@ class TestShapes:
         encoder = called_encoder(field, "its own", special_tokens_in_content=content)
         assert_block(encoder, data.draw(st.lists(called_records(), min_size=2, max_size=6)))
 
+    @pytest.mark.parametrize("has_tools", [True, False])
     @pytest.mark.parametrize("name", ["llama3", "qwen3"])
     def test_a_shape_that_is_known_is_not_laid_out_one_by_one(
-        self, field: pathlib.Path, name: str, monkeypatch: pytest.MonkeyPatch
+        self, field: pathlib.Path, name: str, has_tools: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where the template writes arguments and schemas as a whole; but a control token in a value is hidden."""
         encoder, rows = called_encoder(field, name), list(map(of_one_shape, range(40)))
+        if not has_tools:  # then one side is of plain text alone
+            rows = [dataclasses.replace(row, prompt=row.prompt[:2], tools=None) for row in rows]
         assert_block(encoder, rows)
         hidden = called("f", {"a": "<|im_end|>" if name != "llama3" else "<|eot_id|>"})
         rows[7] = dataclasses.replace(rows[7], chosen=(Message("assistant", "", {"tool_calls": [hidden]}),))

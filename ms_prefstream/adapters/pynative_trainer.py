@@ -7,7 +7,7 @@ What a row of the dataset is differs between the releases:
                rank (local_batch_size)    micro-batches make a step, and not their rows
 
 So a stream delivers the same rows in the same order whatever the ramp, and its step is a number of micro-batches.
-2.0 and 2.1 were followed in their source: they cannot be imported without hyper-parallel, which no index has.
+2.0 and 2.1 were followed in their source. Their trainers import hyper-parallel, which no index has.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The PyNative trainers of MindFormers 2.0 and 2.1 with a stream: their sequence of calls, by a stand-in.
 
-Neither can be imported here. `Trainer` makes the calls that theirs make, in their order: the dataset is created, a
-checkpoint may be loaded, one iterator is created, and batches are taken from it until the last step.
+Both need hyper-parallel, which no index has. `Trainer` makes the calls that theirs make, in their order: the dataset
+is created, a checkpoint may be loaded, one iterator is created, and batches are taken from it until the last step.
 """
 
 from __future__ import annotations

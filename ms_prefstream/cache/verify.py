@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ms_prefstream.errors import CacheError
 from ms_prefstream.mindrecord.files import FileNote, foreign_files, is_mindrecord, note_of
 from ms_prefstream.mindrecord.manifest import MANIFEST, read_manifest
+from ms_prefstream.mindrecord.megatron import MEGATRON, is_read
 from ms_prefstream.progress import Progress
 
 
@@ -50,9 +51,10 @@ def verify(folder: str, progress: Progress | None = None) -> list[Checked]:
             shown.advance(note.bytes)
     finally:
         shown.end()
+    reads = is_read if manifest.about["layout"] == MEGATRON else is_mindrecord
     said = "it does not belong to the cache, by its manifest, and who reads the folder would train on it: remove it"
     for name in foreign_files(folder, {MANIFEST, *manifest.files}):
-        checked.append(Checked(name, said if is_mindrecord(name) else "", belongs=False))
+        checked.append(Checked(name, said if reads(name) else "", belongs=False))
     return checked
 
 

@@ -29,6 +29,7 @@ from ms_prefstream.mindrecord.manifest import (
     read_manifest,
     without_reference,
 )
+from ms_prefstream.mindrecord.megatron import MEGATRON, PREFIX
 from ms_prefstream.mindrecord.ragged import has_pairs, ragged_block
 from ms_prefstream.mindrecord.sidecar import PLACE
 from ms_prefstream.sample import Block, Ready
@@ -125,9 +126,12 @@ class CachedRows:
         check_files(folder, self.manifest)
         about = self.manifest.about
         if about["layout"] != "ragged":
+            what = "is padded for other trainers: read it with mindspore.dataset.MindDataset"
+            if about["layout"] == MEGATRON:
+                what = f"is for MindSpeed: train on it with --data-path {os.path.join(folder, PREFIX)}"
             raise SourceError(
-                f"{folder} has the layout {about['layout']!r}, which is padded for other trainers: read it with "
-                "mindspore.dataset.MindDataset. mps.stream reads caches of layout 'ragged'."
+                f"{folder} has the layout {about['layout']!r}, which {what}. mps.stream reads caches of layout "
+                "'ragged'."
             )
         room = self.manifest.files[PLACES].bytes - PLACE.itemsize * self.manifest.source_rows
         if not 0 <= room <= NPY_HEAD:

@@ -22,7 +22,7 @@ class Package(NamedTuple):
 
     Attributes:
         install: What pip installs.
-        tried: The versions that the tests ran with; the ranges of pyproject.toml end there. Empty if any will do.
+        tried: The versions that the tests ran with; the ranges of pyproject.toml end at one. Empty if any will do.
         depth: How many numbers of a version must be those of a tried one: 2 for 2.9.1 after 2.9.0.
     """
 
@@ -33,7 +33,7 @@ class Package(NamedTuple):
 
 PACKAGES = {
     "mindspore": Package("ms-prefstream[mindspore]", ("2.7.1", "2.9.0", "2.10.0")),
-    "mindformers": Package("ms-prefstream[mindformers]", ("1.7.0", "1.9.0")),
+    "mindformers": Package("ms-prefstream[mindformers]", ("1.7.0", "1.9.0", "2.1.0")),  # 2.1: graph mode
     "tokenizers": Package("ms-prefstream", ("0.21.4", "0.22.2", "0.23.1")),
     "transformers": Package("transformers", ("4.57.1", "5.24.0"), depth=1),
     "pyarrow": Package("ms-prefstream[parquet]"),

@@ -90,10 +90,10 @@ def test_the_ranges_end_at_what_was_tried() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for package in ("mindspore", "mindformers", "tokenizers"):
         ranges = re.findall(rf'"{package}>=([\d.]+),<([\d.]+)"', text)
-        first, last = (PACKAGES[package].tried[place].split(".") for place in (0, -1))
-        after = f"{last[0]}.{int(last[1]) + 1}"
-        assert {begin.split(".")[:2] == first[:2] for begin, _ in ranges} == {True}, package
-        assert after in [end for _, end in ranges], package
+        tried = [one.split(".")[:2] for one in PACKAGES[package].tried]
+        assert ranges, package
+        assert all(begin.split(".")[:2] == tried[0] for begin, _ in ranges), package
+        assert all(end in [f"{major}.{int(minor) + 1}" for major, minor in tried] for _, end in ranges), package
 
 
 def test_the_table_of_versions_holds_every_tried_one() -> None:

@@ -102,3 +102,10 @@ def test_the_table_of_versions_holds_every_tried_one() -> None:
     for package in ("tokenizers", "transformers"):
         tried = [one.split("==")[1] for setup in SETUPS for one in setup.more if one.startswith(f"{package}==")]
         assert set(tried) <= set(PACKAGES[package].tried)
+
+
+def test_make_installs_a_tried_pair() -> None:
+    pair = re.search(r"^PAIR := mindspore==(\S+) mindformers==(\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert pair is not None
+    assert pair[1] in PACKAGES["mindspore"].tried
+    assert pair[2] in PACKAGES["mindformers"].tried

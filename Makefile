@@ -17,7 +17,9 @@ PARTS ?= ab
 SHELL := /bin/sh
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-# What is installed is remembered in the environment; a newer pyproject.toml makes it install again.
+# The pair that the demo and the tests run with; pyproject.toml allows others.
+PAIR := mindspore==2.9.0 mindformers==1.9.0
+# What is installed is remembered in the environment; a newer pyproject.toml or Makefile makes it install again.
 RUN_STAMP := $(VENV)/.ms-prefstream-run
 TEST_STAMP := $(VENV)/.ms-prefstream-test
 CODE := $(wildcard ms_prefstream tests examples benchmarks docs setup.py)
@@ -63,16 +65,16 @@ NO_TESTS = code=$$?; if [ "$$code" -eq 5 ]; then echo "pytest ran no test, which
 # Tests of one scope, a file as a rule, stay in one of the processes: see tests/conftest.py.
 PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
-$(RUN_STAMP): pyproject.toml
+$(RUN_STAMP): pyproject.toml Makefile
 	@$(ENVIRONMENT)
 	@echo "Installing ms_prefstream into $(VENV): MindSpore is some hundred MB, this takes a minute or more ..."
-	@$(PIP) install -q -e ".[fast]" || { $(NOT_INSTALLED); }
+	@$(PIP) install -q -e ".[mindformers,fast]" $(PAIR) || { $(NOT_INSTALLED); }
 	@touch $@
 
-$(TEST_STAMP): pyproject.toml
+$(TEST_STAMP): pyproject.toml Makefile
 	@$(ENVIRONMENT)
 	@echo "Installing ms_prefstream and its test tools into $(VENV): MindSpore is some hundred MB, this takes a minute or more ..."
-	@$(PIP) install -q -e ".[test]" || { $(NOT_INSTALLED); }
+	@$(PIP) install -q -e ".[test]" $(PAIR) || { $(NOT_INSTALLED); }
 	@touch $@ $(RUN_STAMP)
 
 NOT_INSTALLED = echo "The installation failed: the lines above say why; run make again once that is solved." >&2; exit 1

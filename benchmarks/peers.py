@@ -8,7 +8,8 @@ Ours reads the file, tokenises, masks, sorts, buckets and pads. Theirs is less, 
 * TRL: `DPOTrainer._prepare_dataset` of the installed package, on rows in memory; ids only, no masks, no batches.
 * XTuner: `tokenize` of `xtuner/dataset/preference_dataset.py`, on rows in memory; ids and labels, no padding.
 * mindrlhf: `write_mindrecord` of `examples/reward_model_train_tutorial/cvalues_comparison.py`, from the file to a
-  MindRecord file, rows padded to 4,096 tokens as in its tutorial (``--mindrlhf-length``). Wants MindSpore.
+  MindRecord file, rows padded to 4,096 tokens as in its tutorial (``--mindrlhf-length``). Wants MindSpore
+  and the package jsonlines.
 
 The functions are taken from the package or checkout as they are, by their names, without the modules around them: these
 import a training framework that tokenising does not need. All get the same `tokenizers` file. A peer that is not there

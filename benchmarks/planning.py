@@ -1,24 +1,36 @@
 """What planning costs and what it saves: python benchmarks/planning.py
 
 (a) milliseconds to find the rows of one step, for both plans; (b) padding and straggling of simulated ranks against
-random batches; (c) bytes of memory a row.
+random batches; (c) bytes of memory a row; (d) a cluster: 1,000 ranks and 100 M rows, planned in this process
+as each rank would plan them, with Pad, Bucket and Pack. It needs 4 GB of memory; ``--cluster-rows 0`` leaves it out.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.plan import IndexedPlan, PlanOptions, WindowedPlan
+from ms_prefstream.batch import Bucket
+from ms_prefstream.plan import (
+    BudgetOptions,
+    BudgetPlan,
+    IndexedPlan,
+    PackedPlan,
+    PackedWindows,
+    PlanOptions,
+    WindowedPlan,
+)
 
 Lengths = NDArray[np.int32]
+LONGEST = 4096
 
 
 def preference_lengths(rows: int, seed: int) -> Lengths:
@@ -26,7 +38,7 @@ def preference_lengths(rows: int, seed: int) -> Lengths:
     numbers = np.random.default_rng(seed)
     prompt = numbers.lognormal(4.6, 0.8, rows)
     sides = numbers.lognormal(5.36, 0.75, (2, rows)).max(axis=0)
-    lengths: Lengths = np.clip(prompt + sides, 1, 4096).astype(np.int32)
+    lengths: Lengths = np.clip(prompt + sides, 1, LONGEST).astype(np.int32)
     return lengths
 
 
@@ -139,6 +151,143 @@ def memory(lengths: Lengths) -> None:
     print(f"    no index                    {held / rows:7.3f} bytes a row ({held:,} bytes in all)")
 
 
+class Work(NamedTuple):
+    """One step of a cluster: the tokens of each rank, and the columns that it computes."""
+
+    tokens: NDArray[np.int64]  # (world,)
+    columns: NDArray[np.int64]  # (world,)
+
+
+class Cluster:
+    """A run of many ranks over many rows. Each method plans it with one batching rule.
+
+    A method yields the plan as soon as it is made, and then the `Work` of each step.
+
+    Args:
+        lengths: Tokens of the longer side of each row.
+        world: Ranks.
+        batch: Pairs of a rank in a step; packed rows of `capacity` tokens hold twice as many tokens as a pair.
+        window: Steps of a window.
+    """
+
+    def __init__(self, lengths: NDArray[np.int16], world: int, batch: int, window: int) -> None:
+        self.lengths, self.world, self.batch, self.window = lengths, world, batch, window
+        self.options = PlanOptions(
+            rows=len(lengths), global_batch=world * batch, logical_shards=world, window=window, seed=2
+        )
+        rule = Bucket(batch, max_shapes=8)
+        self.widths = np.array(rule.widths(LONGEST, lengths[:: max(1, len(lengths) // 2000)]))  # as a stream probes
+
+    def _padded(self, lengths: NDArray[np.int16]) -> Work:
+        """The work of a step, lengths (world, rows of a rank), each rank padded to its own width."""
+        widths = self.widths[np.searchsorted(self.widths, lengths.max(axis=1))]
+        return Work(lengths.sum(axis=1, dtype=np.int64), widths * lengths.shape[1])
+
+    def pad(self) -> Iterator[Any]:
+        plan = WindowedPlan(dataclasses.replace(self.options, sort=False))
+        yield plan, lambda step: plan.rows(0, step, 3, self.world)
+        for step in range(self.window):
+            rows = np.stack([plan.rows(0, step, rank, self.world) for rank in range(self.world)])
+            tokens = self.lengths[rows].sum(axis=1, dtype=np.int64)
+            yield Work(tokens, np.full(self.world, self.batch * LONGEST))
+
+    def bucket(self) -> Iterator[Any]:
+        plan = WindowedPlan(self.options)
+
+        def find(step: int) -> Any:
+            if step % self.window:
+                return None  # the window is arranged
+            rows = plan.shard_rows(0, step // self.window, 3)
+            return plan.arrange(self.lengths[rows], rows)
+
+        yield plan, find
+        shards = [plan.shard_rows(0, 0, shard) for shard in range(self.world)]
+        batches = np.stack([self.lengths[rows[plan.arrange(self.lengths[rows], rows).batches]] for rows in shards])
+        for place in plan.batch_order(0, 0):
+            yield self._padded(batches[:, place])
+
+    def bucket_with_index(self) -> Iterator[Any]:
+        plan = IndexedPlan(self.options, self.lengths)
+        yield plan, lambda step: plan.rows(0, step, 3, self.world)
+        for step in range(self.window):
+            rows = plan.rows(0, step, 0, 1).reshape(self.batch, self.world).T
+            yield self._padded(self.lengths[rows])
+
+    def budget_with_index(self) -> Iterator[Any]:
+        options = BudgetOptions(
+            rows=len(self.lengths), tokens=self.world * 2 * LONGEST, sequences=2, seed=2,
+            widths=tuple(self.widths.tolist()), logical_shards=self.world,
+        )  # fmt: skip
+        plan = BudgetPlan(options, self.lengths)
+        yield plan, lambda step: plan.rows(0, step, 3, self.world)
+        for step in range(self.window):
+            rows = plan.rows(0, step, 0, 1)
+            yield self._padded(self.lengths[rows.reshape(-1, self.world).T])
+
+    def pack(self) -> Iterator[Any]:
+        mean = 2 * float(self.lengths[:100_000].mean())
+        steps = int(len(self.lengths) * mean / (self.world * 2 * LONGEST) * 1.05)
+        plan = PackedWindows(dataclasses.replace(self.options, global_batch=self.world), steps, 2 * LONGEST, 64)
+
+        def packed(shard: int) -> Any:
+            sizes = 2 * self.lengths[plan.shard_rows(0, 0, shard)].astype(np.int32)
+            return sizes, plan.pack(sizes, 0, 0, shard).bins
+
+        yield plan, lambda step: None if step % self.window else packed(3)
+        shards = [packed(shard) for shard in range(self.world)]
+        tokens = np.array([[sizes[bins.of(step)].sum() for step in range(self.window)] for sizes, bins in shards])
+        for step in range(self.window):
+            yield Work(tokens[:, step], np.full(self.world, 2 * LONGEST))
+
+    def pack_with_index(self) -> Iterator[Any]:
+        sizes = self.lengths * np.int16(2)
+        plan = PackedPlan(dataclasses.replace(self.options, global_batch=self.world, logical_shards=1),
+                          sizes, 2 * LONGEST, 64)  # fmt: skip
+        yield plan, lambda step: plan.rows(0, step, 3, self.world)
+        for step in range(self.window):
+            tokens = np.array([sizes[rows].sum() for rows in plan.rows(0, step, 0, 1)])
+            yield Work(tokens, np.full(self.world, 2 * LONGEST))
+
+
+def cluster(rows: int, world: int, batch: int, window: int) -> None:
+    """Prints what each batching rule costs a rank, in CPU time, and how even its steps are."""
+    parts = [
+        preference_lengths(min(rows - at, 5_000_000), seed=at).astype(np.int16) for at in range(0, rows, 5_000_000)
+    ]
+    run = Cluster(np.concatenate(parts), world, batch, window)
+    del parts
+    print(f"  {world:,} ranks, {rows:,} rows, {batch} pairs or one pack of {2 * LONGEST} tokens a rank, {window} steps")
+    print("                                s to plan   MB a rank  (peak)   ms a step   ms at most   padding   slowest")
+    for name, indexed, plans in (
+        ("Pad(4096)", False, run.pad),
+        ("Bucket(max_shapes=8)", False, run.bucket),
+        ("Bucket(max_shapes=8), index", True, run.bucket_with_index),
+        ("Bucket(max_tokens), index", True, run.budget_with_index),
+        ("Pack(8192)", False, run.pack),
+        ("Pack(8192), index", True, run.pack_with_index),
+    ):
+        tracemalloc.start()
+        begun = time.process_time()
+        found = plans()
+        _, find = next(found)
+        made = time.process_time() - begun
+        spent = []
+        for step in range(2 * window):
+            begun = time.process_time()
+            find(step)
+            spent.append(1e3 * (time.process_time() - begun))
+        held, peak = (number / 1e6 for number in tracemalloc.get_traced_memory())
+        tracemalloc.stop()
+        held += run.lengths.nbytes / 1e6 * indexed
+        steps = list(found)
+        tokens, columns = (np.stack([step[at] for step in steps]) for at in (0, 1))
+        padding = 1 - tokens.sum() / columns.sum()
+        slowest = (columns.max(axis=1) / columns.mean(axis=1)).mean() - 1
+        print(f"    {name:27} {made:9.1f} {held:11.1f} {peak:8.0f} {statistics.mean(spent):11.2f} "
+              f"{max(spent):12.1f} {padding:9.1%} {slowest:+9.1%}", flush=True)  # fmt: skip
+    print(f"    widths of Bucket: {', '.join(map(str, run.widths))}; of Pack and Pad one")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What planning costs and what it saves.")
     parser.add_argument("--rows", type=int, default=10_000_000)
@@ -148,6 +297,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4, help="rows of a rank in part (b)")
     parser.add_argument("--steps", type=int, default=256, help="simulated steps in part (b)")
     parser.add_argument("--times", type=int, default=15, help="repetitions in part (a)")
+    parser.add_argument("--cluster-rows", type=int, default=100_000_000, help="rows of part (d); 0 for no part (d)")
+    parser.add_argument("--cluster-ranks", type=int, default=1000, help="ranks of part (d)")
     options = parser.parse_args()
 
     lengths = preference_lengths(options.rows, seed=0)
@@ -159,6 +310,10 @@ def main() -> None:
     simulated_ranks(lengths, options.ranks, options.batch_size, options.steps)
     print("(c) memory")
     memory(lengths)
+    if options.cluster_rows:
+        print("(d) a cluster")
+        del lengths
+        cluster(options.cluster_rows, options.cluster_ranks, options.batch_size, window=64)
 
 
 if __name__ == "__main__":

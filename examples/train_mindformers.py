@@ -25,14 +25,17 @@ from typing import Any
 
 os.environ.setdefault("LOG_MF_PATH", str(pathlib.Path("output", "log").absolute()))  # else ./output/log, at the import
 
-import mindformers
-import mindspore as ms
-from mindformers import LlamaConfig, LlamaForCausalLM, MindFormerConfig, Trainer
-from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
-from mindspore import Tensor, nn, ops
-
 import ms_prefstream.adapters.mindformers  # noqa: F401 - registers PrefStreamDataset; checks columns and resumed states
-from ms_prefstream.demo.losses import end_scores, pair_loss, token_log_probs
+from ms_prefstream.packages import needs
+
+with needs("mindformers", "train_mindformers.py"):
+    import mindformers
+    import mindspore as ms
+    from mindformers import LlamaConfig, LlamaForCausalLM, MindFormerConfig, Trainer
+    from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+    from mindspore import Tensor, nn, ops
+
+    from ms_prefstream.demo.losses import end_scores, pair_loss, token_log_probs
 
 ON_CPU = {
     "use_flash_attention": False,

@@ -6,10 +6,8 @@ Every error that a user can cause is a `PrefStreamError`. A row that cannot beco
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import re
-from collections.abc import Iterator
 from typing import Any
 
 
@@ -184,30 +182,3 @@ class CarriedTraceback(Exception):
 
 class DroppedRowError(RowError):
     """A row that is dropped whatever `on_bad_row` says, because an option or the writer of a cache decided so."""
-
-
-_INSTALL = {
-    "mindspore": "pip install mindspore==2.9.0",
-    "mindformers": "pip install mindformers==1.9.0, which goes with mindspore 2.9.0; MindSpore 2.10 has none",
-}
-
-
-@contextlib.contextmanager
-def needs(package: str, what: str) -> Iterator[None]:
-    """Turns a failed import of `package` inside the ``with`` block into an error that says how to install it.
-
-    Args:
-        package: ``mindspore`` or ``mindformers``.
-        what: The feature that needs it, as the sentence's subject.
-
-    Raises:
-        PrefStreamError: It is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != package:
-            raise
-        raise PrefStreamError(
-            f"{what} needs the package {package}, which is not installed here. Install it: {_INSTALL[package]}."
-        ) from error

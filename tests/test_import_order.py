@@ -15,6 +15,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "ms_prefstream"
 
 ORDER = (
     "errors version",
+    "packages",
     "sample checks fingerprint progress disk lines",
     "part_range",
     "plan",

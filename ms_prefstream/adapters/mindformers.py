@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 from ms_prefstream.adapters.trainer_hooks import install_hooks, when_imported
 from ms_prefstream.adapters.yaml_keys import stream_from
-from ms_prefstream.errors import OptionError, needs
+from ms_prefstream.errors import OptionError
 from ms_prefstream.mindspore.dataset import to_dataset
 from ms_prefstream.mindspore.samples import Samples
 from ms_prefstream.mindspore.trainer_checks import check_pairing, listed, shards
+from ms_prefstream.packages import needs, warn_if_untried
 from ms_prefstream.steps.collate import select_columns
 
 if TYPE_CHECKING:
@@ -182,7 +183,8 @@ def _check_rest(config: dict[str, Any]) -> None:
 
 
 def _register() -> None:
-    """Registers the three classes with MindFormers."""
+    """Registers the three classes with MindFormers, which is being imported."""
+    warn_if_untried("mindformers")
     registry = sys.modules[_REGISTRY]
     kinds = ((PrefStreamDataset, "DATASET"), (PrefStreamDataLoader, "DATASET_LOADER"), (PrefStreamReport, "CALLBACK"))
     for made, kind in kinds:

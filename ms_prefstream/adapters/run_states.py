@@ -52,8 +52,7 @@ def save_state(dataset: Any, monitor: Any, done: int) -> None:
         _writer(monitor).write([checkpoint.with_suffix(_SUFFIX)], state, older)
         _clear(monitor, checkpoint)
     elif dataset.stream.rank == 0 and (folder := _iteration(monitor, trained)) is not None:
-        older = sorted(folder.parent.glob(f"iteration_*/{LATEST}"), reverse=True)
-        _writer(monitor).write([folder / LATEST], state, older)
+        write_beside(monitor, folder, state)
 
 
 def check_resumed(dataset: Any, config: Any) -> None:
@@ -68,18 +67,8 @@ def check_resumed(dataset: Any, config: Any) -> None:
     if config.get("ignore_data_skip") or not (config.get("resume_training") or runner.get("initial_step")):
         return
     path = _state_beside(config)
-    if path is None:
-        return
-    try:
-        saved, now = read_state(path), dataset.stream.state(0)
-    except FileNotFoundError:  # removed since
-        return
-    settings = {name: value for name, value in now.items() if name not in ("epoch", "step", "source")}
-    try:
-        step = check_state(saved, settings, dataset.stream.steps_per_epoch)
-    except StateError as error:
-        raise StateError(f"{path}: {error} {_remedies(saved, now)}") from None
-    if config.get("data_skip_steps") or not gives_steps(dataset):
+    step = None if path is None else saved_step(path, dataset.stream)
+    if step is None or config.get("data_skip_steps") or not gives_steps(dataset):
         return
     begins, skipped = first_step(dataset, dataset.stream), int(runner.get("initial_step") or 0)
     if step != begins:
@@ -87,6 +76,23 @@ def check_resumed(dataset: Any, config: Any) -> None:
             f"{path}: the run had finished step {step} of the data, but this one would resume after step {begins}, "
             f"since steps were skipped before. Set data_skip_steps: {step - begins + skipped}."
         )
+
+
+def saved_step(path: pathlib.Path, stream: Any) -> int | None:
+    """Returns the finished steps of a state beside a checkpoint; None without one.
+
+    Raises:
+        StateError: The state is of other data or other settings than the stream. Names what differs.
+    """
+    try:
+        saved, now = read_state(path), stream.state(0)
+    except FileNotFoundError:
+        return None
+    settings = {name: value for name, value in now.items() if name not in ("epoch", "step", "source")}
+    try:
+        return check_state(saved, settings, stream.steps_per_epoch)
+    except StateError as error:
+        raise StateError(f"{path}: {error} {_remedies(saved, now)}") from None
 
 
 def _remedies(saved: State, now: State) -> str:
@@ -125,6 +131,12 @@ def _clear(monitor: Any, latest: pathlib.Path) -> None:
             del seen[checkpoint]
     seen[latest] = latest.exists()
     setattr(monitor, _SEEN, seen)
+
+
+def write_beside(monitor: Any, folder: pathlib.Path, state: State) -> None:
+    """Writes a state into the folder of a checkpoint that a monitor or callback has saved."""
+    older = sorted(folder.parent.glob(f"iteration_*/{LATEST}"), reverse=True)
+    _writer(monitor).write([folder / LATEST], state, older)
 
 
 def _writer(monitor: Any) -> StateWriter:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import itertools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -138,29 +137,59 @@ def _save_state(monitor: Any, cb_params: Any) -> None:
         save_state(dataset, monitor, cb_params.cur_step_num)
 
 
-def _iterate_all_epochs(create: Method) -> Method:
-    """Wraps the PyNative trainer's method that creates an iterator for each epoch: a single one serves all epochs.
+def _with_stream(act: Callable[..., Any]) -> Callable[[Method], Method]:
+    """Returns a wrapper that calls `act` with the method and its arguments if the first is a dataset of a stream."""
 
-    Every new iterator of MindSpore starts at the first epoch, so each epoch would repeat it.
-    """
+    def wrap(method: Method) -> Method:
+        @functools.wraps(method)
+        def chosen(trainer: Any, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            if _stream_of(dataset) is None:
+                return method(trainer, dataset, *args, **kwargs)
+            return act(method, trainer, dataset, *args, **kwargs)
 
-    @functools.wraps(create)
-    def iterator(trainer: Any, dataset: Any) -> Any:
-        if _stream_of(dataset) is None:
-            return create(trainer, dataset)
-        epochs = trainer.train_num_epochs + 1  # the trainer rounds down
-        rows = dataset.create_dict_iterator(output_numpy=False, num_epochs=epochs)
-        return itertools.chain.from_iterable(itertools.repeat(rows, epochs))  # skipped epochs are empty
+        return chosen
 
-    return iterator
+    return wrap
+
+
+def _create_pynative_dataset(create: Method, trainer: Any, dataset: Any, config: Any, *args: Any, **kwargs: Any) -> Any:
+    from ms_prefstream.adapters.pynative_trainer import check_dataset
+
+    check_dataset(trainer, dataset.stream, config)
+    return create(trainer, dataset, config, *args, **kwargs)
+
+
+def _create_pynative_iterator(create: Method, trainer: Any, dataset: Any) -> Any:
+    from ms_prefstream.adapters.pynative_trainer import iterate
+
+    return iterate(trainer, dataset)
+
+
+def _check_pynative_resume(trainer: Any, checkpoint_path: Any, *args: Any, **kwargs: Any) -> None:
+    if _stream_of(getattr(trainer, "train_dataset", None)) is not None:
+        from ms_prefstream.adapters.pynative_trainer import check_resumed
+
+        check_resumed(trainer, checkpoint_path)
+
+
+def _save_pynative_state(callback: Any, args: Any, state: Any, **kwargs: Any) -> None:
+    dataset = kwargs.get("train_dataset")
+    if _stream_of(dataset) is not None:
+        from ms_prefstream.adapters.pynative_trainer import save_state
+
+        save_state(callback, dataset, state)
 
 
 _TRAINER = "mindformers.trainer.base_trainer"
 _CALLBACK = "mindformers.core.callback.callback"
 _PYNATIVE = "mindformers.pynative.trainer.trainer"
+_SAVER = "mindformers.pynative.callback.checkpoint_callback"
 _TRAINING = "the check of shards, of runner_config.batch_size and of the state of a resumed run"
 _PAIRING = "the check of construct_args_key against the columns"
 _SAVING = "saving the stream's state beside each checkpoint"
+_ROWS = "the check of rows, shards and balancing"
+_RESUMED = "the check of the state of a resumed run"
+_RELEASES = "1.9.0, 2.0.0, 2.1.0"
 _EPOCHS = "going on to the next epoch (every epoch repeats the first)"
 
 HOOKS = (
@@ -170,7 +199,10 @@ HOOKS = (
     Hook(_TRAINER, "BaseTrainer", "warp_data_order_with_tool_cells", _CheckedPairing, _PAIRING),
     Hook(_CALLBACK, "CheckpointMonitor", "save_checkpoint", _after(_save_state), _SAVING),
     Hook(_CALLBACK, "CheckpointMonitor", "_save_megatron_ckpt_file_format", _after(_save_state), _SAVING),
-    Hook(_PYNATIVE, "Trainer", "_create_dataset_iterator", _iterate_all_epochs, _EPOCHS, seen_in="1.9.0"),
+    Hook(_PYNATIVE, "Trainer", "_create_dataset", _with_stream(_create_pynative_dataset), _ROWS, _RELEASES),
+    Hook(_PYNATIVE, "Trainer", "_create_dataset_iterator", _with_stream(_create_pynative_iterator), _EPOCHS, _RELEASES),
+    Hook(_PYNATIVE, "Trainer", "_load_checkpoint", _after(_check_pynative_resume), _RESUMED, _RELEASES),
+    Hook(_SAVER, "CheckpointCallback", "_save_checkpoint", _after(_save_pynative_state), _SAVING, _RELEASES),
 )
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from ms_prefstream.batch import Bucket
 from ms_prefstream.demo import data_path
 from ms_prefstream.demo.show import Summary, progress, summary_table
+from ms_prefstream.packages import needs
 from ms_prefstream.stream import Stream, stream
 from ms_prefstream.tasks import DPO, Reward
 
@@ -53,10 +54,11 @@ def run(seed: int = 0) -> bool:
     console = Console()
     pairs = data_path()
     console.print(f"Streaming {os.path.basename(pairs)} into MindSpore ...", highlight=False)
-    import mindspore as ms
+    with needs("mindspore", "ms-prefstream demo"):
+        import mindspore as ms
 
-    from ms_prefstream.demo.model import CausalLM, ModelOptions, RewardModel
-    from ms_prefstream.demo.train import reward_accuracy, train_dpo, train_reward
+        from ms_prefstream.demo.model import CausalLM, ModelOptions, RewardModel
+        from ms_prefstream.demo.train import reward_accuracy, train_dpo, train_reward
 
     options: dict[str, Any] = {
         "tokenizer": "bytes",

@@ -14,6 +14,7 @@ from ms_prefstream.encode.backends import BACKENDS, LOADERS
 from ms_prefstream.encode.backends.base import Form, NotServedError, Tokenizer
 from ms_prefstream.encode.backends.tokenizer_source import ACCEPTED, TokenizerSource, find_files, read_bytes
 from ms_prefstream.errors import OptionError, SourceError, TokenizerError
+from ms_prefstream.packages import warn_if_untried
 from ms_prefstream.sources.local_hub import cache_roots, model_folders
 
 __all__ = ["Tokenizer", "choose_pad_id", "load_tokenizer", "with_embedding"]
@@ -52,6 +53,8 @@ def load_tokenizer(tokenizer: Any, backend: str = "auto") -> Tokenizer:
         except NotServedError as why:
             refusals.append(f"{loader.backend} does not fit, because {why}")
             continue
+        if loader.reads is Form.JSON:
+            warn_if_untried("tokenizers")
         reason = f"backend={backend!r} was asked for" if backend != "auto" else "; ".join(refusals) or loaded.reason
         return dataclasses.replace(loaded, reason=reason)
     if refusals:
@@ -69,6 +72,7 @@ def _source(tokenizer: Any) -> TokenizerSource:
     if not isinstance(tokenizer, (str, os.PathLike)):
         from ms_prefstream.encode.backends.object_backend import read_object
 
+        warn_if_untried(type(tokenizer).__module__.partition(".")[0])
         return read_object(tokenizer)
     if tokenizer == "bytes":
         return TokenizerSource(name="bytes", forms={Form.BYTES: None})

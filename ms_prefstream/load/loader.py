@@ -197,8 +197,8 @@ class SampleLoader:
         block = self.sampler(conversations)
         lost = np.bitwise_or.reduce(block.lost, axis=1)
         if lost.any():
-            block.notes[lost & 1 > 0] |= Note.TRUNCATED
-            block.notes[lost & 2 > 0] |= Note.QUESTION_CUT
+            block.notes[lost & 1 > 0] |= int(Note.TRUNCATED)
+            block.notes[lost & 2 > 0] |= int(Note.QUESTION_CUT)
         for row in block.errors:
             block.notes[row] = 0
             block.unread.pop(row, None)

@@ -14,9 +14,10 @@ import orjson
 
 from ms_prefstream.checks import check_made, checked_call, whole_number
 from ms_prefstream.disk import check_own, parse_json, read_file, remove_leftovers, shown, write_file
-from ms_prefstream.errors import OptionError, PrefStreamError, StateError, needs, printable
+from ms_prefstream.errors import OptionError, PrefStreamError, StateError, printable
 from ms_prefstream.mindspore import BatchStream
 from ms_prefstream.mindspore.trainer_checks import check_network
+from ms_prefstream.packages import needs
 from ms_prefstream.plan.state import State, check_state
 from ms_prefstream.sources.own_files import is_state_file
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ms_prefstream.errors import needs
 from ms_prefstream.mindspore import BatchStream
+from ms_prefstream.packages import needs
 from ms_prefstream.steps.collate import Steps
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ms_prefstream.errors import OptionError, needs
+from ms_prefstream.errors import OptionError
 from ms_prefstream.mindspore import BatchStream
 from ms_prefstream.mindspore.ranks import shared_by
+from ms_prefstream.packages import needs
 
 
 def check_pairing(columns: Sequence[str], keys: Any) -> None:

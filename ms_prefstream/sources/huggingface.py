@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ms_prefstream.errors import SourceError
+from ms_prefstream.packages import needs
 from ms_prefstream.sources.base import RawRow, Source, as_row_ids, no_rows
 from ms_prefstream.sources.content_hash import sampled_files_hash, sampled_rows_hash
 from ms_prefstream.sources.iterable import StatefulRows
@@ -152,11 +153,6 @@ def _several_splits(where: str, names: Sequence[str], choice: str) -> SourceErro
 
 
 def _datasets(where: str) -> Any:
-    try:
+    with needs("datasets", f"{where}: reading it", SourceError, ", or save the rows as JSON Lines"):
         import datasets
-    except ImportError as error:
-        raise SourceError(
-            f"{where}: reading it needs the package datasets, which is not installed. Install it (pip install "
-            "datasets), or save the rows as JSON Lines."
-        ) from error
     return datasets

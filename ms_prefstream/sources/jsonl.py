@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from io import BufferedReader
 from typing import Any
 
-import jsonlines
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -274,9 +273,9 @@ def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Any], *, append: bo
         The number of rows written.
     """
     count = 0
-    with open(path, "ab" if append else "wb") as file, jsonlines.Writer(file, dumps=dump_row) as writer:
+    with open(path, "ab" if append else "wb") as file:
         for count, row in enumerate(rows, 1):  # noqa: B007
-            writer.write(row)
+            file.write(dump_row(row) + b"\n")
     return count
 
 

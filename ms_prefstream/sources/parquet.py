@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import SourceError
+from ms_prefstream.packages import needs
 from ms_prefstream.sources.base import RawRow, locate, no_rows, read_parts
 from ms_prefstream.sources.content_hash import sampled_files_hash
 from ms_prefstream.sources.files import FileStamp, check_unchanged, name_of, stamp, unreadable
@@ -98,13 +99,8 @@ class ParquetRows:
 @contextlib.contextmanager
 def _opened(path: str, then: FileStamp) -> Iterator[Any]:
     """Opens a file as a `pyarrow.parquet.ParquetFile`; errors of pyarrow in the body become `SourceError`."""
-    try:
+    with needs("pyarrow", "Reading Parquet files", SourceError, ", or convert the files to JSON Lines"):
         import pyarrow.parquet
-    except ImportError as error:
-        raise SourceError(
-            "Reading Parquet files needs the package pyarrow, which is not installed. Install it (pip install "
-            "pyarrow), or convert the files to JSON Lines."
-        ) from error
     try:
         with open(path, "rb") as file:
             check_unchanged(path, then, os.fstat(file.fileno()))

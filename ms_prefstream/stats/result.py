@@ -191,7 +191,7 @@ class Stats:
             if near is not None:
                 yield labelled("equal or nearly so", _groups(near), "attention" if near.rows else "")
             else:
-                yield labelled("nearly equal ones", 'not counted: pip install "ms-prefstream[stats]"')
+                yield labelled("nearly equal ones", 'not counted: pip install "ms-prefstream[report]"')
         if (other := self.against) is not None:
             text = f"{_counted(other.shared, 'row')} with one of {safe(other.source.rpartition('/')[2])}"
             if other.first:

@@ -67,7 +67,7 @@ def stats(
     """Counts what preference data are, in one pass: lengths, duplicates, drops, padding.
 
     Memory grows by 24 bytes a row, and by 128 more where near duplicates are looked for, which needs the package rensa
-    (`pip install "ms-prefstream[stats]"`). No text is kept.
+    (`pip install "ms-prefstream[report]"`). No text is kept.
 
     Args:
         source: What `ms_prefstream.stream` takes; an iterator is consumed.

@@ -98,8 +98,8 @@ class KTO(Traits):
             block = only_side(block, 1)
             leave_out_first_tokens(block, change=False)
             is_good = block.columns["desirable"] > 0
-            block.notes[is_good] |= Note.DESIRABLE
-            block.notes[~is_good] |= Note.UNDESIRABLE
+            block.notes[is_good] |= int(Note.DESIRABLE)
+            block.notes[~is_good] |= int(Note.UNDESIRABLE)
             return block
 
         return sample

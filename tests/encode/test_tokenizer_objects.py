@@ -81,11 +81,16 @@ class TestFastObjects:
             load_tokenizer(obj, "sentencepiece")
 
     def test_bos_by_post_processor(self, llama2_dir: pathlib.Path) -> None:
-        ours = load_tokenizer(transformers.PreTrainedTokenizerFast.from_pretrained(str(llama2_dir)))
+        obj = transformers.PreTrainedTokenizerFast.from_pretrained(str(llama2_dir))
+        if not hasattr(obj, "add_bos_token"):
+            obj.add_bos_token = False  # as transformers 5 has it for such a file
+        assert obj("a").input_ids[0] == 1
+        ours = load_tokenizer(obj)
         assert ours.add_bos
         assert ours.bos_id == 1
 
 
+@pytest.mark.skipif(transformers.__version__.startswith("5."), reason="transformers 5 has fast tokenizers only")
 class TestSlowObjects:
     @pytest.fixture
     def gpt2(self, gpt2_dir: pathlib.Path, tmp_path: pathlib.Path) -> Any:

@@ -138,7 +138,7 @@ def test_a_damaged_folder_and_file(tmp_path: pathlib.Path) -> None:
 def test_without_the_package(dataset: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset.save_to_disk(tmp_path / "one")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(SourceError, match="pip install datasets"):
+    with pytest.raises(SourceError, match='pip install "datasets", or save'):
         open_source(tmp_path / "one")
 
 

@@ -74,7 +74,7 @@ def test_fingerprint_follows_the_contents(paths: list[str], tmp_path: pathlib.Pa
 def test_without_pyarrow(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(SourceError, match="pip install pyarrow"):
+    with pytest.raises(SourceError, match=r'pip install "ms-prefstream\[parquet\]", or convert'):
         len(ParquetRows(paths))
 
 

@@ -196,7 +196,7 @@ def test_near_duplicates_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None
     assert found.against is not None
     assert found.against.near is None
     assert found.prompts.repeated.rows == 2
-    assert 'not counted: pip install "ms-prefstream[stats]"' in str(found)
+    assert 'not counted: pip install "ms-prefstream[report]"' in str(found)
 
 
 def test_types_of_rows() -> None:

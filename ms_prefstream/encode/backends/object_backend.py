@@ -52,7 +52,8 @@ def read_object(obj: Any) -> TokenizerSource:
     return TokenizerSource(
         name=str(getattr(obj, "name_or_path", "") or "") or type(obj).__name__,
         forms={Form.OBJECT: obj} if rust is None else {Form.JSON: orjson.loads(rust.to_str())},
-        config={"add_bos_token": getattr(obj, "add_bos_token", None)},
+        # Of a fast one its own ids say it: the attribute is False in transformers 5 where the post-processor sets BOS.
+        config={"add_bos_token": getattr(obj, "add_bos_token", None) if rust is None else None},
         names=names,
         chat_template=chat_template_of({"chat_template": getattr(obj, "chat_template", None)}),
     )

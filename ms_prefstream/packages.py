@@ -38,6 +38,7 @@ PACKAGES = {
     "transformers": Package("transformers", ("4.57.1", "5.24.0"), depth=1),
     "pyarrow": Package("ms-prefstream[parquet]"),
     "datasets": Package("datasets"),
+    "ray": Package("ms-prefstream[ray]"),
 }
 
 

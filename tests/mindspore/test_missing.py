@@ -64,7 +64,8 @@ COMMANDS = {
     "formats": ["--detect", "rows.jsonl"],
     "init": ["rows.jsonl", "--task", "dpo", "--tokenizer", "bytes", "--mindformers"],
     "index": ["rows.jsonl", *OPTIONS],
-    "cache": ["rows.jsonl", "cache", *OPTIONS],
+    "cache": ["rows.jsonl", "cache", *OPTIONS, "--part-range", "1/1"],
+    "merge": ["cache"],
     "verify": ["cache"],
     "bench": ["rows.jsonl", *OPTIONS, "--batch-size", "2", "--repeats", "1"],
 }

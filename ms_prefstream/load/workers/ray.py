@@ -19,6 +19,7 @@ from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.workers.pool import load_block
 from ms_prefstream.load.workers.process import ENVIRONMENT, portable
 from ms_prefstream.load.workers.user_modules import constants, set_constants
+from ms_prefstream.packages import needs
 from ms_prefstream.sample import Block
 
 _JOIN_SECONDS = 30.0  # Ray itself tries for minutes, and has no option for it
@@ -50,12 +51,8 @@ class RayEngine(contextlib.AbstractContextManager["RayEngine"]):
     def __init__(self, recipe: Recipe, workers: int, address: str | None) -> None:
         for name, value in _PROTOBUF.items():
             os.environ.setdefault(name, value)
-        try:
+        with needs("ray", 'engine="ray"', OptionError):
             import ray
-        except ImportError as error:
-            raise OptionError(
-                'engine is "ray", and the package ray is not installed. Install it: pip install "ms-prefstream[ray]".'
-            ) from error
         self._ray: Any = ray
         self._started = not ray.is_initialized()
         if self._started:

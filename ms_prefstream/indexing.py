@@ -10,6 +10,7 @@ from typing import Any
 from ms_prefstream.checks import checked_call, group_of
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.plan import Ranks
+from ms_prefstream.sources.copies import Remote
 from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
 from ms_prefstream.steps.summary import data_lines
 from ms_prefstream.tasks import Task
@@ -41,6 +42,8 @@ def build_index(
     backend: str = "auto",
     on_bad_row: str = "raise",
     workers: int = 0,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     verbose: bool = True,
 ) -> LengthIndex:
     """Measures every row of a source in one pass and writes its length index.
@@ -79,6 +82,8 @@ def build_index(
         backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: ``raise`` or ``drop``.
         workers: Processes that measure; 0 does it in this one.
+        storage_options: Credentials and addresses of the stores of URLs, as for `ms_prefstream.stream`.
+        cache_dir: Folder of the local copies of remote files, likewise.
         verbose: Whether to show progress on standard error, and to log warnings.
 
     Raises:
@@ -88,7 +93,8 @@ def build_index(
     given = locals() | {"pad_token_id": 0}  # nothing is padded
     encoding, policy = group_of(Encoding, given), group_of(BadRowPolicy, given)
     ranks = Ranks.given(1, 0, None)
-    data = StreamData(source, encoding, policy, ranks, workers=workers, verbose=verbose, order_by=order_by)
+    remote = group_of(Remote, given)
+    data = StreamData(source, encoding, policy, ranks, order_by, remote, workers=workers, verbose=verbose)
     if verbose:
         _log.info("%s", "\n".join(data_lines(data)))
     try:

@@ -22,6 +22,7 @@ from ms_prefstream.sample import Ready
 from ms_prefstream.sources.base import RandomAccess, RawPass, no_rows
 from ms_prefstream.sources.cached import only_caches
 from ms_prefstream.sources.concat import begin_pass
+from ms_prefstream.sources.copies import Remote
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.open import open_source
 from ms_prefstream.stats.collect import Collected, Described, kind_of, type_of
@@ -60,6 +61,8 @@ def stats(
     limits: Sequence[int] = LIMITS,
     batch_size: int = 8,
     workers: int = 0,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Stats:
     """Counts what preference data are, in one pass: lengths, duplicates, drops, padding.
@@ -87,6 +90,8 @@ def stats(
         limits: Tokens at which rows are cut, to see what is lost; the task's own limit is added.
         batch_size: Rows of a step, for padding and steps.
         workers: Processes that measure; 0 does it in this one. The result is the same.
+        storage_options: Credentials and addresses of the stores of URLs, as for `ms_prefstream.stream`.
+        cache_dir: Folder of the local copies of remote files, likewise.
         progress: Whether to show progress on standard error.
 
     Returns:
@@ -97,7 +102,8 @@ def stats(
     """
     begin = time.monotonic()
     batch_size, workers = whole_number("batch_size", batch_size, 1), process_count(workers)
-    opened = source if isinstance(source, Mix) else open_source(source)
+    remote = Remote(storage_options=storage_options, cache_dir=cache_dir)
+    opened = source if isinstance(source, Mix) else open_source(source, remote)
     unpairs = task is not None and traits(task).unpairs
     formats = formats_of(opened, format, fields, unpairs=unpairs)
     encoding = Encoding(
@@ -126,7 +132,7 @@ def stats(
     rows, collected, other, named = _Rows(opened, formats), Collected(limits), None, ""
     with _measured_by(measuring, workers) as measured:
         if against is not None:
-            there = against if isinstance(against, Mix) else open_source(against)
+            there = against if isinstance(against, Mix) else open_source(against, remote)
             other, named = Collected(limits), there.name
             _pass(_Rows(there, formats_of(there, format, fields)), measured, other, Progress())
         _pass(rows, measured, collected, progress_on(label="stats") if progress else Progress())

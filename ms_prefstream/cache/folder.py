@@ -20,7 +20,7 @@ import msgspec
 
 from ms_prefstream.cache.compatibility import differences
 from ms_prefstream.cache.parts import PartDone, drop_note, is_note, read_note, write_note
-from ms_prefstream.disk import TEMPORARY, parse_json, read_file, shown, sync_folder
+from ms_prefstream.disk import MOST_BYTES, TEMPORARY, parse_json, read_file, shown, sync_folder
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError
 from ms_prefstream.mindrecord.files import FileNote, foreign_files, guarded, note_of
 from ms_prefstream.mindrecord.manifest import (
@@ -41,11 +41,13 @@ _OURS = re.compile(  # files and folders in a staging folder
     rf"|(new|former)(/({CACHE_FILE}|manifest\.json)({TEMPORARY})?)?"
     rf"|reference(/[0-9a-f]{{16}}(/(part-\d{{5,}}\.npy|{CACHE_FILE}|manifest\.json)({TEMPORARY})?)?)?"
     r"|tmp-\d+-\d+(/[0-9a-f]{32})?(/part-\d{5,}\.mindrecord(\.db)?)?"
+    rf"|sent\.json({TEMPORARY})?"
 )
 
 _log = logging.getLogger(__name__)
 _PLAN, _NEW, _REFERENCE, _FORMER = "plan.json", "new", "reference", "former"
 _FORMAT = "ms_prefstream plan"
+SENT, SENT_FORMAT = "sent.json", "ms_prefstream uploads"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some cluster file systems
 
 
@@ -58,6 +60,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         tmp-PID-N/          a part that is being written
         reference/          log-probabilities that are being computed, for the new cache or for the one at OUT
         former/             for a moment, the cache that is being replaced
+        sent.json           notes on uploaded files, where OUT is a URL
 
     Whoever changes what is at OUT holds the lock. Opening the folder repairs what a killed process left. Closing it
     keeps finished parts for the next run.
@@ -412,7 +415,14 @@ def _is_ours(entry: str, name: str) -> bool:
     return is_own(entry, _is_known)
 
 
+def is_cache_name(name: str) -> bool:
+    """Returns whether a file of this name may belong to a cache."""
+    return name == MANIFEST or bool(_CACHE_FILE.fullmatch(name))
+
+
 def _is_known(file: IO[bytes], name: str) -> bool:
+    if name == SENT:
+        return SENT_FORMAT.encode() in file.read(MOST_BYTES)
     return is_note(file) if name.endswith(".done") else is_cache_file(file, name)
 
 

@@ -8,7 +8,7 @@ import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from ms_prefstream.cache.compatibility import can_resume, describe, has_referenc
 from ms_prefstream.cache.folder import StagingFolder
 from ms_prefstream.cache.layouts import ROWS_PER_PART, Job
 from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part
+from ms_prefstream.cache.publish import RemoteStagingFolder
 from ms_prefstream.cache.ray import write_on_ray
 from ms_prefstream.cache.reference import Reference, ReferenceModel, add_reference
 from ms_prefstream.checks import check_made, checked_call
@@ -33,7 +34,9 @@ from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.sample import Block, Loaded, Note
 from ms_prefstream.sources.cached import CachedRows
+from ms_prefstream.sources.copies import Remote
 from ms_prefstream.sources.mix import Mix
+from ms_prefstream.sources.store import is_url, without_secrets
 from ms_prefstream.steps.data import StreamData
 from ms_prefstream.tasks import Task
 from ms_prefstream.version import VERSION
@@ -65,6 +68,8 @@ def write_cache(
     reference_id: str | None = None,
     engine: str = "local",
     ray_address: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Manifest:
     """Writes the samples of a stream to MindRecord files, in the order of their rows.
 
@@ -74,7 +79,8 @@ def write_cache(
     Args:
         stream: Makes the samples. Its order and batching do not matter, except for the length of `Pad`, to which the
             fixed layouts are padded (the task's length otherwise).
-        out: The folder.
+        out: The folder, or its URL. A remote cache is written to a staging folder in `cache_dir`. Then it is uploaded
+            file by file, the manifest last.
         layout: ``ragged``: no padding, read back by `mps.stream(out, …)`. ``mindrlhf`` (DPO, RLHF),
             ``mindrlhf-grpo`` (RLHF, the answer alone in pretrain_ids) and ``mindformers`` (reward): every row padded,
             as their trainers read them.
@@ -90,6 +96,8 @@ def write_cache(
         reference_id: Names the checkpoint of `reference`.
         engine: ``local``: this machine. ``ray``: a Ray cluster whose machines share the file system of `out`.
         ray_address: Of a running cluster; None starts one on this machine with `workers` processes.
+        storage_options: Credentials and address of the store of `out`, as for `mps.stream`; None takes the stream's.
+        cache_dir: Likewise, where the staging folder of a remote `out` lies.
 
     Returns:
         The manifest.
@@ -109,7 +117,12 @@ def write_cache(
     if reference is not None or reference_id is not None:
         model = ReferenceModel(reference, reference_id, layout, stream.task, stream.batching)
     reference_bar = _bar("reference", progress)
-    if isinstance(data.source, CachedRows) and os.path.realpath(data.source.name) == os.path.realpath(out):
+    if is_cache_of(data.source, out):
+        if is_url(out) and model is not None:
+            raise OptionError(
+                f"{without_secrets(out)} is the cache that the stream reads. A remote cache is not changed in place: "
+                "write it to another URL with reference=, from the rows that it was made of."
+            )
         if model is None:
             raise OptionError(f"{out} is the cache that the stream reads. Name another folder; nothing was changed.")
         with StagingFolder(out) as folder:
@@ -126,7 +139,7 @@ def write_cache(
         carried=data.carried,
     )
     about, resume = describe(job, data), can_resume(data)
-    with StagingFolder(out) as folder:
+    with staging_folder(out, data.remote.with_(storage_options, cache_dir)) as folder:
         planned = folder.planned()
         other = data.with_settings_of(planned.get("fingerprint"))
         if other is not data:
@@ -149,6 +162,20 @@ def write_cache(
                 manifest = add_reference(model, folder.new, folder.reference, reference_bar, overwrite)
         folder.publish()
         return manifest
+
+
+def staging_folder(out: str, remote: Remote) -> StagingFolder:
+    """Returns the staging folder of a cache at a path or a URL."""
+    return RemoteStagingFolder(out, remote) if is_url(out) else StagingFolder(out)
+
+
+def is_cache_of(source: Any, out: str) -> bool:
+    """Returns whether a source is the cache at a path or a URL."""
+    if not isinstance(source, CachedRows):
+        return False
+    if is_url(out):
+        return source.name == without_secrets(out.rstrip("/"))
+    return os.path.realpath(source.folder) == os.path.realpath(out)
 
 
 def check_source(data: StreamData) -> None:

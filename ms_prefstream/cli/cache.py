@@ -58,16 +58,20 @@ def cache(source: tuple[Any, ...], out: str, length: int | None, workers: int | 
     from ms_prefstream.cache.write import write_cache
     from ms_prefstream.cli.building import make_rows
     from ms_prefstream.report.report import NOTE_LABELS
+    from ms_prefstream.sources.store import without_secrets
 
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = cores if cores > 1 else 0  # a single core has no use for a worker process
-    given = {name: options[name] for name in ("overwrite", "rows_per_part", "engine", "ray_address")}
+    given = {
+        name: options[name]
+        for name in ("overwrite", "rows_per_part", "engine", "ray_address", "storage_options", "cache_dir")
+    }
     rows = make_rows(source, options, length, workers if options["engine"] == "local" else 0)
     manifest = write_cache(rows, out, layout=options["file_layout"], workers=workers, progress=True, **given)
     size = sum(note.bytes for note in manifest.files.values())
     show(
-        f"{manifest.rows:,} of {manifest.source_rows:,} rows written to {out}, {size / 1e6:,.1f} MB "
+        f"{manifest.rows:,} of {manifest.source_rows:,} rows written to {without_secrets(out)}, {size / 1e6:,.1f} MB "
         f"({size / 1e3 / manifest.rows:,.2f} MB a thousand rows)"
     )
     for reason, entry in manifest.dropped.items():

@@ -13,6 +13,7 @@ every other process gets the same one: ranks of a machine never read different b
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -67,6 +68,11 @@ class Remote:
             return os.path.abspath(os.path.expanduser(self.cache_dir))
         home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         return os.path.join(home, "ms_prefstream", "files")
+
+    def with_(self, storage_options: Any, cache_dir: Any) -> Remote:
+        """Returns the same options but for those that are given."""
+        given = {"storage_options": storage_options, "cache_dir": cache_dir}
+        return dataclasses.replace(self, **{name: value for name, value in given.items() if value is not None})
 
     def store(self, url: str, error: type[PrefStreamError] = SourceError) -> Store:
         """Returns the store of a URL."""

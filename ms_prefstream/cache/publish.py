@@ -1,0 +1,166 @@
+"""A cache in a remote store: written to a local staging folder, uploaded file by file, the manifest last.
+
+A cache without a manifest is none, so that no reader sees half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+
+import msgspec
+
+from ms_prefstream.cache.compatibility import differences
+from ms_prefstream.cache.folder import SENT, SENT_FORMAT, StagingFolder, is_cache_name
+from ms_prefstream.disk import MOST_BYTES, LocalCopy, read_file, shown
+from ms_prefstream.errors import CacheError, OptionError
+from ms_prefstream.mindrecord.files import FileNote, write_small
+from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, has_manifest, read_manifest
+from ms_prefstream.sources.copies import Remote
+from ms_prefstream.sources.store import Store, without_secrets
+
+
+class Uploads:
+    """Files that are uploaded to a remote folder; what an interrupted run has uploaded is not sent again.
+
+    A file with notes is known: by the SHA-256 of what was sent, and the version that the store had of it then.
+
+    Args:
+        store: The store.
+        url: The remote folder.
+        notes: The local file with the notes.
+    """
+
+    def __init__(self, store: Store, url: str, notes: str) -> None:
+        self._store, self._url, self._notes = store, url, notes
+
+    def known(self) -> Mapping[str, tuple[str, str | None]]:
+        """Returns name -> (SHA-256, version) of the files whose upload was begun; the version None if not finished."""
+        try:
+            text = read_file(self._notes, CacheError, "the notes on uploads")
+            return msgspec.json.decode(text, type=_Sent).files
+        except FileNotFoundError:
+            return {}
+        except msgspec.MsgspecError:
+            return {}  # everything is sent again
+
+    def send(self, path: str, name: str, note: FileNote) -> None:
+        """Uploads a local file, unless the store has it from an earlier run.
+
+        Raises:
+            CacheError: It cannot be written.
+        """
+        known, url = dict(self.known()), f"{self._url}/{name}"
+        digest, version = known.get(name, ("", None))
+        if digest == note.sha256 and version is not None:
+            found = self._store.entry(url)
+            if found is not None and (found.size, found.version) == (note.bytes, version):
+                return
+        self._write({**known, name: (note.sha256, None)})
+        sent = self._store.put(path, url)
+        self._write({**known, name: (note.sha256, sent.version)})
+
+    def _write(self, files: Mapping[str, tuple[str, str | None]]) -> None:
+        write_small(self._notes, json.dumps({"format": SENT_FORMAT, "files": files}, sort_keys=True).encode())
+
+
+class _Sent(msgspec.Struct, forbid_unknown_fields=True):
+    format: str
+    files: dict[str, tuple[str, str | None]]
+
+
+class RemoteStagingFolder(StagingFolder):
+    """Staging folder of a cache at a URL. It lies in the folder of local copies, and is published by upload.
+
+    Args:
+        url: The cache.
+        remote: How its store is opened.
+
+    Raises:
+        OptionError: The store takes no files.
+        StateError: Another process of this machine writes the cache.
+        CacheError: It cannot be made.
+    """
+
+    def __init__(self, url: str, remote: Remote) -> None:
+        self._url, name = url.rstrip("/"), without_secrets(url.rstrip("/"))
+        self._store = remote.store(url, CacheError)
+        if not self._store.lists:
+            raise OptionError(f"{name}: a web server takes no files. Name a folder, or another store such as s3://.")
+        place = os.path.join(remote.place_of(self._url), "out")
+        super().__init__(LocalCopy(place, name))
+        self._uploads = Uploads(self._store, self._url, os.path.join(self.path, SENT))
+
+    def _check_out(self) -> None:
+        """Raises if something is at the URL that may not be replaced."""
+        found, name = self._names(), without_secrets(self._url)
+        if foreign := sorted(one for one in found if not is_cache_name(one)):
+            raise OptionError(
+                f"{name} holds other files as well ({', '.join(map(shown, foreign[:3]))}); expected an empty folder or "
+                "a cache. Move them away, or name another folder; nothing was changed."
+            )
+        if MANIFEST in found:
+            text = self._store.read(f"{self._url}/{MANIFEST}", MOST_BYTES) or b""
+            if text == self._sealed():
+                return  # an interrupted run has published it
+            with tempfile.TemporaryDirectory() as folder:
+                with open(os.path.join(folder, MANIFEST), "wb") as file:
+                    file.write(text)
+                if not has_manifest(folder):
+                    raise OptionError(
+                        f"{name} exists and is no cache: its manifest.json is damaged or of another kind. Name another "
+                        "folder; nothing was changed."
+                    )
+                how = "" if self._overwrite else differences(folder, self._about)
+            if not self._overwrite:
+                raise OptionError(
+                    f"{name} exists{how}. Pass overwrite=True (--overwrite) to replace it, or name another folder; "
+                    "nothing was changed."
+                )
+        elif not self._overwrite and (strange := sorted(found - self._uploads.known().keys())):
+            raise OptionError(
+                f"{name} holds files of a cache without a manifest ({', '.join(map(shown, strange[:3]))}), which this "
+                "machine has not uploaded. Pass overwrite=True (--overwrite) if no other machine is writing them, or "
+                "name another folder; nothing was changed."
+            )
+
+    def _swap(self) -> None:
+        """Uploads the new cache. What was at the URL is no cache from the first changed file on."""
+        manifest, found = read_manifest(self.new), self._names()
+        if MANIFEST in found:
+            if self._store.read(f"{self._url}/{MANIFEST}", MOST_BYTES) == self._sealed():
+                return
+            self._store.remove(f"{self._url}/{MANIFEST}")
+        for name in sorted(found - {MANIFEST, *manifest.files}):
+            self._store.remove(f"{self._url}/{name}")
+        for name, note in sorted(manifest.files.items()):
+            self._uploads.send(self.file(name), name, note)
+        self._store.put(self.file(MANIFEST), f"{self._url}/{MANIFEST}")
+
+    def _names(self) -> set[str]:
+        """Returns the names of the files at the URL."""
+        return {url.removeprefix(f"{self._url}/") for url in self._store.below(self._url)}
+
+    def _sealed(self) -> bytes | None:
+        """Returns the manifest of the new cache, if it is complete."""
+        try:
+            return read_file(self.file(MANIFEST), CacheError, "the manifest")
+        except FileNotFoundError:
+            return None
+
+
+def read_remote_manifest(store: Store, url: str) -> Manifest:
+    """Returns the manifest of a cache at a URL.
+
+    Raises:
+        CacheError: It is missing or damaged.
+        StateError: It is of another version.
+    """
+    text = store.read(f"{url}/{MANIFEST}", MOST_BYTES)
+    with tempfile.TemporaryDirectory() as folder:
+        if text is not None:
+            with open(os.path.join(folder, MANIFEST), "wb") as file:
+                file.write(text)
+        return read_manifest(LocalCopy(folder, without_secrets(url)))

@@ -350,7 +350,8 @@ def _remove_of_others(copy: str) -> bool:
 def _name_of(url: str) -> str:
     """Returns the name of the copy of a file: a plain name with the suffix of the address, wherever that points."""
     name = without_secrets(url).rpartition("/")[2]
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[-100:] or "file"
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-100:] or "file"
+    return f"_{name}" if name.startswith(".") else name
 
 
 def _missing(name: str) -> SourceError:

@@ -172,7 +172,7 @@ def test_a_body_that_always_breaks_off(web: Web, tmp_path: pathlib.Path) -> None
     content = lines(pairs(MANY))
     url = web.put("rows.jsonl", content)
     web.ranges, web.breaks, web.breaks_at = False, 1000, len(content) // 2
-    with pytest.raises(SourceError, match="rows.jsonl: it cannot be read: the store failed 6 times"):
+    with pytest.raises(SourceError, match=r"rows\.jsonl: it cannot be read: the store failed 6 times"):
         mps.read(url, cache_dir=tmp_path)
     web.ranges, web.breaks = True, 0
     assert len(mps.read(url, cache_dir=tmp_path)) == MANY
@@ -187,9 +187,10 @@ def test_a_copy_that_was_interrupted(web: Web, tmp_path: pathlib.Path, monkeypat
         place = tmp_path / str(len(rows))
         web.put("rows.jsonl", lines(old))
         web.breaks, web.breaks_at = 1, len(lines(old)) // 2
-        with monkeypatch.context() as patched, pytest.raises(SourceError):
+        with monkeypatch.context() as patched:
             patched.setattr(store, "PAUSES", ())
-            mps.read(url, cache_dir=place)
+            with pytest.raises(SourceError):
+                mps.read(url, cache_dir=place)
         web.put("rows.jsonl", lines(rows))
         assert list(mps.read(url, cache_dir=place)) == rows
         assert (_begin(web.gets()[-1]) > 0) == (rows is old)
@@ -238,7 +239,7 @@ def test_a_server_that_fails(web: Web, tmp_path: pathlib.Path) -> None:
     with pytest.raises(SourceError, match=r"it cannot be looked up: the store failed 6 times .*503.* run again"):
         mps.read(url, cache_dir=tmp_path)
     web.status, asked = 403, len(web.asked)
-    with pytest.raises(SourceError, match="the store refuses access .*storage_options"):
+    with pytest.raises(SourceError, match=r"the store refuses access .*storage_options"):
         mps.read(url, cache_dir=tmp_path)
     assert len(web.asked) == asked + 2
 
@@ -407,10 +408,11 @@ def test_a_name_cannot_leave_the_folder(
     monkeypatch.setattr(store.Store, "matching", lambda self, pattern: [f"memory://rows/{name}"])
     monkeypatch.setattr(store.Store, "entry", lambda self, one: None if "*" in one else there)
     inside = tmp_path / "inside"
-    try:
+    if name == "..":
+        with pytest.raises(SourceError, match="found the suffix"):
+            mps.read("memory://rows/*", cache_dir=inside)
+    else:
         assert list(mps.read("memory://rows/*", cache_dir=inside)) == pairs(3)
-    except SourceError as error:
-        assert "found the suffix" in str(error)
     assert {path.name for path in tmp_path.iterdir()} <= {"inside"}
     for path in files_below(inside):
         assert path.resolve().is_relative_to(inside)
@@ -484,8 +486,8 @@ def test_wrong_options(tmp_path: pathlib.Path) -> None:
         mps.read("s3://a/b.jsonl", cache_dir=5)  # type: ignore[arg-type]
     place = tmp_path / "file"
     place.write_text("")
+    fsspec.filesystem("memory").pipe_file("/a.jsonl", lines(pairs(1)))
     with pytest.raises(SourceError, match=r"cannot be written: .* cache_dir"):
-        fsspec.filesystem("memory").pipe_file("/a.jsonl", lines(pairs(1)))
         mps.read("memory://a.jsonl", cache_dir=place)
 
 

@@ -1,0 +1,273 @@
+"""Caches in a store: written, interrupted, replaced, verified and read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+import ms_prefstream as mps
+from ms_prefstream import CacheError, OptionError, PrefStreamError
+from ms_prefstream.cache.verify import verify
+from ms_prefstream.sources import store
+from ms_prefstream.sources.copies import Remote
+from tests.cache.places import flip, rows_with_bad, stream_of, tree
+from tests.cache.remote_writer import PART, TASK
+from tests.cli.running import run
+from tests.helpers import assert_same_batches, json_lines, pairs
+from tests.processes import ROOT
+from tests.sources.stores import S3, SECRETS, Web
+
+pytest.importorskip("s3fs")
+pytestmark = pytest.mark.mindspore
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses are short."""
+    monkeypatch.setattr(store, "PAUSES", (0.01,) * 5)
+
+
+def lines(rows: list[Any]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def empty(s3: S3, folder: str) -> None:
+    for path in s3.files.find(f"data/{folder}"):
+        s3.files.rm_file(path)
+
+
+def given(s3: S3, folder: pathlib.Path) -> dict[str, Any]:
+    return {"storage_options": s3.options, "cache_dir": folder}
+
+
+def written(rows: Any, out: Any, **options: Any) -> Any:
+    overwrite = options.pop("overwrite", False)
+    stream = stream_of(rows, TASK, on_bad_row="drop", verbose=False)
+    return mps.write_cache(stream, out, rows_per_part=PART, overwrite=overwrite, **options)
+
+
+def test_it_is_the_local_cache(s3: S3, tmp_path: pathlib.Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a store to a store, file by file the same as on a disk; verified, and read by a stream."""
+    empty(s3, "one")
+    url, out = s3.put("one/rows.jsonl", lines(rows_with_bad())), "s3://data/one/cache"
+    words = ["--storage-options", json.dumps(s3.options), "--cache-dir", tmp_path / "copies"]
+    more = ["--task", "dpo", "--max-length", 128, "--tokenizer", "bytes", "--on-bad-row", "drop", "--rows-per-part", 7]
+    assert run(monkeypatch, "cache", url, out, *more, "--workers", 0, *words) == 0
+    assert run(monkeypatch, "verify", out, *words) == 0
+    assert f"to {out}," in capsys.readouterr().out
+    there = s3.tree("one/cache")
+    local = written(str(json_lines(tmp_path / "rows.jsonl", rows_with_bad())), tmp_path / "cache")
+    here = tree(tmp_path / "cache")
+    manifest = json.loads(there.pop("manifest.json"))
+    assert {**there, "manifest.json": b""} == {**here, "manifest.json": b""}
+    assert manifest["about"].pop("source") == url
+    assert manifest["about"] == {name: value for name, value in local.about.items() if name != "source"}
+    found = stream_of(out, TASK, tokenizer=None, **given(s3, tmp_path / "other"))
+    expected = stream_of(tmp_path / "cache", TASK, tokenizer=None)
+    assert_same_batches(list(found.batches()), list(expected.batches()))
+    assert found.data.source.name == out
+    assert found.data.source.origin(3) == f"{out}[3]"
+    assert not list((tmp_path / "copies").rglob("out.writing"))
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_manifest_last_and_nothing_sent_twice(s3: S3, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after each file: no reader sees a cache before the manifest, and the next run sends only the rest."""
+    empty(s3, "two")
+    out, put, sent = "s3://data/two/cache", store.Store.put, []
+    left = [0]  # files that may be sent before the interrupt
+
+    def interrupted(self: store.Store, path: str, url: str) -> Any:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        sent.append(url.rpartition("/")[2])
+        return put(self, path, url)
+
+    monkeypatch.setattr(store.Store, "put", interrupted)
+    for more in (0, 1, 3, 8):
+        left[0] = more
+        with pytest.raises(KeyboardInterrupt):
+            written(rows_with_bad(), out, **given(s3, tmp_path))
+        with pytest.raises(PrefStreamError, match="s3://data/two/cache: "):
+            stream_of(out, TASK, tokenizer=None, **given(s3, tmp_path / "other"))
+    left[0] = 100
+    written(rows_with_bad(), out, **given(s3, tmp_path))
+    assert sent[-1] == "manifest.json"
+    assert len(set(sent)) == len(sent) == len(s3.tree("two/cache")) > 12
+    assert all(not one.problem for one in verify(out, None, Remote(**given(s3, tmp_path))))
+
+
+def test_what_is_at_the_url_stays(s3: S3, tmp_path: pathlib.Path) -> None:
+    """Another cache needs overwrite; files of others, or parts that nobody knows, are refused."""
+    empty(s3, "three")
+    out = "s3://data/three/cache"
+    written(pairs(30), out, **given(s3, tmp_path))
+    before = s3.tree("three/cache")
+    with pytest.raises(OptionError, match=r"s3://data/three/cache exists .*contents was .*overwrite=True"):
+        written(pairs(10), out, **given(s3, tmp_path))
+    assert s3.tree("three/cache") == before
+    written(pairs(10), out, overwrite=True, **given(s3, tmp_path))
+    after = s3.tree("three/cache")
+    assert len(after) < len(before)  # the parts that the new cache lacks are deleted
+    found = stream_of(out, TASK, tokenizer=None, **given(s3, tmp_path))
+    assert len(found.data.source) == 10
+    with pytest.raises(OptionError, match="is the cache that the stream reads"):
+        mps.write_cache(found, out, **given(s3, tmp_path))
+    s3.put("three/cache/notes.txt", b"mine")
+    with pytest.raises(OptionError, match=r"s3://data/three/cache holds other files as well \(notes.txt\)"):
+        written(pairs(10), out, overwrite=True, **given(s3, tmp_path))
+    s3.files.rm_file("data/three/cache/notes.txt")
+    s3.files.rm_file("data/three/cache/manifest.json")
+    with pytest.raises(OptionError, match=r"without a manifest .*this machine has not uploaded"):
+        written(pairs(10), out, **given(s3, tmp_path))
+    written(pairs(10), out, overwrite=True, **given(s3, tmp_path))
+    assert s3.tree("three/cache") == after
+    s3.put("three/cache/manifest.json", b"{}")
+    with pytest.raises(OptionError, match="exists and is no cache"):
+        written(pairs(10), out, overwrite=True, **given(s3, tmp_path))
+
+
+def test_damage(s3: S3, tmp_path: pathlib.Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged, a missing and a foreign file are named by their URLs; nothing of a damaged cache is read."""
+    empty(s3, "four")
+    out = "s3://data/four/cache"
+    written(pairs(30), out, **given(s3, tmp_path))
+    part = bytearray(s3.files.cat_file("data/four/cache/part-00001.mindrecord"))
+    part[len(part) // 2] ^= 1
+    s3.put("four/cache/part-00001.mindrecord", bytes(part))
+    s3.put("four/cache/part-00077.mindrecord", b"foreign")
+    s3.files.rm_file("data/four/cache/places.npy")
+    words = ["--storage-options", json.dumps(s3.options), "--cache-dir", tmp_path / "copies"]
+    assert run(monkeypatch, "verify", out, *words) == 1
+    said = capsys.readouterr().out
+    assert f"{out}/part-00001.mindrecord: its SHA-256 is not that of the manifest" in said
+    assert f"{out}/places.npy: it is missing" in said
+    assert f"{out}/part-00077.mindrecord: it does not belong to the cache" in said
+    assert str(tmp_path) not in said
+    with pytest.raises(CacheError, match=r"four/cache/(part-00001.mindrecord is damaged|places.npy is missing)"):
+        stream_of(out, TASK, tokenizer=None, **given(s3, tmp_path))
+    with pytest.raises(CacheError, match=r"s3://data/four/nothing/manifest.json is missing"):
+        verify("s3://data/four/nothing", None, Remote(**given(s3, tmp_path)))
+
+
+def test_a_copy_that_is_damaged_later(s3: S3, tmp_path: pathlib.Path) -> None:
+    """Errors about the copy name the URL too."""
+    empty(s3, "five")
+    out = "s3://data/five/cache"
+    written(pairs(30), out, **given(s3, tmp_path))
+    found = stream_of(out, TASK, tokenizer=None, **given(s3, tmp_path))
+    for path in tmp_path.rglob("part-*.mindrecord"):
+        for at in range(0, path.stat().st_size, 64):
+            flip(path, at)
+    with pytest.raises(CacheError, match=r"^s3://data/five/cache/part-0000\d.mindrecord is damaged") as raised:
+        list(found.batches())
+    assert str(tmp_path) not in str(raised.value)
+
+
+def test_a_cache_on_a_web_server(web: Web, tmp_path: pathlib.Path) -> None:
+    """It is read without a list of its files; nothing is written there."""
+    written(pairs(30), tmp_path / "cache")
+    for name, content in tree(tmp_path / "cache").items():
+        web.put(f"cache/{name}", content)
+    found = stream_of(f"{web.url}/cache", TASK, tokenizer=None, cache_dir=tmp_path / "copies")
+    assert len(found.data.source) == 30
+    assert all(not one.problem for one in verify(f"{web.url}/cache/"))
+    with pytest.raises(OptionError, match="a web server takes no files"):
+        written(pairs(30), f"{web.url}/out", cache_dir=tmp_path)
+
+
+def test_layouts_of_other_readers_are_not_copied(web: Web, tmp_path: pathlib.Path) -> None:
+    written(pairs(30), tmp_path / "cache", layout="mindrlhf")
+    web.put("cache/manifest.json", (tmp_path / "cache" / "manifest.json").read_bytes())
+    with pytest.raises(PrefStreamError, match="has the layout 'mindrlhf'"):
+        stream_of(f"{web.url}/cache", TASK, tokenizer=None, cache_dir=tmp_path / "copies")
+
+
+def test_a_store_that_fails(s3: S3, tmp_path: pathlib.Path) -> None:
+    """The parts stay in the staging folder, and no message holds credentials."""
+    options = {**s3.options, "endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
+    with pytest.raises(PrefStreamError, match=r"s3://data/out.*the store failed") as raised:
+        written(pairs(9), "s3://data/out", storage_options=options, cache_dir=tmp_path)
+    assert not any(secret in str(raised.value) for secret in SECRETS)
+
+
+def test_parts_that_were_written_before_a_failure(s3: S3, tmp_path: pathlib.Path, monkeypatch: Any) -> None:
+    """An upload that fails is an error; the next run writes no part again."""
+    empty(s3, "six")
+    out = "s3://data/six/cache"
+
+    def failing(self: store.Store, path: str, url: str) -> Any:
+        raise CacheError("the store failed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.Store, "put", failing)
+        with pytest.raises(CacheError, match="the store failed"):
+            written(pairs(30), out, **given(s3, tmp_path))
+    assert "manifest.json" not in s3.tree("six/cache")
+
+    def no_part(*_: Any) -> Any:
+        raise AssertionError("a part is written again")
+
+    monkeypatch.setattr("ms_prefstream.cache.write.write_part", no_part)
+    written(pairs(30), out, **given(s3, tmp_path))
+    assert all(not one.problem for one in verify(out, None, Remote(**given(s3, tmp_path))))
+
+
+class Writer:
+    """`tests.cache.remote_writer`, as a process."""
+
+    def __init__(self, s3: S3) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.cache.remote_writer", json.dumps(s3.options)],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def say(self, *words: object) -> int:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.long)])
+def test_killed_at_any_moment(kills: int, s3: S3, tmp_path: pathlib.Path) -> None:
+    """Reading from the store and writing to it: nothing lost, nothing half, the same bytes as undisturbed."""
+    url = s3.put("killed/rows.jsonl", lines(rows_with_bad(60)))
+    draw, writer = random.Random(kills), Writer(s3)
+    try:
+        empty(s3, "killed/expected")
+        writer.say("go", url, "s3://data/killed/expected", tmp_path / "expected")
+        begin = time.monotonic()
+        assert writer.say("wait") == 0
+        seconds, expected = time.monotonic() - begin, s3.tree("killed/expected")
+        left = kills
+        while left:
+            out, folder = f"killed/out-{left}", tmp_path / f"out-{left}"
+            empty(s3, out)
+            for _ in range(min(left, 5)):  # several kills of one run
+                pid = writer.say("go", url, f"s3://data/{out}", folder)
+                time.sleep(draw.uniform(0, 1.1 * seconds))
+                os.kill(pid, signal.SIGKILL)
+                ended = writer.say("wait") == 0
+                left -= 1
+                found = s3.tree(out)
+                assert found == expected if "manifest.json" in found else found.keys() <= expected.keys()
+                if ended:
+                    break
+            else:
+                writer.say("go", url, f"s3://data/{out}", folder)
+                assert writer.say("wait") == 0
+            assert s3.tree(out) == expected
+    finally:
+        writer.process.communicate()

@@ -9,13 +9,15 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from ms_prefstream.version import VERSION
 
 __version__ = VERSION
 
+TYPE_CHECKING = False  # without `typing`, whose import takes longer than that of this file
 if TYPE_CHECKING:
+    from typing import Any
+
     from ms_prefstream.public import *  # noqa: F403
     from ms_prefstream.public import __all__ as __all__
 

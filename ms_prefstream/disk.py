@@ -101,6 +101,16 @@ def cause_of(error: OSError | ValueError) -> str:
     return _CAUSES.get(error.errno or 0) or error.strerror or str(error)
 
 
+def check_path(path: str | os.PathLike[str], error: type[PrefStreamError], what: str) -> None:
+    """Raises an error of this class if no file can have this path, whether there is one or not."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return  # whoever opens it says so
+    except (OSError, ValueError) as problem:
+        raise error(f"{what} {shown(path)} cannot be a path: {cause_of(problem)}. Give it another one.") from None
+
+
 def open_regular(path: str | os.PathLike[str], error: type[PrefStreamError], what: str) -> IO[bytes]:
     """Opens a regular file for reading; a pipe, device or folder is refused at once instead of waiting for it.
 

@@ -38,6 +38,7 @@ def build_index(
     content_lost: str = "report",
     continue_final_message: str = "error",
     train_empty_think: bool = False,
+    template_limit_s: float | None = 10.0,
     carry: Sequence[str] | Mapping[str, Any] | None = None,
     backend: str = "auto",
     on_bad_row: str = "raise",
@@ -78,6 +79,7 @@ def build_index(
         content_lost: ``report``, ``drop`` or ``error``.
         continue_final_message: ``error`` or ``join``.
         train_empty_think: Whether an empty think block is under the loss.
+        template_limit_s: Seconds that a chat template may take for one conversation; None for no limit.
         carry: Fields of the row that become further columns.
         backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: ``raise`` or ``drop``.

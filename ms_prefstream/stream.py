@@ -53,6 +53,7 @@ def stream(
     content_lost: str = "report",
     continue_final_message: str = "error",
     train_empty_think: bool = False,
+    template_limit_s: float | None = 10.0,
     backend: str = "auto",
     on_bad_row: str = "raise",
     quarantine: Path | None = None,
@@ -109,6 +110,7 @@ def stream(
         continue_final_message: For a prompt that ends with an answer: ``error`` refuses the row, ``join`` lets the
             response continue that answer.
         train_empty_think: Whether the empty think block that a template inserts is under the loss.
+        template_limit_s: Seconds that a chat template may take for one conversation; None for no limits.
         backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: What malformed rows do: ``raise`` or ``drop``. Unusable rows are always dropped and counted.
         quarantine: A JSON Lines file for dropped rows.

@@ -7,11 +7,12 @@ import os
 import pathlib
 import signal
 import socket
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import pytest
 
+import ms_prefstream as mps
 from ms_prefstream import disk
 from ms_prefstream.errors import CacheError, StateError, printable
 
@@ -206,3 +207,23 @@ def test_strangers_that_are_named_like_leftovers_stay(kind: str, tmp_path: pathl
     disk.remove_leftovers(path)
     assert stranger.lstat() == before
     assert thesis.read_bytes() == STATE
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 300, "x/" * 3000, "a\ud800b"])
+def test_a_path_that_no_file_can_have_is_a_sentence_at_every_door(path: str, tmp_path: pathlib.Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n' * 8)
+    options: dict[str, Any] = {"task": mps.DPO(64), "tokenizer": "bytes", "batching": mps.Pad(2), "verbose": False}
+    for open_it in (
+        lambda: mps.stream(path, **options),
+        lambda: mps.stream(rows, **options, index=path),
+        lambda: mps.stream(rows, **options | {"tokenizer": path}),
+        lambda: mps.stream(rows, **options, on_bad_row="drop", quarantine=path),
+        lambda: mps.build_index(rows, path, task=options["task"], tokenizer="bytes"),
+        lambda: mps.write_cache(mps.stream(rows, **options), path),
+        lambda: mps.StreamCheckpoint(mps.stream(rows, **options), path),
+        lambda: mps.stats(path),
+        lambda: mps.follow(path),
+    ):
+        with pytest.raises(mps.PrefStreamError):
+            open_it()  # type: ignore[no-untyped-call]

@@ -22,6 +22,7 @@ from ms_prefstream.cache.publish import RemoteStagingFolder
 from ms_prefstream.cache.ray import write_on_ray
 from ms_prefstream.cache.reference import Reference, ReferenceModel, add_reference
 from ms_prefstream.checks import check_made, checked_call
+from ms_prefstream.disk import check_path
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.lengths.index import GOOD, REASONS, Measured
 from ms_prefstream.lengths.index_file import write_contents
@@ -111,6 +112,7 @@ def write_cache(
     if not isinstance(out, (str, os.PathLike)) or not os.fspath(out):
         raise OptionError(f"out is {out!r}; expected the path of the folder that is to be written.")
     out, data = os.fspath(out), stream.data
+    check_path(out, OptionError, "out")
     check_source(data)
     check_engine(engine, ray_address)
     model = None

@@ -118,7 +118,7 @@ def main() -> None:
             commands(standalone_mode=False, prog_name="ms-prefstream")
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         resumable = {"cache", "index"} & set(sys.argv[1:2])
         more = "; give the same command again, and it resumes after what is finished" if resumable else ""
         click.echo(f"ms-prefstream: interrupted{more}.", err=True)
@@ -128,7 +128,3 @@ def main() -> None:
         error.show(said)
         show(said.getvalue().rstrip(), err=True)  # the shell puts file names into the words
         sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()

@@ -105,6 +105,9 @@ TEMPLATE = (
         help="auto, chat, none, Jinja text or .jinja file.",
     ),
     cloup.option("--template-variables", type=JsonObject(), help='For the template: {"enable_thinking": false}.'),
+    cloup.option(
+        "--template-limit-s", type=float, help="Seconds for one conversation, 10 unless given; inf for no limit."
+    ),
 )
 
 _TASK = (

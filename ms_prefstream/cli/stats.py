@@ -81,6 +81,8 @@ def stats(source: tuple[Any, ...], as_json: bool, html: str | None, samples: int
         "template": None if template.lower() == "none" else template,
         "template_variables": options["template_variables"],
     }
+    if options["template_limit_s"] is not None:
+        encoding["template_limit_s"] = options["template_limit_s"]
     found = count(
         rows,
         **encoding,

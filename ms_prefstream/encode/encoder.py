@@ -35,6 +35,7 @@ from ms_prefstream.encode.learned import PROOFS
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.plain_template import PlainTemplate
 from ms_prefstream.encode.template import ChatTemplate, Template, TemplateOptions
+from ms_prefstream.encode.template_limits import SECONDS, checked_seconds
 from ms_prefstream.encode.template_text import checked_variables, template_text
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import DroppedRowError, OptionError, Reason, RowError
@@ -416,6 +417,7 @@ def build_encoder(
     content_lost: str = "report",
     continue_final_message: str = "error",
     train_empty_think: bool = False,
+    template_limit_s: float | None = SECONDS,
 ) -> ConversationEncoder:
     """Returns the encoder for text records.
 
@@ -433,6 +435,7 @@ def build_encoder(
         continue_final_message: ``error`` refuses a prompt that ends with an answer, ``join`` lets the response
             continue it.
         train_empty_think: Whether an empty think block that the template inserts is under the loss.
+        template_limit_s: Seconds that the template may take for one conversation; None for no limit.
 
     Raises:
         OptionError: An option has another value.
@@ -449,6 +452,7 @@ def build_encoder(
         if not any(value is one or (isinstance(value, str) and value == one) for one in known):
             *some, last = map(repr, known)
             raise OptionError(f"{name} is {value!r}; expected {', '.join(some)} or {last}.")
+    limit_s = checked_seconds(template_limit_s)
     variables = checked_variables(template_variables)
     allow = special_tokens_in_content == "allow"
     text = template_text(template, tokenizer)
@@ -470,6 +474,7 @@ def build_encoder(
             date=None if template_date is None else datetime.date.fromisoformat(template_date),
             join=continue_final_message == "join",
             train_empty_think=train_empty_think,
+            limit_s=limit_s,
         )
         chosen = ChatTemplate(text, tokenizer, options)
     never = dict(refused or {})
@@ -486,6 +491,7 @@ def resolve_boundary(
     pairs: bool = True,
     variables: Mapping[str, Any] | None = None,
     join: bool = False,
+    limit_s: float | None = SECONDS,
 ) -> str:
     """Returns the boundary that an option stands for.
 
@@ -500,6 +506,7 @@ def resolve_boundary(
         pairs: Whether rows are pairs.
         variables: Further variables of the template.
         join: Whether a response may continue the answer that a prompt ends with; no control token stands between.
+        limit_s: Seconds that the template may take for one conversation; None for no limit.
 
     Raises:
         OptionError: The option has another value.
@@ -513,5 +520,7 @@ def resolve_boundary(
     text = template_text(template, tokenizer)
     if text is None or join:
         return "inference"
-    probe = ChatTemplate(text, tokenizer, TemplateOptions(variables=dict(variables or {})))
+    probe = ChatTemplate(
+        text, tokenizer, TemplateOptions(variables=dict(variables or {}), limit_s=checked_seconds(limit_s))
+    )
     return "joint" if probe.separates() else "inference"

@@ -1,7 +1,8 @@
 """Compiles and renders chat templates in the sandbox that transformers uses, with the same helpers and settings.
 
 The additions: `Tracked` strings stay tracked, and operations that read a content mark it as read. What would make the
-text depend on chance, on the process or on the day is refused, or fixed (`template_date`).
+text depend on chance, on the process or on the day is refused, or fixed (`template_date`). Time and memory are limited
+(`template_limits.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,20 @@ import jinja2.filters
 import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
+import jinja2.runtime
 import jinja2.sandbox
+import jinja2.utils
 
+from ms_prefstream.encode.template_limits import (
+    LONGEST,
+    SECONDS,
+    TemplateLimitError,
+    check_growth,
+    counted,
+    limited,
+    made,
+    tick,
+)
 from ms_prefstream.encode.tracked_text import Leaf, Tracked, braces, joined, mark_read, percent, plain
 from ms_prefstream.encode.tracked_values import NoContent, tracked_json
 from ms_prefstream.errors import TemplateError
@@ -53,7 +66,30 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Generator(jinja2.compiler.CodeGenerator):
-    """Code generator in which ``a ~ b`` keeps the track of contents, and ``a in b`` marks a as read."""
+    """Code generator in which ``a ~ b`` keeps the track of contents, and ``a in b`` marks a as read.
+
+    Blocks and comparisons ask for the time, and lists, tuples and mappings are counted.
+    """
+
+    def blockvisit(self, nodes: Iterable[jinja2.nodes.Node], frame: jinja2.compiler.Frame) -> None:
+        self.writeline("environment.tick()")
+        super().blockvisit(nodes, frame)
+
+    def visit_List(self, node: jinja2.nodes.List, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
+        self.write("environment.made(")
+        super().visit_List(node, frame)
+        self.write(")")
+
+    def visit_Dict(self, node: jinja2.nodes.Dict, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
+        self.write("environment.made(")
+        super().visit_Dict(node, frame)
+        self.write(")")
+
+    def visit_Tuple(self, node: jinja2.nodes.Tuple, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
+        made = node.ctx == "load"  # else names that are assigned to
+        self.write("environment.made(" * made)
+        super().visit_Tuple(node, frame)
+        self.write(")" * made)
 
     def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
         self.write("environment.concat(map(str, (")
@@ -64,12 +100,19 @@ class _Generator(jinja2.compiler.CodeGenerator):
 
     def visit_Compare(self, node: jinja2.nodes.Compare, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
         searched = any(operand.op in ("in", "notin") for operand in node.ops)
-        self.write("(environment.searched(" if searched else "(")
+        self.write(f"(environment.{'searched' if searched else 'compared'}(")
         self.visit(node.expr, frame)
-        self.write(")" if searched else "")
+        self.write(")")
         for operand in node.ops:
             self.visit(operand, frame)
         self.write(")")
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """Variables that a template sets in loops. It may not print them: they may hold each other."""
+
+    def __repr__(self) -> str:
+        raise TemplateRefusal("it writes a namespace, which holds variables and is no text")
 
 
 _JINJAS_OWN = ("_loop_vars", "_block_vars")  # arguments of every call, which no function gets
@@ -77,32 +120,56 @@ _JINJAS_OWN = ("_loop_vars", "_block_vars")  # arguments of every call, which no
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     code_generator_class = _Generator
-    concat = staticmethod(joined)
-    searched = staticmethod(mark_read)
-    intercepted_binops = frozenset({"%"})
+    tick = staticmethod(tick)
+    made = staticmethod(made)
+    intercepted_binops = frozenset({"+", "-", "*", "**", "%"})
+
+    @staticmethod
+    def concat(parts: Iterable[str]) -> str:
+        """Returns the parts of a text as one."""
+        return joined(counted(parts))
+
+    @staticmethod
+    def searched(value: Any) -> Any:
+        """Returns a value that is searched for in another."""
+        tick()
+        return mark_read(value)
+
+    @staticmethod
+    def compared(value: Any) -> Any:
+        """Returns a value that is compared with another."""
+        tick()
+        return value
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Returns ``left % right``: plain conversions keep the track of contents, others read their values."""
-        if isinstance(left, str):
+        """Returns the value of ``left operator right``.
+
+        ``left % right`` with plain conversions keeps the track of contents; others read their values.
+        """
+        check_growth(operator, (left, right))
+        if operator == "%" and isinstance(left, str):
             found = None if isinstance(left, Tracked) else percent(left, right)
             if found is not None:
                 return found
             mark_read([left, right])
-        return super().call_binop(context, operator, left, right)
+        return made(super().call_binop(context, operator, left, right))
 
     def call(self, context: Any, function: Any, /, *args: Any, **options: Any) -> Any:
         """Call a function; methods of ordinary strings read their arguments, except plain ``format``."""
         method = getattr(function, "__wrapped__", function)  # the sandbox wraps ``format``, in some versions
-        text = getattr(method, "__self__", None)
-        if isinstance(text, str) and not isinstance(text, Tracked):
-            if getattr(method, "__name__", "") == "format" and (found := braces(text, args, options)) is not None:
-                return found
-            mark_read([*args, *(value for name, value in options.items() if name not in _JINJAS_OWN)])
-            if getattr(method, "__name__", "") == "join" and len(args) == 1:
-                args = (list(args[0]),)
-                if all(isinstance(part, str) for part in args[0]):
+        text, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+        if isinstance(text, str) and name == "join" and len(args) == 1:
+            args = (made(list(args[0])),)
+        if isinstance(text, (str, bytes, int, float, list, tuple, dict)):
+            named = {key: value for key, value in options.items() if key not in _JINJAS_OWN}
+            check_growth(name, (text, *args), named)
+            if isinstance(text, str) and not isinstance(text, Tracked):
+                if name == "format" and (found := braces(text, args, options)) is not None:
+                    return made(found)
+                mark_read([*args, *named.values()])
+                if name == "join" and len(args) == 1 and all(isinstance(part, str) for part in args[0]):
                     return joined(part for item in args[0] for part in (text, item))[len(text) * bool(args[0]) :]
-        return super().call(context, function, *args, **options)
+        return made(super().call(context, function, *args, **options))
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
@@ -114,7 +181,8 @@ def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, 
 def _join(environment: jinja2.Environment, value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
     if attribute is not None:
         value = map(jinja2.filters.make_attrgetter(environment, attribute), value)
-    return joined(part for at, item in enumerate(value) for part in ((str(d), str(item)) if at else (str(item),)))
+    parts = (part for at, item in enumerate(value) for part in ((str(d), str(item)) if at else (str(item),)))
+    return joined(counted(parts))
 
 
 def _refuse(message: str) -> None:
@@ -141,6 +209,31 @@ def _reading(function: Callable[..., Any], rewrites: bool = False) -> Callable[.
         return function(*args, **options)
 
     return reading
+
+
+_GIVEN_BY_JINJA = (jinja2.Environment, jinja2.runtime.Context, jinja2.nodes.EvalContext)
+
+
+def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a filter that is refused where its result would be too large, and whose result is counted."""
+
+    @functools.wraps(function)
+    def limited(*args: Any, **options: Any) -> Any:
+        check_growth(name, args[isinstance(args[0], _GIVEN_BY_JINJA) :] if args else args, options)
+        return made(function(*args, **options))
+
+    return limited
+
+
+def _timed(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a test that asks for the time."""
+
+    @functools.wraps(test)
+    def timed(*args: Any, **options: Any) -> Any:
+        tick()
+        return test(*args, **options)
+
+    return timed
 
 
 def _of_kind(test: Any) -> Callable[[Any], Any]:
@@ -185,12 +278,20 @@ def _compile(text: str) -> jinja2.Template:
     environment.filters["join"] = _join
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
+    environment.globals["namespace"] = _Namespace
+    environment.filters.update({name: _limited(name, f) for name, f in environment.filters.items()})
+    tests: dict[str, Any] = environment.tests
+    tests.update({name: _timed(test) for name, test in tests.items()})
     try:
-        return environment.from_string(text)
-    except jinja2.TemplateError as error:
+        if len(text) > LONGEST:
+            raise TemplateLimitError(f"it has {len(text)} characters; {LONGEST} are the limit")
+        with limited(SECONDS):
+            return environment.from_string(text)
+    except Exception as error:  # also of the parser, at its limits of recursion, and of the compiler of Python
         where = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
+        what = error.message if isinstance(error, jinja2.TemplateError) else f"{error}" or type(error).__name__
         raise TemplateError(
-            f"the chat template does not compile: {where}{error.message}. Expected Jinja as in "
+            f"the chat template does not compile: {where}{what}. Expected Jinja as in "
             "tokenizer_config.json; correct the template or pass template=None to join prompt and response as text."
         ) from None
 
@@ -198,20 +299,24 @@ def _compile(text: str) -> jinja2.Template:
 @functools.lru_cache(maxsize=32)
 def names_in(text: str) -> frozenset[str]:
     """Returns the variables that a template reads and does not set itself; none if it does not compile."""
-    try:
-        tree = _Environment(extensions=_EXTENSIONS).parse(text)
-    except jinja2.TemplateError:
+    if len(text) > LONGEST:
         return frozenset()
-    return frozenset(jinja2.meta.find_undeclared_variables(tree))
+    try:
+        return frozenset(jinja2.meta.find_undeclared_variables(_Environment(extensions=_EXTENSIONS).parse(text)))
+    except (jinja2.TemplateError, RecursionError):
+        return frozenset()
 
 
-def renderer(text: str, variables: Mapping[str, Any], date: datetime.date | None = None) -> Render:
+def renderer(
+    text: str, variables: Mapping[str, Any], date: datetime.date | None = None, limit_s: float | None = SECONDS
+) -> Render:
     """Returns the compiled template.
 
     Args:
         text: The Jinja source.
         variables: Further names that it may use: ``bos_token``, ``eos_token`` ...
         date: The day that ``strftime_now`` gives; None for today's.
+        limit_s: Seconds that it may take for one conversation; None for no limit of time and memory.
 
     Raises:
         TemplateError: If the template does not compile.
@@ -223,8 +328,9 @@ def renderer(text: str, variables: Mapping[str, Any], date: datetime.date | None
 
     def render(messages: Sequence[Mapping[str, Any]], tools: Any = None, generation: bool = False) -> str:
         try:
-            found = template.render(messages=messages, tools=tools, add_generation_prompt=generation, **names)
-        except TemplateRefusal:
+            with limited(limit_s):
+                found = template.render(messages=messages, tools=tools, add_generation_prompt=generation, **names)
+        except (TemplateRefusal, TemplateLimitError):
             raise
         except Exception as error:  # any error of the template on one conversation
             raise TemplateRefusal(f"{type(error).__name__}: {error}") from None

@@ -26,15 +26,17 @@ from ms_prefstream.encode.learned import PROOFS, Fork, Learned, as_units
 from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.rendered import begin_rendered, begun_rendered
 from ms_prefstream.encode.shape import Shape, Shapes, Slot, holds_place, slot_of
+from ms_prefstream.encode.template_limits import SECONDS, TemplateLimitError
 from ms_prefstream.encode.template_text import stated_day, unread_variables, variables_problem
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.tracked_text import ContentReads, Edits, Question, Run, Tracked, edited, plain
-from ms_prefstream.errors import Reason, RowError
+from ms_prefstream.errors import Reason, RowError, TemplateError
 from ms_prefstream.formats.record import Message, Messages
 from ms_prefstream.sample import Note
 
 LAYOUTS = 1024  # role sequences whose layouts are cached
 VARIANTS = 64  # distinct template variables of rows whose templates are cached
+ORDINARY = 1_000, 100_000  # messages and characters of conversations that every template must manage
 
 
 Key: TypeAlias = tuple[tuple[Any, ...], int]
@@ -71,6 +73,7 @@ class TemplateOptions:
         date: The day that ``strftime_now`` gives; None for today.
         join: Whether a response continues the answer that a prompt ends with; such rows are refused otherwise.
         train_empty_think: Whether an empty think block that the template inserts is under the loss.
+        limit_s: Seconds that the template may take for one conversation; None for no limit of time and memory.
     """
 
     allow_special: bool = False
@@ -79,6 +82,7 @@ class TemplateOptions:
     date: datetime.date | None = None
     join: bool = False
     train_empty_think: bool = False
+    limit_s: float | None = SECONDS
 
 
 class ChatTemplate:
@@ -96,7 +100,7 @@ class ChatTemplate:
         date = options.date
         if "date_string" in options.variables and "date_string" not in names_in(text):
             date = stated_day(options.variables["date_string"]) or date
-        self._render = renderer(text, {**known, **options.variables}, date)
+        self._render = renderer(text, {**known, **options.variables}, date, options.limit_s)
         self._text, self._tokenizer, self._options = text, tokenizer, options
         self._encoder = tokenizer.encoder
         self._control = ControlTokens(tokenizer.special, tokenizer.flagged)
@@ -124,7 +128,7 @@ class ChatTemplate:
         length = len(prompt)
         marked = not self._allow and begin_rendered(prompt)
         for response in responses:
-            laid = self._laid_out(prompt + response, length, tools)
+            laid = self._within_limits(prompt + response, length, tools)
             if marked or (not self._allow and begin_rendered(response)):
                 laid = laid._replace(notes=laid.notes | Note.MARKERS)
             yield laid
@@ -140,6 +144,18 @@ class ChatTemplate:
         known = self._learned.get((columns.roles, columns.prompt_messages))
         if known is not None:
             yield from known.fill_alike(columns)
+
+    def _within_limits(self, messages: Messages, prompt_messages: int, tools: Any) -> LaidOut:
+        """Returns the layout of a conversation. A template that exceeds its limits is refused, or a very long row."""
+        try:
+            return self._laid_out(messages, prompt_messages, tools)
+        except TemplateLimitError as limit:
+            count, length = len(messages), sum([len(message.content) for message in messages])
+            what = f"the chat template {limit} ({count} messages with {length} characters)"
+            remedy = f"raise template_limit_s (now {self._options.limit_s:g}); None lifts all limits"
+            if count <= ORDINARY[0] and length <= ORDINARY[1]:
+                raise TemplateError(f"{what}. Check it, or {remedy}.") from None
+            raise RowError(Reason.TEMPLATE_REFUSED, what, f"Shorten the row, or {remedy}") from None
 
     def _laid_out(self, messages: Messages, prompt_messages: int, tools: Any) -> LaidOut:
         roles, contents, extras = zip(*messages, strict=True) if messages else ((), (), ())

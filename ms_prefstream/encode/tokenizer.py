@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 from ms_prefstream.checks import whole_number
+from ms_prefstream.disk import check_path
 from ms_prefstream.encode.backends import BACKENDS, LOADERS
 from ms_prefstream.encode.backends.base import Form, NotServedError, Tokenizer
 from ms_prefstream.encode.backends.tokenizer_source import ACCEPTED, TokenizerSource, find_files, read_bytes
@@ -72,6 +73,7 @@ def _source(tokenizer: Any) -> TokenizerSource:
     if tokenizer == "bytes":
         return TokenizerSource(name="bytes", forms={Form.BYTES: None})
     name = os.fspath(tokenizer)
+    check_path(name, TokenizerError, "tokenizer")
     path = pathlib.Path(name).expanduser()
     if not path.exists():
         folder = _mindformers_folder(name) or _hub_folder(name)

@@ -372,6 +372,7 @@ def _reading(name: str) -> Any:
         found = original(self, *args, **options)
         return self.changed(found) if isinstance(found, str) else found
 
+    method.__name__ = name
     return method
 
 

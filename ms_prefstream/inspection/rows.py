@@ -64,6 +64,7 @@ def encode(
     content_lost: str = "report",
     continue_final_message: str = "error",
     train_empty_think: bool = False,
+    template_limit_s: float | None = 10.0,
     carry: Sequence[str] | Mapping[str, Any] | None = None,
     backend: str = "auto",
 ) -> EncodedRow:
@@ -83,6 +84,7 @@ def encode(
         content_lost: ``report``, ``drop`` or ``error``.
         continue_final_message: ``error`` or ``join``.
         train_empty_think: Whether an empty think block is under the loss.
+        template_limit_s: Seconds that a chat template may take for one conversation; None for no limit.
         carry: Fields of the row that become further columns.
         backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
 
@@ -102,6 +104,7 @@ def encode(
         content_lost=content_lost,
         continue_final_message=continue_final_message,
         train_empty_think=train_empty_think,
+        template_limit_s=template_limit_s,
         carry=carry,
     )
     carried = None if carry is None else encoding.carried(open_source([row]))

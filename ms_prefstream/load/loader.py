@@ -15,6 +15,7 @@ import numpy as np
 
 from ms_prefstream.encode.cut_points import EncodedCutMap
 from ms_prefstream.encode.encoder import AUTO, ConversationEncoder, build_encoder, resolve_boundary
+from ms_prefstream.encode.template_limits import SECONDS
 from ms_prefstream.encode.template_text import template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import CutMap, Uncut, token_cut_map
@@ -295,6 +296,7 @@ class Recipe:
     content_lost: str = "report"
     continue_final_message: str = "error"
     train_empty_think: bool = False
+    template_limit_s: float | None = SECONDS
     carry: Carry | None = None
     ready: bool = False
 
@@ -307,6 +309,7 @@ class Recipe:
             self.task.pairs,
             self.template_variables,
             self.continue_final_message == "join",
+            self.template_limit_s,
         )
         object.__setattr__(self, "boundary", boundary)
 
@@ -346,6 +349,7 @@ class Recipe:
                 content_lost=self.content_lost,
                 continue_final_message=self.continue_final_message,
                 train_empty_think=self.train_empty_think,
+                template_limit_s=self.template_limit_s,
             )
         carried = {} if self.carry is None else self.carry.columns
         return SampleLoader(self.records, self.task, self.task.sampler(self.tokenizer), encoder, carried=carried)

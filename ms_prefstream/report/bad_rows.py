@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ms_prefstream.disk import MOST_BYTES, cause_of, open_regular, shown
+from ms_prefstream.disk import MOST_BYTES, cause_of, check_path, open_regular, shown
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sample import Block
@@ -28,7 +28,7 @@ class Quarantine:
     With several ranks the rank is put before the suffix (``bad.rank1.jsonl``). Only a quarantine is written over.
 
     Raises:
-        OptionError: It is no path.
+        OptionError: It is no path, or none that a file can have.
         SourceError: Its folder does not exist, or it is a folder itself.
     """
 
@@ -40,6 +40,7 @@ class Quarantine:
         self.path = file if world == 1 else file.with_name(f"{file.stem}.rank{rank}{file.suffix}")
         self._file: IO[bytes] | None = None
         self._known: set[str] = set()
+        check_path(self.path, OptionError, "quarantine")
         if not file.parent.is_dir():
             raise self._not_written(f"there is no folder {shown(file.parent)}")
         if file.is_dir():

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ms_prefstream.checks import checked_call, is_positive, whole_number
+from ms_prefstream.disk import check_path
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawPass, begin_parts, start_pass
@@ -375,6 +376,7 @@ def _as_path(name: str, value: Any) -> str:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise OptionError(f"{name} is {value!r}; expected the path of a file or a folder that is being written.")
     path = os.path.expanduser(os.fspath(value))
+    check_path(path, SourceError, name)
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise SourceError(

@@ -56,6 +56,7 @@ def stats(
     content_lost: str = "report",
     continue_final_message: str = "error",
     train_empty_think: bool = False,
+    template_limit_s: float | None = 10.0,
     backend: str = "auto",
     against: Any = None,
     limits: Sequence[int] = LIMITS,
@@ -85,6 +86,7 @@ def stats(
         content_lost: ``report``, ``drop`` or ``error``.
         continue_final_message: ``error`` or ``join``.
         train_empty_think: Whether an empty think block is under the loss.
+        template_limit_s: Seconds that a chat template may take for one conversation; None for no limit.
         backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         against: Other data, such as an evaluation set, whose prompts should not be among the rows.
         limits: Tokens at which rows are cut, to see what is lost; the task's own limit is added.
@@ -119,6 +121,7 @@ def stats(
         content_lost=content_lost,
         continue_final_message=continue_final_message,
         train_empty_think=train_empty_think,
+        template_limit_s=template_limit_s,
         backend="auto" if tokenizer is None else backend,
     )
     ready = only_caches(opened)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ms_prefstream.checks import check_made, process_count
 from ms_prefstream.disk import shown
 from ms_prefstream.encode.encoder import AUTO, BOUNDARIES
+from ms_prefstream.encode.template_limits import SECONDS
 from ms_prefstream.encode.template_text import checked_variables, first_day, is_day, template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_embedding
 from ms_prefstream.errors import OptionError, StateError
@@ -91,6 +92,7 @@ class Encoding:
     content_lost: str = "report"
     continue_final_message: str = "error"
     train_empty_think: bool = False
+    template_limit_s: float | None = SECONDS
     backend: str = "auto"
     carry: Any = None
 
@@ -131,6 +133,7 @@ class Encoding:
             content_lost=self.content_lost,
             continue_final_message=self.continue_final_message,
             train_empty_think=self.train_empty_think,
+            template_limit_s=self.template_limit_s,
             carry=carry,
             ready=ready,
         )

@@ -70,3 +70,21 @@ def test_an_interrupt_ends_with_130(tmp_path: pathlib.Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.endswith("ms-prefstream: interrupted.\n")
+
+
+@pytest.mark.parametrize("name", ["click", "cloup", "ms_prefstream.cli.main", "ms_prefstream.cli.stats"])
+def test_an_interrupt_while_commands_are_loaded_is_one_sentence(name: str, tmp_path: pathlib.Path) -> None:
+    code = (
+        "import builtins, os, signal, sys\n"
+        "load = builtins.__import__\n"
+        "def interrupted(name, *more):\n"
+        f"    if name == {name!r} or name == 'ms_prefstream.cli' and {name!r}.startswith(name):\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return load(name, *more)\n"
+        "builtins.__import__ = interrupted\n"
+        "sys.argv[1:] = ['stats', 'missing.jsonl']\n"
+        "from ms_prefstream.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "ms-prefstream: interrupted.\n")

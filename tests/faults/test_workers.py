@@ -192,12 +192,12 @@ def test_a_fork_of_this_process_neither_uses_nor_ends_the_workers() -> None:
 
 
 PROGRAM = """
-import sys, time
+import re, sys, time
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.load.workers.task_queue import Task
 from tests.pools import pairs, recipe, wait_ready
 def slow(row):
-    time.sleep(0.2)
+    WORK
     return row
 pool = LoaderPool(recipe(pairs(100), format=slow), 2)
 wait_ready(pool)
@@ -206,9 +206,9 @@ pool.load(range(100))
 """
 
 
-def started() -> tuple[subprocess.Popen[str], list[int]]:
+def started(work: str = "time.sleep(0.2)") -> tuple[subprocess.Popen[str], list[int]]:
     program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", PROGRAM.replace("WORK", work)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -237,6 +237,34 @@ def test_workers_end_when_their_program_is_killed() -> None:
     kill(program.pid)
     program.communicate(timeout=SECONDS)
     assert gone(children)
+
+
+def test_workers_that_hold_the_interpreters_lock_end_when_their_program_is_killed() -> None:
+    """A slow regular expression lets no other thread of the worker run, for longer than anybody waits."""
+    program, children = started("re.match('(a|a)*$', 'a' * 60 + 'b')")
+    time.sleep(1.0)  # they are in the expression
+    kill(program.pid)
+    program.communicate(timeout=SECONDS)
+    assert gone(children)
+
+
+def test_workers_get_the_flags_of_the_interpreter(tmp_path: pathlib.Path) -> None:
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from ms_prefstream.load.workers.pool import LoaderPool\n"
+        "from tests.pools import pairs, recipe, wait_ready\n"
+        "def told(row):\n"
+        "    print('flags', sys.flags.isolated, sys.flags.dont_write_bytecode, os.getpid(), file=sys.stderr)\n"
+        "    return row\n"
+        "pool = LoaderPool(recipe(pairs(100, bad=False), format=told), 2)\n"
+        "wait_ready(pool)\n"
+        "print(os.getpid(), len(pool.load(range(100))))\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.endswith(" 100\n"), done.stderr
+    told = {tuple(line.split()[1:]) for line in done.stderr.splitlines() if line.startswith("flags")}
+    assert {flags[:2] for flags in told} == {("1", "1")}
+    assert {pid for *_, pid in told} - {done.stdout.split()[0]}  # also in a worker
 
 
 def test_workers_end_with_their_stream() -> None:

@@ -178,8 +178,6 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
                 self._tasks.fail(f"workers={self.workers} cannot be started: {error}. Use fewer, or workers=0.")
             finally:
                 self._packed.file.close()
-            for process in self._processes:
-                process.start()
 
     def _look(self) -> None:
         """Notices a dead worker, even an idle one, or one whose child process holds its pipe open."""

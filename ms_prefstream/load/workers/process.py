@@ -11,6 +11,7 @@ main guard, and notebooks and programs from standard input work.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import pickle
@@ -22,6 +23,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from concurrent.futures import Future
 from io import FileIO
 from typing import Any
 
@@ -34,6 +36,7 @@ from ms_prefstream.load.workers.task_queue import Task, TaskQueue
 _IN_FLIGHT = 2  # one in work, one waiting in the pipe, so that a worker never waits for the parent
 _DIED_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
+_PDEATHSIG = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 # sys.path comes as arguments, so that the worker can import whatever can be imported here.
 _CODE = (
     "import sys; parent, recipe, sys.path[:] = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]; "
@@ -46,11 +49,16 @@ _SIGNALS = {number.value: number.name for number in signal.Signals}
 
 
 class WorkerProcess(threading.Thread):
-    """Worker process `number` of `of`, and the thread that sends it tasks until the queue is closed.
+    """Worker process `number` of `of`, and the thread that starts it and sends it tasks until the queue is closed.
+
+    The process ends with this thread at the latest, because the kernel ends it with the thread that started it.
 
     Attributes:
         process: The process, started.
         ready: Whether it has read the recipe.
+
+    Raises:
+        OSError: The process cannot be started.
     """
 
     def __init__(self, number: int, of: int, recipe: PackedRecipe, tasks: TaskQueue) -> None:
@@ -58,25 +66,40 @@ class WorkerProcess(threading.Thread):
         self._parent_rows = recipe.parent_rows
         self._tasks = tasks
         self._in_flight: deque[Task] = deque()
+        self._begun: Future[None] = Future()
+        self._file = recipe.file.fileno()
+        self._title = f"worker process {number} of {of}"
         self.ready = False
+        self.start()
+        self._begun.result()
+
+    def _begin(self) -> None:
+        """Starts the process."""
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # multiprocessing asks it, too
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _CODE, str(os.getpid()), str(recipe.file.fileno()), *sys.path],
+            [sys.executable, *flags, "-c", _CODE, str(os.getpid()), str(self._file), *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
             env={**_ENVIRONMENT, **os.environ},
-            pass_fds=[recipe.file.fileno()],
+            pass_fds=[self._file],
             start_new_session=True,  # Ctrl-C reaches the parent alone
         )
+        self._title = f"{self._title} (pid {self.process.pid})"
         pipes: list[Any] = [self.process.stdin, self.process.stdout]
         self._outgoing, self._incoming = pipes  # unbuffered: a fork of this process inherits no lock of theirs
         for pipe in pipes:
             with contextlib.suppress(AttributeError, OSError):  # Linux has it, up to a limit
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self._title = f"worker process {number} of {of} (pid {self.process.pid})"
 
     def run(self) -> None:
         """Runs in the thread."""
+        try:
+            self._begin()
+        except BaseException as failed:
+            self._begun.set_exception(failed)
+            return
+        self._begun.set_result(None)
         try:
             _send(self._outgoing, b"")
             _, error = pickle.loads(_receive(self._incoming))
@@ -156,6 +179,7 @@ def main(parent: int, file: int) -> None:
 
     `file` is the descriptor of the recipe's file.
     """
+    _end_with_parent()
     incoming, outgoing = FileIO(os.dup(0), "rb"), FileIO(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what format functions print goes to stderr, not between the messages
@@ -194,6 +218,12 @@ def _listen(incoming: FileIO, messages: queue.SimpleQueue[bytearray]) -> None:
             messages.put(_receive(incoming))
     except (EOFError, OSError):
         os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """Lets the kernel end this process with its parent, even while a library here holds the interpreter's lock."""
+    with contextlib.suppress(AttributeError, OSError):  # Linux has it
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
 
 
 def _watch(parent: int) -> None:

@@ -1,0 +1,197 @@
+# ruff: noqa: E501 - templates are read as one line
+"""Templates that nobody has read: whatever they do ends soon, in one error that names the limit and its option."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+import ms_prefstream as mps
+from ms_prefstream.encode import template_limits
+from ms_prefstream.encode.jinja import renderer
+from ms_prefstream.encode.template_limits import TemplateLimitError
+from tests.encode.chat_templates import FAMILIES
+
+MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+DOUBLING = "{% set ns = namespace(x=START) %}{% for _ in range(60) %}{% set ns.x = STEP %}{% endfor %}{{ END }}"
+
+
+def doubling(start: str, step: str, end: str = "ns.x | length") -> str:
+    return DOUBLING.replace("START", start).replace("STEP", step).replace("END", end)
+
+
+NESTED = "{% for a in range(99999) %}{% for b in range(99999) %}BODY{% endfor %}{% endfor %}"
+SLOW = {
+    "empty loops": NESTED.replace("BODY", ""),
+    "conditions": NESTED.replace("BODY", "{% if a == b %}{% endif %}"),
+    "filtered loops": "{% for a in range(99999) %}{% for b in range(99999) if a > 10 ** 9 %}{% endfor %}{% endfor %}",
+    "tested loops": "{% for a in range(99999) %}{% for b in range(99999) if b is odd and b is even %}{% endfor %}{% endfor %}",
+    "calls": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "lazy filters": "{% for a in range(99999) %}{{ range(99999) | map('string') | map('length') | sum }}{% endfor %}",
+    "selected": "{% for a in range(99999) %}{{ range(99999) | select('in', range(99999) | list) | list | length }}{% endfor %}",
+    "searches": "{% set a = 'a' * 10 ** 6 %}{% for b in range(99999) %}{% for c in range(99999) if 'b' in a %}{% endfor %}{% endfor %}",
+    "methods": "{% for a in range(99999) %}{% for b in range(99999) if 'abc'.count('d') %}{% endfor %}{% endfor %}",
+    "recursive loops": "{% for a in [[1], [2]] recursive %}{% for _ in range(9999) %}{% for _ in range(9999) %}{% endfor %}{% endfor %}{{ loop(a) }}{% endfor %}",
+}
+LARGE = {
+    "repeated": "{{ 'a' * 10 ** 9 }}",
+    "repeated list": "{{ ([1] * 10 ** 9) | length }}",
+    "power": "{{ 2 ** (10 ** 9) }}",
+    "power of powers": doubling("2", "ns.x ** 9", "ns.x"),
+    "product": doubling("2 ** 5000", "ns.x * ns.x", "ns.x"),
+    "sum of texts": doubling("'ab'", "ns.x + ns.x"),
+    "joined by ~": doubling("'ab'", "ns.x ~ ns.x"),
+    "sum of lists": doubling("[1, 2]", "ns.x + ns.x"),
+    "lists in lists": doubling("[1, 2]", "[ns.x, ns.x]", "ns.x"),
+    "tuples in tuples": doubling("(1, 2)", "(ns.x, ns.x)", "{(ns.x): 1}"),
+    "mappings": doubling("{'a': 1}", "{'a': ns.x, 'b': ns.x}", "ns.x | tojson"),
+    "dict()": doubling("dict(a=1)", "dict(a=ns.x, b=ns.x)", "ns.x | string"),
+    "batched": doubling("[1, 2]", "[ns.x, ns.x] | batch(2) | list", "ns.x"),
+    "width of %": "{{ '%1000000000d' % 1 }}",
+    "width of % from a value": "{{ '%*d' % (10 ** 9, 1) }}",
+    "width of format": "{{ '{:>1000000000}'.format('a') }}",
+    "width of format from a value": "{{ '{:>{}}'.format('a', 10 ** 9) }}",
+    "format_map": "{{ '{a:>1000000000}'.format_map({'a': 'a'}) }}",
+    "filter format": "{{ '%1000000000d' | format(1) }}",
+    "center": "{{ 'a' | center(10 ** 10) }}",
+    "ljust": "{{ 'a'.ljust(10 ** 10) }}",
+    "zfill": "{{ 'a'.zfill(10 ** 10) }}",
+    "expandtabs": "{{ '\\t'.expandtabs(10 ** 9) }}",
+    "replace": "{{ ('a' * 10 ** 6) | replace('a', 'b' * 10 ** 6) }}",
+    "replace of nothing": "{{ ('a' * 10 ** 6).replace('', 'b' * 10 ** 6) }}",
+    "join": "{{ range(99999) | join('a' * 10 ** 6) }}",
+    "str.join": "{{ ('a' * 10 ** 6).join('b' * 10 ** 6) }}",
+    "translate": "{{ ('a' * 10 ** 6).translate({97: 'b' * 10 ** 6}) }}",
+    "indent": "{{ ('a\\n' * 10 ** 6) | indent(10 ** 6) }}",
+    "tojson": "{{ range(9999) | list | tojson(indent=10 ** 8) }}",
+    "batch": "{{ [1] | batch(10 ** 9, 0) | list | length }}",
+    "slice": "{{ [1] | slice(10 ** 9, 0) | list | length }}",
+    "round": "{{ 2.5 | round(10 ** 9, 'ceil') }}",
+    "to_bytes": "{{ (1).to_bytes(10 ** 10, 'big') | length }}",
+    "wordwrap": "{{ ('a' * 10 ** 6) | wordwrap(1) }}",
+    "urlize": "{{ ('a.' * 10 ** 6) | urlize }}",
+    "striptags": "{{ ('<!--' * 10 ** 6) | striptags }}",
+    "sum of many lists": "{{ range(99999) | batch(1) | sum(start=[]) | length }}",
+    "pieces": "{{ ('a ' * 10 ** 7).split() | length }}",
+    "characters": "{{ ('a' * 5 * 10 ** 7) | list | length }}",
+    "output": NESTED.replace("BODY", "{{ 'a' * 10 ** 6 }}"),
+    "many texts": "{% set ns = namespace(x=[]) %}{% for a in range(9999) %}{% set ns.x = ns.x + ['%d' % a * 10 ** 6] %}{% endfor %}",
+    "deep": "{% set ns = namespace(x=[]) %}{% for a in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
+    "deep tuples": "{% set ns = namespace(x=()) %}{% for a in range(99999) %}{% set ns.x = (ns.x, ) %}{% endfor %}{{ {(ns.x): 1} }}",
+}
+
+
+@pytest.mark.parametrize("text", SLOW.values(), ids=SLOW)
+def test_time_is_limited(text: str) -> None:
+    render = renderer(text, {}, limit_s=0.2)
+    begin = time.monotonic()
+    with pytest.raises(TemplateLimitError, match=r"needs more than 0\.2 s for one conversation"):
+        render(MESSAGES)
+    assert time.monotonic() - begin < 5  # 0.2 s and one step, on a busy machine
+
+
+@pytest.mark.parametrize("text", LARGE.values(), ids=LARGE)
+def test_memory_is_limited(text: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin = time.monotonic()
+    with pytest.raises(TemplateLimitError):
+        renderer(text, {})(MESSAGES)
+    assert time.monotonic() - begin < 8
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600 * 1024  # 256 MB, and the last step
+
+
+COMPILED = [
+    "{{ 2 ** 20000 }}",
+    "(" * 3000,
+    "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
+    "{% if a %}" * 500 + "{% endif %}" * 500,
+    "{% for a in b %}" * 100 + "{% endfor %}" * 100,
+    "{{ " + "1 + " * 20_000 + "1 }}",
+    "{{ " + "-" * 20_000 + "1 }}",
+    "{{ " + "not " * 5_000 + "a }}",
+    "{{ a" + ".b" * 20_000 + " }}",
+    "{{ a" + " | upper" * 5_000 + " }}",
+    "{{ '" + "a" * 2**20 + "' }}",
+    "{{ 'a' | center(10 ** 10) }}",
+]
+COMPILE = """
+import json, sys, ms_prefstream as mps
+rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 4
+for text in json.load(sys.stdin):
+    try:
+        template = "{{ messages[0].content }}" + text
+        next(mps.stream(rows, task=mps.DPO(max_length=64), tokenizer="bytes", batching=mps.Pad(2), template=template).batches())
+    except mps.PrefStreamError as error:
+        print(type(error).__name__, len(str(error)))
+"""
+
+
+def test_whatever_does_not_compile_is_one_error() -> None:
+    """In a process of its own, because a compiler at its limits may end it."""
+    given = json.dumps(COMPILED)
+    done = subprocess.run([sys.executable, "-c", COMPILE], input=given, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [line.split() for line in done.stdout.splitlines()]
+    assert len(found) >= len(COMPILED) - 1  # sixteen figures of a number may be cut off
+    assert all(kind in ("TemplateError", "RowError") and int(length) < 1000 for kind, length in found), found
+
+
+def stream_of(template: str, rows: list[dict[str, str]], **options: object) -> mps.Stream:
+    return mps.stream(
+        rows, task=mps.DPO(max_length=256), tokenizer="bytes", batching=mps.Pad(2), template=template, **options
+    )  # type: ignore[arg-type]
+
+
+ROWS = [{"prompt": f"question {n}", "chosen": "yes", "rejected": "no"} for n in range(8)]
+ENDLESS = "{% for m in messages %}{{ m.content }}{% endfor %}" + SLOW["empty loops"]
+
+
+def test_a_template_that_never_ends_is_named_with_its_limit() -> None:
+    with pytest.raises(
+        mps.TemplateError,
+        match=r"needs more than 0\.1 s for one conversation \(2 messages with 2 characters\)\. Check it, or raise "
+        r"template_limit_s \(now 0\.1\); None lifts all limits\.",
+    ):
+        stream_of(ENDLESS, ROWS, template_limit_s=0.1)
+
+
+def test_a_very_long_row_is_at_fault_itself() -> None:
+    quadratic = "{% for m in messages %}{{ m.content }}{% if m.content | length > 9 %}" + NESTED.replace("BODY", "")
+    long = {"prompt": "p" * 200_000, "chosen": "yes", "rejected": "no"}
+    stream = stream_of(
+        quadratic + "{% endif %}{% endfor %}",
+        [{**row, "prompt": "p"} for row in ROWS[:3]] + [long],
+        template_limit_s=0.3,
+        on_bad_row="drop",
+    )
+    assert len(list(stream.batches())) == 2
+    assert stream.report.dropped == {"template_refused": 1}
+
+
+@pytest.mark.parametrize("limit", [None, float("inf")])
+def test_none_lifts_the_limits(limit: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_limits, "LARGEST", 100)
+    large = "{% for m in messages %}{{ m.content }}{% endfor %}{{ 'a' * 101 }}"  # more than LARGEST
+    with pytest.raises(mps.PrefStreamError, match="makes a value of more than"):
+        stream_of(large, ROWS)
+    next(stream_of(large, ROWS, template_limit_s=limit, on_bad_row="raise").batches())
+
+
+@pytest.mark.parametrize("limit", [0, -1, "10", True, float("nan")])
+def test_the_limit_is_a_positive_number(limit: object) -> None:
+    with pytest.raises(mps.PrefStreamError, match=r"template_limit_s is .*; expected a positive number of seconds"):
+        stream_of("{{ messages[0].content }}", ROWS, template_limit_s=limit)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_usual_templates_make_the_same_text(family: Any) -> None:
+    limited, free = (
+        renderer(family.template, {"bos_token": "<s>", "eos_token": "</s>"}, limit_s=s) for s in (10.0, None)
+    )
+    assert limited(MESSAGES, None, True) == free(MESSAGES, None, True)

@@ -14,7 +14,7 @@ import msgspec
 
 from ms_prefstream.cache.compatibility import differences
 from ms_prefstream.cache.folder import SENT, SENT_FORMAT, StagingFolder, is_cache_name
-from ms_prefstream.disk import MOST_BYTES, LocalCopy, read_file, shown
+from ms_prefstream.disk import MOST_BYTES, LocalCopy, parse_json, read_file, shown
 from ms_prefstream.errors import CacheError, OptionError
 from ms_prefstream.mindrecord.files import FileNote, write_small
 from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, has_manifest, read_manifest
@@ -38,12 +38,10 @@ class Uploads:
 
     def known(self) -> Mapping[str, tuple[str, str | None]]:
         """Returns name -> (SHA-256, version) of the files whose upload was begun; the version None if not finished."""
+        what = "the notes on uploads"
         try:
-            text = read_file(self._notes, CacheError, "the notes on uploads")
-            return msgspec.json.decode(text, type=_Sent).files
-        except FileNotFoundError:
-            return {}
-        except msgspec.MsgspecError:
+            return parse_json(read_file(self._notes, CacheError, what), _Sent, self._notes, CacheError, what).files
+        except (FileNotFoundError, CacheError):
             return {}  # everything is sent again
 
     def send(self, path: str, name: str, note: FileNote) -> None:

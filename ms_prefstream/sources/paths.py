@@ -85,7 +85,8 @@ def open_paths(patterns: Sequence[str | os.PathLike[str]], max_row_bytes: int, r
     Neighbours of one kind are opened together. Plain and compressed JSON Lines are one kind where both occur.
     """
     own: dict[str, str] = {}
-    found = [entry for pattern in patterns for path in _expand(pattern, own, remote) for entry in _files_at(path, own)]
+    copies = _Copies(remote)
+    found = [entry for pattern in patterns for path in _expand(pattern, own, copies) for entry in _files_at(path, own)]
     _check_each_once([path for path, _ in found])
     if any(kind is _PACKED_LINES for _, kind in found):
         found = [(path, _PACKED_LINES if kind is _LINES else kind) for path, kind in found]
@@ -104,7 +105,7 @@ def own_files_beside(source: Any) -> dict[str, str]:
     return {path: kind for one in sources_in(source) for path, kind in getattr(one, "left_out", {}).items()}
 
 
-def _expand(pattern: str | os.PathLike[str], own: dict[str, str], remote: Remote) -> list[str]:
+def _expand(pattern: str | os.PathLike[str], own: dict[str, str], copies: _Copies) -> list[str]:
     """Returns the files and folders that a path or a glob stands for; what a glob matches is sorted by name.
 
     A name that exists is taken literally, also with ``*`` or ``[`` in it. Files of this library that a glob matches
@@ -114,7 +115,7 @@ def _expand(pattern: str | os.PathLike[str], own: dict[str, str], remote: Remote
     if not text:
         raise SourceError("The source is an empty path; expected the path of a file, a folder or a glob.")
     if is_url(text):
-        return _without_own(_copies_of(text, remote), own)
+        return _without_own(copies.of(text), own)
     path = os.path.expanduser(text)
     if os.path.lexists(path):
         return [path]
@@ -133,34 +134,46 @@ def _expand(pattern: str | os.PathLike[str], own: dict[str, str], remote: Remote
     return files
 
 
-def _copies_of(url: str, remote: Remote) -> list[str]:
-    """Returns the local copies of the files, or of the cache, that a URL stands for; they are made if there are none.
+class _Copies:
+    """Local copies of the files that URLs stand for; each store is opened once."""
 
-    What is copied is decided by the names in the store, as for paths.
-    """
-    store = remote.store(url)
-    shown = without_secrets(url)
-    if store.lists and _GLOB.search(url) and store.entry(url) is None:
-        urls = [one for one in store.matching(url) if not one.endswith((SUFFIX, JOURNAL_SUFFIX))]
-        if not urls:
-            raise SourceError(f"{shown}: the pattern matches no file; expected data files. Correct the pattern.")
-    elif _kind_of(shown):
-        urls = [url]
-    elif (cache := copy_cache(store, url, remote)) is not None:
-        return [cache]
-    elif store.entry(url) is not None:
-        urls = [url]
-    elif not store.lists:
-        raise SourceError(
-            f"{shown}: found neither a suffix of a data file ({', '.join(KINDS)}) nor a cache, and web servers list no "
-            "folders. Name each file."
-        )
-    else:
-        urls = _urls_below(store, url.rstrip("/"))
-    for one in urls:
-        if _kind_of(without_secrets(one)) is None:
-            raise _of_no_kind(without_secrets(one))
-    return [copy_file(store, one, remote) for one in urls]
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+        self._stores: dict[str, Store] = {}
+
+    def of(self, url: str) -> list[str]:
+        """Returns the local copies of the files, or of the cache, that a URL stands for.
+
+        A copy is made if there is none. What is copied is decided by the names in the store, as for paths.
+        """
+        store, shown, remote = self._store(url), without_secrets(url), self._remote
+        if store.lists and _GLOB.search(url) and store.entry(url) is None:
+            urls = [one for one in store.matching(url) if not one.endswith((SUFFIX, JOURNAL_SUFFIX))]
+            if not urls:
+                raise SourceError(f"{shown}: the pattern matches no file; expected data files. Correct the pattern.")
+        elif _kind_of(shown):
+            urls = [url]
+        elif (cache := copy_cache(store, url, remote)) is not None:
+            return [cache]
+        elif store.entry(url) is not None:
+            urls = [url]
+        elif not store.lists:
+            raise SourceError(
+                f"{shown}: found neither a suffix of a data file ({', '.join(KINDS)}) nor a cache, and web servers "
+                "list no folders. Name each file."
+            )
+        else:
+            urls = _urls_below(store, url.rstrip("/"))
+        for one in urls:
+            if _kind_of(without_secrets(one)) is None:
+                raise _of_no_kind(without_secrets(one))
+        return [copy_file(store, one, remote) for one in urls]
+
+    def _store(self, url: str) -> Store:
+        place = "/".join(url.split("/", 3)[:3])  # protocol and host or bucket
+        if place not in self._stores:
+            self._stores[place] = self._remote.store(url)
+        return self._stores[place]
 
 
 def _urls_below(store: Store, folder: str) -> list[str]:

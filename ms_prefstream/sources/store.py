@@ -66,7 +66,7 @@ class Entry(NamedTuple):
         url: Its address.
         size: Its bytes; None if the store does not say.
         version: Hash of its size and its ETag, checksum or time; None if the store gives none of them.
-        tag: The ETag of a file on a web server, or "".
+        tag: What a web server recognises the file by, its ETag or its time, or "".
     """
 
     url: str
@@ -234,7 +234,7 @@ class Store:
         size = None
         if response.headers.get("Content-Encoding", "identity") == "identity" and "Content-Length" in response.headers:
             size = int(response.headers["Content-Length"])
-        return _entry_of(url, size, response.headers)._replace(tag=response.headers.get("ETag", ""))
+        return _entry_of(url, size, response.headers)._replace(tag=_tag_of(response.headers))
 
     def _request(self, method: str, url: str, headers: Mapping[str, str]) -> Any:
         async def request() -> Any:
@@ -271,11 +271,11 @@ class Store:
             begin = ends[-1]
 
     def _web_body(self, entry: Entry, begin: int) -> Iterator[tuple[int, bytes]]:
-        headers = {"Range": f"bytes={begin}-", **({"If-Range": entry.tag} if entry.tag else {})} if begin else {}
+        headers = {"Range": f"bytes={begin}-", "If-Range": entry.tag} if begin and entry.tag else {}
         response = self._request("get", entry.url, headers)
         try:
             response.raise_for_status()
-            if entry.tag and response.headers.get("ETag", entry.tag) != entry.tag:
+            if _tag_of(response.headers) != entry.tag:
                 raise ChangedError
             ranged = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
             if response.status != 206 or ranged is None:
@@ -364,6 +364,10 @@ def _entry_of(url: str, size: Any, found: Mapping[str, Any]) -> Entry:
     marks = [str(found[name]) for name in _TAGS if found.get(name)]
     marks = marks or [str(found[name]) for name in _TIMES if found.get(name)]
     return Entry(url, size, hash_of([str(size).encode(), *(mark.encode() for mark in marks)]) if marks else None)
+
+
+def _tag_of(headers: Mapping[str, str]) -> str:
+    return headers.get("ETag") or headers.get("Last-Modified") or ""
 
 
 def _texts_in(value: Any) -> Iterator[str]:

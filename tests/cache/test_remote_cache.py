@@ -93,6 +93,15 @@ def test_manifest_last_and_nothing_sent_twice(s3: S3, tmp_path: pathlib.Path, mo
         sent.append(url.rpartition("/")[2])
         return put(self, path, url)
 
+    def interrupted_after(self: store.Store, path: str, url: str) -> Any:
+        put(self, path, url)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:  # nobody noted that the file was sent: it is sent again
+        patched.setattr(store.Store, "put", interrupted_after)
+        with pytest.raises(KeyboardInterrupt):
+            written(rows_with_bad(), out, **given(s3, tmp_path))
+    assert len(s3.tree("two/cache")) == 1
     monkeypatch.setattr(store.Store, "put", interrupted)
     for more in (0, 1, 3, 8):
         left[0] = more
@@ -105,6 +114,10 @@ def test_manifest_last_and_nothing_sent_twice(s3: S3, tmp_path: pathlib.Path, mo
     assert sent[-1] == "manifest.json"
     assert len(set(sent)) == len(sent) == len(s3.tree("two/cache")) > 12
     assert all(not one.problem for one in verify(out, None, Remote(**given(s3, tmp_path))))
+    left[0] = 2
+    with pytest.raises(KeyboardInterrupt):
+        written(pairs(30), out, overwrite=True, **given(s3, tmp_path))
+    assert "manifest.json" not in s3.tree("two/cache")  # neither the former cache nor the new one
 
 
 def test_what_is_at_the_url_stays(s3: S3, tmp_path: pathlib.Path) -> None:
@@ -145,6 +158,8 @@ def test_damage(s3: S3, tmp_path: pathlib.Path, capsys: Any, monkeypatch: pytest
     part = bytearray(s3.files.cat_file("data/four/cache/part-00001.mindrecord"))
     part[len(part) // 2] ^= 1
     s3.put("four/cache/part-00001.mindrecord", bytes(part))
+    with pytest.raises(CacheError, match=r"four/cache/part-00001.mindrecord is damaged"):
+        stream_of(out, TASK, tokenizer=None, **given(s3, tmp_path))
     s3.put("four/cache/part-00077.mindrecord", b"foreign")
     s3.files.rm_file("data/four/cache/places.npy")
     words = ["--storage-options", json.dumps(s3.options), "--cache-dir", tmp_path / "copies"]

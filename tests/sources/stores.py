@@ -63,6 +63,7 @@ class Web:
         files: Path -> contents.
         ranges: Whether it serves ranges.
         tags: Whether it sends an ETag.
+        chunked: Whether it says nothing of sizes, and sends chunks.
         breaks_at: Byte of each file from which on nothing is sent, for so many requests as `breaks`.
         stalls: Seconds before each answer to GET.
         status: A status that it answers instead, for so many requests as `failures`.
@@ -74,6 +75,7 @@ class Web:
     files: dict[str, bytes] = field(default_factory=dict)
     ranges: bool = True
     tags: bool = True
+    chunked: bool = False
     breaks_at: int = 0
     breaks: int = 0
     stalls: float = 0.0
@@ -125,8 +127,14 @@ def web() -> Iterator[Web]:
             begin, end, status = 0, len(content), 200
             if ranged and made.ranges and self.headers.get("If-Range", tag) == tag:
                 begin, status = int(ranged.removeprefix("bytes=").partition("-")[0]), 206
+            if begin >= end:
+                self._status(416)
+                return
             self.send_response(status)
-            self.send_header("Content-Length", str(end - begin))
+            if made.chunked:
+                self.send_header("Transfer-Encoding", "chunked")
+            else:
+                self.send_header("Content-Length", str(end - begin))
             if status == 206:
                 self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{end}")
             if made.tags:
@@ -138,7 +146,11 @@ def web() -> Iterator[Web]:
                 made.breaks -= 1
                 end = made.breaks_at
                 self.close_connection = True
-            self.wfile.write(content[begin:end])
+            if made.chunked:
+                self.wfile.write(b"%x\r\n%s\r\n" % (end - begin, content[begin:end]))
+                self.wfile.write(b"" if self.close_connection else b"0\r\n\r\n")
+            else:
+                self.wfile.write(content[begin:end])
             if path in made.swap:
                 made.files[path] = made.swap.pop(path)
 

@@ -197,12 +197,13 @@ def test_a_copy_that_was_interrupted(web: Web, tmp_path: pathlib.Path, monkeypat
         assert copies_of(place) == ["rows.jsonl"]
 
 
-def test_a_file_that_changes_during_the_copy(web: Web, tmp_path: pathlib.Path) -> None:
-    """The new file is copied from its begin, no mixture of both."""
-    old, new = lines(pairs(MANY)), lines(pairs(MANY, 500))
+@pytest.mark.parametrize("rows", [MANY, 100])
+def test_a_file_that_changes_during_the_copy(rows: int, web: Web, tmp_path: pathlib.Path) -> None:
+    """The new file is copied from its begin, no mixture of both; it may be shorter than what was copied."""
+    old, new = lines(pairs(MANY)), lines(pairs(rows, 500))
     url, web.breaks, web.breaks_at = web.put("rows.jsonl", old), 1, len(old) // 2
     web.swap["/rows.jsonl"] = new
-    assert list(mps.read(url, cache_dir=tmp_path)) == pairs(MANY, 500)
+    assert list(mps.read(url, cache_dir=tmp_path)) == pairs(rows, 500)
 
 
 @pytest.mark.parametrize("tags", [True, False])
@@ -214,6 +215,14 @@ def test_a_file_without_ranges_that_changes_after_the_body(tags: bool, web: Web,
     found = list(mps.read(url, cache_dir=tmp_path))
     assert found == (pairs(30, 500) if tags else pairs(30))
     assert list(mps.read(url, cache_dir=tmp_path)) == pairs(30, 500)
+
+
+def test_a_file_without_size_and_version(web: Web, tmp_path: pathlib.Path) -> None:
+    """A body without its length is whole when it ends; one that broke off is requested from its begin."""
+    content = lines(pairs(MANY))
+    web.chunked, web.tags, web.breaks, web.breaks_at = True, False, 1, len(content) // 2
+    assert list(mps.read(web.put("rows.jsonl", content), cache_dir=tmp_path)) == pairs(MANY)
+    assert web.gets() == ["", ""]
 
 
 def test_a_file_that_never_stops_changing(web: Web, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,6 +486,11 @@ def test_every_door(memory: Callable[[str, bytes], str], tmp_path: pathlib.Path)
     made = stream_from({**keys, "source": {"mix": [rows, other]}}, batch_size=2)
     assert next(made.batches())["chosen_input_ids"].shape == (2, 64)
     assert {path.name for path in tmp_path.iterdir()} == {"copies"}
+
+
+def test_a_file_that_is_followed_is_local(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(SourceError, match=r"s3://a/b\.jsonl, which lies in a store"):
+        mps.follow("s3://a/b.jsonl")
 
 
 def test_wrong_options(tmp_path: pathlib.Path) -> None:

@@ -35,6 +35,7 @@ from ms_prefstream.mindrecord.manifest import checksum_of
 from ms_prefstream.mindrecord.sidecar import read_offsets
 from ms_prefstream.sources.open import open_source
 from tests.cache.places import PART, rows_with_bad, source, stream_of
+from tests.cache.test_interrupted import fail_at
 from tests.cache.test_reference import Counting, logps
 from tests.helpers import Positioned, pairs
 from tests.lengths.test_build_index import Fails, Interrupted
@@ -141,6 +142,19 @@ def make_unsealed(folder: pathlib.Path) -> None:
     (folder / "out.writing" / "new" / "manifest.json").unlink()
 
 
+def write_tokens(rows: pathlib.Path, out: pathlib.Path) -> None:
+    mps.write_cache(stream_of(str(rows), TASK), out, rows_per_part=PART, layout="megatron")
+
+
+def make_tokens(folder: pathlib.Path) -> None:
+    """A cache of the layout megatron that is interrupted when its second part begins."""
+    path = source(folder, rows_with_bad(COUNT))
+    with pytest.MonkeyPatch.context() as patched:
+        fail_at(patched, 1, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            write_tokens(pathlib.Path(path), folder / "out")
+
+
 def make_text(folder: pathlib.Path) -> None:
     text = b"".join(orjson.dumps(row) + b"\n" for row in pairs(6))
     (folder / "rows.jsonl.gz").write_bytes(gzip.compress(text))
@@ -191,6 +205,7 @@ PLACES: dict[str, Callable[[pathlib.Path], None]] = {
     "cache": make_cache,
     "staged": make_staged,
     "unsealed": make_unsealed,
+    "tokens": make_tokens,
     "text": make_text,
     "quarantine": make_quarantine,
     "states": make_states,
@@ -246,6 +261,11 @@ def resume_a_cache(folder: pathlib.Path, made: pathlib.Path) -> Any:
         raise
     assert not work.exists()
     return batches_of(folder / "out")
+
+
+def resume_tokens(folder: pathlib.Path, made: pathlib.Path) -> Any:
+    write_tokens(made / "rows.jsonl", folder / "out")
+    return {name: data for name, data in contents(folder / "out").items() if name.endswith((".bin", ".idx"))}
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
@@ -539,6 +559,21 @@ def put_part(path: pathlib.Path, data: bytes) -> None:
     note_in_manifest(path.parent, "places.npy", npy_bytes(places), tokens=tokens)
 
 
+def doctored_tokens(path: pathlib.Path) -> Doctored:
+    tokens = np.fromfile(path, "<i4")
+    for begin in range(0, 300, 100):
+        for label, changed in doctored_rows(tokens[begin:][:100], {"token": lambda array: array}):
+            yield f"{begin}, {label}", b"".join([tokens[:begin], changed, tokens[begin + 100 :]])
+
+
+def put_staged_tokens(path: pathlib.Path, data: bytes) -> None:
+    path.write_bytes(data)
+    note = path.parents[1] / f"{path.name.partition('.')[0]}.done"
+    values = json.loads(note.read_bytes())
+    values["files"][path.name] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    note.write_bytes(resealed(values))
+
+
 def put_staged_part(path: pathlib.Path, data: bytes) -> None:
     """A finished part whose note has its SHA-256 and the CRC-32 of its rows."""
     path.write_bytes(data)
@@ -563,6 +598,13 @@ def whole_rows(got: Any, right: Any) -> bool:
 def same_shapes(got: Any, right: Any) -> bool:
     """Other tokens than were written, but no other rows."""
     return len(got) == len(right) and [batch.keys() for batch in got] == [batch.keys() for batch in right]
+
+
+def same_sizes(got: Any, right: Any) -> bool:
+    """Other tokens than were written, but as many in each row."""
+    return all(len(got[name]) == len(data) for name, data in right.items()) and all(
+        got[name] == data for name, data in right.items() if name.endswith(".idx")
+    )
 
 
 def within_file(got: Any, right: Any) -> bool:
@@ -636,6 +678,11 @@ KINDS = {
         "out.writing/new/part-00000.mindrecord", "cache/folder.py: add", "cache/folder.py: done",
         "the note's SHA-256", "the note's size", "unsealed", resume_a_cache, doctored_part, put_staged_part,
         fits=same_shapes,
+    ),
+    "finished part of tokens": Kind(
+        "out.writing/new/part-00000.chosen_labels.bin", "mindrecord/megatron.py: TokenFiles", "cache/folder.py: done",
+        "the note's SHA-256", "the note's size", "tokens", resume_tokens, doctored_tokens, put_staged_tokens,
+        fits=same_sizes,
     ),
     "finished manifest": Kind(
         "out.writing/new/manifest.json", "cache/folder.py: seal", "cache/folder.py: begin", "_File", "64 MiB",

@@ -10,6 +10,7 @@ from ms_prefstream.cache.layouts import Job
 from ms_prefstream.errors import OptionError, PrefStreamError, printable
 from ms_prefstream.load.cached import task_changes, task_options
 from ms_prefstream.mindrecord.manifest import FORMAT_VERSION, check_files, read_manifest, without_reference
+from ms_prefstream.mindrecord.megatron import MEGATRON
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.sources.content_hash import whole_hash
 from ms_prefstream.steps.data import StreamData
@@ -26,12 +27,12 @@ def can_resume(data: StreamData) -> bool:
 
 def describe(job: Job, data: StreamData) -> dict[str, Any]:
     """Returns everything that decides the bytes of a cache, as plain values that compare with those of a manifest."""
-    tokenizer, fixed = data.recipe.tokenizer, job.layout != "ragged"
+    tokenizer = data.recipe.tokenizer
     values = {
         "version": FORMAT_VERSION,
         "layout": job.layout,
         "task": task_options(job.task),
-        "width": job.width if fixed else None,
+        "width": job.width if job.pads else None,
         "pad_token_id": job.pad_id,
         "rows_per_part": job.rows_per_part,
         "source": data.source.name,
@@ -85,6 +86,8 @@ def differences(folder: str, about: Mapping[str, Any]) -> str:
 def has_reference_logps(source: Any, layout: str) -> bool:
     """Returns whether a cache of this layout gets the reference log-probabilities of its source.
 
+    The trainers of `megatron` compute their own.
+
     Raises:
         OptionError: They would be lost.
     """
@@ -94,4 +97,4 @@ def has_reference_logps(source: Any, layout: str) -> bool:
             f"{source.name} has reference log-probabilities, which a second ragged cache of it would lose. Copy the "
             "folder instead, or write the cache from the text."
         )
-    return have
+    return have and layout != MEGATRON

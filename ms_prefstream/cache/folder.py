@@ -34,13 +34,14 @@ from ms_prefstream.mindrecord.manifest import (
     read_manifest,
     write_manifest,
 )
+from ms_prefstream.mindrecord.megatron import MEGATRON, PART_FILE, joined_to
 
 _CACHE_FILE, _REFERENCE_FILE = re.compile(CACHE_FILE), re.compile(r"reference-[0-9a-f]{12}\.npy")
 _OURS = re.compile(  # files and folders in a staging folder
     rf"plan\.json|part-\d{{5,}}\.done({TEMPORARY})?"
-    rf"|(new|former)(/({CACHE_FILE}|manifest\.json)({TEMPORARY})?)?"
+    rf"|(new|former)(/({CACHE_FILE}|{PART_FILE}|manifest\.json)({TEMPORARY})?)?"
     rf"|reference(/[0-9a-f]{{16}}(/(part-\d{{5,}}\.npy|{CACHE_FILE}|manifest\.json)({TEMPORARY})?)?)?"
-    r"|tmp-\d+-\d+(/[0-9a-f]{32})?(/part-\d{5,}\.mindrecord(\.db)?)?"
+    rf"|tmp-\d+-\d+(/[0-9a-f]{{32}})?(/(part-\d{{5,}}\.mindrecord(\.db)?|{PART_FILE}))?"
     rf"|sent\.json({TEMPORARY})?"
 )
 
@@ -82,6 +83,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
     def __init__(self, out: str) -> None:
         self._name, self._out = out, os.path.realpath(out)
         self._checked: set[int] = set()  # parts whose files this process has written or read
+        self._ends: dict[int, dict[str, int]] = {}  # part -> joined file -> where the part ends in it
         self.path = self._out + ".writing"
         self.new, self.reference = os.path.join(self.path, _NEW), os.path.join(self.path, _REFERENCE)
         with guarded(self.path):
@@ -114,6 +116,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         with guarded(self.new):
             self._check_out()
             self._checked.clear()
+            self._ends.clear()
             plan = {"about": about}
             if not resume or os.pread(self._lock, os.fstat(self._lock).st_size, 0) != _plan_text(plan):
                 self._empty()
@@ -162,16 +165,20 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
     def done(self, number: int) -> PartDone | None:
         """Returns a part if it is finished. Its files are read once; if they differ from the note, it is deleted."""
-        path = self._note(number)
-        found = read_note(path, number, self._about["rows_per_part"])
+        path, checked = self._note(number), number in self._checked
+        found = read_note(path, number, self._about["rows_per_part"], self._about["layout"])
         if found is None:
             return None
         with guarded(self.new):
             for name, note in found.files.items():
-                if not self._is_whole(name, note, number in self._checked):
+                if not self._is_whole(name, note, checked) and not self._is_joined(number, name, note, checked):
                     drop_note(path, f"{name} is missing or has not the size and SHA-256 of the note")
                     return None
         self._checked.add(number)
+        before = self._ends.get(number - 1, None if number else {})
+        if before is not None and self._about["layout"] == MEGATRON:
+            sizes = {joined_to(name): note.bytes for name, note in found.files.items()}
+            self._ends[number] = before | {name: before.get(name, 0) + size for name, size in sizes.items()}
         return found
 
     def _is_whole(self, name: str, note: FileNote, checked: bool) -> bool:
@@ -179,6 +186,19 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         if not os.path.isfile(path) or os.path.getsize(path) != note.bytes:
             return False
         return checked or note_of(path, note.rows) == note
+
+    def _is_joined(self, number: int, name: str, note: FileNote, checked: bool) -> bool:
+        """Returns whether an interrupted run has joined the file of a part to those before it, and deleted it.
+
+        False where a part before it is not finished: it is then written again.
+        """
+        before = self._ends.get(number - 1, None if number else {})
+        if before is None or self._about["layout"] != MEGATRON:
+            return False
+        path, begin = self.file(joined_to(name)), before.get(joined_to(name), 0)
+        if not os.path.isfile(path) or os.path.getsize(path) < begin + note.bytes:
+            return False
+        return checked or note_of(path, note.rows, begin, note.bytes) == note
 
     def parts(self) -> Iterator[PartDone]:
         """Yields the finished parts in order, up to the first that is not."""
@@ -207,7 +227,8 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
             CacheError: It cannot be written.
         """
         write_manifest(self.new, manifest)
-        sync_folder(self.new)
+        with guarded(self.new):
+            sync_folder(self.new)
         return manifest
 
     def publish(self) -> None:

@@ -5,9 +5,10 @@
     mindrlhf, RLHF     prompt_ids int64[max_prompt_length], pretrain_ids and loss_mask int64[L]
     mindrlhf-grpo      RLHF: the same three columns for its GRPO trainer, with the answer alone in pretrain_ids
     mindformers        the seven columns of its RewardModelDataset, int32[L], end_ind int64
+    megatron           nothing padded; files of another format, see `ms_prefstream.mindrecord.megatron`
 
-All but `ragged` are for existing trainers: every row is padded to one length, with the values of the stream's own
-batches; see `ms_prefstream.batch`.
+All but `ragged` are for existing trainers. Those of MindRecord files pad every row to one length, with the values of
+the stream's own batches; see `ms_prefstream.batch`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ from ms_prefstream.batch import Layout, make_layout
 from ms_prefstream.checks import whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.mindrecord.encoding import PaddedBlock
+from ms_prefstream.mindrecord.files import part_name
+from ms_prefstream.mindrecord.megatron import COLUMNS, MEGATRON, pair_values
+from ms_prefstream.mindrecord.megatron import part_files as token_files
 from ms_prefstream.mindrecord.ragged import further_column, further_values, ragged_columns, ragged_values
 from ms_prefstream.mindrecord.schema import Column
+from ms_prefstream.mindrecord.sidecar import SIDECAR
 from ms_prefstream.sample import Block, Sample
 from ms_prefstream.tasks.base import Task, columns_of, traits
 
-LAYOUTS = ("ragged", "mindrlhf", "mindrlhf-grpo", "mindformers")
+LAYOUTS = ("ragged", "mindrlhf", "mindrlhf-grpo", "mindformers", MEGATRON)
 _GRPO = "mindrlhf-grpo"
 ROWS_PER_PART = 8192
 _REF = "_ref_logps"
@@ -75,6 +80,7 @@ class Job:
             "mindrlhf": task.name in ("dpo", "rlhf"),
             _GRPO: task.name == "rlhf",
             "mindformers": task.layout == "mindformers",
+            MEGATRON: task.name == "dpo" or task.layout == "mindformers",
             "ragged": True,
         }
         if not fits[layout]:
@@ -83,6 +89,16 @@ class Job:
             raise OptionError(f"layout is {layout!r}, whose reader takes no {kind}; expected {able}.")
         if layout != "ragged" and task.margin:
             raise OptionError(f"layout {layout!r} has no place for a margin. Leave margin out, or use layout='ragged'.")
+        if layout == MEGATRON and task.shifted:
+            raise OptionError(
+                f"layout {layout!r} takes labels that are not shifted: its trainers shift them. Leave labels='shifted' "
+                "(--labels shifted) out."
+            )
+        if layout == MEGATRON and self.carried:
+            raise OptionError(
+                f"layout {layout!r} has no place for fields that are carried: {', '.join(self.carried)}. Leave carry "
+                "out, or use layout='ragged'."
+            )
         for name in self.carried:
             if name in self._own_columns or not re.fullmatch(_NAME, name):
                 why = "files have already" if name in self._own_columns else "files cannot have"
@@ -102,6 +118,8 @@ class Job:
         if self.layout == "ragged":
             scores, further = traits(task).scores_spans, columns_of(task)
             return ragged_columns(task.pairs, task.length, task.prompt_columns, further, scores)
+        if self.layout == MEGATRON:
+            return {name: Column(dtype="int32", most=task.length) for name in COLUMNS}
         ids = Column(dtype="int32", most=width, shape=(width,))
         if task.name == "dpo":
             number = Column(dtype="float32", most=1, shape=(1,))
@@ -117,10 +135,13 @@ class Job:
             "loss_mask": long,
         }
 
-    def values(self, samples: Sequence[Sample], notes: Sequence[int], rows: Sequence[int]) -> dict[str, Any]:
-        """Returns the values of samples with these notes and row ids, by column."""
+    def values(self, block: Block, rows: Sequence[int]) -> dict[str, Any]:
+        """Returns the values of good rows with these ids, by column."""
+        if self.layout == MEGATRON:
+            return dict(pair_values(block))
+        samples = [one.sample for one in block if one.sample is not None]
         if self.layout == "ragged":
-            return ragged_values(samples, notes, rows, self.columns)
+            return ragged_values(samples, block.notes.tolist(), rows, self.columns)
         columns = {name: further_column(dtype).dtype for name, dtype in self.carried.items()}
         carried = {name: further_values(samples, rows, name, dtype) for name, dtype in columns.items()}
         return self._fixed_values(_answers(samples, rows) if self.layout == _GRPO else samples) | carried
@@ -150,6 +171,11 @@ class Job:
         return {**self._padded(sides), "position_id": positions, "end_ind": ends}
 
     @property
+    def pads(self) -> bool:
+        """Whether all rows have one length."""
+        return self.layout not in ("ragged", MEGATRON)
+
+    @property
     def counts_padding(self) -> bool:
         """Whether readers of the layout count the ids that are not padding."""
         return self.layout in (_GRPO, "mindformers")
@@ -163,6 +189,12 @@ class Job:
 
     def _padded(self, columns: Mapping[str, NDArray[Any]]) -> dict[str, PaddedBlock]:
         return {name: PaddedBlock(array, self.width) for name, array in columns.items()}
+
+
+def part_files(layout: str, number: int) -> list[str]:
+    """Returns the names of the files of a part that has a good row, the one with the rows first."""
+    name = part_name(number)
+    return token_files(number) if layout == MEGATRON else [name, name + SIDECAR]
 
 
 def _answers(samples: Sequence[Sample], rows: Sequence[int]) -> list[Sample]:

@@ -16,18 +16,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.cache.layouts import Job
+from ms_prefstream.cache.layouts import Job, part_files
 from ms_prefstream.disk import MOST_BYTES, check_own, parse_json, read_file, shown
 from ms_prefstream.errors import CacheError, OptionError, RowError, printable
 from ms_prefstream.lengths.index import GOOD, REASONS, first_wrong, measure
 from ms_prefstream.load.loader import SampleLoader
 from ms_prefstream.load.marks import LEFT_OUT
 from ms_prefstream.load.one_pass import RecordWithOrigin
-from ms_prefstream.mindrecord.files import Count, FileNote, guarded, note_of, part_name, write_small
+from ms_prefstream.mindrecord.files import Count, FileNote, guarded, note_of, write_small
 from ms_prefstream.mindrecord.manifest import checksum_of
-from ms_prefstream.mindrecord.sidecar import PLACE, SIDECAR, read_offsets
+from ms_prefstream.mindrecord.megatron import MEGATRON, TOKEN, TokenFiles, file_bytes
+from ms_prefstream.mindrecord.sidecar import PLACE, read_offsets
 from ms_prefstream.mindrecord.writer import RecordFile
-from ms_prefstream.sample import Block, Note, Sample
+from ms_prefstream.sample import Block, Note
 
 NOTES = (
     *(Note.TRUNCATED, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.QUESTION_CUT),  # always in manifests
@@ -109,47 +110,48 @@ class PartDone(NamedTuple):
 
 
 def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
-    """Loads the rows of a part, writes its file and checks what was written.
+    """Loads the rows of a part, writes its files and checks what was written.
 
     Raises:
         CacheError: The file cannot be written, or does not hold what was written.
         OptionError: A text holds the pad id, and readers of the layout search for it.
     """
-    job, path = task.job, os.path.join(task.folder, part_name(task.number))
+    job, paths = task.job, [os.path.join(task.folder, name) for name in part_files(task.job.layout, task.number)]
     table = np.zeros(task.count, ROW)
     errors: list[tuple[int, RowError]] = []
     unread: list[tuple[int, tuple[str, ...]]] = []
     notes = dict.fromkeys(NOTES, 0)
     # MindSpore reads files together only if their pages have one size; a short first part is the only one.
-    with RecordFile(path, job.columns, task.count if task.number == 0 else job.rows_per_part) as file:
-        step = 512 if job.layout == "ragged" else 128
+    most = task.count if task.number == 0 else job.rows_per_part
+    with TokenFiles(paths) if job.layout == MEGATRON else RecordFile(paths[0], job.columns, most) as file:
+        step = 128 if job.pads else 512
         for begin in range(0, task.count, step):
             end = min(begin + step, task.count)
             loaded = task.load(loader, begin, end)
             lengths, keys, verdict, bad, *_ = measure(loaded)
             table["lengths"][begin:end], table["key"][begin:end], table["verdict"][begin:end] = lengths, keys, verdict
             errors += [(task.first + begin + position, error) for position, error in bad]
-            rows = (task.first + begin + np.flatnonzero(verdict == GOOD)).tolist()
-            samples = [one.sample for one in loaded if one.sample is not None]
-            noted = [int(one.notes) for one in loaded if one.sample is not None]
-            kept = (one for one in loaded if one.sample is not None)
-            unread += [(row, one.unread) for row, one in zip(rows, kept, strict=True) if one.unread]
+            good = np.flatnonzero(verdict == GOOD)
+            kept, rows = loaded.take(good), (task.first + begin + good).tolist()
+            unread += [(rows[at], fields) for at, fields in sorted(kept.unread.items())]
             if job.counts_padding:
-                for row, sample in zip(rows, samples, strict=True):
-                    _check_pad(loader, task, row, sample)
+                _check_pad(loader, task, rows, kept)
             if rows:
-                file.write(job.values(samples, noted, rows))
+                file.write(job.values(kept, rows))
             for note in NOTES:
-                notes[note] += sum(bool(one & note) for one in noted)
+                notes[note] += int(np.count_nonzero(kept.notes & note))
     files: dict[str, FileNote] = {}
-    good = table["verdict"] == GOOD
-    if good.any():
-        places = file.places()
-        _check_written(path, places, np.count_nonzero(good))
-        table["place"][good] = places
-        for name in (path, path + SIDECAR):
-            with guarded(name):
-                files[os.path.basename(name)] = note_of(name, len(places))
+    is_good = table["verdict"] == GOOD
+    if count := int(np.count_nonzero(is_good)):
+        if isinstance(file, RecordFile):
+            places = file.places()
+            _check_written(paths[0], places, count)
+            table["place"][is_good] = places
+        else:
+            table["place"][is_good] = _token_places(table["lengths"][is_good])
+        for path in paths:
+            with guarded(path):
+                files[os.path.basename(path)] = note_of(path, count)
     return PartDone(task.number, files, table, list(notes.values()), errors, {}, unread)
 
 
@@ -167,16 +169,18 @@ class _Note(msgspec.Struct, forbid_unknown_fields=True):
     origins: dict[str, list[str]]
     checksum: str
 
-    def check(self, number: int, most: int) -> PartDone:
+    def check(self, number: int, most: int, layout: str) -> PartDone:
         """Returns the part; raises ValueError unless it is that of this number, with at most so many rows."""
         rows = np.frombuffer(self.rows, ROW)
         verdict, size = rows["verdict"], rows["place"]["size"].astype(np.int64)
         good = verdict == GOOD
-        names = [part_name(number), part_name(number) + SIDECAR] if good.any() else []
+        names = part_files(layout, number) if good.any() else []
         if self.number != number or not 0 < len(rows) <= most:
             raise ValueError(f"it is on part {self.number} with {len(rows):,} rows; expected part {number}")
         if list(self.files) != names or any(note.rows != np.count_nonzero(good) for note in self.files.values()):
             raise ValueError("field files has other files, or other numbers of rows")
+        if names and layout == MEGATRON and [note.bytes for note in self.files.values()] != file_bytes(rows["lengths"]):
+            raise ValueError("field files has other sizes than the tokens of its rows")
         if (wrong := first_wrong(rows["lengths"], rows["key"], verdict)) is not None:
             raise ValueError(f"row {wrong} of field rows has lengths, key and verdict that do not belong together")
         reasons = {str(REASONS[code]) for code in set(verdict[~good].tolist())}
@@ -240,7 +244,7 @@ def write_note(path: str, done: PartDone) -> None:
     write_small(path, json.dumps({**values, "checksum": checksum_of(values)}).encode())
 
 
-def read_note(path: str, number: int, most: int) -> PartDone | None:
+def read_note(path: str, number: int, most: int, layout: str) -> PartDone | None:
     """Returns a finished part without its errors; None if there is no note on it.
 
     A note that is damaged or of another version is deleted with a warning, and the part is written again.
@@ -249,6 +253,7 @@ def read_note(path: str, number: int, most: int) -> PartDone | None:
         path: The note.
         number: The number of the part.
         most: The most rows it may have.
+        layout: The layout of the cache.
 
     Raises:
         CacheError: The note cannot be read, or is no regular file.
@@ -258,7 +263,7 @@ def read_note(path: str, number: int, most: int) -> PartDone | None:
         values = parse_json(text, dict[str, Any], path, CacheError, _WHAT)
         if values.pop("checksum", None) != checksum_of(values):
             raise ValueError("its checksum does not fit")
-        return msgspec.json.decode(text, type=_Note).check(number, most)
+        return msgspec.json.decode(text, type=_Note).check(number, most, layout)
     except FileNotFoundError:
         return None
     except (CacheError, ValueError, RecursionError) as error:
@@ -280,16 +285,26 @@ def drop_note(path: str, why: str) -> None:
     _log.warning("%s: %s. The part is written again.", shown(path), why)
 
 
-def _check_pad(loader: SampleLoader, task: PartTask, row: int, sample: Sample) -> None:
+def _check_pad(loader: SampleLoader, task: PartTask, rows: Sequence[int], block: Block) -> None:
     """Raises if a text holds the pad id: readers of the layout count the ids that are not padding."""
     job = task.job
-    if any((sequence.ids == job.pad_id).any() for sequence in sample.sequences):
+    for row, *sides in zip(rows, *map(block.arrays, range(block.sides)), strict=True):
+        if not any((ids == job.pad_id).any() for ids in sides):
+            continue
         raise OptionError(
             f"{loader.origin(row) if task.read is None else f'row {row}'}: its text holds the id {job.pad_id}, which "
             f"arrays are padded with. Readers of layout {job.layout!r} count the ids that are not padding, and would "
             "take the row for shorter. Pass pad_token_id= (--pad-token-id) an id that no text has, such as a reserved "
             "token's."
         )
+
+
+def _token_places(lengths: NDArray[np.int32]) -> NDArray[Any]:
+    """Returns where the chosen tokens of each row lie in the part's file of them, (n,) of `PLACE` without checksums."""
+    places = np.zeros(len(lengths), PLACE)
+    places["size"] = TOKEN.itemsize * lengths[:, 0]
+    places["begin"] = np.cumsum(places["size"], dtype=np.uint64) - places["size"]
+    return places
 
 
 def _check_written(path: str, places: NDArray[Any], rows: int) -> None:

@@ -11,6 +11,7 @@ from ms_prefstream.cache.publish import read_remote_manifest
 from ms_prefstream.errors import CacheError
 from ms_prefstream.mindrecord.files import FileNote, foreign_files, is_mindrecord, note_of
 from ms_prefstream.mindrecord.manifest import MANIFEST, read_manifest
+from ms_prefstream.mindrecord.megatron import MEGATRON, is_read
 from ms_prefstream.progress import Progress
 from ms_prefstream.sources.copies import LOCAL, Remote
 from ms_prefstream.sources.store import ChangedError, Store, is_url
@@ -65,9 +66,10 @@ def verify(folder: str, progress: Progress | None = None, remote: Remote = LOCAL
             shown.advance(note.bytes)
     finally:
         shown.end()
+    reads = is_read if manifest.about["layout"] == MEGATRON else is_mindrecord
     said = "it does not belong to the cache, by its manifest, and who reads the folder would train on it: remove it"
     for name in foreign:
-        checked.append(Checked(name, said if is_mindrecord(name) else "", belongs=False))
+        checked.append(Checked(name, said if reads(name) else "", belongs=False))
     return checked
 
 

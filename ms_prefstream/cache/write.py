@@ -30,6 +30,7 @@ from ms_prefstream.load.one_pass import RecordWithOrigin
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, npy_bytes, write_small
 from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without_reference
+from ms_prefstream.mindrecord.megatron import JOINED_FILES, MEGATRON, join
 from ms_prefstream.progress import Progress, progress_on
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import ORIGINS_KEPT
@@ -284,12 +285,13 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
         NoUsableRowsError: No part has a good row. The staging folder is deleted.
     """
     files: dict[str, FileNote] = {}
+    of_parts: list[dict[str, FileNote]] = []
     origins: dict[str, list[str]] = {}
     dropped: Counter[str] = Counter()
     notes = np.zeros(len(NOTES), np.int64)
     rows = good = 0
     for part in folder.parts():
-        files |= part.files
+        of_parts.append(part.files)
         notes += part.notes
         rows += len(part.rows)
         verdicts = np.bincount(part.rows["verdict"], minlength=256)
@@ -304,10 +306,9 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
     tables = (part.rows for part in folder.parts())
     measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
     write_contents(folder.place(LENGTHS), measured, data.fingerprints())
-    places = np.concatenate([part.rows["place"] for part in folder.parts()])
-    write_small(folder.place(PLACES), npy_bytes(places))
+    files = _finish_parts(job, folder, [files for files in of_parts if files])
     with guarded(folder.new):
-        files |= {name: note_of(folder.file(name), 0) for name in (LENGTHS, PLACES)}
+        files[LENGTHS] = note_of(folder.file(LENGTHS), 0)
     return Manifest(
         about=about,
         columns={name: {"dtype": column.dtype, "shape": list(column.shape)} for name, column in job.columns.items()},
@@ -322,6 +323,23 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
         files=files,
         library=VERSION,
     )
+
+
+def _finish_parts(job: Job, folder: StagingFolder, parts: Sequence[dict[str, FileNote]]) -> dict[str, FileNote]:
+    """Returns the notes on the files that hold the rows: those of the parts and a table, or what these are joined to.
+
+    Raises:
+        CacheError: A file cannot be written.
+    """
+    if job.layout == MEGATRON:
+        for name in JOINED_FILES:
+            folder.place(name)
+        lengths = [part.rows["lengths"][part.rows["verdict"] == GOOD] for part in folder.parts()]
+        return join(folder.new, parts, np.concatenate(lengths))
+    write_small(folder.place(PLACES), npy_bytes(np.concatenate([part.rows["place"] for part in folder.parts()])))
+    with guarded(folder.new):
+        places = {PLACES: note_of(folder.file(PLACES), 0)}
+    return {name: note for files in parts for name, note in files.items()} | places
 
 
 def _settle(

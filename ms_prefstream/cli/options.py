@@ -24,7 +24,7 @@ TASKS = ("dpo", "reward", "rlhf", "kto", "process-reward", "prompts")
 TASK_LAYOUTS = ("paired", "concat", "mindformers", "reward_token")
 TRUNCATIONS = ("prompt_left", "response_right", "drop", "right")
 BACKENDS = ("auto", "fastokens", "tiktoken", "tokenizers", "sentencepiece")
-FILE_LAYOUTS = ("ragged", "mindrlhf", "mindrlhf-grpo", "mindformers")
+FILE_LAYOUTS = ("ragged", "mindrlhf", "mindrlhf-grpo", "mindformers", "megatron")
 
 CONFIG = "ms_prefstream.config"
 """Key of the file of --config in `click.Context.meta`."""

@@ -122,15 +122,17 @@ class ConversationEncoder:
         template = self._template
         if not isinstance(template, ChatTemplate) or len(records) < ENOUGH:
             return []  # in a plain template no control token stands at the border: conversations are joined one by one
-        window = Window(records)
+        window = Window(records, template.shapes)
         window.odd[template.odd(window.contents)] = True
         if self._refused is not None:
             window.odd[self._refused.holders(window.contents)] = True
         found: list[Alike] = []
         for columns in window.columns():
+            if self._refused is not None and columns.values:
+                columns = columns.take(np.flatnonzero(~columns.holding(self._refused.find_in)))
             alike = list(template.lay_out_alike(columns))
             if not alike:
-                first = np.unique(columns.records)[:PROOFS].tolist()
+                first = np.unique(columns.records)[: PROOFS + 1].tolist()  # a shape is learned from its second row
                 drafts |= {row: self._drafted(records[row], texts) for row in first if row not in drafts}
                 alike = list(template.lay_out_alike(columns))
             found += [one for one in alike if self.is_usual(one.layout)]
@@ -140,17 +142,17 @@ class ConversationEncoder:
         return [(alike, self._tickets(alike, texts)) for alike in whole if len(alike.rewritten)]
 
     def _tickets(self, alike: Alike, texts: Texts) -> NDArray[np.int64]:
-        """Adds the texts of conversations to the batch; returns their tickets, (conversations, open steps)."""
-        contents = alike.columns.contents
-        tickets = np.empty((len(alike.rewritten), len(alike.layout.open)), np.int64)
-        for at, (_, unit) in enumerate(alike.layout.open):
-            if unit.filled is not None and not unit.system:
-                before, slot, place, _ = unit.filled
-                tickets[:, at] = texts.add_column(before, contents[slot], place)
-                continue
-            for number, one in enumerate(alike.columns.conversations()):
-                text, place = unit.to_encode(one)
-                tickets[number, at] = self._system(text, place, texts) if unit.system else texts.add(text, place)
+        """Adds the texts of conversations to the batch; returns their tickets, (conversations, texts)."""
+        tickets = np.empty((len(alike.rewritten), len(alike.layout.texts)), np.int64)
+        for at, (unit, stretch) in enumerate(alike.layout.texts):
+            place = unit.place if stretch is None else stretch.place
+            add = functools.partial(self._system if unit.system else texts.add, place=place)
+            if unit.system:
+                add = functools.partial(add, texts=texts)
+            if stretch is None:
+                tickets[:, at] = [add(unit.text(one)) for one in alike.columns.conversations()]
+            else:
+                tickets[:, at] = texts.add_column(stretch, alike.columns.contents, add if unit.system else None)
         return tickets
 
     def _drafted(self, record: Pair | Completion, texts: Texts) -> Drafts | RowError:
@@ -211,11 +213,11 @@ class ConversationEncoder:
         open_ = layout.open
         draft = Draft(laid, [])
         if other is not None and other.laid.layout is layout:
-            draft.tickets = other.tickets[: layout.shared_open]
+            draft.tickets = other.tickets[: layout.shared_texts]
             open_ = open_[layout.shared_open :]
         for index, unit in open_:
-            text, place = unit.to_encode(contents)
-            draft.tickets.append(self._system(text, place, texts) if unit.system else texts.add(text, place))
+            for text, place in unit.to_encode(contents):
+                draft.tickets.append(self._system(text, place, texts) if unit.system else texts.add(text, place))
             if (self._inference or unit.head is None) and unit.trained and unit.border:
                 if unit.head is None:
                     draft.heads = {**draft.heads, index: texts.add(unit.text(contents, 0, unit.border), unit.place)}
@@ -247,9 +249,9 @@ class ConversationEncoder:
         """Joins the steps of a conversation and finds its tokens under the loss."""
         layout = draft.laid.layout
         arrays = list(layout.known)
-        for (index, unit), ticket in zip(layout.open, draft.tickets, strict=True):
-            ids, lead = results[ticket], None if unit.filled is None else unit.filled.lead
-            arrays[index] = ids if lead is None else np.concatenate([lead, ids])
+        encoded_texts = map(results.__getitem__, draft.tickets)
+        for index, unit in layout.open:
+            arrays[index] = unit.joined(encoded_texts)
         encoded = Encoded(draft.laid, arrays, 0, 0, (), layout.differs)  # type: ignore[arg-type]  # all are filled
         found: list[Span] = []
         position = 0

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.encode.backends.base import FlatIds, Place, TextEncoder
 from ms_prefstream.encode.columns import Alike
-from ms_prefstream.encode.layout import LaidOut, Layout
+from ms_prefstream.encode.layout import LaidOut, Layout, Stretch
 from ms_prefstream.errors import RowError
 from ms_prefstream.sample import Block, Ids, Note, Span, runs
 from ms_prefstream.sample import Sequence as TokenSequence
@@ -51,8 +51,8 @@ class Encoded:
 class Draft:
     """A conversation whose texts are still to be encoded.
 
-    `tickets` holds the ticket of each open step. `heads` holds the ticket of the text before the response, for steps in
-    which that text is not fixed; `rests` the ticket of the text after it (inference boundary only).
+    `tickets` holds the ticket of each of the layout's texts. `heads` holds the ticket of the text before the response,
+    for steps in which that text is not fixed; `rests` the ticket of the text after it (inference boundary only).
     """
 
     __slots__ = ("heads", "laid", "rests", "tickets")
@@ -67,7 +67,7 @@ class Draft:
 Drafts: TypeAlias = tuple[Draft, ...]
 
 Ticketed: TypeAlias = tuple[Alike, NDArray[np.int64]]
-"""n conversations of one layout, and the tickets of their open steps, (n, open steps)."""
+"""n conversations of one layout, and the tickets of their texts, (n, texts)."""
 
 
 class Encodings(Sequence[tuple[Encoded, ...] | RowError]):
@@ -107,10 +107,10 @@ class Encodings(Sequence[tuple[Encoded, ...] | RowError]):
         if record in self._drafts:
             return self._drafts[record]
         sides: dict[int, Draft] = {}
-        for (layout, columns, rewritten, notes), tickets in self._columns:
+        for (layout, columns, rewritten, notes, unread), tickets in self._columns:
             for at in np.flatnonzero(columns.records == record).tolist():
                 contents = [column[at] for column in columns.contents]
-                laid = LaidOut(layout, contents, bool(rewritten[at]), notes)
+                laid = LaidOut(layout, contents, bool(rewritten[at]), notes, unread)
                 sides[int(columns.sides[at])] = Draft(laid, tickets[at].tolist())
         return tuple([sides[side] for side in range(len(sides))])
 
@@ -125,6 +125,8 @@ class Encodings(Sequence[tuple[Encoded, ...] | RowError]):
         for alike, tickets in self._columns:
             rows, sides = alike.columns.records, alike.columns.sides
             np.bitwise_or.at(block.notes, rows, int(alike.notes) | alike.rewritten * int(Note.REWRITTEN))
+            for row in rows.tolist() if alike.unread else ():
+                _add_unread(block, row, alike.unread)
             is_other = joined.add(alike.layout, rows, sides, tickets)
             others += zip(rows[is_other].tolist(), sides[is_other].tolist(), strict=True)
         others += self._add_drafts(joined, block)
@@ -159,7 +161,7 @@ class Encodings(Sequence[tuple[Encoded, ...] | RowError]):
         for layout, (rows, sides, tickets) in layouts.items():
             is_other = np.ones(len(rows), np.bool_)
             if len(rows) >= _TOGETHER and self._is_usual(layout):
-                table = np.array(tickets, np.int64).reshape(len(rows), len(layout.open))
+                table = np.array(tickets, np.int64).reshape(len(rows), len(layout.texts))
                 is_other = joined.add(layout, np.array(rows), np.array(sides), table)
             for at in np.flatnonzero(is_other).tolist():
                 yield rows[at], sides[at]
@@ -180,7 +182,7 @@ class _Joined:
     def add(
         self, layout: Layout, rows: NDArray[np.int64], sides: NDArray[np.int64], tickets: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Adds n conversations of a layout, given by row, side and the tickets, (n, open steps), of what is open in it.
+        """Adds n conversations of a layout, given by row, side and the tickets, (n, texts), of its texts.
 
         Returns:
             (n,), which of them must be assembled one by one: those whose answer does not begin with the ids of its
@@ -198,7 +200,7 @@ class _Joined:
             self._end += len(part)
         is_other = np.zeros(len(rows), np.bool_)
         if layout.answer is not None:
-            at, head, trained = layout.answer
+            first, last, border, at, head, trained = layout.answer
             is_other = ~self._begins_with(head, *segments[:, :, at])
             segments = segments[:, ~is_other]
         lengths = segments[1].sum(axis=1)
@@ -208,9 +210,9 @@ class _Joined:
         block.begins[row, side], block.lengths[row, side] = ends - lengths, lengths
         self._prompts[row, side] = lengths
         if layout.answer is not None:
-            first = segments[1, :, :at].sum(axis=1)
-            begin, last = first + len(head), first + segments[1, :, at] + trained
-            block.spans[row, side] = np.where(begin < last, (begin, last), 0).T
+            begin = segments[1, :, :first].sum(axis=1) + border
+            end = segments[1, :, :last].sum(axis=1) + trained
+            block.spans[row, side] = np.where(begin < end, (begin, end), 0).T
             self._prompts[row, side] = begin
         if layout.differs:
             block.notes[row] |= Note.BOUNDARY_DIFFERS
@@ -239,7 +241,21 @@ def _note(block: Block, row: int, laid: LaidOut) -> None:
     """Notes on a row what its template did with a conversation."""
     block.notes[row] |= int(laid.notes | (Note.REWRITTEN if laid.rewritten else Note.NONE))
     if laid.unread:
-        block.unread[row] = tuple(dict.fromkeys((*block.unread.get(row, ()), *laid.unread)))
+        _add_unread(block, row, laid.unread)
+
+
+def _add_unread(block: Block, row: int, names: tuple[str, ...]) -> None:
+    """Notes on a row the fields that its template does not write."""
+    known = block.unread.get(row, names)
+    block.unread[row] = names if known == names else tuple(dict.fromkeys((*known, *names)))
+
+
+class _AtPlace(NamedTuple):
+    """The texts at one place, in order, their tickets, and the tickets by text of those that may repeat."""
+
+    texts: list[str]
+    tickets: list[int]
+    known: dict[str, int]
 
 
 class Texts:
@@ -247,33 +263,62 @@ class Texts:
 
     def __init__(self) -> None:
         self._size = 0
-        self._by_place: dict[Place, tuple[list[str], list[int]]] = {}  # texts and their tickets
-        self._tickets: dict[tuple[str, Place], int] = {}
+        self._by_place: dict[Place, _AtPlace] = {}
         self._known: dict[int, Ids] = {}
 
     def add(self, text: str, place: Place) -> int:
         """Adds a text at a place; returns its ticket, the same for the same text."""
+        return self._add(text, self._at(place))
+
+    def _add(self, text: str, at: _AtPlace) -> int:
         size = self._size
-        ticket = self._tickets.setdefault((text, place), size)
+        ticket = at.known.setdefault(text, size)
         if ticket == size:
-            texts, tickets = self._at(place)
-            texts.append(text)
-            tickets.append(size)
+            at.texts.append(text)
+            at.tickets.append(size)
             self._size += 1
         return ticket
 
-    def add_column(self, before: str, contents: Sequence[str], place: Place) -> NDArray[np.int64]:
-        """Adds texts that begin alike; returns their tickets, (n,), the same for the same content object.
+    def add_column(
+        self, stretch: Stretch, contents: Sequence[Sequence[str]], add: Callable[[str], int] | None = None
+    ) -> NDArray[np.int64]:
+        """Adds the texts of a stretch for many conversations; returns their tickets, (n,).
 
-        Both sides of a pair have the objects of their prompt in common; comparing texts would cost more than it saves.
+        They are the same for the same content objects. Both sides of a pair have the objects of their prompt in common;
+        comparing texts would cost more than it saves. Only texts with several contents are compared.
+
+        Args:
+            stretch: The stretch.
+            contents: For each slot of the layout the n contents.
+            add: Adds one text and returns its ticket; None adds them here.
         """
-        ids, distinct = list(map(id, contents)), dict(zip(map(id, contents), contents, strict=True))
-        numbers = dict(zip(distinct, range(self._size, self._size + len(distinct)), strict=True))
-        texts, tickets = self._at(place)
-        texts.extend([before + content for content in distinct.values()] if before else distinct.values())
-        tickets.extend(numbers.values())
-        self._size += len(distinct)
+        if len(stretch.slots) != 1:
+            return self._add_texts(stretch, contents, add)
+        (slot,), (before, after) = stretch.slots, stretch.texts
+        column, at = contents[slot], self._at(stretch.place)
+        ids, distinct = list(map(id, column)), dict(zip(map(id, column), column, strict=True))
+        if add is not None:
+            numbers = {key: add(before + content + after) for key, content in distinct.items()}
+        else:
+            numbers = dict(zip(distinct, range(self._size, self._size + len(distinct)), strict=True))
+            is_bare = not (before or after)
+            at.texts.extend(distinct.values() if is_bare else [before + one + after for one in distinct.values()])
+            at.tickets.extend(numbers.values())
+            self._size += len(distinct)
         return np.fromiter(map(numbers.__getitem__, ids), np.int64, len(ids))
+
+    def _add_texts(
+        self, stretch: Stretch, contents: Sequence[Sequence[str]], add: Callable[[str], int] | None
+    ) -> NDArray[np.int64]:
+        """Adds the texts of a stretch with several contents."""
+        columns = [contents[slot] for slot in stretch.slots]
+        pattern = "%s".join([text.replace("%", "%%") for text in stretch.texts])
+        at = self._at(stretch.place)
+        numbers: dict[tuple[int, ...], int] = {}
+        keys = list(zip(*[map(id, column) for column in columns], strict=True))
+        for key, one in dict(zip(keys, zip(*columns, strict=True), strict=True)).items():
+            numbers[key] = self._add(pattern % one, at) if add is None else add(pattern % one)
+        return np.fromiter(map(numbers.__getitem__, keys), np.int64, len(keys))
 
     def add_known(self, ids: Ids) -> int:
         """Adds ids that need no encoding; returns their ticket."""
@@ -281,21 +326,21 @@ class Texts:
         self._size += 1
         return self._size - 1
 
-    def _at(self, place: Place) -> tuple[list[str], list[int]]:
-        """Returns the texts at a place, and their tickets."""
+    def _at(self, place: Place) -> _AtPlace:
+        """Returns the texts at a place."""
         found = self._by_place.get(place)
         if found is None:
-            found = self._by_place[place] = [], []
+            found = self._by_place[place] = _AtPlace([], [], {})
         return found
 
     def encode(self, encoder: TextEncoder) -> FlatIds:
         """Returns the ids of every ticket."""
         if len(self._by_place) == 1 and not self._known:
-            ((place, (texts, _)),) = self._by_place.items()
+            ((place, (texts, *_)),) = self._by_place.items()
             return FlatIds.of(encoder.encode(texts, place))
         begins, lengths = np.zeros((2, self._size), np.int64)
         parts, end = [np.empty(0, np.int32)], 0
-        found = [(at, FlatIds.of(encoder.encode(texts, place))) for place, (texts, at) in self._by_place.items()]
+        found = [(at, FlatIds.of(encoder.encode(texts, place))) for place, (texts, at, _) in self._by_place.items()]
         for at, flat in [*found, (list(self._known), FlatIds.of(list(self._known.values())))]:
             begins[at], lengths[at] = flat.begins + end, flat.lengths
             parts.append(flat.ids)

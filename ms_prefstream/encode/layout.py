@@ -52,20 +52,25 @@ class Piece(NamedTuple):
     slot: int = 0
 
 
-class Filled(NamedTuple):
-    """A fixed text and a content behind it.
+class Stretch(NamedTuple):
+    """A stretch of a unit that is encoded alone: contents, with fixed texts before, between and after them.
 
     Attributes:
-        text: The fixed text, without what `lead` stands for.
-        slot: The content.
-        place: Where the text stands.
-        lead: The ids of the beginning of the fixed text, up to its last added token; None if there is none.
+        texts: The fixed texts, one more than slots.
+        slots: The contents.
+        place: Where the stretch stands.
     """
 
-    text: str
-    slot: int
+    texts: tuple[str, ...]
+    slots: tuple[int, ...]
     place: Place
-    lead: Ids | None = None
+
+    def text(self, contents: Sequence[str]) -> str:
+        """Returns the text with these contents."""
+        first, *others = self.texts
+        for slot, text in zip(self.slots, others, strict=True):
+            first += contents[slot] + text
+        return first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +88,8 @@ class Unit:
         head: The ids of the pieces before `border`, if these are fixed.
         system: Whether it ends with a system message, which rows are likely to repeat.
         stripped: Whether the control tokens before and after it take white space of it with them; None if neither.
-        filled: The usual unit, a header and a content or a content alone, as it is encoded; None for others.
+        stretches: What its ids are joined from: stretches of text, and the ids of fixed text at added tokens between
+            them. None if the text is encoded as a whole.
     """
 
     pieces: tuple[Piece, ...]
@@ -95,7 +101,7 @@ class Unit:
     head: tuple[int, ...] | None = None
     system: bool = False
     stripped: tuple[bool, bool] | None = None
-    filled: Filled | None = None
+    stretches: tuple[Stretch | Ids, ...] | None = None
 
     def text(self, contents: Sequence[str], first: int = 0, last: int | None = None) -> str:
         """Returns the text of the pieces [first, last) with the contents filled in, as the tokenizer reads it."""
@@ -107,12 +113,22 @@ class Unit:
         before, until = (len(self.written(contents, 0, at)) for at in (first, last))
         return whole[max(begin, before) : min(end, until)]
 
-    def to_encode(self, contents: Sequence[str]) -> tuple[str, Place]:
-        """Returns the text that is encoded with these contents, which is all but a known beginning, and its place."""
-        if self.filled is None:
-            return self.text(contents), self.place
-        before, slot, place, _ = self.filled
-        return before + contents[slot], place
+    @property
+    def open(self) -> tuple[Stretch | None, ...]:
+        """The stretches of text; None stands for the whole unit."""
+        return (None,) if self.stretches is None else tuple([one for one in self.stretches if isinstance(one, Stretch)])
+
+    def to_encode(self, contents: Sequence[str]) -> list[tuple[str, Place]]:
+        """Returns the texts that are encoded with these contents, and their places; see `open`."""
+        if self.stretches is None:
+            return [(self.text(contents), self.place)]
+        return [(one.text(contents), one.place) for one in self.stretches if isinstance(one, Stretch)]
+
+    def joined(self, encoded: Iterator[Ids]) -> Ids:
+        """Returns the ids of the unit from those of the texts to encode."""
+        if self.stretches is None:
+            return next(encoded)
+        return np.concatenate([next(encoded) if isinstance(one, Stretch) else one for one in self.stretches])
 
     def written(self, contents: Sequence[str], first: int = 0, last: int | None = None) -> str:
         """Returns the text of the pieces [first, last) as the template writes it."""
@@ -139,11 +155,17 @@ class Answer(NamedTuple):
     """The one step under the loss whose ids are not known, in a layout that ends with it and fixed steps.
 
     Attributes:
-        part: Its place in `Layout.parts`.
-        head: The ids that this part begins with before the response does.
+        first: Where it begins in `Layout.parts`.
+        last: One past its last part.
+        border: How many of its tokens come before the response.
+        part: The first of its parts that is encoded.
+        head: The ids with which this part must begin for that.
         trained: Tokens under the loss directly after it.
     """
 
+    first: int
+    last: int
+    border: int
     part: int
     head: list[int]
     trained: int
@@ -158,8 +180,10 @@ class Layout:
         steps: The same units as work for the encoder.
         known: The ids of each step, None where there is something to encode.
         open: (index, unit) of the steps that have something to encode.
-        parts: What a conversation is joined from: known ids, or the number of the entry of `open` that is encoded.
+        parts: What a conversation is joined from: known ids, or the number of a text that is encoded.
+        texts: The stretches of text to encode, in order, with their units; None stands for the whole unit.
         shared_open: How many of `open` hold nothing of the response messages: both sides of a pair have them.
+        shared_texts: How many texts these have.
         prompt_messages: How many leading messages are the prompt.
         roles: The role of each message.
         differs: Whether the prompt that the template gives a model is not the text up to the response.
@@ -171,7 +195,9 @@ class Layout:
     known: tuple[Ids | None, ...]
     open: tuple[tuple[int, Unit], ...]
     parts: tuple[Ids | int, ...]
+    texts: tuple[tuple[Unit, Stretch | None], ...]
     shared_open: int
+    shared_texts: int
     prompt_messages: int
     roles: tuple[str, ...]
     differs: bool = False
@@ -243,14 +269,17 @@ def build_layout(
     responses = (
         at for at, (_, unit) in enumerate(unknown) if any(piece.owner >= prompt_messages for piece in unit.pieces)
     )
-    parts = tuple(_parts(steps, [unit for _, unit in unknown]))
+    shared = next(responses, len(unknown))
+    parts = tuple(_parts(steps, units))
     return Layout(
         units=tuple(units),
         steps=steps,
         known=tuple(step.ids for step in steps),
         open=unknown,
         parts=parts,
-        shared_open=next(responses, len(unknown)),
+        texts=tuple([(unit, stretch) for _, unit in unknown for stretch in unit.open]),
+        shared_open=shared,
+        shared_texts=sum(len(unit.open) for _, unit in unknown[:shared]),
         prompt_messages=prompt_messages,
         roles=roles,
         differs=differs,
@@ -294,20 +323,35 @@ def _text_unit(unit: Unit, roles: tuple[str, ...], encoder: TextEncoder | None) 
         ids=fixed_ids(len(pieces)),
         head=None if head is None else tuple(head.tolist()),
         system=owner < len(roles) and roles[owner] == "system",
-        filled=_filled(unit, encoder if border or not trained else None),
+        stretches=_stretches(unit, encoder),
     )
 
 
-def _filled(unit: Unit, encoder: TextEncoder | None) -> Filled | None:
-    """Returns how a unit is encoded that is a fixed text and a slot, or a slot alone; None for another unit."""
-    *before, last = unit.pieces
-    if unit.stripped is not None or last.text is not None or len(before) > 1 or any(p.text is None for p in before):
+def _stretches(unit: Unit, encoder: TextEncoder | None) -> tuple[Stretch | Ids, ...] | None:
+    """Returns the stretches of a unit with contents, cut at the added tokens of its fixed texts; None for another."""
+    texts, slots = [""], list[int]()
+    for piece in unit.pieces:
+        if piece.text is None:
+            slots.append(piece.slot)
+            texts.append("")
+        else:
+            texts[-1] += piece.text
+    if encoder is None or unit.stripped is not None or not slots:
         return None
-    text = "".join([piece.text or "" for piece in before])
-    end = 0 if encoder is None else encoder.sure_lead(text, unit.place)
-    if not end or encoder is None:
-        return Filled(text, last.slot, unit.place)
-    return Filled(text[end:], last.slot, Place.AFTER_SPECIAL, encoder.encode([text[:end]], unit.place)[0])
+    found: list[Stretch | Ids] = []
+    begun, place = list[str](), unit.place
+    for at, text in enumerate(texts):
+        first, last = encoder.sure_part(text, unit.place, begins=at == 0, ends=at == len(slots))
+        if first < last:
+            if at or first:
+                found.append(Stretch((*begun, text[:first]), tuple(slots[at - len(begun) : at]), place))
+                place = Place.AFTER_SPECIAL
+            found.append(encoder.encode([text[first:last]], place)[0])
+            text, begun, place = text[last:], [], Place.AFTER_SPECIAL
+        begun.append(text)
+    if begun != [""]:
+        found.append(Stretch(tuple(begun), tuple(slots[len(slots) + 1 - len(begun) :]), place))
+    return tuple(found)
 
 
 def _steps(units: Sequence[Unit]) -> Iterator[Step]:
@@ -329,18 +373,15 @@ def _steps(units: Sequence[Unit]) -> Iterator[Step]:
         first += len(run)
 
 
-def _parts(steps: Sequence[Step], unknown: Sequence[Unit]) -> Iterator[Ids | int]:
-    """Yields the parts of a layout; the known beginning of a unit that is encoded is a part of its own."""
+def _parts(steps: Sequence[Step], units: Sequence[Unit]) -> Iterator[Ids | int]:
+    """Yields the parts of a layout."""
     numbers = itertools.count()
     for step in steps:
         if step.ids is not None:
             yield step.ids
             continue
-        number = next(numbers)
-        filled = unknown[number].filled
-        if filled is not None and filled.lead is not None:
-            yield filled.lead
-        yield number
+        for stretch in units[step.first].stretches or (None,):
+            yield stretch if isinstance(stretch, np.ndarray) else next(numbers)
 
 
 def _answer(steps: Sequence[Step], unknown: Sequence[tuple[int, Unit]], parts: Sequence[Ids | int]) -> Answer | None:
@@ -356,9 +397,13 @@ def _answer(steps: Sequence[Step], unknown: Sequence[tuple[int, Unit]], parts: S
     spans = [span for step in fixed for span in step.spans]
     if spans and (len(spans) > 1 or not fixed[0].spans or spans[0][0]):
         return None
-    lead = () if unit.filled is None or unit.filled.lead is None else unit.filled.lead
-    part = next(number for number, part in enumerate(parts) if isinstance(part, int) and part == len(unknown) - 1)
-    return Answer(part, list(unit.head or ())[len(lead) :], spans[0][1] if spans else 0)
+    last, head = len(parts) - len(fixed), list(unit.head or ())
+    first = last - len(unit.stretches or (None,))
+    part = next(number for number in range(first, last) if isinstance(parts[number], int))
+    known = [id_ for ids in parts[first:part] if not isinstance(ids, int) for id_ in ids.tolist()]
+    if known[: len(head)] != head[: len(known)]:
+        return None
+    return Answer(first, last, len(head), part, head[len(known) :], spans[0][1] if spans else 0)
 
 
 def merged(spans: Iterable[Span]) -> tuple[Span, ...]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ms_prefstream.encode.columns import Alike, Columns
 from ms_prefstream.encode.layout import LaidOut, Layout
+from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.shape import Slot
 from ms_prefstream.encode.tracked_text import Edits, Question, edited, edited_all
 from ms_prefstream.sample import Note
@@ -83,16 +85,42 @@ class Learned:
             return None  # words are missing, and its own rendering shows whose
         return LaidOut(self.layout, contents, rewritten, self.notes)
 
-    def fill_alike(self, columns: Columns) -> Iterator[Alike]:
-        """Yields the layout with the contents of many conversations, if it is proven; not for those that lose words."""
+    def fill_alike(self, columns: Columns, control: ControlTokens) -> Iterator[Alike]:
+        """Yields the layout with the contents of many conversations, if it is proven.
+
+        Not for those that lose words, or that have a further value with a control token, or one that JSON has no form
+        for.
+        """
         if self.layout is None or self.proofs:
             return
         written, changed = list(columns.contents), np.zeros(len(columns.records), np.bool_)
         for owner, edits in self.edits:
             written[owner] = edited_all(columns.contents[owner], edits)
             changed |= np.fromiter(map(operator.ne, columns.contents[owner], written[owner]), np.bool_, len(changed))
-        alike = Alike(self.layout, columns._replace(contents=written), changed, self.notes)
-        yield alike.take(np.flatnonzero(~changed)) if self.eats else alike
+        usual = ~changed if self.eats else np.ones(len(changed), np.bool_)
+        written += self._slot_columns(columns, control, usual)
+        changed |= self.rewritten
+        alike = Alike(self.layout, columns._replace(contents=written), changed, self.notes, self.unread)
+        yield alike if usual.all() else alike.take(np.flatnonzero(usual))
+
+    def _slot_columns(
+        self, columns: Columns, control: ControlTokens, usual: NDArray[np.bool_]
+    ) -> Iterator[Sequence[Any]]:
+        """Yields what stands in each slot; marks the conversations that are not `usual`."""
+        unseen = dict(enumerate(columns.values, len(columns.contents)))
+        for slot in self.slots:
+            is_content = slot.value < len(columns.contents)
+            column = columns.contents[slot.value] if is_content else columns.values[slot.value - len(columns.contents)]
+            texts = slot.texts(column)
+            usual &= np.array([text is not None for text in texts], np.bool_)
+            if self.eats and slot.edits:
+                usual &= np.fromiter(map(operator.eq, column, texts), np.bool_, len(texts))
+            if slot.value in unseen and slot.shows(control):
+                usual[control.holders([text or "" for text in texts])] = False
+                del unseen[slot.value]
+            yield texts
+        if unseen:
+            usual &= ~columns._replace(values=list(unseen.values())).holding(control.find_in)
 
 
 @dataclass(slots=True)
@@ -116,13 +144,13 @@ class Fork:
             node = node.after.get(node.question.answer(contents))
         return node
 
-    def fill_alike(self, columns: Columns) -> Iterator[Alike]:
+    def fill_alike(self, columns: Columns, control: ControlTokens) -> Iterator[Alike]:
         """Yields what is known for the answers of many conversations, see `Learned.fill_alike`."""
         answers = np.array(self.question.answers(columns.contents[self.question.owner]), np.bool_)
         for answer, node in self.after.items():
             which = np.flatnonzero(answers == answer)
             if len(which):
-                yield from node.fill_alike(columns.take(which))
+                yield from node.fill_alike(columns.take(which), control)
 
 
 def _squeezed(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -25,6 +26,7 @@ class ControlTokens:
     Attributes:
         strips: Id -> whether it takes the white space before it, and after it, of those that do.
         in_words: Whether some of them are text inside a word.
+        in_json: Whether all of them are the same text inside of JSON text that is not restricted to ASCII.
     """
 
     def __init__(self, special: Mapping[str, int], flagged: Mapping[str, AddedToken] = MappingProxyType({})) -> None:
@@ -39,6 +41,7 @@ class ControlTokens:
             if token.single_word
         }
         self.ids = {name: id_ for name, id_ in special.items() if name}
+        self.in_json = all(json.dumps(name, ensure_ascii=False)[1:-1] == name for name in self.ids)
         self._names = sorted(self.ids, key=lambda name: (-len(name), name))
         self._pattern = alternation(self._names)
         self._firsts = sorted({name[0] for name in self._names})

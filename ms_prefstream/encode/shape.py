@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import marshal
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ms_prefstream.encode.calls import CALL_KEYS, decoded, plain_value, schema_list
-from ms_prefstream.encode.tracked_text import Edits, Run, edited
+from ms_prefstream.encode.pieces import ControlTokens
+from ms_prefstream.encode.tracked_text import Edits, Run, by_object, edited
 from ms_prefstream.encode.tracked_values import JsonForm, JsonText, Sealed
 from ms_prefstream.formats.record import Message, Messages
 
@@ -34,14 +35,14 @@ class Schema:
     """
 
     def __init__(self, value: Mapping[str, Any], hidden: bool) -> None:
-        self._value, self.hidden = value, hidden
+        self.value, self.hidden = value, hidden
         self._texts: dict[str, str] = {}
 
     def text(self, form: JsonForm) -> str:
         """Returns the schema as JSON text."""
         key = repr(form)
         if key not in self._texts:
-            self._texts[key] = form.text(self._value)
+            self._texts[key] = form.text(self.value)
         return self._texts[key]
 
 
@@ -74,12 +75,35 @@ class Slot(NamedTuple):
 
     def text(self, values: Sequence[Any]) -> str:
         """Returns what stands in the place."""
-        value = values[self.value]
+        return self._written(values[self.value], self._form.text)
+
+    def texts(self, column: Sequence[Any]) -> list[str | None]:
+        """Returns what stands in the place for each of many values; None for one that JSON has no form for."""
+        write = self._form.writer()
+
+        def written(values: Iterable[Any]) -> Iterator[str | None]:
+            for value in values:
+                try:
+                    yield self._written(value, write)
+                except (TypeError, ValueError, RecursionError):
+                    yield None
+
+        return by_object(column, written)
+
+    def shows(self, control: ControlTokens) -> bool:
+        """Returns whether a control token in a value is the same text in the place."""
+        options = self._form.options
+        return not self.edits and control.in_json and not (options.get("ensure_ascii", True) or options.get("skipkeys"))
+
+    @property
+    def _form(self) -> JsonForm:
+        return self.form or _AS_TEXT
+
+    def _written(self, value: Any, write: Callable[[Any], str]) -> str:
         if isinstance(value, str):
             text = edited(value, self.edits)
-            return text if self.form is None else self.form.text(text)
-        form = self.form or _AS_TEXT
-        return value.text(form) if isinstance(value, Schema) else form.text(value)
+            return text if self.form is None else write(text)
+        return value.text(self._form) if isinstance(value, Schema) else write(value)
 
 
 class Shapes:
@@ -129,7 +153,7 @@ class Shapes:
         return Shape(shape.key, values, placed)
 
     def _found(self, messages: Messages, tools: Any) -> Shape | None:
-        schemas = self._schemas_of(tools)
+        schemas = self.schemas_of(tools)
         if schemas is None or any(schema.hidden for schema in schemas):
             return None
         plain: list[Mapping[str, Any]] = [message.extra or {} for message in messages]
@@ -160,7 +184,7 @@ class Shapes:
 
         return Shape((len(schemas), *turns), [*values, *schemas], placed)
 
-    def _schemas_of(self, tools: Any) -> list[Schema] | None:
+    def schemas_of(self, tools: Any) -> list[Schema] | None:
         """Returns the schemas, with those of equal lists as the same objects; None if they cannot be slots."""
         if tools is None:
             return []
@@ -179,6 +203,13 @@ class Shapes:
             self._schemas[key] = [Schema(schema, self._find_in(schema) is not None) for schema in schemas]
         self._last = tools, self._schemas[key]
         return self._schemas[key]
+
+
+def shape_key(messages: Messages, schemas: int) -> tuple[Any, ...]:
+    """Returns the key of the shape of messages whose further keys are plain values, with so many schemas."""
+    found = _turns(messages, [message.extra or {} for message in messages])
+    assert found is not None  # they are plain
+    return (schemas, *found[0])
 
 
 def slot_of(given: Any, run: Run) -> Slot | None:

@@ -107,7 +107,7 @@ class ChatTemplate:
         self._allow = options.allow_special
         self._inference = options.inference
         self._learned: dict[Key, Fork | Learned] = {}
-        self._shapes = Shapes(self._control.find_in)
+        self.shapes = Shapes(self._control.find_in)
         self._once: set[Key] = set()
         self._headers: dict[str, str] = {}
         self._variants: dict[str, ChatTemplate] = {}
@@ -141,9 +141,9 @@ class ChatTemplate:
         """Yields what `lay_out` gives for conversations without odd contents whose layout is learned and proven."""
         if self._control.in_words:
             return
-        known = self._learned.get((columns.roles, columns.prompt_messages))
+        known = self._learned.get((columns.key, columns.prompt_messages))
         if known is not None:
-            yield from known.fill_alike(columns)
+            yield from known.fill_alike(columns, self._control)
 
     def _within_limits(self, messages: Messages, prompt_messages: int, tools: Any) -> LaidOut:
         """Returns the layout of a conversation. A template that exceeds its limits is refused, or a very long row."""
@@ -222,7 +222,7 @@ class ChatTemplate:
 
         None if it must be rendered in full. A shape is learned when it comes the second time.
         """
-        shape = self._shapes.of(messages, tools)
+        shape = self.shapes.of(messages, tools)
         if shape is None:
             return None
         key = shape.key, prompt_messages

@@ -16,7 +16,7 @@ import itertools
 import operator
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex, TypeAlias
 
@@ -33,14 +33,20 @@ def edited(content: str, edits: Edits) -> str:
 
 def edited_all(contents: Sequence[str], edits: Edits) -> Sequence[str]:
     """Returns each content after these strips; where both sides of a pair share an object, they share the new one."""
-    if not edits:
-        return contents
-    distinct = dict(zip(map(id, contents), contents, strict=True))
-    changed: Iterable[str] = distinct.values()
-    for name, characters in edits:
-        changed = map(operator.methodcaller(name, characters), changed)
-    new = dict(zip(distinct, changed, strict=True))
-    return [new[id(content)] for content in contents]
+
+    def changed(texts: Iterable[str]) -> Iterable[str]:
+        for name, characters in edits:
+            texts = map(operator.methodcaller(name, characters), texts)
+        return texts
+
+    return by_object(contents, changed) if edits else contents
+
+
+def by_object(column: Sequence[Any], convert: Callable[[Iterable[Any]], Iterable[Any]]) -> list[Any]:
+    """Returns what each value of a column becomes, where `convert` is called with every object in it once."""
+    distinct = dict(zip(map(id, column), column, strict=True))
+    new = dict(zip(distinct, convert(distinct.values()), strict=True))
+    return [new[id(value)] for value in column]
 
 
 class Run(NamedTuple):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ms_prefstream.encode.tracked_text import ContentReads, Leaf, Run, Tracked, joined, plain
@@ -238,9 +238,18 @@ class JsonForm(NamedTuple):
 
     def text(self, value: Any) -> str:
         """Returns a value in this form; text comes without its quotes."""
-        if isinstance(value, str):
-            return _dumps(value, self.options)[1:-1]
-        return _dumps(value, self.options).replace("\n", self.line)
+        return self.writer()(value)
+
+    def writer(self) -> Callable[[Any], str]:
+        """Returns `text` for many values."""
+        encode = json.JSONEncoder(**{**self.options, "ensure_ascii": False}).encode
+        is_ascii = bool(self.options.get("ensure_ascii", True))
+
+        def text(value: Any) -> str:
+            found = _ascii(encode(value)) if is_ascii else encode(value)
+            return found[1:-1] if isinstance(value, str) else found.replace("\n", self.line)
+
+        return text
 
 
 def tracked_json(value: Any, **options: Any) -> str:
@@ -304,7 +313,10 @@ def _dumps(value: Any, options: Mapping[str, Any]) -> str:
     """Returns ``json.dumps(value, **options)``, in which control tokens stay hidden (see `ControlTokens.hide`)."""
     if not options.get("ensure_ascii", True):
         return json.dumps(value, **options)
-    text = json.dumps(value, **{**options, "ensure_ascii": False})
+    return _ascii(json.dumps(value, **{**options, "ensure_ascii": False}))
+
+
+def _ascii(text: str) -> str:
     return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.disk import open_regular, write_file
+from ms_prefstream.disk import open_regular, written
 from ms_prefstream.errors import CacheError, printable
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -54,8 +54,8 @@ def part_name(number: int) -> str:
     return f"part-{number:05d}.mindrecord"
 
 
-def note_of(path: str, rows: int) -> FileNote:
-    """Returns the note of a file with `rows` samples.
+def note_of(path: str, rows: int, begin: int = 0, most: int | None = None) -> FileNote:
+    """Returns the note of a file with `rows` samples, or of at most so many of its bytes from `begin` on.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -64,9 +64,12 @@ def note_of(path: str, rows: int) -> FileNote:
     """
     digest, size, block = hashlib.sha256(), 0, memoryview(bytearray(1 << 18))
     with open_regular(path, CacheError, "the file") as file:
-        while read := file.readinto(block):  # type: ignore[attr-defined]  # a buffered reader
-            digest.update(block[:read])
+        file.seek(begin)
+        left = block if most is None else block[:most]
+        while read := file.readinto(left):  # type: ignore[attr-defined]  # a buffered reader
+            digest.update(left[:read])
             size += read
+            left = block if most is None else block[: most - size]
     return FileNote(size, digest.hexdigest(), rows)
 
 
@@ -76,8 +79,20 @@ def write_small(path: str, data: bytes) -> None:
     Raises:
         CacheError: It cannot be written.
     """
+    with new_file(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def new_file(path: str) -> Iterator[IO[bytes]]:
+    """Opens a file that appears with all its bytes when the `with` block ends without an error.
+
+    Raises:
+        CacheError: It cannot be written.
+    """
     try:
-        write_file(path, data, CacheError, "the file")
+        with written(path, CacheError, "the file") as file:
+            yield file
     except CacheError as error:
         if isinstance(error.__cause__, OSError):
             raise unwritable(path, error.__cause__) from error.__cause__

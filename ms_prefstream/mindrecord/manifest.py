@@ -17,6 +17,15 @@ from ms_prefstream.disk import MOST_BYTES, below, check_own, open_regular, parse
 from ms_prefstream.errors import CacheError, PrefStreamError, StateError, printable
 from ms_prefstream.lengths.index_file import is_index
 from ms_prefstream.mindrecord.files import Count, FileNote, Sha256, is_mindrecord, is_table, part_name, write_small
+from ms_prefstream.mindrecord.megatron import (
+    JOINED_FILE,
+    JOINED_FILES,
+    MEGATRON,
+    TOKEN,
+    index_bytes,
+    is_index_of_tokens,
+    is_tokens,
+)
 from ms_prefstream.mindrecord.ragged import check_ragged
 from ms_prefstream.mindrecord.schema import BYTES
 from ms_prefstream.mindrecord.sidecar import PLACE, SIDECAR, is_record_file, is_sidecar
@@ -28,7 +37,9 @@ LENGTHS = "lengths.mprefidx"
 PLACES = "places.npy"
 LOGPS = np.dtype("<f4")
 """Reference log-probabilities, two a row."""
-CACHE_FILE = r"part-\d{5,}\.mindrecord(\.db)?|lengths\.mprefidx|places\.npy|reference-[0-9a-f]{12}\.npy"
+CACHE_FILE = (
+    rf"part-\d{{5,}}\.mindrecord(\.db)?|{JOINED_FILE}|lengths\.mprefidx|places\.npy|reference-[0-9a-f]{{12}}\.npy"
+)
 """Names of the files of a cache beside its manifest, as a regular expression."""
 
 _FORMAT = "ms_prefstream cache"
@@ -130,6 +141,10 @@ def is_cache_file(file: IO[bytes], name: str) -> bool:
         return is_sidecar(file)
     if name == PLACES:
         return is_table(file, PLACE, ())
+    if name.endswith(".bin"):
+        return is_tokens(file)
+    if name.endswith(".idx"):
+        return is_index_of_tokens(file)
     return is_table(file, LOGPS, (1,), (2,)) if name.endswith(".npy") else is_record_file(file)
 
 
@@ -166,7 +181,7 @@ class _Task(msgspec.Struct):
 
 class _About(msgspec.Struct):
     version: Literal[1]
-    layout: Literal["ragged", "mindrlhf", "mindrlhf-grpo", "mindformers"]
+    layout: Literal["ragged", "mindrlhf", "mindrlhf-grpo", "mindformers", "megatron"]
     task: _Task
     width: Count | None
     pad_token_id: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
@@ -215,6 +230,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
         """Raises ValueError if fields contradict each other."""
         if self.rows > self.source_rows:
             raise ValueError(f"field rows is {self.rows}, and source_rows is {self.source_rows}")
+        if self.about.layout == MEGATRON:
+            self._check_joined()
+            return
         parts = {name: note for name, note in self.files.items() if name.endswith(".mindrecord")}
         last = part_name((self.source_rows - 1) // self.about.rows_per_part)
         for name in (LENGTHS, PLACES, *(part + SIDECAR for part in parts)):
@@ -238,6 +256,19 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
             column = self.columns.get(path.rpartition(".")[2])
             if column is None or column.dtype != (BYTES if dtype == TEXT else dtype):
                 raise ValueError(f"field columns lacks {path}, which is carried as {dtype}")
+
+    def _check_joined(self) -> None:
+        """Raises ValueError unless the files are those of the layout `megatron`, with sizes that fit together."""
+        expected = sorted([LENGTHS, *JOINED_FILES])
+        if sorted(self.files) != expected:
+            raise ValueError(f"field files has {', '.join(sorted(self.files))}; expected {', '.join(expected)}")
+        if wrong := [name for name in JOINED_FILES if self.files[name].rows != self.rows]:
+            raise ValueError(f"field rows is {self.rows}, and {wrong[0]} has {self.files[wrong[0]].rows}")
+        tokens, indexes = [self.files[name].bytes for name in JOINED_FILES[::2]], JOINED_FILES[1::2]
+        if tokens[::2] != tokens[1::2] or any(size % TOKEN.itemsize for size in tokens):
+            raise ValueError("field files gives tokens and labels other sizes")
+        if any(self.files[name].bytes != index_bytes(self.rows) for name in indexes):
+            raise ValueError(f"field files gives an .idx another size than that of {self.rows} rows")
 
 
 def read_manifest(folder: str) -> Manifest:

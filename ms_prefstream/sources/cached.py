@@ -29,6 +29,7 @@ from ms_prefstream.mindrecord.manifest import (
     read_manifest,
     without_reference,
 )
+from ms_prefstream.mindrecord.megatron import MEGATRON, PREFIX
 from ms_prefstream.mindrecord.ragged import has_pairs, ragged_block
 from ms_prefstream.mindrecord.sidecar import PLACE
 from ms_prefstream.sample import Block, Ready
@@ -315,9 +316,11 @@ class CachedRows:
 def check_readable(folder: str, manifest: Manifest) -> None:
     """Raises `SourceError` if a cache has a layout for other readers."""
     if (layout := manifest.about["layout"]) != "ragged":
+        what = "is padded for other trainers: read it with mindspore.dataset.MindDataset"
+        if layout == MEGATRON:
+            what = f"is for MindSpeed: train on it with --data-path {os.path.join(str(folder), PREFIX)}"
         raise SourceError(
-            f"{folder} has the layout {layout!r}, which is padded for other trainers: read it with "
-            "mindspore.dataset.MindDataset. mps.stream reads caches of layout 'ragged'."
+            f"{folder} has the layout {layout!r}, which {what}. mps.stream reads caches of layout 'ragged'."
         )
 
 

@@ -380,8 +380,8 @@ def _as_path(name: str, value: Any) -> str:
     check_path(path, SourceError, name)
     if is_url(path):
         raise SourceError(
-            f"{name} is {without_secrets(path)}, which lies in a store; expected a file on a disk. A file in a store is "
-            "copied once: pass its URL to mps.stream when it is complete."
+            f"{name} is {without_secrets(path)}, which lies in a store; expected a file on a disk. Pass the URL to "
+            "mps.stream when the file is complete: it is copied once."
         )
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):

@@ -97,7 +97,11 @@ def halves(batch: Any) -> Any:
 @pytest.mark.parametrize(
     "error", [Interrupted, functools.partial(OSError, errno.EIO, "I/O error")], ids=["killed", "EIO"]
 )
-@pytest.mark.parametrize("options", [{}, {"reference": halves, "reference_id": "h"}], ids=["plain", "reference"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"reference": halves, "reference_id": "h"}, {"layout": "megatron"}],
+    ids=["plain", "reference", "megatron"],
+)
 def test_an_interruption_at_each_step_of_the_end(
     options: Any, error: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +128,8 @@ def test_an_interruption_at_each_step_of_the_end(
         shutil.copytree(tmp_path / "other", out)
         calls = 0
         with monkeypatch.context() as patch:
-            for name in ("unlink", "rename", "replace", "mkdir", "rmdir"):
+            names = ["unlink", "rename", "replace", "mkdir", "rmdir"]
+            for name in [*names, "fsync"] if "layout" in options and error is not Interrupted else names:
                 patch.setattr(os, name, interrupting(getattr(os, name), at))
             try:
                 write(path, out, overwrite=True, **options)

@@ -26,9 +26,9 @@ pytestmark = [pytest.mark.mindspore, pytest.mark.skipif(not hasattr(os, "fork"),
 class Writer:
     """`tests.cache.writer`, as a process."""
 
-    def __init__(self, path: str, out: pathlib.Path, workers: int) -> None:
+    def __init__(self, path: str, out: pathlib.Path, workers: int, layout: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.cache.writer", path, str(out), str(workers)],
+            [sys.executable, "-m", "tests.cache.writer", path, str(out), str(workers), layout],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -60,7 +60,9 @@ class Writer:
         self.process.communicate()
 
 
-def kill_at_random(folder: pathlib.Path, times: int, workers: int, before: bool = False) -> None:
+def kill_at_random(
+    folder: pathlib.Path, times: int, workers: int, before: bool = False, layout: str = "ragged"
+) -> None:
     """Kill a write so many times, each time finish it, and compare.
 
     Args:
@@ -68,12 +70,13 @@ def kill_at_random(folder: pathlib.Path, times: int, workers: int, before: bool 
         times: Kills that must meet a run.
         workers: The writer's.
         before: Whether a cache is there that the run replaces.
+        layout: Of the cache.
     """
     path = source(folder, rows_with_bad(120))
     whole, out = folder / "whole", folder / "out"
-    mps.write_cache(stream_of(path, TASK), whole, rows_per_part=PART)
+    mps.write_cache(stream_of(path, TASK), whole, layout=layout, rows_per_part=PART)
     expected, moments, met = tree(whole), random.Random(times), 0
-    writer = Writer(path, out, workers)
+    writer = Writer(path, out, workers, layout)
     try:
         seconds = writer.run()
         while met < times:
@@ -93,8 +96,9 @@ def kill_at_random(folder: pathlib.Path, times: int, workers: int, before: bool 
         writer.close()
 
 
-def test_a_few_moments(tmp_path: pathlib.Path) -> None:
-    kill_at_random(tmp_path, 3, 0)
+@pytest.mark.parametrize("layout", ["ragged", "megatron"])
+def test_a_few_moments(layout: str, tmp_path: pathlib.Path) -> None:
+    kill_at_random(tmp_path, 3, 0, layout=layout)
 
 
 def test_a_run_that_replaces_a_cache(tmp_path: pathlib.Path) -> None:
@@ -102,9 +106,10 @@ def test_a_run_that_replaces_a_cache(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("layout", ["ragged", "megatron"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_fifty_moments(workers: int, tmp_path: pathlib.Path) -> None:
-    kill_at_random(tmp_path, 50, workers)
+def test_fifty_moments(workers: int, layout: str, tmp_path: pathlib.Path) -> None:
+    kill_at_random(tmp_path, 50, workers, layout=layout)
 
 
 @pytest.mark.parametrize("room", [3_000, 20_000, 40_000])

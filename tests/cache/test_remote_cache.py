@@ -80,6 +80,18 @@ def test_it_is_the_local_cache(s3: S3, tmp_path: pathlib.Path, capsys: Any, monk
     assert str(tmp_path) not in json.dumps(manifest)
 
 
+@pytest.mark.parametrize("layout", ["mindrlhf", "megatron"])
+def test_other_layouts(layout: str, s3: S3, tmp_path: pathlib.Path) -> None:
+    """They are uploaded as the local folder; streams do not read them, from a store neither."""
+    empty(s3, layout)
+    written(pairs(30), tmp_path / "cache", layout=layout)
+    written(pairs(30), f"s3://data/{layout}/cache", layout=layout, **given(s3, tmp_path / "copies"))
+    assert s3.tree(f"{layout}/cache") == tree(tmp_path / "cache")
+    assert all(not one.problem for one in verify(f"s3://data/{layout}/cache", None, Remote(**given(s3, tmp_path))))
+    with pytest.raises(PrefStreamError, match=f"s3://data/{layout}/cache has the layout"):
+        stream_of(f"s3://data/{layout}/cache", TASK, tokenizer=None, **given(s3, tmp_path / "other"))
+
+
 def test_manifest_last_and_nothing_sent_twice(s3: S3, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted after each file: no reader sees a cache before the manifest, and the next run sends only the rest."""
     empty(s3, "two")

@@ -1,6 +1,6 @@
 """A program that writes caches in children of its own, so that what is imported once can be killed many times.
 
-    python -m tests.cache.writer SOURCE OUT WORKERS
+    python -m tests.cache.writer SOURCE OUT WORKERS LAYOUT
 
 A line "go" on its input starts a child and is answered with its pid, "wait" waits for it and is answered with its
 exit code.
@@ -17,7 +17,7 @@ TASK = mps.DPO(128)
 PART = 8
 
 
-def main(source: str, out: str, workers: int) -> None:
+def main(source: str, out: str, workers: int, layout: str) -> None:
     """Write the cache in a child for each line of input."""
     pid = 0
     for line in sys.stdin:
@@ -27,10 +27,10 @@ def main(source: str, out: str, workers: int) -> None:
         pid = os.fork()
         if not pid:
             stream = mps.stream(source, task=TASK, tokenizer="bytes", batching=mps.Pad(1))
-            mps.write_cache(stream, out, rows_per_part=PART, workers=workers, overwrite=True)
+            mps.write_cache(stream, out, layout=layout, rows_per_part=PART, workers=workers, overwrite=True)
             os._exit(0)
         print(pid, flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

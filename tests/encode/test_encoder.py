@@ -42,8 +42,8 @@ class Counting:
     def decode(self, ids: Sequence[int]) -> str:
         return self.encoder.decode(ids)
 
-    def sure_lead(self, text: str, place: Place) -> int:
-        return self.encoder.sure_lead(text, place)
+    def sure_part(self, text: str, place: Place, *, begins: bool, ends: bool) -> tuple[int, int]:
+        return self.encoder.sure_part(text, place, begins=begins, ends=ends)
 
 
 def counting(directory: pathlib.Path, **options: Any) -> tuple[Counting, ConversationEncoder]:

@@ -139,16 +139,23 @@ class AddedTokens:
             return True
         return self._first in text and self._quick.search(text) is not None
 
-    def sure_end(self, text: str) -> int:
-        """Returns where the last token ends that `split` finds in a text, whatever follows the text; 0 for none."""
-        if not self._simple:
-            return 0
-        end, position = 0, 0
-        for part in self.split(text):
-            position += len(part.text)
-            end = position if part.id >= 0 else end
-        begun = (content[:size] for content in self._contents for size in range(1, len(content)))
-        return 0 if text[:end].endswith(tuple(begun)) else end  # what follows might complete another token
+    def sure_part(self, text: str, begins: bool, ends: bool) -> tuple[int, int]:
+        """Returns [first, last) from the first to the last token that `split` finds in a text, whatever surrounds it.
+
+        The part reaches to the beginning of the text if nothing precedes it (`begins`), and to the end if nothing
+        follows (`ends`). (0, 0) if there is none.
+        """
+        found = self.split(text) if self._simple else []
+        tokens = [part for part in found if part.id >= 0]
+        if not tokens:
+            return 0, 0
+        first, last = tokens[0].begin, tokens[-1].begin + len(tokens[-1].text)
+        cuts = [(content, at) for content in self._contents for at in range(1, len(content))]
+        if not begins and any(_agree(content[at:], text) for content, at in cuts):
+            return 0, 0  # what precedes might be the beginning of a token
+        if not ends and text[:last].endswith(tuple([content[:at] for content, at in cuts])):
+            return 0, 0  # what follows might complete another token
+        return 0 if begins else first, len(text) if ends else last
 
     def split(self, text: str) -> list[Part]:
         """Returns the text in parts: plain ones (normalised where the second pass found a token) and recognised tokens.
@@ -170,6 +177,11 @@ class AddedTokens:
             else:
                 parts.extend(Part(piece.text, piece.id, -1 if i else part.begin) for i, piece in enumerate(found))
         return parts
+
+
+def _agree(one: str, other: str) -> bool:
+    """Returns whether one of two texts begins with the other."""
+    return one.startswith(other) or other.startswith(one)
 
 
 class _Pass:

@@ -93,10 +93,12 @@ class TextEncoder(Protocol):
         first of them, with `dropped_after` to the second; the last offset is then the end of the last token.
         """
 
-    def sure_lead(self, text: str, place: Place) -> int:
-        """Returns how much of the beginning of a text can be encoded alone, whatever follows the text.
+    def sure_part(self, text: str, place: Place, *, begins: bool, ends: bool) -> tuple[int, int]:
+        """Returns the longest part [first, last) of a text that can be encoded alone, whatever surrounds the text.
 
-        The rest then stands after an added token (`Place.AFTER_SPECIAL`).
+        It begins and ends with added tokens, so what follows it stands after one (`Place.AFTER_SPECIAL`). If nothing
+        precedes the text (`begins`) it may begin there, and if nothing follows (`ends`) it may end there. (0, 0) if
+        there is none.
         """
 
     def decode(self, ids: Sequence[int]) -> str:

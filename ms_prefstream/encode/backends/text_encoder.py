@@ -14,7 +14,7 @@ from ms_prefstream.encode.backends.spelling import Spelling
 from ms_prefstream.encode.backends.unicode import MAX_CHARS, check_size, nfc, origins
 from ms_prefstream.sample import Ids
 
-_FOLLOWING = ("", "x", " x", "\n", "\n\nx", "1", "你", ">", "<")  # texts with which `sure_lead` proves itself
+_AROUND = ("", "x", " x", "x ", "\n", "\n\nx", "1", "你", ">", "<")  # texts with which `sure_part` proves itself
 
 
 class PlainTextEncoder(abc.ABC):
@@ -68,18 +68,26 @@ class PlainTextEncoder(abc.ABC):
         assert self.spelling is not None  # a backend without one decodes on its own
         return self.spelling.decode(ids)
 
-    def sure_lead(self, text: str, place: Place) -> int:
-        """Returns how much of the beginning of a text can be encoded alone, whatever follows the text.
+    def sure_part(self, text: str, place: Place, *, begins: bool, ends: bool) -> tuple[int, int]:
+        """Returns the longest part of a text that can be encoded alone, whatever surrounds the text.
 
-        The rest then stands after an added token (`Place.AFTER_SPECIAL`).
+        See `TextEncoder`.
         """
-        end = self.added.sure_end(text)
-        lead, rest = text[:end], text[end:]
-        for more in _FOLLOWING if end else ():
-            whole = np.concatenate([*self.encode([lead], place), *self.encode([rest + more])])
-            if not np.array_equal(whole, self.encode([text + more], place)[0]):
-                return 0
-        return end
+        first, last = self.added.sure_part(text, begins, ends)
+        if first == last:
+            return 0, 0
+        around = [
+            ("" if begins else before, "" if ends else after)
+            for before, after in zip(_AROUND, reversed(_AROUND), strict=True)
+        ]
+        wholes = self.encode([before + text + after for before, after in around], place)
+        lefts = self.encode([before + text[:first] for before, _ in around], place)
+        rights = self.encode([text[last:] + after for _, after in around])
+        core = self.encode([text[first:last]], place if begins and not first else Place.AFTER_SPECIAL)[0]
+        for whole, left, right in zip(wholes, lefts, rights, strict=True):
+            if not np.array_equal(whole, np.concatenate([left, core, right])):
+                return 0, 0
+        return first, last
 
     @abc.abstractmethod
     def piece_id(self, piece: str) -> int | None:

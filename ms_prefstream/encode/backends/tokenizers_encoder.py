@@ -246,8 +246,8 @@ class LazyReference:
     def piece_id(self, piece: str) -> int | None:
         return self.get().piece_id(piece)
 
-    def sure_lead(self, text: str, place: Place) -> int:
-        return self.get().sure_lead(text, place)
+    def sure_part(self, text: str, place: Place, *, begins: bool, ends: bool) -> tuple[int, int]:
+        return self.get().sure_part(text, place, begins=begins, ends=ends)
 
 
 def _tokenizers_by_place(spec: Spec, rust: RustTokenizer) -> dict[Place, RustTokenizer]:

@@ -6,8 +6,10 @@ A cache without a manifest is none, so that no reader sees half of one.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 
 import msgspec
@@ -20,6 +22,9 @@ from ms_prefstream.mindrecord.files import FileNote, write_small
 from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, has_manifest, read_manifest
 from ms_prefstream.sources.copies import Remote
 from ms_prefstream.sources.store import Store, without_secrets
+
+_LINE_SECONDS = 10.0
+_log = logging.getLogger("ms_prefstream")
 
 
 class Uploads:
@@ -133,7 +138,11 @@ class RemoteStagingFolder(StagingFolder):
             self._store.remove(f"{self._url}/{MANIFEST}")
         for name in sorted(found - {MANIFEST, *manifest.files}):
             self._store.remove(f"{self._url}/{name}")
-        for name, note in sorted(manifest.files.items()):
+        line = time.monotonic() + _LINE_SECONDS
+        for number, (name, note) in enumerate(sorted(manifest.files.items())):
+            if time.monotonic() >= line:
+                line += _LINE_SECONDS
+                _log.info("uploading %s: %d of %d files", without_secrets(self._url), number, len(manifest.files))
             self._uploads.send(self.file(name), name, note)
         self._store.put(self.file(MANIFEST), f"{self._url}/{MANIFEST}")
 

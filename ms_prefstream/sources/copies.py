@@ -101,8 +101,9 @@ def copy_file(store: Store, url: str, remote: Remote) -> LocalCopy:
             if (held := place.find(entry.version)) is not None:
                 return LocalCopy(os.path.join(held.path, name), shown, held)
             folder = place.begin(entry.version)
+            place.make_room(entry.size or 0, shown)
             with contextlib.suppress(ChangedError):
-                _fetch(store, entry, os.path.join(folder, name), place)
+                _fetch(store, entry, os.path.join(folder, name))
                 if entry.version is None or store.entry(url) == entry:
                     held = place.finish(folder)
                     return LocalCopy(os.path.join(held.path, name), shown, held)
@@ -135,7 +136,8 @@ def copy_cache(store: Store, url: str, remote: Remote) -> LocalCopy | None:
                 file.write(text)
             manifest = read_manifest(LocalCopy(folder, shown))
             check_readable(shown, manifest)
-            if _fetch_parts(store, url, folder, manifest, text, place):
+            place.make_room(sum(note.bytes for note in manifest.files.values()), shown)
+            if _fetch_parts(store, url, folder, manifest, text):
                 held = place.finish(folder)
                 return LocalCopy(held.path, shown, held)
             place.discard(folder)
@@ -143,7 +145,7 @@ def copy_cache(store: Store, url: str, remote: Remote) -> LocalCopy | None:
     raise _still_changing(shown)
 
 
-def _fetch_parts(store: Store, url: str, folder: str, manifest: Manifest, text: bytes, place: _Place) -> bool:
+def _fetch_parts(store: Store, url: str, folder: str, manifest: Manifest, text: bytes) -> bool:
     """Copies the files of a cache; returns False if the store has another manifest by now."""
     for name, note in sorted(manifest.files.items()):
         path, at = os.path.join(folder, name), f"{url}/{name}"
@@ -152,7 +154,7 @@ def _fetch_parts(store: Store, url: str, folder: str, manifest: Manifest, text: 
         found = store.entry(at)
         if found is not None and found.size in (None, note.bytes):
             with contextlib.suppress(ChangedError):
-                _fetch(store, found._replace(size=note.bytes), path, place)
+                _fetch(store, found._replace(size=note.bytes), path)
                 if note_of(path, note.rows) == note:
                     continue
             os.unlink(path)
@@ -163,7 +165,7 @@ def _fetch_parts(store: Store, url: str, folder: str, manifest: Manifest, text: 
     return True
 
 
-def _fetch(store: Store, entry: Entry, path: str, place: _Place) -> None:
+def _fetch(store: Store, entry: Entry, path: str) -> None:
     """Copies a file, from the end of what an interrupted run has copied.
 
     Raises:
@@ -172,7 +174,6 @@ def _fetch(store: Store, entry: Entry, path: str, place: _Place) -> None:
     """
     name = without_secrets(entry.url)
     with _on_disk(path), open(path, "ab") as file:
-        place.make_room(max(0, (entry.size or 0) - file.tell()), name)
         begin, first, line = time.monotonic(), file.tell(), time.monotonic() + _LINE_SECONDS
         for offset, data in store.blocks(entry, file.tell):
             if offset != file.tell():
@@ -259,7 +260,13 @@ class _Place(contextlib.AbstractContextManager["_Place"]):
             shutil.rmtree(folder)
 
     def make_room(self, needed: int, name: str) -> None:
-        """Deletes the copies that were used longest ago and are not in use, until there is room for so many bytes.
+        """Deletes the copies that were used longest ago and are not in use, until there is room for a copy.
+
+        What an interrupted run has copied counts as room.
+
+        Args:
+            needed: Bytes of the whole copy.
+            name: The file or cache, for the error.
 
         Raises:
             SourceError: There is too little room without them.
@@ -268,6 +275,7 @@ class _Place(contextlib.AbstractContextManager["_Place"]):
         limit, free = _limit(disk.f_blocks * disk.f_frsize), disk.f_bavail * disk.f_frsize
         copies = list(_all_copies(self._root))
         used = sum(size for _, size, _ in copies)
+        needed -= sum(size for _, size, path in copies if path.startswith(self._path) and path.endswith(_PARTIAL))
         for _, size, path in sorted(copies):
             if used + needed <= limit and needed <= free:
                 return

@@ -115,7 +115,7 @@ def _expand(pattern: str | os.PathLike[str], own: dict[str, str], copies: _Copie
     if not text:
         raise SourceError("The source is an empty path; expected the path of a file, a folder or a glob.")
     if is_url(text):
-        return _without_own(copies.of(text), own)
+        return copies.of(text, own)
     path = os.path.expanduser(text)
     if os.path.lexists(path):
         return [path]
@@ -141,10 +141,11 @@ class _Copies:
         self._remote = remote
         self._stores: dict[str, Store] = {}
 
-    def of(self, url: str) -> list[str]:
+    def of(self, url: str, own: dict[str, str]) -> list[str]:
         """Returns the local copies of the files, or of the cache, that a URL stands for.
 
-        A copy is made if there is none. What is copied is decided by the names in the store, as for paths.
+        A copy is made if there is none. What is copied is decided by the names in the store, as for paths. Files of
+        this library that a glob or a folder holds are left out, and added to `own`.
         """
         store, shown, remote = self._store(url), without_secrets(url), self._remote
         if store.lists and _GLOB.search(url) and store.entry(url) is None:
@@ -167,7 +168,13 @@ class _Copies:
         for one in urls:
             if _kind_of(without_secrets(one)) is None:
                 raise _of_no_kind(without_secrets(one))
-        return [copy_file(store, one, remote) for one in urls]
+        found: list[str] = [copy_file(store, one, remote) for one in urls]
+        if urls == [url]:
+            return found
+        if not (files := _without_own(found, own)):
+            some = ", ".join(f"{one}: {own[str(one)]}" for one in found[:_SHOWN])
+            raise SourceError(f"{shown}: found only files that this library wrote ({some}). Name the data.")
+        return files
 
     def _store(self, url: str) -> Store:
         place = "/".join(url.split("/", 3)[:3])  # protocol and host or bucket

@@ -38,6 +38,7 @@ _TAGS = ("ETag", "etag", "Content-MD5", "Digest", "md5", "sha256", "checksum", "
 _TIMES = ("LastModified", "Last-Modified", "last_modified", "mtime", "modified", "updated", "created")
 _BLOCK = 8 << 20  # bytes of one range
 _AT_ONCE = 4  # ranges that are requested together
+_WITHOUT_FOLDERS = ("s3", "s3a", "obs", "gs", "gcs", "oss")
 _MISSING = (404, 410)
 _REFUSED = (401, 403, 407)
 _SECRET_IN_TEXT = re.compile(r"(?<=://)[^/\s@'\"]+@|(?<=[\w/=])\?[^\s'\"<>]*")
@@ -189,10 +190,8 @@ class Store:
             PrefStreamError: It cannot be written, or has another size in the store.
         """
         target, size = self._path(url), os.path.getsize(path)
-        parent = target.rpartition("/")[0]
-        if "/" in parent.strip("/"):  # a folder in a bucket, not the bucket
-            with contextlib.suppress(Exception):
-                self._call("makedirs", parent, exist_ok=True)
+        if self.protocol not in _WITHOUT_FOLDERS:  # there it would create a bucket that was misspelt
+            self._repeated("written", url, lambda: self._call("makedirs", target.rpartition("/")[0], exist_ok=True))
         seconds = REQUEST_SECONDS + size / (1 << 20)
         self._repeated("written", url, lambda: self._call("put_file", path, target, seconds=seconds))
         found = self.entry(url)
@@ -313,8 +312,8 @@ class Store:
             ) from None
         if isinstance(problem, FileNotFoundError) or status in _MISSING:
             raise self._error(
-                f"{name}: no such file or folder in the store by now. Check the address; a file must not be deleted "
-                "while it is read."
+                f"{name}: it cannot be {done}: the store has no such file, folder or bucket ({self._said(problem)}). "
+                "Check the address; a file must not be deleted while it is read."
             ) from None
         tries.failed += 1
         seconds = time.monotonic() - tries.since

@@ -228,6 +228,12 @@ def test_a_store_that_fails(s3: S3, tmp_path: pathlib.Path) -> None:
     assert not any(secret in str(raised.value) for secret in SECRETS)
 
 
+def test_a_bucket_is_not_created(s3: S3, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(CacheError, match=r"s3://no-such-bucket/out: .* no such file, folder or bucket"):
+        written(pairs(9), "s3://no-such-bucket/out", **given(s3, tmp_path))
+    assert [entry.strip("/") for entry in s3.files.ls("")] == ["data"]
+
+
 def test_parts_that_were_written_before_a_failure(s3: S3, tmp_path: pathlib.Path, monkeypatch: Any) -> None:
     """An upload that fails is an error; the next run writes no part again."""
     empty(s3, "six")

@@ -334,6 +334,28 @@ def test_a_changed_file(memory: Callable[[str, bytes], str], tmp_path: pathlib.P
         third.resume(state)
 
 
+def test_own_files_are_no_rows(memory: Callable[[str, bytes], str], tmp_path: pathlib.Path) -> None:
+    """A quarantine file in a remote folder is left out and reported; named alone it is read, as on a disk."""
+    memory("own/rows.jsonl", lines(pairs(9)))
+    row = {"origin": "x:1", "reason": "bad_json", "problem": "p", "row": "{"}
+    url = memory("own/bad.jsonl", lines([row]))
+    for source in ("memory://own", "memory://own/*.jsonl"):
+        stream = stream_of(source, cache_dir=tmp_path)
+        assert len(stream.data.source) == 9
+        assert stream.report.left_out_files == {url: "a quarantine file"}
+    assert list(mps.read(url, cache_dir=tmp_path)) == [row]
+    with pytest.raises(SourceError, match=r"found only files that this library wrote .*a quarantine file"):
+        mps.read("memory://own/b*.jsonl", cache_dir=tmp_path)
+
+
+def test_a_long_copy_shows_its_progress(web: Web, tmp_path: pathlib.Path, monkeypatch: Any, caplog: Any) -> None:
+    monkeypatch.setattr(copies, "_LINE_SECONDS", 0.0)
+    caplog.set_level(logging.INFO, "ms_prefstream")
+    mps.read(web.put("rows.jsonl", lines(pairs(MANY))), cache_dir=tmp_path)
+    assert f"copying {web.url}/rows.jsonl: " in caplog.text
+    assert " of 4 MB" in caplog.text
+
+
 def test_the_folder_has_a_limit(
     memory: Callable[[str, bytes], str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from ms_prefstream.errors import PrefStreamError, SourceError, printable
@@ -82,10 +82,10 @@ class ChangedError(Exception):
 
 @dataclass
 class _Tries:
-    """How often a request has failed, and when it was made first."""
+    """How often a request has failed, and when it failed first."""
 
     failed: int = 0
-    since: float = field(default_factory=time.monotonic)
+    since: float = 0.0
 
 
 class Store:
@@ -224,7 +224,7 @@ class Store:
     def _web_entry(self, url: str) -> Entry | None:
         for method in ("head", "get"):  # an address that is signed for one of them refuses the other
             response = self._request(method, url, {})
-            response.close()
+            self._close(response)
             if response.status in _MISSING:
                 return None
             if response.status < 400:
@@ -285,7 +285,10 @@ class Store:
                 yield begin, data
                 begin += len(data)
         finally:
-            self._fs.loop.call_soon_threadsafe(response.close)
+            self._close(response)
+
+    def _close(self, response: Any) -> None:
+        self._fs.loop.call_soon_threadsafe(response.close)  # a response belongs to the thread of its loop
 
     def _repeated(self, done: str, url: str, call: Callable[[], Answer]) -> Answer:
         """Returns the result of a request, which is repeated while it fails."""
@@ -315,6 +318,7 @@ class Store:
                 f"{name}: it cannot be {done}: the store has no such file, folder or bucket ({self._said(problem)}). "
                 "Check the address; a file must not be deleted while it is read."
             ) from None
+        tries.since = tries.since if tries.failed else time.monotonic()
         tries.failed += 1
         seconds = time.monotonic() - tries.since
         is_final = isinstance(problem, (TypeError, ValueError, NotImplementedError))

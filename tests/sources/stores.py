@@ -66,6 +66,7 @@ class Web:
         chunked: Whether it says nothing of sizes, and sends chunks.
         breaks_at: Byte of each file from which on nothing is sent, for so many requests as `breaks`.
         stalls: Seconds before each answer to GET.
+        pause: Seconds before a connection breaks.
         status: A status that it answers instead, for so many requests as `failures`.
         swap: Contents of a file once so many bytes of it were requested: path -> (bytes, contents).
         asked: Method, path and Range header of each request.
@@ -79,6 +80,7 @@ class Web:
     breaks_at: int = 0
     breaks: int = 0
     stalls: float = 0.0
+    pause: float = 0.0
     status: int = 503
     failures: int = 0
     swap: dict[str, bytes] = field(default_factory=dict)
@@ -151,6 +153,9 @@ def web() -> Iterator[Web]:
                 self.wfile.write(b"" if self.close_connection else b"0\r\n\r\n")
             else:
                 self.wfile.write(content[begin:end])
+            if self.close_connection:
+                self.wfile.flush()
+                time.sleep(made.pause)
             if path in made.swap:
                 made.files[path] = made.swap.pop(path)
 

@@ -253,6 +253,14 @@ def test_a_server_that_fails(web: Web, tmp_path: pathlib.Path) -> None:
     assert len(web.asked) == asked + 2
 
 
+def test_a_pause_in_the_middle_is_no_end(web: Web, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience is counted from the first failure, and not from the last byte."""
+    content = lines(pairs(MANY))
+    url, web.breaks, web.breaks_at, web.pause = web.put("rows.jsonl", content), 1, len(content) // 2, 0.5
+    monkeypatch.setattr(store, "PATIENCE", 0.4)
+    assert len(mps.read(url, cache_dir=tmp_path)) == MANY
+
+
 def test_a_server_that_does_not_answer(web: Web, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url, web.stalls = web.put("rows.jsonl", lines(pairs(9))), 30.0
     monkeypatch.setattr(store, "REQUEST_SECONDS", 0.2)

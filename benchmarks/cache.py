@@ -1,11 +1,11 @@
 """Writing and reading caches.
 
-    python benchmarks/cache.py --data rows.jsonl --tokenizer DIR [--workers 2] [--mindrlhf PATH]
+    python benchmarks/cache.py --data rows.jsonl --tokenizer DIR [--workers 2] [--write-repeats 5] [--mindrlhf PATH]
 
-(a) every layout: rows/s from text to files on disk, MB a thousand rows; with a checkout of mindrlhf also its script for
-reward data (`cvalues_comparison.py`), on the first of the same rows, padded to the same length; (b) shuffled batches
-from the ragged cache against batches from the text, and against the bare tokenizer on the same texts, in CPU time; pin
-it to one core (`taskset -c 0`); (c) rows in random order by MindSpore's own readers against this library's.
+(a) every layout by turns: rows/s from text to files on disk, MB a thousand rows; with a checkout of mindrlhf also its
+script for reward data (`cvalues_comparison.py`), on the first of the same rows, padded to the same length; (b) shuffled
+batches from the ragged cache against batches from the text, and against the bare tokenizer on the same texts, in CPU
+time; pin it to one core (`taskset -c 0`); (c) rows in random order by MindSpore's own readers against this library's.
 Without --data it takes the bundled pairs, which are too few to mean much.
 """
 
@@ -47,10 +47,13 @@ def drain(stream: mps.Stream, epoch: int) -> None:
         pass
 
 
-def writing(data: str, tokenizer: str, length: int, workers: int, folder: pathlib.Path, theirs: float | None) -> int:
+def writing(
+    data: str, tokenizer: str, length: int, workers: int, repeats: int, folder: pathlib.Path, theirs: float | None
+) -> int:
     """(a); the rows.
 
     Args:
+        repeats: How often each layout is written.
         theirs: Rows/s of mindrlhf's script, or None.
     """
     cases = [
@@ -58,22 +61,25 @@ def writing(data: str, tokenizer: str, length: int, workers: int, folder: pathli
         ("mindrlhf", mps.DPO(length)),
         ("mindformers", mps.Reward(length)),
         ("mindrlhf", mps.RLHF(length // 4, length)),
+        ("megatron", mps.DPO(length)),
     ]
-    rows = 0
-    for layout, task in cases:
+    rows, rates = 0, [list[float]() for _ in cases]
+    for at, (layout, task) in itertools.chain.from_iterable(itertools.repeat(list(enumerate(cases)), repeats)):
         stream = mps.stream(data, task=task, tokenizer=tokenizer, batching=mps.Pad(1), index=None)
         out = folder / f"{layout}-{task.name}"
+        shutil.rmtree(out, ignore_errors=True)
         os.sync()  # the disk need not finish what was written before
         spent = seconds(lambda: mps.write_cache(stream, out, layout=layout, workers=workers))  # noqa: B023
+        rates[at].append(len(stream.data.records) / spent)
         size = sum(path.stat().st_size for path in out.iterdir())
         rows = len(stream.data.records)
+        if len(rates[at]) < repeats:
+            continue
         if layout != "ragged":  # which is read below
             shutil.rmtree(out)
-        than = "" if theirs is None else f"   {rows / spent / theirs:.1f} times mindrlhf's script"
-        shown = (
-            f"  {layout:12} {task.name:7} {rows / spent:10,.0f} rows/s {size / rows / 1e3:10,.2f} MB a thousand rows"
-        )
-        print(shown + than)
+        than = "" if theirs is None else f"   {statistics.median(rates[at]) / theirs:.1f} times mindrlhf's script"
+        speed = spread(rates[at], ",.0f") if repeats > 1 else f"{rates[at][0]:10,.0f}"
+        print(f"  {layout:12} {task.name:7} {speed} rows/s {size / rows / 1e3:10,.2f} MB a thousand rows{than}")
     return rows
 
 
@@ -152,6 +158,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="bytes")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--write-repeats", type=int, default=1, help="how often each layout is written, by turns")
     parser.add_argument("--mindrlhf", help="a checkout of mindspore-lab/mindrlhf, whose script wants CValues rows")
     parser.add_argument("--mindrlhf-rows", type=int, default=8000, help="rows that its script gets")
     given = parser.parse_args()
@@ -169,7 +176,7 @@ def main() -> None:
             theirs = sum(1 for _ in mps.read(str(some))) / seconds(found[1])
             print(f"mindrlhf's script for reward data, length {given.length}: {theirs:,.0f} rows/s")
         print(f"writing, length {given.length}, {given.workers} workers")
-        rows = writing(given.data, given.tokenizer, given.length, given.workers, folder, theirs)
+        rows = writing(given.data, given.tokenizer, given.length, given.workers, given.write_repeats, folder, theirs)
         print("reading")
         reading(given.data, given.tokenizer, given.length, folder)
         print("random order")

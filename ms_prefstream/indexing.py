@@ -7,8 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ms_prefstream.checks import checked_call, group_of
+from ms_prefstream.checks import checked_call, group_of, process_count
 from ms_prefstream.lengths import LengthIndex
+from ms_prefstream.load.workers.engines import check_engine, open_engine
+from ms_prefstream.part_range import part_range_of
 from ms_prefstream.plan import Ranks
 from ms_prefstream.sources.copies import Remote
 from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
@@ -28,6 +30,7 @@ def build_index(
     dedup: str | None = None,
     exclude: Any = (),
     order_by: str | None = None,
+    part_range: tuple[int, int] | None = None,
     format: Any = "auto",
     fields: Mapping[str, str] | None = None,
     template: str | None = "auto",
@@ -43,6 +46,8 @@ def build_index(
     backend: str = "auto",
     on_bad_row: str = "raise",
     workers: int = 0,
+    engine: str = "local",
+    ray_address: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     verbose: bool = True,
@@ -67,6 +72,9 @@ def build_index(
             Prompts are compared as `ms_prefstream.split` does, without system messages.
         order_by: What streams will order rows by: ``margin`` or ``field:NAME``; the index holds it. ``length`` needs
             nothing more.
+        part_range: Measures only the rows of a range, such as (3, 8) for the third of eight, and writes them to a file
+            beside the index, ``train.mprefidx.3-of-8``. The ranges may be measured by hosts that share the folder, at
+            the same time. `mps.merge` then makes the index of them. Not with `dedup`, and not of a mix.
         task: `DPO`, `Reward`, `RLHF`, `KTO`, `ProcessReward` or `Prompts`.
         tokenizer: As for `ms_prefstream.stream`, like all that follows up to `workers`.
         format: A preset's name, a preset, or a function row -> row.
@@ -84,6 +92,8 @@ def build_index(
         backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: ``raise`` or ``drop``.
         workers: Processes that measure; 0 does it in this one.
+        engine: ``local``: this machine. ``ray``: a Ray cluster whose machines share the file system of the source.
+        ray_address: Of a running cluster; None starts one on this machine with `workers` processes.
         storage_options: Credentials and addresses of the stores of URLs, as for `ms_prefstream.stream`.
         cache_dir: Folder of the local copies of remote files, likewise.
         verbose: Whether to show progress on standard error, and to log warnings.
@@ -93,14 +103,19 @@ def build_index(
             the front; with ``on_bad_row="raise"`` also the first malformed row.
     """
     given = locals() | {"pad_token_id": 0}  # nothing is padded
+    check_engine(engine, ray_address)
+    share = part_range_of(part_range)
+    workers = process_count(workers)
     encoding, policy = group_of(Encoding, given), group_of(BadRowPolicy, given)
     ranks = Ranks.given(1, 0, None)
+    here = workers if engine == "local" else 0
     remote = group_of(Remote, given)
-    data = StreamData(source, encoding, policy, ranks, order_by, remote, workers=workers, verbose=verbose)
+    data = StreamData(source, encoding, policy, ranks, order_by, remote, workers=here, verbose=verbose)
     if verbose:
         _log.info("%s", "\n".join(data_lines(data)))
     try:
-        return data.build_index(path, verbose, dedup, exclude)
+        by = None if engine == "local" else (lambda recipe: open_engine(engine, ray_address, recipe, workers))
+        return data.build_index(path, verbose, dedup, exclude, by, share)
     finally:
         if data.pool is not None:
             data.pool.close()

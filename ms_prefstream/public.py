@@ -18,6 +18,7 @@ from ms_prefstream.errors import (
 )
 from ms_prefstream.indexing import build_index
 from ms_prefstream.inspection import encode  # the function; the folder of that name is imported by its modules
+from ms_prefstream.merging import merge
 from ms_prefstream.mindspore.checkpoint import StreamCheckpoint, load_state
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sources.follow import follow
@@ -63,6 +64,7 @@ __all__ = [
     "follow",
     "formats",
     "load_state",
+    "merge",
     "mix",
     "read",
     "split",

@@ -142,6 +142,15 @@ def make_unsealed(folder: pathlib.Path) -> None:
     (folder / "out.writing" / "new" / "manifest.json").unlink()
 
 
+def make_ranges(folder: pathlib.Path) -> None:
+    """A cache and a length index whose part ranges are finished and not merged."""
+    path = source(folder, rows_with_bad(COUNT))
+    for share in ((1, 2), (2, 2)):
+        mps.write_cache(stream_of(path, TASK), folder / "out", rows_per_part=PART, part_range=share)
+        options: dict[str, Any] = {"task": TASK, "tokenizer": "bytes", "verbose": False}
+        mps.build_index(path, folder / "x", part_range=share, **options)
+
+
 def write_tokens(rows: pathlib.Path, out: pathlib.Path) -> None:
     mps.write_cache(stream_of(str(rows), TASK), out, rows_per_part=PART, layout="megatron")
 
@@ -205,6 +214,7 @@ PLACES: dict[str, Callable[[pathlib.Path], None]] = {
     "cache": make_cache,
     "staged": make_staged,
     "unsealed": make_unsealed,
+    "ranges": make_ranges,
     "tokens": make_tokens,
     "text": make_text,
     "quarantine": make_quarantine,
@@ -261,6 +271,16 @@ def resume_a_cache(folder: pathlib.Path, made: pathlib.Path) -> Any:
         raise
     assert not work.exists()
     return batches_of(folder / "out")
+
+
+def merge_a_cache(folder: pathlib.Path, _: pathlib.Path) -> Any:
+    mps.merge(folder / "out")
+    return batches_of(folder / "out")
+
+
+def merge_an_index(folder: pathlib.Path, _: pathlib.Path) -> Any:
+    index: Any = mps.merge(folder / "x")
+    return [array.tolist() for array in (index.lengths, index.keys, index.verdict)]
 
 
 def resume_tokens(folder: pathlib.Path, made: pathlib.Path) -> Any:
@@ -665,6 +685,15 @@ KINDS = {
     "plan": Kind(
         "out.writing/plan.json", "cache/folder.py: _write_plan", "cache/folder.py: _strangers", "_Plan", "64 MiB",
         "staged", resume_a_cache, doctored_text,
+    ),
+    "plan of a part range": Kind(
+        "out.writing/range-1-of-2.json", "cache/ranges.py: write_range_plan", "cache/ranges.py: range_plans",
+        "_File, check_about; the same in all ranges", "64 MiB", "ranges", merge_a_cache, doctored_sealed,
+    ),
+    "part range of a length index": Kind(
+        "x.2-of-2", "lengths/index_file.py: write_contents", "lengths/ranges.py: merge_ranges",
+        "headers, _About; the same in all ranges", "size follows from the rows; 64 MiB of description", "ranges",
+        merge_an_index, doctored_index, fits=whole_rows,
     ),
     "note on a part": Kind(
         "out.writing/part-00001.done", "cache/parts.py: write_note", "cache/parts.py: read_note", "_Note, ROW",

@@ -176,6 +176,22 @@ def write_it(folder: pathlib.Path, meanwhile: Callable[[], None]) -> None:
         mps.write_cache(stream, folder / "out", rows_per_part=7, overwrite=True)
 
 
+def range_it(folder: pathlib.Path, meanwhile: Callable[[], None]) -> None:
+    path, options = str(folder / "rows.jsonl"), {"rows_per_part": 7, "overwrite": True}
+    mps.write_cache(stream_of(path, TASK), folder / "out", part_range=(1, 2), **options)
+    meanwhile()
+    mps.write_cache(stream_of(path, TASK), folder / "out", part_range=(2, 2), **options)
+    mps.merge(folder / "out", overwrite=True)
+
+
+def index_it(folder: pathlib.Path, meanwhile: Callable[[], None]) -> None:
+    options: dict[str, Any] = {"task": TASK, "tokenizer": "bytes", "verbose": False}
+    mps.build_index(folder / "rows.jsonl", folder / "x", part_range=(1, 2), **options)
+    meanwhile()
+    mps.build_index(folder / "rows.jsonl", folder / "x", part_range=(2, 2), **options)
+    mps.merge(folder / "x")
+
+
 def refer_it(folder: pathlib.Path, meanwhile: Callable[[], None]) -> None:
     calls = []
 
@@ -234,6 +250,13 @@ WRITERS: dict[str, tuple[str, Callable[[pathlib.Path, Callable[[], None]], None]
     "index": ("index", build_it, ["x", "x.journal", "x.part", "x.tmp", "x.new", "x.writing", "x" + RANDOM]),
     "cache": ("cache", write_it, CACHE),
     "interrupted cache": ("staged", refer_it, [*CACHE, *(f"out.writing/reference/*/{name}" for name in IN_REFERENCE)]),
+    "part ranges": (
+        "cache", range_it,
+        [*CACHE, *(f"out.writing/range-{part}-of-2.{end}" for part in (1, 2) for end in ("json", "lock"))],
+    ),
+    "ranges of an index": (
+        "cache", index_it, ["x", *(f"x.{part}-of-2{end}" for part in (1, 2) for end in ("", ".journal", RANDOM))]
+    ),
     "log-probabilities": ("cache", refer_it, CACHE),
     "states": (
         "states", save_it,

@@ -16,6 +16,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "ms_prefstream"
 ORDER = (
     "errors version",
     "sample checks fingerprint progress disk lines",
+    "part_range",
     "plan",
     "lengths",
     "mindrecord",
@@ -33,7 +34,7 @@ ORDER = (
     "cache",
     "mindspore",
     "stream",
-    "inspection indexing doctor split stats",
+    "inspection indexing merging doctor split stats",
     "html",
     "public",
     "__init__",

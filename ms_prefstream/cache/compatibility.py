@@ -68,6 +68,12 @@ def differences(folder: str, about: Mapping[str, Any]) -> str:
         known = read_manifest(folder).about
     except PrefStreamError:
         return ""
+    found = changes(known, about)
+    return f" ({'; '.join(found)})" if found else " with the same samples"
+
+
+def changes(known: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
+    """Returns how the settings of a cache, see `describe`, differ from those that it was written with, as clauses."""
     found = list(task_changes(known["task"], about["task"]))
     then, now = known["fingerprint"], about["fingerprint"]
     found += [
@@ -76,11 +82,11 @@ def differences(folder: str, about: Mapping[str, Any]) -> str:
         if name != "task" and then.get(name) != now.get(name)
     ]
     found += [
-        f"{name} was {printable(repr(known.get(name)))} and is {about[name]!r} now"
+        f"{name} was {printable(repr(known.get(name)))} and is {about.get(name)!r} now"
         for name in (*_SAMPLES, *_FILES)
-        if name not in ("task", "fingerprint") and known.get(name) != about[name]
+        if name not in ("task", "fingerprint") and known.get(name) != about.get(name)
     ]
-    return f" ({'; '.join(found)})" if found else " with the same samples"
+    return found
 
 
 def has_reference_logps(source: Any, layout: str) -> bool:

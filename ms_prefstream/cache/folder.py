@@ -18,8 +18,20 @@ from typing import IO, Any, Literal
 
 import msgspec
 
-from ms_prefstream.cache.compatibility import differences
-from ms_prefstream.cache.parts import PartDone, drop_note, is_note, read_note, write_note
+from ms_prefstream.cache.compatibility import changes, differences
+from ms_prefstream.cache.parts import PartDone, drop_note, is_note, note_name, read_note, write_note
+from ms_prefstream.cache.ranges import (
+    LOCK,
+    PLAN,
+    RangePlan,
+    check_same,
+    file_of,
+    has_range_plans,
+    is_range_plan,
+    range_plans,
+    whole_plan,
+    write_range_plan,
+)
 from ms_prefstream.disk import MOST_BYTES, TEMPORARY, parse_json, read_file, shown, sync_folder
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError
 from ms_prefstream.mindrecord.files import FileNote, foreign_files, guarded, note_of
@@ -35,6 +47,7 @@ from ms_prefstream.mindrecord.manifest import (
     write_manifest,
 )
 from ms_prefstream.mindrecord.megatron import MEGATRON, PART_FILE, joined_to
+from ms_prefstream.part_range import NAME, PartRange
 
 _CACHE_FILE, _REFERENCE_FILE = re.compile(CACHE_FILE), re.compile(r"reference-[0-9a-f]{12}\.npy")
 _OURS = re.compile(  # files and folders in a staging folder
@@ -43,6 +56,7 @@ _OURS = re.compile(  # files and folders in a staging folder
     rf"|reference(/[0-9a-f]{{16}}(/(part-\d{{5,}}\.npy|{CACHE_FILE}|manifest\.json)({TEMPORARY})?)?)?"
     rf"|tmp-\d+-\d+(/[0-9a-f]{{32}})?(/(part-\d{{5,}}\.mindrecord(\.db)?|{PART_FILE}))?"
     rf"|sent\.json({TEMPORARY})?"
+    rf"|range-{NAME}\.(lock|json({TEMPORARY})?)"
 )
 
 _log = logging.getLogger(__name__)
@@ -58,6 +72,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         plan.json           what is being written; holds the lock; deleted last
         new/                the cache that is being written
         part-NNNNN.done     the note on a finished part
+        range-3-of-8.json   the plan of a part range; range-3-of-8.lock is locked by its writer
         tmp-PID-N/          a part that is being written
         reference/          log-probabilities that are being computed, for the new cache or for the one at OUT
         former/             for a moment, the cache that is being replaced
@@ -66,8 +81,13 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
     Whoever changes what is at OUT holds the lock. Opening the folder repairs what a killed process left. Closing it
     keeps finished parts for the next run.
 
+    A finished part is its files in `new/` and its note. The cache is complete with all parts, the tables and the
+    manifest. Writers of part ranges share the lock of the folder, and each has a lock of its own. They change the parts
+    of their range alone.
+
     Args:
         out: The cache, as the user named it.
+        part_range: The parts that are to be written; None for all of them, and for what is done with the whole.
 
     Attributes:
         path: The folder.
@@ -76,12 +96,13 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
     Raises:
         OptionError: A folder of that name exists that this library has not made.
-        StateError: Another process holds it.
+        StateError: Another process holds it, or the range.
         CacheError: It cannot be made.
     """
 
-    def __init__(self, out: str) -> None:
+    def __init__(self, out: str, part_range: PartRange | None = None) -> None:
         self._name, self._out = out, os.path.realpath(out)
+        self._range, self._range_lock = part_range, -1
         self._checked: set[int] = set()  # parts whose files this process has written or read
         self._ends: dict[int, dict[str, int]] = {}  # part -> joined file -> where the part ends in it
         self.path = self._out + ".writing"
@@ -89,7 +110,10 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         with guarded(self.path):
             self._lock = self._acquire()
             try:
-                self._repair()
+                if part_range is None:
+                    self._repair()
+                else:
+                    self._range_lock = self._acquire_range(part_range)
             except BaseException:
                 self.close()
                 raise
@@ -110,16 +134,20 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
         Raises:
             OptionError: `out` exists and may not be replaced.
+            StateError: The folder has part ranges of another cache.
             CacheError: The folder cannot be written to.
         """
         self._about, self._overwrite = about, overwrite
         with guarded(self.new):
             self._check_out()
+            ranges = range_plans(self.path)
+            check_same(self.path, ranges, about)
             self._checked.clear()
             self._ends.clear()
             plan = {"about": about}
             if not resume or os.pread(self._lock, os.fstat(self._lock).st_size, 0) != _plan_text(plan):
-                self._empty()
+                if not ranges:
+                    self._empty()
                 _write_plan(self._lock, plan)
             for path in glob.glob(glob.escape(self.path) + "/tmp-*"):
                 self._delete(path)
@@ -136,15 +164,63 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
             _log.warning("%s: some files differ from the manifest, so parts are checked one by one.", self.new)
         return None
 
+    def fetch_ranges(self) -> None:
+        """Makes the part ranges that other hosts have written available here: they are, where the folder is shared."""
+
+    def publish_range(self, plan: RangePlan) -> None:
+        """Makes the finished parts of the range available to the host that merges: they are, in a shared folder."""
+
+    def begin_range(self, plan: RangePlan, overwrite: bool) -> None:
+        """Begins or resumes the range of parts of a cache; the arguments are those of `begin`.
+
+        Raises:
+            OptionError: `out` exists and may not be replaced.
+            StateError: What is in the folder belongs to another cache, or is divided into other ranges.
+            CacheError: The folder cannot be written to.
+        """
+        assert self._range is not None
+        self._about, self._overwrite = plan.about, overwrite
+        with guarded(self.new):
+            self._check_out()
+            plans = range_plans(self.path)
+            check_same(self.path, plans, plan.about, self._range)
+            if (begun := self._begun()) is not None and (differs := changes(begun, plan.about)):
+                raise StateError(
+                    f"{self.path} holds parts of another cache: {'; '.join(differs)}. Delete it if nobody resumes that "
+                    "one, or name another folder; nothing was changed."
+                )
+            if plans.get(self._range) != plan:
+                write_range_plan(self.path, self._range, plan)
+            for number in self._range.of(plan.parts):
+                for path in glob.glob(glob.escape(self.path) + f"/tmp-*-{number}"):
+                    self._delete(path)
+                for path in glob.glob(glob.escape(self._note(number)) + ".*"):
+                    os.unlink(path)
+            os.makedirs(self.new, exist_ok=True)
+
+    def whole_plan(self) -> tuple[RangePlan, int]:
+        """Returns the plan of the cache whose part ranges are in the folder, and their number; see `ranges`."""
+        return whole_plan(self.path, self._name)
+
     def planned(self) -> Mapping[str, Any]:
         """Returns what an interrupted run was writing, as `begin` got it; else what the cache at `out` holds."""
         with contextlib.suppress(PrefStreamError, OSError):
-            text = os.pread(self._lock, os.fstat(self._lock).st_size, 0)
-            if text and (about := parse_json(text, _Plan, _PLAN, OptionError, "the plan").about):
-                return about
+            if (begun := self.begun()) is not None:
+                return begun
         with contextlib.suppress(PrefStreamError):
             return read_manifest(self._out).about
         return {}
+
+    def begun(self) -> Mapping[str, Any] | None:
+        """Returns the `about` of the cache of which there may be parts in the folder; None if there is none."""
+        if (found := self._begun()) is None and (plans := range_plans(self.path)):
+            return next(iter(plans.values())).about
+        return found
+
+    def _begun(self) -> Mapping[str, Any] | None:
+        """Returns the same, if it was begun without part ranges."""
+        text = os.pread(self._lock, os.fstat(self._lock).st_size, 0)
+        return parse_json(text, _Plan, _PLAN, OptionError, "the plan").about if text else None
 
     def temporary(self, number: int) -> str:
         """Creates a folder for one part, in which no other process writes, not even a worker of a killed run."""
@@ -260,16 +336,17 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         """Releases the lock. Finished parts stay; a folder without any is deleted."""
         if self._lock < 0:
             return
-        with contextlib.suppress(OSError):
-            for entry in list(os.scandir(self.path)):
-                if entry.is_dir(follow_symlinks=False):
-                    os.rmdir(entry.path)  # fails if it is not empty
-        with contextlib.suppress(OSError):
-            plan = os.path.join(self.path, _PLAN)
-            if os.listdir(self.path) == [_PLAN] and os.path.samestat(os.fstat(self._lock), os.lstat(plan)):
-                # Without the plan the lock is void: whatever is in the folder from here on is another process's.
-                os.unlink(plan)
-                os.rmdir(self.path)
+        if (self._range is None or self._left_range()) and not has_range_plans(self.path):
+            with contextlib.suppress(OSError):
+                for entry in list(os.scandir(self.path)):
+                    if entry.is_dir(follow_symlinks=False):
+                        os.rmdir(entry.path)  # fails if it is not empty
+            with contextlib.suppress(OSError):
+                plan = os.path.join(self.path, _PLAN)
+                if os.listdir(self.path) == [_PLAN] and os.path.samestat(os.fstat(self._lock), os.lstat(plan)):
+                    # Without the plan the lock is void: whatever is in the folder from here on is another process's.
+                    os.unlink(plan)
+                    os.rmdir(self.path)
         os.close(self._lock)
         self._lock = -1
 
@@ -281,18 +358,50 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         plan = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         try:
             # A plan that another process has deleted meanwhile gives no lock on the folder.
-            if not _lock(plan) or not os.path.exists(path) or not os.path.samestat(os.fstat(plan), os.stat(path)):
+            if (
+                not _lock(plan, shared=self._range is not None)
+                or not os.path.exists(path)
+                or not os.path.samestat(os.fstat(plan), os.stat(path))
+            ):
                 raise StateError(
-                    f"another process is writing the cache {self._name} at this moment. Wait for it; with several "
-                    "ranks, write the cache before they start."
+                    f"another process is writing the cache {self._name} at this moment, or part of it. Wait for it; "
+                    "with several ranks, write the cache before they start."
                 )
             self._check_strangers()  # what was there before it was locked
             if not os.fstat(plan).st_size:
-                _write_plan(plan, {})
+                _write_text(plan, _plan_text({}))
         except BaseException:
             os.close(plan)
             raise
         return plan
+
+    def _acquire_range(self, part_range: PartRange) -> int:
+        """Returns a descriptor of the file that the writer of a range locks."""
+        path = os.path.join(self.path, file_of(part_range, LOCK))
+        found = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        if not _lock(found) or not os.path.exists(path) or not os.path.samestat(os.fstat(found), os.stat(path)):
+            os.close(found)
+            raise StateError(
+                f"another process is writing part range {part_range} of the cache {self._name} at this moment. Wait "
+                "for it, or give each process a range of its own."
+            )
+        return found
+
+    def _left_range(self) -> bool:
+        """Releases the lock of the range. Returns whether this process now holds the lock of the whole folder."""
+        assert self._range is not None
+        lock, plan = (os.path.join(self.path, file_of(self._range, suffix)) for suffix in (LOCK, PLAN))
+        with contextlib.suppress(OSError):
+            if not os.path.exists(plan):  # it was not begun
+                os.unlink(lock)
+        if self._range_lock >= 0:
+            os.close(self._range_lock)
+            self._range_lock = -1
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # others write, or the file system has no locks
+            return False
+        return True
 
     def _check_strangers(self) -> None:
         """Raises if the folder is not one of this library, or holds anything that this library does not put there."""
@@ -348,7 +457,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
             )
 
     def _note(self, number: int) -> str:
-        return os.path.join(self.path, f"part-{number:05d}.done")
+        return os.path.join(self.path, note_name(number))
 
     def _delete(self, folder: str) -> None:
         """Deletes a subfolder, unless somebody else's files are in it."""
@@ -436,6 +545,11 @@ def _is_ours(entry: str, name: str) -> bool:
     return is_own(entry, _is_known)
 
 
+def is_staged_name(name: str) -> bool:
+    """Returns whether a file of a staging folder may have this name, relative to the folder."""
+    return _OURS.fullmatch(name) is not None
+
+
 def is_cache_name(name: str) -> bool:
     """Returns whether a file of this name may belong to a cache."""
     return name == MANIFEST or bool(_CACHE_FILE.fullmatch(name))
@@ -444,6 +558,8 @@ def is_cache_name(name: str) -> bool:
 def _is_known(file: IO[bytes], name: str) -> bool:
     if name == SENT:
         return SENT_FORMAT.encode() in file.read(MOST_BYTES)
+    if name.startswith("range-"):
+        return name.endswith(PLAN) and is_range_plan(file)
     return is_note(file) if name.endswith(".done") else is_cache_file(file, name)
 
 
@@ -452,10 +568,10 @@ def _files_below(path: str) -> Iterator[str]:
         yield from (os.path.join(folder, name) for name in names)
 
 
-def _lock(plan: int) -> bool:
-    """Locks a plan and returns True, also on file systems without locks; False if another process holds the lock."""
+def _lock(file: int, shared: bool = False) -> bool:
+    """Locks a file and returns True, also on file systems without locks; False if another process holds the lock."""
     try:
-        fcntl.flock(plan, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
@@ -470,7 +586,10 @@ def _plan_text(plan: Mapping[str, Any]) -> bytes:
 
 def _write_plan(file: int, plan: Mapping[str, Any]) -> None:
     os.ftruncate(file, 0)
-    text = _plan_text(plan)
+    _write_text(file, _plan_text(plan))
+
+
+def _write_text(file: int, text: bytes) -> None:
     if os.pwrite(file, text, 0) < len(text):
         os.ftruncate(file, 0)  # half a plan identifies nothing
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import logging
 import os
 import re
+import shutil
+import uuid
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,6 +158,17 @@ def write_part(loader: SampleLoader, task: PartTask) -> PartDone:
     return PartDone(task.number, files, table, list(notes.values()), errors, {}, unread)
 
 
+def write_part_apart(loader: SampleLoader, task: PartTask) -> PartDone:
+    """Writes a part in a new folder in that of the task, where a lost process may have begun it; see `write_part`."""
+    folder = os.path.join(task.folder, uuid.uuid4().hex)
+    os.mkdir(folder)
+    done = write_part(loader, dataclasses.replace(task, folder=folder))
+    for name in done.files:
+        os.replace(os.path.join(folder, name), os.path.join(task.folder, name))
+    shutil.rmtree(folder, ignore_errors=True)
+    return done
+
+
 _NOTE_VERSION = 2
 _MOST_NOTE = 1 << 30  # bytes, more than any part has
 _PICKLED = re.compile(rb"\x80\x04\x95.{8}\x8c\x19ms_prefstream\.cache\.parts\x94\x8c\x08PartDone\x94", re.DOTALL)
@@ -209,6 +223,16 @@ class _AnyNote(msgspec.Struct):
     origins: msgspec.Raw
 
 
+def note_name(number: int) -> str:
+    """Returns the name of the note on a part."""
+    return f"part-{number:05d}.done"
+
+
+def most_note(rows: int) -> int:
+    """Returns the most bytes of a note on a part of at most so many rows."""
+    return MOST_BYTES + 2 * ROW.itemsize * rows
+
+
 def is_note(file: IO[bytes]) -> bool:
     """Returns whether an open file is the note on a part, of any version and with any values.
 
@@ -259,7 +283,7 @@ def read_note(path: str, number: int, most: int, layout: str) -> PartDone | None
         CacheError: The note cannot be read, or is no regular file.
     """
     try:
-        text = read_file(path, CacheError, _WHAT, MOST_BYTES + 2 * ROW.itemsize * most)
+        text = read_file(path, CacheError, _WHAT, most_note(most))
         values = parse_json(text, dict[str, Any], path, CacheError, _WHAT)
         if values.pop("checksum", None) != checksum_of(values):
             raise ValueError("its checksum does not fit")

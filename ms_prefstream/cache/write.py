@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import functools
 import itertools
 import os
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,32 +19,35 @@ import numpy as np
 from ms_prefstream.batch import Pad
 from ms_prefstream.cache.compatibility import can_resume, describe, has_reference_logps, has_samples
 from ms_prefstream.cache.folder import StagingFolder
-from ms_prefstream.cache.layouts import ROWS_PER_PART, Job
-from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part
-from ms_prefstream.cache.publish import RemoteStagingFolder
-from ms_prefstream.cache.ray import write_on_ray
+from ms_prefstream.cache.layouts import MOST_ROWS, ROWS_PER_PART, Job
+from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part, write_part_apart
+from ms_prefstream.cache.publish import staging_folder
+from ms_prefstream.cache.ranges import RangePlan
 from ms_prefstream.cache.reference import Reference, ReferenceModel, add_reference
-from ms_prefstream.checks import check_made, checked_call
+from ms_prefstream.checks import check_made, checked_call, is_positive, process_count
 from ms_prefstream.disk import check_path
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.lengths.index import GOOD, REASONS, Measured
 from ms_prefstream.lengths.index_file import write_contents
 from ms_prefstream.load.one_pass import RecordWithOrigin
-from ms_prefstream.load.workers.pool import LoaderPool
+from ms_prefstream.load.workers.engines import check_engine, open_engine
 from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, npy_bytes, write_small
 from ms_prefstream.mindrecord.manifest import LENGTHS, PLACES, Manifest, without_reference
 from ms_prefstream.mindrecord.megatron import JOINED_FILES, MEGATRON, join
+from ms_prefstream.part_range import PartRange, part_range_of
 from ms_prefstream.progress import Progress, progress_on
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.sample import Block, Loaded, Note
 from ms_prefstream.sources.cached import CachedRows
-from ms_prefstream.sources.copies import Remote
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.store import is_url, without_secrets
 from ms_prefstream.steps.data import StreamData
 from ms_prefstream.tasks import Task
 from ms_prefstream.version import VERSION
+
+_MEASURED = 1000  # rows by which a size is converted
+_MAY_DIFFER = ("rows_per_part", "fingerprint")  # an interrupted run decides the former, and open settings of the latter
 
 
 class CacheableStream(Protocol):
@@ -64,7 +70,9 @@ def write_cache(
     layout: str = "ragged",
     overwrite: bool = False,
     workers: int | None = None,
-    rows_per_part: int = ROWS_PER_PART,
+    rows_per_part: int | None = None,
+    mb_per_part: float | None = None,
+    part_range: tuple[int, int] | None = None,
     progress: bool = False,
     reference: Reference | None = None,
     reference_id: str | None = None,
@@ -73,7 +81,7 @@ def write_cache(
     storage_options: Mapping[str, Any] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Manifest:
-    """Writes the samples of a stream to MindRecord files, in the order of their rows.
+    """Writes the samples of a stream to the files of a cache, in the order of their rows.
 
     The folder `out` appears only when it is complete. Until then finished parts are in ``out.writing``, and an
     interrupted run resumes with them. The output is byte-identical for any number of workers and interruptions.
@@ -85,10 +93,15 @@ def write_cache(
             file by file, the manifest last.
         layout: ``ragged``: no padding, read back by `mps.stream(out, …)`. ``mindrlhf`` (DPO, RLHF),
             ``mindrlhf-grpo`` (RLHF, the answer alone in pretrain_ids) and ``mindformers`` (reward): every row padded,
-            as their trainers read them.
+            as their trainers read them. ``megatron`` (DPO, reward): the files of MindSpeed, nothing padded.
         overwrite: Whether an existing cache may be replaced, once the new one is complete.
         workers: Processes that tokenise and write; None takes the stream's.
-        rows_per_part: Rows of the source for each file.
+        rows_per_part: Rows of the source for each file; 8,192 if neither this nor `mb_per_part` is given.
+        mb_per_part: The size of a file in MB instead. It is converted to rows once, by the size of the first 1,000
+            rows; a run that resumes and other ranges take this number.
+        part_range: Writes only the parts of a range, such as (3, 8) for the third of eight, and keeps them in
+            ``out.writing``. The ranges may be written at the same time, by hosts that share the folder; where `out` is
+            a URL, each uploads its parts. `mps.merge` then makes the cache of them.
         progress: Whether to show rows a second and the time left, on standard error.
         reference: For DPO: a function from a batch of the layout `paired` to the log-probabilities of both sides,
             (B,) each, summed over the loss mask; for KTO: from a batch without kl columns to those of its rows. The
@@ -102,12 +115,13 @@ def write_cache(
         cache_dir: Likewise, where the staging folder of a remote `out` lies.
 
     Returns:
-        The manifest.
+        The manifest. With `part_range`, what a manifest says of these parts.
 
     Raises:
         CacheError: A file cannot be written.
         OptionError: `out` exists, or the layout does not fit the task.
         RowError: The first malformed row, if these are errors.
+        StateError: Another process writes the cache or the range, or other ranges belong to another cache.
     """
     check_made("stream", stream, "data", "mps.stream(...)")
     if not isinstance(out, (str, os.PathLike)) or not os.fspath(out):
@@ -116,7 +130,7 @@ def write_cache(
     check_path(out, OptionError, "out")
     check_source(data)
     check_engine(engine, ray_address)
-    model = None
+    share, model = part_range_of(part_range), None
     if reference is not None or reference_id is not None:
         model = ReferenceModel(reference, reference_id, layout, stream.task, stream.batching)
     reference_bar = _bar("reference", progress)
@@ -137,12 +151,21 @@ def write_cache(
         task=stream.task,
         width=(stream.batching.length if isinstance(stream.batching, Pad) else None) or stream.task.length,
         pad_id=stream.pad_token_id,
-        rows_per_part=rows_per_part,
+        rows_per_part=ROWS_PER_PART if rows_per_part is None else rows_per_part,
         reference=has_reference_logps(data.source, layout),
         carried=data.carried,
     )
+    check_size(rows_per_part, mb_per_part, data)
+    if share is not None:
+        check_range(data, reference)
+        data = with_quarantine_of(data, share)
     about, resume = describe(job, data), can_resume(data)
-    with staging_folder(out, data.remote.with_(storage_options, cache_dir)) as folder:
+    with staging_folder(out, data.remote.with_(storage_options, cache_dir), share) as folder:
+        if mb_per_part is not None:
+            begun = folder.begun() or {}
+            is_same = all(begun.get(name) == about[name] for name in about if name not in _MAY_DIFFER)
+            rows = begun["rows_per_part"] if is_same else rows_of_size(mb_per_part, job, data)
+            job, about = dataclasses.replace(job, rows_per_part=rows), {**about, "rows_per_part": rows}
         planned = folder.planned()
         other = data.with_settings_of(planned.get("fingerprint"))
         if other is not data:
@@ -150,26 +173,31 @@ def write_cache(
             adds = model is not None and has_samples(out, described, complete=overwrite)
             if adds or described == planned:
                 data, about = other, described
-        run = functools.partial(ENGINES[engine], data, data.workers if workers is None else workers, ray_address)
+        run = functools.partial(
+            written_parts, data, engine, ray_address, data.workers if workers is None else process_count(workers)
+        )
         if model is not None and resume and has_samples(out, about, complete=overwrite):
             added = add_reference(model, out, folder.reference, reference_bar, overwrite)
             folder.remove_reference()
             return added
+        if share is not None:
+            assert data.records is not None  # see `check_range`
+            plan = RangePlan(about, column_table(job), len(data.records))
+            folder.begin_range(plan, overwrite)
+            parts = share.of(plan.parts)
+            write_missing(job, data, folder, run, parts, _bar("cache", progress))
+            folder.publish_range(plan)
+            return manifest_of(filter(None, map(folder.done, parts)), about, plan.columns)
         manifest = folder.begin(about, overwrite, resume)
         if manifest is None:
-            write_missing(job, data, folder, run, _bar("cache", progress))
-            manifest = folder.seal(merge_parts(job, data, about, folder))
+            write_missing(job, data, folder, run, None, _bar("cache", progress))
+            manifest = folder.seal(merge_parts(folder, about, column_table(job)))
         if (manifest.reference or {}).get("reference_id") != reference_id:  # an interrupted run may have added some
             manifest = folder.seal(without_reference(manifest))
             if model is not None:
                 manifest = add_reference(model, folder.new, folder.reference, reference_bar, overwrite)
         folder.publish()
         return manifest
-
-
-def staging_folder(out: str, remote: Remote) -> StagingFolder:
-    """Returns the staging folder of a cache at a path or a URL."""
-    return RemoteStagingFolder(out, remote) if is_url(out) else StagingFolder(out)
 
 
 def is_cache_of(source: Any, out: str) -> bool:
@@ -199,32 +227,80 @@ def check_source(data: StreamData) -> None:
         )
 
 
-def write_locally(
-    data: StreamData, workers: int, address: str | None, tasks: Iterator[PartTask]
-) -> Generator[PartDone, None, None]:
-    """Yields the finished parts in order, written in this process or by worker processes. The address is unused."""
-    first = list(itertools.islice(tasks, 2)) if workers != 0 else []
-    tasks = itertools.chain(first, tasks)
-    if len(first) < 2:  # starting a process for a single part costs more than it gains
-        yield from (write_part(data.local, task) for task in tasks)
-        return
-    with LoaderPool(data.recipe, workers, data.local) as pool:
-        yield from pool.calls(write_part, tasks, PartTask.row_ids)
-
-
-ENGINES: dict[str, Callable[..., Generator[PartDone, None, None]]] = {"local": write_locally, "ray": write_on_ray}
-
-
-def check_engine(name: str, address: str | None) -> None:
-    """Checks the options `engine` and `ray_address`.
+def check_size(rows_per_part: object, mb_per_part: object, data: StreamData) -> None:
+    """Checks the options for the size of a part.
 
     Raises:
-        OptionError: Names what is allowed.
+        OptionError: They cannot be used.
     """
-    if name not in ENGINES:
-        raise OptionError(f"engine is {name!r}; expected one of {', '.join(map(repr, ENGINES))}.")
-    if address is not None and name != "ray":
-        raise OptionError(f"ray_address is {address!r}, but engine is {name!r}. Pass engine='ray', or leave it out.")
+    if mb_per_part is None:
+        return
+    if rows_per_part is not None:
+        raise OptionError("rows_per_part and mb_per_part both give the size of a file. Give only one of them.")
+    if not is_positive(mb_per_part):
+        raise OptionError(f"mb_per_part is {mb_per_part!r}; expected a number above 0.")
+    if not can_resume(data):
+        raise OptionError(
+            f"mb_per_part looks at the first rows, and {data.source.name} can be read only once. Give rows_per_part "
+            "instead."
+        )
+
+
+def rows_of_size(megabytes: float, job: Job, data: StreamData) -> int:
+    """Returns how many rows fill a part of a size, by the files that the first rows make."""
+    count, read = _MEASURED, None
+    if data.records is None:
+        read = list(itertools.islice(data.one_pass.start(0), _MEASURED))
+        count = len(read)
+    else:
+        count = min(count, len(data.records))
+    left_out = data.left_out()
+    with tempfile.TemporaryDirectory() as folder:
+        some = dataclasses.replace(job, rows_per_part=max(1, count))
+        verdict = None if left_out is None else left_out[:count]
+        done = write_part(data.local, PartTask(some, 0, 0, count, folder, verdict, read))
+    size = sum(note.bytes for note in done.files.values())
+    return max(1, min(int(megabytes * 1e6 * count / size), MOST_ROWS)) if size else ROWS_PER_PART
+
+
+def check_range(data: StreamData, reference: object) -> None:
+    """Checks that the parts of a source can be written in ranges.
+
+    Raises:
+        OptionError: They cannot.
+    """
+    if data.records is None:
+        raise OptionError(
+            f"part_range is for sources that can be read from any row, and {data.source.name} can only be read from "
+            "the front. Unpack it to plain JSON Lines, or write the whole cache in one process."
+        )
+    if reference is not None:
+        raise OptionError(
+            "part_range writes parts, and reference needs the whole cache. Merge the ranges first; then write_cache "
+            "with reference= adds the log-probabilities to the cache."
+        )
+
+
+def with_quarantine_of(data: StreamData, share: PartRange) -> StreamData:
+    """Returns the same data with a quarantine file of the range: ``bad.3-of-8.jsonl``."""
+    if data.quarantine is None:
+        return data
+    other = copy.copy(data)
+    other.quarantine = data.quarantine.of_range(share)
+    return other
+
+
+def written_parts(
+    data: StreamData, engine: str, address: str | None, workers: int, tasks: Iterator[PartTask]
+) -> Generator[PartDone, None, None]:
+    """Yields the finished parts in order, as an engine writes them."""
+    is_local = engine == "local"
+    first = [] if is_local and not workers else list(itertools.islice(tasks, 2))
+    if is_local and len(first) < 2:  # starting a process for a single part costs more than it gains
+        workers = 0
+    with open_engine(engine, address, data.recipe, workers, data.local) as opened:
+        function = write_part if is_local else write_part_apart
+        yield from opened.calls(function, itertools.chain(first, tasks), PartTask.row_ids)
 
 
 def write_missing(
@@ -232,17 +308,20 @@ def write_missing(
     data: StreamData,
     folder: StagingFolder,
     run: Callable[..., Generator[PartDone, None, None]],
+    numbers: range | None,
     shown: Progress,
 ) -> None:
-    """Writes every part that no earlier run has finished."""
-    total = 0 if data.records is None else len(data.records)
-    finished = [folder.done(number) for number in range(-(-total // job.rows_per_part))]
+    """Writes every part that no earlier run has finished, of all or of those of a range."""
+    rows, size = 0 if data.records is None else len(data.records), job.rows_per_part
+    numbers = range(-(-rows // size)) if numbers is None else numbers
+    finished = [folder.done(number) for number in numbers]
+    total = max(0, min(rows, numbers.stop * size) - numbers.start * size)
     shown.begin(total, sum(len(done.rows) for done in finished if done is not None))
     try:
         if data.quarantine is not None:
             for done in filter(None, finished):
                 _settle_again(job, data, done)
-        tasks, queue = itertools.tee(missing_parts(job, data, folder))
+        tasks, queue = itertools.tee(missing_parts(job, data, folder, numbers))
         with contextlib.closing(run(queue)) as parts:
             for task, done in zip(tasks, parts, strict=True):
                 folder.add(
@@ -253,12 +332,16 @@ def write_missing(
         shown.end()
 
 
-def missing_parts(job: Job, data: StreamData, folder: StagingFolder) -> Iterator[PartTask]:
-    """Yields the parts that are not finished, in order. Rows of finished parts are not read where possible."""
+def missing_parts(job: Job, data: StreamData, folder: StagingFolder, numbers: range) -> Iterator[PartTask]:
+    """Yields the parts that are not finished, in order. Rows of finished parts are not read where possible.
+
+    The numbers are those of the parts of a source with random access.
+    """
     size = job.rows_per_part
     if data.records is not None:
         left_out = data.left_out()
-        for number, first in enumerate(range(0, len(data.records), size)):
+        for number in numbers:
+            first = number * size
             count = min(size, len(data.records) - first)
             verdict = None if left_out is None else left_out[first : first + count]
             if (known := folder.done(number)) is None or len(known.rows) != count:
@@ -278,20 +361,49 @@ def missing_parts(job: Job, data: StreamData, folder: StagingFolder) -> Iterator
         number += 1
 
 
-def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: StagingFolder) -> Manifest:
+def column_table(job: Job) -> dict[str, Any]:
+    """Returns the columns of a cache as its manifest names them."""
+    return {name: {"dtype": column.dtype, "shape": list(column.shape)} for name, column in job.columns.items()}
+
+
+def merge_parts(folder: StagingFolder, about: Mapping[str, Any], columns: Mapping[str, Any]) -> Manifest:
     """Writes the tables of all rows and returns the manifest, which is not written yet.
+
+    It needs neither the rows nor a tokenizer: everything is in the finished parts.
+
+    Args:
+        folder: Holds all parts.
+        about: Everything that decides the bytes of the cache, see `describe`.
+        columns: See `column_table`.
 
     Raises:
         NoUsableRowsError: No part has a good row. The staging folder is deleted.
     """
+    manifest = manifest_of(folder.parts(), about, columns)
+    if not manifest.rows:
+        folder.remove()
+        what = "; ".join(
+            f"{name} {entry['rows']:,}, first at {entry['first'][0]}" for name, entry in manifest.dropped.items()
+        )
+        raise NoUsableRowsError(f"no row of {about['source']} can be used ({what or 'it has none'}).")
+    tables = (part.rows for part in folder.parts())
+    measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
+    write_contents(folder.place(LENGTHS), measured, about["fingerprint"])
+    files = _finish_parts(about["layout"], folder, dict(manifest.files))
+    with guarded(folder.new):
+        files[LENGTHS] = note_of(folder.file(LENGTHS), 0)
+    return dataclasses.replace(manifest, files=files)
+
+
+def manifest_of(parts: Iterable[PartDone], about: Mapping[str, Any], columns: Mapping[str, Any]) -> Manifest:
+    """Returns the manifest of some parts, without the tables of all rows; other arguments as for `merge_parts`."""
     files: dict[str, FileNote] = {}
-    of_parts: list[dict[str, FileNote]] = []
     origins: dict[str, list[str]] = {}
     dropped: Counter[str] = Counter()
     notes = np.zeros(len(NOTES), np.int64)
     rows = good = 0
-    for part in folder.parts():
-        of_parts.append(part.files)
+    for part in parts:
+        files |= part.files
         notes += part.notes
         rows += len(part.rows)
         verdicts = np.bincount(part.rows["verdict"], minlength=256)
@@ -299,19 +411,9 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
         dropped.update({str(reason): int(verdicts[code]) for code, reason in REASONS.items() if verdicts[code]})
         for name, found in part.origins.items():
             origins[name] = (origins.get(name, []) + found)[:ORIGINS_KEPT]
-    if not good:
-        folder.remove()
-        what = "; ".join(f"{name} {count:,}, first at {origins[name][0]}" for name, count in dropped.most_common())
-        raise NoUsableRowsError(f"no row of {data.source.name} can be used ({what or 'it has none'}).")
-    tables = (part.rows for part in folder.parts())
-    measured = (Measured(table["lengths"], table["key"], table["verdict"], []) for table in tables)
-    write_contents(folder.place(LENGTHS), measured, data.fingerprints())
-    files = _finish_parts(job, folder, [files for files in of_parts if files])
-    with guarded(folder.new):
-        files[LENGTHS] = note_of(folder.file(LENGTHS), 0)
     return Manifest(
         about=about,
-        columns={name: {"dtype": column.dtype, "shape": list(column.shape)} for name, column in job.columns.items()},
+        columns=columns,
         rows=good,
         source_rows=rows,
         dropped={name: {"rows": count, "first": origins[name]} for name, count in dropped.most_common()},
@@ -325,21 +427,25 @@ def merge_parts(job: Job, data: StreamData, about: dict[str, Any], folder: Stagi
     )
 
 
-def _finish_parts(job: Job, folder: StagingFolder, parts: Sequence[dict[str, FileNote]]) -> dict[str, FileNote]:
+def _finish_parts(layout: str, folder: StagingFolder, files: dict[str, FileNote]) -> dict[str, FileNote]:
     """Returns the notes on the files that hold the rows: those of the parts and a table, or what these are joined to.
+
+    Args:
+        layout: The layout of the cache.
+        folder: Holds the finished parts.
+        files: Their files in order, with their notes.
 
     Raises:
         CacheError: A file cannot be written.
     """
-    if job.layout == MEGATRON:
+    if layout == MEGATRON:
         for name in JOINED_FILES:
             folder.place(name)
         lengths = [part.rows["lengths"][part.rows["verdict"] == GOOD] for part in folder.parts()]
-        return join(folder.new, parts, np.concatenate(lengths))
+        return join(folder.new, files, np.concatenate(lengths))
     write_small(folder.place(PLACES), npy_bytes(np.concatenate([part.rows["place"] for part in folder.parts()])))
     with guarded(folder.new):
-        places = {PLACES: note_of(folder.file(PLACES), 0)}
-    return {name: note for files in parts for name, note in files.items()} | places
+        return files | {PLACES: note_of(folder.file(PLACES), 0)}
 
 
 def _settle(
@@ -361,8 +467,11 @@ def _settle(
         origin, raw = (lambda row: read[row - first][0]), (lambda row: read[row - first][1])
     bad_rows = BadRows(data.report, data.raise_malformed, origin, raw, data.quarantine)
     origins: dict[str, list[str]] = {}
-    for row, error in errors:
-        bad_rows.settle([row], Block.of([Loaded(None, error)]))
+    bad = [row for row, _ in errors]
+    by_index = [False] * len(bad) if data.index is None or not bad else (data.index.keys_of(bad) < 0).tolist()
+    for (row, error), is_known in zip(errors, by_index, strict=True):
+        if not is_known:  # the stream has counted the rows that its index leaves out
+            bad_rows.settle([row], Block.of([Loaded(None, error)]))
         known = origins.setdefault(str(error.reason), [])
         if len(known) < ORIGINS_KEPT:
             known.append(origin(row))

@@ -7,7 +7,16 @@ from typing import Any
 import click
 import cloup
 
-from ms_prefstream.cli.options import ORDER_BY, command, index_options, run_group, source_argument, verbose_option
+from ms_prefstream.cli.options import (
+    ENGINE,
+    ORDER_BY,
+    PART_RANGE,
+    command,
+    index_options,
+    run_group,
+    source_argument,
+    verbose_option,
+)
 from ms_prefstream.cli.terminal import show
 
 
@@ -15,6 +24,7 @@ from ms_prefstream.cli.terminal import show
     example="""
 ms-prefstream index train.jsonl --task dpo --max-length 1024 --tokenizer Qwen2.5
 ms-prefstream index --config run.yaml --workers 8
+ms-prefstream index --config run.yaml --out train.mprefidx --part-range 3/8
 """
 )
 @source_argument
@@ -37,10 +47,15 @@ ms-prefstream index --config run.yaml --workers 8
 @run_group(
     cloup.option("--out", type=click.Path(), help="Where the index is written; beside SOURCE if that is one file."),
     cloup.option("--workers", type=int, default=0, show_default=True, help="Processes that measure; 0 for none."),
+    *ENGINE,
+    PART_RANGE,
     verbose_option,
 )
 def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
-    """Measure every row of SOURCE and write its length index."""
+    """Measure every row of SOURCE and write its length index.
+
+    Several hosts share the work with --part-range; `merge` completes it.
+    """
     from ms_prefstream.cli.building import given_to, make_encoding, one_or_list, source_of
     from ms_prefstream.indexing import build_index
 
@@ -49,3 +64,6 @@ def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
     found = build_index(source_of(source, options), out, **given)
     show(f"{found.usable:,} of {found.rows:,} rows can be used; written to {found.path}")
     show(found)
+    if (share := options["part_range"]) is not None:
+        whole = found.path.removesuffix(f".{share[0]}-of-{share[1]}")
+        show(f"When all {share[1]} ranges are written: ms-prefstream merge {whole}")

@@ -18,7 +18,7 @@ from ms_prefstream.version import VERSION
 
 COMMANDS = {
     "Look at data": ("inspect", "stats", "doctor", "formats"),
-    "Prepare": ("init", "index", "cache", "verify"),
+    "Prepare": ("init", "index", "cache", "merge", "verify"),
     "Try": ("demo", "bench"),
 }
 """Section of the help -> its commands. Each is a command in the file of that name in this folder.
@@ -119,7 +119,7 @@ def main() -> None:
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        resumable = {"cache", "index"} & set(sys.argv[1:2])
+        resumable = {"cache", "index", "merge"} & set(sys.argv[1:2])
         more = "; give the same command again, and it resumes after what is finished" if resumable else ""
         click.echo(f"ms-prefstream: interrupted{more}.", err=True)
         sys.exit(130)

@@ -15,7 +15,16 @@ import click
 import cloup
 from click.core import ParameterSource
 
-from ms_prefstream.cli.values import CarriedField, JsonObject, Numbers, Preset, SecretJson, SourcePath, Suggested
+from ms_prefstream.cli.values import (
+    CarriedField,
+    JsonObject,
+    Numbers,
+    PartRange,
+    Preset,
+    SecretJson,
+    SourcePath,
+    Suggested,
+)
 from ms_prefstream.errors import OptionError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -24,6 +33,7 @@ TASKS = ("dpo", "reward", "rlhf", "kto", "process-reward", "prompts")
 TASK_LAYOUTS = ("paired", "concat", "mindformers", "reward_token")
 TRUNCATIONS = ("prompt_left", "response_right", "drop", "right")
 BACKENDS = ("auto", "fastokens", "tiktoken", "tokenizers", "sentencepiece")
+ENGINES = ("local", "ray")
 FILE_LAYOUTS = ("ragged", "mindrlhf", "mindrlhf-grpo", "mindformers", "megatron")
 
 CONFIG = "ms_prefstream.config"
@@ -209,6 +219,21 @@ _BATCHES = (
 
 ORDER_BY = cloup.option(
     "--order-by", metavar="KEY", help="Order rows by margin, length or field:NAME; -KEY descending."
+)
+
+ENGINE = (
+    cloup.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default="local",
+        show_default=True,
+        help="local: processes of this machine; ray: a Ray cluster.",
+    ),
+    cloup.option("--ray-address", help="A running Ray cluster; one on this machine if not given."),
+)
+
+PART_RANGE = cloup.option(
+    "--part-range", type=PartRange(), metavar="K/N", help="Only the K-th of N ranges of the rows, as 3/8."
 )
 
 _ORDER = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from ms_prefstream.cli.options import FORMAT, TASKS, TEMPLATE, command, run_group, source_argument
+from ms_prefstream.cli.options import ENGINE, FORMAT, TASKS, TEMPLATE, command, run_group, source_argument
 from ms_prefstream.cli.terminal import styled
 from ms_prefstream.cli.values import Suggested
 from ms_prefstream.html import SAMPLES
@@ -49,6 +49,7 @@ zcat train.jsonl.gz | ms-prefstream stats - --json
 @run_group(
     cloup.option("--batch-size", type=int, default=8, show_default=True, help="Rows of a step, for padding and steps."),
     cloup.option("--workers", "--processes", "workers", type=int, default=0, show_default=True, help="Processes."),
+    *ENGINE,
     cloup.option("--json", "as_json", is_flag=True, help="Print JSON."),
     cloup.option("--html", type=click.Path(), help="Write a report with a page of samples to this file, too."),
     cloup.option(
@@ -90,6 +91,8 @@ def stats(source: tuple[Any, ...], as_json: bool, html: str | None, samples: int
         limits=options["limits"] or LIMITS,
         batch_size=options["batch_size"],
         workers=options["workers"],
+        engine=options["engine"],
+        ray_address=options["ray_address"],
         progress=True,
     )
     if html is not None:

@@ -101,6 +101,7 @@ def with_flags(text: str, command: click.Command | None = None) -> str:
             return _flag(option) if value == "True" else off[0] if off else f"no {_flag(option)}"
         return f"{_flag(option)} '{plain}'" if plain.startswith("{") else f"{_flag(option)} {plain}"
 
+    text = re.sub(r"\bpart_range=\((\d+), (\d+)\)", r"--part-range \1/\2", text)
     text = re.sub(rf"(?:task|batching)=(?={_MADE.pattern})", "", text)
     text = re.sub(rf"(?<![\w.-])(?P<name>[a-z_]+)={_VALUE}", with_value, _MADE.sub(made, text))
     # Names with an underscore are unmistakable; a single word is an option where it cannot be an English one.

@@ -105,6 +105,20 @@ class Numbers(click.ParamType[Any]):
         self.fail(f"{value!r}; expected numbers with commas, as 128,256,512.", param, ctx)
 
 
+class PartRange(click.ParamType[Any]):
+    """One of several ranges, counted from 1: 3/8."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        number, _, total = value.partition("/")
+        if number.isascii() and number.isdigit() and total.isascii() and total.isdigit():
+            return int(number), int(total)
+        self.fail(f"{value!r}; expected K/N with the K-th of N ranges, as 3/8.", param, ctx)
+
+
 class FileLayout(click.Choice[str]):
     """A layout of files. The layout of a task, which --layout named before, is refused with the present option."""
 

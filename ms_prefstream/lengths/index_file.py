@@ -109,7 +109,7 @@ def changes_of(path: str, fingerprint: Mapping[str, Any], rows: int, ignored: Co
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     now = json.loads(json.dumps(dict(fingerprint)))
-    return _differences({"rows": found, **about.fingerprint}, {"rows": rows, **now}, ignored)
+    return differences({"rows": found, **about.fingerprint}, {"rows": rows, **now}, ignored)
 
 
 def read_index(path: str, rows: int) -> LengthIndex:
@@ -143,6 +143,21 @@ def read_index(path: str, rows: int) -> LengthIndex:
     return LengthIndex(
         path=path, sides=sides, reasons=reasons, fingerprint=about.fingerprint, checksum=f"{checksum:08x}", order=order
     )
+
+
+def rows_of(path: str) -> int:
+    """Returns the number of rows of an index.
+
+    Raises:
+        StateError: It does not exist, cannot be read, or is no length index.
+    """
+    try:
+        with open_regular(path, StateError, _WHAT) as file:
+            return _sizes(file)[0]
+    except OSError as error:
+        raise StateError(f"the length index {shown(path)} cannot be read: {cause_of(error)}.") from error
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _checked(file: IO[bytes], size: int) -> int:
@@ -236,7 +251,7 @@ def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[st
     checksum = 0
     with written(path, SourceError, _WHAT) as file:
         for (_, header), array in zip(_headers(len(keys), len(about), has_order), arrays, strict=True):
-            for part in (header, array.data.cast("B")):
+            for part in (header, array.data.cast("B") if array.size else b""):
                 checksum = zlib.crc32(part, checksum)
                 file.write(part)
         file.write(_checksum_bytes(checksum))
@@ -252,14 +267,14 @@ def unwritable(path: str, error: OSError | ValueError) -> SourceError:
 
 def _check_same(path: str, old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str] = ()) -> None:
     """Raises `StateError` if an index was built for other data or settings, given by name."""
-    if changes := _differences(old, new, ignored):
+    if changes := differences(old, new, ignored):
         raise StateError(
             f"the length index {shown(path)} was built for other data or settings: {listed(changes)}. Build it again "
             "(mps.build_index or `ms-prefstream index`), use the former settings, or leave index out."
         )
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str] = ()) -> dict[str, str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignored: Collection[str] = ()) -> dict[str, str]:
     """Returns the names of values that differ, each with a clause about its old and new value."""
     return {
         name: f"{printable(name)} was {printable(repr(old.get(name)))} and is {printable(repr(new.get(name)))} now"

@@ -23,8 +23,10 @@ from ms_prefstream.formats.base import Format
 from ms_prefstream.lengths import LengthIndex, beside, build_index, index_path, joined, open_index
 from ms_prefstream.lengths.index import Loader, Measure, Measured, measure_rows, measuring
 from ms_prefstream.lengths.index_file import SUFFIX, changes_of, is_index, listed, unwritable
+from ms_prefstream.lengths.ranges import of_range, range_path, settings_begun
 from ms_prefstream.load.marks import NOTHING, Noted, RowMarks, excluded_text
 from ms_prefstream.load.records import MixedRecords, Records, fingerprint_of
+from ms_prefstream.part_range import PartRange
 from ms_prefstream.progress import Progress
 from ms_prefstream.sources.files import check_target
 
@@ -209,6 +211,7 @@ def build_indexes(
     progress: Progress | None,
     noted: Noted = NOTHING,
     excluded: frozenset[bytes] = frozenset(),
+    part_range: PartRange | None = None,
 ) -> LengthIndex:
     """Measure every row of all parts and write their indexes.
 
@@ -224,6 +227,7 @@ def build_indexes(
         progress: A progress bar, shown for each part in turn; or None.
         noted: What else is noted of rows.
         excluded: The questions that no row may have.
+        part_range: Measures only the rows of a range, and writes a file of its own; see `lengths.ranges`.
 
     Raises:
         OptionError: There is no place for an index, or something else is there; or duplicates of a mix, which are
@@ -240,6 +244,8 @@ def build_indexes(
             "a part of the mix is a cache, which holds samples: dedup, exclude and order_by need its rows. Use the "
             "source that it was written from."
         )
+    if part_range is not None:
+        check_range(parts, noted)
     if given is not None and len(parts) > 1:
         paths = _in_folder(parts, given)
         try:
@@ -247,30 +253,67 @@ def build_indexes(
         except (OSError, ValueError) as error:
             raise unwritable(os.fspath(given), error) from error
     else:
-        paths = ["" if _is_cache(part) else index_path(part.source, given) for part in parts]
-        if given is None:
-            paths = [path and _name_for(part, path) for path, part in zip(paths, parts, strict=True)]
+        paths = ["" if _is_cache(part) else _path(part, given) for part in parts]
+        if part_range is not None:
+            paths = [range_path(paths[0], part_range)]
     for path, part in zip(paths, parts, strict=True):
         if not _is_cache(part):
             check_target("index", path, part.source, is_index)
     built_with = {"dedup": noted.dedup, "exclude": excluded_text(excluded) if noted.excludes else None}
     built_with = {name: value for name, value in built_with.items() if value is not None}
     earlier: list[Any] = []
-    return joined([
-        part.source.index
-        if _is_cache(part)
-        else build_index(
-            part.rows,
-            _PartLoader(loader, part.first) if part.first else loader,
+
+    def built(path: str, part: Part) -> LengthIndex:
+        first, rows, fingerprint = part.first, part.rows, {**part.fingerprint(), **built_with}
+        if part_range is not None:
+            share = part_range.of(rows)
+            first, rows, fingerprint = share.start, len(share), of_range(fingerprint, part_range, rows)
+        return build_index(
+            rows,
+            _PartLoader(loader, first) if first else loader,
             path,
-            {**part.fingerprint(), **built_with},
-            origin=lambda row, first=part.first: origin(first + row),  # type: ignore[misc]  # a default is a constant
+            fingerprint,
+            origin=lambda row: origin(first + row),
             raise_malformed=raise_malformed,
             progress=progress,
             marks=None if noted == NOTHING else RowMarks(noted, excluded, part.row_of_each(), earlier),
         )
-        for path, part in zip(paths, parts, strict=True)
-    ])  # fmt: skip
+
+    return joined(
+        [part.source.index if _is_cache(part) else built(path, part) for path, part in zip(paths, parts, strict=True)]
+    )
+
+
+def check_range(parts: Sequence[Part], noted: Noted) -> None:
+    """Checks that the index of a source can be built in ranges.
+
+    Raises:
+        OptionError: It cannot.
+    """
+    if len(parts) > 1:
+        raise OptionError(
+            f"part_range divides the rows of one source, and this is a mix of {len(parts)} parts, which have an index "
+            "each. Build those of the parts."
+        )
+    if noted.dedup is not None:
+        raise OptionError(
+            f"dedup is {noted.dedup!r}, and duplicates are looked for among all rows, not in a part range. Build the "
+            'index in one pass, with workers or engine="ray", or leave one of the two out.'
+        )
+
+
+def begun_with(parts: Sequence[Part], given: str | os.PathLike[str] | None) -> Mapping[str, Any]:
+    """Returns the settings of the part ranges that other processes have finished, by name; nothing if there are none.
+
+    Arguments as for `build_indexes`.
+    """
+    return settings_begun(_path(parts[0], given)) if len(parts) == 1 and not _is_cache(parts[0]) else {}
+
+
+def _path(part: Part, given: str | os.PathLike[str] | None) -> str:
+    """Returns the path of the index of a part: as given, else beside its file."""
+    path = index_path(part.source, given)
+    return _name_for(part, path) if given is None else path
 
 
 def _is_cache(part: Part) -> bool:

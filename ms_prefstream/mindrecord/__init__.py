@@ -1,1 +1,1 @@
-"""The MindRecord file format: schema, pages, sidecar and manifest. Knows nothing of tasks."""
+"""The files of caches: the MindRecord format, that of Megatron-LM, and the manifest. Knows nothing of tasks."""

@@ -55,7 +55,7 @@ def part_name(number: int) -> str:
 
 
 def note_of(path: str, rows: int, begin: int = 0, most: int | None = None) -> FileNote:
-    """Returns the note of a file with `rows` samples, or of at most so many of its bytes from `begin` on.
+    """Returns the note of a file with `rows` samples, or only of its bytes from `begin` on, at most so many.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -271,6 +271,12 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError(f"field files gives an .idx another size than that of {self.rows} rows")
 
 
+def check_about(about: Mapping[str, Any], columns: Mapping[str, Any]) -> None:
+    """Raises ValueError unless these are values of the fields `about` and `columns` of a manifest."""
+    msgspec.convert(about, _About)
+    msgspec.convert(columns, dict[str, _Column])
+
+
 def read_manifest(folder: str) -> Manifest:
     """Reads the manifest of a cache.
 

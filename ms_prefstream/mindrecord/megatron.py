@@ -45,6 +45,7 @@ _LARGEST_ID = 1 << 24  # no vocabulary is larger; bytes of text are larger numbe
 _HEAD_BYTES = 1 << 16  # of tokens, by which a file is known
 _COPIED = 1 << 22  # bytes at a time
 _ROWS_TOGETHER = 1 << 20
+_AGAIN = "Run again: whole parts are kept, and others are written again."
 
 
 def part_files(number: int) -> list[str]:
@@ -129,7 +130,7 @@ class TokenFiles(contextlib.AbstractContextManager["TokenFiles"]):
                 file.close()
 
 
-def join(folder: str, parts: Sequence[Mapping[str, FileNote]], lengths: NDArray[np.int32]) -> dict[str, FileNote]:
+def join(folder: str, parts: Mapping[str, FileNote], lengths: NDArray[np.int32]) -> dict[str, FileNote]:
     """Joins the files of all parts to the eight files of the layout, and returns the notes on these.
 
     A part's file is deleted when its bytes are on disk at their place, so the disk needs room for one more of them. An
@@ -137,7 +138,7 @@ def join(folder: str, parts: Sequence[Mapping[str, FileNote]], lengths: NDArray[
 
     Args:
         folder: The folder of all files.
-        parts: The notes on the files of each part that has a good row, in order.
+        parts: The files of all parts in order, with their notes.
         lengths: (N, 2), the tokens of both sides of all good rows.
 
     Raises:
@@ -146,10 +147,11 @@ def join(folder: str, parts: Sequence[Mapping[str, FileNote]], lengths: NDArray[
     found = {}
     for at, column in enumerate(COLUMNS):
         tokens, index = (os.path.join(folder, joined_name(column, suffix)) for suffix in (".bin", ".idx"))
-        files = [list(files.items())[at] for files in parts]
+        name = os.path.basename(tokens)
+        files = [(os.path.join(folder, part), note) for part, note in parts.items() if joined_to(part) == name]
         with guarded(tokens):
-            digest, size = _append(tokens, [(os.path.join(folder, name), note.bytes) for name, note in files])
-        found[os.path.basename(tokens)] = FileNote(size, digest, len(lengths))
+            digest, size = _append(tokens, files)
+        found[name] = FileNote(size, digest, len(lengths))
         with new_file(index) as file:
             file.writelines(_index(lengths[:, at // 2]))
         with guarded(index):
@@ -157,22 +159,26 @@ def join(folder: str, parts: Sequence[Mapping[str, FileNote]], lengths: NDArray[
     return found
 
 
-def _append(path: str, parts: Sequence[tuple[str, int]]) -> tuple[str, int]:
-    """Copies files, given with their bytes, into one, each to its place. Returns the SHA-256 and the bytes of all.
+def _append(path: str, parts: Sequence[tuple[str, FileNote]]) -> tuple[str, int]:
+    """Copies files, given with their notes, into one, each to its place. Returns the SHA-256 and the bytes of all.
 
     A file that is missing has been copied before.
     """
     digest, end, piece = hashlib.sha256(), 0, memoryview(bytearray(_COPIED))
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", buffering=0) as joined:
-        for part, size in parts:
-            begin, end = end, end + size
+    with open(path, "r+b", buffering=0, opener=_open_or_create) as joined:
+        for part, note in parts:
+            begin, end = end, end + note.bytes
             joined.seek(begin)
             if not os.path.lexists(part):
-                for read in _pieces(joined, size, piece):
+                found = hashlib.sha256()
+                for read in _pieces(joined, note.bytes, piece):
                     digest.update(read)
+                    found.update(read)
+                if found.hexdigest() != note.sha256:
+                    raise CacheError(f"{part} is missing, and {path} does not hold its bytes. {_AGAIN}")
                 continue
             with open(part, "rb", buffering=0) as file:
-                for read in _pieces(file, size, piece):
+                for read in _pieces(file, note.bytes, piece):
                     digest.update(read)
                     while len(read):
                         read = read[joined.write(read) :]
@@ -183,14 +189,16 @@ def _append(path: str, parts: Sequence[tuple[str, int]]) -> tuple[str, int]:
     return digest.hexdigest(), end
 
 
+def _open_or_create(path: str, _: int) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
 def _pieces(file: Any, size: int, piece: memoryview) -> Iterator[memoryview]:
     """Yields the next bytes of an open file in pieces that share their memory."""
     while size:
         count = file.readinto(piece[:size])
         if not count:
-            raise CacheError(
-                f"{file.name} has become shorter while parts were joined. Run again: finished parts are kept."
-            )
+            raise CacheError(f"{file.name} became shorter while parts were joined. {_AGAIN}")
         size -= count
         yield piece[:count]
 
@@ -221,12 +229,14 @@ def is_index_of_tokens(file: IO[bytes]) -> bool:
 
 
 def is_tokens(file: IO[bytes]) -> bool:
-    """Returns whether an open file holds int32 token ids or labels, by its first values; it has no header."""
+    """Returns whether an open file holds int32 token ids or labels, by most of its first values; it has no header.
+
+    Some values may be damaged, and the last one cut off.
+    """
     head = file.read(_HEAD_BYTES)
-    if os.fstat(file.fileno()).st_size % TOKEN.itemsize:
-        return False
     values = np.frombuffer(head[: len(head) // TOKEN.itemsize * TOKEN.itemsize], TOKEN)
-    return bool(((values == IGNORED) | ((values >= 0) & (values < _LARGEST_ID))).all())
+    known = (values == IGNORED) | ((values >= 0) & (values < _LARGEST_ID))
+    return 2 * int(np.count_nonzero(known)) >= len(values)
 
 
 def index_bytes(rows: int) -> int:

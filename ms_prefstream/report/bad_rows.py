@@ -16,6 +16,7 @@ import numpy as np
 
 from ms_prefstream.disk import MOST_BYTES, cause_of, check_path, open_regular, shown
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
+from ms_prefstream.part_range import PartRange
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sample import Block
 from ms_prefstream.sources.jsonl import dump_row
@@ -47,6 +48,10 @@ class Quarantine:
             raise self._not_written("it is a folder")
         if self.path.is_symlink():
             raise self._not_written("it is a link, and only the file itself is written")
+
+    def of_range(self, part_range: PartRange) -> Quarantine:
+        """Returns the quarantine of the writer of a range of parts, with the range in its name."""
+        return Quarantine(self._given.with_name(f"{self._given.stem}.{part_range.name}{self._given.suffix}"))
 
     def keep(self) -> None:
         """Appends to what an earlier part of the run wrote, on any number of ranks, without writing a row twice."""

@@ -103,7 +103,7 @@ def copy_file(store: Store, url: str, remote: Remote) -> LocalCopy:
             folder = place.begin(entry.version)
             place.make_room(entry.size or 0, shown)
             with contextlib.suppress(ChangedError):
-                _fetch(store, entry, os.path.join(folder, name))
+                fetch(store, entry, os.path.join(folder, name))
                 if entry.version is None or store.entry(url) == entry:
                     held = place.finish(folder)
                     return LocalCopy(os.path.join(held.path, name), shown, held)
@@ -154,7 +154,7 @@ def _fetch_parts(store: Store, url: str, folder: str, manifest: Manifest, text: 
         found = store.entry(at)
         if found is not None and found.size in (None, note.bytes):
             with contextlib.suppress(ChangedError):
-                _fetch(store, found._replace(size=note.bytes), path)
+                fetch(store, found._replace(size=note.bytes), path)
                 if note_of(path, note.rows) == note:
                     continue
             os.unlink(path)
@@ -165,7 +165,7 @@ def _fetch_parts(store: Store, url: str, folder: str, manifest: Manifest, text: 
     return True
 
 
-def _fetch(store: Store, entry: Entry, path: str) -> None:
+def fetch(store: Store, entry: Entry, path: str) -> None:
     """Copies a file, from the end of what an interrupted run has copied.
 
     Raises:

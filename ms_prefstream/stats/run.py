@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from ms_prefstream.checks import checked_call, process_count, whole_number
 from ms_prefstream.errors import OptionError, RowError
-from ms_prefstream.load.loader import Recipe
 from ms_prefstream.load.one_pass import RecordWithOrigin, records_of
 from ms_prefstream.load.records import formats_of
-from ms_prefstream.load.workers.pool import LoaderPool
+from ms_prefstream.load.workers.engines import Engine, check_engine, open_engine
 from ms_prefstream.progress import Progress, progress_on
 from ms_prefstream.sample import Ready
 from ms_prefstream.sources.base import RandomAccess, RawPass, no_rows
@@ -36,6 +34,7 @@ from ms_prefstream.tasks.base import traits
 
 LIMITS = (512, 1024, 2048, 4096)
 _LEAST = 16  # tokens of a limit
+_Measure = Callable[[Any, Chunk], Measured]
 _TOGETHER = 256  # rows that are measured at a time
 _LOOKED_AT = 64  # rows whose preset is looked up
 
@@ -62,6 +61,8 @@ def stats(
     limits: Sequence[int] = LIMITS,
     batch_size: int = 8,
     workers: int = 0,
+    engine: str = "local",
+    ray_address: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: bool = False,
@@ -92,6 +93,8 @@ def stats(
         limits: Tokens at which rows are cut, to see what is lost; the task's own limit is added.
         batch_size: Rows of a step, for padding and steps.
         workers: Processes that measure; 0 does it in this one. The result is the same.
+        engine: ``local``: this machine. ``ray``: a Ray cluster, to which this process sends the rows.
+        ray_address: Of a running cluster; None starts one on this machine with `workers` processes.
         storage_options: Credentials and addresses of the stores of URLs, as for `ms_prefstream.stream`.
         cache_dir: Folder of the local copies of remote files, likewise.
         progress: Whether to show progress on standard error.
@@ -103,6 +106,7 @@ def stats(
         PrefStreamError: An option cannot be used, or the source cannot be opened.
     """
     begin = time.monotonic()
+    check_engine(engine, ray_address)
     batch_size, workers = whole_number("batch_size", batch_size, 1), process_count(workers)
     remote = Remote(storage_options=storage_options, cache_dir=cache_dir)
     opened = source if isinstance(source, Mix) else open_source(source, remote)
@@ -133,12 +137,13 @@ def stats(
     bare = None if tokenizer is None else recipe.tokenizer
     measuring = MeasureRecipe(recipe=recipe, alone=alone, bare=bare, limits=limits, near=is_installed())
     rows, collected, other, named = _Rows(opened, formats), Collected(limits), None, ""
-    with _measured_by(measuring, workers) as measured:
+    asked: Any = measuring  # an engine asks it for nothing but its loader
+    with open_engine(engine, ray_address, asked, workers) as by:
         if against is not None:
             there = against if isinstance(against, Mix) else open_source(against, remote)
             other, named = Collected(limits), there.name
-            _pass(_Rows(there, formats_of(there, format, fields)), measured, other, Progress())
-        _pass(rows, measured, collected, progress_on(label="stats") if progress else Progress())
+            _pass(_Rows(there, formats_of(there, format, fields)), by, other, Progress())
+        _pass(rows, by, collected, progress_on(label="stats") if progress else Progress())
     found = collected.result(
         source=opened.name,
         formats=tuple(formats_in(formats, rows.first)) if rows.first else (),
@@ -200,21 +205,7 @@ class _Rows:
             yield origin, raw
 
 
-_Measure = Callable[[Iterable[Chunk]], Iterator[Measured]]
-
-
-@contextlib.contextmanager
-def _measured_by(recipe: MeasureRecipe, workers: int) -> Iterator[_Measure]:
-    """Gives the function that measures chunks, in order: in this process, or in others that end with the block."""
-    if not workers:
-        measurer = recipe.loader()
-        yield lambda chunks: (measure(measurer, chunk) for chunk in chunks)
-        return
-    with LoaderPool(cast(Recipe, recipe), workers) as pool:  # asks it for nothing but its loader
-        yield lambda chunks: pool.calls(measure, chunks, lambda chunk: ())
-
-
-def _pass(rows: _Rows, measured: _Measure, collected: Collected, bar: Progress) -> None:
+def _pass(rows: _Rows, by: Engine, collected: Collected, bar: Progress) -> None:
     """Measures and counts all rows of a source."""
     waiting: deque[Described] = deque()
 
@@ -228,7 +219,7 @@ def _pass(rows: _Rows, measured: _Measure, collected: Collected, bar: Progress) 
 
     bar.begin(rows.total, 0)
     try:
-        for found in measured(chunks()):
+        for found in by.calls(cast(_Measure, measure), chunks(), lambda chunk: ()):
             collected.add(found, waiting.popleft())
     finally:
         bar.end()

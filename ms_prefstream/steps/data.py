@@ -5,6 +5,7 @@ The options of a stream that concern them come in two frozen groups, `Encoding` 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -28,13 +29,14 @@ from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_e
 from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.formats.carry import Carry, carry_of
 from ms_prefstream.lengths import IndexInUseError, LengthIndex, raise_malformed_of
-from ms_prefstream.lengths.index import REASONS
+from ms_prefstream.lengths.index import REASONS, Loader
 from ms_prefstream.load.ahead import RECORDS_AHEAD, SAMPLES_AHEAD, ReadAhead
 from ms_prefstream.load.cached import check_cache, encoding_of, tokenizer_of
 from ms_prefstream.load.carried import carried_by
 from ms_prefstream.load.index_files import (
     FoundIndex,
     Part,
+    begun_with,
     build_indexes,
     built_with_of,
     find_beside,
@@ -52,6 +54,7 @@ from ms_prefstream.load.one_pass import (
 from ms_prefstream.load.records import MixedRecords, fingerprint_of, formats_of, open_records
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.load.workers.prefetch import Prefetch
+from ms_prefstream.part_range import PartRange
 from ms_prefstream.plan import Ranks
 from ms_prefstream.progress import progress_on
 from ms_prefstream.report.bad_rows import BadRows, Quarantine
@@ -370,15 +373,23 @@ class StreamData:
         return self._bad_rows(window.read, origin=window.origin, raw=window.raw, part=part, first=window.before)
 
     def build_index(
-        self, path: str | os.PathLike[str] | None, progress: bool, dedup: str | None = None, exclude: Any = ()
+        self,
+        path: str | os.PathLike[str] | None,
+        progress: bool,
+        dedup: str | None = None,
+        exclude: Any = (),
+        by: Callable[[Recipe], contextlib.AbstractContextManager[Loader]] | None = None,
+        part_range: PartRange | None = None,
     ) -> LengthIndex:
-        """Measure every row, write the length index and use it from now on.
+        """Measure every row, write the length index and use it from now on. A part range of it is not used.
 
         Args:
             path: Where to write it, for a mix a folder; None puts it beside a single file, for a mix beside each.
             progress: Whether to show a progress bar.
             dedup: The option of `ms_prefstream.Stream.build_index`, like `exclude`.
             exclude: Other data whose prompts no row may have.
+            by: Opens what measures, given the recipe; None takes this process or the worker processes of the stream.
+            part_range: The rows that are measured; None for all.
 
         Raises:
             OptionError: The source can only be read in one pass, or is a cache.
@@ -392,17 +403,23 @@ class StreamData:
         if self._cached:
             raise OptionError(f"{self.source.name} is a cache, which has a length index of its own already.")
         excluded = excluded_questions(exclude, self._given.format, self._given.fields, self.warn, self.remote)
-        index = build_indexes(
-            self._parts(),
-            self.local if self.pool is None else self.pool,
-            path,
-            origin=self.records.origin,
-            raise_malformed=self.raise_malformed,
-            progress=progress_on(sys.stderr) if progress else None,
-            noted=dataclasses.replace(self._noted, dedup=dedup, excludes=bool(excluded)),
-            excluded=excluded,
-        )
-        self._use_index(index)
+        if part_range is not None:
+            self._take_over(begun_with(self._parts(), path))
+        local = contextlib.nullcontext(self.local if self.pool is None else self.pool)
+        with local if by is None else by(self.recipe) as loader:
+            index = build_indexes(
+                self._parts(),
+                loader,
+                path,
+                origin=self.records.origin,
+                raise_malformed=self.raise_malformed,
+                progress=progress_on(sys.stderr) if progress else None,
+                noted=dataclasses.replace(self._noted, dedup=dedup, excludes=bool(excluded)),
+                excluded=excluded,
+                part_range=part_range,
+            )
+        if part_range is None:
+            self._use_index(index)
         return index
 
     def fingerprint(self) -> str:

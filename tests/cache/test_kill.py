@@ -112,21 +112,23 @@ def test_fifty_moments(workers: int, layout: str, tmp_path: pathlib.Path) -> Non
     kill_at_random(tmp_path, 50, workers, layout=layout)
 
 
-@pytest.mark.parametrize("room", [3_000, 20_000, 40_000])
-def test_a_file_that_may_not_grow(room: int, tmp_path: pathlib.Path) -> None:
-    """What a full disk does to a write: the system refuses in the middle of a file."""
+@pytest.mark.parametrize(
+    ("room", "layout"), [(3_000, "ragged"), (20_000, "ragged"), (40_000, "ragged"), (9_001, "megatron")]
+)
+def test_a_file_that_may_not_grow(room: int, layout: str, tmp_path: pathlib.Path) -> None:
+    """What a full disk does to a write: the system refuses in the middle of a file, even of a number."""
     path, out = source(tmp_path), tmp_path / "out"
-    mps.write_cache(stream_of(path, TASK), tmp_path / "whole", rows_per_part=PART)
+    mps.write_cache(stream_of(path, TASK), tmp_path / "whole", layout=layout, rows_per_part=PART)
     stream, before = stream_of(path, TASK), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
         with pytest.raises(PrefStreamError, match="MB are free there") as caught:
-            mps.write_cache(stream, out, rows_per_part=PART)
+            mps.write_cache(stream, out, layout=layout, rows_per_part=PART)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "Traceback" not in str(caught.value)
     assert not out.exists()
-    mps.write_cache(stream, out, rows_per_part=PART)
+    mps.write_cache(stream, out, layout=layout, rows_per_part=PART)
     assert tree(out) == tree(tmp_path / "whole")
     assert not any(one.problem for one in verify(str(out)))
 

@@ -19,6 +19,7 @@ from ms_prefstream.mindrecord import megatron
 from ms_prefstream.mindrecord.manifest import checksum_of, read_manifest
 from tests.cache.places import PART, flip, rows_with_bad, source, stream_of, tree
 from tests.cache.test_interrupted import Interrupted, interrupted, write
+from tests.files_on_disk import put_staged_tokens
 from tests.helpers import json_lines
 
 COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
@@ -151,9 +152,39 @@ def test_an_interrupted_run_goes_on_with_the_finished_parts(
     interrupted(monkeypatch, 2, path, out, layout=FORMAT)
     kept = sorted(entry.name for entry in (tmp_path / "out.writing" / "new").iterdir())
     assert kept == [f"part-0000{part}.{column}.bin" for part in range(2) for column in COLUMNS]
+    flip(tmp_path / "out.writing" / "new" / kept[0], 3)  # no id is as large; the part is written again
+    os.truncate(tmp_path / "out.writing" / "new" / kept[6], 101)
     write(path, out, layout=FORMAT)
     assert tree(out) == tree(tmp_path / "whole")
     assert [entry.name for entry in tmp_path.iterdir() if "writing" in entry.name] == []
+
+
+def test_a_part_of_other_sizes_is_written_again(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checksums of the note fit, but not the lengths that the index is made of."""
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, tmp_path / "whole", layout=FORMAT)
+    interrupted(monkeypatch, 2, path, out, layout=FORMAT)
+    part = tmp_path / "out.writing" / "new" / "part-00001.rejected_labels.bin"
+    put_staged_tokens(part, part.read_bytes()[:-4])
+    write(path, out, layout=FORMAT)
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_a_part_that_vanishes_is_an_error(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out, real = source(tmp_path), tmp_path / "out", megatron.join
+    write(path, tmp_path / "whole", layout=FORMAT)
+
+    def join(folder: str, *arguments: Any) -> Any:
+        os.unlink(os.path.join(folder, "part-00001.chosen_labels.bin"))
+        pathlib.Path(folder, "pairs_packed_chosen_labels_document.bin").write_bytes(bytes(20_000))
+        return real(folder, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ms_prefstream.cache.write.join", join)
+        with pytest.raises(CacheError, match=r"part-00001\.chosen_labels\.bin is missing"):
+            write(path, out, layout=FORMAT)
+    write(path, out, layout=FORMAT)
+    assert tree(out) == tree(tmp_path / "whole")
 
 
 class Joining:

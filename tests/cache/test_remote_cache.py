@@ -256,6 +256,85 @@ def test_parts_that_were_written_before_a_failure(s3: S3, tmp_path: pathlib.Path
     assert all(not one.problem for one in verify(out, None, Remote(**given(s3, tmp_path))))
 
 
+def write_range(url: str, out: str, number: int, folder: pathlib.Path, s3: S3, **options: Any) -> None:
+    """What a host does that writes one of three ranges."""
+    stream = stream_of(url, TASK, on_bad_row="drop", verbose=False, **given(s3, folder))
+    mps.write_cache(stream, out, rows_per_part=PART, part_range=(number, 3), **options)
+
+
+@pytest.mark.parametrize("layout", ["ragged", "megatron"])
+def test_ranges_of_several_hosts(layout: str, s3: S3, tmp_path: pathlib.Path) -> None:
+    """Hosts that share nothing but the store write parts; merged elsewhere they are the cache of one process."""
+    folder = f"hosts-{layout}"
+    empty(s3, folder)
+    url, out, whole = s3.put(f"{folder}/rows.jsonl", lines(rows_with_bad())), *(f"s3://data/{folder}/{n}" for n in "ab")
+    stream = stream_of(url, TASK, on_bad_row="drop", verbose=False, **given(s3, tmp_path / "one"))
+    expected = mps.write_cache(stream, whole, rows_per_part=PART, layout=layout)
+    merged = {"storage_options": s3.options, "cache_dir": tmp_path / "merging"}
+    for number in (3, 1):
+        write_range(url, out, number, tmp_path / f"host-{number}", s3, layout=layout)
+    assert not s3.tree(f"{folder}/a")
+    with pytest.raises(mps.StateError, match="2/3"):
+        mps.merge(out, **merged)
+    write_range(url, out, 2, tmp_path / "host-2", s3, layout=layout)
+    damaged = next(name for name in s3.tree(f"{folder}/a.writing") if name.startswith("new/part-00003."))
+    s3.put(f"{folder}/a.writing/{damaged}", b"damaged")
+    with pytest.raises(mps.StateError, match=r"part 3 of range 2/3"):
+        mps.merge(out, **merged)
+    write_range(url, out, 2, tmp_path / "host-2", s3, layout=layout)  # which sees that the store has another file
+    assert mps.merge(out, **merged) == expected
+    assert s3.tree(f"{folder}/a") == s3.tree(f"{folder}/b")
+    assert not s3.tree(f"{folder}/a.writing")
+    assert not list((tmp_path / "merging").rglob("out.writing"))
+    with pytest.raises(OptionError, match=f"no part ranges of {out}"):
+        mps.merge(out, **merged)
+    with pytest.raises(OptionError, match="exists with the same samples"):
+        write_range(url, out, 1, tmp_path / "host-4", s3, layout=layout)
+
+
+def test_a_merge_that_is_interrupted(s3: S3, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After any file that is sent or deleted: the next merge completes the same cache and leaves nothing behind."""
+    empty(s3, "merges")
+    url, out = s3.put("merges/rows.jsonl", lines(rows_with_bad(20))), "s3://data/merges/cache"
+    stream = stream_of(url, TASK, on_bad_row="drop", verbose=False, **given(s3, tmp_path / "one"))
+    mps.write_cache(stream, "s3://data/merges/whole", rows_per_part=PART)
+    for number in (1, 2, 3):
+        write_range(url, out, number, tmp_path / "host", s3)
+    left = [0]
+
+    def counted(call: Any) -> Any:
+        def made(*args: Any) -> Any:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return call(*args)
+
+        return made
+
+    monkeypatch.setattr(store.Store, "put", counted(store.Store.put))
+    monkeypatch.setattr(store.Store, "remove", counted(store.Store.remove))
+    for _ in range(30):
+        left[0] = 2
+        try:
+            mps.merge(out, **given(s3, tmp_path / "merging"))
+            break
+        except KeyboardInterrupt:
+            assert "manifest.json" not in (found := s3.tree("merges/cache")) or found == s3.tree("merges/whole")
+    assert s3.tree("merges/cache") == s3.tree("merges/whole")
+    assert not s3.tree("merges/cache.writing")
+
+
+def test_foreign_files_beside_ranges(s3: S3, tmp_path: pathlib.Path) -> None:
+    empty(s3, "strange")
+    url, out = s3.put("strange/rows.jsonl", lines(rows_with_bad(20))), "s3://data/strange/cache"
+    for number in (1, 2, 3):
+        write_range(url, out, number, tmp_path / "host", s3)
+    s3.put("strange/cache.writing/new/notes.txt", b"mine")
+    with pytest.raises(OptionError, match=r"cache.writing/ holds other files as well \(new/notes.txt\)"):
+        mps.merge(out, **given(s3, tmp_path / "merging"))
+    assert s3.tree("strange/cache.writing")["new/notes.txt"] == b"mine"
+
+
 class Writer:
     """`tests.cache.remote_writer`, as a process."""
 

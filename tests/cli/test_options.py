@@ -16,9 +16,9 @@ from click.testing import CliRunner
 import ms_prefstream as mps
 from ms_prefstream.batch.layouts.registry import make_layout
 from ms_prefstream.cache.layouts import LAYOUTS, ROWS_PER_PART
-from ms_prefstream.cache.write import ENGINES
 from ms_prefstream.cli import main, options
 from ms_prefstream.encode.backends import BACKENDS
+from ms_prefstream.load.workers.engines import ENGINES
 from ms_prefstream.tasks import TASKS
 
 CONTEXT = click.Context(main.commands)
@@ -39,8 +39,8 @@ def test_choices_are_those_of_the_library() -> None:
     assert tuple(TASKS) == options.TASKS
     assert options.BACKENDS == BACKENDS
     assert options.FILE_LAYOUTS == LAYOUTS
-    assert tuple(option("cache", "--engine").type.choices) == tuple(ENGINES)  # type: ignore[attr-defined]
-    assert option("cache", "--rows-per-part").default == ROWS_PER_PART
+    assert options.ENGINES == ENGINES
+    assert f"[default: {ROWS_PER_PART}]" in str(option("cache", "--rows-per-part").help)
     for layout in options.TASK_LAYOUTS:
         make_layout(layout)
 
@@ -91,11 +91,12 @@ def test_each_command_has_the_options_that_it_needs() -> None:
     def names(of: str) -> set[str]:
         return {one.opts[0] for one in command(of).params if isinstance(one, click.Option) and not one.hidden}
 
+    engine = {"--engine", "--ray-address"}
     assert names("bench") - names("index") >= {"--batch-size", "--shuffle", "--pad-token-id", "--quarantine"}
-    assert names("index") - names("bench") == {"--out", "--dedup", "--exclude"}
+    assert names("index") - names("bench") == {"--out", "--dedup", "--exclude", "--part-range", *engine}
     assert names("doctor") - names("index") == {"--pad-token-id", "--rows"}
     assert names("inspect") - names("bench") >= {"--row", "--rows", "--step", "--tokens", "--html"}
-    assert names("stats") - names("bench") == {"--against", "--limit", "--json", "--html", "--samples"}
+    assert names("stats") - names("bench") == {"--against", "--limit", "--json", "--html", "--samples", *engine}
 
 
 def completed(tmp_path: pathlib.Path, *words: str) -> list[str]:

@@ -44,7 +44,7 @@ _CODE = (
 )
 _PIPE_BYTES = 1 << 20  # so that writing an answer does not wait for the parent
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
-_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", **dict.fromkeys(_ONE_THREAD, "1")}
+ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", **dict.fromkeys(_ONE_THREAD, "1")}
 _SIGNALS = {number.value: number.name for number in signal.Signals}
 
 
@@ -81,7 +81,7 @@ class WorkerProcess(threading.Thread):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**_ENVIRONMENT, **os.environ},
+            env={**ENVIRONMENT, **os.environ},
             pass_fds=[self._file],
             start_new_session=True,  # Ctrl-C reaches the parent alone
         )
@@ -202,7 +202,7 @@ def main(parent: int, file: int) -> None:
                 result = function(loader, argument)
             answer = pickle.dumps((result, None), protocol=5)
         except BaseException as error:  # SystemExit too: a format function must not end the worker silently
-            answer = pickle.dumps((None, _portable(error)), protocol=5)
+            answer = pickle.dumps((None, portable(error)), protocol=5)
         try:
             _send(outgoing, answer)
         except OSError:
@@ -233,7 +233,7 @@ def _watch(parent: int) -> None:
     os._exit(0)
 
 
-def _portable(error: BaseException) -> PrefStreamError:
+def portable(error: BaseException, remedy: str = "Use workers=0") -> PrefStreamError:
     """Returns an error that can be pickled: the library's own as it is, others as text with their traceback."""
     if isinstance(error, PrefStreamError):
         with contextlib.suppress(Exception):  # a class of the user that cannot be pickled
@@ -241,6 +241,6 @@ def _portable(error: BaseException) -> PrefStreamError:
             return error
     text = "".join(traceback.format_exception(error)).rstrip()
     return PrefStreamError(
-        f"a worker process failed with {type(error).__name__}: {error}. Use workers=0 to see it where it happens. "
+        f"a worker process failed with {type(error).__name__}: {error}. {remedy} to see it where it happens. "
         f"Traceback of the worker:\n{text}"
     )

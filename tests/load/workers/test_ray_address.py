@@ -14,9 +14,9 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream import OptionError
-from ms_prefstream.cache import ray
+from ms_prefstream.load.workers import ray
 from tests.cache.places import source, stream_of
-from tests.cache.test_ray import needs_ray
+from tests.load.workers.test_ray import needs_ray
 
 pytestmark = pytest.mark.mindspore
 

@@ -5,6 +5,7 @@ A cache without a manifest is none, so that no reader sees half of one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -179,8 +180,6 @@ class RemoteStagingFolder(StagingFolder):
             StateError: A range or a part is missing; names it, and what to run.
             OptionError: Other files are there.
         """
-        if self._is_published():  # what an interrupted merge has left there may be deleted in part
-            return
         names = staged_names(self._store, self._url)
         if foreign := [name for name in names if not is_staged_name(name)]:
             raise OptionError(
@@ -209,12 +208,13 @@ class RemoteStagingFolder(StagingFolder):
         if (entry := self._store.entry(url)) is None or entry.size not in (None, note.bytes):
             return
         temporary = f"{path}.{secrets.token_hex(6)}.new"  # as `disk.written` names it
-        try:
+        with contextlib.suppress(ChangedError):
             fetch(self._store, entry, temporary)
-            with guarded(path):
+        with guarded(path):
+            if note_of(temporary, note.rows) == note:
                 os.replace(temporary, path)
-        except ChangedError:
-            os.unlink(temporary)
+            else:
+                os.unlink(temporary)
 
     def _fetch_small(self, name: str, most: int) -> None:
         if (text := self._store.read(f"{self._url}{_STAGED}{name}", most)) is not None:

@@ -33,7 +33,7 @@ class Checked:
     belongs: bool = True
 
 
-def verify(folder: str, progress: Progress | None = None, remote: Remote = LOCAL) -> list[Checked]:
+def verify(folder: str | os.PathLike[str], progress: Progress | None = None, remote: Remote = LOCAL) -> list[Checked]:
     """Compares the size and the SHA-256 of every file of a cache with the manifest.
 
     Args:
@@ -48,7 +48,7 @@ def verify(folder: str, progress: Progress | None = None, remote: Remote = LOCAL
         CacheError: The manifest is missing or damaged.
         StateError: The cache is of another version.
     """
-    shown, checked = progress or Progress(), []
+    shown, checked, folder = progress or Progress(), [], os.fspath(folder)
     if is_url(folder):
         folder = folder.rstrip("/")
         store = remote.store(folder, CacheError)

@@ -231,6 +231,11 @@ def test_a_store_that_fails(s3: S3, tmp_path: pathlib.Path) -> None:
 def test_a_bucket_is_not_created(s3: S3, tmp_path: pathlib.Path) -> None:
     with pytest.raises(CacheError, match=r"s3://no-such-bucket/out: .* no such file, folder or bucket"):
         written(pairs(9), "s3://no-such-bucket/out", **given(s3, tmp_path))
+    (tmp_path / "file").write_bytes(b"content")
+    with pytest.raises(CacheError, match=r"cannot be written: the store has no such file, folder or bucket"):
+        store.Store("s3://no-such-bucket", s3.options, CacheError).put(
+            str(tmp_path / "file"), "s3://no-such-bucket/a/b"
+        )
     assert [entry.strip("/") for entry in s3.files.ls("")] == ["data"]
 
 
@@ -278,7 +283,8 @@ def test_ranges_of_several_hosts(layout: str, s3: S3, tmp_path: pathlib.Path) ->
         mps.merge(out, **merged)
     write_range(url, out, 2, tmp_path / "host-2", s3, layout=layout)
     damaged = next(name for name in s3.tree(f"{folder}/a.writing") if name.startswith("new/part-00003."))
-    s3.put(f"{folder}/a.writing/{damaged}", b"damaged")
+    content = s3.tree(f"{folder}/a.writing")[damaged]
+    s3.put(f"{folder}/a.writing/{damaged}", bytes([content[0] ^ 1]) + content[1:])
     with pytest.raises(mps.StateError, match=r"part 3 of range 2/3"):
         mps.merge(out, **merged)
     write_range(url, out, 2, tmp_path / "host-2", s3, layout=layout)  # which sees that the store has another file

@@ -37,7 +37,6 @@ from ms_prefstream.tasks.base import Task, columns_of, traits
 LAYOUTS = ("ragged", "mindrlhf", "mindrlhf-grpo", "mindformers", MEGATRON)
 _GRPO = "mindrlhf-grpo"
 ROWS_PER_PART = 8192
-MOST_ROWS = 2**31 - 1
 _REF = "_ref_logps"
 _UNIT = 16
 _NAME = r"\w+"

@@ -13,10 +13,11 @@ import msgspec
 
 from ms_prefstream.cache.compatibility import changes
 from ms_prefstream.disk import MOST_BYTES, check_own, parse_json, read_file, shown
-from ms_prefstream.errors import CacheError, StateError, printable
+from ms_prefstream.errors import CacheError, OptionError, StateError, printable
 from ms_prefstream.mindrecord.files import Count, write_small
 from ms_prefstream.mindrecord.manifest import check_about, checksum_of
 from ms_prefstream.part_range import NAME, PartRange, check_all
+from ms_prefstream.steps.data import StreamData
 
 LOCK, PLAN = ".lock", ".json"
 _FILE = re.compile(rf"range-{NAME}\.json")
@@ -50,6 +51,24 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     rows: Count
     range: tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[int, msgspec.Meta(ge=1)]]
     checksum: str
+
+
+def check_range(data: StreamData, reference: object) -> None:
+    """Checks that the parts of a source can be written in ranges.
+
+    Raises:
+        OptionError: They cannot.
+    """
+    if data.records is None:
+        raise OptionError(
+            f"part_range is for sources that can be read from any row, and {data.source.name} can only be read from "
+            "the front. Unpack it to plain JSON Lines, or write the whole cache in one process."
+        )
+    if reference is not None:
+        raise OptionError(
+            "part_range writes parts, and reference needs the whole cache. Merge the ranges first; then write_cache "
+            "with reference= adds the log-probabilities to the cache."
+        )
 
 
 def file_of(part_range: PartRange, suffix: str = PLAN) -> str:

@@ -9,7 +9,6 @@ import functools
 import itertools
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -19,12 +18,13 @@ import numpy as np
 from ms_prefstream.batch import Pad
 from ms_prefstream.cache.compatibility import can_resume, describe, has_reference_logps, has_samples
 from ms_prefstream.cache.folder import StagingFolder
-from ms_prefstream.cache.layouts import MOST_ROWS, ROWS_PER_PART, Job
+from ms_prefstream.cache.layouts import ROWS_PER_PART, Job
+from ms_prefstream.cache.part_size import check_size, rows_of_size
 from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part, write_part_apart
 from ms_prefstream.cache.publish import staging_folder
-from ms_prefstream.cache.ranges import RangePlan
+from ms_prefstream.cache.ranges import RangePlan, check_range
 from ms_prefstream.cache.reference import Reference, ReferenceModel, add_reference
-from ms_prefstream.checks import check_made, checked_call, is_positive, process_count
+from ms_prefstream.checks import check_made, checked_call, process_count
 from ms_prefstream.disk import check_path
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.lengths.index import GOOD, REASONS, Measured
@@ -46,7 +46,6 @@ from ms_prefstream.steps.data import StreamData
 from ms_prefstream.tasks import Task
 from ms_prefstream.version import VERSION
 
-_MEASURED = 1000  # rows by which a size is converted
 _MAY_DIFFER = ("rows_per_part", "fingerprint")  # an interrupted run decides the former, and open settings of the latter
 
 
@@ -227,60 +226,6 @@ def check_source(data: StreamData) -> None:
         )
 
 
-def check_size(rows_per_part: object, mb_per_part: object, data: StreamData) -> None:
-    """Checks the options for the size of a part.
-
-    Raises:
-        OptionError: They cannot be used.
-    """
-    if mb_per_part is None:
-        return
-    if rows_per_part is not None:
-        raise OptionError("rows_per_part and mb_per_part both give the size of a file. Give only one of them.")
-    if not is_positive(mb_per_part):
-        raise OptionError(f"mb_per_part is {mb_per_part!r}; expected a number above 0.")
-    if not can_resume(data):
-        raise OptionError(
-            f"mb_per_part looks at the first rows, and {data.source.name} can be read only once. Give rows_per_part "
-            "instead."
-        )
-
-
-def rows_of_size(megabytes: float, job: Job, data: StreamData) -> int:
-    """Returns how many rows fill a part of a size, by the files that the first rows make."""
-    count, read = _MEASURED, None
-    if data.records is None:
-        read = list(itertools.islice(data.one_pass.start(0), _MEASURED))
-        count = len(read)
-    else:
-        count = min(count, len(data.records))
-    left_out = data.left_out()
-    with tempfile.TemporaryDirectory() as folder:
-        some = dataclasses.replace(job, rows_per_part=max(1, count))
-        verdict = None if left_out is None else left_out[:count]
-        done = write_part(data.local, PartTask(some, 0, 0, count, folder, verdict, read))
-    size = sum(note.bytes for note in done.files.values())
-    return max(1, min(int(megabytes * 1e6 * count / size), MOST_ROWS)) if size else ROWS_PER_PART
-
-
-def check_range(data: StreamData, reference: object) -> None:
-    """Checks that the parts of a source can be written in ranges.
-
-    Raises:
-        OptionError: They cannot.
-    """
-    if data.records is None:
-        raise OptionError(
-            f"part_range is for sources that can be read from any row, and {data.source.name} can only be read from "
-            "the front. Unpack it to plain JSON Lines, or write the whole cache in one process."
-        )
-    if reference is not None:
-        raise OptionError(
-            "part_range writes parts, and reference needs the whole cache. Merge the ranges first; then write_cache "
-            "with reference= adds the log-probabilities to the cache."
-        )
-
-
 def with_quarantine_of(data: StreamData, share: PartRange) -> StreamData:
     """Returns the same data with a quarantine file of the range: ``bad.3-of-8.jsonl``."""
     if data.quarantine is None:
@@ -296,6 +241,8 @@ def written_parts(
     """Yields the finished parts in order, as an engine writes them."""
     is_local = engine == "local"
     first = [] if is_local and not workers else list(itertools.islice(tasks, 2))
+    if not is_local and not first:
+        return
     if is_local and len(first) < 2:  # starting a process for a single part costs more than it gains
         workers = 0
     with open_engine(engine, address, data.recipe, workers, data.local) as opened:

@@ -84,7 +84,7 @@ def show_written(manifest: Manifest, out: str, part_range: tuple[int, int] | Non
     size = sum(note.bytes for note in manifest.files.values())
     each = f" ({size / 1e3 / manifest.rows:,.2f} MB a thousand rows)" if manifest.rows else ""
     out = without_secrets(out)
-    where = out if part_range is None else f"{out.rstrip('/')}.writing, part range {part_range[0]}/{part_range[1]}"
+    where = out if part_range is None else f"part range {part_range[0]}/{part_range[1]} of {out}"
     show(f"{manifest.rows:,} of {manifest.source_rows:,} rows written to {where}, {size / 1e6:,.1f} MB{each}")
     for reason, entry in manifest.dropped.items():
         show(f"  {reason}: {entry['rows']:,} dropped, first at {', '.join(entry['first'])}")

@@ -11,6 +11,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream import OptionError
+from ms_prefstream.cache import part_size
 from ms_prefstream.cache import write as write_module
 from ms_prefstream.mindrecord.manifest import read_manifest
 from tests.cache.places import rows_with_bad, source, stream_of, tree
@@ -44,7 +45,7 @@ def test_files_have_about_the_size(layout: str, count: int, megabytes: float, tm
 
 
 def test_only_the_first_rows_decide(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_module, "_MEASURED", 20)
+    monkeypatch.setattr(part_size, "_MEASURED", 20)
     rows = pairs(40)
     for name, more in (("a", 1), ("b", 90)):
         path = json_lines(tmp_path / f"{name}.jsonl", rows[:20] + [{**row, "chosen": "x" * more} for row in rows[20:]])
@@ -73,7 +74,7 @@ def test_a_source_that_is_read_from_the_front(tmp_path: pathlib.Path) -> None:
 
 
 def test_rows_that_cannot_be_used_have_no_size(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_module, "_MEASURED", 2)
+    monkeypatch.setattr(part_size, "_MEASURED", 2)
     rows = [{**row, "chosen": ""} for row in pairs(2)] + pairs(5)
     assert rows_of(write(source(tmp_path, rows), tmp_path / "out", mb_per_part=1)) == 8192
 

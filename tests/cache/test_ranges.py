@@ -344,7 +344,7 @@ def test_the_commands(
     write(path, tmp_path / "one")
     assert run(monkeypatch, *command(path, out, "--part-range", "1/2")[3:]) == 0
     shown = capsys.readouterr().out
-    assert f"of 32 rows written to {out}.writing, part range 1/2" in shown
+    assert f"of 32 rows written to part range 1/2 of {out}," in shown
     assert run(monkeypatch, "merge", str(out)) == 1
     assert "Run the command that wrote the others with --part-range 2/2, then merge again." in capsys.readouterr().err
     assert run(monkeypatch, *command(path, out, "--part-range", "2/4")[3:]) == 1

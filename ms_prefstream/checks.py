@@ -224,6 +224,7 @@ def _instead_of(wrong: str, value: str, allowed: Mapping[str, Any]) -> str:
     if wrong in _TRAINING:
         return "it belongs to the training, as in model.train(epochs, stream.dataset()): leave it out"
     near = difflib.get_close_matches(wrong, allowed, n=1)
+    value = "..." if near == ["storage_options"] else value  # which may hold credentials
     return f"did you mean {near[0]}={value}" if near else f"it takes {', '.join(allowed)}"
 
 

@@ -50,6 +50,50 @@ _CAUSES = {
 }
 
 
+class LocalCopy(str):
+    """Path of a local copy, which is shown as the address that it was copied from.
+
+    The system's functions get the path; ``f"{path}"``, ``str(path)`` and ``repr(path)`` give the address. What is made
+    of it with other methods of `str` or with `os.path` is an ordinary path.
+
+    Args:
+        path: The copy.
+        address: What it is called in messages, origins and names.
+        held: Kept as long as the path is in use, such as a lock on the copy; it does not travel to other processes.
+    """
+
+    __slots__ = ("address", "held")
+
+    def __new__(cls, path: str, address: str, held: object = None) -> LocalCopy:
+        made = super().__new__(cls, path)
+        made.address, made.held = address, held
+        return made
+
+    address: str
+    held: object
+
+    def __str__(self) -> str:
+        return self.address
+
+    def __format__(self, spec: str) -> str:
+        return format(self.address, spec)
+
+    def __repr__(self) -> str:
+        return repr(self.address)
+
+    def __reduce__(self) -> tuple[type[LocalCopy], tuple[str, str]]:
+        return LocalCopy, (self[:], self.address)
+
+    def below(self, name: str) -> LocalCopy:
+        """Returns the path of a file in this folder."""
+        return LocalCopy(os.path.join(self, name), f"{self.address}/{name}", self.held)
+
+
+def below(folder: str, name: str) -> str:
+    """Returns the path of a file in a folder; that of a local copy is shown as its address."""
+    return folder.below(name) if isinstance(folder, LocalCopy) else os.path.join(folder, name)
+
+
 def cause_of(error: OSError | ValueError) -> str:
     """Returns why a system call failed, as part of a sentence; a ValueError is about a NUL or surrogate in a path."""
     if not isinstance(error, OSError):
@@ -252,4 +296,4 @@ def sync_folder(folder: str) -> None:
 
 def shown(path: str | os.PathLike[str]) -> str:
     """Returns a path for an error: control characters and surrogates as escapes, long ones shortened."""
-    return printable(os.fspath(path))
+    return printable(f"{path}" if isinstance(path, str) else os.fspath(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from ms_prefstream.load.records import formats_of
 from ms_prefstream.report.findings import Finding, Seen, findings
 from ms_prefstream.sample import Loaded, Note
 from ms_prefstream.sources.cached import only_caches
+from ms_prefstream.sources.copies import Remote
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.open import open_source
 from ms_prefstream.steps.data import BadRowPolicy, Encoding
@@ -86,6 +88,8 @@ def doctor(
     backend: str = "auto",
     on_bad_row: str = "raise",
     rows: int = _MOST_ROWS,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Diagnosis:
     """Reads some rows and says what the data are, what would go wrong, and which options mend it.
 
@@ -109,6 +113,8 @@ def doctor(
         backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         on_bad_row: ``raise`` or ``drop``.
         rows: How many rows are read at most.
+        storage_options: Credentials and addresses of the stores of URLs, as for `ms_prefstream.stream`.
+        cache_dir: Folder of the local copies of remote files, likewise.
 
     Returns:
         A `Diagnosis`. What a stream would raise, a source that cannot be opened for instance, is one of its findings.
@@ -135,7 +141,8 @@ def doctor(
         backend=backend,
     )
     policy = BadRowPolicy(on_bad_row=on_bad_row)
-    examined = _Examined(encoding, policy.on_bad_row == "drop")
+    remote = Remote(storage_options=storage_options, cache_dir=cache_dir)
+    examined = _Examined(encoding, policy.on_bad_row == "drop", remote)
     examined.run(source, whole_number("rows", rows, 1))
     return Diagnosis(len(examined.raws), tuple(examined.facts), tuple(examined.findings()))
 
@@ -143,8 +150,8 @@ def doctor(
 class _Examined:
     """The rows of a diagnosis and what became of them, as far as one got."""
 
-    def __init__(self, encoding: Encoding, drops: bool) -> None:
-        self._encoding, self._drops = encoding, drops
+    def __init__(self, encoding: Encoding, drops: bool, remote: Remote) -> None:
+        self._encoding, self._drops, self._remote = encoding, drops, remote
         self.facts: list[str] = []
         self._failed: list[Finding] = []
         self._ready = False
@@ -185,7 +192,7 @@ class _Examined:
         return [*self._failed, *findings(seen)]
 
     def _read(self, source: Any, rows: int) -> None:
-        source = source if isinstance(source, Mix) else open_source(source)
+        source = source if isinstance(source, Mix) else open_source(source, self._remote)
         self._ready = only_caches(source)
         self._carry = self._encoding.carried(source)
         formats = formats_of(

@@ -12,6 +12,7 @@ from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.load.workers.engines import check_engine, open_engine
 from ms_prefstream.part_range import part_range_of
 from ms_prefstream.plan import Ranks
+from ms_prefstream.sources.copies import Remote
 from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
 from ms_prefstream.steps.summary import data_lines
 from ms_prefstream.tasks import Task
@@ -47,6 +48,8 @@ def build_index(
     workers: int = 0,
     engine: str = "local",
     ray_address: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     verbose: bool = True,
 ) -> LengthIndex:
     """Measures every row of a source in one pass and writes its length index.
@@ -91,6 +94,8 @@ def build_index(
         workers: Processes that measure; 0 does it in this one.
         engine: ``local``: this machine. ``ray``: a Ray cluster whose machines share the file system of the source.
         ray_address: Of a running cluster; None starts one on this machine with `workers` processes.
+        storage_options: Credentials and addresses of the stores of URLs, as for `ms_prefstream.stream`.
+        cache_dir: Folder of the local copies of remote files, likewise.
         verbose: Whether to show progress on standard error, and to log warnings.
 
     Raises:
@@ -104,7 +109,8 @@ def build_index(
     encoding, policy = group_of(Encoding, given), group_of(BadRowPolicy, given)
     ranks = Ranks.given(1, 0, None)
     here = workers if engine == "local" else 0
-    data = StreamData(source, encoding, policy, ranks, workers=here, verbose=verbose, order_by=order_by)
+    remote = group_of(Remote, given)
+    data = StreamData(source, encoding, policy, ranks, order_by, remote, workers=here, verbose=verbose)
     if verbose:
         _log.info("%s", "\n".join(data_lines(data)))
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from ms_prefstream.cache.merge import has_ranges, merge_cache
 from ms_prefstream.checks import checked_call
@@ -11,10 +13,17 @@ from ms_prefstream.errors import OptionError
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.lengths.ranges import merge_ranges, range_files
 from ms_prefstream.mindrecord.manifest import Manifest
+from ms_prefstream.sources.copies import Remote
 
 
 @checked_call
-def merge(out: str | os.PathLike[str], *, overwrite: bool = False) -> Manifest | LengthIndex:
+def merge(
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Manifest | LengthIndex:
     """Makes one cache or length index of its part ranges, see `part_range` of `mps.write_cache` and `mps.build_index`.
 
     It reads neither the source nor a tokenizer. The bytes are those that one process would have written. An interrupted
@@ -23,6 +32,8 @@ def merge(out: str | os.PathLike[str], *, overwrite: bool = False) -> Manifest |
     Args:
         out: The cache or index, as it was named when its ranges were written.
         overwrite: Whether an existing cache may be replaced. An existing index is replaced.
+        storage_options: Where `out` is the URL of a cache: credentials and address of its store.
+        cache_dir: Likewise: where the parts are copied to, and the cache is completed.
 
     Returns:
         The manifest of the cache, or the index.
@@ -36,8 +47,9 @@ def merge(out: str | os.PathLike[str], *, overwrite: bool = False) -> Manifest |
         raise OptionError(f"out is {out!r}; expected the path of a cache or of a length index.")
     out = os.fspath(out)
     check_path(out, OptionError, "out")
-    if has_ranges(out):
-        return merge_cache(out, overwrite)
+    remote = Remote(storage_options=storage_options, cache_dir=cache_dir)
+    if has_ranges(out, remote):
+        return merge_cache(out, overwrite, remote)
     if range_files(out):
         return merge_ranges(out)
     raise OptionError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +23,7 @@ from ms_prefstream.load.records import formats_of
 from ms_prefstream.plan.indexed import UsableRows
 from ms_prefstream.sources.base import RandomAccess, RawRow, Source, rows_in_order
 from ms_prefstream.sources.cached import caches_in
+from ms_prefstream.sources.copies import LOCAL, Remote
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.open import open_source
 from ms_prefstream.sources.selected import SelectedPass, SelectedRows
@@ -37,6 +39,9 @@ def split(
     by: str = "prompt",
     format: Any = "auto",
     fields: Mapping[str, str] | None = None,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> tuple[Any, Any]:
     """Returns the rows of a source as two sources, train and test, by a hash of each row's prompt.
 
@@ -64,6 +69,8 @@ def split(
         format: A preset's name, a preset, or a function row -> row; finds the prompt. Streams of the parts get a
             format of their own.
         fields: Standard name -> the row's field, likewise.
+        storage_options: Credentials and addresses of the stores of URLs, as for `ms_prefstream.stream`.
+        cache_dir: Folder of the local copies of remote files, likewise.
 
     Returns:
         Two sources. Where rows can be read in any order they have a length and an index.
@@ -72,7 +79,11 @@ def split(
         OptionError: An option cannot be used.
         SourceError: The source cannot be opened, is a cache, can be read only once, or no row can be split.
     """
-    opened = source if isinstance(source, Mix) else open_source(source)
+    opened = (
+        source
+        if isinstance(source, Mix)
+        else open_source(source, Remote(storage_options=storage_options, cache_dir=cache_dir))
+    )
     for one in [part.source for part in opened.parts] if isinstance(opened, Mix) else [opened]:
         if getattr(one, "once", False):
             raise SourceError(
@@ -82,7 +93,9 @@ def split(
     return _sides(opened, Sides(test=_share(test), seed=seed, by=by), format, fields)
 
 
-def side_of(source: Any, text: str, format: Any = "auto", fields: Mapping[str, str] | None = None) -> Any:
+def side_of(
+    source: Any, text: str, format: Any = "auto", fields: Mapping[str, str] | None = None, remote: Remote = LOCAL
+) -> Any:
     """Returns the one side of a split that the command line or a YAML file names: ``test:0.02`` or ``train:0.98``.
 
     Raises:
@@ -97,7 +110,7 @@ def side_of(source: Any, text: str, format: Any = "auto", fields: Mapping[str, s
     except (ValueError, ArithmeticError):
         raise OptionError(f"split is {text!r}; expected a side with its share, as test:0.02 or train:0.98.") from None
     test = found if side == "test" else 1 - found
-    opened = source if isinstance(source, Mix) else open_source(source)
+    opened = source if isinstance(source, Mix) else open_source(source, remote)
     return _sides(opened, Sides(test=_share(test, text)), format, fields)[_SIDES.index(side)]
 
 

@@ -16,6 +16,7 @@ from ms_prefstream.mindspore.ranks import known_ranks
 from ms_prefstream.plan import Ranks
 from ms_prefstream.plan.state import State
 from ms_prefstream.sample import Batch
+from ms_prefstream.sources.copies import Remote
 from ms_prefstream.steps.collate import Steps, select_columns
 from ms_prefstream.steps.data import BadRowPolicy, Encoding, StreamData
 from ms_prefstream.steps.open import Order, step_opener
@@ -67,6 +68,8 @@ def stream(
     steps_per_epoch: int | None = None,
     index: Path | None = "auto",
     workers: int = 0,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: Path | None = None,
     verbose: bool = True,
 ) -> Stream:
     """Open a stream of ready batches from raw preference rows.
@@ -74,7 +77,8 @@ def stream(
     Args:
         source: Path, glob or list of them (JSON Lines, JSON, .gz, .zst), a list or any object with ``__len__`` and
             ``__getitem__``, an iterable of dicts, a function that returns one, the folder of a cache, or the name of
-            a data set in a local cache of Hugging Face or ModelScope (``org/name``, ``org/name:split``).
+            a data set in a local cache of Hugging Face or ModelScope (``org/name``, ``org/name:split``). A URL that
+            fsspec opens (``s3://bucket/train-*.jsonl``) stands for local copies of its files.
         task: `DPO`, `Reward`, `RLHF`, `KTO`, `ProcessReward` or `Prompts`: what a row becomes.
         tokenizer: A local directory, a tokenizer.json, a SentencePiece .model, a tokenizer object, ``"bytes"``, the
             name of a model in such a cache, or None for rows that are already tokenized, caches among them. One of
@@ -128,6 +132,8 @@ def stream(
             it), for a mix those beside all its parts; ``build`` builds it if there is none; a path, for a mix a
             folder, names one that must fit; None uses none.
         workers: Processes that tokenise ahead; 0 does it in the training process. The batches are the same.
+        storage_options: What fsspec takes for the stores of URLs: credentials, endpoint. It is saved nowhere.
+        cache_dir: Folder of the local copies of remote files; None is ``~/.cache/ms_prefstream/files``.
         verbose: Whether the logger ``ms_prefstream`` gets a summary (INFO, rank 0) and warnings.
 
     Raises:
@@ -138,7 +144,8 @@ def stream(
     encoding, policy, order = group_of(Encoding, given), group_of(BadRowPolicy, given), group_of(Order, given)
     batching.layout(task)  # refuses what this rule cannot batch before anything is loaded
     ranks = Ranks.given(*known_ranks(num_shards, shard_id), logical_shards)
-    data = StreamData(source, encoding, policy, ranks, order_by, workers=workers, index=index, verbose=verbose)
+    remote = group_of(Remote, given)
+    data = StreamData(source, encoding, policy, ranks, order_by, remote, workers=workers, index=index, verbose=verbose)
     return Stream(data, batching, order, ranks, steps_per_epoch)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-pytest_plugins = ["tests.fixtures_tokenizers"]
+pytest_plugins = ["tests.fixtures_tokenizers", "tests.sources.stores"]
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's deprecation notices hide what a failing test says
 

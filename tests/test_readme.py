@@ -66,7 +66,7 @@ def commands(name: str) -> list[str]:
 
 def needs_more(command: str) -> bool:
     """Returns whether a command needs a network, a model or long; its names and options are checked instead."""
-    return command.startswith(("pip ", "make ", "python benchmarks/", "python train"))
+    return command.startswith(("pip ", "export ", "make ", "python benchmarks/", "python train")) or "s3://" in command
 
 
 @pytest.fixture
@@ -98,6 +98,15 @@ def run(command: str) -> str:
 
 
 @pytest.fixture
+def bucket() -> Iterator[None]:
+    """fsspec's store in memory, which stands for the reader's bucket."""
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.put_file(str(BUNDLED), "/my-bucket/pairs/train-0.jsonl")
+    yield
+    memory.store.clear()
+
+
+@pytest.fixture
 def presets() -> Iterator[None]:
     """Removes presets that a block registers."""
     before = dict(PRESETS)
@@ -108,13 +117,13 @@ def presets() -> Iterator[None]:
 
 
 @pytest.mark.mindspore
-@pytest.mark.usefixtures("presets")
+@pytest.mark.usefixtures("presets", "bucket")
 @pytest.mark.parametrize("name", [name for name in PAGES if blocks(name, "python")])
 def test_python_blocks_run(name: str, reader: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = CountingModel()
     names: dict[str, Any] = {"model": model, "__name__": "readme"}
     for line, code in blocks(name, "python"):
-        code = code.replace(f'"{TOKENIZER}"', '"bytes"')
+        code = code.replace(f'"{TOKENIZER}"', '"bytes"').replace("s3://", "memory://")
         exec(compile("\n" * (line - 1) + code, str(ROOT / name), "exec"), names)
         if "stream = " in code:
             stream = names["stream"]

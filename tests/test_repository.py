@@ -21,7 +21,7 @@ else:
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "ms_prefstream"
 READMES = ("README.md", "README_CN.md")
-HEAVY = ("mindspore", "mindformers", "transformers", "datasets", "pyarrow", "ray")
+HEAVY = ("mindspore", "mindformers", "transformers", "datasets", "pyarrow", "fsspec", "ray")
 # A home or a work folder at the very beginning of a path: `a/work/b` and `framework/b` are none.
 MACHINE_PATH = re.compile(r"(?<![\w.~/-])/(?:work|root|home|Users)/")
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from ms_prefstream import formats
 from ms_prefstream.batch import BATCHING_RULES
+from ms_prefstream.checks import group_of
 from ms_prefstream.errors import OptionError
 from ms_prefstream.formats.fields import nearest
+from ms_prefstream.sources.copies import LOCAL, Remote
 from ms_prefstream.sources.mix import Part, mix
 from ms_prefstream.split import side_of
 from ms_prefstream.stream import Stream, stream
@@ -64,7 +66,9 @@ def stream_from(
                 "the shards follow the parallel mode."
             )
         given.setdefault(name, value)
-    source, side = source_from(given.pop("source", None), given.pop("dataset_dir", None)), given.pop("split", None)
+    remote = group_of(Remote, given)
+    named = given.pop("source", None), given.pop("dataset_dir", None)
+    source, side = source_from(*named, remote=remote), given.pop("split", None)
     check_sections(given, ("task", "batching"), f"{_SECTION}.")
     if "tokenizer" not in given:
         raise OptionError(
@@ -75,7 +79,7 @@ def stream_from(
     given["batching"] = _batching(given["batching"], batch_size)
     given["format"] = format_from(given.get("format", "auto"), f"{_SECTION}.format")
     if side is not None:
-        source = side_of(source, side, given["format"], given.get("fields"))
+        source = side_of(source, side, given["format"], given.get("fields"), remote)
     return stream(source, **given)
 
 
@@ -107,8 +111,8 @@ def check_sections(given: Mapping[str, Any], names: Sequence[str], where: str) -
             raise OptionError(f"{where}{name} is {found}; expected a section such as {name}: {_EXAMPLES[name]}.")
 
 
-def source_from(source: Any, folder: Any = None, where: str = f"{_SECTION}.") -> Any:
-    """Returns the source, under either name; an empty string is no name."""
+def source_from(source: Any, folder: Any = None, where: str = f"{_SECTION}.", remote: Remote = LOCAL) -> Any:
+    """Returns the source, under either name; an empty string is no name. The parts of a mix are opened."""
     named = [value for value in (source, folder) if value is not None and not (isinstance(value, str) and not value)]
     if len(named) == 2 and named[0] != named[1]:
         raise OptionError(
@@ -119,10 +123,10 @@ def source_from(source: Any, folder: Any = None, where: str = f"{_SECTION}.") ->
             f"{where}source is missing; expected a path, a glob, a list of them, or {{mix: [{{source: ..., weight: "
             "0.7}, ...]}."
         )
-    return _mixed(named[0], where) if isinstance(named[0], dict) else named[0]
+    return _mixed(named[0], where, remote) if isinstance(named[0], dict) else named[0]
 
 
-def _mixed(section: dict[str, Any], where: str) -> Any:
+def _mixed(section: dict[str, Any], where: str, remote: Remote) -> Any:
     """``{mix: [{source: a.jsonl, weight: 0.7}, b.jsonl], stop: all}`` -> the mix."""
     rest, parts = {name: value for name, value in section.items() if name != "mix"}, section.get("mix")
     if not isinstance(parts, list):
@@ -134,7 +138,7 @@ def _mixed(section: dict[str, Any], where: str) -> Any:
         if "format" in part:
             part = {**part, "format": format_from(part["format"], f"{place}.format")}
         made.append(_called(Part, part, place))
-    return _called(mix, {"parts": made, **rest}, f"{where}source")
+    return _called(mix, {"parts": made, **vars(remote), **rest}, f"{where}source")
 
 
 def _batching(value: Any, batch_size: int | None) -> Any:

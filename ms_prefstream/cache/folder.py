@@ -19,7 +19,7 @@ from typing import IO, Any, Literal
 import msgspec
 
 from ms_prefstream.cache.compatibility import changes, differences
-from ms_prefstream.cache.parts import PartDone, drop_note, is_note, read_note, write_note
+from ms_prefstream.cache.parts import PartDone, drop_note, is_note, note_name, read_note, write_note
 from ms_prefstream.cache.ranges import (
     LOCK,
     PLAN,
@@ -32,7 +32,7 @@ from ms_prefstream.cache.ranges import (
     whole_plan,
     write_range_plan,
 )
-from ms_prefstream.disk import TEMPORARY, parse_json, read_file, shown, sync_folder
+from ms_prefstream.disk import MOST_BYTES, TEMPORARY, parse_json, read_file, shown, sync_folder
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError
 from ms_prefstream.mindrecord.files import FileNote, foreign_files, guarded, note_of
 from ms_prefstream.mindrecord.manifest import (
@@ -55,12 +55,14 @@ _OURS = re.compile(  # files and folders in a staging folder
     rf"|(new|former)(/({CACHE_FILE}|{PART_FILE}|manifest\.json)({TEMPORARY})?)?"
     rf"|reference(/[0-9a-f]{{16}}(/(part-\d{{5,}}\.npy|{CACHE_FILE}|manifest\.json)({TEMPORARY})?)?)?"
     rf"|tmp-\d+-\d+(/[0-9a-f]{{32}})?(/(part-\d{{5,}}\.mindrecord(\.db)?|{PART_FILE}))?"
+    rf"|sent\.json({TEMPORARY})?"
     rf"|range-{NAME}\.(lock|json({TEMPORARY})?)"
 )
 
 _log = logging.getLogger(__name__)
 _PLAN, _NEW, _REFERENCE, _FORMER = "plan.json", "new", "reference", "former"
 _FORMAT = "ms_prefstream plan"
+SENT, SENT_FORMAT = "sent.json", "ms_prefstream uploads"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some cluster file systems
 
 
@@ -74,6 +76,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         tmp-PID-N/          a part that is being written
         reference/          log-probabilities that are being computed, for the new cache or for the one at OUT
         former/             for a moment, the cache that is being replaced
+        sent.json           notes on uploaded files, where OUT is a URL
 
     Whoever changes what is at OUT holds the lock. Opening the folder repairs what a killed process left. Closing it
     keeps finished parts for the next run.
@@ -160,6 +163,12 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
                 return found
             _log.warning("%s: some files differ from the manifest, so parts are checked one by one.", self.new)
         return None
+
+    def fetch_ranges(self) -> None:
+        """Makes the part ranges that other hosts have written available here: they are, where the folder is shared."""
+
+    def publish_range(self, plan: RangePlan) -> None:
+        """Makes the finished parts of the range available to the host that merges: they are, in a shared folder."""
 
     def begin_range(self, plan: RangePlan, overwrite: bool) -> None:
         """Begins or resumes the range of parts of a cache; the arguments are those of `begin`.
@@ -448,7 +457,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
             )
 
     def _note(self, number: int) -> str:
-        return os.path.join(self.path, f"part-{number:05d}.done")
+        return os.path.join(self.path, note_name(number))
 
     def _delete(self, folder: str) -> None:
         """Deletes a subfolder, unless somebody else's files are in it."""
@@ -536,7 +545,19 @@ def _is_ours(entry: str, name: str) -> bool:
     return is_own(entry, _is_known)
 
 
+def is_staged_name(name: str) -> bool:
+    """Returns whether a file of a staging folder may have this name, relative to the folder."""
+    return _OURS.fullmatch(name) is not None
+
+
+def is_cache_name(name: str) -> bool:
+    """Returns whether a file of this name may belong to a cache."""
+    return name == MANIFEST or bool(_CACHE_FILE.fullmatch(name))
+
+
 def _is_known(file: IO[bytes], name: str) -> bool:
+    if name == SENT:
+        return SENT_FORMAT.encode() in file.read(MOST_BYTES)
     if name.startswith("range-"):
         return name.endswith(PLAN) and is_range_plan(file)
     return is_note(file) if name.endswith(".done") else is_cache_file(file, name)

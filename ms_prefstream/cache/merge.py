@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 
 from ms_prefstream.cache.folder import StagingFolder
-from ms_prefstream.cache.ranges import RangePlan, has_range_plans
+from ms_prefstream.cache.publish import staged_names, staging_folder
+from ms_prefstream.cache.ranges import RangePlan, has_range_plans, is_plan_name
 from ms_prefstream.cache.write import merge_parts
-from ms_prefstream.errors import StateError
+from ms_prefstream.errors import CacheError, StateError
 from ms_prefstream.mindrecord.manifest import Manifest, read_manifest
 from ms_prefstream.part_range import PartRange, listed
+from ms_prefstream.sources.copies import Remote
+from ms_prefstream.sources.store import is_url
 
 
-def has_ranges(out: str) -> bool:
-    """Returns whether part ranges of a cache at `out` have been begun."""
+def has_ranges(out: str, remote: Remote) -> bool:
+    """Returns whether part ranges of a cache at `out` have been begun; at a URL, whether one has been uploaded."""
+    if is_url(out):
+        return any(map(is_plan_name, staged_names(remote.store(out, CacheError), out)))
     return has_range_plans(os.path.realpath(out) + ".writing")
 
 
-def merge_cache(out: str, overwrite: bool) -> Manifest:
+def merge_cache(out: str, overwrite: bool, remote: Remote) -> Manifest:
     """Makes the cache of its part ranges; an interrupted merge resumes.
 
     Raises:
@@ -25,7 +30,8 @@ def merge_cache(out: str, overwrite: bool) -> Manifest:
         OptionError: `out` exists and may not be replaced.
         CacheError: A file cannot be written.
     """
-    with StagingFolder(out) as folder:
+    with staging_folder(out, remote) as folder:
+        folder.fetch_ranges()
         if not has_range_plans(folder.path):  # a killed merge has published the cache, and the rest is deleted now
             return read_manifest(out)
         plan, total = folder.whole_plan()

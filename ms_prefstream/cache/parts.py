@@ -223,6 +223,16 @@ class _AnyNote(msgspec.Struct):
     origins: msgspec.Raw
 
 
+def note_name(number: int) -> str:
+    """Returns the name of the note on a part."""
+    return f"part-{number:05d}.done"
+
+
+def most_note(rows: int) -> int:
+    """Returns the most bytes of a note on a part of at most so many rows."""
+    return MOST_BYTES + 2 * ROW.itemsize * rows
+
+
 def is_note(file: IO[bytes]) -> bool:
     """Returns whether an open file is the note on a part, of any version and with any values.
 
@@ -273,7 +283,7 @@ def read_note(path: str, number: int, most: int, layout: str) -> PartDone | None
         CacheError: The note cannot be read, or is no regular file.
     """
     try:
-        text = read_file(path, CacheError, _WHAT, MOST_BYTES + 2 * ROW.itemsize * most)
+        text = read_file(path, CacheError, _WHAT, most_note(most))
         values = parse_json(text, dict[str, Any], path, CacheError, _WHAT)
         if values.pop("checksum", None) != checksum_of(values):
             raise ValueError("its checksum does not fit")

@@ -76,6 +76,11 @@ def file_of(part_range: PartRange, suffix: str = PLAN) -> str:
     return f"range-{part_range.name}{suffix}"
 
 
+def is_plan_name(name: str) -> bool:
+    """Returns whether the plan of a range may have this name."""
+    return _FILE.fullmatch(name) is not None
+
+
 def is_range_plan(file: IO[bytes]) -> bool:
     """Returns whether an open file is the plan of a range, with any values."""
     try:

@@ -21,6 +21,7 @@ from ms_prefstream.cache.folder import StagingFolder
 from ms_prefstream.cache.layouts import ROWS_PER_PART, Job
 from ms_prefstream.cache.part_size import check_size, rows_of_size
 from ms_prefstream.cache.parts import NOTES, PartDone, PartTask, write_part, write_part_apart
+from ms_prefstream.cache.publish import staging_folder
 from ms_prefstream.cache.ranges import RangePlan, check_range
 from ms_prefstream.cache.reference import Reference, ReferenceModel, add_reference
 from ms_prefstream.checks import check_made, checked_call, process_count
@@ -40,6 +41,7 @@ from ms_prefstream.report.report import ORIGINS_KEPT
 from ms_prefstream.sample import Block, Loaded, Note
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.sources.mix import Mix
+from ms_prefstream.sources.store import is_url, without_secrets
 from ms_prefstream.steps.data import StreamData
 from ms_prefstream.tasks import Task
 from ms_prefstream.version import VERSION
@@ -75,6 +77,8 @@ def write_cache(
     reference_id: str | None = None,
     engine: str = "local",
     ray_address: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
 ) -> Manifest:
     """Writes the samples of a stream to the files of a cache, in the order of their rows.
 
@@ -84,7 +88,8 @@ def write_cache(
     Args:
         stream: Makes the samples. Its order and batching do not matter, except for the length of `Pad`, to which the
             fixed layouts are padded (the task's length otherwise).
-        out: The folder.
+        out: The folder, or its URL. A remote cache is written to a staging folder in `cache_dir`. Then it is uploaded
+            file by file, the manifest last.
         layout: ``ragged``: no padding, read back by `mps.stream(out, …)`. ``mindrlhf`` (DPO, RLHF),
             ``mindrlhf-grpo`` (RLHF, the answer alone in pretrain_ids) and ``mindformers`` (reward): every row padded,
             as their trainers read them. ``megatron`` (DPO, reward): the files of MindSpeed, nothing padded.
@@ -94,8 +99,8 @@ def write_cache(
         mb_per_part: The size of a file in MB instead. It is converted to rows once, by the size of the first 1,000
             rows; a run that resumes and other ranges take this number.
         part_range: Writes only the parts of a range, such as (3, 8) for the third of eight, and keeps them in
-            ``out.writing``. The ranges may be written by hosts that share the folder, at the same time. `mps.merge`
-            then makes the cache of them.
+            ``out.writing``. The ranges may be written at the same time, by hosts that share the folder; where `out` is
+            a URL, each uploads its parts. `mps.merge` then makes the cache of them.
         progress: Whether to show rows a second and the time left, on standard error.
         reference: For DPO: a function from a batch of the layout `paired` to the log-probabilities of both sides,
             (B,) each, summed over the loss mask; for KTO: from a batch without kl columns to those of its rows. The
@@ -105,6 +110,8 @@ def write_cache(
         reference_id: Names the checkpoint of `reference`.
         engine: ``local``: this machine. ``ray``: a Ray cluster whose machines share the file system of `out`.
         ray_address: Of a running cluster; None starts one on this machine with `workers` processes.
+        storage_options: Credentials and address of the store of `out`, as for `mps.stream`; None takes the stream's.
+        cache_dir: Likewise, where the staging folder of a remote `out` lies.
 
     Returns:
         The manifest. With `part_range`, what a manifest says of these parts.
@@ -126,7 +133,12 @@ def write_cache(
     if reference is not None or reference_id is not None:
         model = ReferenceModel(reference, reference_id, layout, stream.task, stream.batching)
     reference_bar = _bar("reference", progress)
-    if isinstance(data.source, CachedRows) and os.path.realpath(data.source.name) == os.path.realpath(out):
+    if is_cache_of(data.source, out):
+        if is_url(out) and model is not None:
+            raise OptionError(
+                f"{without_secrets(out)} is the cache that the stream reads. A remote cache is not changed in place: "
+                "write it to another URL with reference=, from the rows that it was made of."
+            )
         if model is None:
             raise OptionError(f"{out} is the cache that the stream reads. Name another folder; nothing was changed.")
         with StagingFolder(out) as folder:
@@ -147,7 +159,7 @@ def write_cache(
         check_range(data, reference)
         data = with_quarantine_of(data, share)
     about, resume = describe(job, data), can_resume(data)
-    with StagingFolder(out, share) as folder:
+    with staging_folder(out, data.remote.with_(storage_options, cache_dir), share) as folder:
         if mb_per_part is not None:
             begun = folder.begun() or {}
             is_same = all(begun.get(name) == about[name] for name in about if name not in _MAY_DIFFER)
@@ -173,6 +185,7 @@ def write_cache(
             folder.begin_range(plan, overwrite)
             parts = share.of(plan.parts)
             write_missing(job, data, folder, run, parts, _bar("cache", progress))
+            folder.publish_range(plan)
             return manifest_of(filter(None, map(folder.done, parts)), about, plan.columns)
         manifest = folder.begin(about, overwrite, resume)
         if manifest is None:
@@ -184,6 +197,15 @@ def write_cache(
                 manifest = add_reference(model, folder.new, folder.reference, reference_bar, overwrite)
         folder.publish()
         return manifest
+
+
+def is_cache_of(source: Any, out: str) -> bool:
+    """Returns whether a source is the cache at a path or a URL."""
+    if not isinstance(source, CachedRows):
+        return False
+    if is_url(out):
+        return source.name == without_secrets(out.rstrip("/"))
+    return os.path.realpath(source.folder) == os.path.realpath(out)
 
 
 def check_source(data: StreamData) -> None:

@@ -16,12 +16,15 @@ from click.core import ParameterSource
 from ms_prefstream import formats
 from ms_prefstream.adapters.yaml_keys import format_from, source_from
 from ms_prefstream.batch import Bucket, Pack, Pad
+from ms_prefstream.checks import group_of
 from ms_prefstream.cli.options import is_in_file
 from ms_prefstream.errors import OptionError
 from ms_prefstream.inspection import encode
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import RandomAccess
+from ms_prefstream.sources.copies import Remote
 from ms_prefstream.sources.mix import Mix
+from ms_prefstream.sources.store import is_url
 from ms_prefstream.split import side_of
 from ms_prefstream.steps.summary import data_lines
 from ms_prefstream.stream import Stream, stream
@@ -93,17 +96,26 @@ def given_to(function: Callable[..., Any], options: dict[str, Any]) -> dict[str,
 
 def source_of(source: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Returns the rows of a command line: one path, several, a mix, or the side of them that --split names."""
-    found = one_or_list(source)
+    found = one_or_list(source, options)
     if options["split"] is None:
         return found
     return side_of(found, options["split"], _make_format(options), options["fields"])
 
 
-def one_or_list(source: tuple[Any, ...]) -> Any:
-    """Returns one path as it is, several as a list, and the mix that a section of a YAML file describes."""
-    if len(source) == 1:
-        return source_from(source[0], where="")
-    return list(source)
+def one_or_list(source: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Returns one path as it is, several as a list, and the mix that a section of a YAML file describes.
+
+    URLs are opened here, with the options about stores, so that no command copies their files twice.
+    """
+    remote = remote_of(options)
+    if any(isinstance(one, str) and is_url(one) for one in source):
+        return open_source(source[0] if len(source) == 1 else list(source), remote)
+    return source_from(source[0], where="", remote=remote) if len(source) == 1 else list(source)
+
+
+def remote_of(options: dict[str, Any]) -> Remote:
+    """Returns how a command line opens stores."""
+    return group_of(Remote, options)
 
 
 def _make_task(options: dict[str, Any]) -> Task:

@@ -70,7 +70,7 @@ def cache(source: tuple[Any, ...], out: str, length: int | None, workers: int | 
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = cores if cores > 1 else 0  # a single core has no use for a worker process
     names = ("overwrite", "rows_per_part", "mb_per_part", "part_range", "engine", "ray_address")
-    given = {name: options[name] for name in names}
+    given = {name: options[name] for name in (*names, "storage_options", "cache_dir")}
     rows = make_rows(source, options, length, workers if options["engine"] == "local" else 0)
     manifest = write_cache(rows, out, layout=options["file_layout"], workers=workers, progress=True, **given)
     show_written(manifest, out, options["part_range"])
@@ -79,9 +79,11 @@ def cache(source: tuple[Any, ...], out: str, length: int | None, workers: int | 
 def show_written(manifest: Manifest, out: str, part_range: tuple[int, int] | None = None) -> None:
     """Shows what was written to a cache: all of it, or the parts of a range."""
     from ms_prefstream.report.report import NOTE_LABELS
+    from ms_prefstream.sources.store import without_secrets
 
     size = sum(note.bytes for note in manifest.files.values())
     each = f" ({size / 1e3 / manifest.rows:,.2f} MB a thousand rows)" if manifest.rows else ""
+    out = without_secrets(out)
     where = out if part_range is None else f"part range {part_range[0]}/{part_range[1]} of {out}"
     show(f"{manifest.rows:,} of {manifest.source_rows:,} rows written to {where}, {size / 1e6:,.1f} MB{each}")
     for reason, entry in manifest.dropped.items():

@@ -60,7 +60,7 @@ def index(source: tuple[str, ...], out: str | None, **options: Any) -> None:
     from ms_prefstream.indexing import build_index
 
     given = given_to(build_index, options) | make_encoding(options)
-    given["exclude"] = one_or_list(options["exclude"]) if options["exclude"] else ()
+    given["exclude"] = one_or_list(options["exclude"], options) if options["exclude"] else ()
     found = build_index(source_of(source, options), out, **given)
     show(f"{found.usable:,} of {found.rows:,} rows can be used; written to {found.path}")
     show(found)

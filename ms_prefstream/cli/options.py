@@ -15,7 +15,16 @@ import click
 import cloup
 from click.core import ParameterSource
 
-from ms_prefstream.cli.values import CarriedField, JsonObject, Numbers, PartRange, Preset, SourcePath, Suggested
+from ms_prefstream.cli.values import (
+    CarriedField,
+    JsonObject,
+    Numbers,
+    PartRange,
+    Preset,
+    SecretJson,
+    SourcePath,
+    Suggested,
+)
 from ms_prefstream.errors import OptionError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -259,9 +268,21 @@ def adding(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
     return add
 
 
+REMOTE = (
+    cloup.option(
+        "--storage-options", type=SecretJson(), help="Of s3:// and other URLs, as JSON; better in the environment."
+    ),
+    cloup.option(
+        "--cache-dir",
+        type=click.Path(file_okay=False),
+        help="Local copies of remote files.  [default: ~/.cache/ms_prefstream/files]",
+    ),
+)
+
+
 def run_group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Returns the last group of a command: its own options about the run, then --config."""
-    return cloup.option_group("Run", *options, config_option)
+    """Returns the last group of a command: its own options about the run, then those about URLs, then --config."""
+    return cloup.option_group("Run", *options, *REMOTE, config_option)
 
 
 _task_group = cloup.option_group("Task", *_TASK, _old_layout_option)

@@ -87,7 +87,7 @@ def stats(source: tuple[Any, ...], as_json: bool, html: str | None, samples: int
     found = count(
         rows,
         **encoding,
-        against=one_or_list(options["against"]) if options["against"] else None,
+        against=one_or_list(options["against"], options) if options["against"] else None,
         limits=options["limits"] or LIMITS,
         batch_size=options["batch_size"],
         workers=options["workers"],

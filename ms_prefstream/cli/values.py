@@ -57,6 +57,16 @@ class JsonObject(click.ParamType[Any]):
         self.fail(f'{value!r}; expected a JSON object such as \'{{"name": "value"}}\'.', param, ctx)
 
 
+class SecretJson(JsonObject):
+    """An object as JSON that may hold credentials: no message repeats it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail('expected a JSON object such as \'{"endpoint_url": "https://..."}\'.', param, ctx)
+
+
 class CarriedField(click.ParamType[Any]):
     """NAME, NAME:DTYPE or NAME:DTYPE=DEFAULT, or an object with such entries as JSON."""
 

@@ -24,6 +24,7 @@ from ms_prefstream.load.one_pass import RecordWithOrigin, records_of
 from ms_prefstream.load.records import formats_of
 from ms_prefstream.sources.cached import caches_in
 from ms_prefstream.sources.concat import begin_pass
+from ms_prefstream.sources.copies import LOCAL, Remote
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.open import open_source
 
@@ -197,7 +198,7 @@ def _repeated(hashes: NDArray[np.uint64], count: int, owner: NDArray[np.int64] |
 
 
 def excluded_questions(
-    exclude: Any, format: Any, fields: Mapping[str, str] | None, warn: Callable[[str], None]
+    exclude: Any, format: Any, fields: Mapping[str, str] | None, warn: Callable[[str], None], remote: Remote = LOCAL
 ) -> frozenset[bytes]:
     """Returns the hashes of the questions in other data.
 
@@ -206,6 +207,7 @@ def excluded_questions(
         format: The format of the data that the index is of; rows that it does not read are read by ``auto``.
         fields: Likewise.
         warn: Called with a sentence if rows have no prompt that can be read.
+        remote: How stores are opened.
 
     Raises:
         SourceError: The data are a cache.
@@ -214,7 +216,7 @@ def excluded_questions(
     if exclude is None or (isinstance(exclude, (list, tuple)) and not exclude):
         return frozenset()
     auto = reader(resolve_format("auto"))
-    source = exclude if isinstance(exclude, Mix) else open_source(exclude)
+    source = exclude if isinstance(exclude, Mix) else open_source(exclude, remote)
     if caches := caches_in(source):
         raise SourceError(f"exclude: {caches[0].name} is a cache, which has no prompts. Name the rows it was made of.")
     found, unread, first = set(), 0, ""

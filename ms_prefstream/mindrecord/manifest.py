@@ -13,7 +13,7 @@ from typing import IO, Annotated, Any, Literal
 import msgspec
 import numpy as np
 
-from ms_prefstream.disk import MOST_BYTES, check_own, open_regular, parse_json, read_file, shown
+from ms_prefstream.disk import MOST_BYTES, below, check_own, open_regular, parse_json, read_file, shown
 from ms_prefstream.errors import CacheError, PrefStreamError, StateError, printable
 from ms_prefstream.lengths.index_file import is_index
 from ms_prefstream.mindrecord.files import Count, FileNote, Sha256, is_mindrecord, is_table, part_name, write_small
@@ -284,7 +284,7 @@ def read_manifest(folder: str) -> Manifest:
         CacheError: It is missing or damaged.
         StateError: It is of another version.
     """
-    path = os.path.join(folder, MANIFEST)
+    path = below(folder, MANIFEST)
     try:
         if not os.path.isdir(folder):
             raise FileNotFoundError
@@ -335,7 +335,7 @@ def check_files(folder: str, manifest: Manifest) -> None:
     except OSError as error:
         raise CacheError(f"{folder} cannot be read: {error.strerror}. Check the permissions.") from error
     for name, note in manifest.files.items():
-        path = os.path.join(folder, name)
+        path = below(folder, name)
         if name not in found:
             raise CacheError(f"{path} is missing. Copy the file again, or write the cache again.")
         if found[name] != note.bytes:
@@ -346,6 +346,6 @@ def check_files(folder: str, manifest: Manifest) -> None:
             )
     if foreign := sorted(name for name in found if is_mindrecord(name) and name not in manifest.files):
         raise CacheError(
-            f"{os.path.join(folder, foreign[0])} does not belong to the cache, by its manifest. Remove it, or write "
+            f"{below(folder, foreign[0])} does not belong to the cache, by its manifest. Remove it, or write "
             "the cache again."
         )

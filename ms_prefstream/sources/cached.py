@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.disk import cause_of
+from ms_prefstream.disk import below, cause_of
 from ms_prefstream.errors import CacheError, DroppedRowError, RowError, SourceError, StateError
 from ms_prefstream.lengths.index import GOOD, REASONS, LengthIndex, measure
 from ms_prefstream.lengths.index_file import read_index
@@ -102,10 +102,11 @@ class CachedRows:
     """Rows of a cache, numbered as in the source that it was made from; a dropped row is an error here too.
 
     Args:
-        folder: The cache.
+        folder: The cache, which may be a local copy.
         reference: Whether to use its reference log-probabilities, if it has any.
 
     Attributes:
+        folder: The cache.
         paths: Its files of samples.
         manifest: The cache's description of itself.
 
@@ -119,27 +120,20 @@ class CachedRows:
     exact = True  # the fingerprint covers every file
 
     def __init__(self, folder: str, reference: bool = True) -> None:
-        self.name = folder
+        self.folder, self.name = folder, str(folder)
         self.manifest: Manifest = read_manifest(folder)
         if not reference:
             self.manifest = without_reference(self.manifest)
         check_files(folder, self.manifest)
         about = self.manifest.about
-        if about["layout"] != "ragged":
-            what = "is padded for other trainers: read it with mindspore.dataset.MindDataset"
-            if about["layout"] == MEGATRON:
-                what = f"is for MindSpeed: train on it with --data-path {os.path.join(folder, PREFIX)}"
-            raise SourceError(
-                f"{folder} has the layout {about['layout']!r}, which {what}. mps.stream reads caches of layout "
-                "'ragged'."
-            )
+        check_readable(folder, self.manifest)
         room = self.manifest.files[PLACES].bytes - PLACE.itemsize * self.manifest.source_rows
         if not 0 <= room <= NPY_HEAD:
             raise CacheError(
                 f"{folder}: {PLACES} has {self.manifest.files[PLACES].bytes:,} bytes, which is no table of "
                 f"{self.manifest.source_rows:,} rows. {_REMEDY}"
             )
-        self.paths = tuple(os.path.join(folder, name) for name in self.manifest.files if name.endswith(".mindrecord"))
+        self.paths = tuple(below(folder, name) for name in self.manifest.files if name.endswith(".mindrecord"))
         self._rows_per_part: int = about["rows_per_part"]
         self._dtypes = {name: column["dtype"] for name, column in self.manifest.columns.items()}
         self._handles = Handles()
@@ -226,7 +220,7 @@ class CachedRows:
     def _tables(self) -> _Tables:
         reference, count = self.manifest.reference, len(self)
         for name in (LENGTHS, PLACES, *([] if reference is None else [reference["file"]])):
-            path = os.path.join(self.name, name)
+            path = below(self.folder, name)
             try:
                 found = note_of(path, 0)
             except OSError as error:
@@ -234,15 +228,15 @@ class CachedRows:
             if found.sha256 != self.manifest.files[name].sha256:
                 raise CacheError(f"{path} is damaged: its SHA-256 is not that of the manifest. {_REMEDY}")
         try:
-            index = read_index(os.path.join(self.name, LENGTHS), count)
+            index = read_index(below(self.folder, LENGTHS), count)
         except StateError as error:
             raise CacheError(f"{self.name} is damaged: {error}") from error
-        places = _Table(os.path.join(self.name, PLACES), self._handles, PLACE, (count,))
+        places = _Table(below(self.folder, PLACES), self._handles, PLACE, (count,))
         verdict = index.verdict
         self._check_tables(index, verdict, places)
         if reference is None:
             return _Tables(places, index, verdict, None)
-        path = os.path.join(self.name, reference["file"])
+        path = below(self.folder, reference["file"])
         now, then = _token_hash(places), reference["tokens"]
         if now != then:
             raise StateError(
@@ -269,7 +263,7 @@ class CachedRows:
             raise CacheError(f"{index.path} has a row of {index.longest:,} tokens, but {most:,} is the most. {_REMEDY}")
         for rows, found in places.chunks():
             if ((found["size"] > 0) != (verdict[rows] == GOOD)).any():
-                raise CacheError(f"{os.path.join(self.name, PLACES)} has other rows than {LENGTHS}. {_REMEDY}")
+                raise CacheError(f"{below(self.folder, PLACES)} has other rows than {LENGTHS}. {_REMEDY}")
 
     def _check_lengths(self, block: Block, rows: NDArray[np.int64]) -> None:
         """Raises ValueError unless samples have the lengths that the index gives them."""
@@ -295,7 +289,7 @@ class CachedRows:
             if note is None or (begins[here] < 0).any() or (begins[here] > note.bytes - sizes[here]).any():
                 raise CacheError(f"{self.name}: {PLACES} names bytes that {name} does not have. {_REMEDY}")
             ranges = ranges_of(begins[here], sizes[here])
-            read.append((os.path.join(self.name, name), ranges))
+            read.append((below(self.folder, name), ranges))
             places[here] = end + ranges.places
             end += ranges.size
         data = np.empty(end + SPARE, np.uint8)
@@ -309,7 +303,7 @@ class CachedRows:
         if (wrong := np.array(sums) != checksums).any():
             row = int(wrong.argmax())
             raise CacheError(
-                f"{os.path.join(self.name, part_name(int(parts[row])))} is damaged between bytes {begins[row]} and "
+                f"{below(self.folder, part_name(int(parts[row])))} is damaged between bytes {begins[row]} and "
                 f"{begins[row] + sizes[row]}: the bytes differ from those that were written. {_REMEDY}"
             )
         return data, places
@@ -317,6 +311,17 @@ class CachedRows:
     def _dropped(self, row: int) -> DroppedRowError:
         reason = REASONS[int(self._tables.verdict[row])]
         return DroppedRowError(reason, "the row was left out when the cache was written")
+
+
+def check_readable(folder: str, manifest: Manifest) -> None:
+    """Raises `SourceError` if a cache has a layout for other readers."""
+    if (layout := manifest.about["layout"]) != "ragged":
+        what = "is padded for other trainers: read it with mindspore.dataset.MindDataset"
+        if layout == MEGATRON:
+            what = f"is for MindSpeed: train on it with --data-path {os.path.join(str(folder), PREFIX)}"
+        raise SourceError(
+            f"{folder} has the layout {layout!r}, which {what}. mps.stream reads caches of layout 'ragged'."
+        )
 
 
 def _token_hash(places: _Table) -> str:

@@ -172,7 +172,7 @@ def read_ranges(handle: Handle, path: str, ranges: Ranges, data: memoryview) -> 
 
 def name_of(paths: Sequence[str]) -> str:
     """Returns what messages call a list of files: ``"a.jsonl"`` or ``"a.jsonl and 3 more files"``."""
-    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
+    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
 
 
 def check_target(option: str, path: str | os.PathLike[str], source: Any, is_own: Callable[[IO[bytes]], bool]) -> None:

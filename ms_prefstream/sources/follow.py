@@ -26,6 +26,7 @@ from ms_prefstream.sources.base import RawPass, begin_parts, start_pass
 from ms_prefstream.sources.files import Handle, unreadable
 from ms_prefstream.sources.json_text import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, refuse_foreign
 from ms_prefstream.sources.lines import LineStream
+from ms_prefstream.sources.store import is_url, without_secrets
 
 _SUFFIXES = (".jsonl", ".ndjson")
 _PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
@@ -377,6 +378,11 @@ def _as_path(name: str, value: Any) -> str:
         raise OptionError(f"{name} is {value!r}; expected the path of a file or a folder that is being written.")
     path = os.path.expanduser(os.fspath(value))
     check_path(path, SourceError, name)
+    if is_url(path):
+        raise SourceError(
+            f"{name} is {without_secrets(path)}, which lies in a store; expected a file on a disk. Pass the URL to "
+            "mps.stream when the file is complete: it is copied once."
+        )
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise SourceError(

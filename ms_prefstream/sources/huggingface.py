@@ -32,7 +32,7 @@ class HuggingFaceRows:
     fills_nulls = True  # see `base.fills_nulls`
 
     def __init__(self, dataset: Any, name: str = "", paths: Sequence[str] = ()) -> None:
-        self.name = name or (f"Dataset({dataset.split})" if dataset.split else "Dataset")
+        self.name = str(name) or (f"Dataset({dataset.split})" if dataset.split else "Dataset")
         output = dataset.format
         if output["type"] not in (None, "custom"):  # Python values instead of tensors, of the same columns
             dataset = dataset.with_format(None, columns=output["columns"])

@@ -41,7 +41,7 @@ class JsonArray:
     exact = True  # the fingerprint covers every byte
 
     def __init__(self, path: str, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> None:
-        self.name = path
+        self.name, self.paths = str(path), (path,)
         self._limit = max_row_bytes
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class JsonArray:
 
     @functools.cached_property
     def _loaded(self) -> tuple[list[bytes], str]:
-        return _load(self.name)
+        return _load(self.paths[0])
 
 
 def _load(path: str) -> tuple[list[bytes], str]:

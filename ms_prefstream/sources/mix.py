@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import numbers
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ from ms_prefstream.checks import checked_call, is_positive
 from ms_prefstream.errors import OptionError
 from ms_prefstream.sources.base import RandomAccess, Source
 from ms_prefstream.sources.concat import joined_fingerprint
+from ms_prefstream.sources.copies import Remote
 from ms_prefstream.sources.open import open_item
 
 
@@ -99,7 +101,14 @@ class Mix:
 
 
 @checked_call
-def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temperature: float | None = None) -> Mix:
+def mix(
+    parts: Sequence[Any],
+    *,
+    stop: Literal["first", "all"] = "first",
+    temperature: float | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Mix:
     """Returns several sources as one, with exact shares.
 
         mps.mix([("helpful.jsonl", 0.7), ("harmless.jsonl", 0.3)])
@@ -119,6 +128,8 @@ def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temper
             parts repeat, which the report counts.
         temperature: Weights by size: size ** (1 / temperature). 1 is in proportion to the sizes, larger values bring
             the shares closer together. The size of every part must be known.
+        storage_options: Credentials and addresses of the stores of URLs, as for `ms_prefstream.stream`.
+        cache_dir: Folder of the local copies of remote files, likewise.
 
     Raises:
         OptionError: No parts, a weight that is not positive, weights for some parts only, or options that contradict.
@@ -131,7 +142,8 @@ def mix(parts: Sequence[Any], *, stop: Literal["first", "all"] = "first", temper
         raise OptionError(f"stop is {stop!r}; expected 'first' or 'all'.")
     given = [_as_part(number, entry) for number, entry in enumerate(parts)]
     weights = _checked_weights(given, temperature)
-    sources = [_open(number, part) for number, part in enumerate(given)]
+    remote = Remote(storage_options=storage_options, cache_dir=cache_dir)
+    sources = [_open(number, part, remote) for number, part in enumerate(given)]
     if temperature is not None:
         _check_temperature(temperature, sources)
     names = _names(given, sources)
@@ -170,13 +182,13 @@ def _checked_weights(parts: Sequence[Part], temperature: float | None) -> list[f
     return [Fraction(weight) if isinstance(weight, numbers.Rational) else float(weight) for weight in weights]
 
 
-def _open(number: int, part: Part) -> Source:
+def _open(number: int, part: Part, remote: Remote) -> Source:
     if isinstance(part.source, (Mix, Part)):
         raise OptionError(
             f"Item {number} of the mix is a {type(part.source).__name__}, expected a source. Put all parts into one "
             "mix, and multiply the weights of inner ones with the weight of their group."
         )
-    return open_item(f"Item {number} of the mix", part.source)
+    return open_item(f"Item {number} of the mix", part.source, remote)
 
 
 def _check_temperature(temperature: Any, sources: Sequence[Source]) -> None:

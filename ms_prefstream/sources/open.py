@@ -13,6 +13,7 @@ from ms_prefstream.errors import SourceError
 from ms_prefstream.sources.base import OnePass, RandomAccess, Source
 from ms_prefstream.sources.compressed import StandardInput
 from ms_prefstream.sources.concat import concat
+from ms_prefstream.sources.copies import LOCAL, Remote
 from ms_prefstream.sources.huggingface import open_huggingface
 from ms_prefstream.sources.iterable import iterable_rows
 from ms_prefstream.sources.json_text import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes
@@ -32,13 +33,13 @@ _REMEDIES: tuple[tuple[Any, str], ...] = (
 )
 
 
-def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> Source:
+def open_source(source: Any, remote: Remote = LOCAL, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> Source:
     """Returns the source for what a user passed. The first line that fits decides:
 
     1. an object that is a source already: itself;
     2. ``"-"`` or ``sys.stdin``: JSON Lines from standard input, one pass;
     3. a path, a glob or a folder (str or PathLike): its files, see below; a name that is no path: the data set of that
-       name in a local cache, see `local_hub`;
+       name in a local cache, see `local_hub`; a URL of any of them: local copies of its files;
     4. a `Dataset` or `IterableDataset` of Hugging Face's datasets, or an `MsDataset` of ModelScope;
     5. a list or tuple: of dicts -> its rows; of paths and other sources -> all of them, in order;
     6. an object with `__len__` and `__getitem__`: its rows;
@@ -52,6 +53,7 @@ def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> S
 
     Args:
         source: What the user passed.
+        remote: How stores are opened, and where local copies of their files lie.
         max_row_bytes: A row of JSON text above this becomes a `RowError` (`row_too_large`).
 
     Raises:
@@ -64,11 +66,11 @@ def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> S
     if _is_stdin(source):
         return StandardInput(max_row_bytes=max_row_bytes)
     if isinstance(source, (str, os.PathLike)):
-        return open_paths([source], max_row_bytes)
+        return open_paths([source], max_row_bytes, remote)
     if (opened := open_huggingface(source)) is not None:
         return opened
     if isinstance(source, (list, tuple)):
-        return _open_list(source, max_row_bytes)
+        return _open_list(source, max_row_bytes, remote)
     remedy = next((remedy for kinds, remedy in _REMEDIES if isinstance(source, kinds)), "")
     if type(source).__module__.partition(".")[0] == "pandas":
         remedy = " Pass frame.to_dict('records')."
@@ -79,7 +81,7 @@ def open_source(source: Any, *, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> S
     raise SourceError(f"The source is of type {type(source).__name__}; {_EXPECTED}.{remedy}")
 
 
-def _open_list(items: Sequence[Any], max_row_bytes: int) -> Source:
+def _open_list(items: Sequence[Any], max_row_bytes: int, remote: Remote) -> Source:
     """Opens a list of rows, or a list of paths and sources."""
     kinds = set(map(type, items))  # of every item: what a list is must not depend on its first
     rows = {kind for kind in kinds if issubclass(kind, Mapping) and not kind.__module__.startswith("datasets.")}
@@ -95,16 +97,16 @@ def _open_list(items: Sequence[Any], max_row_bytes: int) -> Source:
     parts: list[Source] = []
     for is_path, group in itertools.groupby(enumerate(items), lambda entry: _is_path(entry[1])):
         if is_path:
-            parts.append(open_paths([item for _, item in group], max_row_bytes))
+            parts.append(open_paths([item for _, item in group], max_row_bytes, remote))
         else:
-            parts += [open_item(f"Item {number} of the list", item, max_row_bytes) for number, item in group]
+            parts += [open_item(f"Item {number} of the list", item, remote, max_row_bytes) for number, item in group]
     return concat(parts)
 
 
-def open_item(where: str, item: Any, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> Source:
+def open_item(where: str, item: Any, remote: Remote = LOCAL, max_row_bytes: int = DEFAULT_MAX_ROW_BYTES) -> Source:
     """Opens a source that is part of something larger, which errors name first."""
     try:
-        return open_source(item, max_row_bytes=max_row_bytes)
+        return open_source(item, remote, max_row_bytes=max_row_bytes)
     except SourceError as error:
         raise SourceError(f"{where}: {error}") from error
 

@@ -20,11 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ms_prefstream.errors import SourceError
+from ms_prefstream.lengths.build import JOURNAL_SUFFIX
+from ms_prefstream.lengths.index_file import SUFFIX
 from ms_prefstream.mindrecord.manifest import is_cache
 from ms_prefstream.sources.base import Source, no_rows, sources_in
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.sources.compressed import StreamedJsonLines
 from ms_prefstream.sources.concat import concat
+from ms_prefstream.sources.copies import Remote, copy_cache, copy_file
 from ms_prefstream.sources.files import name_of, stamp, unreadable
 from ms_prefstream.sources.huggingface import is_saved, open_arrow, open_saved
 from ms_prefstream.sources.json_array import JsonArray, holds_array
@@ -32,6 +35,7 @@ from ms_prefstream.sources.jsonl import JsonLines
 from ms_prefstream.sources.local_hub import cache_roots, data_files
 from ms_prefstream.sources.own_files import own_kind
 from ms_prefstream.sources.parquet import ParquetRows
+from ms_prefstream.sources.store import Store, is_url, without_secrets
 
 Opener: TypeAlias = Callable[[list[str], int], list[Source]]
 """Opens neighbouring files of one kind, given their paths and `max_row_bytes`."""
@@ -68,7 +72,6 @@ KINDS = {
 """Kinds of files by the end of their names."""
 
 _GLOB = re.compile(r"[*?\[]")
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?(:\w+)?$")
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|training|test|valid|validation|dev|eval)(?=[^a-z]|$)")
 _SAME_SPLIT = {"training": "train", "valid": "validation", "dev": "validation", "eval": "test"}
@@ -76,13 +79,14 @@ _NOT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_d
 _SHOWN = 5
 
 
-def open_paths(patterns: Sequence[str | os.PathLike[str]], max_row_bytes: int) -> Source:
-    """Opens all files that paths, globs and folders stand for, as one source.
+def open_paths(patterns: Sequence[str | os.PathLike[str]], max_row_bytes: int, remote: Remote) -> Source:
+    """Opens all files that paths, globs and folders stand for, as one source. Of URLs, their local copies are opened.
 
     Neighbours of one kind are opened together. Plain and compressed JSON Lines are one kind where both occur.
     """
     own: dict[str, str] = {}
-    found = [entry for pattern in patterns for path in _expand(pattern, own) for entry in _files_at(path, own)]
+    copies = _Copies(remote)
+    found = [entry for pattern in patterns for path in _expand(pattern, own, copies) for entry in _files_at(path, own)]
     _check_each_once([path for path, _ in found])
     if any(kind is _PACKED_LINES for _, kind in found):
         found = [(path, _PACKED_LINES if kind is _LINES else kind) for path, kind in found]
@@ -101,7 +105,7 @@ def own_files_beside(source: Any) -> dict[str, str]:
     return {path: kind for one in sources_in(source) for path, kind in getattr(one, "left_out", {}).items()}
 
 
-def _expand(pattern: str | os.PathLike[str], own: dict[str, str]) -> list[str]:
+def _expand(pattern: str | os.PathLike[str], own: dict[str, str], copies: _Copies) -> list[str]:
     """Returns the files and folders that a path or a glob stands for; what a glob matches is sorted by name.
 
     A name that exists is taken literally, also with ``*`` or ``[`` in it. Files of this library that a glob matches
@@ -110,8 +114,8 @@ def _expand(pattern: str | os.PathLike[str], own: dict[str, str]) -> list[str]:
     text = os.fspath(pattern)
     if not text:
         raise SourceError("The source is an empty path; expected the path of a file, a folder or a glob.")
-    if _URL.match(text):
-        raise SourceError(f"{text}: found an address, expected a path. Nothing is downloaded: copy the data first.")
+    if is_url(text):
+        return copies.of(text, own)
     path = os.path.expanduser(text)
     if os.path.lexists(path):
         return [path]
@@ -130,6 +134,69 @@ def _expand(pattern: str | os.PathLike[str], own: dict[str, str]) -> list[str]:
     return files
 
 
+class _Copies:
+    """Local copies of the files that URLs stand for; each store is opened once."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+        self._stores: dict[str, Store] = {}
+
+    def of(self, url: str, own: dict[str, str]) -> list[str]:
+        """Returns the local copies of the files, or of the cache, that a URL stands for.
+
+        A copy is made if there is none. What is copied is decided by the names in the store, as for paths. Files of
+        this library that a glob or a folder holds are left out, and added to `own`.
+        """
+        store, shown, remote = self._store(url), without_secrets(url), self._remote
+        if store.lists and _GLOB.search(url) and store.entry(url) is None:
+            urls = [one for one in store.matching(url) if not one.endswith((SUFFIX, JOURNAL_SUFFIX))]
+            if not urls:
+                raise SourceError(f"{shown}: the pattern matches no file; expected data files. Correct the pattern.")
+        elif _kind_of(shown):
+            urls = [url]
+        elif (cache := copy_cache(store, url, remote)) is not None:
+            return [cache]
+        elif store.entry(url) is not None:
+            urls = [url]
+        elif not store.lists:
+            raise SourceError(
+                f"{shown}: found neither a suffix of a data file ({', '.join(KINDS)}) nor a cache, and web servers "
+                "list no folders. Name each file."
+            )
+        else:
+            urls = _urls_below(store, url.rstrip("/"))
+        for one in urls:
+            if _kind_of(without_secrets(one)) is None:
+                raise _of_no_kind(without_secrets(one))
+        found: list[str] = [copy_file(store, one, remote) for one in urls]
+        if urls == [url]:
+            return found
+        if not (files := _without_own(found, own)):
+            some = ", ".join(f"{one}: {own[str(one)]}" for one in found[:_SHOWN])
+            raise SourceError(f"{shown}: found only files that this library wrote ({some}). Name the data.")
+        return files
+
+    def _store(self, url: str) -> Store:
+        place = "/".join(url.split("/", 3)[:3])  # protocol and host or bucket
+        if place not in self._stores:
+            self._stores[place] = self._remote.store(url)
+        return self._stores[place]
+
+
+def _urls_below(store: Store, folder: str) -> list[str]:
+    """Returns the data files in a remote folder and below; all must be of one kind and one split."""
+    shown, found = without_secrets(folder), store.below(folder)
+    names = [(url, os.path.relpath(without_secrets(url), shown)) for url in found]
+    names = [(url, name) for url, name in names if not any(part.startswith(".") for part in name.split("/"))]
+    files = [url for url, name in names if _is_data(name)]
+    if not files:
+        if found:
+            raise _no_data(shown, [name for _, name in names])
+        raise SourceError(f"{shown}: no such file or folder in the store; expected data. Check the address.")
+    _check_one_kind(shown, [without_secrets(url) for url in files])
+    return files
+
+
 def _is_data(path: str) -> bool:
     return _kind_of(path) is not None and os.path.basename(path) not in _NOT_DATA
 
@@ -137,7 +204,7 @@ def _is_data(path: str) -> bool:
 def _without_own(files: list[str], own: dict[str, str]) -> list[str]:
     """Returns the files that this library did not write, and adds the others to `own`."""
     found = {file: kind for file in files if (kind := own_kind(file)) is not None}
-    own.update(found)
+    own.update({str(file): kind for file, kind in found.items()})
     return [file for file in files if file not in found]
 
 
@@ -151,13 +218,16 @@ def _files_at(path: str, own: dict[str, str]) -> Iterator[tuple[str, Kind]]:
         for file in _folder_files(path, own) if os.path.isdir(path) else [path]:
             kind = _kind_of(file)
             if kind is None:
-                raise SourceError(
-                    f"{file}: found the suffix {os.path.splitext(file)[1]!r}, expected one of {', '.join(KINDS)}. "
-                    "Rename the file if its contents are of such a kind, convert it, or read it yourself and pass the "
-                    "rows."
-                )
+                raise _of_no_kind(file)
             stamp(file)
             yield file, _LINES if kind is _JSON and not holds_array(file) else kind
+
+
+def _of_no_kind(file: str) -> SourceError:
+    return SourceError(
+        f"{file}: found the suffix {os.path.splitext(file)[1]!r}, expected one of {', '.join(KINDS)}. "
+        "Rename the file if its contents are of such a kind, convert it, or read it yourself and pass the rows."
+    )
 
 
 def _kind_of(path: str) -> Kind | None:
@@ -179,11 +249,21 @@ def _folder_files(folder: str, own: dict[str, str]) -> list[str]:
         found += [os.path.join(where, name) for name in names if name not in _NOT_DATA and not name.startswith(".")]
     files = _without_own(sorted(filter(_kind_of, found)), own)
     if not files:
-        present = ", ".join(sorted(os.path.relpath(path, folder) for path in found)[:_SHOWN]) or "nothing"
-        raise SourceError(
-            f"{folder}: found no data files in the folder ({present}), expected {', '.join(KINDS)}. "
-            "Name the files, or another folder."
-        )
+        raise _no_data(folder, [os.path.relpath(path, folder) for path in found])
+    _check_one_kind(folder, files)
+    return files
+
+
+def _no_data(folder: str, names: Sequence[str]) -> SourceError:
+    present = ", ".join(sorted(names)[:_SHOWN]) or "nothing"
+    return SourceError(
+        f"{folder}: found no data files in the folder ({present}), expected {', '.join(KINDS)}. "
+        "Name the files, or another folder."
+    )
+
+
+def _check_one_kind(folder: str, files: Sequence[str]) -> None:
+    """Raises if files are of several kinds, or named for several splits."""
     kinds = Counter(kind.name for kind in map(_kind_of, files) if kind)
     if len(kinds) > 1:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
@@ -192,7 +272,6 @@ def _folder_files(folder: str, own: dict[str, str]) -> list[str]:
             f"data twice. Name those that you mean with a glob, e.g. {os.path.join(folder, '*.jsonl')}."
         )
     _check_one_split(folder, files)
-    return files
 
 
 def _check_one_split(folder: str, files: Sequence[str]) -> None:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from ms_prefstream.checks import checked_call
 from ms_prefstream.errors import RowError, SourceError
 from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow, fills_nulls, rows_in_order
 from ms_prefstream.sources.cached import caches_in
+from ms_prefstream.sources.copies import Remote
 from ms_prefstream.sources.open import open_source
 
 
 @checked_call
-def read(source: Any) -> Rows | PassedRows:
+def read(
+    source: Any,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Rows | PassedRows:
     """Returns the raw rows of a source, to inspect or to iterate over.
 
     Args:
         source: Anything that `ms_prefstream.stream` takes, except a mix.
+        storage_options: Credentials and addresses of the store of a URL, as for `ms_prefstream.stream`.
+        cache_dir: Folder of the local copies of remote files, likewise.
 
     Returns:
         `Rows` with a length, an index and slices where rows can be read in any order (plain JSON Lines, JSON arrays,
@@ -26,7 +35,7 @@ def read(source: Any) -> Rows | PassedRows:
     Raises:
         SourceError: It cannot be opened, holds no rows or samples instead of rows, or is of no known kind.
     """
-    opened = open_source(source)
+    opened = open_source(source, Remote(storage_options=storage_options, cache_dir=cache_dir))
     if caches := caches_in(opened):
         raise SourceError(
             f"{caches[0].name} is a cache, which holds samples and no raw rows. mps.stream reads it, and ms-prefstream "

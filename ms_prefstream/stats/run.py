@@ -20,6 +20,7 @@ from ms_prefstream.sample import Ready
 from ms_prefstream.sources.base import RandomAccess, RawPass, no_rows
 from ms_prefstream.sources.cached import only_caches
 from ms_prefstream.sources.concat import begin_pass
+from ms_prefstream.sources.copies import Remote
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.open import open_source
 from ms_prefstream.stats.collect import Collected, Described, kind_of, type_of
@@ -62,6 +63,8 @@ def stats(
     workers: int = 0,
     engine: str = "local",
     ray_address: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Stats:
     """Counts what preference data are, in one pass: lengths, duplicates, drops, padding.
@@ -92,6 +95,8 @@ def stats(
         workers: Processes that measure; 0 does it in this one. The result is the same.
         engine: ``local``: this machine. ``ray``: a Ray cluster, to which this process sends the rows.
         ray_address: Of a running cluster; None starts one on this machine with `workers` processes.
+        storage_options: Credentials and addresses of the stores of URLs, as for `ms_prefstream.stream`.
+        cache_dir: Folder of the local copies of remote files, likewise.
         progress: Whether to show progress on standard error.
 
     Returns:
@@ -103,7 +108,8 @@ def stats(
     begin = time.monotonic()
     check_engine(engine, ray_address)
     batch_size, workers = whole_number("batch_size", batch_size, 1), process_count(workers)
-    opened = source if isinstance(source, Mix) else open_source(source)
+    remote = Remote(storage_options=storage_options, cache_dir=cache_dir)
+    opened = source if isinstance(source, Mix) else open_source(source, remote)
     unpairs = task is not None and traits(task).unpairs
     formats = formats_of(opened, format, fields, unpairs=unpairs)
     encoding = Encoding(
@@ -134,7 +140,7 @@ def stats(
     asked: Any = measuring  # an engine asks it for nothing but its loader
     with open_engine(engine, ray_address, asked, workers) as by:
         if against is not None:
-            there = against if isinstance(against, Mix) else open_source(against)
+            there = against if isinstance(against, Mix) else open_source(against, remote)
             other, named = Collected(limits), there.name
             _pass(_Rows(there, formats_of(there, format, fields)), by, other, Progress())
         _pass(rows, by, collected, progress_on(label="stats") if progress else Progress())

@@ -62,6 +62,7 @@ from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.cached import caches_in, only_caches
+from ms_prefstream.sources.copies import LOCAL, Remote
 from ms_prefstream.sources.files import check_target
 from ms_prefstream.sources.mix import Mix
 from ms_prefstream.sources.own_files import is_quarantine
@@ -170,12 +171,14 @@ class StreamData:
         policy: What happens to bad rows.
         ranks: Which rank writes the quarantine file.
         order_by: The option of a stream; an index must hold what it needs.
+        remote: How stores are opened, for the source and for other data that are named later.
         workers: Processes that load samples; 0 loads them here.
         index: ``auto``, ``build``, the path of a length index, or None.
         verbose: Whether warnings are logged; the report has them in any case.
 
     Attributes:
         source: The opened source.
+        remote: How stores are opened.
         records: Random access to the records; None for a one-pass source.
         recipe: What rows become; can be sent to other processes.
         encoding: What decides about tokens, by name, as plain values: a length index must have been built with the
@@ -200,6 +203,7 @@ class StreamData:
         policy: BadRowPolicy,
         ranks: Ranks,
         order_by: str | None = None,
+        remote: Remote = LOCAL,
         *,
         workers: int = 0,
         index: str | os.PathLike[str] | None = None,
@@ -212,7 +216,8 @@ class StreamData:
         workers = process_count(workers)
         if index is not None and not isinstance(index, (str, os.PathLike)):
             raise OptionError(f"index is {index!r}; expected 'auto', 'build', the path of a length index, or None.")
-        self.source: Any = source if isinstance(source, Mix) else open_source(source)
+        self.remote = remote
+        self.source: Any = source if isinstance(source, Mix) else open_source(source, remote)
         recipe = encoding.recipe(only_caches(self.source), encoding.carried(self.source))
         self._formats = formats_of(
             self.source, encoding.format, encoding.fields, recipe.carry, traits(encoding.task).unpairs
@@ -397,7 +402,7 @@ class StreamData:
             )
         if self._cached:
             raise OptionError(f"{self.source.name} is a cache, which has a length index of its own already.")
-        excluded = excluded_questions(exclude, self._given.format, self._given.fields, self.warn)
+        excluded = excluded_questions(exclude, self._given.format, self._given.fields, self.warn, self.remote)
         if part_range is not None:
             self._take_over(begun_with(self._parts(), path))
         local = contextlib.nullcontext(self.local if self.pool is None else self.pool)

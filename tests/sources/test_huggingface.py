@@ -154,6 +154,3 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: pathli
     for name in ("Anthropic/hh-rlhf", "imdb"):
         with pytest.raises(SourceError, match=r"nothing is downloaded; load it with datasets\.load_dataset"):
             open_source(name)
-    for address in ("hf://datasets/x/y", "https://host/x.jsonl", "s3://bucket/x.jsonl"):
-        with pytest.raises(SourceError, match="found an address, expected a path"):
-            open_source(address)

@@ -18,6 +18,7 @@ from ms_prefstream.version import VERSION
 
 _SAMPLES = ("version", "layout", "task", "width", "pad_token_id", "fingerprint", "contents")
 _FILES = ("rows_per_part", "library")
+_NAMES = ("source", "tokenizer", "on_bad_row", "reference_id")
 
 
 def can_resume(data: StreamData) -> bool:
@@ -72,8 +73,11 @@ def differences(folder: str, about: Mapping[str, Any]) -> str:
     return f" ({'; '.join(found)})" if found else " with the same samples"
 
 
-def changes(known: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
-    """Returns how the settings of a cache, see `describe`, differ from those that it was written with, as clauses."""
+def changes(known: Mapping[str, Any], about: Mapping[str, Any], all_of_them: bool = False) -> list[str]:
+    """Returns how the settings of a cache, see `describe`, differ from those that it was written with, as clauses.
+
+    Names that change no sample, and the treatment of bad rows, are compared only with `all_of_them`.
+    """
     found = list(task_changes(known["task"], about["task"]))
     then, now = known["fingerprint"], about["fingerprint"]
     found += [
@@ -83,7 +87,7 @@ def changes(known: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
     ]
     found += [
         f"{name} was {printable(repr(known.get(name)))} and is {about.get(name)!r} now"
-        for name in (*_SAMPLES, *_FILES)
+        for name in (*_SAMPLES, *_FILES, *(_NAMES if all_of_them else ()))
         if name not in ("task", "fingerprint") and known.get(name) != about.get(name)
     ]
     return found

@@ -184,7 +184,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
             self._check_out()
             plans = range_plans(self.path)
             check_same(self.path, plans, plan.about, self._range)
-            if (begun := self._begun()) is not None and (differs := changes(begun, plan.about)):
+            if (begun := self._begun()) is not None and (differs := changes(begun, plan.about, all_of_them=True)):
                 raise StateError(
                     f"{self.path} holds parts of another cache: {'; '.join(differs)}. Delete it if nobody resumes that "
                     "one, or name another folder; nothing was changed."
@@ -446,7 +446,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
             )
         if not self._overwrite:
             raise OptionError(
-                f"{name} exists{differences(out, self._about)}. Pass overwrite=True (--overwrite) to replace it, or "
+                f"{name} exists{differences(out, self._about)}. Pass overwrite=True to replace it, or "
                 "name another folder; nothing was changed."
             )
         if foreign := _foreign_files(out):

@@ -107,6 +107,8 @@ class RemoteStagingFolder(StagingFolder):
         self._store = remote.store(url, CacheError)
         if not self._store.lists:
             raise OptionError(f"{name}: a web server takes no files. Name a folder, or another store such as s3://.")
+        if self._store.is_bucket(self._url):
+            raise OptionError(f"{name} is a whole bucket. Name a folder in it, such as {name}/cache.")
         place = os.path.join(remote.place_of(self._url), "out")
         super().__init__(LocalCopy(place, name), part_range)
         self._uploads = Uploads(self._store, self._url, os.path.join(self.path, SENT))
@@ -134,13 +136,13 @@ class RemoteStagingFolder(StagingFolder):
                 how = "" if self._overwrite else differences(folder, self._about)
             if not self._overwrite:
                 raise OptionError(
-                    f"{name} exists{how}. Pass overwrite=True (--overwrite) to replace it, or name another folder; "
+                    f"{name} exists{how}. Pass overwrite=True to replace it, or name another folder; "
                     "nothing was changed."
                 )
         elif not self._overwrite and (strange := sorted(found - {one[1:] for one in self._uploads.known()})):
             raise OptionError(
                 f"{name} holds files of a cache without a manifest ({', '.join(map(shown, strange[:3]))}), which this "
-                "machine has not uploaded. Pass overwrite=True (--overwrite) if no other machine is writing them, or "
+                "machine has not uploaded. Pass overwrite=True if no other machine is writing them, or "
                 "name another folder; nothing was changed."
             )
 

@@ -169,7 +169,7 @@ def check_same(
                 f"part_range is {part_range}, but {shown(folder)} has the range {other}. Give every host one of "
                 f"{other.total} ranges, or delete the folder and begin again; nothing was changed."
             )
-        if differs := changes(plan.about, about):
+        if differs := changes(plan.about, about, all_of_them=True):
             raise StateError(
                 f"part range {other} in {shown(folder)} is of another cache: {'; '.join(differs)}. {remedy}"
             )
@@ -189,7 +189,7 @@ def whole_plan(folder: str, out: str) -> tuple[RangePlan, int]:
                 f"{shown(folder)} has the part ranges {first} and {other}: both cover some of the parts. Delete "
                 f"{file_of(other)} or {file_of(first)}, and those of the same number of ranges."
             )
-        differs = changes(plan.about, found.about)
+        differs = changes(plan.about, found.about, all_of_them=True)
         if found.rows != plan.rows:
             differs.append(f"the source had {plan.rows:,} rows and has {found.rows:,} now")
         if differs or found != plan:

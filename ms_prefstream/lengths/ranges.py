@@ -56,6 +56,15 @@ def settings_begun(path: str) -> Mapping[str, Any]:
     return {}
 
 
+def _read(part_range: PartRange, file: str) -> LengthIndex:
+    try:
+        return read_index(file, rows_of(file))
+    except StateError as error:
+        raise StateError(
+            f"part range {part_range}: {str(error).rstrip('.')}, with part_range={tuple(part_range)}; then merge again."
+        ) from error
+
+
 def merge_ranges(path: str) -> LengthIndex:
     """Writes the length index that the files of all ranges make up, and deletes these.
 
@@ -68,7 +77,7 @@ def merge_ranges(path: str) -> LengthIndex:
     """
     check_replaceable(path)
     files = range_files(path)
-    found = {one: read_index(file, rows_of(file)) for one, file in files.items()}
+    found = {one: _read(one, file) for one, file in files.items()}
     first, index = next(iter(found.items()))
     rows = index.fingerprint.get(_ROWS)
     settings = {name: value for name, value in index.fingerprint.items() if name not in (_RANGE, _ROWS)}

@@ -27,12 +27,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ms_prefstream.disk import MOST_BYTES, LocalCopy, cause_of, sync_folder
+from ms_prefstream.disk import MOST_BYTES, LocalCopy, cause_of, check_path, sync_folder
 from ms_prefstream.errors import CacheError, OptionError, PrefStreamError, SourceError
 from ms_prefstream.mindrecord.files import note_of
-from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, read_manifest
+from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, check_files, read_manifest
 from ms_prefstream.sources.cached import check_readable
-from ms_prefstream.sources.store import ChangedError, Entry, Store, without_secrets
+from ms_prefstream.sources.store import ChangedError, Entry, Store, is_url, without_secrets
 
 LIMIT = "MS_PREFSTREAM_CACHE_GB"
 """Environment variable with the most gigabytes that copies take; half of the disk if it is not set."""
@@ -58,8 +58,11 @@ class Remote:
                 f"storage_options is a {type(self.storage_options).__name__}; expected a dict of what fsspec takes, "
                 'such as {"endpoint_url": "https://..."}.'
             )
-        if self.cache_dir is not None and not isinstance(self.cache_dir, (str, os.PathLike)):
-            raise OptionError(f"cache_dir is {self.cache_dir!r}; expected the path of a folder.")
+        given = self.cache_dir
+        if given is not None:
+            if not isinstance(given, (str, os.PathLike)) or not os.fspath(given) or is_url(str(given)):
+                raise OptionError(f"cache_dir is {given!r}; expected the path of a folder of this machine.")
+            check_path(given, OptionError, "cache_dir")
 
     @property
     def folder(self) -> str:
@@ -98,7 +101,7 @@ def copy_file(store: Store, url: str, remote: Remote) -> LocalCopy:
         raise _missing(shown)
     with _Place(remote, url) as place:
         for _ in range(_CHANGES):
-            if (held := place.find(entry.version)) is not None:
+            if (held := place.find(entry.version, _has_file(name, entry.size))) is not None:
                 return LocalCopy(os.path.join(held.path, name), shown, held)
             folder = place.begin(entry.version)
             place.make_room(entry.size or 0, shown)
@@ -129,7 +132,7 @@ def copy_cache(store: Store, url: str, remote: Remote) -> LocalCopy | None:
     with _Place(remote, url) as place:
         for _ in range(_CHANGES):
             version = hashlib.sha256(text).hexdigest()[:16]
-            if (held := place.find(version)) is not None:
+            if (held := place.find(version, _has_cache)) is not None:
                 return LocalCopy(held.path, shown, held)
             folder = place.begin(version)
             with _on_disk(folder), open(os.path.join(folder, MANIFEST), "wb") as file:
@@ -162,6 +165,25 @@ def _fetch_parts(store: Store, url: str, folder: str, manifest: Manifest, text: 
             return False
         has = "is missing" if found is None else "is damaged: its size or its SHA-256 is not that of the manifest"
         raise CacheError(f"{without_secrets(at)} {has}. Copy the file to the store again, or write the cache again.")
+    return True
+
+
+def _has_file(name: str, size: int | None) -> Callable[[str], bool]:
+    """Returns a function that says whether a folder still has the copy of a file."""
+
+    def is_whole(folder: str) -> bool:
+        path = os.path.join(folder, name)
+        return os.path.isfile(path) and size in (None, os.path.getsize(path))
+
+    return is_whole
+
+
+def _has_cache(folder: str) -> bool:
+    """Returns whether a folder still has all files of the copy of a cache."""
+    try:
+        check_files(folder, read_manifest(folder))
+    except PrefStreamError:
+        return False
     return True
 
 
@@ -217,14 +239,18 @@ class _Place(contextlib.AbstractContextManager["_Place"]):
     def __exit__(self, *_: object) -> None:
         os.close(self._lock)
 
-    def find(self, version: str | None) -> _Held | None:
+    def find(self, version: str | None, is_whole: Callable[[str], bool]) -> _Held | None:
         """Returns the copy to use; None if one is to be made. Older copies that nobody uses are deleted.
 
-        A copy that a process of this machine uses goes before the version that the store has now.
+        A copy that a process of this machine uses goes before the version that the store has now. Where somebody has
+        deleted files of a copy, such as a clean-up by age, these are copied again.
         """
         with _on_disk(self._path):
             for found in _copies_at(self._path):
                 used = os.path.basename(found)
+                if used == version and not is_whole(found):
+                    os.rename(found, found + _PARTIAL)
+                    continue
                 if used == version or not _remove(found):
                     if used != version and version is not None:
                         _log.warning(

@@ -154,7 +154,7 @@ class _Copies:
                 raise SourceError(f"{shown}: the pattern matches no file; expected data files. Correct the pattern.")
         elif _kind_of(shown):
             urls = [url]
-        elif (cache := copy_cache(store, url, remote)) is not None:
+        elif (store.lists or "?" not in url) and (cache := copy_cache(store, url, remote)) is not None:
             return [cache]
         elif store.entry(url) is not None:
             urls = [url]
@@ -164,7 +164,7 @@ class _Copies:
                 "list no folders. Name each file."
             )
         else:
-            urls = _urls_below(store, url.rstrip("/"))
+            urls = self._below(store, url.rstrip("/"), own)
         for one in urls:
             if _kind_of(without_secrets(one)) is None:
                 raise _of_no_kind(without_secrets(one))
@@ -176,6 +176,20 @@ class _Copies:
             raise SourceError(f"{shown}: found only files that this library wrote ({some}). Name the data.")
         return files
 
+    def _below(self, store: Store, folder: str, own: dict[str, str]) -> list[str]:
+        """Returns the URLs of the data files in a folder; all must be of one kind and one split.
+
+        Among files of other kinds, JSON files may be the descriptions of a cache: their copies tell.
+        """
+        urls = _urls_below(store, folder)
+        if len({_kind_of(without_secrets(one)) for one in urls}) > 1:
+            shown = {without_secrets(one): one for one in urls}
+            found = [copy_file(store, url, self._remote) for name, url in shown.items() if _kind_of(name) is _JSON]
+            left = {str(one) for one in found} - {str(one) for one in _without_own([*found], own)}
+            urls = [url for name, url in shown.items() if name not in left]
+        _check_one_kind(without_secrets(folder), [without_secrets(one) for one in urls])
+        return urls
+
     def _store(self, url: str) -> Store:
         place = "/".join(url.split("/", 3)[:3])  # protocol and host or bucket
         if place not in self._stores:
@@ -184,7 +198,7 @@ class _Copies:
 
 
 def _urls_below(store: Store, folder: str) -> list[str]:
-    """Returns the data files in a remote folder and below; all must be of one kind and one split."""
+    """Returns the data files in a remote folder and below."""
     shown, found = without_secrets(folder), store.below(folder)
     names = [(url, os.path.relpath(without_secrets(url), shown)) for url in found]
     names = [(url, name) for url, name in names if not any(part.startswith(".") for part in name.split("/"))]
@@ -193,7 +207,6 @@ def _urls_below(store: Store, folder: str) -> list[str]:
         if found:
             raise _no_data(shown, [name for _, name in names])
         raise SourceError(f"{shown}: no such file or folder in the store; expected data. Check the address.")
-    _check_one_kind(shown, [without_secrets(url) for url in files])
     return files
 
 
@@ -288,12 +301,14 @@ def _check_one_split(folder: str, files: Sequence[str]) -> None:
 
 
 def _check_each_once(paths: Sequence[str]) -> None:
-    for path, count in Counter(map(os.path.realpath, paths)).items():
-        if count > 1:
+    named: set[str] = set()
+    for path in paths:
+        if (real := os.path.realpath(path)) in named:
             raise SourceError(
                 f"{path}: the file is named twice, so its rows would come twice in an epoch. Name it once; to see "
                 "some data more often than other data use mps.mix with weights."
             )
+        named.add(real)
 
 
 def _missing(path: str) -> SourceError:

@@ -27,6 +27,7 @@ REQUEST_SECONDS = 60.0
 """Seconds after which a request without an answer has failed."""
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+_CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]+://)")  # how fsspec joins file systems
 _WEB = ("http", "https")
 _BY_S3 = ("obs",)  # stores that speak S3, where fsspec has no implementation of their own
 _PACKAGES = {
@@ -53,6 +54,8 @@ def is_url(text: str) -> bool:
 
 def without_secrets(url: str) -> str:
     """Returns a URL as messages show it: without user, password, query and fragment."""
+    if len(chain := _CHAIN.split(url)) > 1:
+        return "::".join(map(without_secrets, chain))
     protocol, mark, rest = url.partition("://")
     if protocol in _WEB:
         rest = re.split(r"[?#]", rest, maxsplit=1)[0]
@@ -106,13 +109,20 @@ class Store:
         self._error, self._secrets = error, tuple(sorted(_texts_in(options or {}), key=len, reverse=True))
         self.protocol = url.partition("://")[0].lower()
         self.lists = self.protocol not in _WEB  # web servers have no lists of their files
+        if "::" in url and self.protocol not in _WEB:
+            raise error(
+                f"{without_secrets(url)}: a URL with :: is not opened, because fsspec takes it for a chain of file "
+                "systems, such as zip:// in s3://. Unpack the file, or rename it."
+            )
         options = {"use_listings_cache": False, "skip_instance_cache": True, **(options or {})}
         try:
+            from fsspec import filesystem
             from fsspec.core import url_to_fs
             from fsspec.registry import known_implementations, registry
 
             self._alias = self.protocol in _BY_S3 and self.protocol not in {*known_implementations, *registry}
-            self._fs, _ = url_to_fs(self._native(url), **options)
+            is_web = self.protocol in _WEB  # where :: may be in a host or a query
+            self._fs = filesystem(self.protocol, **options) if is_web else url_to_fs(self._native(url), **options)[0]
         except ImportError as problem:
             raise error(f"{without_secrets(url)}: {_install(self.protocol, problem)}") from None
         except Exception as problem:  # whatever the packages raise
@@ -126,10 +136,14 @@ class Store:
         return self._repeated("looked up", url, lambda: self._entry(url))
 
     def below(self, folder: str) -> list[str]:
-        """Returns the URLs of all files below a folder, sorted."""
+        """Returns the URLs of all files below a folder, sorted; without the empty files that stand for folders."""
         path = self._path(folder.rstrip("/"))
         found = self._repeated("listed", folder, lambda: self._call("find", path))
-        return self._urls(folder.rstrip("/"), path, found)
+        return self._urls(folder.rstrip("/"), path, [one for one in found if not one.endswith("/")])
+
+    def is_bucket(self, url: str) -> bool:
+        """Returns whether a URL names a whole bucket, and nothing in it."""
+        return self.protocol in _WITHOUT_FOLDERS and "/" not in self._path(url.rstrip("/"))
 
     def matching(self, pattern: str) -> list[str]:
         """Returns the URLs of all files that a glob matches, sorted."""
@@ -231,7 +245,8 @@ class Store:
                 break
         response.raise_for_status()
         size = None
-        if response.headers.get("Content-Encoding", "identity") == "identity" and "Content-Length" in response.headers:
+        is_sent = _is_packed(url) or response.headers.get("Content-Encoding", "identity") == "identity"
+        if is_sent and "Content-Length" in response.headers:
             size = int(response.headers["Content-Length"])
         return _entry_of(url, size, response.headers)._replace(tag=_tag_of(response.headers))
 
@@ -239,6 +254,8 @@ class Store:
         async def request() -> Any:
             session, given = await self._fs.set_session(), dict(self._fs.kwargs)
             given["headers"] = {**given.get("headers", {}), "Accept-Encoding": "identity", **headers}
+            # Some servers name the compression of a file as that of their answer: what .gz says must stay compressed.
+            given["auto_decompress"] = not _is_packed(url)
             return await session.request(method, self._fs.encode_url(url), **{"allow_redirects": True, **given})
 
         return self._awaited(request)
@@ -321,8 +338,12 @@ class Store:
         tries.since = tries.since if tries.failed else time.monotonic()
         tries.failed += 1
         seconds = time.monotonic() - tries.since
-        is_final = isinstance(problem, (TypeError, ValueError, NotImplementedError))
-        if is_final or tries.failed > len(PAUSES) or seconds > PATIENCE:
+        if isinstance(problem, (TypeError, ValueError, NotImplementedError)):
+            raise self._error(
+                f"{name}: it cannot be {done}: {self._said(problem)}. Check the address, and storage_options, which "
+                "fsspec gets as they are."
+            ) from None
+        if tries.failed > len(PAUSES) or seconds > PATIENCE:
             raise self._error(
                 f"{name}: it cannot be {done}: the store failed {tries.failed} times within {seconds:.0f} s, at last "
                 f"with: {self._said(problem)}. Check the network, the address and storage_options, then run again; "
@@ -350,7 +371,7 @@ class Store:
         return sync(self._fs.loop, call, *args, timeout=seconds or REQUEST_SECONDS, **kwargs)
 
     def _native(self, url: str) -> str:
-        return f"s3://{url.partition('://')[2]}" if self._alias else url
+        return f"{'s3' if self._alias else self.protocol}://{url.partition('://')[2]}"
 
     def _path(self, url: str) -> str:
         found: str = self._fs._strip_protocol(self._native(url))
@@ -367,6 +388,10 @@ def _entry_of(url: str, size: Any, found: Mapping[str, Any]) -> Entry:
     marks = [str(found[name]) for name in _TAGS if found.get(name)]
     marks = marks or [str(found[name]) for name in _TIMES if found.get(name)]
     return Entry(url, size, hash_of([str(size).encode(), *(mark.encode() for mark in marks)]) if marks else None)
+
+
+def _is_packed(url: str) -> bool:
+    return without_secrets(url).lower().endswith((".gz", ".zst"))
 
 
 def _tag_of(headers: Mapping[str, str]) -> str:

@@ -146,6 +146,7 @@ def test_parts_that_are_missing_or_damaged_are_named_and_written_again(tmp_path:
         ({"task": mps.DPO(100)}, "max_length of the task dpo was 128 and is 100 now"),
         ({"rows_per_part": 20}, "rows_per_part was 16 and is 20 now"),
         ({"layout": "mindrlhf"}, "layout was 'ragged' and is 'mindrlhf' now"),
+        ({"on_bad_row": "drop"}, "on_bad_row was 'raise' and is 'drop' now"),
         ({"total": 4}, r"part_range is 2/4, but .* has the range 1/8\. Give every host one of 8 ranges"),
     ],
 )
@@ -169,6 +170,15 @@ def test_other_data_and_another_tokenizer_are_foreign(tmp_path: pathlib.Path) ->
     json_lines(tmp_path / "rows.jsonl", [*rows_with_bad()[:-1], pairs(51)[-1]])
     with pytest.raises(StateError, match=r"part range 1/8 .* is of another cache: .*data was another one"):
         write(path, out, 2)
+
+
+def test_another_name_of_the_source_is_foreign(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is in the manifest, and in the origins of dropped rows."""
+    path, out = source(tmp_path), tmp_path / "out"
+    write(path, out, 1)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StateError, match=rf"part range 1/8 .* is of another cache: source was '{path}' and is 'rows."):
+        write("rows.jsonl", out, 2)
 
 
 @pytest.mark.parametrize(

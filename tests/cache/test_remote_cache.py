@@ -266,6 +266,24 @@ def test_a_bucket_is_not_created(s3: S3, tmp_path: pathlib.Path) -> None:
     assert [entry.strip("/") for entry in s3.files.ls("")] == ["data"]
 
 
+def test_files_that_stand_for_folders(s3: S3, tmp_path: pathlib.Path) -> None:
+    """Consoles of stores make a folder as an empty file whose name ends with a slash."""
+    empty(s3, "made")
+    url, out = s3.put("made/rows.jsonl", lines(pairs(20))), "s3://data/made/cache"
+    for folder in ("cache/", "cache.writing/", "cache.writing/new/"):
+        s3.files.call_s3("put_object", Bucket="data", Key=f"made/{folder}", Body=b"")
+    for number in (1, 2, 3):
+        write_range(url, out, number, tmp_path / "host", s3)
+    assert mps.merge(out, **given(s3, tmp_path / "merging")).rows == 20
+
+
+def test_a_bucket_is_no_folder(s3: S3, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(
+        OptionError, match=r"s3://data is a whole bucket\. Name a folder in it, such as s3://data/cache"
+    ):
+        written(pairs(4), "s3://data/", **given(s3, tmp_path))
+
+
 def test_parts_that_were_written_before_a_failure(s3: S3, tmp_path: pathlib.Path, monkeypatch: Any) -> None:
     """An upload that fails is an error; the next run writes no part again."""
     empty(s3, "six")

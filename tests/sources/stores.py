@@ -63,6 +63,7 @@ class Web:
         files: Path -> contents.
         ranges: Whether it serves ranges.
         tags: Whether it sends an ETag.
+        encoding: The Content-Encoding that it names.
         chunked: Whether it says nothing of sizes, and sends chunks.
         breaks_at: Byte of each file from which on nothing is sent, for so many requests as `breaks`.
         stalls: Seconds before each answer to GET.
@@ -76,6 +77,7 @@ class Web:
     files: dict[str, bytes] = field(default_factory=dict)
     ranges: bool = True
     tags: bool = True
+    encoding: str = ""
     chunked: bool = False
     breaks_at: int = 0
     breaks: int = 0
@@ -139,6 +141,8 @@ def web() -> Iterator[Web]:
                 self.send_header("Content-Length", str(end - begin))
             if status == 206:
                 self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{end}")
+            if made.encoding:
+                self.send_header("Content-Encoding", made.encoding)
             if made.tags:
                 self.send_header("ETag", tag)
             self.end_headers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
@@ -299,6 +300,26 @@ def test_errors(
     assert copies_of(tmp_path) == []  # nothing is copied before the names were looked at
 
 
+def test_a_url_that_is_named_twice(memory: Callable[[str, bytes], str], tmp_path: pathlib.Path) -> None:
+    url = memory("twice/rows.jsonl", lines(pairs(3)))
+    with pytest.raises(SourceError, match=rf"^{url}: the file is named twice"):
+        mps.read([url, "memory://twice/*.jsonl"], cache_dir=tmp_path)
+
+
+def test_protocols_have_no_case(memory: Callable[[str, bytes], str], tmp_path: pathlib.Path) -> None:
+    memory("case/rows.jsonl", lines(pairs(3)))
+    for url in ("MEMORY://case/rows.jsonl", "Memory://case/*.jsonl"):
+        assert list(mps.read(url, cache_dir=tmp_path)) == pairs(3)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.jsonl"])
+def test_a_server_that_names_the_compression(name: str, web: Web, tmp_path: pathlib.Path) -> None:
+    """With ``Content-Encoding: gzip``, and whatever the client accepts, as servers answer that hold a packed file."""
+    web.encoding = "gzip"
+    url = web.put(name, gzip.compress(lines(pairs(40))))
+    assert list(mps.read(url, cache_dir=tmp_path)) == pairs(40)
+
+
 def test_rows_that_are_wrong_name_the_url(memory: Callable[[str, bytes], str], tmp_path: pathlib.Path) -> None:
     """Errors, warnings, report, quarantine and damaged files name the URL, and never the copy."""
     rows = [*map(json.dumps, pairs(9)), '{"prompt": "?", "chosen": 1']
@@ -354,6 +375,36 @@ def test_own_files_are_no_rows(memory: Callable[[str, bytes], str], tmp_path: pa
     assert list(mps.read(url, cache_dir=tmp_path)) == [row]
     with pytest.raises(SourceError, match=r"found only files that this library wrote .*a quarantine file"):
         mps.read("memory://own/b*.jsonl", cache_dir=tmp_path)
+
+
+def test_a_cache_in_the_folder_is_no_second_kind(memory: Callable[[str, bytes], str], tmp_path: pathlib.Path) -> None:
+    """The manifest of a cache and the plans of part ranges are JSON, and no rows."""
+    url = memory("mixed/rows.jsonl", lines(pairs(9)))
+    stream = stream_of(url, cache_dir=tmp_path)
+    mps.write_cache(stream, "memory://mixed/cache")
+    mps.write_cache(stream, "memory://mixed/other", part_range=(1, 1))
+    found = stream_of("memory://mixed", cache_dir=tmp_path)
+    assert len(found.data.source) == 9
+    assert found.report.left_out_files == dict.fromkeys(
+        ["memory://mixed/cache/manifest.json", "memory://mixed/other.writing/range-1-of-1.json"],
+        "a description of a cache",
+    )
+    memory("mixed/more.json", json.dumps(pairs(2)).encode())
+    with pytest.raises(SourceError, match=r"several kinds in the folder \(1 JSON, 1 JSON Lines\)"):
+        stream_of("memory://mixed", cache_dir=tmp_path)
+
+
+def test_a_copy_whose_file_was_deleted(memory: Callable[[str, bytes], str], tmp_path: pathlib.Path) -> None:
+    """As by a clean-up of old files, which leaves the folders; a truncated one, and files of a cache likewise."""
+    url = memory("gone/rows.jsonl", lines(pairs(20)))
+    mps.write_cache(stream_of(url, cache_dir=tmp_path), "memory://gone/cache")
+    for change in (os.unlink, lambda path: os.truncate(path, 100)):
+        for source, name in ((url, "rows.jsonl"), ("memory://gone/cache", "part-00000.mindrecord")):
+            assert sum(1 for _ in stream_of(source, cache_dir=tmp_path).batches()) == 5
+            [copy] = [path for path in files_below(tmp_path) if path.name == name]
+            change(copy)
+    for source in (url, "memory://gone/cache"):
+        assert sum(1 for _ in stream_of(source, cache_dir=tmp_path).batches()) == 5
 
 
 def test_a_long_copy_shows_its_progress(web: Web, tmp_path: pathlib.Path, monkeypatch: Any, caplog: Any) -> None:
@@ -431,6 +482,8 @@ def test_names_without_secrets() -> None:
         ("s3://bucket/a?b.jsonl", "s3://bucket/a?b.jsonl"),
         ("hdfs://user:pw@host/a@b.jsonl", "hdfs://host/a@b.jsonl"),
         ("hf://datasets/org/name@main/a.jsonl", "hf://datasets/org/name@main/a.jsonl"),
+        ("zip://a.jsonl::s3://key:secret@bucket/a.zip", "zip://a.jsonl::s3://bucket/a.zip"),
+        ("http://[::1]:8/a.jsonl", "http://[::1]:8/a.jsonl"),
     ):
         assert without_secrets(url) == shown
 
@@ -528,6 +581,11 @@ def test_wrong_options(tmp_path: pathlib.Path) -> None:
         mps.read("s3://a/b.jsonl", storage_options="key=secret")  # type: ignore[arg-type]
     with pytest.raises(mps.OptionError, match="cache_dir is 5; expected the path of a folder"):
         mps.read("s3://a/b.jsonl", cache_dir=5)  # type: ignore[arg-type]
+    for folder in ("", "s3://a/copies"):
+        with pytest.raises(mps.OptionError, match=rf"cache_dir is '{folder}'; expected the path of a folder of this"):
+            mps.read("s3://a/b.jsonl", cache_dir=folder)
+    with pytest.raises(mps.OptionError, match=r"cache_dir .* cannot be a path"):
+        mps.read("s3://a/b.jsonl", cache_dir="a\0b")
     place = tmp_path / "file"
     place.write_text("")
     fsspec.filesystem("memory").pipe_file("/a.jsonl", lines(pairs(1)))

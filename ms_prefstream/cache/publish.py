@@ -19,7 +19,7 @@ import msgspec
 from ms_prefstream.cache.compatibility import differences
 from ms_prefstream.cache.folder import SENT, SENT_FORMAT, StagingFolder, is_cache_name, is_staged_name
 from ms_prefstream.cache.parts import most_note, note_name, read_note
-from ms_prefstream.cache.ranges import RangePlan, file_of, is_plan_name
+from ms_prefstream.cache.ranges import RangePlan, check_same, file_of, is_plan_name, range_plans, whole_plan
 from ms_prefstream.disk import MOST_BYTES, LocalCopy, parse_json, read_file, shown
 from ms_prefstream.errors import CacheError, OptionError
 from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, write_small
@@ -111,16 +111,18 @@ class RemoteStagingFolder(StagingFolder):
             raise OptionError(f"{name} is a whole bucket. Name a folder in it, such as {name}/cache.")
         place = os.path.join(remote.place_of(self._url), "out")
         super().__init__(LocalCopy(place, name), part_range)
+        self._staged = name + _STAGED.rstrip("/")  # how messages name where hosts upload
         self._uploads = Uploads(self._store, self._url, os.path.join(self.path, SENT))
 
     def _check_out(self) -> None:
-        """Raises if something is at the URL that may not be replaced."""
+        """Raises if something is at the URL that may not be replaced, or ranges of another cache were uploaded."""
         found, name = self._names(), without_secrets(self._url)
         if foreign := sorted(one for one in found if not is_cache_name(one)):
             raise OptionError(
                 f"{name} holds other files as well ({', '.join(map(shown, foreign[:3]))}); expected an empty folder or "
                 "a cache. Move them away, or name another folder; nothing was changed."
             )
+        self._check_uploaded()
         if MANIFEST in found:
             if self._is_published():  # by a run that was interrupted then
                 return
@@ -168,6 +170,7 @@ class RemoteStagingFolder(StagingFolder):
     def publish_range(self, plan: RangePlan) -> None:
         """Uploads the finished parts of the range, then its plan."""
         assert self._range is not None
+        self._check_uploaded()  # before parts of others are replaced
         for number in self._range.of(plan.parts):
             if (done := self.done(number)) is not None:
                 for name, note in done.files.items():
@@ -188,8 +191,13 @@ class RemoteStagingFolder(StagingFolder):
                 f"{without_secrets(self._url)}{_STAGED} holds other files as well "
                 f"({', '.join(map(shown, foreign[:3]))}). Move them away; nothing was changed."
             )
-        for name in filter(is_plan_name, names):
-            self._fetch_small(name, MOST_BYTES)
+        plans = list(filter(is_plan_name, names))
+        for name in plans:
+            self._fetch_small(name, MOST_BYTES, self.path)
+        if not self._is_published():  # else a merge that was interrupted has deleted some
+            for name in filter(is_plan_name, os.listdir(self.path)):
+                if name not in plans:
+                    os.unlink(os.path.join(self.path, name))
         plan, _ = self.whole_plan()
         size = plan.about["rows_per_part"]
         with guarded(self.new):
@@ -197,7 +205,7 @@ class RemoteStagingFolder(StagingFolder):
         for number in range(plan.parts):
             name = note_name(number)
             if name in names:
-                self._fetch_small(name, most_note(size))
+                self._fetch_small(name, most_note(size), self.path)
                 if (done := read_note(os.path.join(self.path, name), number, size, plan.about["layout"])) is not None:
                     for part, note in done.files.items():
                         self._fetch(part, note)
@@ -218,9 +226,21 @@ class RemoteStagingFolder(StagingFolder):
             else:
                 os.unlink(temporary)
 
-    def _fetch_small(self, name: str, most: int) -> None:
+    def _fetch_small(self, name: str, most: int, folder: str) -> None:
         if (text := self._store.read(f"{self._url}{_STAGED}{name}", most)) is not None:
-            write_small(os.path.join(self.path, name), text)
+            write_small(os.path.join(folder, name), text)
+
+    def whole_plan(self) -> tuple[RangePlan, int]:
+        """Returns the plan of the cache whose part ranges have been uploaded, and their number."""
+        return whole_plan(LocalCopy(self.path, self._staged), self._name)
+
+    def _check_uploaded(self) -> None:
+        """Raises StateError if ranges that hosts have uploaded belong to another cache."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name in filter(is_plan_name, staged_names(self._store, self._url)):
+                self._fetch_small(name, MOST_BYTES, folder)
+            uploaded = LocalCopy(folder, self._staged)
+            check_same(uploaded, range_plans(uploaded), self._about, self._range)
 
     def _send(self, name: str) -> None:
         path = os.path.join(self.path, name)

@@ -12,7 +12,7 @@ from typing import IO, Annotated, Any, Literal
 import msgspec
 
 from ms_prefstream.cache.compatibility import changes
-from ms_prefstream.disk import MOST_BYTES, check_own, parse_json, read_file, shown
+from ms_prefstream.disk import MOST_BYTES, below, check_own, parse_json, read_file, shown
 from ms_prefstream.errors import CacheError, OptionError, StateError, printable
 from ms_prefstream.mindrecord.files import Count, write_small
 from ms_prefstream.mindrecord.manifest import check_about, checksum_of
@@ -121,7 +121,7 @@ def range_plans(folder: str) -> dict[PartRange, RangePlan]:
     found = {}
     for one in ranges:
         with contextlib.suppress(FileNotFoundError):
-            found[one] = _read(os.path.join(folder, file_of(one)), one)
+            found[one] = _read(below(folder, file_of(one)), one)
     return found
 
 

@@ -144,7 +144,8 @@ def copy_cache(store: Store, url: str, remote: Remote) -> LocalCopy | None:
                 held = place.finish(folder)
                 return LocalCopy(held.path, shown, held)
             place.discard(folder)
-            text = store.read(f"{url}/{MANIFEST}", MOST_BYTES) or b""
+            if (text := store.read(f"{url}/{MANIFEST}", MOST_BYTES)) is None:
+                raise CacheError(f"{shown}: the cache was deleted or replaced while it was copied. Run again.")
     raise _still_changing(shown)
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ms_prefstream.errors import SourceError
 from ms_prefstream.lengths.build import JOURNAL_SUFFIX
 from ms_prefstream.lengths.index_file import SUFFIX
-from ms_prefstream.mindrecord.manifest import is_cache
+from ms_prefstream.mindrecord.manifest import CACHE_FILE, is_cache
 from ms_prefstream.sources.base import Source, no_rows, sources_in
 from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.sources.compressed import StreamedJsonLines
@@ -204,6 +204,11 @@ def _urls_below(store: Store, folder: str) -> list[str]:
     names = [(url, name) for url, name in names if not any(part.startswith(".") for part in name.split("/"))]
     files = [url for url, name in names if _is_data(name)]
     if not files:
+        if any(re.fullmatch(CACHE_FILE, os.path.basename(name)) for _, name in names):
+            raise SourceError(
+                f"{shown} holds a cache without its manifest: it is being written, or its writing was interrupted. "
+                "Wait for it, or give that command again."
+            )
         if found:
             raise _no_data(shown, [name for _, name in names])
         raise SourceError(f"{shown}: no such file or folder in the store; expected data. Check the address.")

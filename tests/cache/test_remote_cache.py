@@ -17,7 +17,7 @@ import pytest
 import ms_prefstream as mps
 from ms_prefstream import CacheError, OptionError, PrefStreamError
 from ms_prefstream.cache.verify import verify
-from ms_prefstream.sources import store
+from ms_prefstream.sources import copies, store
 from ms_prefstream.sources.copies import Remote
 from tests.cache.places import flip, rows_with_bad, stream_of, tree
 from tests.cache.remote_writer import PART, TASK
@@ -119,7 +119,7 @@ def test_manifest_last_and_nothing_sent_twice(s3: S3, tmp_path: pathlib.Path, mo
         left[0] = more
         with pytest.raises(KeyboardInterrupt):
             written(rows_with_bad(), out, **given(s3, tmp_path))
-        with pytest.raises(PrefStreamError, match="s3://data/two/cache: "):
+        with pytest.raises(PrefStreamError, match="s3://data/two/cache holds a cache without its manifest"):
             stream_of(out, TASK, tokenizer=None, **given(s3, tmp_path / "other"))
     left[0] = 100
     written(rows_with_bad(), out, **given(s3, tmp_path))
@@ -390,6 +390,55 @@ def test_foreign_files_beside_ranges(s3: S3, tmp_path: pathlib.Path) -> None:
     with pytest.raises(OptionError, match=r"cache.writing/ holds other files as well \(new/notes.txt\)"):
         mps.merge(out, **given(s3, tmp_path / "merging"))
     assert s3.tree("strange/cache.writing")["new/notes.txt"] == b"mine"
+
+
+def test_ranges_of_another_cache(s3: S3, tmp_path: pathlib.Path) -> None:
+    """Refused before anything is written or sent, as in a common folder: uploads would replace parts of others."""
+    empty(s3, "foreign")
+    url, out = s3.put("foreign/rows.jsonl", lines(rows_with_bad(20))), "s3://data/foreign/cache"
+    write_range(url, out, 1, tmp_path / "host-1", s3)
+    before = s3.tree("foreign/cache.writing")
+    other = stream_of(url, mps.DPO(99), on_bad_row="drop", verbose=False, **given(s3, tmp_path / "host-2"))
+    named = r"part range 1/3 in s3://data/foreign/cache\.writing is of another cache: max_length of the task"
+    for options in ({"part_range": (2, 3)}, {"part_range": (1, 3)}, {}):
+        with pytest.raises(mps.StateError, match=named):
+            mps.write_cache(other, out, rows_per_part=PART, **options)
+    with pytest.raises(mps.StateError, match=r"part_range is 2/2, but s3://data/foreign/cache\.writing has .* 1/3"):
+        mps.write_cache(other, out, rows_per_part=PART, part_range=(2, 2))
+    assert s3.tree("foreign/cache.writing") == before
+
+
+def test_a_plan_that_somebody_deleted_in_the_store(s3: S3, tmp_path: pathlib.Path) -> None:
+    """What is at the URL counts. An error names the plan there, and the copy of an earlier merge is no plan."""
+    empty(s3, "plans")
+    url, out = s3.put("plans/rows.jsonl", lines(rows_with_bad(20))), "s3://data/plans/cache"
+    for number in (1, 2, 3):
+        write_range(url, out, number, tmp_path / "host", s3)
+    stream = stream_of(url, TASK, on_bad_row="drop", verbose=False, **given(s3, tmp_path / "host-4"))
+    mps.write_cache(stream, "s3://data/plans/other", rows_per_part=PART, part_range=(1, 4))
+    s3.put("plans/cache.writing/range-1-of-4.json", s3.tree("plans/other.writing")["range-1-of-4.json"])
+    with pytest.raises(mps.StateError, match=r"^s3://data/plans/cache\.writing has the part ranges 1/3 and 1/4"):
+        mps.merge(out, **given(s3, tmp_path / "merging"))
+    s3.files.rm_file("data/plans/cache.writing/range-1-of-4.json")
+    assert mps.merge(out, **given(s3, tmp_path / "merging")).source_rows == 20
+
+
+def test_a_manifest_that_is_deleted_during_the_copy(s3: S3, tmp_path: pathlib.Path, monkeypatch: Any) -> None:
+    empty(s3, "ends")
+    written(pairs(20), "s3://data/ends", **given(s3, tmp_path))
+    fetch = copies.fetch
+
+    def other(made: Any, entry: Any, path: str) -> None:
+        if s3.files.exists("data/ends/manifest.json"):
+            s3.files.rm_file("data/ends/manifest.json")
+            s3.files.rm_file("data/ends/places.npy")
+        fetch(made, entry, path)
+
+    monkeypatch.setattr(copies, "fetch", other)
+    with pytest.raises(CacheError, match=r"^s3://data/ends: the cache was deleted or replaced while it was copied"):
+        stream_of("s3://data/ends", TASK, tokenizer=None, **given(s3, tmp_path))
+    with pytest.raises(PrefStreamError, match="s3://data/ends holds a cache without its manifest"):
+        stream_of("s3://data/ends", TASK, tokenizer=None, **given(s3, tmp_path))
 
 
 class Writer:

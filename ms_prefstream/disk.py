@@ -27,6 +27,7 @@ MOST_BYTES = 64 * 2**20
 
 TEMPORARY = r"\.[0-9a-f]{12}\.new"
 """What `written` appends to the name of a file until it is complete, as a regular expression."""
+_SHORTENED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
 _HEAD = 32  # bytes at the begin of a file that are the same for all of its kind
 
 _KINDS = {
@@ -101,8 +102,18 @@ def cause_of(error: OSError | ValueError) -> str:
     return _CAUSES.get(error.errno or 0) or error.strerror or str(error)
 
 
+def is_shortened_url(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a path is a URL that a `pathlib.Path` was made of, which turns ``s3://`` into ``s3:/``."""
+    text = os.fsdecode(path)
+    return _SHORTENED.match(text) is not None and not os.path.lexists(text.partition("/")[0])
+
+
 def check_path(path: str | os.PathLike[str], error: type[PrefStreamError], what: str) -> None:
     """Raises an error of this class if no file can have this path, whether there is one or not."""
+    if is_shortened_url(path):
+        raise error(
+            f"{what} {shown(path)} is a URL that has lost a slash, as in pathlib. Pass it as a string."
+        )
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):

@@ -44,6 +44,7 @@ from ms_prefstream.sources.files import (
     read_at,
     read_ranges,
 )
+from ms_prefstream.sources.store import is_url
 
 _CHUNK = 1 << 16  # rows
 _REMEDY = "Copy the file again, or write the cache again; `ms-prefstream verify` checks every file."
@@ -319,6 +320,8 @@ def check_readable(folder: str, manifest: Manifest) -> None:
         what = "is padded for other trainers: read it with mindspore.dataset.MindDataset"
         if layout == MEGATRON:
             what = f"is for MindSpeed: train on it with --data-path {os.path.join(str(folder), PREFIX)}"
+        if is_url(str(folder)):
+            what = "is for other trainers, which do not read from stores: copy the folder to a disk for them"
         raise SourceError(
             f"{folder} has the layout {layout!r}, which {what}. mps.stream reads caches of layout 'ragged'."
         )

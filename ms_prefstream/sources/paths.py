@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from ms_prefstream.disk import is_shortened_url
 from ms_prefstream.errors import SourceError
 from ms_prefstream.lengths.build import JOURNAL_SUFFIX
 from ms_prefstream.lengths.index_file import SUFFIX
@@ -318,7 +319,9 @@ def _check_each_once(paths: Sequence[str]) -> None:
 
 def _missing(path: str) -> SourceError:
     hint = ""
-    if os.path.isdir(f"{path}.writing"):
+    if is_shortened_url(path):
+        hint = " If it is a URL: pass it as a string, as pathlib takes its second slash away."
+    elif os.path.isdir(f"{path}.writing"):
         hint = " A cache of this name is being written, or its writing was interrupted: run that command again."
     elif _HUB_NAME.match(path) and not os.path.splitext(path)[1]:
         hint = (

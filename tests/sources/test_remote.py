@@ -593,6 +593,17 @@ def test_wrong_options(tmp_path: pathlib.Path) -> None:
         mps.read("memory://a.jsonl", cache_dir=place)
 
 
+def test_a_url_as_a_path(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `pathlib.Path` of a URL has lost a slash: no folder ``s3:`` is made, and the remedy is named."""
+    monkeypatch.chdir(tmp_path)
+    stream = stream_of(json_lines(tmp_path / "rows.jsonl", pairs(9)))
+    with pytest.raises(mps.OptionError, match="out s3:/data/cache is a URL that has lost a slash"):
+        mps.write_cache(stream, pathlib.Path("s3://data/cache"))
+    with pytest.raises(SourceError, match=r"s3:/data/rows.jsonl: no such file.* pass it as a string"):
+        mps.read(pathlib.Path("s3://data/rows.jsonl"))
+    assert not (tmp_path / "s3:").exists()
+
+
 def test_the_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert Remote().folder == str(tmp_path / "ms_prefstream" / "files")

@@ -111,9 +111,7 @@ def is_shortened_url(path: str | os.PathLike[str]) -> bool:
 def check_path(path: str | os.PathLike[str], error: type[PrefStreamError], what: str) -> None:
     """Raises an error of this class if no file can have this path, whether there is one or not."""
     if is_shortened_url(path):
-        raise error(
-            f"{what} {shown(path)} is a URL that has lost a slash, as in pathlib. Pass it as a string."
-        )
+        raise error(f"{what} {shown(path)} is a URL that has lost a slash, as in pathlib. Pass it as a string.")
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):

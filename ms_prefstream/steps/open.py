@@ -190,8 +190,8 @@ class StepOpener:
             logical_shards=self.ranks.logical_shards,
             **order,
         )
-        keys = index.keys_of()
-        return self._indexed(IndexedSteps, BudgetPlan(options, keys), keys.__getitem__, self._collate())
+        plan = BudgetPlan(options, index.keys_of())  # which keeps an order of the keys, not the keys
+        return self._indexed(IndexedSteps, plan, index.keys_of, self._collate())
 
     def by_packs(self, rows: int, tokens: int, max_samples: int) -> AnySteps:
         """Steps of packed rows.

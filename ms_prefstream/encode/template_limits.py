@@ -199,7 +199,7 @@ def _weight(value: Any, depth: int) -> tuple[int, int]:
         return 4, 0
     known = _spent.weighed.get(id(value))
     if known is None:
-        kind = next(kind for kind in (list, tuple, dict) if isinstance(value, kind))
+        kind: Any = next(kind for kind in (list, tuple, dict) if isinstance(value, kind))
         if kind.__len__(value) > _MOST:
             raise _too_large()
         if depth > _DEEPEST:

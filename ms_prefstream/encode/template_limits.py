@@ -194,7 +194,8 @@ def _weigh(value: Any) -> int:
 def _weight(value: Any, depth: int) -> tuple[int, int]:
     """Returns the weight of a value and how deep it is."""
     if isinstance(value, str):
-        return _size(value) + 2, 0
+        longer = not (str.isascii(value) or str.isprintable(value))  # \U00012345 for a character of four bytes
+        return _size(value) * (3 if longer else 1) + 2, 0
     if not isinstance(value, (list, tuple, dict)):
         return 4, 0
     known = _spent.weighed.get(id(value))

@@ -95,6 +95,7 @@ LARGE = {
     "search from the end": "{{ ('a' * 10 ** 7).rfind('ab' + 'a' * 5 * 10 ** 6) }}",
     "split from the end": "{{ ('a' * 6 * 10 ** 6).rsplit('ab' + 'a' * 3 * 10 ** 6) | length }}",
     "indented deep": "{% set ns = namespace(x=range(99999) | list * 5) %}{% for a in range(150) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson(indent=16) }}",
+    "written by its code": "{{ [('\\U0001fffe' * 1000 ~ '\\U0001f600') * 8000] }}",
     "wide text": "{% set a = '\U0001f600' * 6 * 10 ** 7 %}{% set b = a + a %}",
     "title": "{{ ('a-' * 10 ** 7) | title | length }}",
     "urlencode": "{{ ('\x01' * 3 * 10 ** 7) | urlencode | length }}",

@@ -53,14 +53,20 @@ def needs(package: str, what: str, error: type[PrefStreamError] = PrefStreamErro
         instead: What can be done without the package, as the end of the sentence.
 
     Raises:
-        PrefStreamError: It is not installed, or another package of `PACKAGES` that it needs.
+        PrefStreamError: It is not installed, or another package of `PACKAGES` that it needs, or it is damaged.
     """
     try:
         yield
-    except ModuleNotFoundError as missing:
+    except ImportError as missing:
         name = (missing.name or "").partition(".")[0]
-        if name not in PACKAGES:
+        if name == "ms_prefstream":
             raise
+        if not isinstance(missing, ModuleNotFoundError) or name not in PACKAGES:
+            raise error(
+                f"{what} needs the package {package}, which cannot be imported here: {type(missing).__name__}: "
+                f"{' '.join(str(missing).split())}. Repair its installation, or the environment of its libraries"
+                f"{instead}."
+            ) from missing
         raise error(
             f"{what} needs the package {name}, which is not installed here. Install it: "
             f'pip install "{PACKAGES[package].install}"{instead}.'

@@ -14,6 +14,7 @@ from tokenizers.models import WordLevel
 
 import ms_prefstream as mps
 from ms_prefstream.encode.tokenizer import load_tokenizer
+from ms_prefstream.errors import PrefStreamError
 from ms_prefstream.packages import PACKAGES, needs, warn_if_untried
 from tests.compat.versions import SETUPS
 
@@ -58,6 +59,23 @@ def test_untried_versions_are_named_once(
     said = [record.getMessage() for record in caplog.records]
     assert [text.split(" is installed")[0] for text in said] == ([] if tried else [f"{package} {version}"])
     assert all(name in text for text in said for name in PACKAGES[package].tried)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ImportError("libascendcl.so: cannot open shared object file", name="mindspore._c_expression"),
+        ModuleNotFoundError("No module named 'asttokens'", name="asttokens"),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_an_error_that_says_why(damage: ImportError) -> None:
+    with (
+        pytest.raises(PrefStreamError, match=f"the test needs the package mindspore, which cannot .*{damage}.*Repair"),
+        needs("mindspore", "the test"),
+    ):
+        raise damage
+    with pytest.raises(ModuleNotFoundError), needs("mindspore", "the test"):
+        raise ModuleNotFoundError("No module named 'ms_prefstream.x'", name="ms_prefstream.x")
 
 
 def test_nothing_is_said_of_a_package_that_is_not_loaded(

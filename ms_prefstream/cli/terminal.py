@@ -53,6 +53,8 @@ _SHORT_NAME = re.compile(
     r"(?:^|(?<=[.:;] ))[a-z]+(?=(?:\[\d+\])? (?:is|has|makes|names) )|(?<=[Ll]eave )[a-z]+(?= out)"
 )
 _VALUE = r"""(?P<value>"[^"]*"|'[^']*'|\{[^{}]*\}|[\w.-]*\w)(?!\w)"""
+_PLAIN = {"None": "none", "True": "true", "False": "false"}
+_QUOTES = "\"'"
 
 
 def with_flags(text: str, command: click.Command | None = None) -> str:
@@ -88,14 +90,22 @@ def with_flags(text: str, command: click.Command | None = None) -> str:
         task = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind).lower()
         return f"--task {task} {inner}".replace(", ", " ")
 
+    def option_of(name: str, value: str) -> click.Option:
+        of_value = [one for one in options[name] if not isinstance(one.flag_value, str)]  # no --no-shuffle
+        spelled = {value, _PLAIN.get(value, value)}
+        named = [one for one in of_value if spelled & set(getattr(one.type, "choices", [value]))]
+        return (named or options[name])[0]
+
+    def with_subject(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        return f"{_flag(option_of(name, value.strip(_QUOTES)))} is {value}" if name in flags else found[0]
+
     def with_value(found: re.Match[str]) -> str:
-        name, value = found["name"], found["value"].strip("\"'")
+        name, value = found["name"], found["value"].strip(_QUOTES)
         if name not in flags:
             return found[0]
-        plain = {"None": "none", "True": "true", "False": "false"}.get(value, value)
-        of_value = [one for one in options[name] if not isinstance(one.flag_value, str)]  # no --no-shuffle
-        named = [one for one in of_value if {value, plain} & set(getattr(one.type, "choices", [value]))]
-        option = (named or options[name])[0]
+        plain = _PLAIN.get(value, value)
+        option = option_of(name, value)
         if option.is_flag and value in ("True", "False"):
             off = option.secondary_opts
             return _flag(option) if value == "True" else off[0] if off else f"no {_flag(option)}"
@@ -106,6 +116,7 @@ def with_flags(text: str, command: click.Command | None = None) -> str:
     text = re.sub(rf"(?<![\w.-])(?P<name>[a-z_]+)={_VALUE}", with_value, _MADE.sub(made, text))
     # Names with an underscore are unmistakable; a single word is an option where it cannot be an English one.
     text = _LONG_NAME.sub(lambda one: flags.get(one[0], one[0]), text)
+    text = re.sub(rf"(?:^|(?<=[.:;] ))(?P<name>[a-z]+) is {_VALUE}", with_subject, text)
     text = _SHORT_NAME.sub(lambda one: flags.get(one[0], one[0]), text)
     return re.sub(r"(?<=\s)(--[a-z-]+)\[\d+\]|^(--[a-z-]+)\[\d+\]", r"\1\2", text)  # a flag has no places
 

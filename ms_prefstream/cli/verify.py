@@ -23,6 +23,7 @@ def verify(out: str, **options: Any) -> None:
     read is an error.
     """
     from ms_prefstream.cache.verify import verify as verify_cache
+    from ms_prefstream.mindrecord.megatron import is_order
     from ms_prefstream.progress import progress_on
     from ms_prefstream.sources.copies import Remote
     from ms_prefstream.sources.store import without_secrets
@@ -30,7 +31,10 @@ def verify(out: str, **options: Any) -> None:
     found = verify_cache(out, progress_on(sys.stderr, "verify", "bytes"), Remote(**options))
     for one in found:
         if one.problem or not one.belongs:
-            said = one.problem or "it does not belong to the cache; readers ignore it"
+            stored = (
+                "a trainer's order of the rows; delete it if it is that of other rows" if is_order(one.name) else ""
+            )
+            said = one.problem or f"it does not belong to the cache; {stored or 'readers ignore it'}"
             show(f"{os.path.join(without_secrets(out), one.name)}: {said}")
     whole = [not one.problem for one in found if one.belongs]
     click.echo(f"{sum(whole)} of {len(whole)} files are whole")

@@ -7,6 +7,7 @@ text depend on chance, on the process or on the day is refused, or fixed (`templ
 
 from __future__ import annotations
 
+import bisect
 import datetime
 import functools
 import re
@@ -68,7 +69,7 @@ class _Generation(jinja2.ext.Extension):
 class _Generator(jinja2.compiler.CodeGenerator):
     """Code generator in which ``a ~ b`` keeps the track of contents, and ``a in b`` marks a as read.
 
-    Blocks and comparisons ask for the time, and lists, tuples and mappings are counted.
+    Blocks and comparisons ask for the time. Lists, tuples, mappings and slices are counted.
     """
 
     def blockvisit(self, nodes: Iterable[jinja2.nodes.Node], frame: jinja2.compiler.Frame) -> None:
@@ -89,6 +90,12 @@ class _Generator(jinja2.compiler.CodeGenerator):
         made = node.ctx == "load"  # else names that are assigned to
         self.write("environment.made(" * made)
         super().visit_Tuple(node, frame)
+        self.write(")" * made)
+
+    def visit_Getitem(self, node: jinja2.nodes.Getitem, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
+        made = isinstance(node.arg, jinja2.nodes.Slice)  # which the environment does not see
+        self.write("environment.made(" * made)
+        super().visit_Getitem(node, frame)
         self.write(")" * made)
 
     def visit_Concat(self, node: jinja2.nodes.Concat, frame: jinja2.compiler.Frame) -> None:  # noqa: N802
@@ -124,6 +131,14 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     made = staticmethod(made)
     intercepted_binops = frozenset({"+", "-", "*", "**", "%"})
 
+    def _parse(self, source: str, name: str | None, filename: str | None) -> jinja2.nodes.Template:
+        tree = super()._parse(source, name, filename)
+        node: Any
+        for node in tree.find_all((jinja2.nodes.Call, jinja2.nodes.Filter, jinja2.nodes.Test)):
+            if node.dyn_args is not None:  # *arguments become a list, which is limited
+                node.dyn_args = jinja2.nodes.Filter(node.dyn_args, "list", [], [], None, None, lineno=node.lineno)
+        return tree
+
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
         """Returns the parts of a text as one."""
@@ -140,6 +155,11 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         """Returns a value that is compared with another."""
         tick()
         return value
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Returns an item or an attribute. The name of an attribute that filters get may have many parts."""
+        tick()
+        return super().getitem(obj, argument)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Returns the value of ``left operator right``.
@@ -158,7 +178,10 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         """Call a function; methods of ordinary strings read their arguments, except plain ``format``."""
         method = getattr(function, "__wrapped__", function)  # the sandbox wraps ``format``, in some versions
         text, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
+        if isinstance(text, Tracked) and isinstance(method, functools.partial):
+            name = method.args[0]  # of a method such as ``strip``
         if isinstance(text, str) and name == "join" and len(args) == 1:
+            check_growth("list", args)
             args = (made(list(args[0])),)
         if isinstance(text, (str, bytes, int, float, list, tuple, dict)):
             named = {key: value for key, value in options.items() if key not in _JINJAS_OWN}
@@ -323,7 +346,7 @@ def renderer(
     """
     template = _compile(text)
     day = datetime.datetime.combine(date or datetime.date.today(), datetime.time())
-    names = {"documents": None, "strftime_now": day.strftime, **variables}
+    names = {"documents": None, "strftime_now": _limited("strftime", day.strftime), **variables}
     known_address = bool(_ADDRESS.search(text))
 
     def render(messages: Sequence[Mapping[str, Any]], tools: Any = None, generation: bool = False) -> str:
@@ -347,7 +370,9 @@ _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 def _has_address(text: str) -> bool:
     """Returns whether the template itself wrote an object's address, outside of the values of the row."""
     runs = text.runs if isinstance(text, Tracked) else ()
-    return any(
-        not any(run.begin <= found.start() and found.end() <= run.end for run in runs)
-        for found in _ADDRESS.finditer(plain(text))
-    )
+    begins = [run.begin for run in runs]
+    for found in _ADDRESS.finditer(plain(text)):
+        at = bisect.bisect_right(begins, found.start())
+        if not at or found.end() > runs[at - 1].end:
+            return True
+    return False

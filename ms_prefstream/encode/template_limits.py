@@ -1,14 +1,16 @@
 """Limits of time and memory for chat templates: these come with the files of a tokenizer, and nobody has read them.
 
-A template runs in this process, so it is counted from within. Each block, call, filter, test and comparison asks for
-the time (`tick`). What can make a value much larger than its arguments is estimated before it runs (`check_growth`).
-What a template makes is counted, and now and then the memory of the process is looked at (`made`). Between two of these
-no step takes long, since no value is larger than `LARGEST`.
+A template runs in this process, so it is counted from within. Each block, call, filter, test, comparison and look-up
+asks for the time and, if it works for long, for the memory of the process (`tick`). What can make a value much larger
+than its arguments, or take much longer, is estimated before it runs (`check_growth`). What a template makes is counted,
+and now and then the memory of the process is looked at (`made`). Between two of these no step takes long, since no
+value is larger than `LARGEST`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import numbers
 import re
@@ -23,12 +25,16 @@ from ms_prefstream.errors import OptionError
 
 SECONDS = 10.0  # the default of `template_limit_s`
 MEMORY = 256 * 2**20  # bytes that the process may grow in one rendering
-LARGEST = 2**26  # characters of one text, or of a list as text
+LARGEST = 2**25  # bytes of one text, or of a list as text; one character beyond ASCII counts as four
 _MOST = 2**20  # items of a list
+_WALKED = 2**18  # characters of a text that is taken apart, or of a name
 LONGEST = 2**20  # characters of a template; the largest that models come with have 30,000
 _DEEPEST = 200  # lists within lists
 _BITS = 10_000  # of a whole number
-_LOOK = 32 * 2**20  # bytes that are made between two looks at the memory of the process
+_LOOK = 16 * 2**20  # bytes that are made between two looks at the memory of the process
+_PAUSE = 0.05  # seconds between two looks
+_OBJECT = 64  # bytes of a small object
+_TOGETHER = 1024  # parts of a text that are counted at once
 _PAGE = resource.getpagesize()
 
 
@@ -41,8 +47,8 @@ class _Spent(threading.local):
 
     def __init__(self) -> None:
         self.seconds = self.until = math.inf
-        self.end = 0.0
-        self.begun = 0
+        self.end = self.begun_at = 0.0
+        self.begun = 0  # bytes of memory of the process
         self.made = 0
         self.weighed: dict[int, tuple[Any, int, int]] = {}
 
@@ -75,9 +81,12 @@ def limited(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    _spent.seconds, _spent.until = seconds, time.monotonic() + seconds
+    now = time.monotonic()
+    _spent.seconds, _spent.until = seconds, now + min(seconds, _PAUSE)
     _spent.end = time.thread_time() + seconds
-    _spent.begun, _spent.made = 0, 0
+    if now > _spent.begun_at + _PAUSE:
+        _spent.begun_at, _spent.begun = now, _memory()
+    _spent.made = 0
     try:
         yield
     finally:
@@ -86,18 +95,20 @@ def limited(seconds: float | None) -> Iterator[None]:
 
 
 def tick() -> None:
-    """Raises if this thread has worked for longer; waiting for a busy machine does not count."""
+    """Raises if this thread has worked for longer, or fills the memory; waiting for a busy machine does not count."""
     if time.monotonic() > _spent.until:
         left = _spent.end - time.thread_time()
         if left < 0:
             raise TemplateLimitError(f"needs more than {_spent.seconds:g} s for one conversation")
-        _spent.until = time.monotonic() + left
+        if _spent.seconds - left > _PAUSE:  # else the memory is more likely to be that of other threads
+            _look()
+        _spent.until = time.monotonic() + min(left, _PAUSE)
 
 
 def made(value: Any) -> Any:
     """Returns a value that a template has made, and counts it."""
     if isinstance(value, str):
-        _count(str.__len__(value))  # to ask for the length of a content would mark it as read
+        _count(_size(value))
     elif isinstance(value, (list, tuple, dict)):
         if _spent.until < math.inf:
             _count(8 * len(value) + _weigh(value))
@@ -110,8 +121,16 @@ def made(value: Any) -> Any:
 
 def counted(parts: Iterable[str]) -> list[str]:
     """Returns the parts of a text that is to be joined, and counts it."""
-    texts = list(parts)
-    _count(sum(map(str.__len__, texts)))
+    texts: list[str] = []
+    whole, rest = 0, iter(parts)
+    while some := list(itertools.islice(rest, _TOGETHER)):
+        tick()
+        size = sum(map(_size, some))
+        whole += size
+        _count(size + _OBJECT * len(some))
+        if whole > LARGEST and _spent.until < math.inf:
+            raise _too_large()
+        texts += some
     return texts
 
 
@@ -125,10 +144,18 @@ def _count(size: int) -> None:
     if _spent.made > _LOOK:
         _spent.made = 0
         if _spent.until < math.inf:
-            memory = _memory()
-            _spent.begun = _spent.begun or memory
-            if memory > _spent.begun + MEMORY:
-                raise TemplateLimitError(f"needs more than {MEMORY >> 20} MB for one conversation")
+            _look()
+
+
+def _look() -> None:
+    """Raises if the process has grown by too much."""
+    if _memory() > _spent.begun + MEMORY:
+        raise TemplateLimitError(f"needs more than {MEMORY >> 20} MB for one conversation")
+
+
+def _size(text: str) -> int:
+    """Returns the bytes of a text at most; to ask for its length in the usual way would mark a content as read."""
+    return str.__len__(text) if str.isascii(text) else 4 * str.__len__(text)
 
 
 def check_growth(name: str, values: Sequence[Any], named: Mapping[str, Any] | None = None) -> None:
@@ -137,14 +164,14 @@ def check_growth(name: str, values: Sequence[Any], named: Mapping[str, Any] | No
     if name in _LINEAR or _spent.until == math.inf:
         return
     given = [plain(one) if isinstance(one, str) else one for one in (*values, *(named or {}).values())]
+    if name in _WALKING and any(isinstance(one, (str, bytes)) and len(one) > _WALKED for one in given):
+        raise TemplateLimitError(f"takes apart a text of more than {_WALKED:,} characters ({name})")
     if _GROWTH.get(name, _product)(given) > LARGEST:
         raise _too_large()
 
 
 def _too_large() -> TemplateLimitError:
-    return TemplateLimitError(
-        f"makes a value of more than {LARGEST >> 20} million characters or {_MOST >> 20} million items"
-    )
+    return TemplateLimitError(f"makes a value of more than {LARGEST >> 20} MB or {_MOST:,} items")
 
 
 def _memory() -> int:
@@ -167,22 +194,24 @@ def _weigh(value: Any) -> int:
 def _weight(value: Any, depth: int) -> tuple[int, int]:
     """Returns the weight of a value and how deep it is."""
     if isinstance(value, str):
-        return str.__len__(value) + 2, 0
+        longer = not (str.isascii(value) or str.isprintable(value))  # \U00012345 for a character of four bytes
+        return _size(value) * (3 if longer else 1) + 2, 0
     if not isinstance(value, (list, tuple, dict)):
         return 4, 0
     known = _spent.weighed.get(id(value))
     if known is None:
-        if len(value) > _MOST:
+        kind: Any = next(kind for kind in (list, tuple, dict) if isinstance(value, kind))
+        if kind.__len__(value) > _MOST:
             raise _too_large()
         if depth > _DEEPEST:
             raise TemplateLimitError(f"nests values more than {_DEEPEST} deep")
         total, below = 2, 0
-        for items in (value, value.values()) if isinstance(value, dict) else (value,):
+        for items in _held(value):
             for item in items:
                 weight, deep = _weight(item, depth + 1)
                 total, below = total + weight, max(below, deep)
-            if total > LARGEST:
-                raise _too_large()
+                if total > LARGEST:
+                    raise _too_large()
         if below >= _DEEPEST:
             raise TemplateLimitError(f"nests values more than {_DEEPEST} deep")
         known = _spent.weighed[id(value)] = value, total, below + 1  # held, so that no other value gets its id
@@ -190,10 +219,17 @@ def _weight(value: Any, depth: int) -> tuple[int, int]:
     return known[1], known[2]
 
 
+def _held(value: Any) -> tuple[Iterable[Any], ...]:
+    """Returns what a list or a mapping holds, without marking contents as read."""
+    if isinstance(value, dict):
+        return dict.keys(value), dict.values(value)
+    return (list.__iter__(value) if isinstance(value, list) else value,)
+
+
 def _amount(value: Any) -> int:
     """Returns by how much an argument may multiply the others."""
     if isinstance(value, str):
-        return max(1, str.__len__(value))
+        return max(1, _size(value))
     if isinstance(value, bytes):
         return max(1, len(value))
     if isinstance(value, (list, tuple, dict)):
@@ -227,6 +263,8 @@ def _formatted(values: Sequence[Any]) -> int:
     text, *given = values
     if not isinstance(text, str):
         return 0
+    if len(text) > _WALKED:
+        return 2 * LARGEST  # it has no use, and a field may have many parts
     if len(given) == 1 and isinstance(given[0], tuple):
         given = list(given[0])
     widths = sum(min(int(digits[:12]), 2 * LARGEST) for digits in re.findall("[0-9]+", text))
@@ -237,12 +275,32 @@ def _formatted(values: Sequence[Any]) -> int:
 
 
 def _pieces(values: Sequence[Any]) -> int:
-    """The memory of the pieces of a text, of which each is a value of some 64 bytes."""
+    """The memory of the pieces of a text, each of which is an object."""
     text, *separator = values
     if not isinstance(text, (str, bytes)):
         return _amount(text)
     known = separator and isinstance(separator[0], type(text)) and separator[0]
-    return len(text) + 64 * (text.count(separator[0]) if known else len(text) // 2) // 4
+    return len(text) + _OBJECT * (text.count(separator[0]) if known else len(text) // 8)
+
+
+def _searched_back(values: Sequence[Any]) -> int:
+    """The steps of a search from the end, which may compare all of what it looks for at each place."""
+    text, *given = values
+    sizes = [len(one) for one in given if isinstance(one, (str, bytes))]
+    return len(text) * sum(sizes) // 32 if isinstance(text, (str, bytes)) else 0
+
+
+def _pieces_from_end(values: Sequence[Any]) -> int:
+    return max(_pieces(values), _searched_back(values))
+
+
+def _items(values: Sequence[Any]) -> int:
+    """The memory of lists whose number is an argument."""
+    return _OBJECT * sum(abs(value) for value in values if isinstance(value, int))
+
+
+def _written_longer(values: Sequence[Any]) -> int:
+    return 5 * _amount(values[0]) if values else 0
 
 
 def _replaced(values: Sequence[Any]) -> int:
@@ -268,7 +326,7 @@ def _lines(values: Sequence[Any]) -> int:
 def _as_json(values: Sequence[Any]) -> int:
     value, *added = values
     widest = max(map(_amount, added), default=1)
-    return _amount(value) * widest if widest > 16 else 0  # `made` has limited the value
+    return _amount(value) * (1 + _weight(value, 0)[1] * widest) // 8  # an item may be indented as often as it is deep
 
 
 def _rounded(values: Sequence[Any]) -> int:
@@ -277,7 +335,7 @@ def _rounded(values: Sequence[Any]) -> int:
 
 def _slow(values: Sequence[Any]) -> int:
     """The steps of a filter that walks through the rest of a text again and again."""
-    return _product([*values, values[0]])
+    return _product([*values, values[0]]) // 32
 
 
 def _numbers(values: Sequence[Any]) -> int:
@@ -292,9 +350,11 @@ _GROWTH: dict[str, Callable[[Sequence[Any]], int]] = {
     "format": _formatted,
     "format_map": _formatted,
     "split": _pieces,
-    "rsplit": _pieces,
+    "rsplit": _pieces_from_end,
     "splitlines": _pieces,
-    "list": _pieces,
+    **dict.fromkeys(("rfind", "rindex", "rpartition"), _searched_back),
+    **dict.fromkeys(("batch", "slice"), _items),
+    **dict.fromkeys(("e", "escape", "forceescape"), _written_longer),
     **dict.fromkeys(("wordwrap", "urlize", "striptags", "pprint", "xmlattr"), _slow),
     "sum": _numbers,
     "replace": _replaced,
@@ -302,15 +362,19 @@ _GROWTH: dict[str, Callable[[Sequence[Any]], int]] = {
     "tojson": _as_json,
     "round": _rounded,
     **dict.fromkeys(("indent", "expandtabs"), _lines),
-    **dict.fromkeys(("batch", "center", "ljust", "rjust", "slice", "truncate", "zfill"), _sum),
+    **dict.fromkeys(("center", "ljust", "rjust", "truncate", "zfill"), _sum),
 }
 # Operators, filters, tests and methods whose result is at most a few times as long as their arguments.
 _LINEAR = frozenset({
-    *("+", "-", "/", "//", "abs", "attr", "capitalize", "casefold", "count", "d", "default", "dictsort", "e", "encode"),
-    *("endswith", "escape", "filesizeformat", "find", "first", "float", "forceescape", "get", "groupby", "in", "index"),
-    *("int", "isalnum", "isalpha", "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "isupper", "items"),
-    *("keys", "last", "length", "lower", "lstrip", "map", "max", "min", "partition", "random", "reject", "rejectattr"),
-    *("removeprefix", "removesuffix", "reverse", "rfind", "rindex", "rpartition", "rstrip", "safe", "select"),
-    *("selectattr", "sort", "startswith", "string", "strip", "swapcase", "title", "trim", "unique", "upper"),
-    *("urlencode", "values", "wordcount"),
+    *("+", "-", "/", "//", "abs", "attr", "capitalize", "casefold", "count", "d", "default", "encode", "endswith"),
+    *("filesizeformat", "find", "first", "float", "get", "in", "index", "int", "isalnum", "isalpha", "isdecimal"),
+    *("isdigit", "islower", "isnumeric", "isspace", "isupper", "items", "keys", "last", "length", "lower", "lstrip"),
+    *("partition", "random", "removeprefix", "removesuffix", "reverse", "rstrip", "safe", "startswith", "string"),
+    *("strip", "swapcase", "trim", "upper", "values"),
 })  # fmt: skip
+# Those that make an object or take a step for each character of a text, or for each part of the name of an attribute.
+_WALKING = frozenset({
+    *("batch", "dictsort", "groupby", "list", "map", "max", "min", "reject", "rejectattr", "select", "selectattr"),
+    *("slice", "sort", "strftime", "sum", "title", "unique", "urlencode", "wordcount"),
+})  # fmt: skip
+_GROWTH.update(dict.fromkeys(_WALKING - _GROWTH.keys(), lambda values: 0))

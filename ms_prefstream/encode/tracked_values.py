@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ms_prefstream.encode.template_limits import counted
 from ms_prefstream.encode.tracked_text import ContentReads, Leaf, Run, Tracked, joined, plain
 
 NO_CONTENT = -1  # the owner of the word None, written for a content that is missing
@@ -254,7 +255,7 @@ class JsonForm(NamedTuple):
 
 def tracked_json(value: Any, **options: Any) -> str:
     """Returns ``json.dumps(value, **options)``, with the runs of the tracked values in it."""
-    return joined(_json(value, "\n", options))
+    return joined(counted(_json(value, "\n", options)))
 
 
 def _json(value: Any, line: str, options: Mapping[str, Any]) -> Iterable[str]:

@@ -72,6 +72,11 @@ def is_read(name: str) -> bool:
     return name.startswith(f"{PREFIX}_packed_") and "_document" in name
 
 
+def is_order(name: str) -> bool:
+    """Returns whether a file holds the order of rows that a trainer has stored beside them."""
+    return name.startswith(f"{PREFIX}_") and "_indexmap_" in name
+
+
 def file_bytes(lengths: NDArray[np.int32]) -> list[int]:
     """Returns the bytes of the tokens of each column; `lengths`, (n, 2), are those of the rows."""
     chosen, rejected = (TOKEN.itemsize * lengths.sum(axis=0, dtype=np.int64)).tolist()

@@ -366,6 +366,8 @@ def test_a_layout_in_an_error_is_that_of_the_files_or_of_the_task() -> None:
     assert (
         with_flags("Use layout='ragged', or layout='concat'.", cache) == "Use --layout ragged, or --task-layout concat."
     )
+    assert with_flags("layout is 'megatron', whose", cache) == "--layout is 'megatron', whose"
+    assert with_flags("DPO: layout is 'concat', which", cache) == "DPO: --task-layout is 'concat', which"
 
 
 def test_a_bad_row_names_the_flag_that_drops_it(

@@ -139,9 +139,10 @@ class RayEngine(contextlib.AbstractContextManager["RayEngine"]):
                         *(_named(argument), why, _said(error), attempt, _RETRIES),
                     )
                     task = self._begun(function, argument)
+        smaller = "" if isinstance(argument, range) else ", or write smaller parts (rows_per_part)"
         raise PrefStreamError(
             f"{_named(argument)}: its Ray worker was lost {_RETRIES + 1} times ({why}). It may have run out of memory: "
-            "give the cluster fewer workers a machine, or write smaller parts (rows_per_part)."
+            f"give the cluster fewer workers a machine{smaller}."
         )
 
     @contextlib.contextmanager

@@ -137,7 +137,7 @@ def test_workers_that_are_lost_again_and_again(tmp_path: pathlib.Path, ray: Fake
     path, ray.losses = source(tmp_path), 100
     with pytest.raises(PrefStreamError, match=r"part 0 \(rows 0 to 15\): its Ray worker was lost 6 times \(LostError"):
         write(path, tmp_path / "out", engine="ray")
-    with pytest.raises(PrefStreamError, match="rows 0 to 49: its Ray worker was lost 6 times"):
+    with pytest.raises(PrefStreamError, match=r"rows 0 to 49: its Ray worker was lost 6 .* a machine\.$"):
         mps.build_index(path, tmp_path / "x", task=TASK, tokenizer="bytes", engine="ray", verbose=False)
     assert ray.ended == 2
 

@@ -230,7 +230,7 @@ def test_an_existing_cache_is_replaced_only_on_demand_and_only_by_a_whole_one(
     path, out = source(tmp_path), tmp_path / "out"
     write(path, out)
     before = tree(out)
-    with pytest.raises(OptionError, match="--overwrite"):
+    with pytest.raises(OptionError, match="overwrite=True"):
         write(path, out, task=mps.DPO(64))
     interrupted(monkeypatch, 1, path, out, task=mps.DPO(64), overwrite=True)
     assert tree(out) == before

@@ -12,10 +12,10 @@ from typing import IO, Annotated, Any, Literal
 import msgspec
 
 from ms_prefstream.cache.compatibility import changes
-from ms_prefstream.disk import MOST_BYTES, below, check_own, parse_json, read_file, shown
+from ms_prefstream.disk import below, check_own, parse_json, read_file, shown
 from ms_prefstream.errors import CacheError, OptionError, StateError, printable
 from ms_prefstream.mindrecord.files import Count, write_small
-from ms_prefstream.mindrecord.manifest import check_about, checksum_of
+from ms_prefstream.mindrecord.manifest import check_about, checksum_of, names_format
 from ms_prefstream.part_range import NAME, PartRange, check_all
 from ms_prefstream.steps.data import StreamData
 
@@ -83,11 +83,7 @@ def is_plan_name(name: str) -> bool:
 
 def is_range_plan(file: IO[bytes]) -> bool:
     """Returns whether an open file is the plan of a range, with any values."""
-    try:
-        values = json.loads(file.read(MOST_BYTES))
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and values.get("format") == _FORMAT
+    return names_format(file, _FORMAT)
 
 
 def write_range_plan(folder: str, part_range: PartRange, plan: RangePlan) -> None:

@@ -134,7 +134,7 @@ def is_cache_file(file: IO[bytes], name: str) -> bool:
     Headers and descriptions must be whole; the rows may be damaged.
     """
     if name == MANIFEST:
-        return _is_manifest(file)
+        return names_format(file, _FORMAT)
     if name == LENGTHS:
         return is_index(file)
     if name.endswith(SIDECAR):
@@ -153,12 +153,13 @@ def check_cache_file(path: str) -> None:
     check_own(path, lambda file: is_cache_file(file, os.path.basename(path)), CacheError, "the file")
 
 
-def _is_manifest(file: IO[bytes]) -> bool:
+def names_format(file: IO[bytes], format: str) -> bool:
+    """Returns whether an open file holds a JSON object of this format, with any values."""
     try:
         values = json.loads(file.read(MOST_BYTES))
     except (ValueError, RecursionError):
         return False
-    return isinstance(values, dict) and values.get("format") == _FORMAT
+    return isinstance(values, dict) and values.get("format") == format
 
 
 _Carried = Literal["int64", "float32", "text"]

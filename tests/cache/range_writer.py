@@ -12,28 +12,23 @@ import os
 import sys
 
 import ms_prefstream as mps
-from tests.cache.writer import PART, TASK
+from tests.cache.writer import PART, TASK, in_children
 
 RANGES = 3
 
 
 def main(source: str, out: str) -> None:
-    """Write what is missing of the cache in a child for each line of input."""
-    pid = 0
-    for line in sys.stdin:
-        if line == "wait\n":
-            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-            continue
-        pid = os.fork()
-        if not pid:
-            if not os.path.exists(out):
-                for number in range(1, RANGES + 1):
-                    stream = mps.stream(source, task=TASK, tokenizer="bytes", batching=mps.Pad(1))
-                    mps.write_cache(stream, out, rows_per_part=PART, workers=0, part_range=(number, RANGES))
-            if os.path.exists(out + ".writing"):
-                mps.merge(out)
-            os._exit(0)
-        print(pid, flush=True)
+    """Writes what is missing of the cache in a child for each line of input."""
+
+    def write() -> None:
+        if not os.path.exists(out):
+            for number in range(1, RANGES + 1):
+                stream = mps.stream(source, task=TASK, tokenizer="bytes", batching=mps.Pad(1))
+                mps.write_cache(stream, out, rows_per_part=PART, workers=0, part_range=(number, RANGES))
+        if os.path.exists(out + ".writing"):
+            mps.merge(out)
+
+    in_children(write)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import ms_prefstream as mps
 
@@ -17,8 +18,8 @@ TASK = mps.DPO(128)
 PART = 8
 
 
-def main(source: str, out: str, workers: int, layout: str) -> None:
-    """Write the cache in a child for each line of input."""
+def in_children(work: Callable[[], None]) -> None:
+    """Does the work in a child for each line of input."""
     pid = 0
     for line in sys.stdin:
         if line == "wait\n":
@@ -26,10 +27,19 @@ def main(source: str, out: str, workers: int, layout: str) -> None:
             continue
         pid = os.fork()
         if not pid:
-            stream = mps.stream(source, task=TASK, tokenizer="bytes", batching=mps.Pad(1))
-            mps.write_cache(stream, out, layout=layout, rows_per_part=PART, workers=workers, overwrite=True)
+            work()
             os._exit(0)
         print(pid, flush=True)
+
+
+def main(source: str, out: str, workers: int, layout: str) -> None:
+    """Writes the cache in a child for each line of input."""
+
+    def write() -> None:
+        stream = mps.stream(source, task=TASK, tokenizer="bytes", batching=mps.Pad(1))
+        mps.write_cache(stream, out, layout=layout, rows_per_part=PART, workers=workers, overwrite=True)
+
+    in_children(write)
 
 
 if __name__ == "__main__":

@@ -136,6 +136,7 @@ def test_every_make_target_is_explained_and_ci_runs_the_tests() -> None:
         "test-all",
         "test-long",
         "lint",
+        "docs",
         "bench",
         "clean",
     }

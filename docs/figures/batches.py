@@ -23,7 +23,8 @@ RULES = (
 
 def batches(theme: str) -> str:
     """Returns the picture."""
-    drawing = Drawing(theme, f"{ROWS} pairs in batches by Pad, Bucket and Pack: the wider they are padded, the more is computed")
+    title = f"{ROWS} pairs in batches by Pad, Bucket and Pack: the wider they are padded, the more is computed"
+    drawing = Drawing(theme, title)
     for call, rule, words in RULES:
         steps = _steps(rule)
         columns = sum(len(strip.ids) for step in steps for strip in step.strips)

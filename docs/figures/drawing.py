@@ -84,7 +84,8 @@ class Drawing:
         """Hatches a rectangle, which is how padding looks."""
         self._patterns[colour] = (
             f'<pattern id="hatched-{colour}" width="5" height="5" patternUnits="userSpaceOnUse"'
-            f' patternTransform="rotate(45)"><path d="M0 0V5" stroke="{self.colours[colour]}" stroke-width="1.6"/></pattern>'
+            f' patternTransform="rotate(45)"><path d="M0 0V5" stroke="{self.colours[colour]}" stroke-width="1.6"/>'
+            "</pattern>"
         )
         self._parts.append(
             f'<rect x="{_number(x)}" y="{_number(y)}" width="{_number(width)}" height="{_number(height)}"'

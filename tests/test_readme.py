@@ -98,7 +98,9 @@ def commands(name: str) -> list[str]:
 def needs_more(command: str) -> bool:
     """Returns whether a command needs a network, a model or long; its names and options are checked instead."""
     return (
-        command.startswith(("pip ", "export ", "make ", "python benchmarks/", "python train", "python3 -m venv"))
+        command.startswith(
+            ("pip ", "export ", "make ", "python benchmarks/", "python examples/", "python train", "python3 -m ")
+        )
         or "s3://" in command
     )
 
@@ -107,6 +109,7 @@ def needs_more(command: str) -> bool:
 def reader(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """The folder of a reader, in which the test runs."""
     (tmp_path / "data").mkdir()
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     for name in ("data/train-0.jsonl", "train.jsonl", "eval.jsonl"):
         shutil.copy(BUNDLED, tmp_path / name)
     (tmp_path / "cvalues.jsonl").write_text(f"{json.dumps(CVALUES)}\n" * 8, encoding="utf-8")
@@ -187,7 +190,7 @@ def test_a_page_does_what_it_says(
 
 @pytest.mark.parametrize("name", [name for name in PAGES if any(map(needs_more, commands(name)))])
 def test_commands_that_need_more_exist(name: str) -> None:
-    makefile, common = read("Makefile"), read("benchmarks/common.py")
+    makefile, common = read("Makefile"), read("benchmarks/common.py") + read("examples/common.py")
     for command in filter(needs_more, commands(name)):
         words = shlex.split(command, comments=True)
         if words[0] == "make":
@@ -197,7 +200,7 @@ def test_commands_that_need_more_exist(name: str) -> None:
             given = [] if extras is None else extras.group(1).split(",")
             assert [one for one in given if f"\n{one} = [" not in read("pyproject.toml")] == [], command
         if words[0] == "python":
-            script = words[1] if words[1].startswith("benchmarks/") else f"ms_prefstream/cli/templates/{words[1]}.jinja"
+            script = words[1] if "/" in words[1] else f"ms_prefstream/cli/templates/{words[1]}.jinja"
             options = [word for word in words if word.startswith("--")]
             assert [one for one in options if f'"{one}"' not in read(script) + common] == [], command
 

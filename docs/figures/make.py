@@ -1,7 +1,7 @@
 """Makes the pictures of README and documents, light and dark.
 
-    python docs/figures/make.py                  # all of them
-    python docs/figures/make.py padding batches  # these
+python docs/figures/make.py                  # all of them
+python docs/figures/make.py padding batches  # these
 """
 
 from __future__ import annotations

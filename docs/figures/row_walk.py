@@ -116,7 +116,6 @@ class _Stations:
         drawing.y, self._last = centre + 8, centre
 
 
-
 def _write(drawing: Drawing, runs: Iterable[tuple[str, str]], left: float = LEFT, columns: int = COLUMNS) -> None:
     """Writes coloured runs of text, wrapped at blanks."""
     drawing.y += LINE

@@ -216,4 +216,5 @@ def test_the_files_that_readme_and_documents_name_exist() -> None:
         if re.fullmatch(r"[\w./]*/[\w.]*", name) and "NAME" not in name
     }
     assert len(named) > 10
-    assert [name for name in sorted(named) if not (ROOT / name).exists() and not (PACKAGE / name).exists()] == []
+    missing = [name for name in sorted(named) if not (ROOT / name).exists() and not (PACKAGE / name).exists()]
+    assert [name for name in missing if "NAME" not in name] == []  # which stands for a name of the reader's

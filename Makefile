@@ -31,7 +31,7 @@ CODE := $(wildcard ms_prefstream tests examples benchmarks docs setup.py)
 help:
 	@echo "make demo       install, then train a small reward model and DPO on the bundled pairs (CPU, nothing to prepare)"
 	@echo "make test       install with the test tools, then ruff, mypy, every test that is quick and a few trainings"
-	@echo "make test-all   the rest: all other trainings, the examples and whole programs (what make test runs is left out)"
+	@echo "make test-all   the rest: all other trainings, the examples, whole programs and what takes seconds (what make test runs is left out)"
 	@echo "make test-long  everything, with many new random examples and the tests that take minutes"
 	@echo "make lint       ruff and mypy only"
 	@echo "make docs       install Sphinx, then build the site into docs/_build; a warning or a dead link is an error"
@@ -42,10 +42,10 @@ demo: $(RUN_STAMP)
 	@$(BIN)/ms-prefstream demo
 
 test: lint
-	@$(PYTEST) -m "not long and (smoke or not training)" $(PYTEST_ARGS) || { $(NO_TESTS); }
+	@$(PYTEST) -m "not long and not slow and (smoke or not training)" $(PYTEST_ARGS) || { $(NO_TESTS); }
 
 test-all: $(TEST_STAMP)
-	@$(PYTEST) -m "training and not smoke and not long" $(PYTEST_ARGS) || { $(NO_TESTS); }
+	@$(PYTEST) -m "not long and (slow or (training and not smoke))" $(PYTEST_ARGS) || { $(NO_TESTS); }
 
 test-long: $(TEST_STAMP)
 	@HYPOTHESIS_PROFILE=thorough $(PYTEST) $(PYTEST_ARGS) || { $(NO_TESTS); }

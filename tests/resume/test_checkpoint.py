@@ -381,6 +381,7 @@ def _deep(depth: int) -> Any:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["list", "own state"])
 def test_a_doctored_state_is_refused_field_by_field(kind: str, tmp_path: pathlib.Path) -> None:
     new = make if kind == "list" else counting

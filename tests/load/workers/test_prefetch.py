@@ -57,6 +57,7 @@ def test_a_window_is_shared_out_and_the_next_one_begins_at_once(pool: LoaderPool
     ahead.hint([], rows_of)
 
 
+@pytest.mark.slow
 def test_a_large_unit_is_hinted_at_alone(pool: LoaderPool) -> None:
     ahead = Prefetch(pool)
     ahead.hint(itertools.count(), lambda unit: range(COUNT))

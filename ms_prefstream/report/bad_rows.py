@@ -176,13 +176,6 @@ class BadRows:
         if self.quarantine is not None:
             self.quarantine.add(error, self.raw(row))
 
-    def packed(self, made: int, wanted: int, left_out: int, repeats: int) -> None:
-        """Counts a packed window: packs that its rows filled and its steps took, rows left out and rows repeated."""
-        self.report.packs_made += made
-        self.report.packs_wanted += wanted
-        self.report.left_out += left_out
-        self.report.repeats += repeats
-
     def nothing_left(self, rows: int) -> NoUsableRowsError:
         """Returns the error for a window without a good row, which says what happened to its rows."""
         dropped = self.report.dropped.most_common()

@@ -59,10 +59,6 @@ EXTRA_MEMORY = 4 << 30
 TIMEOUTS = (signal.SIGPROF, signal.SIGALRM)
 IDLE = 90
 """Seconds after which a test hangs, by the clock. Otherwise seconds are those of the processor: others may be busy."""
-PLENTY = 10.0
-"""Seconds of tests that one mutant gets at most, measured without it."""
-
-
 Functions = dict[types.CodeType, list[types.FunctionType]]
 
 
@@ -251,7 +247,7 @@ class Mutation:
             tests, total = [], 0.0
             for test in order:
                 total += seconds[test]
-                if tests and total > PLENTY:
+                if tests and total > self.options.seconds:
                     break
                 tests.append(test)
             outcome, killer = self._run(mutant, [items[test] for test in tests], seconds, functions)
@@ -366,6 +362,7 @@ def main() -> int:
     parser.add_argument("--tests", nargs="+", help="test files and folders; without any those that suit the folders")
     parser.add_argument("--size", type=int, default=300, help="mutants in the sample")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=10, help="tests for one mutant, in seconds without it")
     parser.add_argument("--only", default="", help="keys of mutants, separated by commas")
     parser.add_argument("--log", default="", help="append a JSON line for each mutant here")
     options = parser.parse_args()

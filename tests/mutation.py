@@ -303,11 +303,16 @@ class Mutation:
                     }
                     for file in data.measured_files()
                 }
-                pathlib.Path(result.name).write_bytes(pickle.dumps((reach, seconds)))
+                pathlib.Path(result.name).write_bytes(pickle.dumps((reach, seconds, [*sys.modules])))
                 return 0
 
             _in_child(run)
-            return pickle.loads(pathlib.Path(result.name).read_bytes())
+            reach, seconds, modules = pickle.loads(pathlib.Path(result.name).read_bytes())
+        for name in modules:  # once, not in each child
+            if not name.startswith("mindspore") and name != "__mp_main__":
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+        return reach, seconds
 
     def _run(
         self, mutant: Mutant, tests: list[pytest.Item], seconds: dict[str, float], functions: Any

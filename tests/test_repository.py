@@ -135,6 +135,7 @@ def test_every_make_target_is_explained_and_ci_runs_the_tests() -> None:
         "test",
         "test-all",
         "test-long",
+        "mutation",
         "lint",
         "docs",
         "bench",

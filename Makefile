@@ -25,7 +25,7 @@ TEST_STAMP := $(VENV)/.ms-prefstream-test
 CODE := $(wildcard ms_prefstream tests examples benchmarks docs setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-long lint bench clean
+.PHONY: help demo test test-all test-long lint bench figures dist clean
 
 help:
 	@echo "make demo       install, then train a small reward model and DPO on the bundled pairs (CPU, nothing to prepare)"
@@ -34,6 +34,8 @@ help:
 	@echo "make test-long  everything, with many new random examples and the tests that take minutes"
 	@echo "make lint       ruff and mypy only"
 	@echo "make bench      throughput from JSON Lines text to padded batches (of the bundled pairs; DATA=... TOKENIZER=... for others, PARTS=abcdefghi for everything)"
+	@echo "make figures    the pictures of README and documents, from the library and docs/performance.md (Chromium; ../shared/tokenizers)"
+	@echo "make dist       wheel and sdist in dist/, each checked with twine"
 	@echo "make clean      remove caches and build leftovers (the environment in $(VENV) stays)"
 
 demo: $(RUN_STAMP)
@@ -55,6 +57,16 @@ lint: $(TEST_STAMP)
 
 bench: $(RUN_STAMP)
 	@$(BIN)/python benchmarks/suite.py --data "$(DATA)" --tokenizer "$(TOKENIZER)" --parts "$(PARTS)"
+
+figures: $(TEST_STAMP)
+	@$(BIN)/python docs/figures/make.py
+
+dist:
+	@$(ENVIRONMENT)
+	@$(PIP) install -q build twine
+	@rm -rf build dist *.egg-info
+	@$(BIN)/python -m build -q
+	@$(BIN)/python -m twine check --strict dist/*
 
 clean:
 	@rm -rf build dist output kernel_meta rank_* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

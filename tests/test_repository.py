@@ -122,7 +122,8 @@ def test_the_licence_is_the_whole_apache_licence(pyproject: dict[str, Any]) -> N
     assert [f"   {number}. " in text for number in range(1, 10)] == [True] * 9
     assert "END OF TERMS AND CONDITIONS" in text
     assert "APPENDIX: How to apply the Apache License to your work." in text
-    assert pyproject["project"]["license"] == {"text": "Apache-2.0"}
+    assert pyproject["project"]["license"] == "Apache-2.0"
+    assert pyproject["project"]["license-files"] == ["LICENSE"]
 
 
 def test_every_make_target_is_explained_and_ci_runs_the_tests() -> None:
@@ -137,6 +138,8 @@ def test_every_make_target_is_explained_and_ci_runs_the_tests() -> None:
         "test-long",
         "lint",
         "bench",
+        "figures",
+        "dist",
         "clean",
     }
     for target in targets.group(1).split():

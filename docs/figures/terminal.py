@@ -59,7 +59,11 @@ def inspect(theme: str) -> str:
 def _lines(console: Console) -> list[Text]:
     """Returns the lines of the row without the empty one at their end."""
     shared = pathlib.Path(os.environ.get("MS_PREFSTREAM_SHARED", ROOT.parent / "shared"))
-    options = {"task": mps.DPO(MAX_LENGTH), "tokenizer": str(shared / "tokenizers" / "qwen2_5")}
+    options = {
+        "task": mps.DPO(MAX_LENGTH),
+        "tokenizer": str(shared / "tokenizers" / "qwen2_5"),
+        "backend": "tokenizers",
+    }
     (found,) = rows_of(str(PAIRS), [ROW], options, with_tokens=True, log=False)
     return list(row_lines(found._replace(origin=f"{PAIRS.name}:{ROW + 1}"), View(console, tokens=True)))[:-1]
 

@@ -28,7 +28,7 @@ DOCS_STAMP := $(VENV)/.ms-prefstream-docs
 CODE := $(wildcard ms_prefstream tests examples benchmarks docs setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-long mutation lint docs bench clean
+.PHONY: help demo test test-all test-long mutation lint docs bench figures dist clean
 
 help:
 	@echo "make demo       install, then train a small reward model and DPO on the bundled pairs (CPU, nothing to prepare)"
@@ -39,6 +39,8 @@ help:
 	@echo "make lint       ruff and mypy only"
 	@echo "make docs       install Sphinx, then build the site into docs/_build; a warning or a dead link is an error"
 	@echo "make bench      throughput from JSON Lines text to padded batches (of the bundled pairs; DATA=... TOKENIZER=... for others, PARTS=abcdefghi for everything)"
+	@echo "make figures    the pictures of README and documents, from the library and docs/performance.md (Chromium; ../shared/tokenizers)"
+	@echo "make dist       wheel and sdist in dist/, each checked with twine"
 	@echo "make clean      remove caches and build leftovers (the environment in $(VENV) stays)"
 
 demo: $(RUN_STAMP)
@@ -69,6 +71,16 @@ docs: $(DOCS_STAMP)
 
 bench: $(RUN_STAMP)
 	@$(BIN)/python benchmarks/suite.py --data "$(DATA)" --tokenizer "$(TOKENIZER)" --parts "$(PARTS)"
+
+figures: $(TEST_STAMP)
+	@$(BIN)/python docs/figures/make.py
+
+dist:
+	@$(ENVIRONMENT)
+	@$(PIP) install -q build twine
+	@rm -rf build dist *.egg-info
+	@$(BIN)/python -m build -q
+	@$(BIN)/python -m twine check --strict dist/*
 
 clean:
 	@rm -rf build dist docs/_build output kernel_meta rank_* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 import pytest
+import yaml
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -122,7 +123,8 @@ def test_the_licence_is_the_whole_apache_licence(pyproject: dict[str, Any]) -> N
     assert [f"   {number}. " in text for number in range(1, 10)] == [True] * 9
     assert "END OF TERMS AND CONDITIONS" in text
     assert "APPENDIX: How to apply the Apache License to your work." in text
-    assert pyproject["project"]["license"] == {"text": "Apache-2.0"}
+    assert pyproject["project"]["license"] == "Apache-2.0"
+    assert pyproject["project"]["license-files"] == ["LICENSE"]
 
 
 def test_every_make_target_is_explained_and_ci_runs_the_tests() -> None:
@@ -139,6 +141,8 @@ def test_every_make_target_is_explained_and_ci_runs_the_tests() -> None:
         "lint",
         "docs",
         "bench",
+        "figures",
+        "dist",
         "clean",
     }
     for target in targets.group(1).split():
@@ -156,9 +160,13 @@ def test_every_test_that_is_not_long_is_run_by_one_of_the_two_targets() -> None:
         assert runs == ([] if "long" in marks else ["test-all"] if marks == ["training"] else ["test"]), marks
 
 
-def test_the_changelog_has_an_unreleased_section() -> None:
-    sections = re.findall(r"^## \[(.+?)\]", _read("CHANGELOG.md"), flags=re.MULTILINE)
-    assert sections[0] == "Unreleased"
+def test_changelog_and_citation_state_the_version() -> None:
+    from ms_prefstream.version import VERSION
+
+    sections = re.findall(r"^## \[(.+?)\](?: - (\S+))?$", _read("CHANGELOG.md"), flags=re.MULTILINE)
+    assert [name for name, _ in sections[:2]] == ["Unreleased", VERSION]
+    citation = yaml.safe_load(_read("CITATION.cff"))
+    assert (citation["version"], f"{citation['date-released']}") == sections[1]
 
 
 def _prose(name: str) -> str:

@@ -24,7 +24,7 @@ html_show_sourcelink = False
 html_copy_source = False
 html_show_copyright = False
 
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 myst_links_external_new_tab = False
 
 default_role = "code"  # docstrings have names in single backticks, as Markdown has

@@ -18,6 +18,7 @@ exclude_patterns = ["_build", "README.md"]  # index.md includes README.md, the l
 
 html_theme = "furo"
 html_title = f"ms_prefstream {VERSION}"
+pygments_dark_style = "github-dark"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False

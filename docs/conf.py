@@ -18,13 +18,14 @@ exclude_patterns = ["_build", "README.md"]  # index.md includes README.md, the l
 
 html_theme = "furo"
 html_title = f"ms_prefstream {VERSION}"
+pygments_dark_style = "github-dark"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_show_copyright = False
 
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 myst_links_external_new_tab = False
 
 default_role = "code"  # docstrings have names in single backticks, as Markdown has

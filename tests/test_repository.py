@@ -149,15 +149,15 @@ def test_every_make_target_is_explained_and_ci_runs_the_tests() -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
         assert target == "help" or f"make {target} " in makefile, target
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    assert re.findall(r"^(?:exec )?make (\S+)", _read(".ci/run"), flags=re.MULTILINE) == ["test", "test-all"]
+    assert re.findall(r"^(?:exec )?make (\S+)", _read(".ci/run"), flags=re.MULTILINE) == ["test", "test-all", "docs"]
 
 
 def test_every_test_that_is_not_long_is_run_by_one_of_the_two_targets() -> None:
     recipes = re.findall(r"^(test|test-all):.*\n\t.*? -m \"(.*?)\"", _read("Makefile"), flags=re.MULTILINE)
-    for marks in ([], ["training"], ["training", "smoke"], ["long"], ["training", "long"]):
-        names = {name: name in marks for name in ("training", "smoke", "long")}
+    for marks in ([], ["training"], ["slow"], ["training", "smoke"], ["long"], ["training", "long"]):
+        names = {name: name in marks for name in ("training", "smoke", "slow", "long")}
         runs = [target for target, chosen in recipes if eval(chosen, names)]  # what -m takes is Python as well
-        assert runs == ([] if "long" in marks else ["test-all"] if marks == ["training"] else ["test"]), marks
+        assert runs == ([] if "long" in marks else ["test-all"] if marks in (["training"], ["slow"]) else ["test"]), marks
 
 
 def test_changelog_and_citation_state_the_version() -> None:

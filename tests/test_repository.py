@@ -157,7 +157,8 @@ def test_every_test_that_is_not_long_is_run_by_one_of_the_two_targets() -> None:
     for marks in ([], ["training"], ["slow"], ["training", "smoke"], ["long"], ["training", "long"]):
         names = {name: name in marks for name in ("training", "smoke", "slow", "long")}
         runs = [target for target, chosen in recipes if eval(chosen, names)]  # what -m takes is Python as well
-        assert runs == ([] if "long" in marks else ["test-all"] if marks in (["training"], ["slow"]) else ["test"]), marks
+        expected = ["test-all"] if marks in (["training"], ["slow"]) else ["test"]
+        assert runs == ([] if "long" in marks else expected), marks
 
 
 def test_changelog_and_citation_state_the_version() -> None:

@@ -50,13 +50,14 @@ VALUES = [
     "megatron", "none://a/b", "file:///dev/null", "a" * 300, "\udcff", "concat", "shifted", "drop", "raise", "join",
     "prompt_left", *TEXTS,
 ]  # fmt: skip
+NUMBERS = ["0", "1", "2", "3", "7", "16", "64", "100", "255", "-1", "2147483648", "9" * 30]
 PROCESSES = {"--workers", "--processes", "--engine", "--ray-address"}  # a case starts no processes
 
 
 class _Folder:
     """A folder with rows, a cache and a configuration, the same for each case."""
 
-    place = r"--|of the mix|Usage|/|rows|ms-prefstream|data_loader|run\.yaml|[a-z_]+( is |=)|template|row \d"
+    place = r"--|of the mix|Usage|/|rows|ms-prefstream|data_loader|run\.yaml|[a-z_]+( is | has |=)|template|row \d"
 
     def __init__(self, folder: pathlib.Path) -> None:
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
@@ -96,9 +97,10 @@ class _Folder:
             click.Context.invoke = before  # type: ignore[method-assign]
         assert code in (0, 1, 2), code
         assert "Traceback" not in said.getvalue(), said.getvalue()
-        if code and "ms-prefstream: " in (text := said.getvalue()):
-            raise PrefStreamError(text[text.index("ms-prefstream: ") :])
-        assert code != 2 or said.getvalue().strip(), "it ends with 2 and says nothing"
+        _, mark, error = said.getvalue().rpartition("ms-prefstream: ")
+        if code == 2 or (code and mark):
+            assert error.strip(), "it fails and says nothing"
+            raise PrefStreamError(error)
         return self._reached
 
 
@@ -111,16 +113,18 @@ class CommandLines(_Folder):
     def mutate(self, value: Any, draw: random.Random) -> Any:
         words = list(value)
         at = draw.randrange(1, len(words) + 1)
-        change = draw.randrange(8)
-        if change < 4:
-            flag = draw.choice(flags_of(words[0]))
-            words[at:at] = [flag, draw.choice(VALUES)] if draw.random() < 0.8 else [flag]
-        elif change == 4:
-            words[at : at + 1] = []
-        elif change == 5 and at < len(words):
-            words[at] = draw.choice(VALUES)
-        elif change == 6 and at < len(words):
-            words[at] = text(words[at], draw)
+        values = [number for number, word in enumerate(words) if number and not word.startswith("--")]
+        change = draw.randrange(12)
+        if change < 7:
+            end = next((number for number, word in enumerate(words) if word.startswith("--")), len(words))
+            words[end:end] = option_of(words[0], draw)
+        elif change < 9 and values:
+            words[draw.choice(values)] = draw.choice(VALUES)
+        elif change < 10 and values:
+            number = draw.choice(values)
+            words[number] = text(words[number], draw)
+        elif change == 10:
+            words[at : at + 1] = [text(words[at], draw)] if at < len(words) and draw.random() < 0.5 else []
         else:
             words.insert(at, draw.choice([*VALUES, "--help", "--"]))
         return words
@@ -141,13 +145,23 @@ def is_word(text: str) -> bool:
         return False
 
 
-def flags_of(name: str) -> list[str]:
-    """The flags of a command, or of `inspect` if there is no such command."""
+def option_of(name: str, draw: random.Random) -> list[str]:
+    """An option of a command, or of `inspect` if there is no such command; its value has the right type as a rule."""
     context = click.Context(main.commands)
     found = main.commands.get_command(context, name) or main.commands.get_command(context, "inspect")
     assert found is not None
-    flags = [flag for one in found.params if isinstance(one, click.Option) for flag in (*one.opts, *one.secondary_opts)]
-    return [flag for flag in flags if flag not in PROCESSES]
+    options = [one for one in found.params if isinstance(one, click.Option) and not PROCESSES & {*one.opts}]
+    option = draw.choice(options)
+    flag = draw.choice([*option.opts, *option.secondary_opts])
+    if option.is_flag and draw.random() < 0.9:
+        return [flag]
+    if draw.random() < 0.2:
+        return [flag, draw.choice(VALUES)]
+    if isinstance(option.type, click.Choice):
+        return [flag, str(draw.choice(list(option.type.choices)))]
+    if isinstance(option.type, (click.types.IntParamType, click.types.FloatParamType)):
+        return [flag, draw.choice(NUMBERS)]
+    return [flag, draw.choice(VALUES)]
 
 
 KEYS: list[dict[str, Any]] = [

@@ -1,4 +1,4 @@
-"""Hostile cases of every target; `python -m tests.fuzz` runs more of them, or one again."""
+"""Hostile cases of every target. `python -m tests.fuzz` runs more of them, or one again."""
 
 from __future__ import annotations
 

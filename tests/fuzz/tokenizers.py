@@ -25,7 +25,7 @@ LARGE = ("vocab", "merges")
 
 
 class _Tokenizers:
-    """Folders of tokenizers; a value is (name -> contents), JSON as data."""
+    """Folders of tokenizers; a value is (name -> contents, with JSON as data) and whether all backends are proven."""
 
     place = r"/|tokenizer|template|row \d|rows|pad_token_id"
     changed: tuple[str, ...]
@@ -43,24 +43,26 @@ class _Tokenizers:
         raise NotImplementedError
 
     def start(self, draw: random.Random) -> Any:
-        return draw.choice(self._starts), None
+        return draw.choice(self._starts), draw.random() < 0.2
 
     def mutate(self, value: Any, draw: random.Random) -> Any:
-        files, _ = value
+        files, proven = value
         name = draw.choice([name for name in self.changed if name in files])
         content = files[name]
         if isinstance(content, bytes) or draw.random() < 0.08:
             content = raw(content if isinstance(content, bytes) else encoded(content), draw)
         else:
             content = self.mutated(content, draw)
-        return {**files, name: content}, None
+        return {**files, name: content}, proven
 
     def mutated(self, content: Any, draw: random.Random) -> Any:
         return text(content, draw) if isinstance(content, str) else json_value(content, draw)
 
     def run(self, value: Any) -> bool:
-        self._write(value[0])
-        tokenizer = load_tokenizer(self._folder)
+        files, proven = value
+        self._write(files)
+        reference = "tokenizers" if "tokenizer.json" in files else "sentencepiece"
+        tokenizer = load_tokenizer(self._folder, "auto" if proven else reference)
         self.compare(tokenizer)
         stream = mps.stream(
             pairs(2), task=mps.DPO(256), tokenizer=tokenizer, batching=mps.Pad(1), verbose=False, on_bad_row="drop",
@@ -174,11 +176,11 @@ class SentencePiece(_Tokenizers):
         return [{"tokenizer.model": parsed}, {"tokenizer.model": parsed, "tokenizer_config.json": LLAMA2_CONFIG}]
 
     def mutate(self, value: Any, draw: random.Random) -> Any:
-        files, _ = value
+        files, proven = value
         content = files["tokenizer.model"]
         if isinstance(content, bytes) or draw.random() < 0.1:
-            return {**files, "tokenizer.model": raw(message(content), draw)}, None
-        return {**files, "tokenizer.model": changed_fields(content, draw)}, None
+            return {**files, "tokenizer.model": raw(message(content), draw)}, proven
+        return {**files, "tokenizer.model": changed_fields(content, draw)}, proven
 
     def _write(self, files: dict[str, Any]) -> None:
         super()._write({**files, "tokenizer.model": message(files["tokenizer.model"])})

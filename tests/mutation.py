@@ -183,7 +183,7 @@ class Mutation:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.seconds: dict[str, float] = {}
-        self.reach: dict[str, dict[int, list[str]]] = {}
+        self.reach: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
         self.functions: Functions = defaultdict(list)
         self.kills: Counter[tuple[str, str]] = Counter()
         self.trusted: set[str] = set()
@@ -234,9 +234,9 @@ class Mutation:
 
     def _outcome(self, mutant: Mutant) -> tuple[str, str]:
         """Returns how a mutant ends, and the test that found it."""
-        lines = self.reach.get(mutant.file, {})
+        lines = self.reach[mutant.file]
         while True:
-            reaching = {test for line in mutant.lines for test in lines.get(line, ()) if test in self.seconds}
+            reaching = {test for line in mutant.lines for test in lines[line] if test in self.seconds}
             order = sorted(reaching, key=lambda test: (-self.kills[mutant.file, test], self.seconds[test]))
             spent = [*itertools.accumulate(self.seconds[test] for test in order)]
             tests = order[: max(1, bisect.bisect(spent, self.options.seconds))]
@@ -281,6 +281,9 @@ class Mutation:
 
     def _measure(self) -> None:
         """Runs all tests once, in a child; notes the seconds of those that pass, and which of them reach each line."""
+        kept = pathlib.Path(self.options.measured) if self.options.measured else None
+        known, modules = pickle.loads(kept.read_bytes()) if kept and kept.exists() else ({}, set())
+        todo = [test for test in self.items if test not in known]
         with tempfile.NamedTemporaryFile() as result:
 
             def run() -> int:
@@ -288,20 +291,34 @@ class Mutation:
                 measured = coverage.Coverage(data_file=None, include=inside, config_file=False)
                 seconds = {}
                 measured.start()
-                for test, following in zip(self.items, [*self.items, None][1:], strict=True):
+                for test, following in zip(todo, [*todo, None][1:], strict=True):
                     measured.switch_context(test)
                     began = process_time()
                     if self._passes(test, following):
                         seconds[test] = process_time() - began
                 measured.stop()
-                data = measured.get_data()
-                reach = {os.path.relpath(file, ROOT): data.contexts_by_lineno(file) for file in data.measured_files()}
-                pathlib.Path(result.name).write_bytes(pickle.dumps((reach, seconds, [*sys.modules])))
+                found: dict[str, tuple[float, dict[str, list[int]]]] = {
+                    test: (seconds.get(test, 0.0), {}) for test in todo
+                }
+                for file in measured.get_data().measured_files():
+                    for line, tests in measured.get_data().contexts_by_lineno(file).items():
+                        for test in filter(seconds.__contains__, tests):
+                            found[test][1].setdefault(os.path.relpath(file, ROOT), []).append(line)
+                pathlib.Path(result.name).write_bytes(pickle.dumps((found, {*sys.modules})))
                 return 0
 
             _in_child(run)
-            self.reach, self.seconds, modules = pickle.loads(pathlib.Path(result.name).read_bytes())
-        for name in modules:  # now, and not in each child
+            found, imported = pickle.loads(pathlib.Path(result.name).read_bytes())
+        known, modules = known | found, modules | imported
+        if kept:
+            kept.write_bytes(pickle.dumps((known, modules)))
+        for test, (seconds, reached) in known.items():
+            if seconds and test in self.items:
+                self.seconds[test] = seconds
+                for file, numbers in reached.items():
+                    for line in numbers:
+                        self.reach[file][line].append(test)
+        for name in sorted(modules):  # now, and not in each child
             if not name.startswith(("mindspore", "__mp_main__")):
                 with contextlib.suppress(Exception):
                     importlib.import_module(name)
@@ -338,6 +355,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=300, help="mutants of each folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=10, help="tests for one mutant, in seconds without it")
+    parser.add_argument("--measured", default="", help="a file that keeps what was measured, for the next call")
     parser.add_argument("--only", default="", help="keys of mutants, separated by commas")
     parser.add_argument("--log", default="", help="a file that gets a JSON line for each mutant")
     options = parser.parse_args()

@@ -9,9 +9,19 @@ import pytest
 
 from ms_prefstream.checks import WORD
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError
-from ms_prefstream.plan import BudgetOptions, BudgetPlan, IndexedPlan, PlanOptions, Ranks, WindowedPlan, budget, shuffle
+from ms_prefstream.plan import (
+    BudgetOptions,
+    BudgetPlan,
+    IndexedPlan,
+    PlanOptions,
+    Ranks,
+    WindowedPlan,
+    bin_packing,
+    budget,
+    shuffle,
+)
 from ms_prefstream.plan.bin_packing import pack_rows
-from ms_prefstream.plan.mixture import Mixture
+from ms_prefstream.plan.mixture import LARGEST_TOTAL, Mixture, whole_weights
 from ms_prefstream.plan.packed import PackedPlan, PackedWindows
 from ms_prefstream.plan.state import check_state, make_state
 from ms_prefstream.plan.windows import arrange
@@ -186,3 +196,21 @@ def test_a_state_is_checked_and_gives_its_step() -> None:
 def test_numbers_of_a_mixture_become_plain_ones() -> None:
     mixture = Mixture(sizes=(np.int64(3), np.int32(4)), weights=(np.uint8(1), np.int64(2)))
     assert [type(number) for number in (*mixture.sizes, *mixture.weights)] == [int] * 4
+
+
+def test_few_rows_get_the_better_of_two_packings(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers, better = np.random.default_rng(1), 0
+    for _ in range(60):
+        sizes = numbers.integers(20, 50, 40)
+        monkeypatch.setattr(bin_packing, "_FEW", sizes.size)
+        both = pack_rows(sizes, 100, 6).count
+        monkeypatch.setattr(bin_packing, "_FEW", sizes.size - 1)
+        first = pack_rows(sizes, 100, 6).count
+        assert both <= first
+        better += both < first
+    assert better
+
+
+def test_weights_are_simple_fractions_up_to_a_million() -> None:
+    assert whole_weights([1 / 999_983, 0.5]) == (2, 999_983)
+    assert abs(sum(whole_weights([1 / 1_000_003, 0.5])) - LARGEST_TOTAL) <= 1

@@ -128,8 +128,6 @@ def reader(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
 def run(command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
     """Returns what a command prints; it must end with exit code 0. Simple ones of ours run in this process."""
     command = command.replace(TOKENIZER, "bytes")
-    if "--format cvalues" in command:
-        command = command.replace("train.jsonl", "cvalues.jsonl")
     program, *words = shlex.split(command, comments=True) or [""]
     if program == "ms-prefstream" and not re.search("[|$<>]", command):
         code, printed = run_here(monkeypatch, *words), capfd.readouterr()

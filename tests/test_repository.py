@@ -215,6 +215,13 @@ def test_both_readmes_have_the_same_code() -> None:
     assert {language for language, _ in english} == {"bash", "python"}
 
 
+def test_chinese_pages_have_the_code_of_the_english_ones() -> None:
+    pages = [f"docs/zh/{page.name}" for page in (ROOT / "docs/zh").glob("*.md") if page.name != "index.md"]
+    assert [name for name in pages if _code(name) != _code(name.replace("/zh/", "/"))] == []
+    assert [name for name in pages if f"(../{pathlib.Path(name).name})" not in _read(name)] == []
+    assert [name for name in pages if f"({name.removeprefix('docs/')})" not in _read(name.replace("/zh/", "/"))] == []
+
+
 def test_the_files_that_readme_and_documents_name_exist() -> None:
     prose = "".join(
         _prose(f"{name.relative_to(ROOT)}")

@@ -51,9 +51,16 @@ MARK = "<begun>"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with rows, and with what commands read."""
+    """A folder with rows."""
     made = tmp_path_factory.mktemp("commands")
     json_lines(made / "rows.jsonl", rows_with_bad(2000))
+    return made
+
+
+@pytest.fixture(scope="module")
+def prepared(folder: pathlib.Path) -> pathlib.Path:
+    """The same, with what commands read."""
+    made = folder
     options = (*DPO, "--rows-per-part", "50")
     for more in (("cache",), ("ranges", "--part-range", "1/2"), ("ranges", "--part-range", "2/2")):
         command = [sys.executable, "-m", "ms_prefstream", "cache", "rows.jsonl", *more, *options]
@@ -218,11 +225,11 @@ def test_an_interrupt_that_python_or_a_package_would_drop(code: str, tmp_path: p
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", WORDS)
-def test_fifty_moments(name: str, folder: pathlib.Path) -> None:
+def test_fifty_moments(name: str, prepared: pathlib.Path) -> None:
     draw, met, longest, seconds = random.Random(name), 0, 0.0, 3.0
     for at in range(60):
         number = signal.SIGTERM if at >= 50 else signal.SIGINT
-        found, took = interrupt(WORDS[name], folder, draw.uniform(0, seconds), number, at_terminal=at % 3 == 0)
+        found, took = interrupt(WORDS[name], prepared, draw.uniform(0, seconds), number, at_terminal=at % 3 == 0)
         met, longest = met + found, max(longest, took)
         seconds = max(0.3, seconds * (1.02 if found else 0.8))
     print(f"\n{name}: {met} of 60 met it, back after {longest:.2f} s at most")

@@ -1,13 +1,15 @@
 """A program under the shim that disturbs targets at their file operations, and prints what was wrong.
 
-    python -m tests.faults.disturbed FOLDER TRIES TARGET...
+    python -m tests.faults.disturbed FOLDER TRIES MOMENTS TARGET...
 
-TRIES is how many pairs of an operation and a fault are drawn for each target; 0 tries all. The result is a line of JSON
-for each: the operations by kind, the tries, and the problems.
+TRIES is how many pairs of an operation and a fault are drawn for each target; 0 tries none, and -1 all. MOMENTS is how
+often the process is killed at a random moment. The result is a line of JSON for each target: the operations by kind,
+the tries, and the problems.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import gc
@@ -21,6 +23,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import types
 import warnings
@@ -38,6 +41,8 @@ EVERY_ERROR = ("open", "write", "fsync", "rename", "mmap", "read", "mkdir", "unl
 """Operations that fail with each of the errors; others fail with one of them."""
 FULL_DISK = ("write", "fsync", "truncate", "mkdir")
 SECONDS = 30
+MOMENT = 6
+"""A mode beside those of the shim: the process is killed after `Fault.error` microseconds."""
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.new$")
 _REMEDY = re.compile(
     r"\b(give|name|choose|move|make room|run|restart|build|check|delete|take|correct|copy|wait|free|close|raise|pass|"
@@ -54,6 +59,8 @@ class Fault(NamedTuple):
     error: int
 
     def __str__(self) -> str:
+        if self.mode == MOMENT:
+            return f"kill after {self.error} µs"
         how = {FAIL: "fails", STAY: "fails from then on", SHORT: "is cut short", KILL: "is the last"}[self.mode]
         return f"operation {self.at} {how} {errno.errorcode.get(self.error, '')}".rstrip()
 
@@ -90,14 +97,16 @@ class Disturbed:
     def __init__(self, target: Target, folder: pathlib.Path, shim: Shim) -> None:
         self.target, self.folder, self.shim = target, folder, shim
         self.problems: list[str] = []
-        self.tries = 0
+        self.tries = self.killed = 0
         target.make(folder)
         self.template = folder.with_name("template")
         shutil.copytree(folder, self.template)
         self.former, self.former_store = tree(folder), dict(store())
         target.work(folder)  # imports, and whatever is made once in a process
         self.restore()
+        begin = time.monotonic()
         self.result = target.work(folder)
+        self.seconds = time.monotonic() - begin
         gc.collect()
         self.expected, self.expected_store = tree(folder), stored()
         self.restore()
@@ -121,7 +130,7 @@ class Disturbed:
         self.tries += 1
         gc.collect()
         held = Held.now()
-        outcome = self._run(fault) if fault.mode != KILL else self._killed(fault)
+        outcome = self._killed(fault) if fault.mode in (KILL, MOMENT) else self._run(fault)
         gc.collect()
         if more := Held.now().more(held):
             self._note(fault, f"is left open: {', '.join(more)}")
@@ -163,10 +172,13 @@ class Disturbed:
     def _killed(self, fault: Fault) -> str:
         pid = os.fork()
         if not pid:
-            with self.shim.armed(KILL, fault.at):
+            with self.shim.armed(KILL, fault.at) if fault.mode == KILL else contextlib.nullcontext():
                 self.target.work(self.folder)
             os._exit(0)
-        os.waitpid(pid, 0)
+        if fault.mode == MOMENT:
+            time.sleep(fault.error / 1e6)
+            os.kill(pid, signal.SIGKILL)
+        self.killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
         with self.shim.armed(0):
             pass
         return "killed"
@@ -209,8 +221,7 @@ class Disturbed:
             found = stored()
             if "/made/manifest.json" in found and found != self.expected_store:
                 self._note(fault, "the store has a manifest and not the files of the cache")
-        kind = self.operations[fault.at][0] if fault.at < len(self.operations) else ""
-        if outcome != "killed" and kind not in ("unlink",) and fault.mode != STAY:
+        if outcome != "killed" and self._operation(fault)[0] != "unlink" and fault.mode != STAY:
             for name in now:
                 if _TEMPORARY.search(name):
                     self._note(fault, f"{name} is left")
@@ -235,14 +246,17 @@ class Disturbed:
         for name in sorted(found.keys() | expected.keys()):
             if found.get(name) != expected.get(name):
                 has = "is missing" if name not in found else "is left" if name not in expected else "has other bytes"
-                if has == "is left" and self.operations[fault.at][0] == "unlink":
+                if has == "is left" and self._operation(fault)[0] == "unlink":
                     continue  # the fault itself
                 self._note(fault, f"{name} {has} {when}")
 
     def _note(self, fault: Fault, problem: str) -> None:
-        kind, path = self.operations[fault.at] if fault.at < len(self.operations) else ("?", "?")
+        kind, path = self._operation(fault)
         place = path.replace(str(self.folder), "")
         self.problems.append(f"{fault} ({kind} {place}): {problem}")
+
+    def _operation(self, fault: Fault) -> tuple[str, str]:
+        return self.operations[fault.at] if 0 <= fault.at < len(self.operations) else ("", "")
 
 
 def _hang(*_: object) -> None:
@@ -263,7 +277,7 @@ def faults_of(operations: list[tuple[str, str]]) -> list[Fault]:
     return found
 
 
-def main(folder: str, tries: int, *names: str) -> None:
+def main(folder: str, tries: int, moments: int, *names: str) -> None:
     """Disturbs the targets and prints what was wrong."""
     stores.PAUSES = (0.0,) * len(stores.PAUSES)
     page.secrets = types.SimpleNamespace(token_urlsafe=str)  # type: ignore[assignment] # reports are then equal
@@ -273,10 +287,16 @@ def main(folder: str, tries: int, *names: str) -> None:
         tempfile.tempdir = None
         target = Disturbed(TARGETS[name], path, Shim(path))
         faults = faults_of(target.operations)
-        if tries and tries < len(faults):
-            faults = sorted(random.Random(name).sample(faults, tries))
+        draw = random.Random(name)
+        if 0 <= tries < len(faults):
+            faults = sorted(draw.sample(faults, tries))
         for fault in faults:
             target.disturb(fault)
+        target.killed = 0
+        while target.killed < moments:
+            before = target.killed
+            target.disturb(Fault(-1, MOMENT, draw.randrange(int(1e6 * target.seconds) + 1)))
+            target.seconds *= 1.0 if target.killed > before else 0.95  # it had ended before
         kinds = Counter(kind for kind, _ in target.operations)
         found = {"target": name, "operations": kinds, "tries": target.tries, "problems": target.problems}
         print(json.dumps(found), flush=True)
@@ -284,4 +304,4 @@ def main(folder: str, tries: int, *names: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

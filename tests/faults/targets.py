@@ -39,6 +39,7 @@ class Target:
         prepare: Makes what is there before, besides the rows.
         grows: Files in ``out`` that are written line by line: they hold the first of the new lines, or what they held.
         may_warn: Whether the call may go on without its file, with a warning.
+        writes: Whether it writes any file.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Target:
     prepare: Callable[[pathlib.Path], None] = lambda folder: None
     grows: tuple[str, ...] = ()
     may_warn: bool = False
+    writes: bool = True
 
     def make(self, folder: pathlib.Path) -> None:
         """Makes the inputs, and what is there before."""
@@ -262,12 +264,12 @@ TARGETS = {
         Target("cache copy", _copied("memory:///cache"), prepare=_put_cache),
         Target("publish", _published),
         Target("report", _report, ("report.html",)),
-        Target("json lines", _read("rows.jsonl"), prepare=_read_sources),
-        Target("gz", _read("rows.jsonl.gz"), prepare=_read_sources),
-        Target("zst", _read("rows.jsonl.zst"), prepare=_read_sources),
-        Target("json", _read("rows.json"), prepare=_read_sources),
-        Target("parquet", _read("rows.parquet"), prepare=_read_sources),
-        Target("cache read", _read("cache", tokenizer=None), prepare=_read_sources),
-        Target("index read", _read("rows.jsonl", index="rows.mprefidx"), prepare=_read_sources),
+        Target("json lines", _read("rows.jsonl"), prepare=_read_sources, writes=False),
+        Target("gz", _read("rows.jsonl.gz"), prepare=_read_sources, writes=False),
+        Target("zst", _read("rows.jsonl.zst"), prepare=_read_sources, writes=False),
+        Target("json", _read("rows.json"), prepare=_read_sources, writes=False),
+        Target("parquet", _read("rows.parquet"), prepare=_read_sources, writes=False),
+        Target("cache read", _read("cache", tokenizer=None), prepare=_read_sources, writes=False),
+        Target("index read", _read("rows.jsonl", index="rows.mprefidx"), prepare=_read_sources, writes=False),
     )
 }

@@ -91,10 +91,14 @@ class Quarantine:
     def _open(self) -> IO[bytes]:
         """Opens the file without following a link; what is open is checked, so nobody can exchange it in between."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = os.fdopen(os.open(self.path, flags, 0o666), "r+b")
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        number = os.open(self.path, flags, 0o666)
+        if not stat.S_ISREG(
+            os.fstat(number).st_mode
+        ):  # before it becomes a file: Python refuses a pipe in its own words
+            os.close(number)
             raise self._not_written("it is no regular file")
-        if os.fstat(file.fileno()).st_size and not is_quarantine(file):
+        file = os.fdopen(number, "r+b")
+        if os.fstat(number).st_size and not is_quarantine(file):
             raise self._not_written("it exists and holds something else")
         return file
 

@@ -62,6 +62,10 @@ def test_lengths_that_cut() -> None:
     task = mps.DPO(64, max_prompt_length=32)
     named = "max_prompt_length 32, max_length 64: 21 of 100 rows are cut. Raise max_prompt_length or max_length."
     assert said(task, loaded=above) == [(named, False)]
+    few_lost = noted(Note.TRUNCATED | Note.QUESTION_CUT, 5, 100)[:5] + above[5:]
+    assert said(loaded=few_lost) == [("max_length 64: 21 of 100 rows are cut. Raise max_length.", False)]
+    both_limits = "max_prompt_length 20, seq_length 64: 21 of 100 rows are cut. Raise max_prompt_length or seq_length."
+    assert said(mps.RLHF(20, 64), loaded=above) == [(both_limits, False)]
     lengths = {"max_length": [*range(10, 110)], "max_prompt_length": [], "seq_length": [900]}
     keeps = "max_length 64: 21 of 100 rows are cut. max_length=112 keeps 90 % of the rows whole, max_length=112 99 %."
     assert said(loaded=above, lengths=lengths) == [(keeps, False)]
@@ -306,6 +310,23 @@ def test_a_report_as_plain_values() -> None:
     empty = {"content_lost", "empty_think", "markers", "separator_trimmed", "desirable", "undesirable", "unread"}
     assert {*Report().as_dict()} == {*values} - empty - {"left_out_files"}
     assert {type(value) for value in values.values()} == {int, str, list, dict}
+
+
+def test_a_part_of_a_mix() -> None:
+    part = PartReport(0.5, read=1200)
+    assert str(part) == "share 50.0 %, rows read 1,200, dropped 0"
+    part.count(RowError(Reason.TIE, "why"))
+    part.count(None)
+    assert part.as_dict() == {
+        "share": 0.5,
+        "rows": None,
+        "read": 1202,
+        "dropped": {"tie": 1},
+        "repeats_per_epoch": 0,
+        "left_out_per_epoch": None,
+    }
+    assert type(part.as_dict()["dropped"]) is dict
+    assert str(part) == "share 50.0 %, rows read 1,202, dropped 1 (tie 1)"
 
 
 def test_weights_of_kto() -> None:

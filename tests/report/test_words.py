@@ -340,6 +340,39 @@ def test_weights_of_kto() -> None:
     assert Report(desirable=1).kto_weights == Report(undesirable=1).kto_weights == {}
 
 
+def test_batches_and_stand_ins_add_up() -> None:
+    report = Report()
+    three = Block.of([Loaded(GOOD, None)] * 3)
+    report.batch(three, 8)
+    report.batch(three, 8)
+    report.batch(three, 4)
+    assert (report.delivered, report.tokens, report.cells, report.widths) == (9, 18, 60, {8: 2, 4: 1})
+    assert report.padding == 0.7
+    report.stand_in(np.array([True, False, True]))
+    report.stand_in(np.array([True, False]))
+    assert report.repeats == 5
+    assert report.ledger()["repeats"] == 2, "three of them fill the last step, which the plan counts"
+
+
+def test_the_ledger_adds_up_ranks() -> None:
+    first = Report(rows=100, delivered=40, remainder_per_epoch=3, repeats_per_epoch=2, left_out=5)
+    second = Report(rows=100, delivered=30, remainder_per_epoch=3, repeats_per_epoch=2, left_out=7)
+    first.dropped.update(tie=4)
+    second.dropped.update(tie=1, identical=2)
+    first.stand_in(np.array([True, False, False]))
+    second.stand_in(np.array([False]))
+    expected = {"rows": 100, "delivered": 70, "dropped": 7, "remainder": 15, "repeats": 5}
+    assert first.ledger([second]) == expected
+    assert Report().ledger() == dict.fromkeys(expected, 0)
+
+
+def test_a_row_far_beyond_the_others_is_new_once() -> None:
+    report = Report()
+    assert report.first_time([7, 10_000_000, 7]) == [True, True, False]
+    assert report.first_time([10_000_001, 10_000_000]) == [True, False]
+    assert report.read == 3
+
+
 def test_packs_that_are_closed() -> None:
     def block(*totals: int) -> Block:
         sides = [Sample((Sequence(np.ones(total, np.int32), ((0, 1),)),)) for total in totals]

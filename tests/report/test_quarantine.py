@@ -54,9 +54,11 @@ def _umask() -> int:
 
 
 def test_a_new_run_writes_over_an_old_quarantine_and_a_resumed_one_appends(path: pathlib.Path) -> None:
-    Quarantine(path).add(error(1), {"n": 1})
+    old = Quarantine(path)
+    for number in (1, 2, 3):
+        old.add(error(number), {"n": 1})
     Quarantine(path).add(error(2), {"n": 1})
-    assert path.read_text() == line(2)
+    assert path.read_text() == line(2), "nothing is left of three lines"
     with path.open("a") as file:
         file.write('{"origin":"rows.jsonl:3","rea')
     for other, number in (("bad+.rank3.jsonl", 4), ("badd.jsonl", 5), ("bad+.rankx.jsonl", 6), ("bad+.jsonl.rank1", 7)):

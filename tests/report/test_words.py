@@ -62,6 +62,10 @@ def test_lengths_that_cut() -> None:
     task = mps.DPO(64, max_prompt_length=32)
     named = "max_prompt_length 32, max_length 64: 21 of 100 rows are cut. Raise max_prompt_length or max_length."
     assert said(task, loaded=above) == [(named, False)]
+    few_lost = noted(Note.TRUNCATED | Note.QUESTION_CUT, 5, 100)[:5] + above[5:]
+    assert said(loaded=few_lost) == [("max_length 64: 21 of 100 rows are cut. Raise max_length.", False)]
+    both_limits = "max_prompt_length 20, seq_length 64: 21 of 100 rows are cut. Raise max_prompt_length or seq_length."
+    assert said(mps.RLHF(20, 64), loaded=above) == [(both_limits, False)]
     lengths = {"max_length": [*range(10, 110)], "max_prompt_length": [], "seq_length": [900]}
     keeps = "max_length 64: 21 of 100 rows are cut. max_length=112 keeps 90 % of the rows whole, max_length=112 99 %."
     assert said(loaded=above, lengths=lengths) == [(keeps, False)]
@@ -308,6 +312,23 @@ def test_a_report_as_plain_values() -> None:
     assert {type(value) for value in values.values()} == {int, str, list, dict}
 
 
+def test_a_part_of_a_mix() -> None:
+    part = PartReport(0.5, read=1200)
+    assert str(part) == "share 50.0 %, rows read 1,200, dropped 0"
+    part.count(RowError(Reason.TIE, "why"))
+    part.count(None)
+    assert part.as_dict() == {
+        "share": 0.5,
+        "rows": None,
+        "read": 1202,
+        "dropped": {"tie": 1},
+        "repeats_per_epoch": 0,
+        "left_out_per_epoch": None,
+    }
+    assert type(part.as_dict()["dropped"]) is dict
+    assert str(part) == "share 50.0 %, rows read 1,202, dropped 1 (tie 1)"
+
+
 def test_weights_of_kto() -> None:
     assert full_report().desirable_share == 0.75
     assert full_report().kto_weights == {"desirable_weight": (0.33, 0.44), "undesirable_weight": (2.26, 3.0)}
@@ -317,6 +338,39 @@ def test_weights_of_kto() -> None:
         0.0,
     )
     assert Report(desirable=1).kto_weights == Report(undesirable=1).kto_weights == {}
+
+
+def test_batches_and_stand_ins_add_up() -> None:
+    report = Report()
+    three = Block.of([Loaded(GOOD, None)] * 3)
+    report.batch(three, 8)
+    report.batch(three, 8)
+    report.batch(three, 4)
+    assert (report.delivered, report.tokens, report.cells, report.widths) == (9, 18, 60, {8: 2, 4: 1})
+    assert report.padding == 0.7
+    report.stand_in(np.array([True, False, True]))
+    report.stand_in(np.array([True, False]))
+    assert report.repeats == 5
+    assert report.ledger()["repeats"] == 2, "three of them fill the last step, which the plan counts"
+
+
+def test_the_ledger_adds_up_ranks() -> None:
+    first = Report(rows=100, delivered=40, remainder_per_epoch=3, repeats_per_epoch=2, left_out=5)
+    second = Report(rows=100, delivered=30, remainder_per_epoch=3, repeats_per_epoch=2, left_out=7)
+    first.dropped.update(tie=4)
+    second.dropped.update(tie=1, identical=2)
+    first.stand_in(np.array([True, False, False]))
+    second.stand_in(np.array([False]))
+    expected = {"rows": 100, "delivered": 70, "dropped": 7, "remainder": 15, "repeats": 5}
+    assert first.ledger([second]) == expected
+    assert Report().ledger() == dict.fromkeys(expected, 0)
+
+
+def test_a_row_far_beyond_the_others_is_new_once() -> None:
+    report = Report()
+    assert report.first_time([7, 10_000_000, 7]) == [True, True, False]
+    assert report.first_time([10_000_001, 10_000_000]) == [True, False]
+    assert report.read == 3
 
 
 def test_packs_that_are_closed() -> None:

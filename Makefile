@@ -22,10 +22,11 @@ PAIR := mindspore==2.9.0 mindformers==1.9.0
 # What is installed is remembered in the environment; a newer pyproject.toml or Makefile makes it install again.
 RUN_STAMP := $(VENV)/.ms-prefstream-run
 TEST_STAMP := $(VENV)/.ms-prefstream-test
+DOCS_STAMP := $(VENV)/.ms-prefstream-docs
 CODE := $(wildcard ms_prefstream tests examples benchmarks docs setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-long lint bench clean
+.PHONY: help demo test test-all test-long lint docs bench clean
 
 help:
 	@echo "make demo       install, then train a small reward model and DPO on the bundled pairs (CPU, nothing to prepare)"
@@ -33,6 +34,7 @@ help:
 	@echo "make test-all   the rest: all other trainings, the examples and whole programs (what make test runs is left out)"
 	@echo "make test-long  everything, with many new random examples and the tests that take minutes"
 	@echo "make lint       ruff and mypy only"
+	@echo "make docs       install Sphinx, then build the site into docs/_build; a warning or a dead link is an error"
 	@echo "make bench      throughput from JSON Lines text to padded batches (of the bundled pairs; DATA=... TOKENIZER=... for others, PARTS=abcdefghi for everything)"
 	@echo "make clean      remove caches and build leftovers (the environment in $(VENV) stays)"
 
@@ -53,11 +55,16 @@ lint: $(TEST_STAMP)
 	$(BIN)/python -m ruff format --check $(CODE)
 	$(BIN)/python -m mypy
 
+# No MindSpore: docstrings are read from the package, which loads it where a dataset is made.
+docs: $(DOCS_STAMP)
+	@$(BIN)/python -m sphinx -q -W -j auto docs docs/_build $(SPHINX_ARGS)
+	@echo "docs/_build/index.html"
+
 bench: $(RUN_STAMP)
 	@$(BIN)/python benchmarks/suite.py --data "$(DATA)" --tokenizer "$(TOKENIZER)" --parts "$(PARTS)"
 
 clean:
-	@rm -rf build dist output kernel_meta rank_* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf build dist docs/_build output kernel_meta rank_* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@for part in $(CODE); do find "$$part" -name __pycache__ -type d -prune -exec rm -rf {} +; done
 
 # pytest ends with 5 when it found no test to run: that is a failure here, and says so.
@@ -76,6 +83,12 @@ $(TEST_STAMP): pyproject.toml Makefile
 	@echo "Installing ms_prefstream and its test tools into $(VENV): MindSpore is some hundred MB, this takes a minute or more ..."
 	@$(PIP) install -q -e ".[test]" $(PAIR) || { $(NOT_INSTALLED); }
 	@touch $@ $(RUN_STAMP)
+
+$(DOCS_STAMP): pyproject.toml Makefile
+	@$(ENVIRONMENT)
+	@echo "Installing ms_prefstream and Sphinx into $(VENV) ..."
+	@$(PIP) install -q -e ".[docs]" || { $(NOT_INSTALLED); }
+	@touch $@
 
 NOT_INSTALLED = echo "The installation failed: the lines above say why; run make again once that is solved." >&2; exit 1
 

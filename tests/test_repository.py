@@ -136,6 +136,7 @@ def test_every_make_target_is_explained_and_ci_runs_the_tests() -> None:
         "test-all",
         "test-long",
         "lint",
+        "docs",
         "bench",
         "clean",
     }
@@ -209,6 +210,11 @@ def test_the_files_that_readme_and_documents_name_exist() -> None:
         _prose(f"{name.relative_to(ROOT)}")
         for name in [ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.glob("docs/*.md")]
     )
-    named = {name for name in re.findall(r"`([^`\s]+)`", prose) if re.fullmatch(r"[\w./]*/[\w.]*", name)}
+    named = {
+        name
+        for name in re.findall(r"`([^`\s]+)`", prose)
+        if re.fullmatch(r"[\w./]*/[\w.]*", name) and "NAME" not in name
+    }
     assert len(named) > 10
-    assert [name for name in sorted(named) if not (ROOT / name).exists() and not (PACKAGE / name).exists()] == []
+    missing = [name for name in sorted(named) if not (ROOT / name).exists() and not (PACKAGE / name).exists()]
+    assert [name for name in missing if "NAME" not in name] == []  # which stands for a name of the reader's

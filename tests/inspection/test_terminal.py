@@ -167,6 +167,11 @@ def test_a_rank_has_its_own_rows(path: pathlib.Path) -> None:
     assert [re.findall(r"rows.jsonl:\d", text) for text in ranks] == [["rows.jsonl:1"], ["rows.jsonl:2"]]
 
 
+def test_tokens_fit_into_a_narrow_terminal(path: pathlib.Path) -> None:
+    lines = STYLES.sub("", shown(path, "--tokens", terminal=True, columns=60)).splitlines()
+    assert max(map(cell_len, lines)) <= 60
+
+
 @pytest.mark.parametrize("columns", [60, 80])
 def test_strips_fit_into_narrow_terminals(columns: int, path: pathlib.Path) -> None:
     lines = STYLES.sub("", shown(path, *BATCH, terminal=True, columns=columns)).splitlines()

@@ -389,6 +389,14 @@ class TestErrors:
         (folder / name).write_text(json.dumps(before | change))
         self.expect(folder, rf"{name} cannot belong to a tokenizer: .*{message}")
 
+    @pytest.mark.parametrize("template", [[{"name": [], "template": "x"}], [3, {"template": "x"}], {"default": 3}, 3])
+    def test_a_template_of_another_type_is_none(
+        self, template: Any, tmp_path: pathlib.Path, chatml_dir: pathlib.Path
+    ) -> None:
+        config = json.loads((chatml_dir / "tokenizer_config.json").read_text("utf-8"))
+        folder = write_directory(tmp_path / "model", spec_of(chatml_dir), config | {"chat_template": template})
+        assert load_tokenizer(folder).chat_template is None
+
     def test_packages_that_panic(self, tmp_path: pathlib.Path, chatml_dir: pathlib.Path) -> None:
         spec = spec_of(chatml_dir)
         model = spec["model"] | {"continuing_subword_prefix": "#" * 40}

@@ -100,11 +100,14 @@ class _SlowError(BaseException):
 
 
 def run_target(name: str, make: Callable[[pathlib.Path], Target], seed: int, cases: range) -> Outcome:
-    """Runs the cases of a target with these numbers."""
-    outcome, begin = Outcome(), cases.start
+    """Runs the cases of a target with these numbers; prints faults when they are found."""
+    outcome, begin, known = Outcome(), cases.start, set[str]()
     with tempfile.TemporaryDirectory(prefix=f"ms_prefstream-{os.getpid()}-fuzz-", dir=_memory()) as folder:
         while begin < cases.stop and len(outcome.faults) < 20 and "target" not in outcome.faults:
             begin = _run_block(name, make, seed, range(begin, min(begin + BLOCK, cases.stop)), folder, outcome)
+            new = [text for where, text in outcome.faults.items() if where not in known]
+            known |= outcome.faults.keys()
+            print("".join(f"\n{text}\n" for text in new), end="", flush=True)
             print(f"{name}: {outcome}", file=sys.stderr, flush=True)
     return outcome
 

@@ -32,7 +32,7 @@ FAULTS: dict[str, tuple[Callable[[], Any], str]] = {
     "memory": (lambda: bytearray(b"x") * (60 << 20), r"it took \d+ MB"),
     "more memory than is left": (lambda: bytearray(1 << 40), "MemoryError"),
     "a signal": (lambda: os.kill(os.getpid(), signal.SIGKILL), "the process ended with -9"),
-    "slow": (work, "it took more than 0.3 s"),
+    "slow": (work, "it took more than 0.1 s"),
     "hangs": (lambda: time.sleep(60), "it hangs"),
 }
 
@@ -64,7 +64,8 @@ class Faulty:
 def test_a_fault_is_found_and_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fault, said = FAULTS[name]
     monkeypatch.setattr(harness, "ROOM", 30 << 20)
-    monkeypatch.setattr(harness, "SECONDS", 0.3 if name in ("slow", "hangs") else 20)
+    monkeypatch.setattr(harness, "SECONDS", 0.1 if name in ("slow", "hangs") else 20)
+    monkeypatch.setattr(harness, "PATIENCE", 6 if name == "hangs" else 100)
 
     def make(folder: pathlib.Path) -> harness.Target:
         return Faulty(fault)

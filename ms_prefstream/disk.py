@@ -1,4 +1,5 @@
 """Files that this library writes and reads back: atomic writing, reading with limits, JSON checked against a schema.
+YAML that users write is read here, too.
 
 Whoever can write a file can compute its checksum, so nothing in a file is believed before its type, its size and its
 fields are checked. Only regular files are opened. Files are replaced, never opened for writing under their own name.
@@ -14,7 +15,7 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -24,6 +25,8 @@ Schema = TypeVar("Schema")
 
 MOST_BYTES = 64 * 2**20
 """The largest description (manifest, state, plan, notes) that is read, in bytes."""
+
+_MOST_YAML = 2**20  # bytes, and values once aliases are replaced; the parser takes a second for so many
 
 TEMPORARY = r"\.[0-9a-f]{12}\.new"
 """What `written` appends to the name of a file until it is complete, as a regular expression."""
@@ -251,6 +254,52 @@ def parse_json(
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
         reason = "it is nested too deeply" if isinstance(problem, RecursionError) else str(problem)
         raise error(f"{what} {shown(path)} is damaged: {printable(reason)}.") from problem
+
+
+def read_yaml(path: str | os.PathLike[str], error: type[PrefStreamError], what: str) -> Any:
+    """Returns the YAML in a file as plain values; arguments as for `open_regular`.
+
+    An alias counts as all that it stands for, so that the values of a small file are few.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        PrefStreamError: Of the class `error`: it cannot be read, is no YAML, too large, or holds itself.
+    """
+    import yaml
+
+    loader: Any = None
+    try:
+        loader = yaml.SafeLoader(read_file(path, error, what, _MOST_YAML))
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count_values(node, {})
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as problem:  # dates and numbers, deep nesting
+        raise error(f"{shown(path)}: {printable(' '.join(str(problem).split()))}.") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _count_values(node: Any, counted: dict[int, int]) -> int:
+    """Returns the number of values of a YAML node with what its aliases stand for; raises ValueError if they are many.
+
+    Args:
+        node: A node of PyYAML.
+        counted: Numbers of nodes by their identity, 0 for those that are being counted; added to.
+    """
+    found = counted.get(id(node))
+    if found == 0:
+        raise ValueError("an alias stands for a value that holds the alias")
+    if found is None:
+        counted[id(node)] = 0
+        parts = node.value if isinstance(node.value, list) else ()
+        inner = (one for part in parts for one in (part if isinstance(part, tuple) else (part,)))
+        found = counted[id(node)] = 1 + sum(_count_values(one, counted) for one in inner)
+        if found > _MOST_YAML:
+            raise ValueError(f"its aliases stand for more than {_MOST_YAML:,} values")
+    return found
 
 
 def check_own(

@@ -252,17 +252,18 @@ def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[st
     parts = list(parts)
     has_order = parts[0].order is not None
     names = ("lengths", "keys", "verdict", *(("order",) if has_order else ()))
-    lengths, keys, verdict, *order = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
-    unused = LATER_CODES.difference(np.unique(verdict).tolist())
+    columns: list[Sequence[NDArray[Any]]] = [[getattr(part, name) for part in parts] for name in names]
+    unused = LATER_CODES.difference(*(np.unique(part.verdict).tolist() for part in parts))
     reasons = {str(reason): code for reason, code in CODES.items() if code not in unused}
     about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
-    arrays = lengths, keys, verdict, *order, np.frombuffer(about, np.uint8)
-    checksum = 0
+    columns.append([np.frombuffer(about, np.uint8)])
+    checksum, rows = 0, sum(len(part.keys) for part in parts)
     with written(path, SourceError, _WHAT) as file:
-        for (_, header), array in zip(_headers(len(keys), len(about), has_order), arrays, strict=True):
-            for part in (header, array.data.cast("B") if array.size else b""):
-                checksum = zlib.crc32(part, checksum)
-                file.write(part)
+        for (_, header), arrays in zip(_headers(rows, len(about), has_order), columns, strict=True):
+            contents = (np.ascontiguousarray(array).data.cast("B") for array in arrays if array.size)
+            for piece in itertools.chain[Any]([header], contents):
+                checksum = zlib.crc32(piece, checksum)
+                file.write(piece)
         file.write(_checksum_bytes(checksum))
 
 

@@ -177,10 +177,7 @@ class StateWriter:
         except StateError as error:
             whole = next((path for path in older if _step_of(path, state) is not None), None)
             if whole is None:
-                raise StateError(
-                    f"{error} Training stops, because there is no older state to resume from. Make room or name "
-                    "another folder, and start again."
-                ) from error
+                raise StateError(f"{error} Training stops, because there is no older state to resume from.") from error
             if not self._warned:
                 warnings.warn(
                     f"{error} Training goes on; until a state can be written, a run that is interrupted resumes after "

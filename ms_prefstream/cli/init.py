@@ -55,7 +55,10 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
         if os.path.exists(options["tokenizer"]):
             options["tokenizer"] = os.path.abspath(options["tokenizer"])
     files = files_for(source, task, mindformers, **options)
-    existing = [name for name in files if exists(folder / name)]
+    try:
+        existing = [name for name in files if (folder / name).exists()]
+    except OSError as error:
+        raise OptionError(f"--out {shown(folder)} cannot be read: {cause_of(error)}. Give another folder.") from error
     if existing and not overwrite:
         raise click.UsageError(f"{', '.join(existing)} exist in {out}. Give --overwrite to replace them, or --out.")
     try:

@@ -154,6 +154,11 @@ class RowError(PrefStreamError):
         found.trace, found.__cause__ = self.trace, self.__cause__
         return found
 
+    def as_value(self) -> RowError:
+        """Returns the error itself, to be kept instead of raised: without its frames, which hold rows and streams."""
+        self.__traceback__ = self.__context__ = None
+        return self
+
     def raised(self, origin: str) -> RowError:
         """Returns the error as ``on_bad_row="raise"`` raises it: with its origin, and what to do about the row."""
         found = RowError(self.reason, self.problem, self.remedy or _CORRECT_OR_DROP, self.origin or origin)

@@ -242,7 +242,7 @@ class Block(Many[Loaded]):
 
     def refuse(self, row: int, error: RowError) -> None:
         """Makes a row a bad one; the first error of a row is kept."""
-        self.errors.setdefault(row, error)
+        self.errors.setdefault(row, error.as_value())
         for side in range(self.sides if self.more else 0):
             self.more.pop((row, side), None)
         self.scores.pop(row, None)

@@ -56,9 +56,9 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
             options["tokenizer"] = os.path.abspath(options["tokenizer"])
     files = files_for(source, task, mindformers, **options)
     try:
-        existing = [name for name in files if (folder / name).exists()]
+        existing = [name for name in files if exists(folder / name)]
     except OSError as error:
-        raise OptionError(f"--out {shown(folder)} cannot be read: {cause_of(error)}. Give another folder.") from error
+        raise OptionError(f"--out {shown(folder)} cannot be read: {cause_and_remedy(error)}.") from error
     if existing and not overwrite:
         raise click.UsageError(f"{', '.join(existing)} exist in {out}. Give --overwrite to replace them, or --out.")
     try:

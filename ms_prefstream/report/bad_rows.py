@@ -190,6 +190,8 @@ class BadRows:
             self.report.note([rows[at] for at in new], loaded.notes[new], self.origin)
         if malformed:
             raise errors[malformed[0]].raised(self.origin(rows[malformed[0]]))
+        for error in errors.values():
+            error.__cause__ = None  # it holds frames, and with them this stream; `trace` has what they say
         if self.watch is not None:
             self.watch(rows, loaded)
         return loaded

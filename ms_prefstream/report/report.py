@@ -337,10 +337,15 @@ class Report:
 
     def known(self, counts: Iterable[tuple[str, int, list[str]]]) -> None:
         """Sets the counts of a length index: (reason, rows, first origins) of the rows it leaves out."""
+        before = self.dropped.total()  # by the pass that built it, or another index
+        for reason in self.dropped:
+            self.origins.pop(reason, None)
+        self.dropped.clear()
         for reason, rows, origins in counts:
-            self.read += rows - self.dropped[reason]  # the pass that built the index has counted them already
-            self.dropped[reason] = self._known[reason] = rows
+            self.dropped[reason] = rows
             self.origins[reason] = origins[:ORIGINS_KEPT]
+        self._known = Counter(self.dropped)
+        self.read += self._known.total() - before
 
     def as_dict(self) -> dict[str, Any]:
         """Returns all counts as plain values, for JSON.

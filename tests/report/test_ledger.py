@@ -396,3 +396,18 @@ def _try(number: int, folder: pathlib.Path, web: Web, workers: bool) -> None:
         return
     except Exception as error:
         raise AssertionError(f"case {number}: {case}") from error
+
+
+def test_another_index_replaces_the_counts_of_the_first(tmp_path: pathlib.Path) -> None:
+    rows = [pair(number, "identical" if number == 5 else "good") for number in range(20)]
+    rows[7]["prompt"] = rows[2]["prompt"]
+    path = json_lines(tmp_path / "rows.jsonl", rows)
+    stream = mps.stream(path, task=mps.DPO(96), tokenizer="bytes", batching=mps.Pad(2), verbose=False)
+    for dedup, dropped in (("prompt", {"identical": 1, "duplicate": 1}), (None, {"identical": 1})):
+        stream.build_index(dedup=dedup)
+        assert stream.report.dropped == dropped == {reason: len(stream.report.origins[reason]) for reason in dropped}
+        assert stream.report.read == sum(dropped.values())
+    assert len(list(stream.batches(0))) == stream.steps_per_epoch
+    assert stream.report.ledger() == {
+        "rows": 20, "delivered": 18, "dropped": 1, "reasons": {"identical": 1}, "remainder": 1, "repeats": 0
+    }  # fmt: skip

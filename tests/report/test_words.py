@@ -301,7 +301,10 @@ def test_a_report_with_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_report_as_plain_values() -> None:
-    values = full_report().as_dict()
+    report = full_report()
+    report.stand_in(np.array([True]))
+    report.known([])
+    values = report.as_dict()
     hidden = {"_seen", "_indexed", "_filled_by_stand_ins", "delivered", "warnings", "template"}
     assert {*values} == {field.name for field in dataclasses.fields(Report)} - hidden
     assert values["dropped"] == dict(full_report().dropped)
@@ -352,6 +355,14 @@ def test_batches_and_stand_ins_add_up() -> None:
     report.stand_in(np.array([True, False]))
     assert report.repeats == 5
     assert report.ledger()["repeats"] == 2, "three of them fill the last step, which the plan counts"
+
+
+def test_notes_are_counted_by_kind() -> None:
+    report = Report()
+    notes = np.array([Note.TRUNCATED, Note.MARKERS, Note.TRUNCATED | Note.MARKERS, Note.NONE], np.uint16)
+    report.note([5, 6, 7, 8], notes, "row {}".format)
+    assert (report.truncated, report.markers, report.rewritten) == (2, 2, 0)
+    assert report.origins == {"markers": ["row 6", "row 7"]}
 
 
 def test_the_ledger_adds_up_ranks() -> None:

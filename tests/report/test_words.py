@@ -356,6 +356,14 @@ def test_batches_and_stand_ins_add_up() -> None:
     assert report.ledger()["reasons"] == {"tie": 2}, "one row, whose turn came twice"
 
 
+def test_notes_are_counted_by_kind() -> None:
+    report = Report()
+    notes = np.array([Note.TRUNCATED, Note.MARKERS, Note.TRUNCATED | Note.MARKERS, Note.NONE], np.uint16)
+    report.note([5, 6, 7, 8], notes, "row {}".format)
+    assert (report.truncated, report.markers, report.rewritten) == (2, 2, 0)
+    assert report.origins == {"markers": ["row 6", "row 7"]}
+
+
 def test_the_ledger_adds_up_ranks() -> None:
     first, second = Report(rows=100, delivered=145), Report(rows=100, delivered=50)
     tie, identical = (RowError(reason, "why", origin="row 1") for reason in (Reason.TIE, Reason.IDENTICAL))

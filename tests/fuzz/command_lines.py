@@ -58,7 +58,7 @@ class _Folder:
     """A folder with rows, a cache and a configuration, the same for each case."""
 
     place = (
-        r"--|of the mix|part ranges of|Usage|/|rows|ms-prefstream|data_loader|run\.yaml|[a-z_]+( is | has |=)|template"
+        r"--|mix|part ranges of|Usage|/|rows|ms-prefstream|data_loader|run\.yaml|[a-z_]+( is | has |=)|template"
         r"|row \d"
     )
 

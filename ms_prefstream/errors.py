@@ -78,11 +78,14 @@ def printable(text: str, most: int | None = 300) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
+_LONGEST = 5000  # characters of an error, which may show an option that a program made
+
+
 class PrefStreamError(Exception):
     """The parent of every error that a user of this library can cause. Its text is safe to print, see `printable`."""
 
     def __str__(self) -> str:
-        return printable(super().__str__(), most=None)
+        return printable(super().__str__(), most=_LONGEST)
 
 
 class OptionError(PrefStreamError, ValueError):

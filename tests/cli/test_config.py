@@ -145,6 +145,7 @@ def test_a_source_on_the_command_line_goes_before_the_file(tmp_path: pathlib.Pat
         ("source: 2020-99-99", "run.yaml: month must be in 1..12"),
         ("a: &a [*a]", "an alias stands for a value that holds the alias"),
         (BOMB, "its aliases stand for more than 1,048,576 values"),
+        ({**KEYS, "tokenizer": {"a": 1}}, "run.yaml: tokenizer: {'a': 1}; expected text, such as bytes or none."),
         ({**KEYS, "seed": {"a": 1}}, "run.yaml: seed is {'a': 1} (dict); expected a value such as --seed takes"),
         ({**KEYS, "quarantine": [["x"]]}, "run.yaml: quarantine is [['x']] (list); expected a value such as"),
         ({name: value for name, value in KEYS.items() if name != "tokenizer"}, "Missing option '--tokenizer'"),

@@ -58,8 +58,8 @@ class _Folder:
     """A folder with rows, a cache and a configuration, the same for each case."""
 
     place = (
-        r"--|of the mix|part ranges of|Usage|/|rows|ms-prefstream|data_loader|run\.yaml|[a-z_]+( is | has |=)|template"
-        r"|row \d"
+        r"--|mix|part ranges of|holds no tokenizer|Usage|/|rows|ms-prefstream|data_loader|run\.yaml"
+        r"|[a-z_]+( is | has |=)|template|row \d"
     )
 
     def __init__(self, folder: pathlib.Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 
 from ms_prefstream.version import VERSION
 
@@ -18,13 +19,14 @@ exclude_patterns = ["_build", "README.md"]  # index.md includes README.md, the l
 
 html_theme = "furo"
 html_title = f"ms_prefstream {VERSION}"
+pygments_dark_style = "github-dark"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_show_copyright = False
 
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 myst_links_external_new_tab = False
 
 default_role = "code"  # docstrings have names in single backticks, as Markdown has
@@ -35,10 +37,15 @@ autodoc_typehints_description_target = "documented"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 napoleon_use_ivar = True
+for _field in PyObject.doc_field_types:
+    if _field.name == "variable":
+        _field.label = "Attributes"  # as docstrings call them
 
 copybutton_exclude = ".linenos, .gp, .go"
 
-_PICTURE = re.compile(r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*<img alt="([^"]+)" src="([^"]+)">\s*</picture>')
+_PICTURE = re.compile(
+    r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*<img alt="([^"]+)" src="([^"]+)"(?: width="(\d+)")?>\s*</picture>'
+)
 
 
 def _show_pictures(app: Sphinx, page: str, source: list[str]) -> None:
@@ -48,7 +55,7 @@ def _show_pictures(app: Sphinx, page: str, source: list[str]) -> None:
     """
     source[0] = _PICTURE.sub(
         lambda found: "\n\n".join(
-            f"```{{image}} {path}\n:alt: {found[2]}\n:class: only-{scheme}\n```"
+            f"```{{image}} {path}\n:alt: {found[2]}\n:class: only-{scheme}\n:width: {found[4] or 520}\n```"
             for scheme, path in (("light", found[3]), ("dark", found[1]))
         ),
         source[0],

@@ -289,7 +289,7 @@ def _check_longest_first(options: PlanOptions) -> None:
 
 def _over_packs(options: PlanOptions, packs: int, usable: int, capacity: int) -> PlanOptions:
     """Returns the same options for packs in place of rows."""
-    if options.drop_remainder and packs < options.global_batch:
+    if options.drop_remainder is True and packs < options.global_batch:
         raise OptionError(
             f"The {usable} usable rows fill {packs} packed rows of {capacity} tokens, less than one global batch "
             f"(global_batch={options.global_batch}). Use a batch of at most {packs} over all ranks, fewer tokens, or "

@@ -85,6 +85,7 @@ ORIGINS_KEPT = 5  # per reason
 _WITH_ORIGINS = (Note.CONTENT_LOST, Note.EMPTY_THINK, Note.MARKERS)
 _WITH_SHARE = (Note.TRUNCATED, Note.QUESTION_CUT, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.SEPARATOR_TRIMMED)
 MOST_LINES = 12  # of a printed report
+_FEW = 128  # rows for which a Python loop is faster than numpy
 _REASONS_SHOWN = 4  # with a share and origins; the others with their number
 _WHERE_COUNTED = (
     "content_lost",
@@ -284,16 +285,17 @@ class Report:
 
     def first_time(self, rows: Sequence[int]) -> list[bool]:
         """Returns which rows are new to the report, and counts these as read."""
-        seen, found = self._seen, []
+        seen, found = self._seen, list[bool]()
         most = (max(rows, default=0) >> 3) + 1
         if most > len(seen):
             seen.extend(bytes(max(most - len(seen), len(seen), 1024)))
-        for row in rows:
-            byte, bit = row >> 3, 1 << (row & 7)
-            is_new = not seen[byte] & bit
-            if is_new:
+        if len(rows) > _FEW:
+            found = _newly_set(np.frombuffer(seen, np.uint8), np.array(rows)).tolist()
+        else:
+            for row in rows:
+                byte, bit = row >> 3, 1 << (row & 7)
+                found.append(not seen[byte] & bit)
                 seen[byte] |= bit
-            found.append(is_new)
         self.read += sum(found)
         return found
 
@@ -451,3 +453,13 @@ class Report:
         return [f"files that this library wrote, left out: {count:,} ({', '.join(some)}{more})"]
 
     __repr__ = __str__
+
+
+def _newly_set(bits: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Sets the bits of rows, (n,). Returns which were not set before, (n,); of equal rows only the first may be."""
+    is_new = np.zeros(len(rows), np.bool_)
+    distinct, first = np.unique(rows, return_index=True)
+    places, masks = distinct >> 3, (1 << (distinct & 7)).astype(np.uint8)
+    is_new[first] = bits[places] & masks == 0
+    np.bitwise_or.at(bits, places, masks)
+    return is_new

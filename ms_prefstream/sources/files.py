@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
 import resource
 import stat
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.disk import check_own, open_descriptor, shown
+from ms_prefstream.disk import check_own, open_descriptor, shown, status_of
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.sources.base import sources_in
 
@@ -72,9 +73,26 @@ def unreadable(path: str, error: OSError) -> SourceError:
     return SourceError(f"{path}: the file cannot be read ({error.strerror or error}). {remedy}")
 
 
-def check_unchanged(path: str, then: FileStamp, status: os.stat_result) -> None:
-    """Raises `SourceError` for a file whose stamp `then`, when it was opened, differs from that in its status now."""
-    now = FileStamp.of(status)
+def stamp_of(path: str, file: int) -> FileStamp:
+    """Returns the stamp of an open file, given its descriptor; raises `SourceError` if the system does not say it."""
+    try:
+        return FileStamp.of(os.fstat(file))
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turns an OSError of the body into a `SourceError`; `path` is named where the system's error names none."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(error.filename if isinstance(error.filename, str) else path, error) from error
+
+
+def check_unchanged(path: str, then: FileStamp, file: int) -> None:
+    """Raises `SourceError` for an open file whose stamp `then`, when it was opened, differs from that now."""
+    now = stamp_of(path, file)
     if now != then:
         found = f"it had {then.size} bytes when it was opened and has {now.size} now"
         if now.size == then.size:
@@ -96,7 +114,8 @@ class Handle:
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self.fd >= 0:
-            close(self.fd)
+            with contextlib.suppress(OSError):
+                close(self.fd)
 
 
 _numbers = itertools.count()
@@ -212,7 +231,9 @@ def check_target(option: str, path: str | os.PathLike[str], source: Any, is_own:
     """
     for one in sources_in(source):
         files = getattr(one, "paths", None) or getattr(one, "_paths", None) or [str(getattr(one, "name", ""))]
-        if any(os.path.isfile(file) and os.path.isfile(path) and os.path.samefile(file, path) for file in files):
+        with reading(os.fspath(path)):
+            found = [status_of(file, follow=True) for file in (path, *files)]
+        if found[0] is not None and any(one is not None and os.path.samestat(found[0], one) for one in found[1:]):
             raise OptionError(
                 f"{option} is {shown(path)!r}, which is a file of the data itself. Name another file; nothing was "
                 "changed."

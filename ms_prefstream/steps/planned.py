@@ -185,11 +185,11 @@ class IndexedSteps(PlannedSteps):
         return found
 
     def _make_unit(self, unit: int, rows: list[int], loaded: Block) -> Any:
-        good, now = loaded.good, self._size(loaded)
-        tokens = self._sizes(rows)
-        differs = ~good | (now != tokens)
-        for at in np.flatnonzero(differs).tolist() if differs.any() else ():
-            problem = f"has {now[at]} tokens now" if good[at] else f"cannot be used now ({loaded.errors[at]})"
+        now, tokens = self._size(loaded).tolist(), self._sizes(rows).tolist()
+        if now != tokens:  # a bad row has no token
+            at = next(at for at in range(len(rows)) if now[at] != tokens[at])
+            is_bad = at in loaded.errors
+            problem = f"cannot be used now ({loaded.errors[at]})" if is_bad else f"has {now[at]} tokens now"
             raise StateError(
                 f"{self._origin(rows[at])}: the length index says that the row is good and has {tokens[at]} tokens, "
                 f"but it {problem}. The data or a format function changed after the index was built: rebuild it with "

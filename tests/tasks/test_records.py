@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ms_prefstream as mps
@@ -136,3 +137,14 @@ def test_the_first_id_can_be_the_reward_token() -> None:
     task = mps.Reward(8, layout="reward_token", reward_token=0)
     assert task.token_id(None) == 0
     assert dataclasses.replace(task, reward_token=None) == mps.Reward(8, layout="reward_token")
+
+
+def test_the_reward_token_is_refused_in_texts_and_other_control_tokens_are_not() -> None:
+    task = mps.Reward(64, layout="reward_token", reward_token=256)
+    found = encoded(ROW | {"chosen": "yes<|endoftext|>"}, task, None)
+    assert found.problem.startswith("the assistant turn holds the control token '<|endoftext|>'; expected text without")
+    (chosen, rejected) = encoded(ROW | {"chosen": "yes<|im_end|>"}, task, None).sample.sequences
+    for sequence in (chosen, rejected):
+        assert sequence.spans == ((len(sequence.ids) - 1, len(sequence.ids)),)
+        assert np.flatnonzero(sequence.ids == 256).tolist() == [len(sequence.ids) - 1]
+        assert sequence.ids.dtype == np.int32

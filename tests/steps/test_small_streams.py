@@ -78,6 +78,19 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "reward": (rows, {"task": mps.Reward(64)}),
     "reward token": (rows, {"task": mps.Reward(64, layout="reward_token", reward_token=256)}),
     "rlhf": (marked, {"task": mps.RLHF(32, 48)}),
+    "rlhf, cut on the right": (marked, {"task": mps.RLHF(24, 34, truncation="right")}),
+    "rlhf, prompts alone": (
+        lambda: [{"prompt": row["prompt"]} if number % 3 else row for number, row in enumerate(marked())],
+        {"task": mps.RLHF(24, 48)},
+    ),
+    "rlhf, prompts alone, cut on the right": (
+        lambda: [{"prompt": row["prompt"]} if number % 3 else row for number, row in enumerate(marked())],
+        {"task": mps.RLHF(24, 28, truncation="right")},
+    ),
+    "reward token, bad rows": (
+        with_bad_rows,
+        {"task": mps.Reward(64, layout="reward_token", reward_token=256), "on_bad_row": "drop"},
+    ),
     "prompts": (rows, {"task": mps.Prompts(40, repeat=3)}),
     "kto": (marked, {"task": mps.KTO(48)}),
     "kto of pairs, ranks": (rows, {"task": mps.KTO(64), "num_shards": 2, "shard_id": 1}),

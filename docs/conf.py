@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 
 from ms_prefstream.version import VERSION
 
@@ -37,6 +38,9 @@ autodoc_typehints_description_target = "documented"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 napoleon_use_ivar = True
+for _field in PyObject.doc_field_types:
+    if _field.name == "variable":
+        _field.label = "Attributes"  # as docstrings call them
 
 copybutton_exclude = ".linenos, .gp, .go"
 

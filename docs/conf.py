@@ -24,6 +24,7 @@ pygments_dark_style = "github-dark"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_use_index = False  # the search finds names, and its page is too wide for a phone
 html_copy_source = False
 html_show_copyright = False
 

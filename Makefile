@@ -3,6 +3,7 @@
 #   make demo PYTHON=/path/python    create the environment with this Python
 #   make test PYTEST_ARGS="-k plan"  pass options to pytest
 #   make test PROCESSES=4            run the tests in this many processes (2 unless given, 0 for none)
+#   make mutation FOLDERS="plan batch"   how many of 300 mutants of each folder the tests find, some minutes for each
 #   make bench DATA=rows.jsonl TOKENIZER=/dir/of/tokenizer   measure on your own files
 #   make bench PARTS=abcdefghi       the whole table of docs/performance.md, about half an hour
 
@@ -13,6 +14,7 @@ PROCESSES ?= 2
 DATA ?= ms_prefstream/demo/pairs.jsonl
 TOKENIZER ?= bytes
 PARTS ?= ab
+FOLDERS ?= plan
 
 SHELL := /bin/sh
 BIN := $(VENV)/bin
@@ -26,29 +28,36 @@ DOCS_STAMP := $(VENV)/.ms-prefstream-docs
 CODE := $(wildcard ms_prefstream tests examples benchmarks docs setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-long lint docs bench clean
+.PHONY: help demo test test-all test-long mutation lint docs bench figures dist clean
 
 help:
 	@echo "make demo       install, then train a small reward model and DPO on the bundled pairs (CPU, nothing to prepare)"
 	@echo "make test       install with the test tools, then ruff, mypy, every test that is quick and a few trainings"
-	@echo "make test-all   the rest: all other trainings, the examples and whole programs (what make test runs is left out)"
+	@echo "make test-all   the rest: all other trainings, the examples, whole programs and what takes seconds (what make test runs is left out)"
 	@echo "make test-long  everything, with many new random examples and the tests that take minutes"
+	@echo "make mutation   install mutmut, then change the code of a folder in 300 places, one at a time, and see which tests fail"
 	@echo "make lint       ruff and mypy only"
 	@echo "make docs       install Sphinx, then build the site into docs/_build; a warning or a dead link is an error"
 	@echo "make bench      throughput from JSON Lines text to padded batches (of the bundled pairs; DATA=... TOKENIZER=... for others, PARTS=abcdefghi for everything)"
+	@echo "make figures    the pictures of README and documents, from the library and docs/performance.md (Chromium; ../shared/tokenizers)"
+	@echo "make dist       wheel and sdist in dist/, each checked with twine"
 	@echo "make clean      remove caches and build leftovers (the environment in $(VENV) stays)"
 
 demo: $(RUN_STAMP)
 	@$(BIN)/ms-prefstream demo
 
 test: lint
-	@$(PYTEST) -m "not long and (smoke or not training)" $(PYTEST_ARGS) || { $(NO_TESTS); }
+	@$(PYTEST) -m "not long and not slow and (smoke or not training)" $(PYTEST_ARGS) || { $(NO_TESTS); }
 
 test-all: $(TEST_STAMP)
-	@$(PYTEST) -m "training and not smoke and not long" $(PYTEST_ARGS) || { $(NO_TESTS); }
+	@$(PYTEST) -m "not long and (slow or (training and not smoke))" $(PYTEST_ARGS) || { $(NO_TESTS); }
 
 test-long: $(TEST_STAMP)
 	@HYPOTHESIS_PROFILE=thorough $(PYTEST) $(PYTEST_ARGS) || { $(NO_TESTS); }
+
+mutation: $(TEST_STAMP)
+	@$(PIP) install -q mutmut==3.8.1
+	@$(BIN)/python -m tests.mutation $(FOLDERS)
 
 lint: $(TEST_STAMP)
 	$(BIN)/python -m ruff check $(CODE)
@@ -62,6 +71,16 @@ docs: $(DOCS_STAMP)
 
 bench: $(RUN_STAMP)
 	@$(BIN)/python benchmarks/suite.py --data "$(DATA)" --tokenizer "$(TOKENIZER)" --parts "$(PARTS)"
+
+figures: $(TEST_STAMP)
+	@$(BIN)/python docs/figures/make.py
+
+dist:
+	@$(ENVIRONMENT)
+	@$(PIP) install -q build twine
+	@rm -rf build dist *.egg-info
+	@$(BIN)/python -m build -q
+	@$(BIN)/python -m twine check --strict dist/*
 
 clean:
 	@rm -rf build dist docs/_build output kernel_meta rank_* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -45,7 +45,9 @@ for _field in PyObject.doc_field_types:
 
 copybutton_exclude = ".linenos, .gp, .go"
 
-_PICTURE = re.compile(r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*<img alt="([^"]+)" src="([^"]+)">\s*</picture>')
+_PICTURE = re.compile(
+    r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*<img alt="([^"]+)" src="([^"]+)"(?: width="(\d+)")?>\s*</picture>'
+)
 
 
 def _show_pictures(app: Sphinx, page: str, source: list[str]) -> None:
@@ -55,7 +57,7 @@ def _show_pictures(app: Sphinx, page: str, source: list[str]) -> None:
     """
     source[0] = _PICTURE.sub(
         lambda found: "\n\n".join(
-            f"```{{image}} {path}\n:alt: {found[2]}\n:class: only-{scheme}\n```"
+            f"```{{image}} {path}\n:alt: {found[2]}\n:class: only-{scheme}\n:width: {found[4] or 520}\n```"
             for scheme, path in (("light", found[3]), ("dark", found[1]))
         ),
         source[0],

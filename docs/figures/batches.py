@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from drawing import MARGIN, ROOT, WIDTH, Drawing
+from drawing import MARGIN, ROOT, SIDES, WIDTH, Drawing
 
 import ms_prefstream as mps
 from ms_prefstream.inspection.steps import Step, step_of
@@ -23,8 +23,9 @@ RULES = (
 
 def batches(theme: str) -> str:
     """Returns the picture."""
-    title = f"{ROWS} pairs in batches by Pad, Bucket and Pack: the wider they are padded, the more is computed"
-    drawing = Drawing(theme, title)
+    drawing = Drawing(
+        theme, f"{ROWS} pairs in batches by Pad, Bucket and Pack: the wider they are padded, the more is computed"
+    )
     for call, rule, words in RULES:
         steps = _steps(rule)
         columns = sum(len(strip.ids) for step in steps for strip in step.strips)
@@ -37,7 +38,7 @@ def batches(theme: str) -> str:
         _draw(drawing, steps)
         drawing.y += 16
     drawing.y -= 16
-    drawing.legend(MARGIN)
+    drawing.legend(MARGIN, {**SIDES, "": "padding"})
     return drawing.svg()
 
 
@@ -46,7 +47,7 @@ def _steps(rule: Any) -> list[Step]:
     options: dict[str, Any] = {"task": mps.DPO(LENGTH), "tokenizer": "bytes", "verbose": False}
     rows = mps.read(str(PAIRS))[:ROWS]
     with tempfile.TemporaryDirectory() as folder:
-        mps.build_index(rows, f"{folder}/lengths", task=options["task"], tokenizer="bytes")
+        mps.build_index(rows, f"{folder}/lengths", task=options["task"], tokenizer="bytes", verbose=False)
         stream = mps.stream(rows, batching=rule, index=f"{folder}/lengths", **options)
         steps = [step_of(stream, number) for number in range(stream.steps_per_epoch)]
     return sorted(steps, key=lambda step: step.padding > 0.5)  # a pack that is not full at the end

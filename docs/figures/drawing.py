@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 
 from rich.cells import cell_len
@@ -17,6 +17,7 @@ from ms_prefstream.inspection.steps import Strip
 ROOT = pathlib.Path(__file__).parents[2]
 THEMES = ("light", "dark")
 WIDTH, MARGIN, TEXT = 520, 16, 14
+SIDES = {"frame": "prompt", "chosen": "chosen", "rejected": "rejected"}  # of strips, by colour
 CELL = 0.6 * TEXT  # of a fixed-width font
 _CSS = ROOT / "ms_prefstream" / "html" / "report.css"
 _FONTS = (
@@ -38,14 +39,16 @@ class Drawing:
     Args:
         theme: ``light`` or ``dark``.
         title: What the picture is, for those who cannot see it.
+        paper: The colour of the paper.
 
     Attributes:
         colours: The colours by name: paper, ink, quiet, line, panel, prompt, chosen, rejected, attention.
+        paper: The colour of the paper.
         y: The lower end of what was drawn.
     """
 
-    def __init__(self, theme: str, title: str) -> None:
-        self.colours = palette(theme)
+    def __init__(self, theme: str, title: str, paper: str = "paper") -> None:
+        self.colours, self.paper = palette(theme), paper
         self.y = float(MARGIN)
         self._title = title
         self._parts: list[str] = []
@@ -124,10 +127,10 @@ class Drawing:
                 self.hatched(at, self.y, width, height, "line" if faint else "frame")
         self.y += height
 
-    def legend(self, x: float, padding: str = "padding") -> None:
-        """Draws what the colours of strips mean."""
-        self.y += 22
-        for colour, word in (("frame", "prompt"), ("chosen", "chosen"), ("rejected", "rejected"), ("", padding)):
+    def legend(self, x: float, words: Mapping[str, str]) -> None:
+        """Draws what colours mean, by colour; "" is the hatching."""
+        self.y += 26
+        for colour, word in words.items():
             if colour:
                 self.box(x, self.y - 10, 12, 11, colour)
             else:
@@ -143,7 +146,7 @@ class Drawing:
             f' role="img"><title>{escape(self._title)}</title><style>{_FONTS}</style>'
         )
         patterns = f"<defs>{''.join(self._patterns.values())}</defs>" if self._patterns else ""
-        paper = f'<rect width="{WIDTH}" height="{height}" rx="8" fill="{self.colours["paper"]}"/>'
+        paper = f'<rect width="{WIDTH}" height="{height}" rx="8" fill="{self.colours[self.paper]}"/>'
         return "\n".join([head, patterns + paper, *self._parts, "</svg>"]) + "\n"
 
     def _text(self, x: float, y: float, text: str, colour: str, kind: str, more: str) -> None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from drawing import CELL, MARGIN, ROOT, WIDTH, Drawing
+from drawing import CELL, MARGIN, ROOT, SIDES, WIDTH, Drawing
 from rich.cells import cell_len
 
 import ms_prefstream as mps
@@ -19,7 +19,6 @@ from ms_prefstream.inspection import rows_of
 from ms_prefstream.inspection.encoded import EncodedSide, Kind, Part
 from ms_prefstream.inspection.steps import step_of
 from ms_prefstream.inspection.terminal import visible
-from ms_prefstream.sources.open import open_source
 
 PAIRS = ROOT / "ms_prefstream" / "demo" / "pairs.jsonl"
 ROW = 3
@@ -47,7 +46,7 @@ class Cell(NamedTuple):
 
 def row_walk(theme: str) -> str:
     """Returns the picture."""
-    (found,) = rows_of(open_source(str(PAIRS)), [ROW], OPTIONS, with_tokens=True)
+    (found,) = rows_of(str(PAIRS), [ROW], OPTIONS, with_tokens=True, log=False)
     record, chosen = found.row.record, found.row.sides[0]
     raw, name = mps.read(str(PAIRS))[ROW], f"{PAIRS.name}:{ROW + 1}"
     drawing = Drawing(theme, f"How {name} becomes a row of a batch: text, messages, tokens, loss mask, padding")
@@ -87,7 +86,7 @@ def row_walk(theme: str) -> str:
     for strip in step.strips:
         drawing.strip(LEFT, (WIDTH - MARGIN - LEFT) / step.width, strip, faint=strip.origins != (found.origin,))
         drawing.y += 2 if strip.side == "chosen" else 6
-    drawing.legend(LEFT, f"padding, {100 * step.padding:.0f} %")
+    drawing.legend(LEFT, {**SIDES, "": f"padding, {100 * step.padding:.0f} %"})
     return drawing.svg()
 
 

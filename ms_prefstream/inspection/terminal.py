@@ -300,7 +300,7 @@ def _labelled(label: str, text: Text, columns: int, style: str = GREY) -> Iterat
 
 def _indented(text: Text, columns: int) -> Iterator[Text]:
     for line in _fold(text, columns - 2):
-        yield Text("  ").append_text(line)
+        yield Text("  ").append_text(line[len(line.plain) - len(line.plain.lstrip(" ")) :])
 
 
 def _fold(text: Text, columns: int) -> Iterator[Text]:

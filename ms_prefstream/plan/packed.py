@@ -94,7 +94,7 @@ class PackedPlan:
                 )
             )
         packs = self._pack(0, kept, sizes)
-        self._held: tuple[tuple[int, Bins], ...] = ((0, packs),)
+        self._held: tuple[tuple[int, Fitted], ...] = ((0, Fitted(packs, packs.count, 0, 0)),)
         small = np.min_scalar_type(-capacity)  # holds every size and -1
         self._source = None if self._mixed is None else (kept, sizes.astype(small))
         self.packs_per_epoch = packs.count
@@ -110,10 +110,24 @@ class PackedPlan:
         Ranks(world, rank).batch_size(size)
         self._order.locate(step)
         numbers = self._order.rows_at(epoch, step * size + np.arange(size))[rank::world]
-        packs = self._packs(epoch)
+        packs = self._packs(epoch).bins
         return [packs.of(number) for number in numbers.tolist()]
 
-    def _packs(self, epoch: int) -> Bins:
+    def left_out_and_repeated(self, epoch: int) -> tuple[int, int]:
+        """Returns how many rows an epoch leaves out, and how many it takes again; counts the rows of all its packs."""
+        packs, held, again = self._packs(epoch), 0, 0
+        sizes = np.diff(packs.bins.starts)
+        slots = self.steps_per_epoch * self.options.global_batch
+        for begin in range(0, slots, _BLOCK):
+            positions = np.arange(begin, min(begin + _BLOCK, slots))
+            found = sizes[self._order.rows_at(epoch, positions)]
+            held += int(found.sum())
+            again += int(found[self._order.is_filling(epoch, positions)].sum())
+        left_out, repeated = (0, 0) if self._mixed is None else self._mixed.left_out_and_repeated(epoch)
+        again += packs.repeats
+        return left_out + self._rows + again - held, repeated + again
+
+    def _packs(self, epoch: int) -> Fitted:
         """Returns the packs that an epoch consists of."""
         if self._source is None:
             return self._held[0][1]
@@ -121,7 +135,7 @@ class PackedPlan:
             if held == epoch:
                 return packs
         key = use_sequence(self._seed, epoch, SeedUse.MADE_TO_FIT)
-        packs = exactly(self._pack(epoch, *self._source), self.packs_per_epoch, key).bins
+        packs = exactly(self._pack(epoch, *self._source), self.packs_per_epoch, key)
         # Replaced as a whole: a reader in another thread sees the old epochs or the new ones.
         self._held = ((epoch, packs), *self._held[: _EPOCHS_HELD - 1])
         return packs
@@ -261,7 +275,7 @@ def _check_longest_first(options: PlanOptions) -> None:
 
 def _over_packs(options: PlanOptions, packs: int, usable: int, capacity: int) -> PlanOptions:
     """Returns the same options for packs in place of rows."""
-    if options.drop_remainder and packs < options.global_batch:
+    if options.drop_remainder is True and packs < options.global_batch:
         raise OptionError(
             f"The {usable} usable rows fill {packs} packed rows of {capacity} tokens, less than one global batch "
             f"(global_batch={options.global_batch}). Use a batch of at most {packs} over all ranks, fewer tokens, or "

@@ -94,6 +94,7 @@ def halves(batch: Any) -> Any:
     return tuple(batch[f"{side}_loss_mask"].sum(axis=1) / -2 for side in ("chosen", "rejected"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [Interrupted, functools.partial(OSError, errno.EIO, "I/O error")], ids=["killed", "EIO"]
 )

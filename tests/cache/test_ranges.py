@@ -79,6 +79,7 @@ def command(path: str, out: pathlib.Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "ms_prefstream", *words, "--rows-per-part", str(PART), "--workers", "0", *more]
 
 
+@pytest.mark.slow
 def test_eight_processes_at_once(tmp_path: pathlib.Path) -> None:
     path, out = source(tmp_path, rows_with_bad(200)), tmp_path / "out"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

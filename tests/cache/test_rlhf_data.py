@@ -121,6 +121,7 @@ def test_bytes_of_the_script(
     check(monkeypatch, tmp_path, str(path), encode, rows, most)
 
 
+@pytest.mark.slow
 def test_bytes_of_the_script_for_qwen(
     shared: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def test_same_ids(request: pytest.FixtureRequest, kind: str, text: str) -> None:
     assert_same(request.getfixturevalue(kind), text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 @CHEAP
 @given(text=any_text)

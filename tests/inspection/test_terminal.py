@@ -68,6 +68,7 @@ VIEWS = {"rows": ["--rows", "3"], "tokens": ["--tokens"], "full": ["--full"], "s
 VIEWS["step tokens"] = [*BATCH, "--tokens"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_pipe_gets_the_same_as_plain_text(view: str, path: pathlib.Path) -> None:
     coloured = shown(path, *VIEWS[view], terminal=True)

@@ -380,9 +380,10 @@ def _locked(target: str) -> tuple[str, IO[bytes]]:
 
 
 def write_file(path: str | os.PathLike[str], data: bytes | memoryview, error: type[PrefStreamError], what: str) -> None:
-    """Writes a file as a whole, atomically; errors as for `written`."""
+    """Writes a file as a whole, atomically, and deletes what killed writes of it left; errors as for `written`."""
     with written(path, error, what) as file:
         file.write(data)
+    remove_leftovers(path)
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:

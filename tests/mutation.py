@@ -43,7 +43,13 @@ from mutmut.mutation.mutators import mutation_operators
 from mutmut.mutation.pragma_handling import IgnoredCode
 
 ROOT = pathlib.Path(__file__).parents[1]
-SHARED_TESTS = ("golden", "batch", "tasks", "steps", "report", "stream", "traps", "world", "inspection", "resume")
+TESTS_OF = {
+    "batch": "batch stream/test_batches.py steps/test_small_streams.py tasks/test_kto.py tasks/test_prompts.py",
+    "plan": "plan world/test_row_mask.py",
+    "report": "report stream/test_findings.py test_doctor.py",
+    "steps": "steps world/test_row_mask.py stream/test_user_errors.py stream/test_findings.py resume/test_own_state.py",
+}
+"""Quick tests of a folder where they do not all lie in the folder of its name."""
 QUIET = "not long and not training and not mindspore"
 TIMEOUTS = (signal.SIGPROF, signal.SIGALRM)
 IDLE = 90
@@ -350,19 +356,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", help="folders of ms_prefstream, such as plan")
     parser.add_argument(
-        "--tests", nargs="+", help="test files and folders; by default those of the folders and shared ones"
+        "--tests", nargs="+", help="test files and folders; by default those of the folders, see TESTS_OF"
     )
     parser.add_argument("--size", type=int, default=300, help="mutants of each folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=10, help="tests for one mutant, in seconds without it")
+    parser.add_argument("--seconds", type=float, default=6, help="tests for one mutant, in seconds without it")
     parser.add_argument("--measured", default="", help="a file that keeps what was measured, for the next call")
     parser.add_argument("--only", default="", help="keys of mutants, separated by commas")
     parser.add_argument("--log", default="", help="a file that gets a JSON line for each mutant")
     options = parser.parse_args()
     os.chdir(ROOT)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    folders = dict.fromkeys(f"tests/{name}" for name in (*options.folders, *SHARED_TESTS))
-    tests = options.tests or [folder for folder in folders if pathlib.Path(folder).is_dir()]
+    related = [f"tests/{name}" for folder in options.folders for name in TESTS_OF.get(folder, folder).split()]
+    tests = options.tests or list(dict.fromkeys(related))
     return int(pytest.main([*tests, "-m", QUIET, "-p", "no:xdist", "-s", "-q"], plugins=[Mutation(options)]))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from mindspore.train import Callback
 
 from ms_prefstream.checks import whole_number
-from ms_prefstream.disk import check_own, remove_leftovers, write_file
+from ms_prefstream.disk import check_own, write_file
 from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.mindspore.checkpoint import json_text
 from ms_prefstream.mindspore.trainer_checks import check_network, check_shards
@@ -72,7 +72,6 @@ class ReportCallback(Callback):  # type: ignore[misc]
         try:
             check_own(path, is_report_file, OptionError, "PrefStreamReport: the report")
             write_file(path, text, OptionError, "PrefStreamReport: the report")
-            remove_leftovers(path)
         except PrefStreamError as error:
             if not self._warned:
                 warnings.warn(f"{error} Training goes on.", stacklevel=2)

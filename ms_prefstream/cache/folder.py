@@ -577,6 +577,15 @@ def _is_ours(entry: str, name: str) -> bool:
     return is_own(entry, _is_known)
 
 
+def is_emptied(path: str) -> bool:
+    """Returns whether a staging folder holds no part: a process was killed while it deleted the folder.
+
+    Raises:
+        OSError: The system cannot say.
+    """
+    return is_folder(path) and not any(name in (_NEW, _FORMER) or name.endswith(".done") for name in os.listdir(path))
+
+
 def is_staged_name(name: str) -> bool:
     """Returns whether a file of a staging folder may have this name, relative to the folder."""
     return _OURS.fullmatch(name) is not None

@@ -41,7 +41,7 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
     Without --max-length the first 2,000 rows are measured: 99 % of them fit whole.
     """
     from ms_prefstream.cli.starting import files_for
-    from ms_prefstream.disk import cause_of, check_path, shown, write_file
+    from ms_prefstream.disk import cause_and_remedy, check_path, exists, shown, write_file
     from ms_prefstream.errors import OptionError
 
     if mindformers and task not in ("dpo", "reward"):
@@ -55,13 +55,13 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
         if os.path.exists(options["tokenizer"]):
             options["tokenizer"] = os.path.abspath(options["tokenizer"])
     files = files_for(source, task, mindformers, **options)
-    existing = [name for name in files if (folder / name).exists()]
+    existing = [name for name in files if exists(folder / name)]
     if existing and not overwrite:
         raise click.UsageError(f"{', '.join(existing)} exist in {out}. Give --overwrite to replace them, or --out.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(f"--out {shown(folder)} cannot be made: {cause_of(error)}. Give another folder.") from error
+        raise OptionError(f"--out {shown(folder)} cannot be made a folder: {cause_and_remedy(error)}.") from error
     for name, text in files.items():
         write_file(folder / name, text.encode("utf-8", "surrogateescape"), OptionError, "the file")
         show(f"written: {folder / name}")

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from ms_prefstream.checks import check_made, checked_call, whole_number
-from ms_prefstream.disk import cause_and_remedy, check_own, parse_json, read_file, remove_leftovers, shown, write_file
+from ms_prefstream.disk import cause_and_remedy, check_own, parse_json, read_file, shown, write_file
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError, printable
 from ms_prefstream.mindspore import BatchStream
 from ms_prefstream.mindspore.trainer_checks import check_network
@@ -174,7 +174,6 @@ class StateWriter:
             for path in paths:
                 check_own(path, is_state_file, StateError, "the state")
                 write_file(path, json_text(state), StateError, "the state")
-                remove_leftovers(path)
         except StateError as error:
             whole = next((path for path in older if _step_of(path, state) is not None), None)
             if whole is None:

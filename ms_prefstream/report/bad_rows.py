@@ -104,19 +104,26 @@ class Quarantine:
             raise self._not_written(cause_of(error_)) from None
 
     def _open(self) -> IO[bytes]:
-        """Opens the file without following a link; what is open is checked, so nobody can exchange it in between."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = open(self.path, "r+b", opener=lambda path, _: os.open(path, flags, 0o666))  # noqa: SIM115
+        """Opens the file; what is open is checked, so nobody can exchange it in between."""
+        file = open(self.path, "r+b", opener=self._descriptor)  # noqa: SIM115
         try:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise self._not_written("it is no regular file")
-            if found.st_size and not is_quarantine(file):
+            if os.fstat(file.fileno()).st_size and not is_quarantine(file):
                 raise self._not_written("it exists and holds something else")
         except BaseException:
             file.close()
             raise
         return file
+
+    def _descriptor(self, path: str, _: int) -> int:
+        """Opens a regular file without following a link; Python would refuse a pipe in words of its own."""
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        try:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise self._not_written("it is no regular file")
+        except BaseException:
+            os.close(number)
+            raise
+        return number
 
     def _not_written(self, why: str) -> SourceError:
         return SourceError(

@@ -198,10 +198,63 @@ ERRORS: list[tuple[Callable[[], Any], str]] = [
         "layout 'rlhf' needs max_prompt_length, the number of columns of prompt_ids.",
     ),
     (
+        lambda: Bucket(8, boundaries=(100, 200, 300)).widths(301),
+        "Bucket: the last of boundaries is 300, but the task lets sequences of up to 301 tokens through. Add "
+        "a boundary of 301 or more, or lower the task's own length to 300.",
+    ),
+    (
         lambda: make_layout("reward_token").build(block(3, 3), 4, 0, True),
         "ms_prefstream, internal error while building a batch: shifted labels were requested from the layout "
         "'reward_token', which only has unshifted ones. Rows and options are checked before this point, so "
         "please report it together with the row.",
+    ),
+    (
+        lambda: make_layout("prompts", repeat=1, padding_side="left").build(block(3), 4, 0, True),
+        "ms_prefstream, internal error while building a batch: shifted labels were requested from the layout "
+        "'prompts', which only has unshifted ones. Rows and options are checked before this point, so please "
+        "report it together with the row.",
+    ),
+    (
+        lambda: make_layout("process_reward", values=False).build(block(3), 4, 0, True),
+        "ms_prefstream, internal error while building a batch: shifted labels were requested from the layout "
+        "'process_reward', which only has unshifted ones. Rows and options are checked before this point, so "
+        "please report it together with the row.",
+    ),
+    (
+        lambda: make_layout("process_reward", values=False).build(block(3, scores=(1.0, 0.0)), 4, 0),
+        "ms_prefstream, internal error while building a batch: a sample of 3 tokens has the steps ((0, 1),) "
+        "and the scores (1.0, 0.0). Rows and options are checked before this point, so please report it "
+        "together with the row.",
+    ),
+    (
+        lambda: make_layout("process_reward", values=False).build(block(3, spans=((3, 4),), scores=(1.0,)), 4, 0),
+        "ms_prefstream, internal error while building a batch: a sample of 3 tokens has the steps ((3, 4),) "
+        "and the scores (1.0,). Rows and options are checked before this point, so please report it together "
+        "with the row.",
+    ),
+    (
+        lambda: make_layout("kto").build(block(3), 4, 0, True),
+        "ms_prefstream, internal error while building a batch: shifted labels were requested from the layout "
+        "'kto', which only has unshifted ones. Rows and options are checked before this point, so please "
+        "report it together with the row.",
+    ),
+    (
+        lambda: make_layout("kto").build(block(3, ref_logps=(1.0,)), 4, 0),
+        "ms_prefstream, internal error while building a batch: samples have reference log-probabilities, for "
+        "which this layout 'kto' has no column. Rows and options are checked before this point, so please "
+        "report it together with the row.",
+    ),
+    (
+        lambda: make_layout("paired", with_ref_logps=True).build(block(3, 3), 4, 0),
+        "ms_prefstream, internal error while building a batch: 1 of 1 samples have no reference log-"
+        "probabilities. Rows and options are checked before this point, so please report it together with the"
+        " row.",
+    ),
+    (
+        lambda: make_layout("paired").build(block(3, 3, ref_logps=(1.0, 2.0)), 4, 0),
+        "ms_prefstream, internal error while building a batch: samples have reference log-probabilities, for "
+        "which this layout 'paired' has no column. Rows and options are checked before this point, so please "
+        "report it together with the row.",
     ),
     (
         lambda: make_layout("concat").build(block(3), 4, 0),
@@ -317,6 +370,60 @@ def test_small_cases_get_the_widths_that_they_had() -> None:
     assert hashlib.sha256(json.dumps(found).encode()).hexdigest() == (
         "cc23e7be4cefcb7f7004a99ec62d959ca98411049b4ae234bd0ea1278cca9843"
     )
+
+
+class Factory:
+    """Returns how it is asked to cut an epoch into steps."""
+
+    task = DPO(16)
+
+    def by_rows(self, batch_size: int, sort: bool) -> Any:
+        return ("rows", batch_size, sort)
+
+    def by_tokens(self, max_tokens: int, extra: int) -> Any:
+        return ("tokens", max_tokens, extra)
+
+    def by_packs(self, rows: int, tokens: int, max_samples: int) -> Any:
+        return ("packs", rows, tokens, max_samples)
+
+
+def test_steps_are_sorted_where_widths_differ() -> None:
+    factory = Factory()
+    assert Pad(8).steps(factory, (64, 128)) == ("rows", 8, False)
+    assert Bucket(8).steps(factory, (64,)) == ("rows", 8, False)
+    assert Bucket(8).steps(factory, (64, 128)) == ("rows", 8, True)
+    assert Bucket(max_tokens=99, extra=2).steps(factory, (64, 128)) == ("tokens", 99, 2)
+    assert Pack(64, batch_size=3, max_segments=7).steps(factory, (64,)) == ("packs", 3, 64, 3)
+
+
+def test_layouts_have_the_columns_that_task_and_cache_bring() -> None:
+    for rule in (Pad(4), Bucket(4)):
+        assert "chosen_ref_logps" in rule.layout(DPO(16), True).columns
+        assert "chosen_ref_logps" not in rule.layout(DPO(16)).columns
+    assert "margin" in Pack(64).layout(DPO(16, margin=True)).columns
+    assert Pack(64, max_segments=3).layout(DPO(16)).max_segments == 3, "room for one pair"
+    assert Bucket(8, boundaries=(100, 200, 400)).widths(300) == (100, 200, 400)
+
+
+def test_whole_numbers_of_samples_stay_exact() -> None:
+    samples = block(3, 3)
+    samples.columns["number"] = np.array([2**53 + 1])
+    samples.columns["text"] = np.array(["a"], object)
+    found = make_layout("paired", columns={"number": "int64", "text": "text"}).build(samples, 4, 0)
+    assert found["number"].tolist() == [2**53 + 1]
+    assert found["text"].tolist() == ["a"]
+
+
+@pytest.mark.parametrize("name", ["paired", "concat", "mindformers", "reward_token"])
+def test_labels_are_unshifted_unless_asked_for(name: str) -> None:
+    samples = Block.of([Loaded(Sample((_sequence(5, 6, 7), _sequence(5, 8))), None)])
+    layout = make_layout(name)
+    for column, array in layout.build(samples, 4, 0).items():
+        np.testing.assert_array_equal(array, layout.build(samples, 4, 0, False)[column])
+
+
+def _sequence(*ids: int) -> Sequence:
+    return Sequence(np.array(ids, np.int32), ((1, len(ids)),))
 
 
 def test_lengths_are_drawn_from_few_rows_several_times_and_from_many_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,20 @@ def test_more_ranges_than_parts(tmp_path: pathlib.Path) -> None:
     assert tree(tmp_path / "out") == tree(tmp_path / "one")
 
 
+@pytest.mark.parametrize("left", [(), ("plan.json",), ("plan.json", "range-1-of-2.lock")])
+def test_a_merge_that_is_killed_at_its_very_end_can_be_repeated(left: tuple[str, ...], tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path, rows_with_bad(40)), tmp_path / "out"
+    write_all(path, out, 2)
+    manifest = mps.merge(out)
+    (tmp_path / "out.writing").mkdir()
+    for name in left:
+        (tmp_path / "out.writing" / name).write_text('{"format": "ms_prefstream plan"}' if name == "plan.json" else "")
+    assert mps.merge(out) == manifest
+    assert not (tmp_path / "out.writing").exists()
+    with pytest.raises(OptionError, match="there are no part ranges"):
+        mps.merge(out)
+
+
 def test_a_range_that_is_missing_is_named(tmp_path: pathlib.Path) -> None:
     path, out = source(tmp_path, rows_with_bad(200)), tmp_path / "out"
     write(path, out, 1)

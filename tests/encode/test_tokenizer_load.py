@@ -389,6 +389,14 @@ class TestErrors:
         (folder / name).write_text(json.dumps(before | change))
         self.expect(folder, rf"{name} cannot belong to a tokenizer: .*{message}")
 
+    @pytest.mark.parametrize("template", [[{"name": [], "template": "x"}], [3, {"template": "x"}], {"default": 3}, 3])
+    def test_a_template_of_another_type_is_none(
+        self, template: Any, tmp_path: pathlib.Path, chatml_dir: pathlib.Path
+    ) -> None:
+        config = json.loads((chatml_dir / "tokenizer_config.json").read_text("utf-8"))
+        folder = write_directory(tmp_path / "model", spec_of(chatml_dir), config | {"chat_template": template})
+        assert load_tokenizer(folder).chat_template is None
+
     def test_packages_that_panic(self, tmp_path: pathlib.Path, chatml_dir: pathlib.Path) -> None:
         spec = spec_of(chatml_dir)
         model = spec["model"] | {"continuing_subword_prefix": "#" * 40}
@@ -414,11 +422,13 @@ class TestErrors:
         path.write_bytes(data + b"\n\x07\n\x02xy\x1a\x01a" + b"\n\x06\n\x02xz\x18\x63" + b"\x18\x01")
         assert load_tokenizer(path).vocab_size == load_tokenizer(sentencepiece_model).vocab_size + 2
 
-    def test_models_that_are_none(self, tmp_path: pathlib.Path) -> None:
+    def test_models_that_are_none(self, tmp_path: pathlib.Path, sentencepiece_model: pathlib.Path) -> None:
         path = tmp_path / "tokenizer.model"
         path.write_bytes(b"IQ== 0\nIg== 1\nIw== 2\n")
         self.expect(path, "looks like a list of tiktoken ranks")
         path.write_bytes(b"\x00\x01\x02")
+        self.expect(path, "is not a SentencePiece model")
+        path.write_bytes(sentencepiece_model.read_bytes() + 2 * b"\n\x04\n\x02\xf4(")
         self.expect(path, "is not a SentencePiece model")
 
     def test_backends_that_do_not_fit(self, chatml_dir: pathlib.Path, sentencepiece_model: pathlib.Path) -> None:

@@ -5,13 +5,16 @@ Each makes its inputs in a folder, works on them, and says which of its files a 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import click
 import fsspec
 
 import ms_prefstream as mps
@@ -207,6 +210,17 @@ def _report(folder: pathlib.Path) -> Any:
     return found.rows
 
 
+def _init(folder: pathlib.Path) -> Any:
+    from ms_prefstream.cli.main import commands
+
+    words = ["init", str(folder / "in" / "rows.jsonl"), "--task", "dpo", "--tokenizer", "bytes"]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            commands([*words, "--out", str(folder / "out" / "made"), "--overwrite"], standalone_mode=False)
+    except click.ClickException as error:
+        raise error.__cause__ or error from None
+
+
 def _read_sources(folder: pathlib.Path) -> None:
     import gzip
 
@@ -263,6 +277,7 @@ TARGETS = {
         Target("copy", _copied("memory:///rows.jsonl"), prepare=_put_rows),
         Target("cache copy", _copied("memory:///cache"), prepare=_put_cache),
         Target("publish", _published),
+        Target("init", _init, ("made/*",)),
         Target("report", _report, ("report.html",)),
         Target("json lines", _read("rows.jsonl"), prepare=_read_sources, writes=False),
         Target("gz", _read("rows.jsonl.gz"), prepare=_read_sources, writes=False),

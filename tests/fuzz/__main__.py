@@ -26,7 +26,6 @@ def main() -> int:
         count = CASES[name] if given.cases is None else given.cases
         found = run_target(name, TARGETS[name], given.seed, range(given.first, given.first + count))
         print(f"{name}: {found}", flush=True)
-        print("".join(f"\n{fault}\n" for fault in found.faults.values()), end="", flush=True)
         bad |= bool(found.faults) or found.past < 0.3 * found.cases
     return int(bad)
 

@@ -57,7 +57,10 @@ PROCESSES = {"--workers", "--processes", "--engine", "--ray-address"}  # a case 
 class _Folder:
     """A folder with rows, a cache and a configuration, the same for each case."""
 
-    place = r"--|of the mix|Usage|/|rows|ms-prefstream|data_loader|run\.yaml|[a-z_]+( is | has |=)|template|row \d"
+    place = (
+        r"--|of the mix|part ranges of|Usage|/|rows|ms-prefstream|data_loader|run\.yaml|[a-z_]+( is | has |=)|template"
+        r"|row \d"
+    )
 
     def __init__(self, folder: pathlib.Path) -> None:
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")

@@ -77,6 +77,17 @@ def json_value(value: Any, draw: random.Random) -> Any:
     return value
 
 
+def json_text(value: Any, draw: random.Random) -> Any:
+    """Changes a text in a JSON value, or any part of one without texts."""
+    value = copy.deepcopy(value)
+    found = [(node, key) for node, key in nodes(value) if isinstance(node[key], str)]
+    if not found:
+        return json_value(value, draw)
+    node, key = draw.choice(found)
+    node[key] = text(node[key], draw)
+    return value
+
+
 def changed_leaf(value: Any, draw: random.Random) -> Any:
     """Returns another value of the same type as a rule."""
     if isinstance(value, bool) or value is None:

@@ -10,7 +10,7 @@ from typing import Any
 import ms_prefstream as mps
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from tests.encode.chat_templates import FAMILIES
-from tests.fuzz.mutations import json_value
+from tests.fuzz.mutations import json_text, json_value
 from tests.helpers import pairs, token_pairs
 
 COUNT = 5
@@ -190,7 +190,8 @@ class RowsTarget:
     def mutate(self, value: Any, draw: random.Random) -> Any:
         name, others, how, rows = value
         at = draw.randrange(COUNT - 1)  # the last one stays as it is
-        return name, others, how, [json_value(row, draw) if number == at else row for number, row in enumerate(rows)]
+        change = json_text if draw.random() < 0.4 else json_value
+        return name, others, how, [change(row, draw) if number == at else row for number, row in enumerate(rows)]
 
     def run(self, value: Any) -> bool:
         """Returns whether a changed row became a sample."""

@@ -12,8 +12,27 @@ import pytest
 from tests.fuzz.targets import CASES, TARGETS
 from tests.processes import ROOT, environment
 
-QUICK, SECOND = 80, 600  # cases of a target in `make test` and in `make test-all`
-_SAID = re.compile(r"([\d,]+) cases, ([\d,]+) past the parser")
+QUICK, SECOND = 60, 500  # cases of each target in `make test` and in `make test-all`
+_SAID = re.compile(r"^([\w.]+): ([\d,]+) cases, ([\d,]+) past the parser", re.MULTILINE)
+
+
+def number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def check(target: str, first: int, count: int, folder: pathlib.Path) -> None:
+    """Runs cases of a target, or of all, in a process that has no threads."""
+    words = [sys.executable, "-m", "tests.fuzz", target, f"--first={first}", f"--cases={count}"]
+    done = subprocess.run(words, cwd=ROOT, env=environment(folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {
+        name: (int(cases.replace(",", "")), int(past.replace(",", "")))
+        for name, cases, past in _SAID.findall(done.stdout)
+    }
+    assert found.keys() == ({*TARGETS} if target == "all" else {target})
+    for cases, past in found.values():
+        assert cases == count
+        assert past >= 0.3 * count
 
 
 def test_the_long_mode_has_enough_cases() -> None:
@@ -22,17 +41,17 @@ def test_the_long_mode_has_enough_cases() -> None:
     assert sum(CASES.values()) >= 300_000
 
 
+def test_some_cases_of_every_target(tmp_path: pathlib.Path) -> None:
+    check("all", 0, QUICK, tmp_path)
+
+
+@pytest.mark.training  # takes as long
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(
-    "mode", ["quick", pytest.param("second", marks=pytest.mark.training), pytest.param("long", marks=pytest.mark.long)]
-)
-def test_hostile_cases(target: str, mode: str, tmp_path: pathlib.Path) -> None:
-    first = {"quick": 0, "second": QUICK, "long": 0}[mode]
-    count = {"quick": QUICK, "second": SECOND, "long": CASES[target]}[mode]
-    words = [sys.executable, "-m", "tests.fuzz", target, f"--first={first}", f"--cases={count}"]
-    done = subprocess.run(words, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True)
-    said = _SAID.search(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert said
-    assert int(said[1].replace(",", "")) == count
-    assert int(said[2].replace(",", "")) >= 0.3 * count
+def test_more_cases(target: str, tmp_path: pathlib.Path) -> None:
+    check(target, QUICK, SECOND, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("target", TARGETS)
+def test_hostile_cases(target: str, tmp_path: pathlib.Path) -> None:
+    check(target, 0, CASES[target], tmp_path)

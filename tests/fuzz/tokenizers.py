@@ -129,11 +129,11 @@ class TokenizerJson(_Tokenizers):
 
     def compare(self, tokenizer: Any) -> None:
         try:
-            reference = tokenizers.Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+            spec = json.loads((self._folder / "tokenizer.json").read_bytes())
+            spec |= dict.fromkeys(("post_processor", "truncation", "padding"))  # which texts in turns do not get
+            reference = tokenizers.Tokenizer.from_str(json.dumps(spec))
         except Exception:  # it raises nothing more precise; where this library fills in what the file leaves out
             return
-        reference.no_truncation()
-        reference.no_padding()
         plain = [one for one in SENTENCES if not any(token in one for token in tokenizer.special_in_template)]
         expected = [one.ids for one in reference.encode_batch(plain, add_special_tokens=False)]
         assert [ids.tolist() for ids in tokenizer.encoder.encode(plain, Place.START)] == expected, "other ids"

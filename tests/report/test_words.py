@@ -62,6 +62,10 @@ def test_lengths_that_cut() -> None:
     task = mps.DPO(64, max_prompt_length=32)
     named = "max_prompt_length 32, max_length 64: 21 of 100 rows are cut. Raise max_prompt_length or max_length."
     assert said(task, loaded=above) == [(named, False)]
+    few_lost = noted(Note.TRUNCATED | Note.QUESTION_CUT, 5, 100)[:5] + above[5:]
+    assert said(loaded=few_lost) == [("max_length 64: 21 of 100 rows are cut. Raise max_length.", False)]
+    both_limits = "max_prompt_length 20, seq_length 64: 21 of 100 rows are cut. Raise max_prompt_length or seq_length."
+    assert said(mps.RLHF(20, 64), loaded=above) == [(both_limits, False)]
     lengths = {"max_length": [*range(10, 110)], "max_prompt_length": [], "seq_length": [900]}
     keeps = "max_length 64: 21 of 100 rows are cut. max_length=112 keeps 90 % of the rows whole, max_length=112 99 %."
     assert said(loaded=above, lengths=lengths) == [(keeps, False)]
@@ -298,14 +302,31 @@ def test_a_report_with_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_report_as_plain_values() -> None:
     values = full_report().as_dict()
-    hidden = {"_seen", "_indexed", "_filled_by_stand_ins", "delivered", "warnings", "template"}
-    assert {*values} == {field.name for field in dataclasses.fields(Report)} - hidden
+    shown = {field.name for field in dataclasses.fields(Report) if not field.name.startswith("_")}
+    assert {*values} == shown - {"delivered", "warnings", "template"}
     assert values["dropped"] == dict(full_report().dropped)
     assert (values["widths"], values["chosen_widths"], values["unread"]) == ({64: 2, 128: 1}, [64, 128], {"score": 3})
     assert values["parts"]["a"]["dropped"] == {"tie": 3, "identical": 4}
     empty = {"content_lost", "empty_think", "markers", "separator_trimmed", "desirable", "undesirable", "unread"}
     assert {*Report().as_dict()} == {*values} - empty - {"left_out_files"}
     assert {type(value) for value in values.values()} == {int, str, list, dict}
+
+
+def test_a_part_of_a_mix() -> None:
+    part = PartReport(0.5, read=1200)
+    assert str(part) == "share 50.0 %, rows read 1,200, dropped 0"
+    part.count(RowError(Reason.TIE, "why"))
+    part.count(None)
+    assert part.as_dict() == {
+        "share": 0.5,
+        "rows": None,
+        "read": 1202,
+        "dropped": {"tie": 1},
+        "repeats_per_epoch": 0,
+        "left_out_per_epoch": None,
+    }
+    assert type(part.as_dict()["dropped"]) is dict
+    assert str(part) == "share 50.0 %, rows read 1,202, dropped 1 (tie 1)"
 
 
 def test_weights_of_kto() -> None:
@@ -317,6 +338,41 @@ def test_weights_of_kto() -> None:
         0.0,
     )
     assert Report(desirable=1).kto_weights == Report(undesirable=1).kto_weights == {}
+
+
+def test_batches_and_stand_ins_add_up() -> None:
+    report = Report()
+    three = Block.of([Loaded(GOOD, None)] * 3)
+    report.batch(three, 8)
+    report.batch(three, 8)
+    report.batch(three, 4)
+    assert (report.delivered, report.tokens, report.cells, report.widths) == (9, 18, 60, {8: 2, 4: 1})
+    assert report.padding == 0.7
+    tie = RowError(Reason.TIE, "why", origin="row 1")
+    report.stand_in(3, [tie])
+    report.stand_in(2, [tie])
+    assert report.repeats == 5
+    assert report.ledger()["repeats"] == 2, "three of them fill the last step, which the plan counts"
+    assert report.ledger()["reasons"] == {"tie": 2}, "one row, whose turn came twice"
+
+
+def test_the_ledger_adds_up_ranks() -> None:
+    first, second = Report(rows=100, delivered=145), Report(rows=100, delivered=50)
+    tie, identical = (RowError(reason, "why", origin="row 1") for reason in (Reason.TIE, Reason.IDENTICAL))
+    first.stand_in(1, [tie])
+    second.stand_in(3, [tie, identical])
+    for _ in range(2):
+        first.epoch(rows=0, remainder=3, repeats=1)  # of all ranks
+    expected = {"rows": 200, "delivered": 195, "dropped": 3, "remainder": 6, "repeats": 5}
+    assert first.ledger([second]) == {**expected, "reasons": {"tie": 2, "identical": 1}}
+    assert Report().ledger() == {**dict.fromkeys(expected, 0), "reasons": {}}
+
+
+def test_a_row_far_beyond_the_others_is_new_once() -> None:
+    report = Report()
+    assert report.first_time([7, 10_000_000, 7]) == [True, True, False]
+    assert report.first_time([10_000_001, 10_000_000]) == [True, False]
+    assert report.read == 3
 
 
 def test_packs_that_are_closed() -> None:
@@ -364,7 +420,10 @@ def test_counts_of_an_index_replace_those_of_the_pass_that_built_it() -> None:
     report.known([("tie", 5, [f"row {row}" for row in range(9)]), ("identical", 2, ["row 70"])])
     assert (report.read, report.dropped) == (14, {"tie": 5, "identical": 2})
     assert report.origins == {"tie": [f"row {row}" for row in range(5)], "identical": ["row 70"]}
-    assert report.ledger()["dropped"] == report.ledger([report])["dropped"] == 7, "the same on all ranks"
+    assert report.ledger()["dropped"] == 0
+    for epoch in (1, 2):
+        report.epoch(rows=20, remainder=0, repeats=0)
+        assert report.ledger()["reasons"] == {"tie": 5 * epoch, "identical": 2 * epoch}, "in each epoch"
     part = PartReport(0.5, read=3)
     part.known([("tie", 5), ("identical", 2)])
     assert (part.read, part.dropped) == (10, {"tie": 5, "identical": 2})

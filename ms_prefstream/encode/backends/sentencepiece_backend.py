@@ -158,7 +158,7 @@ def _parse(data: bytes, path: pathlib.Path) -> SentencePieceModel:
     """Returns the parsed model file; `sentencepiece` checks that it is one."""
     try:
         sentencepiece.SentencePieceProcessor(model_proto=data or b"\0")  # it takes b"" for no model
-    except RuntimeError:
+    except (RuntimeError, UnicodeDecodeError):  # the library quotes pieces as they are
         hint = "It looks like a list of tiktoken ranks: pass the directory with tokenizer.json instead" if (
             b"==" in data[:64]
         ) else "Pass a SentencePiece .model, or a directory with tokenizer.json"  # fmt: skip

@@ -223,7 +223,8 @@ def chat_template_of(config: Mapping[str, Any]) -> str | None:
     """Returns the chat template of a configuration: a string, or ``default`` (or the only one) of several."""
     template = config.get("chat_template")
     if isinstance(template, list):
-        template = {t.get("name"): t.get("template") for t in template if isinstance(t, Mapping)}
+        named = [t for t in template if isinstance(t, Mapping) and isinstance(t.get("name"), str)]
+        template = {t["name"]: t.get("template") for t in named}
     if isinstance(template, Mapping):
         template = template.get("default", next(iter(template.values())) if len(template) == 1 else None)
     return template if isinstance(template, str) and template else None

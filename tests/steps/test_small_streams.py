@@ -212,7 +212,7 @@ def test_what_small_streams_deliver(name: str) -> None:
     assert digest(delivered(name)) == json.loads(STORED.read_text())[name]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES][::4])
 def test_small_streams_resume(name: str) -> None:
     """From the middle of the first epoch, without the stream that saved the state."""
     whole = made(name)

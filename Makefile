@@ -24,29 +24,33 @@ PAIR := mindspore==2.9.0 mindformers==1.9.0
 # What is installed is remembered in the environment; a newer pyproject.toml or Makefile makes it install again.
 RUN_STAMP := $(VENV)/.ms-prefstream-run
 TEST_STAMP := $(VENV)/.ms-prefstream-test
+DOCS_STAMP := $(VENV)/.ms-prefstream-docs
 CODE := $(wildcard ms_prefstream tests examples benchmarks docs setup.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-long mutation lint bench clean
+.PHONY: help demo test test-all test-long mutation lint docs bench figures dist clean
 
 help:
 	@echo "make demo       install, then train a small reward model and DPO on the bundled pairs (CPU, nothing to prepare)"
 	@echo "make test       install with the test tools, then ruff, mypy, every test that is quick and a few trainings"
-	@echo "make test-all   the rest: all other trainings, the examples and whole programs (what make test runs is left out)"
+	@echo "make test-all   the rest: all other trainings, the examples, whole programs and what takes seconds (what make test runs is left out)"
 	@echo "make test-long  everything, with many new random examples and the tests that take minutes"
 	@echo "make mutation   install mutmut, then change the code of a folder in 300 places, one at a time, and see which tests fail"
 	@echo "make lint       ruff and mypy only"
+	@echo "make docs       install Sphinx, then build the site into docs/_build; a warning or a dead link is an error"
 	@echo "make bench      throughput from JSON Lines text to padded batches (of the bundled pairs; DATA=... TOKENIZER=... for others, PARTS=abcdefghi for everything)"
+	@echo "make figures    the pictures of README and documents, from the library and docs/performance.md (Chromium; ../shared/tokenizers)"
+	@echo "make dist       wheel and sdist in dist/, each checked with twine"
 	@echo "make clean      remove caches and build leftovers (the environment in $(VENV) stays)"
 
 demo: $(RUN_STAMP)
 	@$(BIN)/ms-prefstream demo
 
 test: lint
-	@$(PYTEST) -m "not long and (smoke or not training)" $(PYTEST_ARGS) || { $(NO_TESTS); }
+	@$(PYTEST) -m "not long and not slow and (smoke or not training)" $(PYTEST_ARGS) || { $(NO_TESTS); }
 
 test-all: $(TEST_STAMP)
-	@$(PYTEST) -m "training and not smoke and not long" $(PYTEST_ARGS) || { $(NO_TESTS); }
+	@$(PYTEST) -m "not long and (slow or (training and not smoke))" $(PYTEST_ARGS) || { $(NO_TESTS); }
 
 test-long: $(TEST_STAMP)
 	@HYPOTHESIS_PROFILE=thorough $(PYTEST) $(PYTEST_ARGS) || { $(NO_TESTS); }
@@ -60,11 +64,26 @@ lint: $(TEST_STAMP)
 	$(BIN)/python -m ruff format --check $(CODE)
 	$(BIN)/python -m mypy
 
+# No MindSpore: docstrings are read from the package, which loads it where a dataset is made.
+docs: $(DOCS_STAMP)
+	@$(BIN)/python -m sphinx -q -W -j auto docs docs/_build $(SPHINX_ARGS)
+	@echo "docs/_build/index.html"
+
 bench: $(RUN_STAMP)
 	@$(BIN)/python benchmarks/suite.py --data "$(DATA)" --tokenizer "$(TOKENIZER)" --parts "$(PARTS)"
 
+figures: $(TEST_STAMP)
+	@$(BIN)/python docs/figures/make.py
+
+dist:
+	@$(ENVIRONMENT)
+	@$(PIP) install -q build twine
+	@rm -rf build dist *.egg-info
+	@$(BIN)/python -m build -q
+	@$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	@rm -rf build dist output kernel_meta rank_* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf build dist docs/_build output kernel_meta rank_* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@for part in $(CODE); do find "$$part" -name __pycache__ -type d -prune -exec rm -rf {} +; done
 
 # pytest ends with 5 when it found no test to run: that is a failure here, and says so.
@@ -83,6 +102,12 @@ $(TEST_STAMP): pyproject.toml Makefile
 	@echo "Installing ms_prefstream and its test tools into $(VENV): MindSpore is some hundred MB, this takes a minute or more ..."
 	@$(PIP) install -q -e ".[test]" $(PAIR) || { $(NOT_INSTALLED); }
 	@touch $@ $(RUN_STAMP)
+
+$(DOCS_STAMP): pyproject.toml Makefile
+	@$(ENVIRONMENT)
+	@echo "Installing ms_prefstream and Sphinx into $(VENV) ..."
+	@$(PIP) install -q -e ".[docs]" || { $(NOT_INSTALLED); }
+	@touch $@
 
 NOT_INSTALLED = echo "The installation failed: the lines above say why; run make again once that is solved." >&2; exit 1
 

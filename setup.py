@@ -10,6 +10,7 @@ _RELATIVE = r"\((?!https?://|#)[^)\s]+\)"
 
 def described(readme: str) -> str:
     """Returns a README with the text of each relative link in its place; pictures and lines of one link go."""
+    readme = re.sub(r"^<picture>.*?</picture>\n\n?", "", readme, flags=re.MULTILINE | re.DOTALL)
     readme = re.sub(rf"^!?\[[^\]]*\]{_RELATIVE}\n\n?", "", readme, flags=re.MULTILINE)
     return re.sub(rf"\[([^\]]+)\]{_RELATIVE}", r"\1", readme)
 

@@ -53,7 +53,7 @@ def writing(
     """(a); the rows.
 
     Args:
-        repeats: How often each layout is written.
+        repeats: How often each layout is written; 0 writes only the one that is read, once.
         theirs: Rows/s of mindrlhf's script, or None.
     """
     cases = [
@@ -63,6 +63,7 @@ def writing(
         ("mindrlhf", mps.RLHF(length // 4, length)),
         ("megatron", mps.DPO(length)),
     ]
+    cases, repeats = cases if repeats else cases[:1], max(repeats, 1)
     rows, rates = 0, [list[float]() for _ in cases]
     for at, (layout, task) in itertools.chain.from_iterable(itertools.repeat(list(enumerate(cases)), repeats)):
         stream = mps.stream(data, task=task, tokenizer=tokenizer, batching=mps.Pad(1), index=None)
@@ -158,7 +159,9 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="bytes")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--write-repeats", type=int, default=1, help="how often each layout is written, by turns")
+    parser.add_argument(
+        "--write-repeats", type=int, default=1, help="how often each layout is written, by turns; 0: the one to read"
+    )
     parser.add_argument("--mindrlhf", help="a checkout of mindspore-lab/mindrlhf, whose script wants CValues rows")
     parser.add_argument("--mindrlhf-rows", type=int, default=8000, help="rows that its script gets")
     given = parser.parse_args()

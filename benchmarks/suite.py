@@ -8,6 +8,7 @@ the table at the end. `dpo_en_demo.json` and `dpo_zh_demo.json` are measured too
     (a) text to batches    (b) GeneratorDataset    (c) first batch    (d) padding     (e) training
     (f) peers              (g) worker processes    (h) memory against rows
     (i) start              (j) other tokenizers, tool calls, the standing check
+    (k) to (p) load        an hour: only where ``--parts`` names them, see `load.py`
 
 (f) is `peers.py`, which takes the same options; it compares with what is installed or named and is left out where that
 file is missing.
@@ -51,6 +52,8 @@ def commands(parts: str, data: str, tokenizer: str) -> list[list[str]]:
         beside = sorted(path for path in pathlib.Path(tokenizer).parent.glob("*") if (path / "tokenizer.json").exists())
         others = [str(path) for path in beside if path != pathlib.Path(tokenizer)]
         found.append(["families.py", *rows, *(["--more", *others] if others else [])])
+    if load := "".join(part for part in parts if part in "klmnop"):
+        found.append(["load.py", "--tokenizer", tokenizer, "--parts", load])
     return found
 
 

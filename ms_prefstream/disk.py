@@ -1,4 +1,5 @@
 """Files that this library writes and reads back: atomic writing, reading with limits, JSON checked against a schema.
+YAML that users write is read here, too.
 
 Whoever can write a file can compute its checksum, so nothing in a file is believed before its type, its size and its
 fields are checked. Only regular files are opened. Files are replaced, never opened for writing under their own name.
@@ -14,7 +15,7 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -24,6 +25,8 @@ Schema = TypeVar("Schema")
 
 MOST_BYTES = 64 * 2**20
 """The largest description (manifest, state, plan, notes) that is read, in bytes."""
+
+_MOST_YAML = 2**20  # bytes, and values once aliases are replaced; the parser takes a second for so many
 
 TEMPORARY = r"\.[0-9a-f]{12}\.new"
 """What `written` appends to the name of a file until it is complete, as a regular expression."""
@@ -37,18 +40,21 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_ROOM, _RIGHTS = "Make room, then run again", "Give this user the permission, or use another path"
+_OPEN_FILES = ("too many files are open", "Raise the limit (`ulimit -n`), then run again")
 _CAUSES = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "the permissions forbid it",
-    errno.EPERM: "the permissions forbid it",
-    errno.EIO: "the disk reports an error",
-    errno.EMFILE: "too many files are open",
-    errno.ENFILE: "too many files are open",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.ELOOP: "it is a link",
+    errno.ENOSPC: ("the disk is full", _ROOM),
+    errno.EDQUOT: ("the disk quota is used up", _ROOM),
+    errno.EROFS: ("the file system is read-only", "Use a path on another one"),
+    errno.EACCES: ("the permissions forbid it", _RIGHTS),
+    errno.EPERM: ("the permissions forbid it", _RIGHTS),
+    errno.EIO: ("the disk reports an error", "Check the disk, or use a path on another one, then run again"),
+    errno.EMFILE: _OPEN_FILES,
+    errno.ENFILE: _OPEN_FILES,
+    errno.ENAMETOOLONG: ("the name is too long", "Use a shorter path"),
+    errno.ELOOP: ("it is a link", "Name the file itself"),
 }
+"""System errors: the cause, and the remedy."""
 
 
 class LocalCopy(str):
@@ -99,7 +105,64 @@ def cause_of(error: OSError | ValueError) -> str:
     """Returns why a system call failed, as part of a sentence; a ValueError is about a NUL or surrogate in a path."""
     if not isinstance(error, OSError):
         return printable(str(error))
-    return _CAUSES.get(error.errno or 0) or error.strerror or str(error)
+    known = _CAUSES.get(error.errno or 0)
+    return known[0] if known else error.strerror or str(error)
+
+
+def cause_and_remedy(error: OSError | ValueError) -> str:
+    """Returns the same and what to do, as the end of a sentence and another one without its full stop."""
+    known = _CAUSES.get(error.errno or 0) if isinstance(error, OSError) else None
+    return f"{cause_of(error)}. {known[1] if known else 'Check the path'}"
+
+
+def status_of(path: str | os.PathLike[str], follow: bool = False) -> os.stat_result | None:
+    """Returns the status of what is at a path; None if nothing is.
+
+    `os.path.exists` and its like also deny what the system cannot look up, such as a file on a disk with an error.
+
+    Raises:
+        OSError: The system cannot say.
+    """
+    try:
+        return os.stat(path, follow_symlinks=follow)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no file can have such a path
+        return None
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Returns whether something is at a path, be it a link to nothing; errors as for `status_of`."""
+    return status_of(path) is not None
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a folder is at a path; errors as for `status_of`."""
+    found = status_of(path, follow=True)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def size_of(path: str | os.PathLike[str]) -> int | None:
+    """Returns the bytes of the regular file at a path; None if there is none. Errors as for `status_of`."""
+    found = status_of(path, follow=True)
+    return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walks a folder as `os.walk`, which silently skips folders that cannot be listed; here that is an error.
+
+    Raises:
+        OSError: A folder cannot be listed.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    return os.walk(folder, onerror=fail)
+
+
+def close_quietly(number: int) -> None:
+    """Closes a descriptor that nothing was written to; on Linux it is closed also where the system reports an error."""
+    with contextlib.suppress(OSError):
+        os.close(number)
 
 
 def is_shortened_url(path: str | os.PathLike[str]) -> bool:
@@ -133,12 +196,11 @@ def open_regular(path: str | os.PathLike[str], error: type[PrefStreamError], wha
         PrefStreamError: Of the class `error`: the file is not regular, or cannot be read.
     """
     try:
-        number = open_descriptor(path, error, what)
+        return open(path, "rb", opener=lambda *_: open_descriptor(path, error, what))  # closed by `open` if that fails
     except (FileNotFoundError, PrefStreamError):
         raise
     except (OSError, ValueError) as problem:  # ValueError: a NUL or a surrogate in the path
-        raise error(f"{what} {shown(path)} cannot be read: {cause_of(problem)}.") from problem
-    return os.fdopen(number, "rb")
+        raise error(f"{what} {shown(path)} cannot be read: {cause_and_remedy(problem)}.") from problem
 
 
 def open_descriptor(path: str | os.PathLike[str], error: type[PrefStreamError], what: str) -> int:
@@ -150,10 +212,13 @@ def open_descriptor(path: str | os.PathLike[str], error: type[PrefStreamError], 
         PrefStreamError: Of the class `error`: the file is not regular.
     """
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    kind = stat.S_IFMT(os.fstat(number).st_mode)
-    if kind != stat.S_IFREG:
-        os.close(number)
-        raise error(f"{what} {shown(path)} is {_KINDS.get(kind, 'no file')}; expected a regular file.")
+    try:
+        kind = stat.S_IFMT(os.fstat(number).st_mode)
+        if kind != stat.S_IFREG:
+            raise error(f"{what} {shown(path)} is {_KINDS.get(kind, 'no file')}; expected a regular file.")
+    except BaseException:
+        close_quietly(number)
+        raise
     return number
 
 
@@ -163,7 +228,7 @@ def read_file(path: str | os.PathLike[str], error: type[PrefStreamError], what: 
         try:
             found = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)  # which allocates no more
         except OSError as problem:
-            raise error(f"{what} {shown(path)} cannot be read: {cause_of(problem)}.") from problem
+            raise error(f"{what} {shown(path)} cannot be read: {cause_and_remedy(problem)}.") from problem
     if len(found) > most:
         raise error(f"{what} {shown(path)} is larger than {most:,} bytes, the most that is read. It is damaged.")
     return found
@@ -191,6 +256,52 @@ def parse_json(
         raise error(f"{what} {shown(path)} is damaged: {printable(reason)}.") from problem
 
 
+def read_yaml(path: str | os.PathLike[str], error: type[PrefStreamError], what: str) -> Any:
+    """Returns the YAML in a file as plain values; arguments as for `open_regular`.
+
+    An alias counts as all that it stands for, so that the values of a small file are few.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        PrefStreamError: Of the class `error`: it cannot be read, is no YAML, too large, or holds itself.
+    """
+    import yaml
+
+    loader: Any = None
+    try:
+        loader = yaml.SafeLoader(read_file(path, error, what, _MOST_YAML))
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count_values(node, {})
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as problem:  # dates and numbers, deep nesting
+        raise error(f"{shown(path)}: {printable(' '.join(str(problem).split()))}.") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _count_values(node: Any, counted: dict[int, int]) -> int:
+    """Returns the number of values of a YAML node with what its aliases stand for; raises ValueError if they are many.
+
+    Args:
+        node: A node of PyYAML.
+        counted: Numbers of nodes by their identity, 0 for those that are being counted; added to.
+    """
+    found = counted.get(id(node))
+    if found == 0:
+        raise ValueError("an alias stands for a value that holds the alias")
+    if found is None:
+        counted[id(node)] = 0
+        parts = node.value if isinstance(node.value, list) else ()
+        inner = (one for part in parts for one in (part if isinstance(part, tuple) else (part,)))
+        found = counted[id(node)] = 1 + sum(_count_values(one, counted) for one in inner)
+        if found > _MOST_YAML:
+            raise ValueError(f"its aliases stand for more than {_MOST_YAML:,} values")
+    return found
+
+
 def check_own(
     path: str | os.PathLike[str], is_own: Callable[[IO[bytes]], bool], error: type[PrefStreamError], what: str
 ) -> None:
@@ -207,8 +318,11 @@ def check_own(
     """
     try:
         with open_regular(path, error, what) as file:
-            if not os.fstat(file.fileno()).st_size or is_own(file):
-                return
+            try:
+                if not os.fstat(file.fileno()).st_size or is_own(file):
+                    return
+            except OSError as problem:
+                raise error(f"{what} {shown(path)} cannot be read: {cause_and_remedy(problem)}.") from problem
             found = "holds something else"
     except FileNotFoundError:
         if not os.path.islink(path):  # a file may have appeared since
@@ -229,9 +343,9 @@ def written(path: str | os.PathLike[str], error: type[PrefStreamError], what: st
     """
     target = os.fspath(path)
     try:
-        temporary, number = _locked(target)
+        temporary, file = _locked(target)
         try:
-            with os.fdopen(number, "wb") as file:
+            with file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -242,25 +356,34 @@ def written(path: str | os.PathLike[str], error: type[PrefStreamError], what: st
             raise
         sync_folder(os.path.dirname(target))
     except (OSError, ValueError) as problem:
-        raise error(f"{what} {shown(path)} cannot be written: {cause_of(problem)}.") from problem
+        raise error(f"{what} {shown(path)} cannot be written: {cause_and_remedy(problem)}.") from problem
 
 
-def _locked(target: str) -> tuple[str, int]:
-    """Creates a file beside `target` and locks it. Returns its path and its descriptor."""
+def _locked(target: str) -> tuple[str, IO[bytes]]:
+    """Creates a file beside `target` and locks it. Returns its path and the file."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         temporary = f"{target}.{secrets.token_hex(6)}.new"
-        number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(number, fcntl.LOCK_EX)
-        if os.path.lexists(temporary):
-            return temporary, number
-        os.close(number)  # another process took it for a leftover before it was locked
+        try:
+            file = open(temporary, "wb", opener=lambda path, _: os.open(path, flags, 0o666))  # noqa: SIM115
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if exists(temporary):
+                return temporary, file
+        except FileExistsError:
+            continue
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        file.close()  # another process took it for a leftover before it was locked
 
 
 def write_file(path: str | os.PathLike[str], data: bytes | memoryview, error: type[PrefStreamError], what: str) -> None:
-    """Writes a file as a whole, atomically; errors as for `written`."""
+    """Writes a file as a whole, atomically, and deletes what killed writes of it left; errors as for `written`."""
     with written(path, error, what) as file:
         file.write(data)
+    remove_leftovers(path)
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
@@ -300,7 +423,7 @@ def sync_folder(folder: str) -> None:
     try:
         os.fsync(number)
     finally:
-        os.close(number)
+        close_quietly(number)
 
 
 def shown(path: str | os.PathLike[str]) -> str:

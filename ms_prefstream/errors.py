@@ -78,11 +78,14 @@ def printable(text: str, most: int | None = 300) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
+_LONGEST = 5000  # characters of an error, which may show an option that a program made
+
+
 class PrefStreamError(Exception):
     """The parent of every error that a user of this library can cause. Its text is safe to print, see `printable`."""
 
     def __str__(self) -> str:
-        return printable(super().__str__(), most=None)
+        return printable(super().__str__(), most=_LONGEST)
 
 
 class OptionError(PrefStreamError, ValueError):
@@ -153,6 +156,11 @@ class RowError(PrefStreamError):
         found = self._kind(self.reason, self.problem, self.remedy, origin)
         found.trace, found.__cause__ = self.trace, self.__cause__
         return found
+
+    def as_value(self) -> RowError:
+        """Returns the error itself, to be kept instead of raised: without its frames, which hold rows and streams."""
+        self.__traceback__ = self.__context__ = None
+        return self
 
     def raised(self, origin: str) -> RowError:
         """Returns the error as ``on_bad_row="raise"`` raises it: with its origin, and what to do about the row."""

@@ -12,6 +12,7 @@ from ms_prefstream.disk import check_path
 from ms_prefstream.errors import OptionError
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.lengths.ranges import merge_ranges, range_files
+from ms_prefstream.mindrecord.files import guarded
 from ms_prefstream.mindrecord.manifest import Manifest
 from ms_prefstream.sources.copies import Remote
 
@@ -48,10 +49,11 @@ def merge(
     out = os.fspath(out)
     check_path(out, OptionError, "out")
     remote = Remote(storage_options=storage_options, cache_dir=cache_dir)
-    if has_ranges(out, remote):
-        return merge_cache(out, overwrite, remote)
-    if range_files(out):
-        return merge_ranges(out)
+    with guarded(out):
+        if has_ranges(out, remote):
+            return merge_cache(out, overwrite, remote)
+        if range_files(out):
+            return merge_ranges(out)
     raise OptionError(
         f"there are no part ranges of {out}: neither of a cache, in {out}.writing, nor of a length index, such as "
         f"{out}.1-of-8. Write each with its part_range first, and name the same path here."

@@ -242,7 +242,7 @@ class Block(Many[Loaded]):
 
     def refuse(self, row: int, error: RowError) -> None:
         """Makes a row a bad one; the first error of a row is kept."""
-        self.errors.setdefault(row, error)
+        self.errors.setdefault(row, error.as_value())
         for side in range(self.sides if self.more else 0):
             self.more.pop((row, side), None)
         self.scores.pop(row, None)
@@ -267,7 +267,7 @@ class Block(Many[Loaded]):
     @property
     def longest(self) -> NDArray[np.int64]:
         """(n,) int64, see `Sample.length`; 0 for a bad row."""
-        found: NDArray[np.int64] = self.lengths.max(axis=1)
+        found: NDArray[np.int64] = np.maximum.reduce(self.lengths, axis=1)
         return found
 
     @property
@@ -276,10 +276,12 @@ class Block(Many[Loaded]):
         found: NDArray[np.int64] = self.lengths.sum(axis=1)
         return found
 
-    def take(self, rows: NDArray[np.int64] | Many[int]) -> Block:
-        """Returns some rows, in this order; `ids` is shared."""
-        rows = np.asarray(rows, np.int64)
-        places = list(enumerate(rows.tolist())) if self.more or self.errors or self.unread or self.scores else []
+    def take(self, rows: NDArray[np.int64] | Many[int] | slice) -> Block:
+        """Returns some rows, in this order; `ids` is shared, and all arrays are if the rows are a slice."""
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows, np.int64)
+        is_plain = not (self.more or self.errors or self.unread or self.scores)
+        places = [] if is_plain else list(enumerate(np.arange(len(self))[rows].tolist()))
         both = [(to, at, side) for to, at in places for side in range(self.sides)] if self.more else []
         more = {(to, side): self.more[at, side] for to, at, side in both if (at, side) in self.more}
         return Block(
@@ -360,7 +362,7 @@ class Block(Many[Loaded]):
 
     def __getitem__(self, row: Any) -> Any:
         if isinstance(row, slice):
-            return self.take(range(len(self))[row])
+            return self.take(row)
         row = range(len(self))[row]
         error, notes, unread = self.errors.get(row), Note(int(self.notes[row])), self.unread.get(row, ())
         if error is not None:

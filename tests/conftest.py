@@ -20,7 +20,7 @@ os.environ.setdefault("GLOG_v", "3")  # MindSpore's deprecation notices hide wha
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell that started the tests in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # programs that tests interrupt inherit that
 
-EXAMPLES = {"quick": 50, "thorough": 300}
+EXAMPLES = {"quick": 30, "thorough": 300}
 """Examples of each law by profile: `make test` draws few, the same everywhere; `make test-long` many new ones."""
 MEMORY = pathlib.Path("/dev/shm")
 _made: list[pathlib.Path] = []

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 import pytest
+import yaml
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -122,7 +123,8 @@ def test_the_licence_is_the_whole_apache_licence(pyproject: dict[str, Any]) -> N
     assert [f"   {number}. " in text for number in range(1, 10)] == [True] * 9
     assert "END OF TERMS AND CONDITIONS" in text
     assert "APPENDIX: How to apply the Apache License to your work." in text
-    assert pyproject["project"]["license"] == {"text": "Apache-2.0"}
+    assert pyproject["project"]["license"] == "Apache-2.0"
+    assert pyproject["project"]["license-files"] == ["LICENSE"]
 
 
 def test_every_make_target_is_explained_and_ci_runs_the_tests() -> None:
@@ -137,27 +139,35 @@ def test_every_make_target_is_explained_and_ci_runs_the_tests() -> None:
         "test-long",
         "mutation",
         "lint",
+        "docs",
         "bench",
+        "figures",
+        "dist",
         "clean",
     }
     for target in targets.group(1).split():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
         assert target == "help" or f"make {target} " in makefile, target
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    assert re.findall(r"^(?:exec )?make (\S+)", _read(".ci/run"), flags=re.MULTILINE) == ["test", "test-all"]
+    assert re.findall(r"^(?:exec )?make (\S+)", _read(".ci/run"), flags=re.MULTILINE) == ["test", "test-all", "docs"]
 
 
 def test_every_test_that_is_not_long_is_run_by_one_of_the_two_targets() -> None:
     recipes = re.findall(r"^(test|test-all):.*\n\t.*? -m \"(.*?)\"", _read("Makefile"), flags=re.MULTILINE)
-    for marks in ([], ["training"], ["training", "smoke"], ["long"], ["training", "long"]):
-        names = {name: name in marks for name in ("training", "smoke", "long")}
+    for marks in ([], ["training"], ["slow"], ["training", "smoke"], ["long"], ["training", "long"]):
+        names = {name: name in marks for name in ("training", "smoke", "slow", "long")}
         runs = [target for target, chosen in recipes if eval(chosen, names)]  # what -m takes is Python as well
-        assert runs == ([] if "long" in marks else ["test-all"] if marks == ["training"] else ["test"]), marks
+        expected = ["test-all"] if marks in (["training"], ["slow"]) else ["test"]
+        assert runs == ([] if "long" in marks else expected), marks
 
 
-def test_the_changelog_has_an_unreleased_section() -> None:
-    sections = re.findall(r"^## \[(.+?)\]", _read("CHANGELOG.md"), flags=re.MULTILINE)
-    assert sections[0] == "Unreleased"
+def test_changelog_and_citation_state_the_version() -> None:
+    from ms_prefstream.version import VERSION
+
+    sections = re.findall(r"^## \[(.+?)\](?: - (\S+))?$", _read("CHANGELOG.md"), flags=re.MULTILINE)
+    assert [name for name, _ in sections[:2]] == ["Unreleased", VERSION]
+    citation = yaml.safe_load(_read("CITATION.cff"))
+    assert (citation["version"], f"{citation['date-released']}") == sections[1]
 
 
 def _prose(name: str) -> str:
@@ -205,11 +215,23 @@ def test_both_readmes_have_the_same_code() -> None:
     assert {language for language, _ in english} == {"bash", "python"}
 
 
+def test_chinese_pages_have_the_code_of_the_english_ones() -> None:
+    pages = [f"docs/zh/{page.name}" for page in (ROOT / "docs/zh").glob("*.md") if page.name != "index.md"]
+    assert [name for name in pages if _code(name) != _code(name.replace("/zh/", "/"))] == []
+    assert [name for name in pages if f"(../{pathlib.Path(name).name})" not in _read(name)] == []
+    assert [name for name in pages if f"({name.removeprefix('docs/')})" not in _read(name.replace("/zh/", "/"))] == []
+
+
 def test_the_files_that_readme_and_documents_name_exist() -> None:
     prose = "".join(
         _prose(f"{name.relative_to(ROOT)}")
-        for name in [ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.glob("docs/*.md")]
+        for name in [*(ROOT / f"{name}.md" for name in ("README", "SECURITY", "CONTRIBUTING")), *ROOT.glob("docs/*.md")]
     )
-    named = {name for name in re.findall(r"`([^`\s]+)`", prose) if re.fullmatch(r"[\w./]*/[\w.]*", name)}
+    named = {
+        name
+        for name in re.findall(r"`([^`\s]+)`", prose)
+        if re.fullmatch(r"[\w./]*/[\w.]*", name) and "NAME" not in name
+    }
     assert len(named) > 10
-    assert [name for name in sorted(named) if not (ROOT / name).exists() and not (PACKAGE / name).exists()] == []
+    missing = [name for name in sorted(named) if not (ROOT / name).exists() and not (PACKAGE / name).exists()]
+    assert [name for name in missing if not name.startswith("../")] == []

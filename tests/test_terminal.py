@@ -12,6 +12,8 @@ import sys
 import orjson
 import pytest
 
+from ms_prefstream.errors import OptionError
+
 ESCAPE, BIDI = "\x1b]0;owned\x07\x1b[2J\x9b31m", "\u202egnp\u2066\u200f"
 EVIL = f"{ESCAPE}{BIDI}\u2028"
 DPO = ["--task", "dpo", "--max-length", "320", "--tokenizer", "bytes"]
@@ -124,3 +126,10 @@ def test_the_text_of_raise_exception(tmp_path: pathlib.Path) -> None:
         shown = in_terminal(command, "rows.jsonl", *DPO, "--template", "evil.jinja", cwd=tmp_path)
         assert_harmless(shown)
         assert "\\x1b" in shown
+
+
+def test_an_error_keeps_its_ends_however_long_a_value_is() -> None:
+    said = str(OptionError(f"window is {'9' * 10**6}; expected a whole number."))
+    assert len(said) < 5100
+    assert said.startswith("window is 999")
+    assert said.endswith("999; expected a whole number.")

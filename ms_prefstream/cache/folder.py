@@ -32,8 +32,21 @@ from ms_prefstream.cache.ranges import (
     whole_plan,
     write_range_plan,
 )
-from ms_prefstream.disk import MOST_BYTES, TEMPORARY, parse_json, read_file, shown, sync_folder
-from ms_prefstream.errors import OptionError, PrefStreamError, StateError
+from ms_prefstream.disk import (
+    MOST_BYTES,
+    TEMPORARY,
+    close_quietly,
+    exists,
+    is_folder,
+    parse_json,
+    read_file,
+    shown,
+    size_of,
+    status_of,
+    sync_folder,
+    walk,
+)
+from ms_prefstream.errors import CacheError, OptionError, PrefStreamError, StateError
 from ms_prefstream.mindrecord.files import FileNote, foreign_files, guarded, note_of
 from ms_prefstream.mindrecord.manifest import (
     CACHE_FILE,
@@ -240,16 +253,26 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         self._checked.add(done.number)
 
     def done(self, number: int) -> PartDone | None:
-        """Returns a part if it is finished. Its files are read once; if they differ from the note, it is deleted."""
+        """Returns a part if it is finished. Its files are read once; if they differ from the note, it is deleted.
+
+        Raises:
+            CacheError: It cannot be read, or this process has found it finished before.
+        """
         path, checked = self._note(number), number in self._checked
         found = read_note(path, number, self._about["rows_per_part"], self._about["layout"])
-        if found is None:
-            return None
         with guarded(self.new):
-            for name, note in found.files.items():
+            for name, note in ({} if found is None else found.files).items():
                 if not self._is_whole(name, note, checked) and not self._is_joined(number, name, note, checked):
                     drop_note(path, f"{name} is missing or has not the size and SHA-256 of the note")
-                    return None
+                    found = None
+                    break
+        if found is None:
+            if checked:  # the cache would lack its rows
+                raise CacheError(
+                    f"{shown(path)}: the part was finished, and another program has changed or deleted it since. Run "
+                    "again: the other finished parts are kept."
+                )
+            return None
         self._checked.add(number)
         before = self._ends.get(number - 1, None if number else {})
         if before is not None and self._about["layout"] == MEGATRON:
@@ -259,7 +282,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
     def _is_whole(self, name: str, note: FileNote, checked: bool) -> bool:
         path = self.file(name)
-        if not os.path.isfile(path) or os.path.getsize(path) != note.bytes:
+        if size_of(path) != note.bytes:
             return False
         return checked or note_of(path, note.rows) == note
 
@@ -272,7 +295,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         if before is None or self._about["layout"] != MEGATRON:
             return False
         path, begin = self.file(joined_to(name)), before.get(joined_to(name), 0)
-        if not os.path.isfile(path) or os.path.getsize(path) < begin + note.bytes:
+        if (size_of(path) or 0) < begin + note.bytes:
             return False
         return checked or note_of(path, note.rows, begin, note.bytes) == note
 
@@ -336,7 +359,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         """Releases the lock. Finished parts stay; a folder without any is deleted."""
         if self._lock < 0:
             return
-        if (self._range is None or self._left_range()) and not has_range_plans(self.path):
+        if (self._range is None or self._left_range()) and not self._has_ranges():
             with contextlib.suppress(OSError):
                 for entry in list(os.scandir(self.path)):
                     if entry.is_dir(follow_symlinks=False):
@@ -347,7 +370,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
                     # Without the plan the lock is void: whatever is in the folder from here on is another process's.
                     os.unlink(plan)
                     os.rmdir(self.path)
-        os.close(self._lock)
+        close_quietly(self._lock)
         self._lock = -1
 
     def _acquire(self) -> int:
@@ -358,20 +381,16 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         plan = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         try:
             # A plan that another process has deleted meanwhile gives no lock on the folder.
-            if (
-                not _lock(plan, shared=self._range is not None)
-                or not os.path.exists(path)
-                or not os.path.samestat(os.fstat(plan), os.stat(path))
-            ):
+            if not _lock(plan, shared=self._range is not None) or not _is_at(path, plan):
                 raise StateError(
                     f"another process is writing the cache {self._name} at this moment, or part of it. Wait for it; "
                     "with several ranks, write the cache before they start."
                 )
             self._check_strangers()  # what was there before it was locked
             if not os.fstat(plan).st_size:
-                _write_text(plan, _plan_text({}))
+                _write_plan(plan, {})
         except BaseException:
-            os.close(plan)
+            close_quietly(plan)
             raise
         return plan
 
@@ -379,23 +398,33 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         """Returns a descriptor of the file that the writer of a range locks."""
         path = os.path.join(self.path, file_of(part_range, LOCK))
         found = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-        if not _lock(found) or not os.path.exists(path) or not os.path.samestat(os.fstat(found), os.stat(path)):
-            os.close(found)
-            raise StateError(
-                f"another process is writing part range {part_range} of the cache {self._name} at this moment. Wait "
-                "for it, or give each process a range of its own."
-            )
+        try:
+            if not _lock(found) or not _is_at(path, found):
+                raise StateError(
+                    f"another process is writing part range {part_range} of the cache {self._name} at this moment. "
+                    "Wait for it, or give each process a range of its own."
+                )
+        except BaseException:
+            close_quietly(found)
+            raise
         return found
+
+    def _has_ranges(self) -> bool:
+        """Returns whether there are plans of part ranges in the folder, or the system cannot say."""
+        try:
+            return has_range_plans(self.path)
+        except OSError:
+            return True
 
     def _left_range(self) -> bool:
         """Releases the lock of the range. Returns whether this process now holds the lock of the whole folder."""
         assert self._range is not None
         lock, plan = (os.path.join(self.path, file_of(self._range, suffix)) for suffix in (LOCK, PLAN))
         with contextlib.suppress(OSError):
-            if not os.path.exists(plan):  # it was not begun
+            if not exists(plan):  # it was not begun
                 os.unlink(lock)
         if self._range_lock >= 0:
-            os.close(self._range_lock)
+            close_quietly(self._range_lock)
             self._range_lock = -1
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -415,30 +444,30 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
     def _repair(self) -> None:
         """Undoes or completes the swap of a process that was killed during it."""
-        if os.path.isdir(former := os.path.join(self.path, _FORMER)) and not os.path.lexists(self._out):
+        if is_folder(former := os.path.join(self.path, _FORMER)) and not exists(self._out):
             os.rename(former, self._out)
-        if not os.path.isdir(self.new):
+        if not is_folder(self.new):
             self._empty(keep=_REFERENCE)
 
     def _swap(self) -> None:
         """Renames the new cache to `out`. If that fails, what was at `out` is put back."""
         former = os.path.join(self.path, _FORMER)
         try:
-            if os.path.lexists(self._out):
+            if exists(self._out):
                 os.rename(self._out, former)
             os.rename(self.new, self._out)
         except BaseException:
-            if os.path.isdir(former) and not os.path.lexists(self._out):
+            if is_folder(former) and not exists(self._out):
                 os.rename(former, self._out)
             raise
 
     def _check_out(self) -> None:
         """Raises if something is at `out` that may not be replaced."""
         out, name = self._out, self._name
-        if not os.path.lexists(out) or (os.path.isdir(out) and not os.listdir(out)):
+        if not exists(out) or (is_folder(out) and not os.listdir(out)):
             return
         if not has_manifest(out):
-            manifest = os.path.lexists(os.path.join(out, MANIFEST))
+            manifest = exists(os.path.join(out, MANIFEST))
             raise OptionError(
                 f"{name} exists and is no cache{': its manifest.json is damaged or of another kind' * manifest}. "
                 f"{'Delete the folder if you know that it is one, or name' if manifest else 'Name'} a new folder; "
@@ -491,7 +520,7 @@ def reference_files(folder: str) -> list[str]:
     """
     names = filter(_REFERENCE_FILE.fullmatch, os.listdir(folder))
     paths = {name: os.path.join(folder, name) for name in names}
-    regular = {name: path for name, path in paths.items() if os.path.isfile(path) and not os.path.islink(path)}
+    regular = {name: path for name, path in paths.items() if size_of(path) is not None and not os.path.islink(path)}
     return [name for name, path in regular.items() if name == f"reference-{note_of(path, 0).sha256[:12]}.npy"]
 
 
@@ -502,25 +531,28 @@ class _Plan(msgspec.Struct, forbid_unknown_fields=True):
 
 def _strangers(path: str) -> list[str]:
     """Returns what is at the path of a staging folder, or in it, that this library has not put there."""
-    if os.path.islink(path) or not os.path.isdir(path):
-        return [path] if os.path.lexists(path) else []
+    found = status_of(path)
+    if found is None or not stat.S_ISDIR(found.st_mode):
+        return [] if found is None else [path]
     names, plan = sorted(os.listdir(path)), os.path.join(path, _PLAN)
     if _PLAN not in names or os.path.islink(plan):
         return names
     try:
         text = read_file(plan, OptionError, "the plan")
-        if text or names != [_PLAN]:  # an empty one alone is of a process that was killed before it wrote it
+        if text:  # an empty one is of a process that was killed, or found the disk full, before it wrote it
             parse_json(text, _Plan, plan, OptionError, "the plan")
     except FileNotFoundError:  # another process has just deleted it
         return []
-    except OptionError:
+    except OptionError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
         return names
     return sorted(_foreign_below(path, path))
 
 
 def _foreign_below(folder: str, path: str) -> Iterator[str]:
     """Yields what this library has not put into a folder in the staging folder at `path`, relative to the latter."""
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in walk(folder):
         for entry in (os.path.join(here, name) for name in (*folders, *files)):
             if not _is_ours(entry, name := os.path.relpath(entry, path)):
                 yield name
@@ -545,6 +577,15 @@ def _is_ours(entry: str, name: str) -> bool:
     return is_own(entry, _is_known)
 
 
+def is_emptied(path: str) -> bool:
+    """Returns whether a staging folder holds no part: a process was killed while it deleted the folder.
+
+    Raises:
+        OSError: The system cannot say.
+    """
+    return is_folder(path) and not any(name in (_NEW, _FORMER) or name.endswith(".done") for name in os.listdir(path))
+
+
 def is_staged_name(name: str) -> bool:
     """Returns whether a file of a staging folder may have this name, relative to the folder."""
     return _OURS.fullmatch(name) is not None
@@ -564,7 +605,7 @@ def _is_known(file: IO[bytes], name: str) -> bool:
 
 
 def _files_below(path: str) -> Iterator[str]:
-    for folder, _, names in os.walk(path):
+    for folder, _, names in walk(path):
         yield from (os.path.join(folder, name) for name in names)
 
 
@@ -585,12 +626,16 @@ def _plan_text(plan: Mapping[str, Any]) -> bytes:
 
 
 def _write_plan(file: int, plan: Mapping[str, Any]) -> None:
-    os.ftruncate(file, 0)
-    _write_text(file, _plan_text(plan))
-
-
-def _write_text(file: int, text: bytes) -> None:
-    if os.pwrite(file, text, 0) < len(text):
+    """Writes the plan over another one in a single call, so that what is there is one of them or nothing."""
+    text = _plan_text(plan)
+    if os.pwrite(file, text.ljust(os.fstat(file).st_size), 0) < len(text):
         os.ftruncate(file, 0)  # half a plan identifies nothing
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.ftruncate(file, len(text))
     os.fsync(file)
+
+
+def _is_at(path: str, file: int) -> bool:
+    """Returns whether an open file is still the one at a path."""
+    found = status_of(path)
+    return found is not None and os.path.samestat(os.fstat(file), found)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 
-from ms_prefstream.cache.folder import StagingFolder
+from ms_prefstream.cache.folder import StagingFolder, is_emptied
 from ms_prefstream.cache.publish import staged_names, staging_folder
 from ms_prefstream.cache.ranges import RangePlan, has_range_plans, is_plan_name
 from ms_prefstream.cache.write import merge_parts
 from ms_prefstream.errors import CacheError, StateError
-from ms_prefstream.mindrecord.manifest import Manifest, read_manifest
+from ms_prefstream.mindrecord.manifest import Manifest, has_manifest, read_manifest
 from ms_prefstream.part_range import PartRange, listed
 from ms_prefstream.sources.copies import Remote
 from ms_prefstream.sources.store import is_url
 
 
 def has_ranges(out: str, remote: Remote) -> bool:
-    """Returns whether part ranges of a cache at `out` have been begun; at a URL, whether one has been uploaded."""
+    """Returns whether part ranges of a cache at `out` have been begun; at a URL, whether one has been uploaded.
+
+    True as well where a merge was killed at its very end.
+    """
     if is_url(out):
         return any(map(is_plan_name, staged_names(remote.store(out, CacheError), out)))
-    return has_range_plans(os.path.realpath(out) + ".writing")
+    staged = os.path.realpath(out) + ".writing"
+    return has_range_plans(staged) or (is_emptied(staged) and has_manifest(out))
 
 
 def merge_cache(out: str, overwrite: bool, remote: Remote) -> Manifest:

@@ -20,7 +20,7 @@ from ms_prefstream.cache.compatibility import differences
 from ms_prefstream.cache.folder import SENT, SENT_FORMAT, StagingFolder, is_cache_name, is_staged_name
 from ms_prefstream.cache.parts import most_note, note_name, read_note
 from ms_prefstream.cache.ranges import RangePlan, check_same, file_of, is_plan_name, range_plans, whole_plan
-from ms_prefstream.disk import MOST_BYTES, LocalCopy, parse_json, read_file, shown
+from ms_prefstream.disk import MOST_BYTES, LocalCopy, parse_json, read_file, shown, size_of
 from ms_prefstream.errors import CacheError, OptionError
 from ms_prefstream.mindrecord.files import FileNote, guarded, note_of, write_small
 from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, has_manifest, read_manifest
@@ -213,8 +213,9 @@ class RemoteStagingFolder(StagingFolder):
     def _fetch(self, name: str, note: FileNote) -> None:
         """Copies a file of a part, unless it is here. A missing or damaged one is left to the check of all parts."""
         path, url = self.place(name), f"{self._url}{_STAGED}new/{name}"
-        if os.path.isfile(path) and note_of(path, note.rows) == note:
-            return
+        with guarded(path):
+            if size_of(path) is not None and note_of(path, note.rows) == note:
+                return
         if (entry := self._store.entry(url)) is None or entry.size not in (None, note.bytes):
             return
         temporary = f"{path}.{secrets.token_hex(6)}.new"  # as `disk.written` names it

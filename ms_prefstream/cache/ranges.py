@@ -99,10 +99,14 @@ def write_range_plan(folder: str, part_range: PartRange, plan: RangePlan) -> Non
 
 
 def has_range_plans(folder: str) -> bool:
-    """Returns whether part ranges have been begun in a staging folder."""
+    """Returns whether part ranges have been begun in a staging folder.
+
+    Raises:
+        OSError: The system cannot say.
+    """
     try:
         return any(map(_FILE.fullmatch, os.listdir(folder)))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

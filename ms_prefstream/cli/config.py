@@ -9,10 +9,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from ms_prefstream.adapters.yaml_keys import TASK_TYPES, check_sections, plain_keys, refuse_unknown
 from ms_prefstream.batch import BATCHING_RULES
+from ms_prefstream.disk import read_yaml
 from ms_prefstream.errors import OptionError
 from ms_prefstream.tasks import TASKS
 
@@ -56,11 +55,7 @@ def options_in(path: str) -> dict[str, Any]:
 
 
 def _read(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise OptionError(f"{path}: {' '.join(str(error).split())}.") from None
+    content = read_yaml(path, OptionError, "the configuration")
     if not isinstance(content, dict):
         raise OptionError(f"{path}: expected keys such as source:, tokenizer: and task:, and found {content!r:.60}.")
     return content

@@ -41,23 +41,32 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
     Without --max-length the first 2,000 rows are measured: 99 % of them fit whole.
     """
     from ms_prefstream.cli.starting import files_for
+    from ms_prefstream.disk import cause_and_remedy, check_path, exists, shown, write_file
+    from ms_prefstream.errors import OptionError
 
     if mindformers and task not in ("dpo", "reward"):
         raise click.UsageError("--mindformers is for --task dpo and reward: MindFormers has no trainer for the others.")
     if "-" in source:
         raise click.UsageError("- is standard input, and the files name SOURCE for every later run. Give a file.")
     folder = pathlib.Path(out)
+    check_path(folder / "run.yaml", OptionError, "--out")
     if not _same(folder, pathlib.Path()):  # names in the files are then relative to another folder
         source = tuple(os.path.abspath(one) if os.path.exists(one) else one for one in source)
         if os.path.exists(options["tokenizer"]):
             options["tokenizer"] = os.path.abspath(options["tokenizer"])
     files = files_for(source, task, mindformers, **options)
-    existing = [name for name in files if (folder / name).exists()]
+    try:
+        existing = [name for name in files if exists(folder / name)]
+    except OSError as error:
+        raise OptionError(f"--out {shown(folder)} cannot be read: {cause_and_remedy(error)}.") from error
     if existing and not overwrite:
         raise click.UsageError(f"{', '.join(existing)} exist in {out}. Give --overwrite to replace them, or --out.")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"--out {shown(folder)} cannot be made a folder: {cause_and_remedy(error)}.") from error
     for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_file(folder / name, text.encode("utf-8", "surrogateescape"), OptionError, "the file")
         show(f"written: {folder / name}")
     show(f"next:    ms-prefstream doctor --config {folder / 'run.yaml'}")
     if "train.py" in files:

@@ -60,7 +60,26 @@ def read_config(ctx: click.Context, _: click.Parameter, path: str | None) -> str
         except OptionError as error:  # about keys of the file: no flags here
             raise click.UsageError(str(error), ctx) from None
         ctx.meta[CONFIG] = path
+        _check_types(ctx, path)
     return path
+
+
+def _check_types(ctx: click.Context, path: str) -> None:
+    """Raises `click.UsageError` for a key of a file whose value has a type that no flag can give."""
+    for param in ctx.command.params:
+        if param.name not in (given := ctx.default_map or {}):
+            continue
+        try:
+            param.type_cast_value(ctx, given[param.name])
+        except click.BadParameter:
+            continue  # raised again when the option is read
+        except (TypeError, ValueError, AttributeError, OverflowError):
+            value = given[param.name]
+            raise click.UsageError(
+                f"{path}: {param.name.rstrip('_')} is {value!r:.60} ({type(value).__name__}); expected a value such as "
+                f"{param.opts[0]} takes: {param.type.name}.",
+                ctx,
+            ) from None
 
 
 def is_in_file(ctx: click.Context, name: str) -> bool:

@@ -28,6 +28,11 @@ class Suggested(click.ParamType[Any]):
     def __init__(self, *values: str) -> None:
         self._values = values
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not isinstance(value, str):
+            self.fail(f"{value!r:.60}; expected text, such as {' or '.join(self._values)}.", param, ctx)
+        return value
+
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [*_starting(self._values, incomplete), CompletionItem(incomplete, type="file")]
 

@@ -308,6 +308,7 @@ def _compile(text: str) -> jinja2.Template:
     try:
         if len(text) > LONGEST:
             raise TemplateLimitError(f"it has {len(text)} characters; {LONGEST} are the limit")
+        text.encode("utf-8")  # for its error: a lone surrogate reaches no tokenizer
         with limited(SECONDS):
             return environment.from_string(text)
     except Exception as error:  # also of the parser, at its limits of recursion, and of the compiler of Python

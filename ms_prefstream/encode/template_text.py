@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from ms_prefstream.disk import read_file
 from ms_prefstream.encode.jinja import names_in
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, TemplateError
@@ -46,9 +47,12 @@ def given_text(template: str | None) -> str | None:
         return template
     if isinstance(template, str) and template.endswith(".jinja"):
         path = pathlib.Path(template)
-        if not path.is_file():
-            raise TemplateError(f"template file {template} does not exist. Give the path of a Jinja file.")
-        return path.read_text("utf-8")
+        try:
+            return read_file(path, TemplateError, "the template").decode("utf-8")
+        except FileNotFoundError:
+            raise TemplateError(f"template file {template} does not exist. Give the path of a Jinja file.") from None
+        except UnicodeDecodeError as error:
+            raise TemplateError(f"template file {template} is not UTF-8 text ({error}). Save it as UTF-8.") from None
     raise OptionError(
         f"template is {template!r}; expected 'auto', 'chat', None, Jinja text (with {{{{ }}}} or {{% %}}), or the path "
         "of a .jinja file."
@@ -57,7 +61,7 @@ def given_text(template: str | None) -> str | None:
 
 def template_hash(text: str | None) -> str | None:
     """Returns a short hash of a template's text; None for None."""
-    return None if text is None else hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+    return None if text is None else hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def checked_variables(variables: Any) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import pathlib
 from typing import Any
 
 from ms_prefstream.checks import whole_number
-from ms_prefstream.disk import check_path
+from ms_prefstream.disk import check_path, read_yaml
 from ms_prefstream.encode.backends import BACKENDS, LOADERS
 from ms_prefstream.encode.backends.base import Form, NotServedError, Tokenizer
-from ms_prefstream.encode.backends.tokenizer_source import ACCEPTED, TokenizerSource, find_files, read_bytes
+from ms_prefstream.encode.backends.tokenizer_source import ACCEPTED, TokenizerSource, find_files
 from ms_prefstream.errors import OptionError, SourceError, TokenizerError
 from ms_prefstream.packages import warn_if_untried
 from ms_prefstream.sources.local_hub import cache_roots, model_folders
@@ -109,12 +109,7 @@ def _hub_folder(name: str) -> pathlib.Path | None:
 
 def _named_in_yaml(path: pathlib.Path) -> pathlib.Path:
     """Returns the tokenizer file that a mindformers YAML names, or the folder of the YAML file."""
-    import yaml  # comes with mindformers
-
-    try:
-        config = yaml.safe_load(read_bytes(path))
-    except yaml.YAMLError as error:
-        raise TokenizerError(f"{path} is not valid YAML ({error}). {ACCEPTED}.") from None
+    config = read_yaml(path, TokenizerError, "the configuration")
     section: Any = config
     for key in ("processor", "tokenizer"):
         section = section.get(key) if isinstance(section, dict) else None

@@ -157,4 +157,4 @@ def _attempt(function: Callable[[Any], _Result], raw: Any) -> _Result | RowError
     try:
         return function(raw)
     except RowError as error:
-        return error
+        return error.as_value()

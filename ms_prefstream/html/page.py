@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from ms_prefstream.disk import written
+from ms_prefstream.disk import remove_leftovers, written
 from ms_prefstream.errors import OptionError
 from ms_prefstream.html.samples import CUT_OFF, DROPPED, Samples, safe, script_json
 from ms_prefstream.sources.files import check_target
@@ -72,6 +72,7 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
     """
     with written(path, OptionError, "the report") as file:
         render(report, file)
+    remove_leftovers(path)
 
 
 def render(report: Report, file: IO[bytes]) -> None:

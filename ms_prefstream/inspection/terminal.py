@@ -103,7 +103,7 @@ def record_lines(row: EncodedRow, view: View, origin: str) -> Iterator[Text]:
     if not facts:
         yield Text("  nothing was cut, changed or lost", DIM)
     if view.tokens:
-        yield Text(_LEGEND, DIM)
+        yield from _indented(Text(_LEGEND, DIM), columns)
 
 
 def style_of(part: Part, colour: str) -> str:
@@ -142,7 +142,7 @@ def _styled(text: str, style: str, breaks: bool = True) -> Text:
     return Text(printable(text, most=None).replace("\n", "⏎\n" if breaks else "⏎"), style)
 
 
-_LEGEND = "  ▔ under the loss   ╌ cut off   ␣ blank   ⏎ end of line   ⋯ rest of a character   …9… left out"
+_LEGEND = "▔ under the loss   ╌ cut off   ␣ blank   ⏎ end of line   ⋯ rest of a character   …9… left out"
 
 
 def _cells(colour: str, parts: Sequence[Part], view: View) -> Iterator[Text]:
@@ -217,8 +217,7 @@ def step_lines(step: Step, view: View, parts_of: Callable[[Strip], Iterable[Part
     for name, array in step.columns.items():
         by_shape.setdefault(f"{array.dtype} {array.shape}", []).append(name)
     for shape, names in by_shape.items():
-        for line in _fold(Text(printable(f"{shape}   {'  '.join(names)}", most=None), DIM), view.columns - 2):
-            yield Text("  ").append_text(line)
+        yield from _indented(Text(printable(f"{shape}   {'  '.join(names)}", most=None), DIM), view.columns)
     yield Text()
     beside = min(_NAME, max(_LEAST_NAME, view.columns - 72))
     room = max(_LEAST_NAME, view.columns - beside - _SIDE - sum(_COUNTS) - 4)
@@ -297,6 +296,11 @@ def _labelled(label: str, text: Text, columns: int, style: str = GREY) -> Iterat
             first = False
         yield (head if first else Text(indent)).append_text(line)
         first = False
+
+
+def _indented(text: Text, columns: int) -> Iterator[Text]:
+    for line in _fold(text, columns - 2):
+        yield Text("  ").append_text(line[len(line.plain) - len(line.plain.lstrip(" ")) :])
 
 
 def _fold(text: Text, columns: int) -> Iterator[Text]:

@@ -197,22 +197,34 @@ class Journal:
 
     def parts(self) -> Iterator[Measured]:
         """Yields the measured rows from the first on; leaves the file's position at the end of the last whole block."""
-        end, left = os.fstat(self._file.fileno()).st_size, self._total
-        self._file.seek(len(self._first))
-        while True:
-            begin = self._file.tell()
-            head = self._file.read(_HEAD.size)
-            checksum, rows = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0)
-            fits = 0 < rows <= left and begin + _HEAD.size + rows * self._row_bytes <= end
-            body = self._file.read(rows * self._row_bytes) if fits else b""
-            if len(body) < rows * self._row_bytes or not body or zlib.crc32(body) != checksum:
-                break
+        begin, left = len(self._first), self._total
+        while (body := self._block(begin, left)) is not None:
+            rows = len(body) // self._row_bytes
             measured = self._parsed(body, rows)
             if first_wrong(*measured[:3]) is not None:
                 break
-            left -= rows
+            begin, left = begin + _HEAD.size + len(body), left - rows
             yield measured
         self._file.seek(begin)
+
+    def _block(self, begin: int, most: int) -> bytes | None:
+        """Returns the rows of the block at an offset, at most so many; None if there is no whole one.
+
+        Raises:
+            SourceError: The file cannot be read.
+        """
+        try:
+            end = os.fstat(self._file.fileno()).st_size
+            self._file.seek(begin)
+            head = self._file.read(_HEAD.size)
+            checksum, rows = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0)
+            size = rows * self._row_bytes
+            if not 0 < rows <= most or begin + _HEAD.size + size > end:
+                return None
+            body = self._file.read(size)
+        except OSError as error:
+            raise unwritable(self._index, error) from error
+        return body if len(body) == size and zlib.crc32(body) == checksum else None
 
     def whole(self) -> Measured:
         """Returns all measured rows."""
@@ -274,7 +286,11 @@ class Journal:
         """
         file = open(self.path, "x+b")  # noqa: SIM115 - closed in `close`
         try:
-            self._lock(file)  # before the line is there: another process takes a journal only with its line
+            self._lock(file)  # before the line is there
+        except BaseException:  # another process has taken it over
+            file.close()
+            raise
+        try:
             file.write(self._first)
             file.flush()
             os.fsync(file.fileno())
@@ -289,24 +305,25 @@ class Journal:
     def _taken_over(self) -> IO[bytes] | None:
         """Opens the file that is there; None while another process creates or removes it.
 
+        An empty one is of a process that was killed before it wrote the line.
+
         Raises:
             FileNotFoundError: It was removed at this moment.
         """
         if not stat.S_ISREG(os.lstat(self.path).st_mode):
             raise self._foreign()
-        file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "r+b")
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = open(self.path, "r+b", opener=lambda path, _: os.open(path, flags))  # noqa: SIM115 - closed in `close`
         is_kept = False
         try:
             line = file.read(len(self._first))
-            if not line:
-                return None
-            if not _OWN.fullmatch(line):
+            if line and not _OWN.fullmatch(line):
                 raise self._foreign()
             self._lock(file)
-            if not _is_at(file, self.path):
+            if not _is_at(file, self.path) or (not line and os.fstat(file.fileno()).st_size):
                 return None
             if line != self._first:
-                file.truncate(len(self._first))
+                file.truncate(0)
                 file.seek(0)
                 file.write(self._first)
                 file.flush()

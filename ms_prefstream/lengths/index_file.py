@@ -25,7 +25,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.disk import MOST_BYTES, cause_of, check_own, open_regular, parse_json, shown, written
+from ms_prefstream.disk import (
+    MOST_BYTES,
+    cause_and_remedy,
+    cause_of,
+    check_own,
+    open_regular,
+    parse_json,
+    shown,
+    written,
+)
 from ms_prefstream.errors import OptionError, SourceError, StateError, printable
 from ms_prefstream.lengths.index import CODES, GOOD, LATER_CODES, LengthIndex, Measured, first_wrong
 
@@ -105,7 +114,7 @@ def changes_of(path: str, fingerprint: Mapping[str, Any], rows: int, ignored: Co
             found, size, _ = _sizes(file)
             about = _parsed(_about(file, size), path)
     except OSError as error:
-        raise StateError(f"the length index {shown(path)} cannot be read: {cause_of(error)}.") from error
+        raise _unreadable(path, error) from error
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     now = json.loads(json.dumps(dict(fingerprint)))
@@ -137,7 +146,7 @@ def read_index(path: str, rows: int) -> LengthIndex:
             f"there is no length index {shown(path)}. Build it with mps.build_index or `ms-prefstream index`."
         ) from None
     except OSError as error:
-        raise StateError(f"the length index {shown(path)} cannot be read: {cause_of(error)}.") from error
+        raise _unreadable(path, error) from error
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     return LengthIndex(
@@ -155,7 +164,7 @@ def rows_of(path: str) -> int:
         with open_regular(path, StateError, _WHAT) as file:
             return _sizes(file)[0]
     except OSError as error:
-        raise StateError(f"the length index {shown(path)} cannot be read: {cause_of(error)}.") from error
+        raise _unreadable(path, error) from error
     except ValueError as error:
         raise _damaged(path, str(error)) from error
 
@@ -229,7 +238,7 @@ def is_index(file: IO[bytes]) -> bool:
     try:
         _, size, _ = _sizes(file)
         _parsed(_about(file, size), "")
-    except (OSError, ValueError, StateError):
+    except (ValueError, StateError):
         return False
     return True
 
@@ -243,17 +252,18 @@ def write_contents(path: str, parts: Iterable[Measured], fingerprint: Mapping[st
     parts = list(parts)
     has_order = parts[0].order is not None
     names = ("lengths", "keys", "verdict", *(("order",) if has_order else ()))
-    lengths, keys, verdict, *order = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
-    unused = LATER_CODES.difference(np.unique(verdict).tolist())
+    columns: list[Sequence[NDArray[Any]]] = [[getattr(part, name) for part in parts] for name in names]
+    unused = LATER_CODES.difference(*(np.unique(part.verdict).tolist() for part in parts))
     reasons = {str(reason): code for reason, code in CODES.items() if code not in unused}
     about = json.dumps({"version": VERSION, "fingerprint": fingerprint, "reasons": reasons}, sort_keys=True).encode()
-    arrays = lengths, keys, verdict, *order, np.frombuffer(about, np.uint8)
-    checksum = 0
+    columns.append([np.frombuffer(about, np.uint8)])
+    checksum, rows = 0, sum(len(part.keys) for part in parts)
     with written(path, SourceError, _WHAT) as file:
-        for (_, header), array in zip(_headers(len(keys), len(about), has_order), arrays, strict=True):
-            for part in (header, array.data.cast("B") if array.size else b""):
-                checksum = zlib.crc32(part, checksum)
-                file.write(part)
+        for (_, header), arrays in zip(_headers(rows, len(about), has_order), columns, strict=True):
+            contents = (np.ascontiguousarray(array).data.cast("B") for array in arrays if array.size)
+            for piece in itertools.chain[Any]([header], contents):
+                checksum = zlib.crc32(piece, checksum)
+                file.write(piece)
         file.write(_checksum_bytes(checksum))
 
 
@@ -344,6 +354,10 @@ def _parsed(about: bytes, path: str) -> _About:
             "the index again."
         )
     return parse_json(about, _About, path, StateError, _WHAT)
+
+
+def _unreadable(path: str, error: OSError) -> StateError:
+    return StateError(f"the length index {shown(path)} cannot be read: {cause_and_remedy(error)}.")
 
 
 def _damaged(path: str, problem: str) -> StateError:

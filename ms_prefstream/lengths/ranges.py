@@ -7,7 +7,6 @@ source.
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import re
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from ms_prefstream.lengths.index_file import (
     open_index,
     read_index,
     rows_of,
+    unwritable,
     write_contents,
 )
 from ms_prefstream.part_range import NAME, PartRange, check_all
@@ -42,8 +42,19 @@ def of_range(fingerprint: Mapping[str, Any], part_range: PartRange, rows: int) -
 
 
 def range_files(path: str) -> dict[PartRange, str]:
-    """Returns the paths of all files of ranges beside an index, in order."""
-    matches = [_OWN.fullmatch(found) for found in glob.glob(f"{glob.escape(path)}.*-of-*")]
+    """Returns the paths of all files of ranges beside an index, in order.
+
+    Raises:
+        SourceError: The folder cannot be listed.
+    """
+    folder = os.path.dirname(path)
+    try:
+        names = os.listdir(folder or ".")
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except OSError as error:
+        raise unwritable(path, error) from error
+    matches = [_OWN.fullmatch(os.path.join(folder, name)) for name in names]
     named = {PartRange(int(match[1]), int(match[2])): match[0] for match in matches if match is not None}
     return {one: named[one] for one in sorted(named) if named[one] == range_path(path, one)}
 

@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-
 from ms_prefstream.load.loader import Load
 from ms_prefstream.sample import Block
 
@@ -67,10 +65,10 @@ class ReadAhead:
             return self._loader.load(rows)
         begin = len(rows)
         for unit, some in ahead.items():
-            self._read[unit] = some, joined.take(np.arange(begin, begin + len(some)))
+            self._read[unit] = some, joined.take(slice(begin, begin + len(some)))
             begin += len(some)
         self._tokens = max(1, int(joined.lengths.sum()) // max(1, len(joined)))
-        return joined.take(np.arange(len(rows)))
+        return joined.take(slice(len(rows)))
 
     def _ahead(
         self, loaded: int, units: Iterator[Any], rows_of: Callable[[Any], Sequence[int]]

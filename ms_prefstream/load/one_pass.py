@@ -133,7 +133,7 @@ def records_of(rows: Iterator[tuple[str, Any]], fmt: Format) -> Iterator[RecordW
         try:
             found = fmt(raw)
         except RowError as error:
-            yield origin, raw, error
+            yield origin, raw, error.as_value()
             continue
         if not many:
             yield origin, raw, found  # type: ignore[misc]  # one record

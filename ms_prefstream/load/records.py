@@ -63,7 +63,7 @@ class FormattedRows:
             try:
                 found.append(fmt(raw))  # type: ignore[arg-type]  # one record: the format has no count
             except RowError as error:
-                found.append(error)
+                found.append(error.as_value())
         return found
 
     def read_block(self, rows: Sequence[int]) -> Block:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.mindrecord.schema import VALUES
+from ms_prefstream.sample import runs
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,16 @@ _KEPT = {  # size of a number -> width -> for each of its bytes whether it is st
 SPARE = 40
 """Bytes after the last row that `decode` may look at: four values of eight bytes, and those of the last of them."""
 
-_FOURS_TOGETHER = 1 << 12  # the working arrays stay in the cache, and their memory is used again
+_FOURS_TOGETHER = 1 << 13  # the working arrays stay in the cache, and their memory is used again
 
 # By the byte that holds the widths of four values:
 _FOUR_BYTES = 1 << (np.arange(256)[:, None] >> np.array([6, 4, 2, 0]) & 3)  # (256, 4), the bytes of each value
-_STORED = np.concatenate([np.zeros((256, 1), np.int64), np.cumsum(_FOUR_BYTES, axis=1)], axis=1).T.copy()
-"""(5, 256), the bytes of the first values, from none to all four."""
+_STORED = np.concatenate([np.zeros((256, 1), np.int64), np.cumsum(_FOUR_BYTES, axis=1)], axis=1)
+"""(256, 5), the bytes of the first values, from none to all four."""
+_BEFORE, _ALL_FOUR = _STORED[:, :4].copy(), _STORED[:, 4].copy()
 _WIDEST = (_FOUR_BYTES == 8).any(axis=1)  # (256,), whether one has eight bytes
-_SPARE_BITS = {size: (8 * size - 8 * _FOUR_BYTES).T.astype(f"<i{size}", order="C") for size in (4, 8)}
-"""Size of a word -> (4, 256), the bits of a word that do not belong to each value."""
+_SPARE_BITS = {size: (8 * size - 8 * _FOUR_BYTES).astype(f"<i{size}") for size in (4, 8)}
+"""Size of a word -> (256, 4), the bits of a word that do not belong to each value."""
 
 
 def encode(columns: Sequence[Arrays]) -> Iterator[bytes]:
@@ -284,19 +286,17 @@ def _decode_numbers(data: NDArray[np.uint8], bounds: NDArray[np.int64]) -> Flat:
     lasts = np.concatenate([[0], np.cumsum(fours)])
     total = int(lasts[-1])
     values: NDArray[Any] = np.empty((total, 4), np.int32)
-    cuts = np.searchsorted(lasts, np.arange(_FOURS_TOGETHER, total, _FOURS_TOGETHER))
-    for some in itertools.starmap(slice, itertools.pairwise([0, *cuts.tolist(), len(counts)])):
-        if some.start == some.stop:
-            continue
-        maps, places = _four_by_four(data, begins[some], starts[some], ends[some], counts[some])
+    cuts = [0, *np.searchsorted(lasts, np.arange(_FOURS_TOGETHER, total, _FOURS_TOGETHER)).tolist(), len(counts)]
+    for part in [slice(first, end) for first, end in itertools.pairwise(cuts) if first < end]:
+        maps, places = _four_by_four(data, begins[part], starts[part], ends[part], counts[part])
         if values.itemsize == 4 and _WIDEST.take(maps).any():
             values = values.astype(np.int64)
-        first, end = int(begins[some.start]), int(ends[some.stop - 1]) + SPARE
+        first, end = int(begins[part.start]), int(ends[part.stop - 1]) + SPARE
         words = _words(data[first:end], values.dtype.newbyteorder("<")).copy()  # numpy is slow where words overlap
-        places -= first
-        for at, (before, spare) in enumerate(zip(_STORED, _SPARE_BITS[values.itemsize], strict=False)):
-            bits = spare.take(maps)  # the upper bytes belong to the next value
-            values[lasts[some.start] : lasts[some.stop], at] = words.take(places + before.take(maps)) << bits >> bits
+        found = words.take((places - first)[:, None] + _BEFORE.take(maps, axis=0))  # (fours, 4)
+        bits = _SPARE_BITS[values.itemsize].take(maps, axis=0)  # the upper bytes belong to the next value
+        found <<= bits
+        np.right_shift(found, bits, out=values[lasts[part.start] : lasts[part.stop]])
     firsts, lengths = np.empty_like(counts), np.empty_like(counts)
     firsts[order], lengths[order] = 4 * lasts[:-1], counts
     return Flat(values.reshape(-1), firsts, lengths)
@@ -308,7 +308,7 @@ def _four_by_four(
     starts: NDArray[np.int64],
     ends: NDArray[np.int64],
     counts: NDArray[np.int64],
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """Returns of each four values of some arrays the byte with their widths, and where the first of them lies.
 
     Args:
@@ -321,13 +321,13 @@ def _four_by_four(
     fours = (counts + 3) >> 2
     lasts = np.cumsum(fours)
     firsts = lasts - fours
-    maps = data[np.repeat(begins + 4 - firsts, fours) + np.arange(int(fours.sum()))]
-    stored = np.concatenate([[0], np.cumsum(_STORED[4].take(maps))])  # bytes before each four
+    maps = data[runs(begins + 4, fours)].astype(np.intp)
+    stored = np.concatenate([[0], np.cumsum(_ALL_FOUR.take(maps))])  # bytes before each four
     sizes = stored[lasts] - stored[firsts]
     rest = counts & 3
     fewer = np.flatnonzero(rest)  # arrays whose last four are fewer
     ending = maps[lasts[fewer] - 1]
-    sizes[fewer] -= _STORED[4].take(ending) - _STORED[rest[fewer], ending]
+    sizes[fewer] -= _ALL_FOUR[ending] - _STORED[ending, rest[fewer]]
     if (starts + sizes != ends).any():
         raise ValueError("a row's values have another size than it says")
     return maps, stored[:-1] + np.repeat(starts - stored[firsts], fours)

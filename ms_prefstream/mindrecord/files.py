@@ -7,7 +7,6 @@ import hashlib
 import io
 import math
 import os
-import pathlib
 import re
 from collections.abc import Collection, Iterator
 from typing import IO, Annotated, Any, TypeAlias
@@ -16,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.disk import open_regular, written
+from ms_prefstream.disk import open_regular, walk, written
 from ms_prefstream.errors import CacheError, printable
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -37,8 +36,11 @@ def is_mindrecord(name: str) -> bool:
 
 def foreign_files(folder: str, known: Collection[str]) -> list[str]:
     """Returns the files and links at any depth of a folder that are not known, as sorted paths relative to it."""
-    entries = [path for path in pathlib.Path(folder).rglob("*") if path.is_symlink() or not path.is_dir()]
-    return sorted({str(path.relative_to(folder)) for path in entries} - set(known))
+    found = []
+    for here, folders, names in walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(here, name))]
+        found += [os.path.relpath(os.path.join(here, name), folder) for name in (*links, *names)]
+    return sorted(set(found) - set(known))
 
 
 class FileNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

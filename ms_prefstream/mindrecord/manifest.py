@@ -120,11 +120,21 @@ def has_manifest(folder: str) -> bool:
 
 
 def is_own(path: str, is_known: Callable[[IO[bytes], str], bool]) -> bool:
-    """Returns whether a regular file that can be read is empty, or known by its content and its name."""
+    """Returns whether a regular file is empty, or known by its content and its name; False if it is another user's.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     try:
         with open_regular(path, CacheError, "the file") as file:
             return not os.fstat(file.fileno()).st_size or is_known(file, os.path.basename(path))
-    except (OSError, PrefStreamError):
+    except (FileNotFoundError, PermissionError):
+        return False
+    except PrefStreamError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(
+            error.__cause__, (NotADirectoryError, PermissionError)
+        ):
+            raise error.__cause__ from None
         return False
 
 

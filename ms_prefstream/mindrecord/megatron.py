@@ -26,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_prefstream.disk import exists
 from ms_prefstream.errors import CacheError
 from ms_prefstream.mindrecord.files import FileNote, guarded, new_file, note_of
 from ms_prefstream.sample import Block, runs
@@ -174,7 +175,7 @@ def _append(path: str, parts: Sequence[tuple[str, FileNote]]) -> tuple[str, int]
         for part, note in parts:
             begin, end = end, end + note.bytes
             joined.seek(begin)
-            if not os.path.lexists(part):
+            if not exists(part):
                 found = hashlib.sha256()
                 for read in _pieces(joined, note.bytes, piece):
                     digest.update(read)

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from ms_prefstream.checks import check_made, checked_call, whole_number
-from ms_prefstream.disk import check_own, parse_json, read_file, remove_leftovers, shown, write_file
+from ms_prefstream.disk import cause_and_remedy, check_own, parse_json, read_file, shown, write_file
 from ms_prefstream.errors import OptionError, PrefStreamError, StateError, printable
 from ms_prefstream.mindspore import BatchStream
 from ms_prefstream.mindspore.trainer_checks import check_network
@@ -68,7 +68,7 @@ class CheckpointWriter:
             self.directory.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:
             raise OptionError(
-                f"StreamCheckpoint: {shown(self.directory)} cannot be made a folder: {printable(str(error))}."
+                f"StreamCheckpoint: {shown(self.directory)} cannot be made a folder: {cause_and_remedy(error)}."
             ) from error
         check_own(self.directory / LATEST, is_state_file, OptionError, "StreamCheckpoint: the state")
 
@@ -174,14 +174,10 @@ class StateWriter:
             for path in paths:
                 check_own(path, is_state_file, StateError, "the state")
                 write_file(path, json_text(state), StateError, "the state")
-                remove_leftovers(path)
         except StateError as error:
             whole = next((path for path in older if _step_of(path, state) is not None), None)
             if whole is None:
-                raise StateError(
-                    f"{error} Training stops, because there is no older state to resume from. Make room or name "
-                    "another folder, and start again."
-                ) from error
+                raise StateError(f"{error} Training stops, because there is no older state to resume from.") from error
             if not self._warned:
                 warnings.warn(
                     f"{error} Training goes on; until a state can be written, a run that is interrupted resumes after "

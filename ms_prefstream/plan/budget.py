@@ -86,6 +86,10 @@ class BudgetPlan:
         _, positions, count = self._positions(epoch, step)
         return positions[rank::world] >= count
 
+    def left_out_and_repeated(self, epoch: int) -> tuple[int, int]:
+        """Returns how many rows an epoch leaves out, and how many it takes again."""
+        return self.remainder_per_epoch, self.repeats_per_epoch
+
     def _positions(self, epoch: int, step: int) -> tuple[int, NDArray[np.int64], int]:
         """Returns the line of a step, its positions there, beyond the end only to fill it, and the rows of the line."""
         line, batch = self._locate(epoch, step)

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from ms_prefstream.errors import NoUsableRowsError, OptionError
 from ms_prefstream.plan.mixture import Mixture
 from ms_prefstream.plan.options import BudgetOptions, PlanOptions
-from ms_prefstream.plan.ranks import Ranks
+from ms_prefstream.plan.ranks import rows_of_rank
 from ms_prefstream.plan.windows import Windows
 
-_CACHED_WINDOWS = 2
-_CACHED_ROWS = 1 << 14  # of all steps that are cached: more than are read ahead
-_WindowKey = tuple[int, int]
+_CACHED_ROWS = 1 << 14  # of all windows that are cached, if they are two or more: more than are read ahead
 
 
 class IndexedPlan(Windows):
@@ -28,7 +26,7 @@ class IndexedPlan(Windows):
         on two ranks                 3 4, 3 6 | 7 8, 8 9    batch[0::2], batch[1::2]
 
     The plan leaves out rows that would be dropped. Every rank has the longest row of every global step, so all pad to
-    the same width. The plan stores the lengths, and at most two sorted windows.
+    the same width. The plan stores the lengths, and a few sorted windows.
 
     Args:
         options: What to plan. `rows` counts all rows of the index, for a mixture those of an epoch; logical shards
@@ -50,70 +48,66 @@ class IndexedPlan(Windows):
         self._lengths = lengths
         # Windows are sorted by one number that holds length and row id: five times faster than by two keys.
         self._row_bits = np.int64(lengths.size.bit_length())
-        self._cache: tuple[tuple[_WindowKey, _Slots], ...] = ()
-        self._steps: dict[tuple[int, int], _Slots] = {}  # of the last steps, each of which is asked for several times
+        self._windows: dict[tuple[int, int], _Slots] = {}  # the last ones: each step is asked for several times
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
         """Returns the row ids of a rank's step, (G / world,) int64, ascending by length when sorted."""
-        Ranks(world, rank).batch_size(self.options.global_batch)
-        return self._global_batch(epoch, step).rows[rank::world].copy()
+        slots, inside = self._window_of(epoch, step)
+        return slots.rows[inside, rows_of_rank(rank, world, self.options.global_batch)].copy()
 
     def filling(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.bool_]:
         """Returns which of `rows` only fill the last step, (G / world,) bool."""
-        return self._global_batch(epoch, step).is_filling[rank::world].copy()
+        slots, inside = self._window_of(epoch, step)
+        return slots.is_filling[inside, rows_of_rank(rank, world, self.options.global_batch)].copy()
 
     def step_length(self, epoch: int, step: int) -> int:
         """Returns the longest key length in the whole global step, which all ranks pad to."""
-        return int(self._lengths[self._global_batch(epoch, step).rows].max())
+        slots, inside = self._window_of(epoch, step)
+        return int(slots.longest[inside])
 
-    def _global_batch(self, epoch: int, step: int) -> _Slots:
-        """Returns the G slots of one step over all ranks."""
-        found = self._steps.get((epoch, step))
-        if found is None:
-            if len(self._steps) * self.options.global_batch >= _CACHED_ROWS:
-                self._steps = {}
-            found = self._steps[epoch, step] = self._slots(epoch, step)
-        return found
-
-    def _slots(self, epoch: int, step: int) -> _Slots:
+    def _window_of(self, epoch: int, step: int) -> tuple[_Slots, int]:
+        """Returns the slots of a step's window over all ranks, and which step of the window it is."""
         window, inside = self.locate(step)
-        batch = int(self.batch_order(epoch, window)[inside])
-        size = self.options.global_batch
-        if self.options.sorts:
-            some = slice(batch * size, (batch + 1) * size)
-            rows, is_filling = self._sorted_window(epoch, window)
-            return _Slots(rows[some], is_filling[some])
-        positions = self.window_start(window) + batch * size + np.arange(size)
-        return _Slots(self._kept.ids(self.rows_at(epoch, positions)), self.is_filling(epoch, positions))
+        found = self._windows.get((epoch, window))
+        if found is None:
+            kept, most = list(self._windows.items()), max(1, _CACHED_ROWS // self._window_rows - 1)
+            found = self._slots(epoch, window)
+            # Replaced as a whole: a reader in another thread sees the old windows or the new ones.
+            self._windows = dict([*kept[-most:], ((epoch, window), found)])
+        return found, inside
 
-    def _sorted_window(self, epoch: int, window: int) -> _Slots:
-        """Returns the s * G slots of a window, ascending by (length, row id); what fills the last step is last."""
-        for key, slots in self._cache:
-            if key == (epoch, window):
-                return slots
-        positions = self.window_start(window) + np.arange(self.steps_in(window) * self.options.global_batch)
-        numbers = np.sort(self.rows_at(epoch, positions))
-        filling = np.sort(self.rows_at(epoch, positions[self.is_filling(epoch, positions)]))
-        rows = self._kept.ids(numbers)
-        keys = self._lengths[rows].astype(np.int64) << self._row_bits | rows
-        keys.sort()
-        rows = keys & ((np.int64(1) << self._row_bits) - 1)
-        slots = _Slots(rows, _last_of_each(rows, self._kept.ids(filling)))
-        # Replaced as a whole: a reader in another thread sees the old pair or the new one.
-        self._cache = (((epoch, window), slots), *self._cache[: _CACHED_WINDOWS - 1])
-        return slots
+    def _slots(self, epoch: int, window: int) -> _Slots:
+        """Returns the slots of a window; of several slots with one row, the last ones fill the last step."""
+        shape = self.steps_in(window), self.options.global_batch
+        positions = self.window_start(window) + np.arange(shape[0] * shape[1])
+        is_filling = self.is_filling(epoch, positions)
+        if self.options.sorts:
+            numbers = np.sort(self.rows_at(epoch, positions))
+            filling = np.sort(self.rows_at(epoch, positions[is_filling]))
+            rows = self._kept.ids(numbers)
+            keys = self._lengths[rows].astype(np.int64) << self._row_bits | rows
+            keys.sort()
+            rows = keys & ((np.int64(1) << self._row_bits) - 1)
+            is_filling = _last_of_each(rows, self._kept.ids(filling))
+        else:
+            rows = self._kept.ids(self.rows_at(epoch, positions))
+        order = self.batch_order(epoch, window)
+        rows, is_filling = rows.reshape(shape)[order], is_filling.reshape(shape)[order]
+        return _Slots(rows, is_filling, self._lengths[rows].max(axis=1))
 
 
 class _Slots(NamedTuple):
-    """Some slots of an epoch.
+    """The slots of a window, step by step as an epoch takes them.
 
     Attributes:
-        rows: (n,) int64, the row id of each.
-        is_filling: (n,) bool, whether it only fills the last step.
+        rows: (s, G) int64, the row id of each.
+        is_filling: (s, G) bool, whether it only fills the last step.
+        longest: (s,), the longest key length of each step.
     """
 
     rows: NDArray[np.int64]
     is_filling: NDArray[np.bool_]
+    longest: NDArray[np.integer[Any]]
 
 
 def _last_of_each(rows: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -64,6 +64,12 @@ class Mixture:
         return max(self.schedule.position(part, self.sizes[part] - 1) for part in parts) + 1
 
     @functools.cached_property
+    def left_out_and_repeated(self) -> tuple[int, int]:
+        """How many rows of all parts an epoch does not reach, and how many of its rows have come before."""
+        found = list(zip(self.sizes, self.schedule.counts(self.rows), strict=True))
+        return sum(max(0, size - turns) for size, turns in found), sum(max(0, turns - size) for size, turns in found)
+
+    @functools.cached_property
     def firsts(self) -> tuple[int, ...]:
         """The row id of each part's first row, and at the end the number of rows of all parts."""
         return tuple(sum(self.sizes[:part]) for part in range(len(self.sizes) + 1))

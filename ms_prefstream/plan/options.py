@@ -13,6 +13,9 @@ PLAN_VERSION = 1
 """Increased whenever the same options give another order of rows; states of another version are refused."""
 
 
+_MOST = 2**31 - 1
+"""The largest window, batch and number of shards, so that the rows of a window fit into 64 bits."""
+
 Shuffle: TypeAlias = Literal["window"] | bool
 MASK: Literal["mask"] = "mask"
 Remainder: TypeAlias = Literal["mask"] | bool
@@ -166,7 +169,8 @@ class BudgetOptions:
 def _check(options: PlanOptions | BudgetOptions, counts: tuple[str, ...], switches: tuple[str, ...]) -> None:
     """Checks numbers (stored as plain ints), the seed, the remainder and booleans."""
     for name in counts:
-        object.__setattr__(options, name, whole_number(name, getattr(options, name), 1))
+        number = whole_number(name, getattr(options, name), 1)
+        object.__setattr__(options, name, number if name == "rows" else whole_number(name, number, 1, _MOST))
     object.__setattr__(options, "seed", whole_number("seed", options.seed, 0, WORD))
     if not (isinstance(options.drop_remainder, bool) or options.drop_remainder == MASK):
         raise OptionError(f"drop_remainder={options.drop_remainder!r} is not allowed; expected True, False or 'mask'.")

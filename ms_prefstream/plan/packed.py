@@ -21,6 +21,8 @@ from ms_prefstream.plan.windows import Windows
 _BLOCK = 2**20  # rows that are packed together; bounds the memory that packing needs
 _BLOCK_IN_PLACE = 2**14  # the same where rows are to stay near their place in the source
 _EPOCHS_HELD = 2  # of a mixture: the one in use, and the next one where workers load ahead
+_PACKS_TOGETHER = 2**10  # whose order is computed together: a call costs as much as some hundreds of them
+_ORDERS_HELD = 2
 
 
 class PackedPlan:
@@ -94,26 +96,52 @@ class PackedPlan:
                 )
             )
         packs = self._pack(0, kept, sizes)
-        self._held: tuple[tuple[int, Bins], ...] = ((0, packs),)
+        self._held: tuple[tuple[int, Fitted], ...] = ((0, Fitted(packs, packs.count, 0, 0)),)
         small = np.min_scalar_type(-capacity)  # holds every size and -1
         self._source = None if self._mixed is None else (kept, sizes.astype(small))
         self.packs_per_epoch = packs.count
         self.options = _over_packs(options, packs.count, kept.count, capacity)
         self._order = Windows(self.options)
+        self._orders: tuple[tuple[tuple[int, int], NDArray[np.int64]], ...] = ()
         self.steps_per_epoch = self._order.steps_per_epoch
         self.repeats_per_epoch = round(self._rows * self._order.repeats_per_epoch / packs.count)
         self.remainder_per_epoch = round(self._rows * self._order.remainder_per_epoch / packs.count)
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> list[NDArray[np.int64]]:
         """Returns the row ids in each packed row of a rank's step, G / world arrays."""
-        size = self.options.global_batch
-        Ranks(world, rank).batch_size(size)
+        Ranks(world, rank).batch_size(self.options.global_batch)
         self._order.locate(step)
-        numbers = self._order.rows_at(epoch, step * size + np.arange(size))[rank::world]
-        packs = self._packs(epoch)
+        packs, numbers = self._packs(epoch).bins, self._numbers(epoch, step)[rank::world]
         return [packs.of(number) for number in numbers.tolist()]
 
-    def _packs(self, epoch: int) -> Bins:
+    def _numbers(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Returns the packs of a step, all ranks together, (G,) int64."""
+        size = self.options.global_batch
+        steps = max(1, _PACKS_TOGETHER // size)
+        key, inside = (epoch, step // steps), step % steps
+        numbers = next((numbers for held, numbers in self._orders if held == key), None)
+        if numbers is None:
+            end = min((key[1] + 1) * steps, self.steps_per_epoch)
+            numbers = self._order.rows_at(epoch, np.arange(key[1] * steps * size, end * size))
+            # Replaced as a whole: a reader in another thread sees the old pair or the new one.
+            self._orders = ((key, numbers), *self._orders[: _ORDERS_HELD - 1])
+        return numbers[inside * size : (inside + 1) * size]
+
+    def left_out_and_repeated(self, epoch: int) -> tuple[int, int]:
+        """Returns how many rows an epoch leaves out, and how many it takes again; counts the rows of all its packs."""
+        packs, held, again = self._packs(epoch), 0, 0
+        sizes = np.diff(packs.bins.starts)
+        slots = self.steps_per_epoch * self.options.global_batch
+        for begin in range(0, slots, _BLOCK):
+            positions = np.arange(begin, min(begin + _BLOCK, slots))
+            found = sizes[self._order.rows_at(epoch, positions)]
+            held += int(found.sum())
+            again += int(found[self._order.is_filling(epoch, positions)].sum())
+        left_out, repeated = (0, 0) if self._mixed is None else self._mixed.left_out_and_repeated(epoch)
+        again += packs.repeats
+        return left_out + self._rows + again - held, repeated + again
+
+    def _packs(self, epoch: int) -> Fitted:
         """Returns the packs that an epoch consists of."""
         if self._source is None:
             return self._held[0][1]
@@ -121,7 +149,7 @@ class PackedPlan:
             if held == epoch:
                 return packs
         key = use_sequence(self._seed, epoch, SeedUse.MADE_TO_FIT)
-        packs = exactly(self._pack(epoch, *self._source), self.packs_per_epoch, key).bins
+        packs = exactly(self._pack(epoch, *self._source), self.packs_per_epoch, key)
         # Replaced as a whole: a reader in another thread sees the old epochs or the new ones.
         self._held = ((epoch, packs), *self._held[: _EPOCHS_HELD - 1])
         return packs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 
 from ms_prefstream.checks import divisors_near, whole_number
@@ -89,3 +90,14 @@ class Ranks:
                 f"Run on {divisors_near(rows, self.world)} ranks, or change batch_size."
             )
         return rows // self.world
+
+
+@functools.lru_cache(maxsize=64, typed=True)  # every step asks for it
+def rows_of_rank(rank: int, world: int, global_batch: int) -> slice:
+    """Returns which rows of a global step a rank loads, where ranks take turns.
+
+    Raises:
+        OptionError: The ranks cannot get equal shares.
+    """
+    Ranks(world, rank).batch_size(global_batch)
+    return slice(int(rank), None, int(world))

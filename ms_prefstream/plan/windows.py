@@ -63,6 +63,11 @@ class Windows:
                 order_noise=options.order_noise,
             )
 
+    def left_out_and_repeated(self, epoch: int) -> tuple[int, int]:
+        """Returns how many rows an epoch leaves out, and how many it takes again; parts of a mixture do both."""
+        left_out, again = (0, 0) if self.options.mixture is None else self.options.mixture.left_out_and_repeated
+        return self.remainder_per_epoch + left_out, self.repeats_per_epoch + again
+
     def locate(self, step: int) -> tuple[int, int]:
         """Returns (window, step in that window) of a step of an epoch.
 

@@ -14,13 +14,23 @@ from typing import IO, Any
 
 import numpy as np
 
-from ms_prefstream.disk import MOST_BYTES, cause_of, check_path, open_regular, shown
+from ms_prefstream.disk import (
+    MOST_BYTES,
+    cause_of,
+    check_path,
+    exists,
+    is_folder,
+    open_regular,
+    shown,
+    size_of,
+    status_of,
+)
 from ms_prefstream.errors import NoUsableRowsError, OptionError, RowError, SourceError
 from ms_prefstream.part_range import PartRange
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sample import Block
 from ms_prefstream.sources.jsonl import dump_row
-from ms_prefstream.sources.own_files import is_quarantine, own_kind
+from ms_prefstream.sources.own_files import is_quarantine
 
 
 class Quarantine:
@@ -42,11 +52,15 @@ class Quarantine:
         self._file: IO[bytes] | None = None
         self._known: set[str] = set()
         check_path(self.path, OptionError, "quarantine")
-        if not file.parent.is_dir():
-            raise self._not_written(f"there is no folder {shown(file.parent)}")
-        if file.is_dir():
-            raise self._not_written("it is a folder")
-        if self.path.is_symlink():
+        try:
+            if not is_folder(file.parent):
+                raise self._not_written(f"there is no folder {shown(file.parent)}")
+            if is_folder(file):
+                raise self._not_written("it is a folder")
+            found = status_of(self.path)
+        except OSError as error:
+            raise self._not_written(cause_of(error)) from None
+        if found is not None and stat.S_ISLNK(found.st_mode):
             raise self._not_written("it is a link, and only the file itself is written")
 
     def of_range(self, part_range: PartRange) -> Quarantine:
@@ -58,10 +72,11 @@ class Quarantine:
         name = re.compile(rf"{re.escape(self._given.stem)}(\.rank\d+)?{re.escape(self._given.suffix)}")
         try:
             for path in self._given.parent.iterdir():
-                if name.fullmatch(path.name) and own_kind(str(path)) == "a quarantine file":
+                if name.fullmatch(path.name) and size_of(path) is not None:
                     with open_regular(path, SourceError, "the quarantine file") as file:
-                        self._known.update(_read(file)[0])
-            if self._file is None and os.path.lexists(self.path):
+                        if is_quarantine(file):
+                            self._known.update(_read(file)[0])
+            if self._file is None and exists(self.path):
                 self._file = self._open()
                 self._file.truncate(_read(self._file)[1])  # drop an incomplete line
                 self._file.seek(0, os.SEEK_END)
@@ -89,18 +104,26 @@ class Quarantine:
             raise self._not_written(cause_of(error_)) from None
 
     def _open(self) -> IO[bytes]:
-        """Opens the file without following a link; what is open is checked, so nobody can exchange it in between."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        number = os.open(self.path, flags, 0o666)
-        if not stat.S_ISREG(
-            os.fstat(number).st_mode
-        ):  # before it becomes a file: Python refuses a pipe in its own words
-            os.close(number)
-            raise self._not_written("it is no regular file")
-        file = os.fdopen(number, "r+b")
-        if os.fstat(number).st_size and not is_quarantine(file):
-            raise self._not_written("it exists and holds something else")
+        """Opens the file; what is open is checked, so nobody can exchange it in between."""
+        file = open(self.path, "r+b", opener=self._descriptor)  # noqa: SIM115
+        try:
+            if os.fstat(file.fileno()).st_size and not is_quarantine(file):
+                raise self._not_written("it exists and holds something else")
+        except BaseException:
+            file.close()
+            raise
         return file
+
+    def _descriptor(self, path: str, _: int) -> int:
+        """Opens a regular file without following a link; Python would refuse a pipe in words of its own."""
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        try:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise self._not_written("it is no regular file")
+        except BaseException:
+            os.close(number)
+            raise
+        return number
 
     def _not_written(self, why: str) -> SourceError:
         return SourceError(
@@ -154,18 +177,21 @@ class BadRows:
         errors = loaded.errors
         malformed = sorted(at for at, error in errors.items() if error.malformed) if self.raise_malformed else []
         counted = rows[: malformed[0]] if malformed else rows
-        is_new = self.report.first_time([self.first + row for row in counted])
+        is_new = self.report.first_time([self.first + row for row in counted] if self.first else counted)
         if self.part is not None:
             for at, row in enumerate(counted):
                 if is_new[at]:
                     self.part(self.first + row).count(errors.get(at))
-        for at in sorted(at for at in {*errors, *loaded.unread} if at < len(counted) and is_new[at]):
-            self._count(rows[at], errors.get(at), loaded.unread.get(at, ()))
-        if loaded.notes.any():
+        for at in sorted({*errors, *loaded.unread}) if errors or loaded.unread else ():
+            if at < len(counted) and is_new[at]:
+                self._count(rows[at], errors.get(at), loaded.unread.get(at, ()))
+        if any(loaded.notes.tolist()):  # of a few rows: several times as fast as numpy
             new = [at for at in np.flatnonzero(loaded.notes[: len(counted)]).tolist() if is_new[at]]
             self.report.note([rows[at] for at in new], loaded.notes[new], self.origin)
         if malformed:
             raise errors[malformed[0]].raised(self.origin(rows[malformed[0]]))
+        for error in errors.values():
+            error.__cause__ = None  # it holds frames, and with them this stream; `trace` has what they say
         if self.watch is not None:
             self.watch(rows, loaded)
         return loaded
@@ -179,13 +205,6 @@ class BadRows:
         self.report.drop(error)
         if self.quarantine is not None:
             self.quarantine.add(error, self.raw(row))
-
-    def packed(self, made: int, wanted: int, left_out: int, repeats: int) -> None:
-        """Counts a packed window: packs that its rows filled and its steps took, rows left out and rows repeated."""
-        self.report.packs_made += made
-        self.report.packs_wanted += wanted
-        self.report.left_out += left_out
-        self.report.repeats += repeats
 
     def nothing_left(self, rows: int) -> NoUsableRowsError:
         """Returns the error for a window without a good row, which says what happened to its rows."""

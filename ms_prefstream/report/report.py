@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.errors import RowError, printable
 from ms_prefstream.lines import at_most, joined, share
+from ms_prefstream.plan.bin_packing import Fitted
 from ms_prefstream.sample import Block, Note
 
 NOTE_LABELS = {
@@ -84,6 +85,7 @@ ORIGINS_KEPT = 5  # per reason
 _WITH_ORIGINS = (Note.CONTENT_LOST, Note.EMPTY_THINK, Note.MARKERS)
 _WITH_SHARE = (Note.TRUNCATED, Note.QUESTION_CUT, Note.REWRITTEN, Note.BOUNDARY_DIFFERS, Note.SEPARATOR_TRIMMED)
 MOST_LINES = 12  # of a printed report
+_FEW = 128  # rows for which a Python loop is faster than numpy
 _REASONS_SHOWN = 4  # with a share and origins; the others with their number
 _WHERE_COUNTED = (
     "content_lost",
@@ -179,8 +181,9 @@ class Report:
     left_out_files: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     _seen: bytearray = field(default_factory=bytearray, init=False)
-    _indexed: bool = field(default=False, init=False)  # whether a length index has counted the drops of all ranks
-    _filled_by_stand_ins: int = field(default=0, init=False)  # slots that `repeats_per_epoch` counts as well
+    _known: Counter[str] = field(default_factory=Counter, init=False)  # rows that a length index leaves out
+    _ledger: Counter[str] = field(default_factory=Counter, init=False)  # see `ledger`, without the dropped rows
+    _turns_dropped: Counter[str] = field(default_factory=Counter, init=False)  # for each time their turn came
 
     def batch(self, samples: Block, width: int) -> None:
         """Counts a batch: its rows, their tokens and the width it was padded to."""
@@ -200,30 +203,58 @@ class Report:
         self.cells += tokens * len(packs)
         self.widths[tokens] += 1
 
-    def stand_in(self, is_filling: NDArray[np.bool_]) -> None:
-        """Counts slots that stand-ins fill, each with whether it only fills the last step."""
-        self.repeats += len(is_filling)
-        self._filled_by_stand_ins += int(np.count_nonzero(is_filling))
+    def stand_in(self, slots: int, dropped: Iterable[RowError]) -> None:
+        """Counts slots that stand-ins fill, and the dropped rows whose turn it was: none where a slot only fills."""
+        self.repeats += slots
+        self._ledger["repeats"] += self._drop_turns(dropped)
 
-    def ledger(self, others: Iterable[Report] = ()) -> dict[str, int]:
-        """Returns where the rows of the first epoch went, once all of its batches are made.
+    def packed_window(self, packs: Fitted, wanted: int, dropped: Iterable[RowError]) -> None:
+        """Counts a packed window, of whose packs the steps take `wanted`, and its dropped rows."""
+        self.packs_made += packs.made
+        self.packs_wanted += wanted
+        self.left_out += packs.left_out
+        self.repeats += packs.repeats
+        self._ledger.update(remainder=packs.left_out, repeats=packs.repeats)
+        self._drop_turns(dropped)
 
-        rows = delivered + dropped + remainder - repeats. ``delivered`` counts each time a row came, ``remainder`` the
-        rows that the steps did not hold, ``repeats`` stand-ins and rows that fill the last step. A bad row that fills
-        the last step on another rank counts as dropped there, too. With a length index, packs that are left out or
-        fill the last step are counted by the average rows of a pack.
+    def epoch(self, rows: int, remainder: int, repeats: int) -> None:
+        """Counts a finished epoch, for all ranks together.
 
         Args:
-            others: The reports of the other ranks of this run.
+            rows: The rows of a source whose rows are not counted.
+            remainder: Rows that the plan leaves out of this epoch.
+            repeats: Rows that it takes again.
+        """
+        self._ledger.update(rows=self.rows or rows, remainder=remainder, repeats=repeats)
+        self._turns_dropped.update(self._known)
+
+    def _drop_turns(self, dropped: Iterable[RowError]) -> int:
+        reasons = [str(error.reason) for error in dropped]
+        self._turns_dropped.update(reasons)
+        return len(reasons)
+
+    def ledger(self, others: Iterable[Report] = ()) -> dict[str, Any]:
+        """Returns where the rows of whole epochs went: rows = delivered + dropped + remainder - repeats.
+
+        Every number counts the times that a row's turn came, so a row counts once for each epoch. ``delivered`` are
+        the rows in batches, ``dropped`` those that came to nothing, and ``reasons`` the same by reason. ``remainder``
+        are rows that the steps did not hold. ``repeats`` are stand-ins, rows that fill the last step, and those that
+        a mix repeats. Of a source whose rows are not counted, ``rows`` are those that the plan takes.
+
+        Args:
+            others: The reports of the other ranks, and of the other parts of a run that was resumed. Each step must
+                have been made once.
         """
         ranks = [self, *others]
-        dropped = [rank.dropped.total() for rank in ranks]
+        found = sum((rank._ledger for rank in ranks), Counter[str]())
+        reasons = sum((rank._turns_dropped for rank in ranks), Counter[str]())
         return {
-            "rows": self.rows or 0,
+            "rows": found["rows"],
             "delivered": sum(rank.delivered for rank in ranks),
-            "dropped": dropped[0] if self._indexed else sum(dropped),
-            "remainder": self.remainder_per_epoch + sum(rank.left_out for rank in ranks),
-            "repeats": self.repeats_per_epoch + sum(rank.repeats - rank._filled_by_stand_ins for rank in ranks),
+            "dropped": reasons.total(),
+            "reasons": dict(reasons),
+            "remainder": found["remainder"],
+            "repeats": found["repeats"],
         }
 
     @property
@@ -254,16 +285,17 @@ class Report:
 
     def first_time(self, rows: Sequence[int]) -> list[bool]:
         """Returns which rows are new to the report, and counts these as read."""
-        seen, found = self._seen, []
+        seen, found = self._seen, list[bool]()
         most = (max(rows, default=0) >> 3) + 1
         if most > len(seen):
             seen.extend(bytes(max(most - len(seen), len(seen), 1024)))
-        for row in rows:
-            byte, bit = row >> 3, 1 << (row & 7)
-            is_new = not seen[byte] & bit
-            if is_new:
+        if len(rows) > _FEW:
+            found = _newly_set(np.frombuffer(seen, np.uint8), np.array(rows)).tolist()
+        else:
+            for row in rows:
+                byte, bit = row >> 3, 1 << (row & 7)
+                found.append(not seen[byte] & bit)
                 seen[byte] |= bit
-            found.append(is_new)
         self.read += sum(found)
         return found
 
@@ -305,11 +337,15 @@ class Report:
 
     def known(self, counts: Iterable[tuple[str, int, list[str]]]) -> None:
         """Sets the counts of a length index: (reason, rows, first origins) of the rows it leaves out."""
-        self._indexed = True
+        before = self.dropped.total()  # by the pass that built it, or another index
+        for reason in self.dropped:
+            self.origins.pop(reason, None)
+        self.dropped.clear()
         for reason, rows, origins in counts:
-            self.read += rows - self.dropped[reason]  # the pass that built the index has counted them already
             self.dropped[reason] = rows
             self.origins[reason] = origins[:ORIGINS_KEPT]
+        self._known = Counter(self.dropped)
+        self.read += self._known.total() - before
 
     def as_dict(self) -> dict[str, Any]:
         """Returns all counts as plain values, for JSON.
@@ -317,7 +353,7 @@ class Report:
         Without `warnings` and `template`, which are for people, and `delivered`, see `ledger`.
         """
         values = {name: value for name, value in vars(self).items() if value or name not in _WHERE_COUNTED}
-        for name in ("_seen", "_indexed", "_filled_by_stand_ins", "delivered", "warnings", "template"):
+        for name in ("_seen", "_known", "_ledger", "_turns_dropped", "delivered", "warnings", "template"):
             values.pop(name, None)  # a flag is there once it is set
         return values | {
             "dropped": dict(self.dropped),
@@ -417,3 +453,13 @@ class Report:
         return [f"files that this library wrote, left out: {count:,} ({', '.join(some)}{more})"]
 
     __repr__ = __str__
+
+
+def _newly_set(bits: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Sets the bits of rows, (n,). Returns which were not set before, (n,); of equal rows only the first may be."""
+    is_new = np.zeros(len(rows), np.bool_)
+    distinct, first = np.unique(rows, return_index=True)
+    places, masks = distinct >> 3, (1 << (distinct & 7)).astype(np.uint8)
+    is_new[first] = bits[places] & masks == 0
+    np.bitwise_or.at(bits, places, masks)
+    return is_new

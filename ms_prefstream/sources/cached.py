@@ -35,7 +35,6 @@ from ms_prefstream.mindrecord.sidecar import PLACE
 from ms_prefstream.sample import Block, Ready
 from ms_prefstream.sources.base import as_row_ids, sources_in
 from ms_prefstream.sources.files import (
-    FileStamp,
     Handle,
     Handles,
     Ranges,
@@ -43,6 +42,7 @@ from ms_prefstream.sources.files import (
     ranges_of,
     read_at,
     read_ranges,
+    stamp_of,
 )
 from ms_prefstream.sources.store import is_url
 
@@ -56,10 +56,10 @@ class _Table:
     def __init__(self, path: str, handles: Handles, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         self._path, self._handles, self._dtype, self._shape = path, handles, dtype, shape
         handle = handles.get(path)
-        status = os.fstat(handle.fd)
-        self._stamp, head = FileStamp.of(status), read_at(handle, path, 0, min(NPY_HEAD, status.st_size))
+        self._stamp = stamp_of(path, handle.fd)
+        head = read_at(handle, path, 0, min(NPY_HEAD, self._stamp.size))
         try:
-            self._begin = npy_begin(head, status.st_size, dtype, shape)
+            self._begin = npy_begin(head, self._stamp.size, dtype, shape)
         except ValueError as error:
             raise CacheError(f"{path} does not fit the manifest: {error}. {_REMEDY}") from error
         self._row_bytes = dtype.itemsize * math.prod(shape[1:])
@@ -82,7 +82,7 @@ class _Table:
 
     def _handle(self) -> Handle:
         handle = self._handles.get(self._path)
-        check_unchanged(self._path, self._stamp, os.fstat(handle.fd))
+        check_unchanged(self._path, self._stamp, handle.fd)
         return handle
 
     def _array(self, data: bytes | NDArray[np.uint8]) -> NDArray[Any]:

@@ -92,7 +92,7 @@ def read_blocks(path: str) -> Iterator[bytes]:
                 refuse_foreign(path, first[:4])
                 yield first
                 yield from iter(lambda: file.read(_PLAIN_BLOCK), b"")
-            check_unchanged(path, before, os.fstat(file.fileno()))
+            check_unchanged(path, before, file.fileno())
     except OSError as error:
         raise unreadable(path, error) from error
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ms_prefstream.disk import MOST_BYTES, LocalCopy, cause_of, check_path, sync_folder
+from ms_prefstream.disk import MOST_BYTES, LocalCopy, cause_of, check_path, close_quietly, size_of, sync_folder
 from ms_prefstream.errors import CacheError, OptionError, PrefStreamError, SourceError
 from ms_prefstream.mindrecord.files import note_of
 from ms_prefstream.mindrecord.manifest import MANIFEST, Manifest, check_files, read_manifest
@@ -153,15 +153,17 @@ def _fetch_parts(store: Store, url: str, folder: str, manifest: Manifest, text: 
     """Copies the files of a cache; returns False if the store has another manifest by now."""
     for name, note in sorted(manifest.files.items()):
         path, at = os.path.join(folder, name), f"{url}/{name}"
-        if os.path.isfile(path) and note_of(path, note.rows) == note:
-            continue
+        with _on_disk(path):
+            if size_of(path) is not None and note_of(path, note.rows) == note:
+                continue
         found = store.entry(at)
         if found is not None and found.size in (None, note.bytes):
-            with contextlib.suppress(ChangedError):
-                fetch(store, found._replace(size=note.bytes), path)
-                if note_of(path, note.rows) == note:
-                    continue
-            os.unlink(path)
+            with _on_disk(path):
+                with contextlib.suppress(ChangedError):
+                    fetch(store, found._replace(size=note.bytes), path)
+                    if note_of(path, note.rows) == note:
+                        continue
+                os.unlink(path)
         if store.read(f"{url}/{MANIFEST}", MOST_BYTES) != text:
             return False
         has = "is missing" if found is None else "is damaged: its size or its SHA-256 is not that of the manifest"
@@ -173,8 +175,8 @@ def _has_file(name: str, size: int | None) -> Callable[[str], bool]:
     """Returns a function that says whether a folder still has the copy of a file."""
 
     def is_whole(folder: str) -> bool:
-        path = os.path.join(folder, name)
-        return os.path.isfile(path) and size in (None, os.path.getsize(path))
+        found = size_of(os.path.join(folder, name))
+        return found is not None and size in (None, found)
 
     return is_whole
 
@@ -218,11 +220,13 @@ class _Held:
     """A shared lock on a copy, for as long as this object lives."""
 
     def __init__(self, path: str) -> None:
-        self.path, self._file = path, os.open(path + _LOCK_OF, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self.path, self._file = path, -1
+        self._file = os.open(path + _LOCK_OF, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         fcntl.flock(self._file, fcntl.LOCK_SH)
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        close(self._file)
+    def __del__(self, close: Callable[[int], None] = close_quietly) -> None:
+        if self._file >= 0:
+            close(self._file)
 
 
 class _Place(contextlib.AbstractContextManager["_Place"]):
@@ -233,12 +237,16 @@ class _Place(contextlib.AbstractContextManager["_Place"]):
         with _on_disk(self._path):
             os.makedirs(self._path, exist_ok=True)
             self._lock = os.open(os.path.join(self._path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            if not _locked(self._lock):
-                _log.info("waiting for another process that copies %s", self._url)
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            try:
+                if not _locked(self._lock):
+                    _log.info("waiting for another process that copies %s", self._url)
+                    fcntl.flock(self._lock, fcntl.LOCK_EX)
+            except BaseException:
+                close_quietly(self._lock)
+                raise
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._lock)
+        close_quietly(self._lock)
 
     def find(self, version: str | None, is_whole: Callable[[str], bool]) -> _Held | None:
         """Returns the copy to use; None if one is to be made. Older copies that nobody uses are deleted.
@@ -298,16 +306,18 @@ class _Place(contextlib.AbstractContextManager["_Place"]):
         Raises:
             SourceError: There is too little room without them.
         """
-        disk = os.statvfs(self._path)
-        limit, free = _limit(disk.f_blocks * disk.f_frsize), disk.f_bavail * disk.f_frsize
-        copies = list(_all_copies(self._root))
+        with _on_disk(self._path):
+            disk = os.statvfs(self._path)
+            limit, free = _limit(disk.f_blocks * disk.f_frsize), disk.f_bavail * disk.f_frsize
+            copies = list(_all_copies(self._root))
         used = sum(size for _, size, _ in copies)
         needed -= sum(size for _, size, path in copies if path.startswith(self._path) and path.endswith(_PARTIAL))
         for _, size, path in sorted(copies):
             if used + needed <= limit and needed <= free:
                 return
-            if os.path.dirname(path) != self._path and _remove_of_others(path):
-                used, free = used - size, free + size
+            with _on_disk(path):
+                if os.path.dirname(path) != self._path and _remove_of_others(path):
+                    used, free = used - size, free + size
         if used + needed > limit or needed > free:
             why = (
                 f"{free / 1e9:,.1f} GB are free on the disk" if needed > free else f"{LIMIT} allows {limit / 1e9:,.1f}"
@@ -368,7 +378,7 @@ def _remove(copy: str) -> bool:
         os.unlink(path)
         return True
     finally:
-        os.close(file)
+        close_quietly(file)
 
 
 def _remove_of_others(copy: str) -> bool:
@@ -378,7 +388,7 @@ def _remove_of_others(copy: str) -> bool:
         try:
             return _locked(file) and _remove(copy)
         finally:
-            os.close(file)
+            close_quietly(file)
     return False
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import os
+import resource
 import stat
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.disk import check_own, open_descriptor, shown
+from ms_prefstream.disk import check_own, open_descriptor, shown, status_of
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.sources.base import sources_in
 
-_OPEN_AT_MOST = 128
+_OPEN_AT_MOST = 128  # by all sources together
+_OPEN_SHARE = 4  # and of the files that the process may open at most one in so many
 _READ_OVER = 4096  # bytes between two pieces of a file: copying them takes less time than a second system call
 _REMEDY_CHANGED = (
     "Files must not change while they are read: restore this one, or start a new run "
@@ -61,12 +67,32 @@ def unreadable(path: str, error: OSError) -> SourceError:
             f"{path}: this user may not read the file. Give it read permission (chmod +r), "
             "and its folders execute permission."
         )
-    return SourceError(f"{path}: the file cannot be read ({error.strerror or error}). Check the disk or the mount.")
+    remedy = "Check the disk or the mount."
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        remedy = "Allow the process more open files (ulimit -n), or give it fewer."
+    return SourceError(f"{path}: the file cannot be read ({error.strerror or error}). {remedy}")
 
 
-def check_unchanged(path: str, then: FileStamp, status: os.stat_result) -> None:
-    """Raises `SourceError` for a file whose stamp `then`, when it was opened, differs from that in its status now."""
-    now = FileStamp.of(status)
+def stamp_of(path: str, file: int) -> FileStamp:
+    """Returns the stamp of an open file, given its descriptor; raises `SourceError` if the system does not say it."""
+    try:
+        return FileStamp.of(os.fstat(file))
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turns an OSError of the body into a `SourceError`; `path` is named where the system's error names none."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(error.filename if isinstance(error.filename, str) else path, error) from error
+
+
+def check_unchanged(path: str, then: FileStamp, file: int) -> None:
+    """Raises `SourceError` for an open file whose stamp `then`, when it was opened, differs from that now."""
+    now = stamp_of(path, file)
     if now != then:
         found = f"it had {then.size} bytes when it was opened and has {now.size} now"
         if now.size == then.size:
@@ -88,30 +114,46 @@ class Handle:
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self.fd >= 0:
-            close(self.fd)
+            with contextlib.suppress(OSError):
+                close(self.fd)
+
+
+_numbers = itertools.count()
+_open: dict[tuple[int, str], Handle] = {}  # number of `Handles` and path, in the order in which they were opened
 
 
 class Handles:
-    """Descriptors of many files, opened when first used; the oldest are dropped when there are too many.
+    """Descriptors of a source's files, opened when first used; the oldest of all sources are dropped when too many.
 
     Thread-safe without a lock (a lock that is held while the process forks is never released in the child): a thread
     keeps the `Handle` that it uses alive, so its descriptor is not closed and its number not given to another file.
     """
 
     def __init__(self) -> None:
-        self._open: dict[str, Handle] = {}
+        self._number = next(_numbers)
+        weakref.finalize(self, _drop, self._number).atexit = False
 
     def get(self, path: str) -> Handle:
         """Returns the handle of a file; keep it while its descriptor is in use."""
-        handle = self._open.get(path)
+        key = self._number, path
+        handle = _open.get(key)
         if handle is None:
-            handle = self._open.setdefault(path, Handle(path))
-            for oldest in list(self._open)[:-_OPEN_AT_MOST]:
-                self._open.pop(oldest, None)
+            allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            most = _OPEN_AT_MOST if allowed < 0 else min(_OPEN_AT_MOST, max(1, allowed // _OPEN_SHARE))
+            for oldest in list(_open)[: max(0, len(_open) + 1 - most)]:
+                _open.pop(oldest, None)
+            handle = _open.setdefault(key, Handle(path))
         return handle
 
     def __reduce__(self) -> tuple[type[Handles], tuple[()]]:
         return Handles, ()
+
+
+def _drop(number: int) -> None:
+    """Drops the handles of a source that is gone."""
+    for key in list(_open):
+        if key[0] == number:
+            _open.pop(key, None)
 
 
 def read_at(handle: Handle, path: str, begin: int, size: int) -> bytes:
@@ -189,7 +231,9 @@ def check_target(option: str, path: str | os.PathLike[str], source: Any, is_own:
     """
     for one in sources_in(source):
         files = getattr(one, "paths", None) or getattr(one, "_paths", None) or [str(getattr(one, "name", ""))]
-        if any(os.path.isfile(file) and os.path.isfile(path) and os.path.samefile(file, path) for file in files):
+        with reading(os.fspath(path)):
+            found = [status_of(file, follow=True) for file in (path, *files)]
+        if found[0] is not None and any(one is not None and os.path.samestat(found[0], one) for one in found[1:]):
             raise OptionError(
                 f"{option} is {shown(path)!r}, which is a file of the data itself. Name another file; nothing was "
                 "changed."

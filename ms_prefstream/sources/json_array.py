@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 
 import orjson
@@ -11,7 +10,7 @@ import orjson
 from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawRow, as_row_ids, no_rows
-from ms_prefstream.sources.files import Handle, check_unchanged, read_at, stamp
+from ms_prefstream.sources.files import Handle, check_unchanged, read_at, stamp, unreadable
 from ms_prefstream.sources.json_text import BOM, DEFAULT_MAX_ROW_BYTES, too_large
 
 MAX_ARRAY_BYTES = 1 << 30
@@ -23,10 +22,13 @@ _HEAD = 1 << 16
 def holds_array(path: str) -> bool:
     """Returns whether the first byte of a file that is not blank is ``[``; other `.json` files hold JSON Lines."""
     stamp(path)
-    with open(path, "rb") as file:
-        head = file.read(_HEAD).removeprefix(BOM).lstrip()
-        while not head and (more := file.read(_HEAD)):
-            head = more.lstrip()
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD).removeprefix(BOM).lstrip()
+            while not head and (more := file.read(_HEAD)):
+                head = more.lstrip()
+    except OSError as error:
+        raise unreadable(path, error) from error
     return head.startswith(b"[")
 
 
@@ -81,7 +83,7 @@ def _load(path: str) -> tuple[list[bytes], str]:
         )
     handle = Handle(path)
     content = read_at(handle, path, 0, before.size)
-    check_unchanged(path, before, os.fstat(handle.fd))
+    check_unchanged(path, before, handle.fd)
     digest, content = hash_of([content]), content.removeprefix(BOM)
     try:
         content.decode("utf-8")  # for its error, which names the byte

@@ -107,7 +107,7 @@ def build_line_index(path: str) -> LineIndex:
             index = _scan(file, path, before)
             if index.rows:
                 _check_no_array(file, path, index.starts)
-            check_unchanged(path, before, os.fstat(file.fileno()))
+            check_unchanged(path, before, file.fileno())
             return index
     except OSError as error:
         raise unreadable(path, error) from error
@@ -239,7 +239,7 @@ class JsonLines:
                     result.append(orjson.loads(raw))
                 except orjson.JSONDecodeError:
                     result.append(reparse(bytes(raw), self._origin(index, int(rows[k]))))
-        check_unchanged(index.path, index.stamp, os.fstat(handle.fd))  # last: it covers all that was read
+        check_unchanged(index.path, index.stamp, handle.fd)  # last: it covers all that was read
         return result
 
     def _read_large(self, index: LineIndex, handle: Handle, row: int) -> RawRow:

@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 
+from ms_prefstream.disk import walk
 from ms_prefstream.errors import SourceError
 
 _NAME = re.compile(r"(?:[\w.-]+/)?[\w.-]+")
@@ -116,7 +117,7 @@ def _arrow_split_of(path: str) -> str:
 def _walk(folder: str) -> list[str]:
     """Returns the files in a folder and below, sorted by path, without hidden ones and what `map` of datasets wrote."""
     found: list[str] = []
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [os.path.join(where, name) for name in names if not _LEFT_OUT.match(name)]
     return sorted(found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -103,7 +102,7 @@ def _opened(path: str, then: FileStamp) -> Iterator[Any]:
         import pyarrow.parquet
     try:
         with open(path, "rb") as file:
-            check_unchanged(path, then, os.fstat(file.fileno()))
+            check_unchanged(path, then, file.fileno())
             yield pyarrow.parquet.ParquetFile(file)
     except (OSError, pyarrow.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:

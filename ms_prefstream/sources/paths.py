@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from ms_prefstream.disk import is_shortened_url
+from ms_prefstream.disk import is_folder, is_shortened_url, walk
 from ms_prefstream.errors import SourceError
 from ms_prefstream.lengths.build import JOURNAL_SUFFIX
 from ms_prefstream.lengths.index_file import SUFFIX
@@ -29,7 +29,7 @@ from ms_prefstream.sources.cached import CachedRows
 from ms_prefstream.sources.compressed import StreamedJsonLines
 from ms_prefstream.sources.concat import concat
 from ms_prefstream.sources.copies import Remote, copy_cache, copy_file
-from ms_prefstream.sources.files import name_of, stamp, unreadable
+from ms_prefstream.sources.files import name_of, reading, stamp
 from ms_prefstream.sources.huggingface import is_saved, open_arrow, open_saved
 from ms_prefstream.sources.json_array import JsonArray, holds_array
 from ms_prefstream.sources.jsonl import JsonLines
@@ -87,15 +87,19 @@ def open_paths(patterns: Sequence[str | os.PathLike[str]], max_row_bytes: int, r
     """
     own: dict[str, str] = {}
     copies = _Copies(remote)
-    found = [entry for pattern in patterns for path in _expand(pattern, own, copies) for entry in _files_at(path, own)]
+    found: list[tuple[str, Kind]] = []
+    for pattern in patterns:
+        with reading(os.fspath(pattern)):
+            found += [entry for path in _expand(pattern, own, copies) for entry in _files_at(path, own)]
     _check_each_once([path for path, _ in found])
     if any(kind is _PACKED_LINES for _, kind in found):
         found = [(path, _PACKED_LINES if kind is _LINES else kind) for path, kind in found]
     parts: list[Any] = []
     for kind, group in itertools.groupby(found, lambda entry: entry[1]):
         paths = [path for path, _ in group]
-        if not any(os.path.getsize(path) for path in paths):
-            raise no_rows(name_of(paths))
+        with reading(paths[0]):
+            if not any(os.path.getsize(path) for path in paths):
+                raise no_rows(name_of(paths))
         parts += kind.open(paths, max_row_bytes)
     parts[0].left_out = own  # see `own_files_beside`
     return concat(parts)
@@ -125,6 +129,7 @@ def _expand(pattern: str | os.PathLike[str], own: dict[str, str], copies: _Copie
             return cached
         raise _missing(path)
     found = sorted(glob.glob(path, recursive=True))
+    _check_listed(path if os.path.basename(path) == "**" else os.path.dirname(path))
     files = _without_own([match for match in found if not os.path.isdir(match)], own)
     if not files:
         what = f"no file{_neighbours(path)}"
@@ -227,6 +232,17 @@ def _without_own(files: list[str], own: dict[str, str]) -> list[str]:
     return [file for file in files if file not in found]
 
 
+def _check_listed(pattern: str) -> None:
+    """Raises OSError if a folder that a glob looks into cannot be listed; `glob` skips it silently."""
+    while True:
+        for folder in glob.glob(pattern, recursive=True) if _GLOB.search(pattern) else [pattern or "."]:
+            if is_folder(folder):
+                os.listdir(folder)
+        if not _GLOB.search(pattern):
+            return
+        pattern = os.path.dirname(pattern)
+
+
 def _files_at(path: str, own: dict[str, str]) -> Iterator[tuple[str, Kind]]:
     """Yields a file, or what is to be opened in a folder, each with its kind; files are checked to be readable."""
     if is_saved(path):
@@ -258,12 +274,8 @@ def _folder_files(folder: str, own: dict[str, str]) -> list[str]:
 
     Files of this library are left out, and added to `own`.
     """
-    try:
-        os.listdir(folder)  # os.walk silently skips a folder that may not be read
-    except OSError as error:
-        raise unreadable(folder, error) from error
     found = []
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [os.path.join(where, name) for name in names if name not in _NOT_DATA and not name.startswith(".")]
     files = _without_own(sorted(filter(_kind_of, found)), own)

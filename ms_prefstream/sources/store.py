@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -96,7 +96,8 @@ class Store:
 
     Args:
         url: Any address in the store.
-        options: What fsspec takes for this protocol: credentials, endpoint.
+        options: What fsspec takes: credentials, endpoint. A mapping under the name of a protocol holds for that
+            protocol alone, as in fsspec's chains.
         error: The class of the errors.
 
     Raises:
@@ -114,12 +115,17 @@ class Store:
                 f"{without_secrets(url)}: a URL with :: is not opened, because fsspec takes it for a chain of file "
                 "systems, such as zip:// in s3://. Unpack the file, or rename it."
             )
-        options = {"use_listings_cache": False, "skip_instance_cache": True, **(options or {})}
         try:
             from fsspec import filesystem
             from fsspec.core import url_to_fs
             from fsspec.registry import known_implementations, registry
 
+            protocols = {*known_implementations, *registry, *_BY_S3}
+            options = {
+                "use_listings_cache": False,
+                "skip_instance_cache": True,
+                **_options_of(self.protocol, options or {}, protocols),
+            }
             self._alias = self.protocol in _BY_S3 and self.protocol not in {*known_implementations, *registry}
             is_web = self.protocol in _WEB  # where :: may be in a host or a query
             self._fs = filesystem(self.protocol, **options) if is_web else url_to_fs(self._native(url), **options)[0]
@@ -408,6 +414,12 @@ def _texts_in(value: Any) -> Iterator[str]:
         yield from (text for one in value for text in _texts_in(one))
     elif hasattr(value, "__dict__"):  # such as an object with a token
         yield from _texts_in(vars(value))
+
+
+def _options_of(protocol: str, options: Mapping[str, Any], protocols: Container[str]) -> dict[str, Any]:
+    """Returns the options of one protocol: those of all, and over them those under its name."""
+    own = {name: one for name, one in options.items() if name in protocols and isinstance(one, Mapping)}
+    return {**{name: one for name, one in options.items() if name not in own}, **own.get(protocol, {})}
 
 
 def _install(protocol: str, problem: ImportError) -> str:

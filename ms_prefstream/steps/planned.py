@@ -10,12 +10,13 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.errors import NoUsableRowsError, StateError
+from ms_prefstream.errors import NoUsableRowsError, RowError, StateError
 from ms_prefstream.load.loader import Load
 from ms_prefstream.plan.bin_packing import Fitted
 from ms_prefstream.plan.budget import BudgetPlan
@@ -71,6 +72,9 @@ class PlannedSteps:
         """
         with self._lock:
             samples = self._samples(step)
+            if self._ranks.rank == 0 and (step + 1) % self.steps_per_epoch == 0:
+                held = self.plan.left_out_and_repeated(step // self.steps_per_epoch)
+                self._bad_rows.report.epoch(self.plan.options.rows, *held)
         return self._collate(samples, *self._collate_options(step))
 
     def start(self, epoch: int, step: int = 0) -> Iterator[Batch]:
@@ -181,11 +185,11 @@ class IndexedSteps(PlannedSteps):
         return found
 
     def _make_unit(self, unit: int, rows: list[int], loaded: Block) -> Any:
-        good, now = loaded.good, self._size(loaded)
-        tokens = self._sizes(rows)
-        differs = ~good | (now != tokens)
-        for at in np.flatnonzero(differs).tolist() if differs.any() else ():
-            problem = f"has {now[at]} tokens now" if good[at] else f"cannot be used now ({loaded.errors[at]})"
+        now, tokens = self._size(loaded).tolist(), self._sizes(rows).tolist()
+        if now != tokens:  # a bad row has no token
+            at = next(at for at in range(len(rows)) if now[at] != tokens[at])
+            is_bad = at in loaded.errors
+            problem = f"cannot be used now ({loaded.errors[at]})" if is_bad else f"has {now[at]} tokens now"
             raise StateError(
                 f"{self._origin(rows[at])}: the length index says that the row is good and has {tokens[at]} tokens, "
                 f"but it {problem}. The data or a format function changed after the index was built: rebuild it with "
@@ -237,6 +241,7 @@ class _ShardWindow(NamedTuple):
         batches: (s, b) slots of each batch; or the packs.
         filled_by: (s * b,) the slot whose sample each slot delivers; None where rows are packed.
         is_filling: (s * b,) whether a slot only fills the last step; None where rows are packed.
+        errors: Why the rows of slots are dropped, by slot; where rows are packed by their place in the window.
     """
 
     rows: RowIds
@@ -244,6 +249,7 @@ class _ShardWindow(NamedTuple):
     batches: Any
     filled_by: Any = None
     is_filling: Any = None
+    errors: Mapping[int, RowError] = MappingProxyType({})
 
 
 class WindowedSteps(PlannedSteps):
@@ -271,7 +277,9 @@ class WindowedSteps(PlannedSteps):
         found, places = list[Block](), self._places(step)
         for window, slots in places:
             filled = window.filled_by[slots]
-            self._bad_rows.report.stand_in(window.is_filling[slots[filled != slots]])
+            given = slots[filled != slots]
+            turns = given[~window.is_filling[given]].tolist()
+            self._bad_rows.report.stand_in(len(given), [window.errors[slot] for slot in turns])
             found.append(window.samples.take(filled))
         real = ((window.filled_by[slots] == slots) & ~window.is_filling[slots] for window, slots in places)
         return self._mark(Block.join(found), lambda: np.concatenate([*real]))
@@ -310,14 +318,16 @@ class WindowedSteps(PlannedSteps):
     def _make_unit(self, unit: int, rows: list[int], loaded: Block) -> list[_ShardWindow]:
         samples, windows, begin = self._bad_rows.settle(rows, loaded), [], 0
         for shard, mine in zip(self._ranks.shards, self._shards(unit), strict=True):
+            own = samples if len(mine) == len(rows) else samples.take(range(begin, begin + len(mine)))
             try:
-                own = samples if len(mine) == len(rows) else samples.take(range(begin, begin + len(mine)))
-                windows.append(self._arranged(unit, shard, mine, own))
+                window = self._arranged(unit, shard, mine, own)
             except NoUsableRowsError:
-                window = self._of_other_shards(unit, shard, mine) if self.plan.options.drop_remainder == MASK else None
-                if window is None:
+                masked = self.plan.options.drop_remainder == MASK
+                found = self._of_other_shards(unit, shard, mine) if masked else None
+                if found is None:
                     raise self._bad_rows.nothing_left(len(mine)) from None
-                windows.append(window)
+                window = found
+            windows.append(window._replace(errors=own.errors))
             begin += len(mine)
         return windows
 
@@ -362,8 +372,8 @@ class PackedSteps(WindowedSteps):
         steps = self.plan.steps_in(self.plan.locate(inside)[0])
         if at + 1 == steps:  # a window is counted with its last step: once an epoch, wherever a run was resumed
             for window in self._unit(unit):
-                packs, wanted = window.batches, steps * self.plan.options.shard_batch
-                self._bad_rows.packed(packs.made, wanted, packs.left_out, packs.repeats)
+                wanted = steps * self.plan.options.shard_batch
+                self._bad_rows.report.packed_window(window.batches, wanted, window.errors.values())
         return found
 
     @property

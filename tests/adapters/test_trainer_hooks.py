@@ -55,6 +55,7 @@ print(*changed(before), sep="\\n")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.mindspore
 def test_a_stream_changes_no_class_of_mindspore_and_mindformers(tmp_path: pathlib.Path) -> None:
     said = run_python("-c", METHODS, folder=tmp_path).splitlines()
@@ -75,6 +76,7 @@ print("the same finders:", [finder for finder in sys.meta_path if finder not in 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.mindspore
 def test_a_dataset_waits_for_no_import(tmp_path: pathlib.Path) -> None:
     assert run_python("-c", NOT_LOADED, folder=tmp_path).splitlines()[-1] == "the same finders: [] False"

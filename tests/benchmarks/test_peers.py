@@ -13,6 +13,7 @@ import pytest
 SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "peers.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("trl") is not None, reason="trl is here and would be measured")
 def test_it_runs_alone(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "rows.jsonl"

@@ -38,6 +38,14 @@ def test_start(chatml_dir: pathlib.Path) -> None:
     run(["start.py", "--data", data_path(), "--tokenizer", str(chatml_dir), "--repeats", "1"])
 
 
+def test_load() -> None:
+    sizes = {
+        "rows": 3000, "index-rows": 20000, "look-ups": 5, "steps": 500, "run-rows": 500, "stream-rows": 64,
+        "sources": 70, "consumer-rows": 500, "slow-steps": 5,
+    }  # fmt: skip
+    run(["load.py", *(word for name, size in sizes.items() for word in (f"--{name}", str(size)))])
+
+
 def run(words: list[str]) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / words[0]), *words[1:]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT)

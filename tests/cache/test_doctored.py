@@ -24,6 +24,7 @@ from ms_prefstream.lengths.index import Measured
 from ms_prefstream.lengths.index_file import read_index, write_contents
 from ms_prefstream.mindrecord.files import npy_bytes
 from ms_prefstream.mindrecord.manifest import checksum_of
+from ms_prefstream.sources import files
 from tests.cache.places import PART, rows_with_bad, source, stream_of, tree
 from tests.cache.test_reference import Counting, logps
 
@@ -214,7 +215,7 @@ def test_a_file_that_shrinks_while_it_is_in_use(name: str, how: str, out: pathli
         assert len(list(batches)) > 1  # what is open stays
         return
     if how != "cut":
-        stream.data.source._handles._open.clear()
+        files._open.clear()
     path = found(out, name)
     if how == "pipe":
         path.unlink()

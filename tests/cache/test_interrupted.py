@@ -94,6 +94,7 @@ def halves(batch: Any) -> Any:
     return tuple(batch[f"{side}_loss_mask"].sum(axis=1) / -2 for side in ("chosen", "rejected"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [Interrupted, functools.partial(OSError, errno.EIO, "I/O error")], ids=["killed", "EIO"]
 )
@@ -396,3 +397,31 @@ def test_the_sentence_of_a_full_disk_says_how_much_room_there_is(tmp_path: pathl
     assert "No space left on device" in said
     assert "MB are free there" in said
     assert isinstance(unwritable("x", OSError(1, "a")), PrefStreamError)
+
+
+@pytest.mark.parametrize("how", ["disk", "program"])
+def test_a_part_that_gets_lost_when_all_are_written_is_an_error(
+    how: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of a finished part must not be missing from a cache because its files are not found for a moment."""
+    path, out, real = source(tmp_path), tmp_path / "out", write_module.merge_parts
+
+    def merge_parts(folder: Any, *more: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patched:
+            if how == "program":
+                (tmp_path / "out.writing" / "part-00001.done").unlink()
+            else:
+                patched.setattr(folder_module, "size_of", lose)
+            return real(folder, *more)
+
+    def lose(path: str) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    monkeypatch.setattr(write_module, "merge_parts", merge_parts)
+    with pytest.raises(CacheError, match="Input/output error" if how == "disk" else "another program has changed"):
+        mps.write_cache(stream_of(path, TASK), out, rows_per_part=PART)
+    assert not out.exists()
+    monkeypatch.undo()
+    mps.write_cache(stream_of(path, TASK), out, rows_per_part=PART)
+    mps.write_cache(stream_of(path, TASK), tmp_path / "whole", rows_per_part=PART)
+    assert tree(out) == tree(tmp_path / "whole")

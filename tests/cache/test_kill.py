@@ -101,6 +101,7 @@ def test_a_few_moments(layout: str, tmp_path: pathlib.Path) -> None:
     kill_at_random(tmp_path, 3, 0, layout=layout)
 
 
+@pytest.mark.slow
 def test_a_run_that_replaces_a_cache(tmp_path: pathlib.Path) -> None:
     kill_at_random(tmp_path, 2, 0, before=True)
 

@@ -91,6 +91,7 @@ def test_documents_are_the_samples_of_the_stream(workers: int, tmp_path: pathlib
     assert list(manifest.columns) == list(COLUMNS)
 
 
+@pytest.mark.slow
 def test_tools_and_empty_thinking(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
     tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}

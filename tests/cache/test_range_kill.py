@@ -28,6 +28,7 @@ class RangeWriter(Writer):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.long)])
 def test_ranges_and_their_merge(times: int, tmp_path: pathlib.Path) -> None:
     path, out, moments, met = source(tmp_path, rows_with_bad(120)), tmp_path / "out", random.Random(times), 0

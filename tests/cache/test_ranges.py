@@ -79,6 +79,7 @@ def command(path: str, out: pathlib.Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "ms_prefstream", *words, "--rows-per-part", str(PART), "--workers", "0", *more]
 
 
+@pytest.mark.slow
 def test_eight_processes_at_once(tmp_path: pathlib.Path) -> None:
     path, out = source(tmp_path, rows_with_bad(200)), tmp_path / "out"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -99,6 +100,20 @@ def test_more_ranges_than_parts(tmp_path: pathlib.Path) -> None:
     assert [write(path, tmp_path / "out", number, 9).source_rows for number in range(1, 10)].count(0) == 5
     mps.merge(tmp_path / "out")
     assert tree(tmp_path / "out") == tree(tmp_path / "one")
+
+
+@pytest.mark.parametrize("left", [(), ("plan.json",), ("plan.json", "range-1-of-2.lock")])
+def test_a_merge_that_is_killed_at_its_very_end_can_be_repeated(left: tuple[str, ...], tmp_path: pathlib.Path) -> None:
+    path, out = source(tmp_path, rows_with_bad(40)), tmp_path / "out"
+    write_all(path, out, 2)
+    manifest = mps.merge(out)
+    (tmp_path / "out.writing").mkdir()
+    for name in left:
+        (tmp_path / "out.writing" / name).write_text('{"format": "ms_prefstream plan"}' if name == "plan.json" else "")
+    assert mps.merge(out) == manifest
+    assert not (tmp_path / "out.writing").exists()
+    with pytest.raises(OptionError, match="there are no part ranges"):
+        mps.merge(out)
 
 
 def test_a_range_that_is_missing_is_named(tmp_path: pathlib.Path) -> None:

@@ -228,6 +228,7 @@ def test_a_store_that_fails(s3: S3, tmp_path: pathlib.Path) -> None:
     assert not any(secret in str(raised.value) for secret in SECRETS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notes", [b"", b'{"format": "ms_prefstream uploads", "files": 5}', b"somebody's thesis"])
 def test_damaged_notes_on_uploads(
     notes: bytes, s3: S3, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
@@ -266,6 +267,7 @@ def test_a_bucket_is_not_created(s3: S3, tmp_path: pathlib.Path) -> None:
     assert [entry.strip("/") for entry in s3.files.ls("")] == ["data"]
 
 
+@pytest.mark.slow
 def test_files_that_stand_for_folders(s3: S3, tmp_path: pathlib.Path) -> None:
     """Consoles of stores make a folder as an empty file whose name ends with a slash."""
     empty(s3, "made")
@@ -312,6 +314,7 @@ def write_range(url: str, out: str, number: int, folder: pathlib.Path, s3: S3, *
     mps.write_cache(stream, out, rows_per_part=PART, part_range=(number, 3), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["ragged", pytest.param("megatron", marks=pytest.mark.long)])
 def test_ranges_of_several_hosts(layout: str, s3: S3, tmp_path: pathlib.Path) -> None:
     """Hosts that share nothing but the store write parts; merged elsewhere they are the cache of one process."""
@@ -346,6 +349,7 @@ def test_ranges_of_several_hosts(layout: str, s3: S3, tmp_path: pathlib.Path) ->
         write_range(url, out, 1, tmp_path / "host-4", s3, layout=layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [8, pytest.param(1, marks=pytest.mark.long)])
 def test_a_merge_that_is_interrupted(
     more: int, s3: S3, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
@@ -392,6 +396,7 @@ def test_foreign_files_beside_ranges(s3: S3, tmp_path: pathlib.Path) -> None:
     assert s3.tree("strange/cache.writing")["new/notes.txt"] == b"mine"
 
 
+@pytest.mark.slow
 def test_ranges_of_another_cache(s3: S3, tmp_path: pathlib.Path) -> None:
     """Refused before anything is written or sent, as in a common folder: uploads would replace parts of others."""
     empty(s3, "foreign")
@@ -408,6 +413,7 @@ def test_ranges_of_another_cache(s3: S3, tmp_path: pathlib.Path) -> None:
     assert s3.tree("foreign/cache.writing") == before
 
 
+@pytest.mark.slow
 def test_a_plan_that_somebody_deleted_in_the_store(s3: S3, tmp_path: pathlib.Path) -> None:
     """What is at the URL counts. An error names the plan there, and the copy of an earlier merge is no plan."""
     empty(s3, "plans")
@@ -458,6 +464,7 @@ class Writer:
         return int(self.process.stdout.readline())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.long)])
 def test_killed_at_any_moment(kills: int, s3: S3, tmp_path: pathlib.Path) -> None:
     """Reading from the store and writing to it: nothing lost, nothing half, the same bytes as undisturbed."""

@@ -1,9 +1,10 @@
-"""The command of docs/caches.md that writes what mindrlhf's rlhf_data.py writes.
+"""The commands of the documents that write what mindrlhf's scripts write.
 
-The script's definition: the prompt, and the prompt with the better response directly after it, are encoded by the
-tokenizer without BOS and EOS. Each is cut on the right, to max_prompt_length and to seq_length, and padded on the right
-with the pad id. The loss mask is 1 on the tokens of the second one, but 0 on as many leading tokens as the cut
-prompt has.
+The definition of rlhf_data.py: the prompt, and the prompt with the better response directly after it, are encoded by
+the tokenizer without BOS and EOS. Each is cut on the right, to max_prompt_length and to seq_length, and padded on the
+right with the pad id. The loss mask is 1 on the tokens of the second one, but 0 on as many leading tokens as the cut
+prompt has. That of cvalues_comparison.py: `PROMPT` with each stripped response is encoded, cut and padded on the right;
+the loss mask is 1 from the first difference of the two sides to the end of the longer one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.mindspore
 ROOT = pathlib.Path(__file__).parents[2]
 Encode = Callable[[str], list[int]]
 PAD = 0
+PROMPT = "根据以下问题，写一个合适的回答。\n\n### 问题：\n{}\n\n### 回答：\n{}"
 
 
 def script(encode: Encode, row: dict[str, Any], most_prompt: int, most: int) -> dict[str, list[int]]:
@@ -40,12 +42,10 @@ def script(encode: Encode, row: dict[str, Any], most_prompt: int, most: int) -> 
     }
 
 
-def line() -> list[str]:
-    """The words of the command."""
-    text = (ROOT / "docs" / "caches.md").read_text("utf-8").replace("\\\n", " ")
-    found = [
-        one for one in re.findall(r"^ms-prefstream (cache .*)$", text, re.MULTILINE) if "--truncation right" in one
-    ]
+def line(page: str = "caches.md", option: str = "--truncation right") -> list[str]:
+    """The words of the command of a page that has an option."""
+    text = (ROOT / "docs" / page).read_text("utf-8").replace("\\\n", " ")
+    found = [one for one in re.findall(r"^ms-prefstream (cache .*)$", text, re.MULTILINE) if option in one]
     assert len(found) == 1
     return shlex.split(found[0])
 
@@ -121,6 +121,7 @@ def test_bytes_of_the_script(
     check(monkeypatch, tmp_path, str(path), encode, rows, most)
 
 
+@pytest.mark.slow
 def test_bytes_of_the_script_for_qwen(
     shared: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,3 +134,36 @@ def test_bytes_of_the_script_for_qwen(
     check(
         monkeypatch, tmp_path, str(path), lambda text: rust.encode(text, add_special_tokens=False).ids, rows, (64, 256)
     )
+
+
+def test_values_of_the_script_for_reward_data(
+    chatml_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenizers import Tokenizer
+
+    rust = Tokenizer.from_file(str(chatml_dir / "tokenizer.json"))
+    texts = [("1 + 1?", "2", "3, or 4"), ("为什么？", "因为", "不知道"), ("Why?", "good " * 900, "<|im_end|>")]
+    rows = [
+        {"prompt": f" {question} ", "pos_resp": f"{good}\n", "neg_resp": f" {bad}", "pos_type": "", "neg_type": ""}
+        for question, good, bad in texts
+    ]
+    (tmp_path / "cvalues.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    words = line("moving.md", "--layout mindformers")
+    words[words.index("--tokenizer") + 1] = str(chatml_dir)
+    monkeypatch.chdir(tmp_path)
+    found = written(monkeypatch, tmp_path / "reward-cache", words)
+    for row, one in zip(rows, found, strict=True):
+        sides = [
+            rust.encode(PROMPT.format(row["prompt"].strip(), row[name].strip()), add_special_tokens=False).ids[:1024]
+            for name in ("pos_resp", "neg_resp")
+        ]
+        chosen, rejected = sides
+        for side, ids in zip(("chosen", "rejected"), sides, strict=True):
+            pad = one[f"{side}_input_ids"][len(ids) :]
+            assert one[f"{side}_input_ids"].tolist() == [*ids, *pad]
+            assert len(set(pad.tolist())) <= 1
+            assert one[f"{side}_attention_mask"].tolist() == [1] * len(ids) + [0] * len(pad)
+        begin = next(at for at, (good, bad) in enumerate(zip(chosen, rejected, strict=False)) if good != bad)
+        end = max(map(len, sides))
+        assert one["loss_mask"].tolist() == [0] * begin + [1] * (end - begin) + [0] * (1024 - end)
+        assert (one["end_ind"], one["position_id"].tolist()) == (end, list(range(1024)))

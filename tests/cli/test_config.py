@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import shutil
 from typing import Any
@@ -25,6 +26,11 @@ KEYS: dict[str, Any] = {
     "seed": 3,
     "shuffle": "window",
 }
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{name}: &{name} [{', '.join(f'*{before}' for _ in range(9))}]\n"
+    for before, name in itertools.pairwise("abcdefghijkl")
+)
 
 
 def written(folder: pathlib.Path, content: Any) -> str:
@@ -135,6 +141,13 @@ def test_a_source_on_the_command_line_goes_before_the_file(tmp_path: pathlib.Pat
         ({"data_loader": 3}, "run.yaml: data_loader is 3; expected a section"),
         ("[1, 2]", "run.yaml: expected keys such as source:"),
         ("{", "run.yaml: while parsing a flow"),
+        ("[" * 5000, "run.yaml: "),
+        ("source: 2020-99-99", "run.yaml: month must be in 1..12"),
+        ("a: &a [*a]", "an alias stands for a value that holds the alias"),
+        (BOMB, "its aliases stand for more than 1,048,576 values"),
+        ({**KEYS, "tokenizer": {"a": 1}}, "run.yaml: tokenizer: {'a': 1}; expected text, such as bytes or none."),
+        ({**KEYS, "seed": {"a": 1}}, "run.yaml: seed is {'a': 1} (dict); expected a value such as --seed takes"),
+        ({**KEYS, "quarantine": [["x"]]}, "run.yaml: quarantine is [['x']] (list); expected a value such as"),
         ({name: value for name, value in KEYS.items() if name != "tokenizer"}, "Missing option '--tokenizer'"),
     ],
 )

@@ -99,6 +99,7 @@ def test_existing_files_stay(
         (("rows.jsonl", "--task", "rlhf", "--mindformers"), 2, "--mindformers is for --task dpo and reward"),
         (("bad.jsonl", "--task", "dpo"), 1, "no row can be used; the first: "),
         (("missing.jsonl", "--task", "dpo"), 1, "missing.jsonl"),
+        (("bad.jsonl", "--task", "dpo", "--out", "x" * 300), 2, "cannot be a path: the name is too long"),
     ],
 )
 def test_what_cannot_be_started(

@@ -126,6 +126,7 @@ def test_loss_and_gradient_of_a_packed_batch_are_those_of_its_pairs(name: str) -
             np.testing.assert_allclose(one.asnumpy(), other.asnumpy(), atol=1e-5 * max(largest, 1), err_msg=weight.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dpo", "reward"])
 def test_the_compiled_loss_is_the_same(name: str) -> None:
     import mindspore as ms

@@ -82,6 +82,7 @@ def test_responses_stand_behind_their_prompts_and_follow_new_weights(policy: Any
     assert [ids.tolist() for ids in roller.draw(PROMPTS, np.random.default_rng(0)).responses()] == [[3, 3, 3]] * 3
 
 
+@pytest.mark.slow
 def test_the_steps_of_training_count_too(policy: Any, roller: Any) -> None:
     import mindspore as ms
     from mindspore import nn

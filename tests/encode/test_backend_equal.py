@@ -67,6 +67,7 @@ class TestSameIds:
     def test_gpt2(self, gpt2_dir: pathlib.Path, text: str) -> None:
         assert_same(gpt2_dir, text)
 
+    @pytest.mark.slow
     @SLACK
     @given(any_text)
     def test_qwen(self, shared: pathlib.Path, text: str) -> None:

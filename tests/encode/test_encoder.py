@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -277,6 +278,7 @@ class TestOptions:
             ({"template": 3}, OptionError, "template is 3"),
             ({"template": "not/there.jinja"}, TemplateError, "not/there.jinja does not exist"),
             ({"template": "{% for %}"}, TemplateError, "does not compile: line 1"),
+            ({"template": "\ud800{{ 1 }}"}, TemplateError, "does not compile.*surrogates not allowed"),
             ({"template": "{{ 'a' | nothing }}"}, TemplateError, "does not compile.*nothing"),
         ],
     )
@@ -294,6 +296,16 @@ class TestOptions:
         tokenizer = load_tokenizer("bytes")
         encoded = encode_response(self.encoder(template=str(path)), (user("Q"),), (assistant("A"),))
         assert tokenizer.decode(encoded.ids.tolist()) == "Q|A|"
+
+    def test_a_template_file_that_is_no_text(self, tmp_path: pathlib.Path) -> None:
+        path = tmp_path / "own.jinja"
+        path.write_bytes(b"{{ 1 }}\xff")
+        with pytest.raises(TemplateError, match=r"own.jinja is not UTF-8 text"):
+            self.encoder(template=str(path))
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(TemplateError, match=r"own.jinja is a named pipe"):
+            self.encoder(template=str(path))
 
     @pytest.mark.parametrize(("template", "least"), [("auto", 12), (None, 1)])
     def test_least_length(self, template: str | None, least: int) -> None:

@@ -106,6 +106,7 @@ def rows_of(prompt: Messages, response: Messages) -> list[Pair | Completion]:
 
 
 class TestFamilies:
+    @pytest.mark.slow
     @boundaries
     @pytest.mark.parametrize("family", FAMILIES)
     def test_layouts_with_few_and_with_many_rows(self, field: pathlib.Path, family: str, boundary: str) -> None:
@@ -276,6 +277,7 @@ def called_encoder(field: pathlib.Path, name: str, boundary: str = "joint", **op
 class TestShapes:
     """Records with calls, schemas and further keys by column: as each of them alone."""
 
+    @pytest.mark.slow
     @SLACK
     @given(st.data())
     @pytest.mark.parametrize(("name", "boundary"), [*[(name, "joint") for name in CALLED], ("qwen3", "inference")])

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,8 @@ from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Completion, Message, Messages
 from ms_prefstream.sample import Note
 from tests.encode.faulty_templates import CALLS, CONTENTS, SCHEMAS, THOUGHTS, template_of
+
+pytestmark = pytest.mark.slow
 
 LAW = settings(
     settings.get_profile("cheap"), max_examples=2 * settings.get_profile("cheap").max_examples, derandomize=True

@@ -201,6 +201,7 @@ def test_shapes_as_in_full(row: Completion, template: str) -> None:
     check_shape(row, template)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["joint", "inference"])
 def test_shapes_of_qwen3_as_in_full(boundary: str) -> None:
     @LAW

@@ -161,6 +161,7 @@ for text in json.load(sys.stdin):
 """
 
 
+@pytest.mark.slow
 def test_whatever_does_not_compile_is_one_error() -> None:
     """In a process of its own, because a compiler at its limits may end it."""
     given = json.dumps(COMPILED)

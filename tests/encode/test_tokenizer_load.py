@@ -363,11 +363,72 @@ class TestErrors:
         (tmp_path / "tokenizer_config.json").write_text("{")
         self.expect(tmp_path, "tokenizer_config.json is not valid JSON")
 
-    def test_models_that_are_none(self, tmp_path: pathlib.Path) -> None:
+    @pytest.mark.parametrize(
+        ("name", "change", "message"),
+        [
+            ("tokenizer_config.json", {"additional_special_tokens": 3}, r"Expected `array \| null`, got `int`"),
+            ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "a"}}}, "added_tokens_decoder"),
+            ("tokenizer_config.json", {"added_tokens_decoder": {"7": 3}}, "Expected `object`, got `int`"),
+            ("tokenizer_config.json", {"added_tokens_decoder": {str(2**40): {"content": "a"}}}, "Expected `int` <"),
+            ("special_tokens_map.json", {"additional_special_tokens": "ab"}, "got `str`"),
+            ("added_tokens.json", {"<a>": "7"}, "Expected `int`, got `str`"),
+            ("added_tokens.json", {"<a>": 2**40}, "Expected `int` <"),
+            ("tokenizer.json", {"added_tokens": [{"id": 1}]}, "missing required field `content`"),
+            ("tokenizer.json", {"added_tokens": 3}, "added_tokens"),
+            ("tokenizer.json", {"normalizer": {"type": "Sequence", "normalizers": 3}}, "normalizers"),
+            ("tokenizer.json", {"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}, "Expected `int` >= 0"),
+            ("tokenizer.json", {"model": {"type": "BPE", "vocab": {"a": 2**40}, "merges": []}}, "Expected `int` <"),
+            ("tokenizer.json", {"model": {"type": "BPE", "vocab": {}, "merges": [3]}}, "merges"),
+        ],
+    )
+    def test_parts_of_another_type(
+        self, name: str, change: Any, message: str, tmp_path: pathlib.Path, chatml_dir: pathlib.Path
+    ) -> None:
+        folder = pathlib.Path(shutil.copytree(chatml_dir, tmp_path / "model"))
+        before = json.loads((folder / name).read_text("utf-8")) if (folder / name).exists() else {}
+        (folder / name).write_text(json.dumps(before | change))
+        self.expect(folder, rf"{name} cannot belong to a tokenizer: .*{message}")
+
+    @pytest.mark.parametrize("template", [[{"name": [], "template": "x"}], [3, {"template": "x"}], {"default": 3}, 3])
+    def test_a_template_of_another_type_is_none(
+        self, template: Any, tmp_path: pathlib.Path, chatml_dir: pathlib.Path
+    ) -> None:
+        config = json.loads((chatml_dir / "tokenizer_config.json").read_text("utf-8"))
+        folder = write_directory(tmp_path / "model", spec_of(chatml_dir), config | {"chat_template": template})
+        assert load_tokenizer(folder).chat_template is None
+
+    def test_packages_that_panic(self, tmp_path: pathlib.Path, chatml_dir: pathlib.Path) -> None:
+        spec = spec_of(chatml_dir)
+        model = spec["model"] | {"continuing_subword_prefix": "#" * 40}
+        self.expect(write_directory(tmp_path / "prefix", spec | {"model": model}, None), "it panics: byte index")
+        first, second, *_ = spec["model"]["vocab"]
+        spec["model"]["vocab"][second] = spec["model"]["vocab"][first]
+        assert load_tokenizer(write_directory(tmp_path / "twice", spec, None)).backend != "tiktoken"
+
+    @pytest.mark.parametrize("end", [b"\n\x04\n\x02\xff\xff", b"\xa3\x06\xa4\x06"])
+    def test_models_that_only_their_package_reads(
+        self, end: bytes, tmp_path: pathlib.Path, sentencepiece_model: pathlib.Path
+    ) -> None:
+        """A piece that is no text, and a group."""
+        path = tmp_path / "tokenizer.model"
+        path.write_bytes(sentencepiece_model.read_bytes() + end)
+        self.expect(path, "tokenizer.model is damaged")
+
+    def test_fields_that_the_package_does_not_know(
+        self, tmp_path: pathlib.Path, sentencepiece_model: pathlib.Path
+    ) -> None:
+        """The type of a piece as text, one without a name, and a normaliser that is a number."""
+        path, data = tmp_path / "tokenizer.model", sentencepiece_model.read_bytes()
+        path.write_bytes(data + b"\n\x07\n\x02xy\x1a\x01a" + b"\n\x06\n\x02xz\x18\x63" + b"\x18\x01")
+        assert load_tokenizer(path).vocab_size == load_tokenizer(sentencepiece_model).vocab_size + 2
+
+    def test_models_that_are_none(self, tmp_path: pathlib.Path, sentencepiece_model: pathlib.Path) -> None:
         path = tmp_path / "tokenizer.model"
         path.write_bytes(b"IQ== 0\nIg== 1\nIw== 2\n")
         self.expect(path, "looks like a list of tiktoken ranks")
         path.write_bytes(b"\x00\x01\x02")
+        self.expect(path, "is not a SentencePiece model")
+        path.write_bytes(sentencepiece_model.read_bytes() + 2 * b"\n\x04\n\x02\xf4(")
         self.expect(path, "is not a SentencePiece model")
 
     def test_backends_that_do_not_fit(self, chatml_dir: pathlib.Path, sentencepiece_model: pathlib.Path) -> None:

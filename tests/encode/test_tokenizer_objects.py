@@ -26,6 +26,7 @@ def assert_plain_text_agrees(tokenizer: Tokenizer, obj: Any, texts: list[str]) -
 
 
 class TestAgreement:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["qwen2_5", "qwen3"])  # InternLM2's control tokens have other ids there
     def test_with_transformers(self, shared: pathlib.Path, name: str) -> None:
         directory = shared / "tokenizers" / name

@@ -207,8 +207,12 @@ pool.load(range(100))
 
 
 def started(work: str = "time.sleep(0.2)") -> tuple[subprocess.Popen[str], list[int]]:
+    return started_as(PROGRAM.replace("WORK", work))
+
+
+def started_as(code: str) -> tuple[subprocess.Popen[str], list[int]]:
     program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.replace("WORK", work)],
+        [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -232,17 +236,47 @@ def test_ctrl_c_ends_the_program_with_one_traceback_and_its_workers() -> None:
     assert gone(children)
 
 
-def test_workers_end_when_their_program_is_killed() -> None:
-    program, children = started()
+LONG = pytest.mark.long
+QUICK = ("loads", "holds the interpreter's lock", "blocks all signals")
+WORKS = {
+    "loads": "time.sleep(0.2)",
+    "holds the interpreter's lock": "re.match('(a|a)*$', 'a' * 60 + 'b')",  # for longer than anybody waits
+    "blocks all signals": "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); time.sleep(60)",
+    "waits in a system call": "os.read(os.pipe()[0], 1)",
+    "has let go of its pipes": "os.closerange(0, 100); time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize(
+    "work",
+    [pytest.param(work, id=name, marks=[] if name in QUICK else pytest.mark.long) for name, work in WORKS.items()],
+)
+def test_workers_end_when_their_program_is_killed(work: str) -> None:
+    program, children = started(f"import os, signal; {work}")
+    time.sleep(0.7)  # they are at it
     kill(program.pid)
     program.communicate(timeout=SECONDS)
     assert gone(children)
 
 
-def test_workers_that_hold_the_interpreters_lock_end_when_their_program_is_killed() -> None:
-    """A slow regular expression lets no other thread of the worker run, for longer than anybody waits."""
-    program, children = started("re.match('(a|a)*$', 'a' * 60 + 'b')")
-    time.sleep(1.0)  # they are in the expression
+def test_workers_outlive_the_thread_that_made_the_pool_and_end_with_the_program() -> None:
+    made = PROGRAM.replace("WORK", "time.sleep(0.01)").replace(
+        "pool = LoaderPool(recipe(pairs(100), format=slow), 2)\nwait_ready(pool)\n",
+        "import threading\n"
+        "found = []\n"
+        "def make():\n"
+        "    found.append(LoaderPool(recipe(pairs(100), format=slow), 2))\n"
+        "    wait_ready(found[0])\n"
+        "maker = threading.Thread(target=make)\n"
+        "maker.start()\n"
+        "maker.join()\n"
+        "time.sleep(0.5)\n"
+        "pool = found[0]\n",
+    )
+    assert "maker" in made
+    program, children = started_as(made + "print(len(pool.load(range(100))), flush=True)\ntime.sleep(60)\n")
+    assert program.stdout is not None
+    assert program.stdout.readline() == "100\n"
     kill(program.pid)
     program.communicate(timeout=SECONDS)
     assert gone(children)

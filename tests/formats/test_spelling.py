@@ -213,6 +213,7 @@ def in_order(value: Any) -> Any:
     return [in_order(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [None, {"tools": "schemas", "chosen": "sides.better"}])
 @given(given_rows=st.lists(rows(), min_size=2, max_size=5))
 @settings(settings.get_profile("cheap"), max_examples=12)

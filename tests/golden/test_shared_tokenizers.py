@@ -76,6 +76,7 @@ def found(shared: pathlib.Path, tokenizer: str) -> dict[str, str]:
     return {**digests, f"{tokenizer}, batches": digest(batches(rows, folder, TASKS["dpo"]))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 def test_digests(tokenizer: str, shared: pathlib.Path) -> None:
     stored = {name: value for name, value in DIGESTS.items() if name.startswith(f"{tokenizer}, ")}

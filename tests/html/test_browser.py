@@ -23,6 +23,8 @@ from ms_prefstream.inspection.encoded import EncodedRow
 
 from .rows import HOSTILE, lines, write
 
+pytestmark = pytest.mark.slow
+
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 

@@ -68,6 +68,7 @@ VIEWS = {"rows": ["--rows", "3"], "tokens": ["--tokens"], "full": ["--full"], "s
 VIEWS["step tokens"] = [*BATCH, "--tokens"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_pipe_gets_the_same_as_plain_text(view: str, path: pathlib.Path) -> None:
     coloured = shown(path, *VIEWS[view], terminal=True)
@@ -165,6 +166,11 @@ def test_a_rank_has_its_own_rows(path: pathlib.Path) -> None:
     ranks = [shown(path, *BATCH, "--num-shards", "2", "--rank", str(rank), terminal=False) for rank in (0, 1)]
     assert ["rank 0 of 2" in ranks[0], "rank 1 of 2" in ranks[1]] == [True, True]
     assert [re.findall(r"rows.jsonl:\d", text) for text in ranks] == [["rows.jsonl:1"], ["rows.jsonl:2"]]
+
+
+def test_tokens_fit_into_a_narrow_terminal(path: pathlib.Path) -> None:
+    lines = STYLES.sub("", shown(path, "--tokens", terminal=True, columns=60)).splitlines()
+    assert max(map(cell_len, lines)) <= 60
 
 
 @pytest.mark.parametrize("columns", [60, 80])

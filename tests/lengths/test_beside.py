@@ -120,6 +120,7 @@ print(made.state(0)["index"])
 """
 
 
+@pytest.mark.slow
 def test_ranks_that_start_together_share_one(tmp_path: pathlib.Path) -> None:
     path = json_lines(tmp_path / "rows.jsonl", pairs(3000))
     words = [sys.executable, "-c", RANK]

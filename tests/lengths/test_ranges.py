@@ -65,6 +65,7 @@ def test_ranges_in_any_order_are_the_whole(total: int, options: dict[str, Any], 
     assert names(tmp_path) == ["one", "rows.jsonl", "x"]
 
 
+@pytest.mark.slow
 def test_eight_processes_at_once(tmp_path: pathlib.Path) -> None:
     path, out = source(tmp_path, rows_with_bad(100)), tmp_path / "x"
     words = ["index", path, "--task", "dpo", "--max-length", "128", "--tokenizer", "bytes", "--out", str(out)]

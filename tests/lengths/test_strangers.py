@@ -78,8 +78,8 @@ def built(path: pathlib.Path, loader: Any) -> None:
 def test_a_strangers_file_is_refused_and_untouched(
     suffix: str, kind: str, tmp_path: pathlib.Path, loader: SampleLoader
 ) -> None:
-    if not suffix and kind == "empty":
-        pytest.skip("an empty file, as `mktemp` makes, may become an index")
+    if kind == "empty":
+        pytest.skip("an empty file, as `mktemp` makes, may become an index or its journal")
     put(kind, tmp_path / f"x{suffix}")
     before = seen(tmp_path)
     said = r"x\.journal is the place of the journal.*something else" if suffix else "x"
@@ -99,6 +99,14 @@ def test_an_index_replaces_an_index_even_if_it_is_stale_or_its_rows_are_damaged(
         path.write_bytes(former)
         built(path, loader)
         assert path.read_bytes() == whole
+
+
+def test_a_journal_that_a_killed_process_left_without_its_line_is_taken_over(
+    tmp_path: pathlib.Path, loader: SampleLoader
+) -> None:
+    (tmp_path / "x.journal").touch()
+    built(tmp_path / "x", loader)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

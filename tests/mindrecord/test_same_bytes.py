@@ -168,6 +168,7 @@ def test_rows_of_which_some_are_alike() -> None:
         check(columns, {"a": np.stack(rows), "b": np.zeros((3, 9), np.int32)}, [])
 
 
+@pytest.mark.slow
 def test_more_pages_of_numbers_than_one() -> None:
     rows = 5000
     columns = {name: Column(dtype="int32", most=3) for name in ("a", "b")}

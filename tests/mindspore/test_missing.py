@@ -113,6 +113,7 @@ def test_caches_are_written_and_read_without_mindspore(tmp_path: pathlib.Path) -
     assert ran(["mindspore", "mindformers"], CACHE, tmp_path) == "4 True False\n"
 
 
+@pytest.mark.slow
 def test_commands_need_no_further_package(tmp_path: pathlib.Path) -> None:
     from ms_prefstream.cli.main import COMMANDS as SECTIONS
 
@@ -124,6 +125,7 @@ def test_commands_need_no_further_package(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "cache" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_the_demo_and_the_scripts_of_init_say_what_they_need(tmp_path: pathlib.Path) -> None:
     shutil.copy(data_path(), tmp_path / "rows.jsonl")
     demo = started(COMMAND.format(missing=EVERYTHING), tmp_path, "demo")

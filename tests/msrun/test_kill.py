@@ -22,6 +22,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_the_ranks_of_a_run_find_themselves(source: pathlib.Path, whole: Steps) -> None:
     for rank in range(2):

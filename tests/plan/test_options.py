@@ -33,6 +33,7 @@ def test_defaults() -> None:
         ({"rows": 100.0}, r"rows is 100.0"),
         ({"window": 0}, r"window is 0.* at least 1"),
         ({"window": True}, r"window is True"),
+        ({"window": 2**31}, r"window is 2147483648.* in 1\.\.2147483647"),
         ({"logical_shards": -1}, r"logical_shards is -1.* at least 1"),
         ({"seed": -1}, r"seed is -1.* 0\.\.4294967295"),
         ({"seed": 2**32}, r"seed is 4294967296.* 0\.\.4294967295"),

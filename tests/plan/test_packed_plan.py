@@ -110,7 +110,8 @@ def test_epochs_have_the_same_packs_in_another_order_and_leave_out_others():
 def test_another_seed_gives_other_packs():
     sizes = np.full(60, 20)
     one, other = plan_of(sizes, seed=1), plan_of(sizes, seed=2)
-    assert {tuple(one._packs(0).of(n)) for n in range(20)} != {tuple(other._packs(0).of(n)) for n in range(20)}
+    first, second = ({tuple(plan._packs(0).bins.of(n)) for n in range(20)} for plan in (one, other))
+    assert first != second
 
 
 def test_without_shuffling_packs_follow_the_source_block_by_block(monkeypatch):
@@ -175,7 +176,7 @@ def test_sizes_from_an_index():
 def test_a_step_of_a_million_rows_is_found_at_once_and_takes_five_bytes_a_row():
     sizes = np.random.default_rng(0).integers(180, 700, 1_000_000).astype(np.int32)
     plan = plan_of(sizes, capacity=1024, most=63, global_batch=64)
-    held = sum(array.nbytes for array in (plan._packs(0).rows, plan._packs(0).starts))
+    held = sum(array.nbytes for array in (plan._packs(0).bins.rows, plan._packs(0).bins.starts))
     assert held < 6 * sizes.size
     spent = []
     for epoch in range(7):

@@ -53,6 +53,7 @@ def part_of(mixture: Mixture, rows: Any) -> np.ndarray:
     return np.searchsorted(mixture.firsts, rows, side="right") - 1
 
 
+@pytest.mark.slow
 @given(mixtures(6, 60, 9))
 @settings(settings.get_profile("cheap"))
 def test_an_epoch_ends_where_its_rule_says(mixture: Mixture) -> None:

@@ -20,6 +20,8 @@ from ms_prefstream.adapters.yaml_keys import stream_from
 from ms_prefstream.steps.collate import select_columns
 from tests.helpers import Batch, assert_same_batches
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 README = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 BUNDLED = ROOT / "ms_prefstream" / "demo" / "pairs.jsonl"

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from ms_prefstream.errors import DroppedRowError, Reason, RowError
 from ms_prefstream.report.bad_rows import BadRows
-from ms_prefstream.report.report import ORIGINS_KEPT, PartReport, Report
+from ms_prefstream.report.report import _FEW, ORIGINS_KEPT, PartReport, Report
 from ms_prefstream.sample import Block, Loaded, Note, Sample, Sequence
 
 row_ids = st.integers(0, 40) | st.integers(0, 100_000)
+few, many = st.lists(row_ids, max_size=12), st.lists(row_ids, min_size=_FEW - 1, max_size=_FEW + 2)
 
 
-@given(st.lists(st.lists(row_ids, max_size=12), max_size=8))
+@given(st.lists(few | many, max_size=8))
 def test_a_row_is_new_once(calls: list[list[int]]) -> None:
     report, seen = Report(), set[int]()
     for rows in calls:

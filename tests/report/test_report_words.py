@@ -301,12 +301,9 @@ def test_a_report_with_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_report_as_plain_values() -> None:
-    report = full_report()
-    report.stand_in(np.array([True]))
-    report.known([])
-    values = report.as_dict()
-    hidden = {"_seen", "_indexed", "_filled_by_stand_ins", "delivered", "warnings", "template"}
-    assert {*values} == {field.name for field in dataclasses.fields(Report)} - hidden
+    values = full_report().as_dict()
+    shown = {field.name for field in dataclasses.fields(Report) if not field.name.startswith("_")}
+    assert {*values} == shown - {"delivered", "warnings", "template"}
     assert values["dropped"] == dict(full_report().dropped)
     assert (values["widths"], values["chosen_widths"], values["unread"]) == ({64: 2, 128: 1}, [64, 128], {"score": 3})
     assert values["parts"]["a"]["dropped"] == {"tie": 3, "identical": 4}
@@ -351,10 +348,12 @@ def test_batches_and_stand_ins_add_up() -> None:
     report.batch(three, 4)
     assert (report.delivered, report.tokens, report.cells, report.widths) == (9, 18, 60, {8: 2, 4: 1})
     assert report.padding == 0.7
-    report.stand_in(np.array([True, False, True]))
-    report.stand_in(np.array([True, False]))
+    tie = RowError(Reason.TIE, "why", origin="row 1")
+    report.stand_in(3, [tie])
+    report.stand_in(2, [tie])
     assert report.repeats == 5
     assert report.ledger()["repeats"] == 2, "three of them fill the last step, which the plan counts"
+    assert report.ledger()["reasons"] == {"tie": 2}, "one row, whose turn came twice"
 
 
 def test_notes_are_counted_by_kind() -> None:
@@ -366,15 +365,15 @@ def test_notes_are_counted_by_kind() -> None:
 
 
 def test_the_ledger_adds_up_ranks() -> None:
-    first = Report(rows=100, delivered=40, remainder_per_epoch=3, repeats_per_epoch=2, left_out=5)
-    second = Report(rows=100, delivered=30, remainder_per_epoch=3, repeats_per_epoch=2, left_out=7)
-    first.dropped.update(tie=4)
-    second.dropped.update(tie=1, identical=2)
-    first.stand_in(np.array([True, False, False]))
-    second.stand_in(np.array([False]))
-    expected = {"rows": 100, "delivered": 70, "dropped": 7, "remainder": 15, "repeats": 5}
-    assert first.ledger([second]) == expected
-    assert Report().ledger() == dict.fromkeys(expected, 0)
+    first, second = Report(rows=100, delivered=145), Report(rows=100, delivered=50)
+    tie, identical = (RowError(reason, "why", origin="row 1") for reason in (Reason.TIE, Reason.IDENTICAL))
+    first.stand_in(1, [tie])
+    second.stand_in(3, [tie, identical])
+    for _ in range(2):
+        first.epoch(rows=0, remainder=3, repeats=1)  # of all ranks
+    expected = {"rows": 200, "delivered": 195, "dropped": 3, "remainder": 6, "repeats": 5}
+    assert first.ledger([second]) == {**expected, "reasons": {"tie": 2, "identical": 1}}
+    assert Report().ledger() == {**dict.fromkeys(expected, 0), "reasons": {}}
 
 
 def test_a_row_far_beyond_the_others_is_new_once() -> None:
@@ -429,7 +428,10 @@ def test_counts_of_an_index_replace_those_of_the_pass_that_built_it() -> None:
     report.known([("tie", 5, [f"row {row}" for row in range(9)]), ("identical", 2, ["row 70"])])
     assert (report.read, report.dropped) == (14, {"tie": 5, "identical": 2})
     assert report.origins == {"tie": [f"row {row}" for row in range(5)], "identical": ["row 70"]}
-    assert report.ledger()["dropped"] == report.ledger([report])["dropped"] == 7, "the same on all ranks"
+    assert report.ledger()["dropped"] == 0
+    for epoch in (1, 2):
+        report.epoch(rows=20, remainder=0, repeats=0)
+        assert report.ledger()["reasons"] == {"tie": 5 * epoch, "identical": 2 * epoch}, "in each epoch"
     part = PartReport(0.5, read=3)
     part.known([("tie", 5), ("identical", 2)])
     assert (part.read, part.dropped) == (10, {"tie": 5, "identical": 2})

@@ -312,7 +312,7 @@ def test_without_an_older_state_training_stops_with_a_sentence(
         raise OSError(errno.ENOSPC, "no")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(StateError, match=r"cannot be written: the disk is full\. Training stops"):
+    with pytest.raises(StateError, match=r"the disk is full\. Make room, then run again\. Training stops"):
         writer.step_end(1)
 
 
@@ -381,6 +381,7 @@ def _deep(depth: int) -> Any:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["list", "own state"])
 def test_a_doctored_state_is_refused_field_by_field(kind: str, tmp_path: pathlib.Path) -> None:
     new = make if kind == "list" else counting

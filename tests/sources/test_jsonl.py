@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from ms_prefstream.errors import Reason, RowError, SourceError
 from ms_prefstream.sources import files, jsonl
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.sources.jsonl import JsonLines, Offsets, write_jsonl
+from tests.helpers import json_lines
 
 VALUES = st.recursive(
     st.none()
@@ -309,7 +311,21 @@ def test_threads_read_many_files_with_few_descriptors(make: Callable[..., JsonLi
     [thread.join() for thread in threads]
     sys.setswitchinterval(interval)
     assert not wrong
-    assert len(source._handles._open) <= 2 + 4
+    assert len(files._open) <= 2 + 4
+
+
+def test_all_sources_together_keep_few_files_open(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.resource, "getrlimit", lambda which: (32, 32))
+    files._open.clear()
+    before = len(os.listdir("/proc/self/fd"))
+    paths = [json_lines(tmp_path / f"{n}.jsonl", [{"n": n}]) for n in range(20)]
+    sources = [JsonLines([str(path)]) for path in paths]
+    for n in random.Random(0).choices(range(20), k=60):
+        assert sources[n].read([0]) == [{"n": n}]
+    assert 32 // 4 == len(files._open) >= len(os.listdir("/proc/self/fd")) - before
+    sources.clear()
+    gc.collect()
+    assert not files._open
 
 
 def test_fingerprint_is_of_the_contents_not_of_names_and_times(tmp_path: pathlib.Path) -> None:

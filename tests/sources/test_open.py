@@ -227,11 +227,32 @@ def test_a_file_that_may_not_be_read(folder: pathlib.Path, name: str, monkeypatc
         open_source(name)
 
 
+@pytest.mark.parametrize("pattern", ["", "*", "**", "**/*.jsonl", "[e-g]*/*.jsonl"])
+def test_a_subfolder_that_may_not_be_read_is_not_skipped(
+    pattern: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("even", "odd", "first"):
+        (tmp_path / name).mkdir()
+        lines(tmp_path / name / "rows.jsonl", 1)
+    real, refused = os.scandir, os.path.join(tmp_path, "first")
+
+    def scandir(path: Any = ".") -> Any:
+        if path == refused:
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "listdir", lambda path=".": [entry.name for entry in scandir(path)])
+    expected = pytest.raises(SourceError, match="this user may not read")
+    with expected if pattern != "*" else pytest.raises(SourceError, match="only folders"):
+        open_source(os.path.join(tmp_path, pattern) if pattern else tmp_path)
+
+
 def test_a_folder_that_may_not_be_read(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str) -> list[str]:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(SourceError, match="this user may not read"):
         open_source(".")
 

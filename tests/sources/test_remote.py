@@ -117,6 +117,16 @@ def test_s3(s3: S3, tmp_path: pathlib.Path) -> None:
     assert copies_of(tmp_path) == ["train-0.jsonl", "train-1.jsonl"]  # each once
 
 
+def test_options_of_several_stores(s3: S3, web: Web, tmp_path: pathlib.Path) -> None:
+    """Options under a protocol's name reach that store alone; one source may then lie in several."""
+    places = [s3.put("mixed/rows.jsonl", lines(pairs(3))), web.put("rows.jsonl", lines(pairs(3, 3)))]
+    with pytest.raises(SourceError, match="unexpected keyword argument 'key'"):
+        mps.read(places, storage_options=s3.options, cache_dir=tmp_path)
+    own = {"s3": s3.options, "http": {"params": {"of": "web"}}}
+    assert list(mps.read(places, storage_options=own, cache_dir=tmp_path)) == pairs(6)
+    assert {path for _, path, _ in web.asked[-2:]} == {"/rows.jsonl?of=web"}
+
+
 @pytest.mark.mindspore
 def test_a_stream_is_the_local_one(s3: S3, tmp_path: pathlib.Path) -> None:
     """Batches through MindSpore, state, index and resume on another folder of copies are those of a local file."""

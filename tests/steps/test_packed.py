@@ -39,20 +39,22 @@ class Rows:
         return Loaded(Sample(tuple(Sequence(np.full(side, row, np.int32), ()) for side in sides)), None)
 
 
-class CountingBadRows(BadRows):
+class CountingReport(Report):
     def __init__(self):
-        super().__init__(Report(), True, origin="row {}".format, raw=lambda row: row)
+        super().__init__()
         self.windows = []
 
-    def packed(self, made, wanted, left_out, repeats):
-        self.windows.append((made, wanted, left_out, repeats))
+    def packed_window(self, packs, wanted, dropped):
+        self.windows.append((packs.made, wanted, packs.left_out, packs.repeats))
+        super().packed_window(packs, wanted, dropped)
 
 
 def steps_of(world=1, rank=0, *, bad=(), steps=STEPS, loader=None, **options):
     options = {"rows": ROWS, "global_batch": 4, "logical_shards": 4, "window": 3, "seed": 5} | options
     plan = PackedWindows(PlanOptions(**options), steps, capacity=40, most=4)
     ranks = Ranks(world, rank, options["logical_shards"])
-    return PackedSteps(plan, ranks, loader or Rows(bad), CountingBadRows(), lambda packs: {"packs": packs}, ["packs"])
+    bad_rows = BadRows(CountingReport(), True, origin="row {}".format, raw=lambda row: row)
+    return PackedSteps(plan, ranks, loader or Rows(bad), bad_rows, lambda packs: {"packs": packs}, ["packs"])
 
 
 def rows_in(batch):
@@ -120,12 +122,12 @@ def test_every_good_row_is_delivered_once_or_counted(steps, window, shuffle, bad
         seen = Counter(row for step in range(steps) for pack in rows_in(ran[step]) for row in pack)
     except NoUsableRowsError:
         assume(False)
-    left_out = sum(counted[2] for counted in ran._bad_rows.windows)
-    repeats = sum(counted[3] for counted in ran._bad_rows.windows)
+    left_out = sum(counted[2] for counted in ran._bad_rows.report.windows)
+    repeats = sum(counted[3] for counted in ran._bad_rows.report.windows)
     assert set(seen) <= set(range(ROWS)) - bad
     assert len(seen) == ROWS - len(bad) - left_out
     assert sum(seen.values()) - len(seen) == repeats
-    assert sum(counted[1] for counted in ran._bad_rows.windows) == steps * 4
+    assert sum(counted[1] for counted in ran._bad_rows.report.windows) == steps * 4
     assert ran._bad_rows.report.dropped["tie"] == len(bad)
 
 
@@ -137,10 +139,10 @@ def test_enough_steps_hold_every_row_once():
 def test_a_window_is_counted_once_an_epoch_wherever_a_run_begins():
     whole = steps_of()
     rest(whole, 0, epochs=1)
-    assert len(whole._bad_rows.windows) == 4 * whole.plan.windows_per_epoch
+    assert len(whole._bad_rows.report.windows) == 4 * whole.plan.windows_per_epoch
     resumed = steps_of()
     rest(resumed, 4, epochs=1)
-    assert resumed._bad_rows.windows == whole._bad_rows.windows[4:]
+    assert resumed._bad_rows.report.windows == whole._bad_rows.report.windows[4:]
 
 
 @pytest.mark.parametrize("resolved", [False, True])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pathlib
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -238,3 +240,25 @@ def test_malformed_reasons_are_those_of_the_design() -> None:
     assert named <= malformed
     unusable = {"identical", "tie", "empty_response", "no_response_tokens", "identical_after_truncation", "too_long"}
     assert {reason.value for reason in Reason if not reason.malformed} == unusable | {"duplicate", "contaminated"}
+
+
+def failing(row: Any) -> Any:
+    return row if row["prompt"] != "#4# why?" else 1 / 0
+
+
+@pytest.mark.parametrize("kind", ["json lines", "gz"])
+@pytest.mark.parametrize("format", ["auto", failing])
+def test_a_stream_with_bad_rows_ends_with_its_last_reference(format: Any, kind: str, tmp_path: pathlib.Path) -> None:
+    """Frames of kept errors would hold it, and with it worker processes, until the cyclic collector runs."""
+    gc.collect()
+    gc.disable()
+    try:
+        rows = [row for row in spoiled() if isinstance(row, dict)]
+        stream = make(source_of(kind, tmp_path, rows), format=format)
+        batches, ends = stream.batches(), weakref.ref(stream.report)
+        next(batches)
+        assert stream.report.dropped.total() > 0
+        del stream, batches
+        assert ends() is None
+    finally:
+        gc.enable()

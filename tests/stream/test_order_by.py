@@ -210,10 +210,12 @@ def test_both_sides_of_a_pair_have_its_margin(tmp_path: pathlib.Path, is_tokeniz
     assert flat(batch["desirable"].tolist() for batch in batches) == [1, 0] * 12
 
 
-def test_an_unpaired_row_has_no_margin() -> None:
+def test_an_unpaired_row_has_no_margin(tmp_path: pathlib.Path) -> None:
     row = {"prompt": "a", "completion": "b", "label": True, "margin": 1}
     with pytest.raises(mps.RowError, match=r'no margin of a pair.*or order by .*"field:margin"'):
-        mps.build_index([row], "unused.mprefidx", task=mps.KTO(64), tokenizer="bytes", order_by="margin", verbose=False)
+        mps.build_index(
+            [row], tmp_path / "index", task=mps.KTO(64), tokenizer="bytes", order_by="margin", verbose=False
+        )
 
 
 def test_an_interrupted_pass_raises_the_row_without_the_key(

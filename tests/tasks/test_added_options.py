@@ -1,4 +1,4 @@
-"""Options that 0.1.0 did not have: left out of saved files while they have their defaults; `append_eos` is one."""
+"""Options that the first saved files did not have; these leave them out at their defaults. `append_eos` is one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ms_prefstream.load.cached import task_options
 from ms_prefstream.tasks import TASKS
 from ms_prefstream.tasks.base import added, given_options, shown
 
-# The options of 0.1.0, which saved files name; this table never changes.
+# The options that the first saved files name; this table never changes.
 FIRST = {
     "dpo": ("max_length", "max_prompt_length", "truncation", "layout", "labels", "margin"),
     "reward": ("max_length", "layout", "reward_token", "max_prompt_length", "truncation", "margin"),

@@ -43,16 +43,20 @@ def paired(with_ref_logps: bool = False) -> Layout:
 
 
 def _build(samples: Block, width: int, pad_id: int, shifted: bool = False, *, with_ref_logps: bool = False) -> Batch:
-    batch: Batch = {}
     if not with_ref_logps and samples.ref_logps is not None:
         raise internal_error("samples have reference log-probabilities, for which this layout 'paired' has no column")
-    for side, name in enumerate(_SIDES):
-        ids, lengths = pad_sides(samples, width, pad_id, side)  # (B, L), (B,)
-        batch[f"{name}_input_ids"] = ids
-        batch[f"{name}_labels"] = shift_left(ids, pad_id) if shifted else ids.copy()
-        batch[f"{name}_attention_mask"] = inside(lengths, width).astype(np.int32)
-        batch[f"{name}_loss_mask"] = span_mask(samples, lengths, width, shifted, side).astype(np.int32)
+    ids, lengths = pad_sides(samples, width, pad_id, 0, 1)  # (2B, L), (2B,): made together, then copied by side
+    labels = shift_left(ids, pad_id) if shifted else ids
+    tokens, loss = inside(lengths, width), span_mask(samples, lengths, width, shifted, 0, 1)
+    batch: Batch = {}
+    rows = len(samples)
+    for at, name in enumerate(_SIDES):
+        side = slice(at * rows, (at + 1) * rows)
+        batch[f"{name}_input_ids"] = ids[side].copy()
+        batch[f"{name}_labels"] = labels[side].copy()
+        batch[f"{name}_attention_mask"] = tokens[side].astype(np.int32)
+        batch[f"{name}_loss_mask"] = loss[side].astype(np.int32)
         if with_ref_logps:
-            logps = required(samples.ref_logps, len(samples), "reference log-probabilities")
-            batch[f"{name}_ref_logps"] = np.ascontiguousarray(logps[:, side : side + 1])
+            logps = required(samples.ref_logps, rows, "reference log-probabilities")
+            batch[f"{name}_ref_logps"] = np.ascontiguousarray(logps[:, at : at + 1])
     return batch

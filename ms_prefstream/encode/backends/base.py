@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,6 +34,22 @@ class Form(enum.Enum):
 
 class NotServedError(Exception):
     """Refusal of a tokenizer by a backend; the message completes "it does not fit, because ..."."""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Returns whether a package written in Rust panicked. Its class is no `Exception` and cannot be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Raises a panic inside the `with` block as a ValueError."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise ValueError(f"it panics: {error}") from None
 
 
 class FlatIds(Sequence[Ids]):

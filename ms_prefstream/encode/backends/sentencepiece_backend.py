@@ -26,7 +26,7 @@ from ms_prefstream.encode.backends.spelling import META, Prefix, metaspace_spell
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
 from ms_prefstream.encode.backends.tokenizer_source import Names, TokenizerSource, find_reserved, read_bytes
 from ms_prefstream.encode.backends.unicode import check_unicode
-from ms_prefstream.errors import TokenizerError
+from ms_prefstream.errors import TokenizerError, printable
 from ms_prefstream.sample import Ids
 
 _NUMPY = hasattr(sentencepiece.SentencePieceProcessor, "EncodeAsNumpy")  # since 0.2.2: arrays without a list between
@@ -158,12 +158,15 @@ def _parse(data: bytes, path: pathlib.Path) -> SentencePieceModel:
     """Returns the parsed model file; `sentencepiece` checks that it is one."""
     try:
         sentencepiece.SentencePieceProcessor(model_proto=data or b"\0")  # it takes b"" for no model
-    except RuntimeError:
+    except (RuntimeError, UnicodeDecodeError):  # the library quotes pieces as they are
         hint = "It looks like a list of tiktoken ranks: pass the directory with tokenizer.json instead" if (
             b"==" in data[:64]
         ) else "Pass a SentencePiece .model, or a directory with tokenizer.json"  # fmt: skip
         raise TokenizerError(f"{path} is not a SentencePiece model. {hint}.") from None
-    model = read_model(data)
+    try:
+        model = read_model(data)
+    except ValueError as error:
+        raise TokenizerError(f"{path} is damaged: {printable(str(error))}. Copy or download it again.") from None
     if model.suffix:
         raise TokenizerError(
             f"{path} sets spaces after words (treat_whitespace_as_suffix), which is not supported. "

@@ -7,7 +7,7 @@ sentencepiece.proto (SentencePieceText: 2 pieces, with 2 id, 4 begin, 5 end).
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,16 +43,22 @@ class SentencePieceModel:
 
 
 def read_model(data: bytes) -> SentencePieceModel:
-    """Read a serialised ModelProto that `sentencepiece` accepts."""
+    """Read a serialised ModelProto that `sentencepiece` accepts.
+
+    Raises:
+        ValueError: A piece is no text, or the message has parts that cannot be skipped.
+    """
     pieces: list[tuple[str, PieceType]] = []
     trainer: dict[int, Any] = {}
     normalizer: dict[int, Any] = {}
     for number, value in fields(data):
         if number == 1:
-            piece = dict(fields(value))
-            pieces.append((piece.get(1, b"").decode("utf-8"), PieceType(piece.get(3, 1))))
-        elif number in (2, 3):
-            (trainer if number == 2 else normalizer).update(fields(value))
+            piece = _message(value, {1: bytes, 3: int})
+            pieces.append((piece.get(1, b"").decode("utf-8"), _piece_type(piece.get(3, 1))))
+        elif number == 2:
+            trainer.update(_message(value, {24: int}))
+        elif number == 3:
+            normalizer.update(_message(value, {2: bytes, 3: int, 4: int, 5: int, 6: bytes}))
     trims = bool(normalizer.get(4, 1))
     return SentencePieceModel(
         pieces=tuple(pieces),
@@ -61,6 +67,17 @@ def read_model(data: bytes) -> SentencePieceModel:
         plain=not normalizer.get(2) and not normalizer.get(6) and not trims and bool(normalizer.get(5, 1)),
         suffix=bool(trainer.get(24, 0)),
     )
+
+
+def _message(data: Any, types: Mapping[int, type]) -> dict[int, Any]:
+    """Returns fields of a message by number. A field of another type is unknown to the library, and left out here."""
+    found = fields(data) if isinstance(data, bytes) else ()
+    return {number: value for number, value in found if isinstance(value, types.get(number, ()))}
+
+
+def _piece_type(number: int) -> PieceType:
+    """Returns the type of a piece; the library takes an unknown one for the default."""
+    return PieceType(number) if number in PieceType._value2member_map_ else PieceType.NORMAL
 
 
 def with_dummy_prefix(data: bytes, present: bool) -> bytes:
@@ -72,7 +89,7 @@ def as_control(data: bytes, contents: Collection[str]) -> bytes:
     """Returns the model with these pieces as control symbols, which text never matches."""
     out = bytearray()
     for number, value in fields(data):
-        if number == 1 and dict(fields(value)).get(1, b"").decode("utf-8") in contents:
+        if number == 1 and _message(value, {1: bytes}).get(1, b"").decode("utf-8") in contents:
             value += bytes([3 << 3, PieceType.CONTROL])
         if isinstance(value, bytes):
             out += _varint(number << 3 | 2) + _varint(len(value)) + value
@@ -88,6 +105,7 @@ def read_offsets(data: bytes) -> tuple[list[int], list[int], list[int]]:
     return ids, begins, ends
 
 
+_GROUPS = (3, 4)  # wire types
 _FIXED = {1: 8, 5: 4}  # wire type -> bytes of a value
 
 
@@ -97,6 +115,8 @@ def fields(data: bytes) -> Iterator[tuple[int, Any]]:
     while at < len(data):
         key, at = _read_varint(data, at)
         wire = key & 7
+        if wire in _GROUPS:
+            raise ValueError("it holds a group, which no model has")
         if wire == 0:
             value, at = _read_varint(data, at)
             yield key >> 3, value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import random
 import threading
@@ -22,6 +24,7 @@ RARELY = 8000
 """In the long run, one of so many texts is compared."""
 
 _ENOUGH = 64  # so many texts are worth loading the reference
+_TOGETHER = 64  # texts of one call of the reference, which takes less time than a call for each
 _OFTEN = 33  # after the first texts, one of so many is compared, up to _EARLY
 _EARLY = 20_000  # by then about 850 were compared: a wrong text in 300 was among them with a chance of 94 %
 _DENSITY = 128  # then one of (texts so far / _DENSITY) is compared, until that is RARELY
@@ -88,10 +91,10 @@ class StandingCheck:
 
     def compare_all(self, texts: Sequence[str], ids: Sequence[Ids], place: Place) -> None:
         """Compares all of these texts at once; raises as `see` does."""
-        for text, found, right in zip(texts, ids, self._reference.encode(texts, place), strict=True):
-            if not np.array_equal(found, right):
-                self._error = self._difference(_Taken(text, found, place), right)
-                raise self._error
+        error = self._difference(texts, ids, place)
+        if error is not None:
+            self._error = error
+            raise error
 
     def _picked(self, end: int) -> Iterator[int]:
         """Yields the numbers of the texts to compare, up to `end`."""
@@ -110,12 +113,9 @@ class StandingCheck:
         """Compares what waits; keeps an error for the next call, as a thread has nobody to raise it to."""
         try:
             while self._waiting and self._error is None:
-                one = self._waiting.popleft()
-                right = self._reference.encode((one.text,), one.place)[0]
-                if not np.array_equal(one.ids, right):
-                    self._error = self._difference(one, right)
-        except IndexError:
-            return  # another thread took the last one
+                for place, some in itertools.groupby(self._block(), lambda one: one.place):
+                    texts, ids, _ = zip(*some, strict=True)
+                    self._error = self._error or self._difference(texts, ids, place)
         except Exception as error:
             self._error = TokenizerError(
                 f"backend {self._backend!r} cannot be checked, because the reference tokenizer fails: {error} Pass "
@@ -124,9 +124,19 @@ class StandingCheck:
         if self._error is not None:
             _log.error("%s", self._error)  # the stream may be over
 
-    def _difference(self, wrong: _Taken, right: Ids) -> TokenizerError:
-        return TokenizerError(
-            f"backend {self._backend!r} gives other ids than the reference for the text {printable(repr(wrong.text))}: "
-            f"found {wrong.ids[:16].tolist()}, expected {right[:16].tolist()}. Pass backend='tokenizers' (--backend "
-            "tokenizers) and report the text to the authors of the backend."
-        )
+    def _block(self) -> Iterator[_Taken]:
+        """Yields the first texts that wait, which are compared together."""
+        with contextlib.suppress(IndexError):  # another thread took the last one
+            for _ in range(_TOGETHER):
+                yield self._waiting.popleft()
+
+    def _difference(self, texts: Sequence[str], ids: Sequence[Ids], place: Place) -> TokenizerError | None:
+        """Returns an error for the first of these texts for which the reference gives other ids; None without any."""
+        for text, found, right in zip(texts, ids, self._reference.encode(texts, place), strict=True):
+            if not np.array_equal(found, right):
+                return TokenizerError(
+                    f"backend {self._backend!r} gives other ids than the reference for the text "
+                    f"{printable(repr(text))}: found {found[:16].tolist()}, expected {right[:16].tolist()}. Pass "
+                    "backend='tokenizers' (--backend tokenizers) and report the text to the authors of the backend."
+                )
+        return None

@@ -13,7 +13,7 @@ import numpy as np
 import tiktoken
 from numpy.typing import NDArray
 
-from ms_prefstream.encode.backends.base import FlatIds, Place, Tokenizer
+from ms_prefstream.encode.backends.base import FlatIds, Place, Tokenizer, is_panic
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
 from ms_prefstream.encode.backends.tiktoken_proof import TiktokenPlan, find_unranked, tiktoken_plan
 from ms_prefstream.encode.backends.tokenizer_json import Spec, read_pipeline
@@ -132,7 +132,7 @@ def _gives_up(error: BaseException) -> bool:
 
     Newer versions raise ValueError, older ones panic with a class that is no Exception.
     """
-    return isinstance(error, ValueError) or type(error).__name__ == "PanicException"
+    return isinstance(error, ValueError) or is_panic(error)
 
 
 def in_threads(work: Callable[[Sequence[str]], list[bytes]], texts: Sequence[str]) -> list[bytes]:

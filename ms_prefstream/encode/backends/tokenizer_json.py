@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import orjson
 from tokenizers import AddedToken as RustAddedToken
 from tokenizers import Tokenizer as RustTokenizer
@@ -15,10 +16,38 @@ from tokenizers import Tokenizer as RustTokenizer
 from ms_prefstream.encode.backends.added import FLAGS, AddedToken
 from ms_prefstream.encode.backends.base import NotServedError, Place
 from ms_prefstream.encode.backends.spelling import META, Prefix
-from ms_prefstream.encode.backends.tokenizer_source import RESERVED
+from ms_prefstream.encode.backends.tokenizer_source import RESERVED, Id
 
 Spec = dict[str, Any]  # a tokenizer.json, parsed
 _EVERYWHERE = frozenset({Place.START, Place.AFTER_SPECIAL})
+
+
+class _Added(msgspec.Struct):
+    id: Id
+    content: str
+
+
+class _Step(msgspec.Struct):
+    """A step before the model, or a sequence of them."""
+
+    normalizers: list[_Step] | None = None
+    pretokenizers: list[_Step] | None = None
+
+
+class _Model(msgspec.Struct):
+    vocab: dict[str, Id] | list[tuple[str, float]]
+    merges: list[str | tuple[str, str]] | None = None
+    unk_token: str | None = None
+    unk_id: Id | None = None
+
+
+class Schema(msgspec.Struct):
+    """Parts of a tokenizer.json whose types matter; the `tokenizers` package checks the others."""
+
+    model: _Model
+    added_tokens: list[_Added] | None = None
+    normalizer: _Step | None = None
+    pre_tokenizer: _Step | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

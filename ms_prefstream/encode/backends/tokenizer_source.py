@@ -6,12 +6,13 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import orjson
 
 from ms_prefstream.encode.backends.base import Form
-from ms_prefstream.errors import TokenizerError
+from ms_prefstream.errors import TokenizerError, printable
 
 ACCEPTED = (
     "Pass a directory with tokenizer.json or tokenizer.model, a path to such a file, a tokenizer object of "
@@ -20,6 +21,23 @@ ACCEPTED = (
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 _OTHERS = ("sep_token", "cls_token", "mask_token")
 RESERVED = re.compile(r"[<\[]\|?(reserved|extra|unused|placeholder|control|dummy)\w*\|?[>\]]", re.IGNORECASE)
+
+
+MOST_IDS = 1 << 22
+"""Ids of a tokenizer, at most: ten times the largest vocabularies, and few enough for tables of all ids."""
+
+Id = Annotated[int, msgspec.Meta(ge=0, lt=MOST_IDS)]
+
+
+class _Token(msgspec.Struct):
+    content: str
+
+
+class _Config(msgspec.Struct):
+    """Parts of tokenizer_config.json and special_tokens_map.json whose types matter."""
+
+    additional_special_tokens: list[Any] | None = None
+    added_tokens_decoder: dict[Id, _Token] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,22 +106,26 @@ def find_files(path: pathlib.Path) -> TokenizerSource:
         forms = {form: file for form, file in found.items() if file is not None and file.is_file()}
         if not forms:
             raise _nothing_found(directory, models)
-    config = read_json(directory / "tokenizer_config.json")
+    config = read_json(directory / "tokenizer_config.json", _Config)
     jinja = directory / "chat_template.jinja"
     return TokenizerSource(
         name=str(path),
         forms=forms,
         config=config,
-        names=read_names(config, read_json(directory / "special_tokens_map.json")),
+        names=read_names(config, read_json(directory / "special_tokens_map.json", _Config)),
         chat_template=_read_text(jinja) if jinja.is_file() else chat_template_of(config),
-        legacy_added=read_json(directory / "added_tokens.json"),
+        legacy_added=read_json(directory / "added_tokens.json", dict[str, Id]),
         has_config=(directory / "tokenizer_config.json").is_file(),
     )
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path, schema: Any) -> dict[str, Any]:
     """Returns the JSON object in a file; an empty one if there is no such file."""
-    return json_object(read_bytes(path), path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    found = json_object(read_bytes(path), path)
+    check_types(found, schema, path)
+    return found
 
 
 def json_object(text: bytes, where: pathlib.Path | str) -> dict[str, Any]:
@@ -117,6 +139,25 @@ def json_object(text: bytes, where: pathlib.Path | str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise TokenizerError(f"{where} holds a JSON {type(parsed).__name__}, expected an object. {ACCEPTED}.")
     return parsed
+
+
+def check_types(found: Mapping[str, Any], schema: Any, where: pathlib.Path | str) -> None:
+    """Checks the parts of a tokenizer's file whose types matter.
+
+    Args:
+        found: The file, parsed.
+        schema: A type of msgspec.
+        where: Where it was read.
+
+    Raises:
+        TokenizerError: A part has another type, or an id is too large.
+    """
+    try:
+        msgspec.convert(found, schema, str_keys=True)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise TokenizerError(
+            f"{where} cannot belong to a tokenizer: {printable(str(error))}. Copy or download it again."
+        ) from None
 
 
 def read_bytes(path: pathlib.Path) -> bytes:
@@ -182,7 +223,8 @@ def chat_template_of(config: Mapping[str, Any]) -> str | None:
     """Returns the chat template of a configuration: a string, or ``default`` (or the only one) of several."""
     template = config.get("chat_template")
     if isinstance(template, list):
-        template = {t.get("name"): t.get("template") for t in template if isinstance(t, Mapping)}
+        named = [t for t in template if isinstance(t, Mapping) and isinstance(t.get("name"), str)]
+        template = {t["name"]: t.get("template") for t in named}
     if isinstance(template, Mapping):
         template = template.get("default", next(iter(template.values())) if len(template) == 1 else None)
     return template if isinstance(template, str) and template else None

@@ -19,9 +19,10 @@ import orjson
 from tokenizers import Tokenizer as RustTokenizer
 
 from ms_prefstream.encode.backends.added import stretching
-from ms_prefstream.encode.backends.base import Form, NotServedError, TextEncoder, Tokenizer
+from ms_prefstream.encode.backends.base import Form, NotServedError, TextEncoder, Tokenizer, panics_as_errors
 from ms_prefstream.encode.backends.self_check import first_difference
 from ms_prefstream.encode.backends.tokenizer_json import (
+    Schema,
     Spec,
     added_tokens,
     drop_leaking_merges,
@@ -35,6 +36,7 @@ from ms_prefstream.encode.backends.tokenizer_json import (
 from ms_prefstream.encode.backends.tokenizer_source import (
     Names,
     TokenizerSource,
+    check_types,
     find_reserved,
     json_object,
     read_bytes,
@@ -104,9 +106,10 @@ def _prove(
         if not proven and known.reference.get().leaks:
             raise NotServedError("plain text reaches its control tokens")
         try:
-            encoder = make(known, source.shared.get("spec") or known.reference.spec())
-            if not proven:
-                _check_equal(encoder, known)
+            with panics_as_errors():
+                encoder = make(known, source.shared.get("spec") or known.reference.spec())
+                if not proven:
+                    _check_equal(encoder, known)
         except ValueError as error:
             raise NotServedError(f"it refuses the tokenizer ({error})") from None
     except NotServedError as why:
@@ -168,6 +171,7 @@ def _read(source: TokenizerSource, text: bytes, key: str) -> Known:
             f"'vocab', found {', '.join(map(repr, list(spec)[:8])) or 'an empty object'}. Pass the tokenizer.json "
             "that the `tokenizers` package wrote."
         )
+    check_types(spec, Schema, where)
     names = source.names
     others = [content for content, _ in sorted(source.legacy_added.items(), key=lambda item: item[1])]
     stated = name_reserved(spec, source.added_tokens_decoder)
@@ -208,7 +212,8 @@ def _read(source: TokenizerSource, text: bytes, key: str) -> Known:
 def _load(source: TokenizerSource, spec: Spec, key: str) -> tuple[Verdict, LazyReference]:
     """Returns what the `tokenizers` package makes of a tokenizer.json, and numbers its added tokens in place."""
     try:
-        rust = RustTokenizer.from_str(orjson.dumps(spec).decode())
+        with panics_as_errors():
+            rust = RustTokenizer.from_str(orjson.dumps(spec).decode())
     except Exception as error:  # the package raises nothing more precise
         raise TokenizerError(
             f"{source.name}: the `tokenizers` package cannot read this tokenizer.json ({error}). It was perhaps "

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ms_prefstream.disk import open_regular, parse_json, remove_leftovers, write_file
+from ms_prefstream.disk import open_regular, parse_json, write_file
 from ms_prefstream.encode.backends.tokenizer_json import Spec, vocabulary
 from ms_prefstream.encode.backends.tokenizer_source import TokenizerSource
 from ms_prefstream.errors import TokenizerError
@@ -131,4 +131,3 @@ def store_verdict(verdict: Verdict) -> None:
     with contextlib.suppress(OSError, ValueError, TokenizerError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_file(path, data, TokenizerError, _WHAT)
-        remove_leftovers(path)

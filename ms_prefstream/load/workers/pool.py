@@ -30,7 +30,8 @@ _Argument = TypeVar("_Argument")
 _Answer = TypeVar("_Answer")
 _Item = TypeVar("_Item")
 
-CHUNK = 64  # rows of one task: small enough to share a window out evenly, large enough to be worth a message
+CHUNK = 256  # rows of one task, at most: what a task costs is shared by many rows
+_LEAST = 64  # rows of one task, at least, where rows are shared out evenly: enough to be worth a message
 _LOOK_SECONDS = 0.2  # between looks at whether the workers are alive, and for Ctrl-C
 _END_SECONDS = 2.0
 
@@ -68,11 +69,11 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
 
     def spread(self, rows: Sequence[int]) -> list[Task]:
         """Lets all workers load these rows. Returns the tasks for `collect`."""
-        return self._post([Task(load_block, chunk, chunk) for chunk in _chunks(rows)])
+        return self._post([Task(load_block, chunk, chunk) for chunk in self._chunks(rows)])
 
     def spread_records(self, records: Sequence[Record | Ready | RowError]) -> list[Task]:
         """Submits tasks that make samples of these records. Returns the tasks, for `collect`."""
-        return self._post([Task(samples_block, chunk) for chunk in _chunks(records)])
+        return self._post([Task(samples_block, chunk) for chunk in self._chunks(records)])
 
     def collect(self, tasks: Sequence[Task]) -> Block:
         """Waits for these tasks and returns their samples, in this order.
@@ -127,6 +128,11 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
                 yield self._result(started.popleft())
         finally:
             self.cancel(started)
+
+    def _chunks(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
+        """Yields the items of each task: every worker gets an equal share, in one task or several."""
+        size = min(CHUNK, max(_LEAST, -(-len(items) // self.workers)))
+        return (list(items[begin : begin + size]) for begin in range(0, len(items), size))
 
     def _post(self, tasks: list[Task]) -> list[Task]:
         if os.getpid() != self._owner:
@@ -202,10 +208,6 @@ def _end(owner: int, tasks: TaskQueue, recipe: PackedRecipe, workers: list[Worke
             worker.process.wait()
         with contextlib.suppress(RuntimeError):  # it has not started, or runs this function
             worker.join(_END_SECONDS)
-
-
-def _chunks(items: Sequence[_Item]) -> Iterator[list[_Item]]:
-    return (list(items[begin : begin + CHUNK]) for begin in range(0, len(items), CHUNK))
 
 
 def load_block(loader: SampleLoader, rows: Sequence[int]) -> Block:

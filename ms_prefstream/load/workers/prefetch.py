@@ -8,13 +8,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from ms_prefstream.load.records import RecordAccess
-from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
+from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.load.workers.task_queue import Task
 from ms_prefstream.sample import Block
 
 Unit = TypeVar("Unit", bound=Hashable)
 
-_CHUNKS_AHEAD = 4  # per worker
+_ROWS_AHEAD = 256  # per worker
 
 
 class _Job(NamedTuple):
@@ -43,7 +43,7 @@ class Prefetch:
     def __init__(self, pool: LoaderPool, records: RecordAccess | None = None) -> None:
         self._pool = pool
         self._records = records
-        self._enough = _CHUNKS_AHEAD * CHUNK * pool.workers  # rows
+        self._enough = _ROWS_AHEAD * pool.workers
         self._jobs: dict[Hashable, _Job] = {}
 
     def hint(self, units: Iterable[Unit], rows_of: Callable[[Unit], Sequence[int]]) -> None:

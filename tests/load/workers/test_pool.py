@@ -132,6 +132,7 @@ class Guarded:
             return self.rows[row]
 
 
+@pytest.mark.slow
 def test_rows_in_memory_are_read_here_and_any_callable_travels(data: str) -> None:
     rows = Guarded(pairs(COUNT, bad=False))
     made = recipe([rows, data], format=Counted())  # a source in memory and a file, one behind the other
@@ -396,6 +397,7 @@ print("equal", {CHUNK}, *[worker.process.pid for worker in pool._processes])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["script", "stdin"])
 def test_programs_without_main_guard_and_from_stdin_work_and_leave_nothing_behind(
     way: str, tmp_path: pathlib.Path
@@ -460,6 +462,7 @@ def test_a_stream_with_workers_gives_the_batches_of_one_without(source: str, dat
         assert shared.report.dropped == alone.report.dropped
 
 
+@pytest.mark.slow
 def test_a_worker_leaves_calls_to_others_that_have_nothing_to_do(data: str, tmp_path: pathlib.Path) -> None:
     """Or one writes both parts of a cache while the other looks on."""
     arguments = [(str(tmp_path), number, 2) for number in range(2)]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ms_prefstream.load.workers.pool import CHUNK, LoaderPool
+from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.load.workers.prefetch import Prefetch
 from tests.pools import pairs, plain, recipe, wait_ready
 
@@ -48,15 +48,16 @@ def test_a_window_is_shared_out_and_the_next_one_begins_at_once(pool: LoaderPool
 
     for window in range(3):
         ahead.hint(itertools.count(window), noted)
-        assert asked == list(range(window + 5))  # four windows of 160 rows are 2 workers * 4 * 64 rows and more
+        assert asked == list(range(window + 5))  # four windows of 160 rows are 2 workers * 256 rows and more
         assert {unit: len(job.tasks) for unit, job in ahead._jobs.items()} == {
-            unit: -(-WINDOW // CHUNK) for unit in range(window, window + 5)
+            unit: pool.workers for unit in range(window, window + 5)
         }
         ahead.load(rows_of(window))
         assert window not in ahead._jobs
     ahead.hint([], rows_of)
 
 
+@pytest.mark.slow
 def test_a_large_unit_is_hinted_at_alone(pool: LoaderPool) -> None:
     ahead = Prefetch(pool)
     ahead.hint(itertools.count(), lambda unit: range(COUNT))

@@ -50,6 +50,7 @@ def load_module(path: pathlib.Path, text: str, monkeypatch: pytest.MonkeyPatch) 
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("importable", [True, False])
 def test_workers_see_the_constants_of_a_module(
     importable: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

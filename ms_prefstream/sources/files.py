@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.disk import check_own, open_descriptor, shown, status_of
+from ms_prefstream.disk import check_own, close_quietly, open_descriptor, shown, status_of
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.sources.base import sources_in
 
@@ -112,10 +112,9 @@ class Handle:
         except OSError as error:
             raise unreadable(path, error) from error
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+    def __del__(self, close: Callable[[int], None] = close_quietly) -> None:
         if self.fd >= 0:
-            with contextlib.suppress(OSError):
-                close(self.fd)
+            close(self.fd)
 
 
 _numbers = itertools.count()

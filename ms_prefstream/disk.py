@@ -112,7 +112,7 @@ def cause_of(error: OSError | ValueError) -> str:
 
 
 def cause_and_remedy(error: OSError | ValueError) -> str:
-    """Returns the same and what to do, as the end of a sentence and another one without its full stop."""
+    """Returns why a system call failed and what to do: the end of a sentence, and one without its full stop."""
     known = _CAUSES.get(error.errno or 0) if isinstance(error, OSError) else None
     return f"{cause_of(error)}. {known[1] if known else 'Check the path'}"
 

@@ -155,12 +155,15 @@ def size_of(path: str | os.PathLike[str]) -> int | None:
 def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
     """Walks a folder as `os.walk`, which silently skips folders that cannot be listed; here that is an error.
 
+    A folder that another process has deleted meanwhile is skipped.
+
     Raises:
         OSError: A folder cannot be listed.
     """
 
     def fail(error: OSError) -> None:
-        raise error
+        if not isinstance(error, FileNotFoundError):
+            raise error
 
     return os.walk(folder, onerror=fail)
 

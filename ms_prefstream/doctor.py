@@ -21,8 +21,7 @@ from ms_prefstream.report.findings import Finding, Seen, findings
 from ms_prefstream.sample import Loaded, Note
 from ms_prefstream.sources.cached import only_caches
 from ms_prefstream.sources.copies import Remote
-from ms_prefstream.sources.mix import Mix
-from ms_prefstream.sources.open import open_source
+from ms_prefstream.sources.mix import open_rows
 from ms_prefstream.steps.data import BadRowPolicy, Encoding
 from ms_prefstream.steps.look import first_rows, formats_in, whole_lengths
 from ms_prefstream.steps.summary import encoding_parts
@@ -192,7 +191,7 @@ class _Examined:
         return [*self._failed, *findings(seen)]
 
     def _read(self, source: Any, rows: int) -> None:
-        source = source if isinstance(source, Mix) else open_source(source, self._remote)
+        source = open_rows(source, self._remote)
         self._ready = only_caches(source)
         self._carry = self._encoding.carried(source)
         formats = formats_of(

@@ -24,8 +24,7 @@ from ms_prefstream.plan.indexed import UsableRows
 from ms_prefstream.sources.base import RandomAccess, RawRow, Source, rows_in_order
 from ms_prefstream.sources.cached import caches_in
 from ms_prefstream.sources.copies import LOCAL, Remote
-from ms_prefstream.sources.mix import Mix
-from ms_prefstream.sources.open import open_source
+from ms_prefstream.sources.mix import Mix, open_rows, parts_of
 from ms_prefstream.sources.selected import SelectedPass, SelectedRows
 
 _SIDES = ("train", "test")
@@ -79,12 +78,8 @@ def split(
         OptionError: An option cannot be used.
         SourceError: The source cannot be opened, is a cache, can be read only once, or no row can be split.
     """
-    opened = (
-        source
-        if isinstance(source, Mix)
-        else open_source(source, Remote(storage_options=storage_options, cache_dir=cache_dir))
-    )
-    for one in [part.source for part in opened.parts] if isinstance(opened, Mix) else [opened]:
+    opened = open_rows(source, Remote(storage_options=storage_options, cache_dir=cache_dir))
+    for one in parts_of(opened):
         if getattr(one, "once", False):
             raise SourceError(
                 f"{one.name} can be read only once, so that it cannot have two parts. Pass a list, a file, or a "
@@ -110,8 +105,7 @@ def side_of(
     except (ValueError, ArithmeticError):
         raise OptionError(f"split is {text!r}; expected a side with its share, as test:0.02 or train:0.98.") from None
     test = found if side == "test" else 1 - found
-    opened = source if isinstance(source, Mix) else open_source(source, remote)
-    return _sides(opened, Sides(test=_share(test, text)), format, fields)[_SIDES.index(side)]
+    return _sides(open_rows(source, remote), Sides(test=_share(test, text)), format, fields)[_SIDES.index(side)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -683,7 +683,7 @@ KINDS = {
         fits=within_file,
     ),
     "plan": Kind(
-        "out.writing/plan.json", "cache/folder.py: _write_plan", "cache/folder.py: _strangers", "_Plan", "64 MiB",
+        "out.writing/plan.json", "cache/folder.py: _write_plan", "cache/own_files.py: strangers", "_Plan", "64 MiB",
         "staged", resume_a_cache, doctored_text,
     ),
     "plan of a part range": Kind(

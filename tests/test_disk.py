@@ -47,6 +47,20 @@ def test_an_error_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path: pa
     assert os.listdir(tmp_path) == ["note.json"]
 
 
+def test_a_folder_that_vanishes_while_its_parent_is_walked_is_skipped(tmp_path: pathlib.Path) -> None:
+    """A process that writes a part range deletes its temporary folders while another one looks for foreign files."""
+    for name in ("kept", "left"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    found = []
+    for here, _, files in disk.walk(str(tmp_path)):
+        found += files
+        if here == str(tmp_path):
+            (tmp_path / "left" / "file").unlink()
+            (tmp_path / "left").rmdir()
+    assert found == ["file"]
+
+
 def test_strangers_files_beside_are_untouched(tmp_path: pathlib.Path) -> None:
     thesis = tmp_path / "thesis.txt"
     thesis.write_text("years of work")

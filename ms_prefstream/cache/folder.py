@@ -12,14 +12,21 @@ import logging
 import os
 import re
 import shutil
-import stat
 from collections.abc import Iterator, Mapping
-from typing import IO, Any, Literal
-
-import msgspec
+from typing import Any
 
 from ms_prefstream.cache.compatibility import changes, differences
-from ms_prefstream.cache.parts import PartDone, drop_note, is_note, note_name, read_note, write_note
+from ms_prefstream.cache.own_files import (
+    FORMER,
+    NEW,
+    PLAN_FILE,
+    PLAN_FORMAT,
+    foreign_below,
+    foreign_in_cache,
+    planned_by,
+    strangers,
+)
+from ms_prefstream.cache.parts import PartDone, drop_note, note_name, read_note, write_note
 from ms_prefstream.cache.ranges import (
     LOCK,
     PLAN,
@@ -27,19 +34,15 @@ from ms_prefstream.cache.ranges import (
     check_same,
     file_of,
     has_range_plans,
-    is_range_plan,
     range_plans,
     whole_plan,
     write_range_plan,
 )
 from ms_prefstream.disk import (
-    MOST_BYTES,
     TEMPORARY,
     close_quietly,
     exists,
     is_folder,
-    parse_json,
-    read_file,
     shown,
     size_of,
     status_of,
@@ -47,35 +50,20 @@ from ms_prefstream.disk import (
     walk,
 )
 from ms_prefstream.errors import CacheError, OptionError, PrefStreamError, StateError
-from ms_prefstream.mindrecord.files import FileNote, foreign_files, guarded, note_of
+from ms_prefstream.mindrecord.files import FileNote, guarded, note_of
 from ms_prefstream.mindrecord.manifest import (
-    CACHE_FILE,
     MANIFEST,
     Manifest,
     check_cache_file,
     has_manifest,
-    is_cache_file,
-    is_own,
     read_manifest,
     write_manifest,
 )
-from ms_prefstream.mindrecord.megatron import MEGATRON, PART_FILE, joined_to
-from ms_prefstream.part_range import NAME, PartRange
-
-_CACHE_FILE, _REFERENCE_FILE = re.compile(CACHE_FILE), re.compile(r"reference-[0-9a-f]{12}\.npy")
-_OURS = re.compile(  # files and folders in a staging folder
-    rf"plan\.json|part-\d{{5,}}\.done({TEMPORARY})?"
-    rf"|(new|former)(/({CACHE_FILE}|{PART_FILE}|manifest\.json)({TEMPORARY})?)?"
-    rf"|reference(/[0-9a-f]{{16}}(/(part-\d{{5,}}\.npy|{CACHE_FILE}|manifest\.json)({TEMPORARY})?)?)?"
-    rf"|tmp-\d+-\d+(/[0-9a-f]{{32}})?(/(part-\d{{5,}}\.mindrecord(\.db)?|{PART_FILE}))?"
-    rf"|sent\.json({TEMPORARY})?"
-    rf"|range-{NAME}\.(lock|json({TEMPORARY})?)"
-)
+from ms_prefstream.mindrecord.megatron import MEGATRON, joined_to
+from ms_prefstream.part_range import PartRange
 
 _log = logging.getLogger(__name__)
-_PLAN, _NEW, _REFERENCE, _FORMER = "plan.json", "new", "reference", "former"
-_FORMAT = "ms_prefstream plan"
-SENT, SENT_FORMAT = "sent.json", "ms_prefstream uploads"
+_REFERENCE = "reference"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some cluster file systems
 
 
@@ -119,7 +107,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         self._checked: set[int] = set()  # parts whose files this process has written or read
         self._ends: dict[int, dict[str, int]] = {}  # part -> joined file -> where the part ends in it
         self.path = self._out + ".writing"
-        self.new, self.reference = os.path.join(self.path, _NEW), os.path.join(self.path, _REFERENCE)
+        self.new, self.reference = os.path.join(self.path, NEW), os.path.join(self.path, _REFERENCE)
         with guarded(self.path):
             self._lock = self._acquire()
             try:
@@ -233,7 +221,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
     def _begun(self) -> Mapping[str, Any] | None:
         """Returns the same, if it was begun without part ranges."""
         text = os.pread(self._lock, os.fstat(self._lock).st_size, 0)
-        return parse_json(text, _Plan, _PLAN, OptionError, "the plan").about if text else None
+        return planned_by(text, PLAN_FILE) if text else None
 
     def temporary(self, number: int) -> str:
         """Creates a folder for one part, in which no other process writes, not even a worker of a killed run."""
@@ -365,8 +353,8 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
                     if entry.is_dir(follow_symlinks=False):
                         os.rmdir(entry.path)  # fails if it is not empty
             with contextlib.suppress(OSError):
-                plan = os.path.join(self.path, _PLAN)
-                if os.listdir(self.path) == [_PLAN] and os.path.samestat(os.fstat(self._lock), os.lstat(plan)):
+                plan = os.path.join(self.path, PLAN_FILE)
+                if os.listdir(self.path) == [PLAN_FILE] and os.path.samestat(os.fstat(self._lock), os.lstat(plan)):
                     # Without the plan the lock is void: whatever is in the folder from here on is another process's.
                     os.unlink(plan)
                     os.rmdir(self.path)
@@ -377,7 +365,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         """Returns a descriptor of the plan that holds its lock."""
         self._check_strangers()
         os.makedirs(self.path, exist_ok=True)
-        path = os.path.join(self.path, _PLAN)
+        path = os.path.join(self.path, PLAN_FILE)
         plan = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         try:
             # A plan that another process has deleted meanwhile gives no lock on the folder.
@@ -434,7 +422,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
     def _check_strangers(self) -> None:
         """Raises if the folder is not one of this library, or holds anything that this library does not put there."""
-        found = _strangers(self.path)
+        found = strangers(self.path)
         if found:
             raise OptionError(
                 f"{self.path} is needed to write the cache {self._name}, and somebody else's files are there "
@@ -444,14 +432,14 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
     def _repair(self) -> None:
         """Undoes or completes the swap of a process that was killed during it."""
-        if is_folder(former := os.path.join(self.path, _FORMER)) and not exists(self._out):
+        if is_folder(former := os.path.join(self.path, FORMER)) and not exists(self._out):
             os.rename(former, self._out)
         if not is_folder(self.new):
             self._empty(keep=_REFERENCE)
 
     def _swap(self) -> None:
         """Renames the new cache to `out`. If that fails, what was at `out` is put back."""
-        former = os.path.join(self.path, _FORMER)
+        former = os.path.join(self.path, FORMER)
         try:
             if exists(self._out):
                 os.rename(self._out, former)
@@ -478,7 +466,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
                 f"{name} exists{differences(out, self._about)}. Pass overwrite=True to replace it, or "
                 "name another folder; nothing was changed."
             )
-        if foreign := _foreign_files(out):
+        if foreign := foreign_in_cache(out):
             raise OptionError(
                 f"{name} is a cache that holds other files as well ({', '.join(map(shown, foreign[:3]))}), or some too "
                 "damaged to be known, which would be lost with it. Move them away, or name another folder; nothing was "
@@ -490,7 +478,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
 
     def _delete(self, folder: str) -> None:
         """Deletes a subfolder, unless somebody else's files are in it."""
-        if not any(_foreign_below(folder, self.path)):
+        if not any(foreign_below(folder, self.path)):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _empty(self, keep: str = "") -> None:
@@ -498,110 +486,8 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         for entry in list(os.scandir(self.path)):
             if entry.is_dir(follow_symlinks=False) and entry.name != keep:
                 shutil.rmtree(entry.path)
-            elif entry.name not in (_PLAN, keep):
+            elif entry.name not in (PLAN_FILE, keep):
                 os.unlink(entry.path)
-
-
-def _foreign_files(out: str) -> list[str]:
-    """Returns the files in the folder of a cache that are not its own, by their names or by what they hold."""
-    try:
-        known = list(read_manifest(out).files)
-    except PrefStreamError:  # it is of another version, or has wrong values
-        known = list(filter(_CACHE_FILE.fullmatch, os.listdir(out)))
-    known = [name for name in known if is_own(os.path.join(out, name), is_cache_file)]
-    return foreign_files(out, {MANIFEST, *known, *reference_files(out)})
-
-
-def reference_files(folder: str) -> list[str]:
-    """Returns the files of log-probabilities in a cache, current or former ones: their names begin with their SHA-256.
-
-    Raises:
-        OSError: One cannot be read.
-    """
-    names = filter(_REFERENCE_FILE.fullmatch, os.listdir(folder))
-    paths = {name: os.path.join(folder, name) for name in names}
-    regular = {name: path for name, path in paths.items() if size_of(path) is not None and not os.path.islink(path)}
-    return [name for name, path in regular.items() if name == f"reference-{note_of(path, 0).sha256[:12]}.npy"]
-
-
-class _Plan(msgspec.Struct, forbid_unknown_fields=True):
-    format: Literal["ms_prefstream plan"]
-    about: dict[str, Any] | None = None
-
-
-def _strangers(path: str) -> list[str]:
-    """Returns what is at the path of a staging folder, or in it, that this library has not put there."""
-    found = status_of(path)
-    if found is None or not stat.S_ISDIR(found.st_mode):
-        return [] if found is None else [path]
-    names, plan = sorted(os.listdir(path)), os.path.join(path, _PLAN)
-    if _PLAN not in names or os.path.islink(plan):
-        return names
-    try:
-        text = read_file(plan, OptionError, "the plan")
-        if text:  # an empty one is of a process that was killed, or found the disk full, before it wrote it
-            parse_json(text, _Plan, plan, OptionError, "the plan")
-    except FileNotFoundError:  # another process has just deleted it
-        return []
-    except OptionError as error:
-        if isinstance(error.__cause__, OSError):
-            raise error.__cause__ from None
-        return names
-    return sorted(_foreign_below(path, path))
-
-
-def _foreign_below(folder: str, path: str) -> Iterator[str]:
-    """Yields what this library has not put into a folder in the staging folder at `path`, relative to the latter."""
-    for here, folders, files in walk(folder):
-        for entry in (os.path.join(here, name) for name in (*folders, *files)):
-            if not _is_ours(entry, name := os.path.relpath(entry, path)):
-                yield name
-
-
-def _is_ours(entry: str, name: str) -> bool:
-    """Returns whether an entry of a staging folder has a name, a type and contents that this library gives.
-
-    Files that a killed process left half-written are known without their contents: by the twelve random hex digits of
-    a temporary name, or by their folder ``tmp-PID-N/``, which only this library creates.
-    """
-    try:
-        mode = os.lstat(entry).st_mode
-    except FileNotFoundError:  # another process has just deleted it
-        return True
-    if stat.S_ISDIR(mode):
-        return name.startswith(_FORMER + os.sep) or bool(_OURS.fullmatch(name) and "." not in os.path.basename(name))
-    if not (stat.S_ISREG(mode) and _OURS.fullmatch(name) and "." in os.path.basename(name)):
-        return False
-    if name == _PLAN or name.startswith("tmp-") or re.search(TEMPORARY + "$", name):  # the plan is checked first
-        return True
-    return is_own(entry, _is_known)
-
-
-def is_emptied(path: str) -> bool:
-    """Returns whether a staging folder holds no part: a process was killed while it deleted the folder.
-
-    Raises:
-        OSError: The system cannot say.
-    """
-    return is_folder(path) and not any(name in (_NEW, _FORMER) or name.endswith(".done") for name in os.listdir(path))
-
-
-def is_staged_name(name: str) -> bool:
-    """Returns whether a file of a staging folder may have this name, relative to the folder."""
-    return _OURS.fullmatch(name) is not None
-
-
-def is_cache_name(name: str) -> bool:
-    """Returns whether a file of this name may belong to a cache."""
-    return name == MANIFEST or bool(_CACHE_FILE.fullmatch(name))
-
-
-def _is_known(file: IO[bytes], name: str) -> bool:
-    if name == SENT:
-        return SENT_FORMAT.encode() in file.read(MOST_BYTES)
-    if name.startswith("range-"):
-        return name.endswith(PLAN) and is_range_plan(file)
-    return is_note(file) if name.endswith(".done") else is_cache_file(file, name)
 
 
 def _files_below(path: str) -> Iterator[str]:
@@ -622,7 +508,7 @@ def _lock(file: int, shared: bool = False) -> bool:
 
 
 def _plan_text(plan: Mapping[str, Any]) -> bytes:
-    return json.dumps({"format": _FORMAT, **plan}, sort_keys=True).encode()
+    return json.dumps({"format": PLAN_FORMAT, **plan}, sort_keys=True).encode()
 
 
 def _write_plan(file: int, plan: Mapping[str, Any]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ms_prefstream.cache.folder import StagingFolder, is_emptied
+from ms_prefstream.cache.folder import StagingFolder
+from ms_prefstream.cache.own_files import is_emptied
 from ms_prefstream.cache.publish import staged_names, staging_folder
 from ms_prefstream.cache.ranges import RangePlan, has_range_plans, is_plan_name
 from ms_prefstream.cache.write import merge_parts

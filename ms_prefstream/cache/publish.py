@@ -17,7 +17,8 @@ from collections.abc import Mapping
 import msgspec
 
 from ms_prefstream.cache.compatibility import differences
-from ms_prefstream.cache.folder import SENT, SENT_FORMAT, StagingFolder, is_cache_name, is_staged_name
+from ms_prefstream.cache.folder import StagingFolder
+from ms_prefstream.cache.own_files import SENT, SENT_FORMAT, is_cache_name, is_staged_name
 from ms_prefstream.cache.parts import most_note, note_name, read_note
 from ms_prefstream.cache.ranges import RangePlan, check_same, file_of, is_plan_name, range_plans, whole_plan
 from ms_prefstream.disk import MOST_BYTES, LocalCopy, parse_json, read_file, shown, size_of

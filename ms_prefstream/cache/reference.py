@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.batch import Bucket, Pack, Pad, make_layout
-from ms_prefstream.cache.folder import reference_files
+from ms_prefstream.cache.own_files import reference_files
 from ms_prefstream.disk import read_file, remove_leftovers, sync_folder
 from ms_prefstream.errors import CacheError, OptionError, StateError
 from ms_prefstream.fingerprint import hash_of

@@ -23,7 +23,7 @@ from ms_prefstream.inspection import encode
 from ms_prefstream.sources import open_source
 from ms_prefstream.sources.base import RandomAccess
 from ms_prefstream.sources.copies import Remote
-from ms_prefstream.sources.mix import Mix
+from ms_prefstream.sources.mix import Mix, open_rows
 from ms_prefstream.sources.store import is_url
 from ms_prefstream.split import side_of
 from ms_prefstream.steps.summary import data_lines
@@ -57,8 +57,7 @@ def make_stream(source: tuple[Any, ...], options: dict[str, Any]) -> Stream:
 
 def make_rows(source: tuple[Any, ...], options: dict[str, Any], length: int | None, workers: int) -> Stream:
     """Returns the stream of a command line whose rows are not batched; fixed layouts are padded to `length`."""
-    found = source_of(source, options)
-    found = found if isinstance(found, Mix) else open_source(found)
+    found = open_rows(source_of(source, options))
     encoding = make_encoding(options)
     made = stream(
         found,

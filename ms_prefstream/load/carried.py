@@ -12,7 +12,7 @@ from ms_prefstream.formats.carry import CarriedField, Carry, carry_of
 from ms_prefstream.sample import Ready
 from ms_prefstream.sources.cached import CachedRows, caches_in, only_caches
 from ms_prefstream.sources.concat import begin_pass
-from ms_prefstream.sources.mix import Mix
+from ms_prefstream.sources.mix import parts_of
 
 _GUESSED_BY = 256  # rows of each part of a mix
 
@@ -75,7 +75,7 @@ def _check(cache: CachedRows, fields: _Fields, asked: Carry) -> None:
 
 def _first_rows(source: Any) -> Iterator[Any]:
     """Yields the raw rows by which dtypes are guessed, the same ones on every rank."""
-    for part in [part.source for part in source.parts] if isinstance(source, Mix) else [source]:
+    for part in parts_of(source):
         if getattr(part, "once", False) or getattr(part, "continues", False):
             raise OptionError(
                 f"carry names fields without their dtypes, which the first rows show, but {part.name} can be read only "

@@ -25,8 +25,7 @@ from ms_prefstream.load.records import formats_of
 from ms_prefstream.sources.cached import caches_in
 from ms_prefstream.sources.concat import begin_pass
 from ms_prefstream.sources.copies import LOCAL, Remote
-from ms_prefstream.sources.mix import Mix
-from ms_prefstream.sources.open import open_source
+from ms_prefstream.sources.mix import open_rows, parts_of
 
 LENGTH, MARGIN, FIELD = "length", "margin", "field:"
 DEDUPS = ("row", "pair", "prompt")
@@ -216,7 +215,7 @@ def excluded_questions(
     if exclude is None or (isinstance(exclude, (list, tuple)) and not exclude):
         return frozenset()
     auto = reader(resolve_format("auto"))
-    source = exclude if isinstance(exclude, Mix) else open_source(exclude, remote)
+    source = open_rows(exclude, remote)
     if caches := caches_in(source):
         raise SourceError(f"exclude: {caches[0].name} is a cache, which has no prompts. Name the rows it was made of.")
     found, unread, first = set(), 0, ""
@@ -241,6 +240,5 @@ def excluded_text(questions: frozenset[bytes]) -> str:
 
 
 def _records(source: Any, formats: Sequence[Any]) -> Iterator[RecordWithOrigin]:
-    parts = [part.source for part in source.parts] if isinstance(source, Mix) else [source]
-    for part, fmt in zip(parts, formats, strict=True):
+    for part, fmt in zip(parts_of(source), formats, strict=True):
         yield from records_of(begin_pass(part, 0)[1], fmt)

@@ -15,8 +15,8 @@ from ms_prefstream.checks import checked_call, is_positive
 from ms_prefstream.errors import OptionError
 from ms_prefstream.sources.base import RandomAccess, Source
 from ms_prefstream.sources.concat import joined_fingerprint
-from ms_prefstream.sources.copies import Remote
-from ms_prefstream.sources.open import open_item
+from ms_prefstream.sources.copies import LOCAL, Remote
+from ms_prefstream.sources.open import open_item, open_source
 
 
 @checked_call
@@ -98,6 +98,16 @@ class Mix:
     def fingerprint(self) -> str:
         """Returns a hash of the parts' fingerprints in their order; weights do not count."""
         return joined_fingerprint([part.source for part in self.parts])
+
+
+def open_rows(source: Any, remote: Remote = LOCAL) -> Any:
+    """Returns the opened source for what a user passed, see `open_source`; a mix is open already."""
+    return source if isinstance(source, Mix) else open_source(source, remote)
+
+
+def parts_of(source: Any) -> list[Any]:
+    """Returns the opened sources of a mix; of any other source, the source itself."""
+    return [part.source for part in source.parts] if isinstance(source, Mix) else [source]
 
 
 @checked_call

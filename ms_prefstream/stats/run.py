@@ -21,8 +21,7 @@ from ms_prefstream.sources.base import RandomAccess, RawPass, no_rows
 from ms_prefstream.sources.cached import only_caches
 from ms_prefstream.sources.concat import begin_pass
 from ms_prefstream.sources.copies import Remote
-from ms_prefstream.sources.mix import Mix
-from ms_prefstream.sources.open import open_source
+from ms_prefstream.sources.mix import open_rows, parts_of
 from ms_prefstream.stats.collect import Collected, Described, kind_of, type_of
 from ms_prefstream.stats.measure import NO_LIMIT, Chunk, Measured, MeasureRecipe, measure
 from ms_prefstream.stats.near import is_installed
@@ -109,7 +108,7 @@ def stats(
     check_engine(engine, ray_address)
     batch_size, workers = whole_number("batch_size", batch_size, 1), process_count(workers)
     remote = Remote(storage_options=storage_options, cache_dir=cache_dir)
-    opened = source if isinstance(source, Mix) else open_source(source, remote)
+    opened = open_rows(source, remote)
     unpairs = task is not None and traits(task).unpairs
     formats = formats_of(opened, format, fields, unpairs=unpairs)
     encoding = Encoding(
@@ -140,7 +139,7 @@ def stats(
     asked: Any = measuring  # an engine asks it for nothing but its loader
     with open_engine(engine, ray_address, asked, workers) as by:
         if against is not None:
-            there = against if isinstance(against, Mix) else open_source(against, remote)
+            there = open_rows(against, remote)
             other, named = Collected(limits), there.name
             _pass(_Rows(there, formats_of(there, format, fields)), by, other, Progress())
         _pass(rows, by, collected, progress_on(label="stats") if progress else Progress())
@@ -175,7 +174,7 @@ class _Rows:
     """
 
     def __init__(self, source: Any, formats: Sequence[Any]) -> None:
-        self._parts = [part.source for part in source.parts] if isinstance(source, Mix) else [source]
+        self._parts = parts_of(source)
         self._formats = formats
         self.name = source.name
         known = [len(part) if isinstance(part, RandomAccess) else None for part in self._parts]

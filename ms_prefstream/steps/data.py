@@ -60,11 +60,10 @@ from ms_prefstream.progress import progress_on
 from ms_prefstream.report.bad_rows import BadRows, Quarantine
 from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.report.report import PartReport, Report
-from ms_prefstream.sources import open_source
 from ms_prefstream.sources.cached import caches_in, only_caches
 from ms_prefstream.sources.copies import LOCAL, Remote
 from ms_prefstream.sources.files import check_target
-from ms_prefstream.sources.mix import Mix
+from ms_prefstream.sources.mix import open_rows
 from ms_prefstream.sources.own_files import is_quarantine
 from ms_prefstream.sources.paths import own_files_beside
 from ms_prefstream.steps.look import Look
@@ -217,7 +216,7 @@ class StreamData:
         if index is not None and not isinstance(index, (str, os.PathLike)):
             raise OptionError(f"index is {index!r}; expected 'auto', 'build', the path of a length index, or None.")
         self.remote = remote
-        self.source: Any = source if isinstance(source, Mix) else open_source(source, remote)
+        self.source = open_rows(source, remote)
         recipe = encoding.recipe(only_caches(self.source), encoding.carried(self.source))
         self._formats = formats_of(
             self.source, encoding.format, encoding.fields, recipe.carry, traits(encoding.task).unpairs

@@ -22,7 +22,7 @@ from ms_prefstream.sample import Loaded, Note
 from ms_prefstream.sources.base import RandomAccess, sources_in
 from ms_prefstream.sources.concat import begin_pass
 from ms_prefstream.sources.memory import MemoryRows, OwnRows
-from ms_prefstream.sources.mix import Mix
+from ms_prefstream.sources.mix import parts_of
 from ms_prefstream.tasks import Task
 
 LOOKED_AT = 64  # rows
@@ -33,7 +33,7 @@ _CLEAR = 8  # rows after which a share above a half is reported at once
 
 def first_rows(source: Any, formats: Sequence[Any], rows: int) -> Iterator[RecordWithOrigin]:
     """Yields (origin, raw row, record) of the first rows of a source, of a mix of each part's."""
-    parts = [part.source for part in source.parts] if isinstance(source, Mix) else [source]
+    parts = parts_of(source)
     for part, fmt in zip(parts, formats, strict=True):
         yield from itertools.islice(records_of(begin_pass(part, 0)[1], fmt), max(1, rows // len(parts)))
 

@@ -276,16 +276,17 @@ def read_yaml(path: str | os.PathLike[str], error: type[PrefStreamError], what: 
     """
     import yaml
 
+    text = read_file(path, error, what, _MOST_YAML)
     loader: Any = None
     try:
-        loader = yaml.SafeLoader(read_file(path, error, what, _MOST_YAML))
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
         _count_values(node, {})
         return loader.construct_document(node)
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as problem:  # dates and numbers, deep nesting
-        raise error(f"{shown(path)}: {printable(' '.join(str(problem).split()))}.") from None
+    except Exception as problem:  # what PyYAML raises for a wrong number, date or tag has no common class
+        raise error(f"{shown(path)} cannot be read as YAML: {printable(' '.join(str(problem).split()))}.") from None
     finally:
         if loader is not None:
             loader.dispose()

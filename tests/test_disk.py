@@ -101,6 +101,15 @@ def test_nothing_is_at_a_path_that_no_file_can_have(tmp_path: pathlib.Path) -> N
     assert disk.exists(tmp_path / "loop")
 
 
+def test_a_link_is_followed_where_it_is_read_and_replaced_where_it_is_written(tmp_path: pathlib.Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_bytes(b"old")
+    link.symlink_to(file)
+    assert disk.read_file(link, StateError, "the state") == b"old"
+    disk.write_file(link, b"new", StateError, "the state")
+    assert (file.read_bytes(), link.read_bytes(), link.is_symlink()) == (b"old", b"new", False)
+
+
 def test_size_is_bounded(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "note.json"
     path.write_bytes(b"x" * 11)

@@ -239,7 +239,8 @@ class Report:
         Every number counts the times that a row's turn came, so a row counts once for each epoch. ``delivered`` are
         the rows in batches, ``dropped`` those that came to nothing, and ``reasons`` the same by reason. ``remainder``
         are rows that the steps did not hold. ``repeats`` are stand-ins, rows that fill the last step, and those that
-        a mix repeats. Of a source whose rows are not counted, ``rows`` are those that the plan takes.
+        a mix repeats. Of a source whose rows are not counted, ``rows`` are those that the plan takes. The batches of an
+        epoch that has begun are delivered already; data sets of MindSpore begin the next one ahead.
 
         Args:
             others: The reports of the other ranks, and of the other parts of a run that was resumed. Each step must

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
@@ -63,6 +64,13 @@ def _show_pictures(app: Sphinx, page: str, source: list[str]) -> None:
     )
 
 
+def _name_the_language(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Declares Chinese pages as such, so that browsers choose the fonts and the line breaks of Chinese."""
+    if page.startswith("zh/"):
+        context["language"] = "zh-CN"
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _show_pictures)
+    app.connect("html-page-context", _name_the_language)

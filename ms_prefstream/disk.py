@@ -55,6 +55,8 @@ _CAUSES = {
     errno.ELOOP: ("it is a link", "Name the file itself"),
 }
 """System errors: the cause, and the remedy."""
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""System errors that say that nothing is at a path: no file can have the name, or a link leads to itself."""
 
 
 class LocalCopy(str):
@@ -110,7 +112,7 @@ def cause_of(error: OSError | ValueError) -> str:
 
 
 def cause_and_remedy(error: OSError | ValueError) -> str:
-    """Returns the same and what to do, as the end of a sentence and another one without its full stop."""
+    """Returns why a system call failed and what to do: the end of a sentence, and one without its full stop."""
     known = _CAUSES.get(error.errno or 0) if isinstance(error, OSError) else None
     return f"{cause_of(error)}. {known[1] if known else 'Check the path'}"
 
@@ -125,8 +127,12 @@ def status_of(path: str | os.PathLike[str], follow: bool = False) -> os.stat_res
     """
     try:
         return os.stat(path, follow_symlinks=follow)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no file can have such a path
+    except ValueError:  # no file can have such a path
         return None
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
 
 
 def exists(path: str | os.PathLike[str]) -> bool:

@@ -67,7 +67,7 @@ class Mutant:
     Attributes:
         key: Names the mutant, whatever changes elsewhere.
         file: The changed file, from the root of the checkout.
-        lines: The lines of the statement around the change, or of its head.
+        lines: The lines of the statement around the change, or of its head; of a changed default those of the function.
         function: The changed function.
         change: The text before and after.
         source: The whole file with the change.
@@ -96,7 +96,7 @@ def mutants_of(file: str, seed: int) -> Iterator[tuple[str, Callable[[], Mutant 
     visitor = MutationVisitor(mutation_operators, IgnoredCode(set(), set(), set()))
     module, positions = wrapper.visit(visitor), wrapper.resolve(PositionProvider)
     statements = [node for node in ast.walk(ast.parse(text_of(file))) if isinstance(node, ast.stmt)]
-    heads = [range(node.lineno, _last_line_of_head(node) + 1) for node in statements]
+    heads = [range(node.lineno, _last_line(node) + 1) for node in statements]
     seen: Counter[str] = Counter()
 
     def make(key: str, mutation: Any, function: str, change: str) -> Mutant | None:
@@ -118,20 +118,21 @@ def mutants_of(file: str, seed: int) -> Iterator[tuple[str, Callable[[], Mutant 
             yield key, functools.partial(make, key, mutation, function.name.value, f"{before} -> {after}")
 
 
-def _last_line_of_head(node: Any) -> int:
-    body = getattr(node, "body", None)
+def _last_line(node: Any) -> int:
+    """Returns the last line of a statement, of one with a body the last one before it; defaults matter everywhere."""
+    body = None if isinstance(node, ast.FunctionDef) else getattr(node, "body", None)
     last: int = max(node.lineno, body[0].lineno - 1) if body else node.end_lineno
     return last
 
 
 def sample(folder: str, size: int, seed: int) -> list[Mutant]:
-    """Returns the mutants of a folder with the lowest keys, in the order of the files."""
+    """Returns the mutants of a folder with the lowest keys, ascending: whatever a run gets to is a sample as well."""
     paths = sorted((ROOT / "ms_prefstream" / folder).rglob("*.py"))
     found = (one for path in paths for one in mutants_of(str(path.relative_to(ROOT)), seed))
     every = sorted(found, key=lambda one: one[0])
     made = list(itertools.islice((mutant for _, make in every if (mutant := make()) is not None), size))
     print(f"{folder}: {len(made)} of {len(every)} mutants", flush=True)
-    return sorted(made, key=lambda mutant: (mutant.file, mutant.lines.start, mutant.key))
+    return made
 
 
 def _named(code: Code) -> dict[tuple[str, int], Code]:

@@ -93,6 +93,14 @@ def test_a_missing_file_is_the_callers_business(tmp_path: pathlib.Path) -> None:
         disk.read_file(tmp_path / "none", StateError, WHAT)
 
 
+def test_nothing_is_at_a_path_that_no_file_can_have(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    for name in ("missing", "file/x", "n" * 300, "n\0", "loop"):
+        assert disk.status_of(tmp_path / name, follow=True) is None, name
+    assert disk.exists(tmp_path / "loop")
+
+
 def test_size_is_bounded(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "note.json"
     path.write_bytes(b"x" * 11)

@@ -65,8 +65,8 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(f"--out {shown(folder)} cannot be made a folder: {cause_and_remedy(error)}.") from error
-    for name, text in files.items():
-        write_file(folder / name, text.encode("utf-8", "surrogateescape"), OptionError, "the file")
+    for name, text in files.items():  # a name that is no UTF-8 stands in quotes, where YAML and Python read its escape
+        write_file(folder / name, text.encode("utf-8", "backslashreplace"), OptionError, "the file")
         show(f"written: {folder / name}")
     show(f"next:    ms-prefstream doctor --config {folder / 'run.yaml'}")
     if "train.py" in files:

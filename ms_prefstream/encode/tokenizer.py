@@ -9,7 +9,7 @@ import pathlib
 from typing import Any
 
 from ms_prefstream.checks import whole_number
-from ms_prefstream.disk import check_path, read_yaml
+from ms_prefstream.disk import cause_and_remedy, check_path, read_yaml, shown, status_of
 from ms_prefstream.encode.backends import BACKENDS, LOADERS
 from ms_prefstream.encode.backends.base import Form, NotServedError, Tokenizer
 from ms_prefstream.encode.backends.tokenizer_source import ACCEPTED, TokenizerSource, find_files
@@ -78,8 +78,21 @@ def _source(tokenizer: Any) -> TokenizerSource:
         return TokenizerSource(name="bytes", forms={Form.BYTES: None})
     name = os.fspath(tokenizer)
     check_path(name, TokenizerError, "tokenizer")
+    try:
+        return _files_of(name)
+    except OSError as error:
+        where = shown(error.filename or name)
+        raise TokenizerError(f"tokenizer {where} cannot be read: {cause_and_remedy(error)}.") from error
+
+
+def _files_of(name: str) -> TokenizerSource:
+    """Returns the files of a tokenizer at a path, or of a model name.
+
+    Raises:
+        OSError: The system cannot say what is there.
+    """
     path = pathlib.Path(name).expanduser()
-    if not path.exists():
+    if status_of(path, follow=True) is None:
         folder = _mindformers_folder(name) or _hub_folder(name)
         if folder is None:
             searched = ", ".join(cache_roots())

@@ -131,10 +131,9 @@ def is_own(path: str, is_known: Callable[[IO[bytes], str], bool]) -> bool:
     except (FileNotFoundError, PermissionError):
         return False
     except PrefStreamError as error:
-        if isinstance(error.__cause__, OSError) and not isinstance(
-            error.__cause__, (NotADirectoryError, PermissionError)
-        ):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if isinstance(cause, OSError) and not isinstance(cause, (NotADirectoryError, PermissionError)):
+            raise cause from None
         return False
 
 

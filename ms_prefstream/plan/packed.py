@@ -111,7 +111,7 @@ class PackedPlan:
         """Returns the row ids in each packed row of a rank's step, G / world arrays."""
         Ranks(world, rank).batch_size(self.options.global_batch)
         self._order.locate(step)
-        packs, numbers = self._packs(epoch).bins, self._numbers(epoch, step)[rank::world]
+        numbers, packs = self._numbers(epoch, step)[rank::world], self._packs(epoch).bins  # the former checks the epoch
         return [packs.of(number) for number in numbers.tolist()]
 
     def _numbers(self, epoch: int, step: int) -> NDArray[np.int64]:

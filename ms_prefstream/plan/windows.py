@@ -103,7 +103,7 @@ class Windows:
     def is_filling(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Returns whether the rows at these positions of an epoch only fill its last step."""
         if self._mixed is not None:
-            positions = self._mixed.turns(epoch, positions)
+            positions = self._mixed.turns(whole_number("epoch", epoch, 0, WORD), positions)
         return positions >= self.options.rows
 
     def rows_at(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -288,7 +288,8 @@ class Report:
         seen, found = self._seen, list[bool]()
         most = (max(rows, default=0) >> 3) + 1
         if most > len(seen):
-            seen.extend(bytes(max(most - len(seen), len(seen), 1024)))
+            # Replaced, not extended: another thread may use it as an array.
+            self._seen = seen = seen + bytes(max(most - len(seen), len(seen), 1024))
         if len(rows) > _FEW:
             found = _newly_set(np.frombuffer(seen, np.uint8), np.array(rows)).tolist()
         else:

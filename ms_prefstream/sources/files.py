@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.disk import check_own, open_descriptor, shown, status_of
+from ms_prefstream.disk import cause_and_remedy, check_own, close_quietly, open_descriptor, shown, status_of
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.sources.base import sources_in
 
@@ -112,10 +112,9 @@ class Handle:
         except OSError as error:
             raise unreadable(path, error) from error
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+    def __del__(self, close: Callable[[int], None] = close_quietly) -> None:
         if self.fd >= 0:
-            with contextlib.suppress(OSError):
-                close(self.fd)
+            close(self.fd)
 
 
 _numbers = itertools.count()
@@ -231,8 +230,11 @@ def check_target(option: str, path: str | os.PathLike[str], source: Any, is_own:
     """
     for one in sources_in(source):
         files = getattr(one, "paths", None) or getattr(one, "_paths", None) or [str(getattr(one, "name", ""))]
-        with reading(os.fspath(path)):
+        try:
             found = [status_of(file, follow=True) for file in (path, *files)]
+        except OSError as error:
+            where = shown(error.filename or path)
+            raise OptionError(f"{option}: {where} cannot be looked up: {cause_and_remedy(error)}.") from error
         if found[0] is not None and any(one is not None and os.path.samestat(found[0], one) for one in found[1:]):
             raise OptionError(
                 f"{option} is {shown(path)!r}, which is a file of the data itself. Name another file; nothing was "

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from ms_prefstream.disk import is_folder, is_shortened_url, walk
+from ms_prefstream.disk import exists, is_folder, is_shortened_url, walk
 from ms_prefstream.errors import SourceError
 from ms_prefstream.lengths.build import JOURNAL_SUFFIX
 from ms_prefstream.lengths.index_file import SUFFIX
@@ -129,7 +129,7 @@ def _expand(pattern: str | os.PathLike[str], own: dict[str, str], copies: _Copie
             return cached
         raise _missing(path)
     found = sorted(glob.glob(path, recursive=True))
-    _check_listed(path if os.path.basename(path) == "**" else os.path.dirname(path))
+    _check_searched(path)
     files = _without_own([match for match in found if not os.path.isdir(match)], own)
     if not files:
         what = f"no file{_neighbours(path)}"
@@ -232,15 +232,21 @@ def _without_own(files: list[str], own: dict[str, str]) -> list[str]:
     return [file for file in files if file not in found]
 
 
-def _check_listed(pattern: str) -> None:
-    """Raises OSError if a folder that a glob looks into cannot be listed; `glob` skips it silently."""
-    while True:
-        for folder in glob.glob(pattern, recursive=True) if _GLOB.search(pattern) else [pattern or "."]:
-            if is_folder(folder):
+def _check_searched(pattern: str) -> None:
+    """Raises OSError if the system cannot say what a glob matches; `glob` skips such folders silently."""
+    listed = None
+    while _GLOB.search(pattern):
+        parent, name = os.path.split(pattern)
+        within = pattern if name == "**" else parent
+        folders = glob.glob(within, recursive=True) if _GLOB.search(within) else [within or "."]
+        if not _GLOB.search(name):  # looked up without listing the folder
+            for folder in folders:
+                exists(os.path.join(folder, name))
+        elif within != listed:
+            listed = within
+            for folder in filter(is_folder, folders):
                 os.listdir(folder)
-        if not _GLOB.search(pattern):
-            return
-        pattern = os.path.dirname(pattern)
+        pattern = parent
 
 
 def _files_at(path: str, own: dict[str, str]) -> Iterator[tuple[str, Kind]]:

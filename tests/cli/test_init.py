@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import pathlib
 import re
 import shutil
@@ -46,6 +48,22 @@ def test_the_lengths_fit_the_rows(
     assert stream.task.length - 64 < lengths[-1]
     assert len(stream.shapes) <= 8
     assert run(monkeypatch, "doctor", "--config", "run.yaml") == 0
+
+
+def test_a_name_that_is_no_utf_8_is_written_as_the_commands_read_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = os.fsdecode(b"caf\xe9.jsonl")
+    shutil.copy(data_path(), source)
+    assert run(monkeypatch, "init", source, "--tokenizer", "bytes", "--task", "dpo") == 0
+    assert run(monkeypatch, "doctor", "--config", "run.yaml") == 0
+    named = [
+        node.value
+        for node in ast.walk(ast.parse(pathlib.Path("train.py").read_bytes()))
+        if isinstance(node, ast.Constant)
+    ]
+    assert source in named
 
 
 def test_standard_input_is_refused(

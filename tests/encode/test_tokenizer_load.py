@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import pickle
 import shutil
@@ -449,6 +450,31 @@ def test_loading_imports_no_large_package(chatml_dir: pathlib.Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(chatml_dir)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_pipe_is_no_tokenizer(tmp_path: pathlib.Path) -> None:
+    for name in ("tokenizer.json", "tokenizer.model"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(TokenizerError, match=r"a named pipe; expected a regular file"):
+            load_tokenizer(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["closed", "closed/tokenizer.json", "run.yaml"])
+def test_a_tokenizer_in_a_folder_that_may_not_be_entered_is_named(
+    name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal is the operating system's; it is played here, since an administrator is never refused."""
+    closed, real = str(tmp_path / "closed"), os.stat
+    (tmp_path / "run.yaml").write_text(f"processor: {{tokenizer: {{vocab_file: {closed}/tokenizer.json}}}}")
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(TokenizerError, match=r"closed.* cannot be read: the permissions forbid it\. Give this user"):
+        load_tokenizer(tmp_path / name)
 
 
 def test_the_frozen_tokenizer_is_frozen(chatml_dir: pathlib.Path) -> None:

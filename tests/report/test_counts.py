@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from ms_prefstream.errors import DroppedRowError, Reason, RowError
 from ms_prefstream.report.bad_rows import BadRows
@@ -38,6 +39,17 @@ KINDS = [
     Loaded(None, RowError(Reason.BAD_TYPE, "it is no text")),
 ]
 TRUNCATED, TIE, MALFORMED = {1, 3}, 4, 5
+
+
+def test_rows_are_counted_while_another_thread_counts() -> None:
+    class Rows(list[int]):
+        def __array__(self, *_: object, **__: object) -> NDArray[np.int64]:
+            report.first_time([50_000])  # in the middle, as another thread
+            return np.array(list(self))
+
+    report = Report()
+    assert all(report.first_time(Rows(range(_FEW + 1))))
+    assert report.read == _FEW + 2
 
 
 @pytest.mark.parametrize("raises", [True, False])

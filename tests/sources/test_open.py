@@ -248,6 +248,32 @@ def test_a_subfolder_that_may_not_be_read_is_not_skipped(
         open_source(os.path.join(tmp_path, pattern) if pattern else tmp_path)
 
 
+@pytest.mark.parametrize("pattern", ["*/data/*.jsonl", "*/data/rows.jsonl"])
+def test_a_folder_that_is_only_passed_through_need_not_be_listed(
+    pattern: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("even", "odd"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        lines(tmp_path / name / "data" / "rows.jsonl", 1)
+    real, hidden = os.scandir, os.path.join(tmp_path, "odd")
+
+    def scandir(path: Any = ".") -> Any:
+        if path == hidden:
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "listdir", lambda path=".": [entry.name for entry in scandir(path)])
+    assert len(open_source(os.path.join(tmp_path, pattern))) == 2
+
+
+def test_a_glob_passes_over_a_link_that_leads_to_itself(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "even").mkdir()
+    lines(tmp_path / "even" / "rows.jsonl", 1)
+    os.symlink("loop", tmp_path / "loop")
+    assert len(open_source(os.path.join(tmp_path, "*", "*.jsonl"))) == 1
+
+
 def test_a_folder_that_may_not_be_read(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str) -> list[str]:
         raise PermissionError(13, "Permission denied", path)

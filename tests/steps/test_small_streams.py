@@ -1,4 +1,4 @@
-"""Small streams of every kind deliver what they did: batches, rows, counts and summaries of two epochs, by digest.
+"""Small streams of every kind deliver what they did: batches, rows and counts of two epochs, by digest.
 
 `python -m tests.steps.test_small_streams` writes the digests anew; a commit that does so says why they changed.
 """
@@ -78,6 +78,19 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "reward": (rows, {"task": mps.Reward(64)}),
     "reward token": (rows, {"task": mps.Reward(64, layout="reward_token", reward_token=256)}),
     "rlhf": (marked, {"task": mps.RLHF(32, 48)}),
+    "rlhf, cut on the right": (marked, {"task": mps.RLHF(24, 34, truncation="right")}),
+    "rlhf, prompts alone": (
+        lambda: [{"prompt": row["prompt"]} if number % 3 else row for number, row in enumerate(marked())],
+        {"task": mps.RLHF(24, 48)},
+    ),
+    "rlhf, prompts alone, cut on the right": (
+        lambda: [{"prompt": row["prompt"]} if number % 3 else row for number, row in enumerate(marked())],
+        {"task": mps.RLHF(24, 28, truncation="right")},
+    ),
+    "reward token, bad rows": (
+        with_bad_rows,
+        {"task": mps.Reward(64, layout="reward_token", reward_token=256), "on_bad_row": "drop"},
+    ),
     "prompts": (rows, {"task": mps.Prompts(40, repeat=3)}),
     "kto": (marked, {"task": mps.KTO(48)}),
     "kto of pairs, ranks": (rows, {"task": mps.KTO(64), "num_shards": 2, "shard_id": 1}),
@@ -177,8 +190,8 @@ def delivered(name: str) -> Iterator[Any]:
             yield batch
             if "one pass" not in name:
                 yield [stream.rows(epoch, step, resolved=resolved).tolist() for resolved in (False, True)]
-    yield stream.report.as_dict()
-    yield [str(stream.report), stream.report.ledger()]
+    report = stream.report
+    yield [report.read, report.dropped, report.origins, report.truncated, report.question_cut, report.tokens]
     yield pathlib.Path("dropped.jsonl").read_bytes() if name == "index, bad rows" else b""
 
 
@@ -199,7 +212,7 @@ def test_what_small_streams_deliver(name: str) -> None:
     assert digest(delivered(name)) == json.loads(STORED.read_text())[name]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES][::4])
 def test_small_streams_resume(name: str) -> None:
     """From the middle of the first epoch, without the stream that saved the state."""
     whole = made(name)

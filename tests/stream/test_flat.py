@@ -76,6 +76,6 @@ def test_streams_of_one_process_do_not_touch_each_other(in_threads: bool, tmp_pa
     else:
         for step in zip(*(stream.batches(0) for stream in streams), strict=True):
             [batches.append(batch) for batches, batch in zip(found, step, strict=True)]
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # threads of earlier tests may have ended
     for batches, expected in zip(found, alone, strict=True):
         assert_same_batches(batches, expected)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,22 @@ def test_quarantine_is_no_file_of_the_data(tmp_path: pathlib.Path) -> None:
     with pytest.raises(mps.OptionError, match=r"quarantine is .*rows\.jsonl.*a file of the data itself"):
         make(path, quarantine=path)
     assert path.read_text() == GOOD + '{"x": 1}\n'
+
+
+def test_a_target_that_cannot_be_looked_up_is_named_with_its_option(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(GOOD)
+    stream, real = make(tmp_path / "rows.jsonl"), os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("closed/index"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(mps.OptionError, match=r"^index: .*closed/index cannot be looked up: the permissions forbid it"):
+        stream.build_index(tmp_path / "closed" / "index")
 
 
 def test_quarantine_replaces_a_quarantine_and_nothing_else(tmp_path: pathlib.Path) -> None:

@@ -155,7 +155,10 @@ def test_two_steps_in_one_token() -> None:
         {**ROW, "completions": ["ab", "", "c"], "labels": [True, True, True]}, 64, SHARED / "tokenizers/qwen2_5"
     )
     assert row.reason is Reason.BAD_TYPE
-    assert "steps 1 and 2 end in one token, which can have one label only" in row.problem
+    assert row.problem == (
+        "steps 1 and 2 end in one token, which can have one label only [bad_type]. Correct the row, or pass another "
+        "step_separator."
+    )
 
 
 @pytest.mark.parametrize("task", [mps.DPO(64), mps.Reward(64), mps.RLHF(64, 64)], ids=lambda task: task.name)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import orjson
 
+from ms_prefstream.disk import cause_and_remedy, open_regular
 from ms_prefstream.encode.backends.base import Form
 from ms_prefstream.errors import TokenizerError, printable
 
@@ -163,9 +164,10 @@ def check_types(found: Mapping[str, Any], schema: Any, where: pathlib.Path | str
 def read_bytes(path: pathlib.Path) -> bytes:
     """Returns a file's content, or raises a `TokenizerError` that says why it cannot be read."""
     try:
-        return path.read_bytes()
+        with open_regular(path, TokenizerError, "the tokenizer file") as file:
+            return file.read()
     except OSError as error:
-        raise TokenizerError(f"{path} cannot be read: {error.strerror}. Check the path and its permissions.") from None
+        raise TokenizerError(f"{path} cannot be read: {cause_and_remedy(error)}.") from None
 
 
 def _read_text(path: pathlib.Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_prefstream.checks import checked_call, whole_number
+from ms_prefstream.checks import checked_call, group_of, whole_number
 from ms_prefstream.encode.tokenizer import choose_pad_id
 from ms_prefstream.errors import PrefStreamError, printable
 from ms_prefstream.formats.carry import Carry
@@ -121,27 +121,9 @@ def doctor(
     Raises:
         OptionError: An option has a value that is not allowed.
     """
-    encoding = Encoding(
-        task=task,
-        tokenizer=tokenizer,
-        format=format,
-        fields=fields,
-        template=template,
-        template_variables=template_variables,
-        pad_token_id=pad_token_id,
-        vocab_size=vocab_size,
-        boundary=boundary,
-        special_tokens_in_content=special_tokens_in_content,
-        content_lost=content_lost,
-        continue_final_message=continue_final_message,
-        train_empty_think=train_empty_think,
-        template_limit_s=template_limit_s,
-        carry=carry,
-        backend=backend,
-    )
-    policy = BadRowPolicy(on_bad_row=on_bad_row)
-    remote = Remote(storage_options=storage_options, cache_dir=cache_dir)
-    examined = _Examined(encoding, policy.on_bad_row == "drop", remote)
+    given = locals()
+    encoding, policy = group_of(Encoding, given), group_of(BadRowPolicy, given)
+    examined = _Examined(encoding, policy.on_bad_row == "drop", group_of(Remote, given))
     examined.run(source, whole_number("rows", rows, 1))
     return Diagnosis(len(examined.raws), tuple(examined.facts), tuple(examined.findings()))
 

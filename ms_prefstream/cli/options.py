@@ -171,16 +171,18 @@ _TASK = (
     cloup.option("--eos/--no-eos", "append_eos", default=None, help="Without a template: end token after responses."),
 )
 
+CARRY = cloup.option(
+    "--carry",
+    type=CarriedField(),
+    metavar="NAME[:DTYPE[=DEFAULT]]",
+    multiple=True,
+    callback=lambda ctx, param, given: dict(item for one in given for item in one.items()) or None,
+    help="Field that becomes a column: id, weight:float32=1.0; may be repeated.",
+)
+
 _ROWS = (
     *FORMAT,
-    cloup.option(
-        "--carry",
-        type=CarriedField(),
-        metavar="NAME[:DTYPE[=DEFAULT]]",
-        multiple=True,
-        callback=lambda ctx, param, given: dict(item for one in given for item in one.items()) or None,
-        help="Field that becomes a column: id, weight:float32=1.0; may be repeated.",
-    ),
+    CARRY,
     cloup.option("--cvalues-types", multiple=True, help='CValues difficulty "better>worse"; may be repeated.'),
     cloup.option(
         "--content-lost",

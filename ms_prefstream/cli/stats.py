@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import cloup
 
-from ms_prefstream.cli.options import ENGINE, FORMAT, TASKS, TEMPLATE, command, run_group, source_argument
+from ms_prefstream.cli.options import CARRY, ENGINE, FORMAT, TASKS, TEMPLATE, command, run_group, source_argument
 from ms_prefstream.cli.terminal import styled
 from ms_prefstream.cli.values import Suggested
 from ms_prefstream.html import SAMPLES
@@ -34,6 +34,7 @@ zcat train.jsonl.gz | ms-prefstream stats - --json
 @cloup.option_group(
     "Rows",
     *FORMAT,
+    CARRY,
     cloup.option("--against", type=click.Path(), multiple=True, help="Count prompts shared with this file, too."),
 )
 @cloup.option_group(
@@ -81,6 +82,7 @@ def stats(source: tuple[Any, ...], as_json: bool, html: str | None, samples: int
         "fields": options["fields"],
         "template": None if template.lower() == "none" else template,
         "template_variables": options["template_variables"],
+        "carry": options["carry"],
     }
     if options["template_limit_s"] is not None:
         encoding["template_limit_s"] = options["template_limit_s"]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ms_prefstream.checks import checked_call, whole_number
+from ms_prefstream.checks import checked_call, group_of, whole_number
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.encode.truncate import CutMap, Flat, Uncut
 from ms_prefstream.errors import RowError
@@ -91,22 +91,7 @@ def encode(
     Raises:
         PrefStreamError: An option that cannot be used. The result says what is wrong with the row itself.
     """
-    encoding = Encoding(
-        task=task,
-        tokenizer=_loaded(tokenizer, backend),
-        format=format,
-        fields=fields,
-        template=template,
-        template_variables=template_variables,
-        vocab_size=vocab_size,
-        boundary=boundary,
-        special_tokens_in_content=special_tokens_in_content,
-        content_lost=content_lost,
-        continue_final_message=continue_final_message,
-        train_empty_think=train_empty_think,
-        template_limit_s=template_limit_s,
-        carry=carry,
-    )
+    encoding = group_of(Encoding, locals() | {"tokenizer": _loaded(tokenizer, backend)})
     carried = None if carry is None else encoding.carried(open_source([row]))
     (read,) = formats_of(None, format, fields, carried, traits(task).unpairs)
     return RowEncoder(encoding.recipe(ready=False, carry=carried)).rows([row], read)[0]

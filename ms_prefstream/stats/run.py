@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from ms_prefstream.checks import checked_call, process_count, whole_number
+from ms_prefstream.checks import checked_call, group_of, process_count, whole_number
 from ms_prefstream.errors import OptionError, RowError
 from ms_prefstream.load.one_pass import RecordWithOrigin, records_of
 from ms_prefstream.load.records import formats_of
@@ -36,6 +36,14 @@ _LEAST = 16  # tokens of a limit
 _Measure = Callable[[Any, Chunk], Measured]
 _TOGETHER = 256  # rows that are measured at a time
 _LOOKED_AT = 64  # rows whose preset is looked up
+_WITHOUT_TOKENIZER: Mapping[str, Any] = {
+    "tokenizer": "bytes",
+    "template": "auto",
+    "template_variables": None,
+    "vocab_size": None,
+    "backend": "auto",
+}
+"""Options that find the rows which every stream would drop."""
 
 
 @checked_call
@@ -55,6 +63,7 @@ def stats(
     continue_final_message: str = "error",
     train_empty_think: bool = False,
     template_limit_s: float | None = 10.0,
+    carry: Sequence[str] | Mapping[str, Any] | None = None,
     backend: str = "auto",
     against: Any = None,
     limits: Sequence[int] = LIMITS,
@@ -87,6 +96,7 @@ def stats(
         continue_final_message: ``error`` or ``join``.
         train_empty_think: Whether an empty think block is under the loss.
         template_limit_s: Seconds that a chat template may take for one conversation; None for no limit.
+        carry: Fields of the row that become further columns; rows without one of them are counted as dropped.
         backend: ``auto``, ``fastokens``, ``tiktoken``, ``tokenizers`` or ``sentencepiece``.
         against: Other data, such as an evaluation set, whose prompts should not be among the rows.
         limits: Tokens at which rows are cut, to see what is lost; the task's own limit is added.
@@ -104,29 +114,16 @@ def stats(
     Raises:
         PrefStreamError: An option cannot be used, or the source cannot be opened.
     """
-    begin = time.monotonic()
+    given, begin = locals(), time.monotonic()
     check_engine(engine, ray_address)
     batch_size, workers = whole_number("batch_size", batch_size, 1), process_count(workers)
-    remote = Remote(storage_options=storage_options, cache_dir=cache_dir)
+    remote = group_of(Remote, given)
     opened = open_rows(source, remote)
-    unpairs = task is not None and traits(task).unpairs
-    formats = formats_of(opened, format, fields, unpairs=unpairs)
-    encoding = Encoding(
-        task=task or DPO(NO_LIMIT),
-        tokenizer="bytes" if tokenizer is None else tokenizer,  # to find rows that every stream would drop
-        format=format,
-        fields=fields,
-        template="auto" if tokenizer is None else template,
-        template_variables=None if tokenizer is None else template_variables,
-        vocab_size=None if tokenizer is None else vocab_size,
-        boundary=boundary,
-        special_tokens_in_content=special_tokens_in_content,
-        content_lost=content_lost,
-        continue_final_message=continue_final_message,
-        train_empty_think=train_empty_think,
-        template_limit_s=template_limit_s,
-        backend="auto" if tokenizer is None else backend,
-    )
+    if tokenizer is None:
+        given |= _WITHOUT_TOKENIZER
+    encoding = group_of(Encoding, given | {"task": task or DPO(NO_LIMIT)})
+    carried = None if carry is None else encoding.carried(opened)
+    formats = formats_of(opened, format, fields, carried, task is not None and traits(task).unpairs)
     ready = only_caches(opened)
     limits = () if ready else _checked_limits(limits, task)  # samples of a cache were cut before
     recipe = encoding.recipe(ready)

@@ -158,6 +158,7 @@ def test_options_as_they_are_typed(
     assert re.search(r"try +--max-length \d+   --max-shapes \d+   or --pack \d+", text)
     assert "--max-length" not in str(mps.stats(rows, tokenizer="bytes"))
     assert "pass --tokenizer DIRECTORY" in printed(monkeypatch, capsys, str(rows))
+    assert re.search(r"dropped +missing_field", printed(monkeypatch, capsys, str(rows), "--carry", "weight:float32"))
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,18 @@ def test_unread_fields() -> None:
     assert "rationale 4" in str(found)
 
 
+@pytest.mark.parametrize("tokenizer", [None, "bytes"])
+def test_carried_fields_are_read_and_rows_without_them_are_dropped(tokenizer: Any) -> None:
+    rows = [{**row, "rationale": "because"} for row in pairs(4)]
+    del rows[2]["rationale"]
+    found = mps.stats(rows, tokenizer=tokenizer, carry={"rationale": "text"}, against=pairs(2))
+    assert (found.unread, found.dropped, found.usable) == ({}, {"missing_field": 1}, 3)
+    assert found.against is not None
+    assert found.against.shared == 2  # other data need no such field
+    with pytest.raises(mps.OptionError, match="float7"):
+        mps.stats(rows, carry={"rationale": "float7"})
+
+
 def test_fields_formats_and_functions() -> None:
     rows = [{"question": "q" * n, "good": "yes", "bad": "no"} for n in range(1, 5)]
     fields = {"prompt": "question", "chosen": "good", "rejected": "bad"}

@@ -114,6 +114,7 @@ def test_what_is_whole_is_read(name: str, made: Any, tmp_path: pathlib.Path) -> 
     assert got(kind, fresh(place, tmp_path / "a"), place) == got(kind, fresh(place, tmp_path / "b"), place) != []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", KINDS)
 def test_random_damages(name: str, count: int, made: Any, tmp_path: pathlib.Path) -> None:
@@ -132,6 +133,7 @@ def test_random_damages(name: str, count: int, made: Any, tmp_path: pathlib.Path
     assert refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [50, pytest.param(0, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", KINDS)
 def test_wrong_contents_with_the_right_checksum(name: str, count: int, made: Any, tmp_path: pathlib.Path) -> None:
@@ -300,6 +302,7 @@ def seen(path: pathlib.Path) -> Any:
     return status.st_mode, status.st_ino, status.st_mtime_ns, inside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", WHEN)
 @pytest.mark.parametrize("kind", ["file", "JSON", "array", "link", "pipe", "folder"])
 @pytest.mark.parametrize("most", [8, pytest.param(99, marks=pytest.mark.long)])

@@ -63,6 +63,7 @@ def conversation(prompt: str, response: str) -> str:
     return f"<|user|>\n{prompt}<|end|>\n<|assistant|>\n{response}<|end|>\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["joint", "inference"])
 @pytest.mark.parametrize("flags", [(), ("lstrip",), ("rstrip",), ("lstrip", "rstrip"), ("single_word",), FLAGS[:3]])
 @pytest.mark.parametrize("kind", ["chatml_dir", "llama2_dir", "metaspace_first_dir"])

@@ -136,6 +136,7 @@ class TestFamilies:
         found = assert_block(encoder, rows)
         assert any(not isinstance(one, RowError) for one in found)
 
+    @pytest.mark.slow
     @SLACK
     @given(st.data())
     @boundaries

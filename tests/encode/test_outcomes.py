@@ -131,6 +131,7 @@ def conversations(draw: Any, texts: st.SearchStrategy[str] = texts) -> Completio
     return Completion(tuple(turns), (Message("assistant", draw(texts)),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["joint", "inference"])
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_as_in_full(name: str, boundary: str) -> None:
@@ -144,6 +145,7 @@ def test_as_in_full(name: str, boundary: str) -> None:
     law()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_control_tokens_in_contents(field: pathlib.Path, name: str) -> None:
     """A template gets them as other characters, so they are not what it asks for."""

@@ -49,6 +49,7 @@ def kept(side: EncodedSide) -> list[Part]:
     return [part for part in side.parts if not part.cut]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("family", ["chatml", "llama3", "llama2", "deepseek"])
 def test_parts_are_the_sample_and_what_was_cut_off(family: str, task: str, field: pathlib.Path) -> None:

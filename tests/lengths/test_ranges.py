@@ -49,6 +49,7 @@ def rows(count: int = 100) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("total", [1, 3, 8, 130])
 @pytest.mark.parametrize(
     "options", [{}, {"exclude": [{"prompt": "#0# why?"}], "order_by": "field:score"}, {"workers": 2}], ids=str

@@ -59,6 +59,7 @@ def train(stream: mps.Stream, directory: pathlib.Path, epochs: int, kill: int = 
     return training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["list", "generator function"])
 @pytest.mark.parametrize("kill", [1, 3, K, K + 1, 2 * K - 1])
 def test_a_killed_run_goes_on_behind_its_last_finished_step(kind: str, kill: int, tmp_path: pathlib.Path) -> None:

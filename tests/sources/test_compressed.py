@@ -241,6 +241,7 @@ def _bombs() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["line.jsonl.zst", "blank.jsonl.zst", "frames.jsonl.zst", "line.jsonl.gz"])
 def test_memory_does_not_follow_the_ratio_of_compression(tmp_path: pathlib.Path, name: str) -> None:
     path = tmp_path / name

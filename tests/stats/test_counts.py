@@ -84,6 +84,7 @@ def assert_repeats(found: mps.Stats, rows: list[Row], prompts: list[Any]) -> Non
         assert prompts[one] == prompts[other]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cvalues_like_2k.jsonl", "dpo_en_demo.json", "dpo_zh_demo.json"])
 def test_characters_and_tokens_of_real_rows(shared: pathlib.Path, name: str) -> None:
     tokenizers = pytest.importorskip("tokenizers")

@@ -150,6 +150,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, together: int) -
     assert mps.stats(rows, tokenizer="bytes", limits=(40, 60)) == expected
 
 
+@pytest.mark.slow
 def test_no_text_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[Any] = []
     result = pass_over.Collected.result

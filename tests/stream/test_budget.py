@@ -93,6 +93,7 @@ def test_the_sequences_of_a_row_count(indexed: Callable[..., mps.Stream], path: 
         assert all(batch[column].shape in shapes for batch in stream.batches())
 
 
+@pytest.mark.slow
 def test_it_resumes_at_every_step(indexed: Callable[..., mps.Stream]) -> None:
     assert_resumes_everywhere(indexed)
     assert_resumes_everywhere(lambda: indexed(drop_remainder=False, longest_first=True))

@@ -81,6 +81,7 @@ def carried_in(batch: Batch) -> list[tuple[Any, ...]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("workers", [0, 2])

@@ -35,6 +35,7 @@ def without_end(stream: mps.Stream) -> Iterator[Batch]:
     return itertools.chain.from_iterable(stream.batches(epoch) for epoch in itertools.count())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [None, "build"], ids=["no index", "index"])
 @pytest.mark.parametrize("rule", RULES)
 def test_a_run_holds_nothing_for_each_step(

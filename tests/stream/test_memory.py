@@ -52,6 +52,7 @@ def held(path: pathlib.Path, kind: str) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MOST)
 def test_bytes_a_row(kind: str, paths: dict[int, pathlib.Path]) -> None:
     few, many = held(paths[FEW], kind), held(paths[MANY], kind)

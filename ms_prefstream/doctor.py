@@ -14,7 +14,7 @@ from ms_prefstream.encode.tokenizer import choose_pad_id
 from ms_prefstream.errors import PrefStreamError, printable
 from ms_prefstream.formats.carry import Carry
 from ms_prefstream.formats.record import Pair, TokenPair
-from ms_prefstream.lines import share
+from ms_prefstream.lines import counted, share
 from ms_prefstream.load.loader import Recipe, SampleLoader
 from ms_prefstream.load.records import formats_of
 from ms_prefstream.report.findings import Finding, Seen, findings
@@ -184,7 +184,7 @@ class _Examined:
         both = sum(isinstance(record, (Pair, TokenPair)) for record in self._records)
         names = ", ".join(formats_in(formats, self.raws))
         sides = "every row has both sides" if both == len(found) else f"{both:,} rows have both sides"
-        parts = [f"{len(found):,} rows read", names, sides if self._encoding.task.pairs and not self._ready else ""]
+        parts = [f"{counted(len(found))} read", names, sides if self._encoding.task.pairs and not self._ready else ""]
         self.facts.append(" · ".join(filter(None, parts)))
 
     def _prepare(self, source: Any, rows: int) -> None:

@@ -65,8 +65,8 @@ def build_index(
         dedup: Leaves out usable rows that equal an earlier one, counted as ``duplicate``. ``row``: every field of the
             raw row, exactly. ``pair``: prompt and both responses; ``prompt``: the prompt. These two are compared in
             Unicode's NFKC form, without case, with one blank for each run of white space; rows with other labels are
-            other pairs. Several pairs that a format
-            makes of one row share their row and prompt, and count as one there. In a mix the first of all parts stays.
+            other pairs. Several pairs that a format makes of one row share their row and prompt, and count as one
+            there. In a mix the first of all parts stays.
         exclude: Other data, such as an evaluation set: what `ms_prefstream.stream` takes as a source, or a mix of parts
             with formats of their own. Rows with one of their prompts are left out, counted as ``contaminated``.
             Prompts are compared as `ms_prefstream.split` does, without system messages.

@@ -56,6 +56,11 @@ def at_most(sections: Iterable[Sequence[str]], most: int) -> list[str]:
     return [line for lines in kept for line in lines]
 
 
+def counted(count: int, what: str = "row") -> str:
+    """Returns a count with its noun: ``1 row``, ``2,000 rows``."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def share(count: int, total: int) -> str:
     """Returns a count with its share of a total: ``1,836 (91.8 %)``."""
     percent = 100 * count / max(1, total)

@@ -111,11 +111,6 @@ class Sample(NamedTuple):
             return max(len(chosen.ids), len(rejected.ids))
         return len(self.sequences[0].ids)
 
-    @property
-    def total_length(self) -> int:
-        """Tokens of all sequences: what the sample takes of a packed row."""
-        return sum(len(sequence.ids) for sequence in self.sequences)
-
 
 _NO_SPAN = (0, 0)
 _MISSING = {"f": np.nan, "i": 0, "O": ""}
@@ -272,7 +267,7 @@ class Block(Many[Loaded]):
 
     @property
     def totals(self) -> NDArray[np.int64]:
-        """(n,) int64, see `Sample.total_length`; 0 for a bad row."""
+        """(n,) int64, the tokens of all its sequences: what a sample takes of a packed row; 0 for a bad row."""
         found: NDArray[np.int64] = self.lengths.sum(axis=1)
         return found
 

@@ -124,3 +124,8 @@ def test_the_command(
     assert "\x1b" not in shown.out + shown.err
     if code:
         assert "--max-length " in shown.out, "remedies name flags"
+
+
+def test_one_row_is_one_row() -> None:
+    assert str(doctor(pairs(1))).startswith("✓ 1 row read · ")
+    assert str(mps.stats(pairs(1))).startswith("list · 1 row · ")

@@ -105,8 +105,8 @@ def write_cache(
         reference: For DPO: a function from a batch of the layout `paired` to the log-probabilities of both sides,
             (B,) each, summed over the loss mask; for KTO: from a batch without kl columns to those of its rows. The
             cache holds them, and streams of it have the columns `chosen_ref_logps` and `rejected_ref_logps`, or
-            `ref_logps`. They are added to an existing cache of the same samples, and
-            to the cache that the stream itself reads, without writing it again.
+            `ref_logps`. They are added to an existing cache of the same samples, and to the cache that the stream
+            itself reads, without writing it again.
         reference_id: Names the checkpoint of `reference`.
         engine: ``local``: this machine. ``ray``: a Ray cluster whose machines share the file system of `out`.
         ray_address: Of a running cluster; None starts one on this machine with `workers` processes.

@@ -51,6 +51,7 @@ def _list() -> None:
 def _detect(path: str, rows: int, fields: dict[str, str] | None) -> bool:
     """Prints the presets of the first rows, and returns whether each row has one."""
     from ms_prefstream.formats.reader import RowReader
+    from ms_prefstream.lines import counted
     from ms_prefstream.load.records import formats_of
     from ms_prefstream.sources import open_source
     from ms_prefstream.sources.cached import only_caches
@@ -72,11 +73,11 @@ def _detect(path: str, rows: int, fields: dict[str, str] | None) -> bool:
             found[cast(RowReader, readers[0]).preset_of(raw), tuple(raw)] += 1
         except RowError as error:
             problems.setdefault(str(error.reason), []).append(f"{origin}: {error}")
-    show(f"{source.name} · {read:,} rows read")
+    show(f"{source.name} · {counted(read)} read")
     for (name, keys), count in found.most_common():
-        _line("✓", "green", f"{name} · {count:,} rows with {', '.join(keys)} · --format {name}")
+        _line("✓", "green", f"{name} · {counted(count)} with {', '.join(keys)} · --format {name}")
     for reason, texts in problems.items():
-        _line("✗", "red", f"{reason} · {len(texts):,} rows, first: {texts[0]}")
+        _line("✗", "red", f"{reason} · {counted(len(texts))}, first: {texts[0]}")
     return not problems
 
 

@@ -86,9 +86,10 @@ def _report(
 ) -> None:
     from ms_prefstream.cli.building import make_encoding, source_of
     from ms_prefstream.html.build import inspect_report  # imports jinja2's environment and the template
+    from ms_prefstream.lines import counted
     from ms_prefstream.progress import progress_on
 
     encoding = make_encoding(options)
     progress = progress_on(label="report")
     found = inspect_report(path, source_of(source, options), rows, encoding, with_tokens=with_tokens, progress=progress)
-    show(f"{found.rows:,} rows; written to {path}")
+    show(f"{counted(found.rows)}; written to {path}")

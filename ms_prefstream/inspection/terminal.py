@@ -19,6 +19,7 @@ from ms_prefstream.errors import printable
 from ms_prefstream.inspection.encoded import EncodedRow, Kind, Part, Section, shortened
 from ms_prefstream.inspection.rows import FoundRow
 from ms_prefstream.inspection.steps import Step, Strip
+from ms_prefstream.lines import counted
 
 COLUMNS = 98
 _LABEL = 12  # columns before a text
@@ -210,7 +211,7 @@ def step_lines(step: Step, view: View, parts_of: Callable[[Strip], Iterable[Part
     """
     rows = sum(strip.side == step.strips[0].side for strip in step.strips)
     head = Text(f"step {step.number:,}", "bold").append(f" (epoch {step.epoch})")
-    head.append(f" · rank {step.rank} of {step.world} · {rows:,} rows · width {step.width:,}")
+    head.append(f" · rank {step.rank} of {step.world} · {counted(rows)} · width {step.width:,}")
     yield from _fold(head.append(f" · padding {100 * step.padding:.1f} %"), view.columns)
     yield Text()
     by_shape: dict[str, list[str]] = {}

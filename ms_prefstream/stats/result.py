@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ms_prefstream.lines import counted
 from ms_prefstream.stats.parts import (
     Cut,
     Histogram,
@@ -115,7 +116,7 @@ class Stats:
         """
         read = f"read in {self.seconds:,.1f} s" if self.seconds else ""
         names = [safe(one) for one in (self.source.rpartition("/")[2], *self.formats, self.tokenizer or "") if one]
-        head = " · ".join([names[0], f"{self.rows:,} rows", *names[1:]])
+        head = " · ".join([names[0], counted(self.rows), *names[1:]])
         yield [("", fitted(head, COLUMNS - len(read) - 2) + f"  {read}" if read else shortened(head))]
         yield []
         if self.kinds:
@@ -159,7 +160,7 @@ class Stats:
         if self.cut:
             yield labelled("cut at", listed(f"{one.length} {percent(one.share)}" for one in self.cut))
             for label, name in (("question lost at", "question_lost"), ("dropped at", "dropped")):
-                lost = [f"{one.length} {_counted(getattr(one, name), 'row')}" for one in self.cut if getattr(one, name)]
+                lost = [f"{one.length} {counted(getattr(one, name))}" for one in self.cut if getattr(one, name)]
                 if lost:
                     yield labelled(label, listed(lost), "attention")
         gap = self.gap
@@ -193,7 +194,7 @@ class Stats:
             else:
                 yield labelled("nearly equal ones", 'not counted: pip install "ms-prefstream[report]"')
         if (other := self.against) is not None:
-            text = f"{_counted(other.shared, 'row')} with one of {safe(other.source.rpartition('/')[2])}"
+            text = f"{counted(other.shared)} with one of {safe(other.source.rpartition('/')[2])}"
             if other.first:
                 text += f", such as row {other.first[0]}"
             if other.near is not None:
@@ -262,11 +263,7 @@ def _groups(repeats: Repeats) -> str:
     if not repeats.rows:
         return "none"
     one, other = repeats.first[0]
-    return f"{repeats.rows:,} rows in {_counted(repeats.groups, 'group')}, such as rows {one} and {other}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
+    return f"{counted(repeats.rows)} in {counted(repeats.groups, 'group')}, such as rows {one} and {other}"
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ms_prefstream.errors import printable
-from ms_prefstream.lines import COLUMNS, cut
+from ms_prefstream.lines import COLUMNS, counted, cut
 from ms_prefstream.load.loader import Recipe
 from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.sources.mix import Mix
@@ -65,7 +65,7 @@ def data_lines(data: StreamData) -> list[str]:
 
 def rows_line(task: Task, source: Any, rows: int | None, formats: Sequence[str]) -> str:
     """Returns the first line: task, source, number of rows and formats."""
-    count = "" if rows is None else f"{rows:,} rows"
+    count = "" if rows is None else counted(rows)
     name = f"mix of {', '.join(map(_last, source.parts))}" if isinstance(source, Mix) else _last(source)
     return _line(type(task).__name__, cut(name, COLUMNS // 2), count, ", ".join(formats))
 

@@ -240,7 +240,7 @@ def test_command_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, c
         assert capsys.readouterr().out.count(f"{path.name}:") == len(rows)
         assert run(monkeypatch, "bench", path, *common, "--batch-size", 1, "--repeats", 1) == 0
         assert run(monkeypatch, "doctor", path, *common) in (0, 1)
-        assert f"{len(rows)} rows read" in capsys.readouterr().out
+        assert f"✓ {len(rows)} row" in capsys.readouterr().out
     assert run(monkeypatch, "stats", path, "--split", "test") == 2
     assert "--split is 'test'" in capsys.readouterr().err
 

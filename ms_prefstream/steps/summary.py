@@ -42,7 +42,7 @@ def summary(opener: StepOpener, steps: AnySteps) -> list[str]:
         order = f"ordered by {opener.order.order_by}"
     return [
         *data_lines(data),
-        _line("", batch, f"{steps.steps_per_epoch:,} steps an epoch", shapes, padding),
+        _line("", batch, f"{counted(steps.steps_per_epoch, 'step')} an epoch", shapes, padding),
         _line("", ranks, order, index),
     ]
 

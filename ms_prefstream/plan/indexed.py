@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.errors import NoUsableRowsError, OptionError
+from ms_prefstream.plan.latest import Latest
 from ms_prefstream.plan.mixture import Mixture
 from ms_prefstream.plan.options import BudgetOptions, PlanOptions
 from ms_prefstream.plan.ranks import rows_of_rank
@@ -48,7 +49,8 @@ class IndexedPlan(Windows):
         self._lengths = lengths
         # Windows are sorted by one number that holds length and row id: five times faster than by two keys.
         self._row_bits = np.int64(lengths.size.bit_length())
-        self._windows: dict[tuple[int, int], _Slots] = {}  # the last ones: each step is asked for several times
+        # Each step is asked for several times.
+        self._windows = Latest[tuple[int, int], _Slots](max(2, _CACHED_ROWS // self._window_rows))
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> NDArray[np.int64]:
         """Returns the row ids of a rank's step, (G / world,) int64, ascending by length when sorted."""
@@ -68,13 +70,7 @@ class IndexedPlan(Windows):
     def _window_of(self, epoch: int, step: int) -> tuple[_Slots, int]:
         """Returns the slots of a step's window over all ranks, and which step of the window it is."""
         window, inside = self.locate(step)
-        found = self._windows.get((epoch, window))
-        if found is None:
-            kept, most = list(self._windows.items()), max(1, _CACHED_ROWS // self._window_rows - 1)
-            found = self._slots(epoch, window)
-            # Replaced as a whole: a reader in another thread sees the old windows or the new ones.
-            self._windows = dict([*kept[-most:], ((epoch, window), found)])
-        return found, inside
+        return self._windows.get((epoch, window), lambda: self._slots(epoch, window)), inside
 
     def _slots(self, epoch: int, window: int) -> _Slots:
         """Returns the slots of a window; of several slots with one row, the last ones fill the last step."""

@@ -13,8 +13,9 @@ from ms_prefstream.checks import WORD, whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.plan.bin_packing import Bins, Fitted, exactly, pack_rows
 from ms_prefstream.plan.indexed import OrderedRows, UsableRows, check_index, usable_rows
+from ms_prefstream.plan.latest import Latest
 from ms_prefstream.plan.options import PlanOptions
-from ms_prefstream.plan.ranks import Ranks
+from ms_prefstream.plan.ranks import rows_of_rank
 from ms_prefstream.plan.shuffle import KeyedPermutation, SeedUse, keyed_order, use_sequence, window_sequence
 from ms_prefstream.plan.windows import Windows
 
@@ -96,36 +97,36 @@ class PackedPlan:
                 )
             )
         packs = self._pack(0, kept, sizes)
-        self._held: tuple[tuple[int, Fitted], ...] = ((0, Fitted(packs, packs.count, 0, 0)),)
+        self._fitted = Latest[int, Fitted](_EPOCHS_HELD)
+        self._fitted.get(0, lambda: Fitted(packs, packs.count, 0, 0))
         small = np.min_scalar_type(-capacity)  # holds every size and -1
         self._source = None if self._mixed is None else (kept, sizes.astype(small))
         self.packs_per_epoch = packs.count
         self.options = _over_packs(options, packs.count, kept.count, capacity)
         self._order = Windows(self.options)
-        self._orders: tuple[tuple[tuple[int, int], NDArray[np.int64]], ...] = ()
+        self._orders = Latest[tuple[int, int], NDArray[np.int64]](_ORDERS_HELD)
         self.steps_per_epoch = self._order.steps_per_epoch
         self.repeats_per_epoch = round(self._rows * self._order.repeats_per_epoch / packs.count)
         self.remainder_per_epoch = round(self._rows * self._order.remainder_per_epoch / packs.count)
 
     def rows(self, epoch: int, step: int, rank: int, world: int) -> list[NDArray[np.int64]]:
         """Returns the row ids in each packed row of a rank's step, G / world arrays."""
-        Ranks(world, rank).batch_size(self.options.global_batch)
+        mine = rows_of_rank(rank, world, self.options.global_batch)
         self._order.locate(step)
-        numbers, packs = self._numbers(epoch, step)[rank::world], self._packs(epoch).bins  # the former checks the epoch
+        numbers, packs = self._numbers(epoch, step)[mine], self._packs(epoch).bins  # the former checks the epoch
         return [packs.of(number) for number in numbers.tolist()]
 
     def _numbers(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Returns the packs of a step, all ranks together, (G,) int64."""
         size = self.options.global_batch
         steps = max(1, _PACKS_TOGETHER // size)
-        key, inside = (epoch, step // steps), step % steps
-        numbers = next((numbers for held, numbers in self._orders if held == key), None)
-        if numbers is None:
-            end = min((key[1] + 1) * steps, self.steps_per_epoch)
-            numbers = self._order.rows_at(epoch, np.arange(key[1] * steps * size, end * size))
-            # Replaced as a whole: a reader in another thread sees the old pair or the new one.
-            self._orders = ((key, numbers), *self._orders[: _ORDERS_HELD - 1])
-        return numbers[inside * size : (inside + 1) * size]
+        block, inside = divmod(step, steps)
+
+        def made() -> NDArray[np.int64]:
+            end = min((block + 1) * steps, self.steps_per_epoch)
+            return self._order.rows_at(epoch, np.arange(block * steps * size, end * size))
+
+        return self._orders.get((epoch, block), made)[inside * size : (inside + 1) * size]
 
     def left_out_and_repeated(self, epoch: int) -> tuple[int, int]:
         """Returns how many rows an epoch leaves out, and how many it takes again; counts the rows of all its packs."""
@@ -143,16 +144,13 @@ class PackedPlan:
 
     def _packs(self, epoch: int) -> Fitted:
         """Returns the packs that an epoch consists of."""
-        if self._source is None:
-            return self._held[0][1]
-        for held, packs in self._held:
-            if held == epoch:
-                return packs
-        key = use_sequence(self._seed, epoch, SeedUse.MADE_TO_FIT)
-        packs = exactly(self._pack(epoch, *self._source), self.packs_per_epoch, key)
-        # Replaced as a whole: a reader in another thread sees the old epochs or the new ones.
-        self._held = ((epoch, packs), *self._held[: _EPOCHS_HELD - 1])
-        return packs
+
+        def made() -> Fitted:
+            assert self._source is not None
+            key = use_sequence(self._seed, epoch, SeedUse.MADE_TO_FIT)
+            return exactly(self._pack(epoch, *self._source), self.packs_per_epoch, key)
+
+        return self._fitted.get(epoch if self._mixed is not None else 0, made)  # only a mixture has others later
 
     def _pack(self, epoch: int, kept: UsableRows | OrderedRows, sizes: NDArray[np.integer[Any]]) -> Bins:
         """Packs all rows, block by block."""

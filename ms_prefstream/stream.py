@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ms_prefstream.batch import BatchingRule
-from ms_prefstream.checks import NoDataset, check_made, checked_call, group_of, whole_number
+from ms_prefstream.checks import WORD, NoDataset, check_made, checked_call, group_of, whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.lengths import LengthIndex
 from ms_prefstream.mindspore.dataset import to_dataset
@@ -221,7 +221,7 @@ class Stream(NoDataset):
         Raises:
             SourceError: The source can only be read in one pass.
         """
-        return self._steps.rows(epoch, step, resolved)
+        return self._steps.rows(whole_number("epoch", epoch, 0, WORD), step, resolved)
 
     def batches(self, epoch: int | None = None, start_step: int | None = None) -> Iterator[Batch]:
         """Returns the batches of one epoch as dicts of numpy arrays, without MindSpore.

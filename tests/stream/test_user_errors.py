@@ -185,6 +185,17 @@ def test_a_mistake_ends_in_a_sentence(mistake: str, run: Callable[..., Any]) -> 
     assert ". " in text or "; expected" in text or "; known" in text  # a remedy, or what is expected
 
 
+@pytest.mark.parametrize("index", [None, "build"])
+@pytest.mark.parametrize("batching", [mps.Bucket(2), mps.Pack(256)], ids=str)
+def test_the_rows_of_an_epoch_that_is_no_number(batching: Any, index: str | None, tmp_path: pathlib.Path) -> None:
+    path = json_lines(tmp_path / "rows.jsonl", GOOD)
+    packs = {"steps_per_epoch": 1} if index is None and isinstance(batching, mps.Pack) else {}
+    stream = mps.stream(path, task=mps.DPO(128), tokenizer="bytes", batching=batching, index=index, **packs)
+    for epoch in ([0], "0", -1, 1.5):
+        with pytest.raises(OptionError, match=f"epoch is {re.escape(repr(epoch))}.*; expected a whole number in 0"):
+            stream.rows(epoch, 0)  # type: ignore[arg-type]
+
+
 def test_a_missing_tokenizer_is_told_apart_from_none() -> None:
     with pytest.raises(OptionError, match=r"tokenizer is missing; expected .* or None for rows that are"):
         mps.stream("a folder", task=mps.DPO(16), batching=mps.Pad(1))

@@ -238,14 +238,15 @@ def _check_searched(pattern: str) -> None:
     while _GLOB.search(pattern):
         parent, name = os.path.split(pattern)
         within = pattern if name == "**" else parent
-        folders = glob.glob(within, recursive=True) if _GLOB.search(within) else [within or "."]
-        if not _GLOB.search(name):  # looked up without listing the folder
-            for folder in folders:
-                exists(os.path.join(folder, name))
-        elif within != listed:
-            listed = within
-            for folder in filter(is_folder, folders):
-                os.listdir(folder)
+        if within != listed:
+            folders = glob.glob(within, recursive=True) if _GLOB.search(within) else [within or "."]
+            if _GLOB.search(name):
+                listed = within
+                for folder in filter(is_folder, folders):
+                    os.listdir(folder)
+            else:  # looked up without listing the folder
+                for folder in folders:
+                    exists(os.path.join(folder, name))
         pattern = parent
 
 

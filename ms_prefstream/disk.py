@@ -168,6 +168,12 @@ def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
     return os.walk(folder, onerror=fail)
 
 
+def is_at(path: str | os.PathLike[str], number: int) -> bool:
+    """Returns whether an open file, given its descriptor, is still the one at a path; errors as for `status_of`."""
+    found = status_of(path)
+    return found is not None and os.path.samestat(os.fstat(number), found)
+
+
 def close_quietly(number: int) -> None:
     """Closes a descriptor that nothing was written to; on Linux it is closed also where the system reports an error."""
     with contextlib.suppress(OSError):
@@ -421,10 +427,10 @@ def _remove_leftover(path: str, head: bytes) -> None:
         if stat.S_ISREG(os.fstat(number).st_mode):
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             found = os.pread(number, _HEAD, 0)
-            if head.startswith(found) and os.path.samestat(os.fstat(number), os.lstat(path)):
+            if head.startswith(found) and is_at(path, number):
                 os.unlink(path)
     finally:
-        os.close(number)
+        close_quietly(number)
 
 
 def sync_folder(folder: str) -> None:

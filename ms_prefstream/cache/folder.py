@@ -42,10 +42,10 @@ from ms_prefstream.disk import (
     TEMPORARY,
     close_quietly,
     exists,
+    is_at,
     is_folder,
     shown,
     size_of,
-    status_of,
     sync_folder,
     walk,
 )
@@ -354,7 +354,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
                         os.rmdir(entry.path)  # fails if it is not empty
             with contextlib.suppress(OSError):
                 plan = os.path.join(self.path, PLAN_FILE)
-                if os.listdir(self.path) == [PLAN_FILE] and os.path.samestat(os.fstat(self._lock), os.lstat(plan)):
+                if os.listdir(self.path) == [PLAN_FILE] and is_at(plan, self._lock):
                     # Without the plan the lock is void: whatever is in the folder from here on is another process's.
                     os.unlink(plan)
                     os.rmdir(self.path)
@@ -369,7 +369,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         plan = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         try:
             # A plan that another process has deleted meanwhile gives no lock on the folder.
-            if not _lock(plan, shared=self._range is not None) or not _is_at(path, plan):
+            if not _lock(plan, shared=self._range is not None) or not is_at(path, plan):
                 raise StateError(
                     f"another process is writing the cache {self._name} at this moment, or part of it. Wait for it; "
                     "with several ranks, write the cache before they start."
@@ -387,7 +387,7 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
         path = os.path.join(self.path, file_of(part_range, LOCK))
         found = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         try:
-            if not _lock(found) or not _is_at(path, found):
+            if not _lock(found) or not is_at(path, found):
                 raise StateError(
                     f"another process is writing part range {part_range} of the cache {self._name} at this moment. "
                     "Wait for it, or give each process a range of its own."
@@ -519,9 +519,3 @@ def _write_plan(file: int, plan: Mapping[str, Any]) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.ftruncate(file, len(text))
     os.fsync(file)
-
-
-def _is_at(path: str, file: int) -> bool:
-    """Returns whether an open file is still the one at a path."""
-    found = status_of(path)
-    return found is not None and os.path.samestat(os.fstat(file), found)

@@ -1,4 +1,4 @@
-"""Recognizes the files of caches and of staging folders, by their names, types and contents: all others are foreign."""
+"""The files of caches and of staging folders, known by their names, types and contents; all others are foreign."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.disk import open_regular, parse_json, remove_leftovers, shown, sync_folder
+from ms_prefstream.disk import is_at, open_regular, parse_json, remove_leftovers, shown, sync_folder
 from ms_prefstream.errors import SourceError, StateError
 from ms_prefstream.lengths.index import (
     MALFORMED,
@@ -320,7 +320,7 @@ class Journal:
             if line and not _OWN.fullmatch(line):
                 raise self._foreign()
             self._lock(file)
-            if not _is_at(file, self.path) or (not line and os.fstat(file.fileno()).st_size):
+            if not is_at(self.path, file.fileno()) or (not line and os.fstat(file.fileno()).st_size):
                 return None
             if line != self._first:
                 file.truncate(0)
@@ -350,13 +350,8 @@ class Journal:
         )
 
 
-def _is_at(file: IO[bytes], path: str) -> bool:
-    """Returns whether an open file is still the one at a path."""
-    return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
-
-
 def _remove(file: IO[bytes], path: str) -> None:
     """Deletes an open file, unless another is at its path by now."""
     with contextlib.suppress(OSError):
-        if _is_at(file, path):
+        if is_at(path, file.fileno()):
             os.unlink(path)

@@ -18,6 +18,7 @@ from ms_prefstream.disk import (
     MOST_BYTES,
     cause_of,
     check_path,
+    close_quietly,
     exists,
     is_folder,
     open_regular,
@@ -121,7 +122,7 @@ class Quarantine:
             if not stat.S_ISREG(os.fstat(number).st_mode):
                 raise self._not_written("it is no regular file")
         except BaseException:
-            os.close(number)
+            close_quietly(number)
             raise
         return number
 

@@ -83,8 +83,7 @@ def train_byte_level(pre_tokenizer: Any, normalizer: Any, special: list[str], vo
     return tokenizer
 
 
-@pytest.fixture(scope="session")
-def chatml_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def chatml_tokenizer(vocab_size: int = 700) -> Any:
     """Byte-level BPE as in Qwen: NFC, its pattern, ChatML control tokens, two added tokens that are not special."""
     from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 
@@ -94,19 +93,29 @@ def chatml_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         pre_tokenizers.Sequence([split, byte_level]),
         normalizers.NFC(),
         ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        vocab_size,
     )
     tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in ("<think>", "</think>")])
-    config = {
-        "add_bos_token": False,
-        "bos_token": None,
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "unk_token": None,
-        "chat_template": CHATML,
-        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
-        "tokenizer_class": "Qwen2Tokenizer",
-    }
-    return write_directory(tmp_path_factory.mktemp("chatml") / "tiny-chatml", tokenizer.to_str(), config)
+    return tokenizer
+
+
+CHATML_CONFIG = {
+    "add_bos_token": False,
+    "bos_token": None,
+    "eos_token": "<|im_end|>",
+    "pad_token": "<|endoftext|>",
+    "unk_token": None,
+    "chat_template": CHATML,
+    "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+    "tokenizer_class": "Qwen2Tokenizer",
+}
+
+
+@pytest.fixture(scope="session")
+def chatml_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """`chatml_tokenizer` with its chat template."""
+    folder = tmp_path_factory.mktemp("chatml") / "tiny-chatml"
+    return write_directory(folder, chatml_tokenizer().to_str(), CHATML_CONFIG)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 import ms_prefstream as mps
@@ -75,6 +76,13 @@ def json_lines(path: pathlib.Path, rows: Iterable[Any]) -> pathlib.Path:
     lines = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
     path.write_text("".join(line + "\n" for line in lines), "utf-8")
     return path
+
+
+def error_of(call: Callable[[], Any], kind: type[Exception] | tuple[type[Exception], ...] = mps.PrefStreamError) -> str:
+    """Returns the text of the error that a call ends with."""
+    with pytest.raises(kind) as raised:
+        call()
+    return str(raised.value)
 
 
 def rows_in(batch: Batch) -> list[int]:

@@ -18,6 +18,7 @@ from ms_prefstream.batch.best_widths import batch_maxima, best_widths
 from ms_prefstream.batch.layouts.packed import PackedLayout
 from ms_prefstream.errors import OptionError
 from ms_prefstream.sample import Block, Loaded, Sample, Sequence
+from tests.helpers import error_of
 
 
 def block(*ids: int, spans: tuple[tuple[int, int], ...] = ((0, 1),), **more: Any) -> Block:
@@ -353,9 +354,7 @@ ERRORS: list[tuple[Callable[[], Any], str]] = [
 
 @pytest.mark.parametrize(("call", "said"), ERRORS)
 def test_options_that_are_refused(call: Callable[[], Any], said: str) -> None:
-    with pytest.raises((OptionError, RuntimeError)) as raised:
-        call()
-    assert str(raised.value) == said
+    assert error_of(call, (OptionError, RuntimeError)) == said
 
 
 def test_small_cases_get_the_widths_that_they_had() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ms_prefstream.checks import WORD
-from ms_prefstream.errors import OptionError, PrefStreamError, StateError
+from ms_prefstream.errors import OptionError, StateError
 from ms_prefstream.plan import (
     BudgetOptions,
     BudgetPlan,
@@ -25,6 +25,7 @@ from ms_prefstream.plan.mixture import LARGEST_TOTAL, Mixture, whole_weights
 from ms_prefstream.plan.packed import PackedPlan, PackedWindows
 from ms_prefstream.plan.state import check_state, make_state
 from ms_prefstream.plan.windows import arrange
+from tests.helpers import error_of
 
 SIZES = np.arange(40) * 7 % 23 + 1
 ANY = PlanOptions(rows=40, global_batch=4, logical_shards=2, window=3, seed=3)
@@ -175,9 +176,7 @@ ERRORS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", ERRORS)
 def test_errors_say_what_was_found_and_what_to_do(name: str) -> None:
     call, said = ERRORS[name]
-    with pytest.raises(PrefStreamError) as raised:
-        call()
-    assert str(raised.value) == said
+    assert error_of(call) == said
 
 
 def test_a_state_is_checked_and_gives_its_step() -> None:

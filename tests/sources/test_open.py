@@ -227,6 +227,19 @@ def test_a_file_that_may_not_be_read(folder: pathlib.Path, name: str, monkeypatc
         open_source(name)
 
 
+def refuse_to_list(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the system refuse to list a folder, also to root."""
+    real = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if path == folder:
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "listdir", lambda path=".": [entry.name for entry in scandir(path)])
+
+
 @pytest.mark.parametrize("pattern", ["", "*", "**", "**/*.jsonl", "[e-g]*/*.jsonl"])
 def test_a_subfolder_that_may_not_be_read_is_not_skipped(
     pattern: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
@@ -234,15 +247,7 @@ def test_a_subfolder_that_may_not_be_read_is_not_skipped(
     for name in ("even", "odd", "first"):
         (tmp_path / name).mkdir()
         lines(tmp_path / name / "rows.jsonl", 1)
-    real, refused = os.scandir, os.path.join(tmp_path, "first")
-
-    def scandir(path: Any = ".") -> Any:
-        if path == refused:
-            raise PermissionError(13, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    monkeypatch.setattr(os, "listdir", lambda path=".": [entry.name for entry in scandir(path)])
+    refuse_to_list(os.path.join(tmp_path, "first"), monkeypatch)
     expected = pytest.raises(SourceError, match="this user may not read")
     with expected if pattern != "*" else pytest.raises(SourceError, match="only folders"):
         open_source(os.path.join(tmp_path, pattern) if pattern else tmp_path)
@@ -255,15 +260,7 @@ def test_a_folder_that_is_only_passed_through_need_not_be_listed(
     for name in ("even", "odd"):
         (tmp_path / name / "data").mkdir(parents=True)
         lines(tmp_path / name / "data" / "rows.jsonl", 1)
-    real, hidden = os.scandir, os.path.join(tmp_path, "odd")
-
-    def scandir(path: Any = ".") -> Any:
-        if path == hidden:
-            raise PermissionError(13, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    monkeypatch.setattr(os, "listdir", lambda path=".": [entry.name for entry in scandir(path)])
+    refuse_to_list(os.path.join(tmp_path, "odd"), monkeypatch)
     assert len(open_source(os.path.join(tmp_path, pattern))) == 2
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import ms_prefstream as mps
 from ms_prefstream.encode.tokenizer import load_tokenizer
-from tests.helpers import Row
+from tests.helpers import Row, error_of
 
 BYTES = load_tokenizer("bytes")
 RESERVED = dataclasses.replace(BYTES, reserved={f"<|r{number}|>": number for number in range(9)})
@@ -378,9 +378,7 @@ ROWS: list[tuple[Row, Any, str]] = [
 
 @pytest.mark.parametrize(("call", "said"), OPTIONS)
 def test_options_that_are_refused(call: Callable[[], Any], said: str) -> None:
-    with pytest.raises(mps.PrefStreamError) as raised:
-        call()
-    assert str(raised.value) == said
+    assert error_of(call) == said
 
 
 @pytest.mark.parametrize(("row", "task", "said"), ROWS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pathlib
@@ -99,6 +100,21 @@ def test_nothing_is_at_a_path_that_no_file_can_have(tmp_path: pathlib.Path) -> N
     for name in ("missing", "file/x", "n" * 300, "n\0", "loop"):
         assert disk.status_of(tmp_path / name, follow=True) is None, name
     assert disk.exists(tmp_path / "loop")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_what_the_system_cannot_look_up_is_not_missing(
+    number: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Any, **_: Any) -> Any:
+        raise OSError(number, "no", path)
+
+    (tmp_path / "file").touch()
+    with (tmp_path / "file").open() as file:
+        monkeypatch.setattr(os, "stat", fail)
+        for ask in (disk.exists, disk.is_folder, disk.size_of, lambda path: disk.is_at(path, file.fileno())):
+            with pytest.raises(OSError, match="no"):
+                ask(tmp_path / "file")
 
 
 def test_a_link_is_followed_where_it_is_read_and_replaced_where_it_is_written(tmp_path: pathlib.Path) -> None:

@@ -25,6 +25,8 @@ from ms_prefstream.errors import OptionError, TokenizerError
 from tests.fixtures_tokenizers import CHATML, LLAMA2_TEMPLATE, fastest, train_sentencepiece, write_directory
 from tests.fixtures_tokenizers import cached_tokenizer as load
 
+FILES = ("tokenizer.json", "tokenizer_config.json")
+
 
 def spec_of(directory: pathlib.Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
@@ -405,6 +407,22 @@ class TestErrors:
         first, second, *_ = spec["model"]["vocab"]
         spec["model"]["vocab"][second] = spec["model"]["vocab"][first]
         assert load_tokenizer(write_directory(tmp_path / "twice", spec, None)).backend != "tiktoken"
+
+    def test_a_post_processor_that_adds_what_it_does_not_hold(
+        self, tmp_path: pathlib.Path, llama2_dir: pathlib.Path
+    ) -> None:
+        spec, config = (json.loads((llama2_dir / name).read_text("utf-8")) for name in FILES)
+        spec["post_processor"]["single"][0]["SpecialToken"]["id"] = "<other>"
+        without = {name: value for name, value in config.items() if name != "add_bos_token"}
+        self.expect(write_directory(tmp_path / "panics", spec, without), "it panics: no entry found")
+        assert load_tokenizer(write_directory(tmp_path / "unused", spec, {**config, "add_bos_token": True})).add_bos
+
+    @pytest.mark.parametrize("piece", ["<0x=2>", "<0x 2>", "<0x_2>", "<0xéé>", "<0x2\n>", "<0x１２>"])
+    def test_a_piece_that_is_nearly_a_byte(self, piece: str, tmp_path: pathlib.Path, llama2_dir: pathlib.Path) -> None:
+        spec = spec_of(llama2_dir)
+        id_ = spec["model"]["vocab"].pop("<0x05>")
+        spec["model"]["vocab"][piece] = id_
+        assert load_tokenizer(write_directory(tmp_path / "model", spec, None), "tokenizers").decode([id_]) == piece
 
     @pytest.mark.parametrize("end", [b"\n\x04\n\x02\xff\xff", b"\xa3\x06\xa4\x06"])
     def test_models_that_only_their_package_reads(

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from ms_prefstream.errors import TemplateError
 from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.load.workers.pool import LoaderPool
 from ms_prefstream.load.workers.task_queue import Task
@@ -69,8 +70,15 @@ class Prefetch:
         for unit, job in self._jobs.items():
             if job.key == key:
                 del self._jobs[unit]
-                return self._pool.collect(job.tasks)
-        return self._pool.collect(self._begin(rows).tasks)
+                return self._collect(job, rows)
+        return self._collect(self._begin(rows), rows)
+
+    def _collect(self, job: _Job, rows: Sequence[int]) -> Block:
+        try:
+            return self._pool.collect(job.tasks)
+        except TemplateError as error:
+            records = self._records
+            raise (error if records is None else error.at(lambda at: records.origin(rows[at]))) from None
 
     def _begin(self, rows: Sequence[int]) -> _Job:
         if self._records is None:

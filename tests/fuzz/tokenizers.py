@@ -124,7 +124,7 @@ class TokenizerJson(_Tokenizers):
             small = {name: value for name, value in model.items() if name not in LARGE}
             large = {name: value for name, value in model.items() if name in LARGE}
             changed = json_value(small, draw)
-            return {**content, "model": {**changed, **large}}
+            return {**content, "model": {**changed, **large} if isinstance(changed, dict) else changed}
         return {**content, part: json_value({part: content.get(part)}, draw).get(part)}
 
     def compare(self, tokenizer: Any) -> None:

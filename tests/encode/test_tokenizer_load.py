@@ -19,7 +19,7 @@ import pytest
 from ms_prefstream.encode import tokenizer as tokenizer_module
 from ms_prefstream.encode.backends import BACKENDS, LOADERS, Loader
 from ms_prefstream.encode.backends.base import Form, NotServedError, Place
-from ms_prefstream.encode.backends.sentencepiece_proto import read_model
+from ms_prefstream.encode.backends.sentencepiece_proto import PieceType, as_control, read_model
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, TokenizerError
 from tests.fixtures_tokenizers import CHATML, LLAMA2_TEMPLATE, fastest, train_sentencepiece, write_directory
@@ -436,10 +436,14 @@ class TestErrors:
     def test_fields_that_the_package_does_not_know(
         self, tmp_path: pathlib.Path, sentencepiece_model: pathlib.Path
     ) -> None:
-        """The type of a piece as text, one without a name, and a normaliser that is a number."""
+        """The type of a piece as text, one without a name, and a piece, trainer and normaliser that are numbers."""
         path, data = tmp_path / "tokenizer.model", sentencepiece_model.read_bytes()
-        path.write_bytes(data + b"\n\x07\n\x02xy\x1a\x01a" + b"\n\x06\n\x02xz\x18\x63" + b"\x18\x01")
+        data += b"\n\x07\n\x02xy\x1a\x01a" + b"\n\x06\n\x02xz\x18\x63" + b"\x18\x01" + b"\x08\x01"
+        data += b"\x0d\xff\xff\xff\xff" + b"\x11" + 8 * b"\xff" + b"\x1d\xff\xff\xff\xff"
+        path.write_bytes(data)
         assert load_tokenizer(path).vocab_size == load_tokenizer(sentencepiece_model).vocab_size + 2
+        assert as_control(data, ()) == data
+        assert read_model(as_control(data, ("xy",))).pieces[-2] == ("xy", PieceType.CONTROL)
 
     def test_models_that_are_none(self, tmp_path: pathlib.Path, sentencepiece_model: pathlib.Path) -> None:
         path = tmp_path / "tokenizer.model"

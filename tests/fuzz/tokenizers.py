@@ -194,7 +194,7 @@ class SentencePiece(_Tokenizers):
     def is_parsed(self, value: Any) -> bool:
         try:
             sentencepiece.SentencePieceProcessor(model_proto=message(value[0]["tokenizer.model"]) or b"\0")
-        except RuntimeError:
+        except (RuntimeError, UnicodeDecodeError):  # the library quotes pieces as they are
             return False
         return True
 

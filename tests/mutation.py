@@ -258,9 +258,10 @@ class Mutation:
 
     def _run(self, mutant: Mutant | None, tests: list[str]) -> tuple[str, str]:
         """Runs tests in a child, with a mutant or without; returns how it ends, and the test that failed."""
-        with tempfile.NamedTemporaryFile() as current:
+        with tempfile.NamedTemporaryFile() as current, tempfile.TemporaryDirectory() as caches:
 
             def run() -> int:
+                os.environ["XDG_CACHE_HOME"] = caches  # verdicts that another child has stored would hide a mutant
                 pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
                 limit = pages * resource.getpagesize() + EXTRA_MEMORY
                 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

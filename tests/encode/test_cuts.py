@@ -7,8 +7,10 @@ import pathlib
 
 import pytest
 
+import ms_prefstream as mps
 from ms_prefstream.encode.cut_points import EncodedCutMap
 from ms_prefstream.encode.encodings import Encoded
+from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.encode.truncate import Budget, Flat, fit
 from ms_prefstream.formats.record import Messages
 from tests.encode.chat_templates import FAMILIES
@@ -80,6 +82,28 @@ def test_text_of_the_last_turn(field: pathlib.Path, family: str) -> None:
         # The first token left may begin with a space, which the template would have trimmed.
         assert found.replace(" ", "") in {text.replace(" ", "") for text in expected}
         assert len(found) - 1 <= max(map(len, expected))
+
+
+def test_a_template_without_control_tokens(gpt2_dir: pathlib.Path) -> None:
+    """Turns that stand in one text: those that are dropped go with their words, the one that is cut keeps its own."""
+    words = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    words += "{% if add_generation_prompt %}assistant: {% endif %}"
+    turns = [user("one"), assistant("two"), user("the the third")]
+    row = {
+        "prompt": [{"role": turn.role, "content": turn.content} for turn in turns],
+        "chosen": "yes",
+        "rejected": "no",
+    }
+    tokenizer, found = load_tokenizer(gpt2_dir), set()  # one of its tokens holds the end of a header and a letter
+    for length in range(8, 36):
+        sample = mps.encode(row, task=mps.DPO(length), tokenizer=tokenizer, template=words).sample
+        if sample is not None:
+            found.add(tokenizer.decode(sample.sequences[0].ids.tolist()).replace(":  ", ": "))
+    rest, last = "\nassistant: yes\n", turns[-1].content
+    whole = "user: one\nassistant: two\nuser: the the third"
+    known = [whole + rest, *[f"user: {last[at:].strip()}{rest}" for at in range(len(last))], rest[1:]]
+    assert found <= {*known}
+    assert {known[0], known[1], f"user: third{rest}", rest[1:]} <= found
 
 
 def test_the_floor(field: pathlib.Path) -> None:

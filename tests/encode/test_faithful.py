@@ -116,6 +116,12 @@ class TestCalls:
         for id_, kept in (("functions.f:0", True), ("functions.find:0", False), ("0", False)):
             calls = [{**call({"a": 1})[0], "id": id_}]
             assert encode(said("", tool_calls=calls), template=CALLING.replace("%s", writes)).kept is kept
+        for function, writes in (
+            ({"name": "f"}, "{{ c.function.arguments or '' }}"),
+            (call({"a": 1})[0]["function"], "{{ c.function | tojson }}"),
+        ):
+            calls = [{"id": "functions.f:0", "function": function}]
+            assert encode(said("", tool_calls=calls), template=CALLING.replace("%s", "{{ c.id }}" + writes)).kept
 
     @pytest.mark.parametrize(
         ("cut", "kept"), [("[:-1]", True), ("[1:-1]", True), (".strip('{}')", True), ("[:-4]", False)]

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ms_prefstream.encode import template as template_module
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.encodings import Encoded
 from ms_prefstream.encode.jinja import TemplateRefusal
+from ms_prefstream.encode.learned import OUTCOMES
 from ms_prefstream.encode.template import PROOFS, ChatTemplate, LaidOut, TemplateOptions, schema_list
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import Reason, RowError
@@ -254,6 +256,28 @@ def test_arguments_that_json_has_no_form_for() -> None:
         call = {"function": {"name": "f", "arguments": {"a": value}}}
         row = Completion((Message("user", "q"),), (Message("assistant", "b", {"tool_calls": [call]}),))
         assert seen(learning, row) == seen(full, row)
+
+
+def test_outcomes_of_a_template_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template with many questions does not fill the memory with layouts: further rows are rendered in full."""
+    monkeypatch.setattr(template_module, "PROOFS", 0)
+    letters = "abcdef"
+    asks = "".join(f"{{% if '{letter}' in m.content %}}{letter}{{% endif %}}" for letter in letters)
+    template = ChatTemplate(TURN.replace("%s", asks + "{{ m.content }}"), TOKENIZER, TemplateOptions())
+    rendered = 0
+
+    def render(*given: Any, own: Any = template._render) -> Any:
+        nonlocal rendered
+        rendered += 1
+        return own(*given)
+
+    monkeypatch.setattr(template, "_render", render)
+    for _ in range(2):
+        rendered = 0
+        for number in range(2 ** len(letters)):
+            said = "-" + "".join(letter for at, letter in enumerate(letters) if number >> at & 1)
+            next(template.lay_out((Message("user", "q"),), ((Message("assistant", said),),)))
+    assert rendered >= 2 ** len(letters) - OUTCOMES - 1
 
 
 def test_an_outcome_that_is_known_is_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:

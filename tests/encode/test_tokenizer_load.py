@@ -20,6 +20,7 @@ from ms_prefstream.encode import tokenizer as tokenizer_module
 from ms_prefstream.encode.backends import BACKENDS, LOADERS, Loader
 from ms_prefstream.encode.backends.base import Form, NotServedError, Place
 from ms_prefstream.encode.backends.sentencepiece_proto import read_model
+from ms_prefstream.encode.backends.tokenizer_source import chat_template_of
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, TokenizerError
 from tests.fixtures_tokenizers import CHATML, LLAMA2_TEMPLATE, fastest, train_sentencepiece, write_directory
@@ -398,6 +399,18 @@ class TestErrors:
         folder = write_directory(tmp_path / "model", spec_of(chatml_dir), config | {"chat_template": template})
         assert load_tokenizer(folder).chat_template is None
 
+    @pytest.mark.parametrize(
+        ("templates", "chosen"),
+        [
+            ([{"name": "rag", "template": "x"}, {"name": "default", "template": "y"}], "y"),
+            ([{"name": "rag", "template": "x"}], "x"),
+            ([{"name": "rag", "template": "x"}, {"name": "tool_use", "template": "y"}], None),
+            ({"default": "y", "rag": "x"}, "y"),
+        ],
+    )
+    def test_which_of_several_templates(self, templates: Any, chosen: str | None) -> None:
+        assert chat_template_of({"chat_template": templates}) == chosen
+
     def test_packages_that_panic(self, tmp_path: pathlib.Path, chatml_dir: pathlib.Path) -> None:
         spec = spec_of(chatml_dir)
         model = spec["model"] | {"continuing_subword_prefix": "#" * 40}
@@ -457,6 +470,13 @@ def test_a_pipe_is_no_tokenizer(tmp_path: pathlib.Path) -> None:
         os.mkfifo(tmp_path / name)
         with pytest.raises(TokenizerError, match=r"a named pipe; expected a regular file"):
             load_tokenizer(tmp_path / name)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that opens and cannot be read")
+def test_a_file_that_cannot_be_read_is_named_with_the_cause(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "tokenizer.json").symlink_to("/proc/self/mem")  # its first bytes are no memory of this process
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json cannot be read: the disk reports an error"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["closed", "closed/tokenizer.json", "run.yaml"])

@@ -99,6 +99,7 @@ def test_templates_write_the_same_text(value: Any) -> None:
         (lambda text: text.removesuffix("Xc"), (0, 3)), (lambda text: list(text)[2], (2, 3)),
         (lambda text: text.splitlines()[0], (0, 5)), (lambda text: text.lower(), (0, 0)),
         (lambda text: text.center(9), (0, 5)), (lambda text: text.strip("ac"), (1, 4)), (lambda text: text[1:4][1:], (2, 4)),
+        (lambda text: text[2:].center(9), (2, 5)),
     ],
 )  # fmt: skip
 def test_runs_state_the_characters_that_they_stand_for(change: Any, held: tuple[int, int]) -> None:

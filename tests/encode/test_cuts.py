@@ -177,10 +177,11 @@ def test_a_last_exchange_with_tools_loses_its_oldest_turns(field: pathlib.Path) 
     assert tokenizer.decode(encode_response(encoder, prompt).ids.tolist()).startswith(lead)
 
 
+@pytest.mark.parametrize("boundary", ["joint", "inference"])
 @pytest.mark.parametrize("template", ["auto", None])
-def test_no_character_is_divided(template: str | None) -> None:
+def test_no_character_is_divided(template: str | None, boundary: str) -> None:
     """With a token for every byte, every cut of prompt and response falls between characters."""
-    tokenizer, encoder = encoder_of("bytes", template=template)
+    tokenizer, encoder = encoder_of("bytes", template=template, boundary=boundary)
     question, answer = "aé你👩c好 ", "好👩é"
     encoded = encode_response(encoder, (user(question),), (assistant(answer),))
     side = flat(encoder, encoded)

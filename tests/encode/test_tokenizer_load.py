@@ -103,7 +103,7 @@ class TestForms:
     def test_sentencepiece_model_and_directory(self, sentencepiece_model: pathlib.Path) -> None:
         for path in (sentencepiece_model, sentencepiece_model.parent):
             tokenizer = load_tokenizer(path)
-            assert tokenizer.backend == "sentencepiece"
+            assert (tokenizer.backend, tokenizer.reason) == ("sentencepiece", "the tokenizer is a SentencePiece model")
             assert tokenizer.special == {"<unk>": 0, "<s>": 1, "</s>": 2, "<|im_start|>": 3, "<|im_end|>": 4}
             assert set(tokenizer.special_in_template) - set(tokenizer.special) == {"<tool>"}
             assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, 2, None)
@@ -190,6 +190,25 @@ class TestForms:
         config = tmp_path / "run.yaml"
         config.write_text("processor:\n  tokenizer:\n    type: LlamaTokenizer\n    vocab_file: vocab.model\n")
         assert load_tokenizer(config).special["<s>"] == 1
+
+    @pytest.mark.parametrize("prefixed", [True, False])
+    def test_the_configuration_says_whether_texts_begin_with_a_space(
+        self, prefixed: bool, gpt2_dir: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
+        tokenizer = load_tokenizer(write_directory(tmp_path, spec_of(gpt2_dir), {"add_prefix_space": prefixed}))
+        plain = load(gpt2_dir).encoder.encode([" the" if prefixed else "the"], Place.START)[0]
+        assert tokenizer.encoder.encode(["the"], Place.START)[0].tolist() == plain.tolist()
+
+    @pytest.mark.parametrize("text", ["seed: 0\n", "processor: 3\n", "processor:\n  tokenizer:\n"])
+    def test_a_yaml_that_names_no_tokenizer_stands_for_its_folder(
+        self, text: str, sentencepiece_model: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
+        (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model.read_bytes())
+        (tmp_path / "run.yaml").write_text(text)
+        assert load_tokenizer(tmp_path / "run.yaml").special["<s>"] == 1
+        (tmp_path / "run.yaml").write_text("a: [")
+        with pytest.raises(TokenizerError, match=r"run\.yaml cannot be read as YAML"):
+            load_tokenizer(tmp_path / "run.yaml")
 
     def test_it_can_be_sent_to_a_worker(
         self, chatml_dir: pathlib.Path, llama2_dir: pathlib.Path, sentencepiece_model: pathlib.Path

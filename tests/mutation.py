@@ -49,6 +49,7 @@ TESTS_OF = {
     "stream/test_boundary.py tasks/test_records.py traps/test_traps_boundary.py traps/test_traps_truncation.py",
     "plan": "plan world/test_row_mask.py",
     "report": "report stream/test_findings.py test_doctor.py",
+    "tasks": "tasks steps/test_small_streams.py",
     "steps": "steps world/test_row_mask.py stream/test_user_errors.py stream/test_findings.py resume/test_own_state.py",
 }
 """Quick tests of a folder where they do not all lie in the folder of its name."""

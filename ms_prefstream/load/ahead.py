@@ -15,7 +15,7 @@ _TOKENS_AHEAD = 1 << 19
 SAMPLES_AHEAD = 1 << 12
 """Rows of caches that are read together, at most; they take 10 microseconds each."""
 
-RECORDS_AHEAD = 1 << 8
+RECORDS_AHEAD = 1 << 9
 """Rows of text that are read together, at most, with a length index: a step should not wait long for others."""
 
 

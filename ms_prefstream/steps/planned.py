@@ -21,6 +21,7 @@ from ms_prefstream.load.loader import Load
 from ms_prefstream.plan.bin_packing import Fitted
 from ms_prefstream.plan.budget import BudgetPlan
 from ms_prefstream.plan.indexed import IndexedPlan
+from ms_prefstream.plan.latest import Latest
 from ms_prefstream.plan.options import MASK
 from ms_prefstream.plan.packed import PackedPlan, PackedWindows
 from ms_prefstream.plan.ranks import Ranks
@@ -62,6 +63,7 @@ class PlannedSteps:
         # A one-pass source is not read ahead: whoever writes its rows may be waiting for this step.
         self._hint = None if getattr(plan.options, "one_pass", False) else getattr(loader, "hint", None)
         self._units: OrderedDict[int, Any] = OrderedDict()
+        self._rows_of: Latest[int, list[RowIds]] = Latest(8)
         self._lock = threading.RLock()
 
     def __getitem__(self, step: int) -> Batch:
@@ -308,8 +310,9 @@ class WindowedSteps(PlannedSteps):
         return found
 
     def _shards(self, unit: int) -> list[RowIds]:
+        """The rows of each shard of this rank: computed once, for the hint, the load and the batches of a window."""
         place = divmod(unit, self.plan.windows_per_epoch)
-        return [self.plan.shard_rows(*place, shard) for shard in self._ranks.shards]
+        return self._rows_of.get(unit, lambda: [self.plan.shard_rows(*place, shard) for shard in self._ranks.shards])
 
     def _unit_rows(self, unit: int) -> list[int]:
         found: list[int] = np.concatenate(self._shards(unit)).tolist()

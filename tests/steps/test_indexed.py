@@ -14,7 +14,7 @@ from ms_prefstream.batch import make_layout
 from ms_prefstream.errors import Reason, RowError, StateError
 from ms_prefstream.lengths.index import measure
 from ms_prefstream.load.workers.pool import LoaderPool
-from ms_prefstream.load.workers.prefetch import Prefetch
+from ms_prefstream.load.workers.prefetch import ROWS_AHEAD, Prefetch
 from ms_prefstream.plan import IndexedPlan, PlanOptions, Ranks
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import Report
@@ -150,8 +150,6 @@ def test_what_is_loaded_ahead_is_what_is_loaded() -> None:
             wanted, got = expected[step], found[step]
             for name in wanted:
                 np.testing.assert_array_equal(got[name], wanted[name], strict=True)
-            waiting = sum(job.rows for job in ahead._jobs.values())
-            assert waiting < ahead._enough + 2 * GLOBAL
-            assert sum(len(job.tasks) for job in ahead._jobs.values()) == len(ahead._jobs)
-            assert ahead._jobs  # the next ones are under way
-        assert ahead._jobs.keys() >= {order[-1] + 1, order[-1] + 2}
+            assert ahead._rows < ahead._enough + 2 * ROWS_AHEAD
+            assert ahead._parts  # the next ones are under way
+        assert ahead._parts.keys() >= {order[-1] + 1, order[-1] + 2}

@@ -7,9 +7,9 @@ import functools
 import gc
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -28,11 +28,23 @@ from ms_prefstream.sample import LARGEST, TEXT, Block, Loaded, Note, Ready
 from ms_prefstream.sample import Sequence as TokenSequence
 from ms_prefstream.tasks.base import Sampler, Task, columns_of, traits
 
+Unit = TypeVar("Unit", bound=Hashable)
+
 
 class Load(Protocol):
-    """Loader of samples, in order. One that prefetches also has ``hint(units, rows_of)``; see `Prefetch`."""
+    """Loader of samples, in order."""
 
     def load(self, rows: Sequence[int]) -> Block: ...
+
+
+class LoadNext(Load, Protocol):
+    """Loader that works ahead. What it was told of next units decides when rows are loaded, never what is loaded.
+
+    `load_next` returns the rows of the first unit and their samples. `units` names that unit and those behind it,
+    perhaps without end; a unit always has the same rows.
+    """
+
+    def load_next(self, units: Iterable[Unit], rows_of: Callable[[Unit], list[int]]) -> tuple[list[int], Block]: ...
 
 
 _lock = threading.Lock()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import numpy as np
-
+from ms_prefstream.load.loader import Unit
 from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.load.workers.pool import LEAST, LoaderPool
 from ms_prefstream.load.workers.task_queue import Task
 from ms_prefstream.sample import Block
-
-Unit = TypeVar("Unit", bound=Hashable)
 
 ROWS_AHEAD = 512  # per worker; units of fewer rows are loaded together
 
@@ -33,56 +30,76 @@ class _Job:
 
 
 class _Part(NamedTuple):
-    """The rows of a unit in a job: how many, and where they begin."""
+    """A unit's rows, and where they begin in a job."""
 
     job: _Job
     begin: int
-    rows: int
-    key: bytes
+    rows: list[int]
 
 
 class Prefetch:
-    """A `Load` that takes hints about what comes next. Not thread-safe: its owner holds a lock.
+    """A `LoadNext` that loads the units that come next while the current one is used.
 
-        hint([window 3, window 4, ...])     both are under way
-        load(rows of window 3)              waits for it alone
-        hint([window 4, window 5, ...])     5 is new; units that are not named any more are cancelled
+        load_next([window 3, window 4, ...])    both begin; waits for 3 alone
+        load_next([window 4, window 5, ...])    5 begins, too; units that are not named any more are cancelled
 
-    Hints change when rows are loaded, never what is loaded. As many rows wait as keep the workers busy, and at least
-    one unit. With a length index a unit is a step, perhaps of 8 rows: the first that a hint names is loaded at once,
-    and those after it together.
+    As many rows wait as keep the workers busy, and at least one unit. With a length index a unit is a step, perhaps of
+    8 rows: the first one is loaded at once, and those behind it together. Not thread-safe: its owner holds a lock.
 
     Args:
         pool: The workers.
-        records: For one-pass sources: records are read here and workers only encode them. Such rows get no hints.
+        records: For one-pass sources: records are read here and workers only encode them. Such rows have no next.
     """
 
     def __init__(self, pool: LoaderPool, records: RecordAccess | None = None) -> None:
         self._pool = pool
         self._records = records
         self._enough = ROWS_AHEAD * pool.workers
-        self._parts: dict[Hashable, _Part] = {}  # units under way, in the order of the last hint
-        self._rows = 0  # theirs
+        self._parts: dict[Hashable, _Part] = {}  # units under way, in the order in which they were named
+        self._waiting = 0  # rows of these units
 
-    def hint(self, units: Iterable[Unit], rows_of: Callable[[Unit], Sequence[int]]) -> None:
-        """Starts to load units, the next first; there may be no end of them. `load` must request exactly their rows."""
+    def load(self, rows: Sequence[int]) -> Block:
+        """Returns the samples of these rows, in this order."""
+        pool, records = self._pool, self._records
+        return pool.collect(pool.spread(rows) if records is None else pool.spread_records(records.read(rows)))
+
+    def load_next(self, units: Iterable[Unit], rows_of: Callable[[Unit], list[int]]) -> tuple[list[int], Block]:
+        """Returns the rows of the first unit and their samples; see `LoadNext`."""
+        named = iter(units)
+        first = next(named)
+        if not self._is_enough_after(first):
+            self._begin_all(itertools.chain((first,), named), rows_of)
+        job, begin, rows = self._parts.pop(first)
+        self._waiting -= len(rows)
+        try:
+            return rows, job.block().take(slice(begin, begin + len(rows)))
+        except Exception:  # perhaps of a row of another unit; where it is one of these, the error comes again
+            self._parts = {unit: part for unit, part in self._parts.items() if part.job is not job}
+            self._waiting = sum(len(part.rows) for part in self._parts.values())
+            return rows, self.load(rows)
+
+    def _is_enough_after(self, unit: Hashable) -> bool:
+        """Returns whether this unit was named before all others that are left, and these are enough."""
+        is_first = next(iter(self._parts), None) == unit and unit in self._parts
+        return is_first and self._waiting - len(self._parts[unit].rows) >= self._enough
+
+    def _begin_all(self, units: Iterable[Unit], rows_of: Callable[[Unit], list[int]]) -> None:
+        """Begins the units that come next, and cancels those that are not named."""
         kept: dict[Hashable, _Part] = {}
-        new: dict[Hashable, Sequence[int]] = {}
-        ahead = together = 0  # rows after the first unit; those of new units
+        new: dict[Hashable, list[int]] = {}
+        ahead = together = 0  # rows behind the first unit; those of new units
         for position, unit in enumerate(units):
             part = self._parts.get(unit)
-            if not position and part is not None and self._is_enough_after(unit):
-                return
             if part is None and not new and position > 1 and ahead >= self._enough:
                 break
-            if part is None:
-                new[unit] = rows_of(unit)
-                together += len(new[unit])
-            else:
+            rows = rows_of(unit) if part is None else part.rows
+            ahead += len(rows) if position else 0
+            if part is not None:
                 kept[unit] = part
-            if position:
-                ahead += len(new[unit]) if part is None else part.rows
-            if new and (not position or together >= ROWS_AHEAD):
+                continue
+            new[unit] = rows
+            together += len(rows)
+            if not position or together >= ROWS_AHEAD:
                 kept |= self._begin(new, ROWS_AHEAD if position else LEAST)
                 new, together = {}, 0
         if new:
@@ -91,37 +108,10 @@ class Prefetch:
         for part in self._parts.values():
             if id(part.job) not in wanted:
                 self._pool.cancel(part.job.tasks)
-        self._parts, self._rows = kept, sum(part.rows for part in kept.values())
+        self._parts, self._waiting = kept, sum(len(part.rows) for part in kept.values())
 
-    def load(self, rows: Sequence[int]) -> Block:
-        """Returns the samples of these rows, in this order; at once if a hint named them early enough."""
-        key = _key(rows)
-        unit = next((unit for unit, part in self._parts.items() if part.key == key), None)
-        if unit is None:
-            pool, records = self._pool, self._records
-            return pool.collect(pool.spread(rows) if records is None else pool.spread_records(records.read(rows)))
-        part = self._parts.pop(unit)
-        self._rows -= part.rows
-        try:
-            return part.job.block().take(slice(part.begin, part.begin + part.rows))
-        except Exception:  # perhaps of a row that was not requested; where it was, the error comes again
-            self._parts = {unit: other for unit, other in self._parts.items() if other.job is not part.job}
-            self._rows = sum(other.rows for other in self._parts.values())
-            return self._pool.load(rows)
-
-    def _is_enough_after(self, unit: Hashable) -> bool:
-        """Returns whether the last hint named this unit first of all that are left, and enough others behind it."""
-        return unit == next(iter(self._parts)) and self._rows - self._parts[unit].rows >= self._enough
-
-    def _begin(self, units: Mapping[Hashable, Sequence[int]], least: int) -> dict[Hashable, _Part]:
-        """Starts to load units together, in tasks of at least so many rows."""
+    def _begin(self, units: Mapping[Hashable, list[int]], least: int) -> dict[Hashable, _Part]:
+        """Begins units that are loaded together, in tasks of at least so many rows."""
         job = _Job(self._pool, self._pool.spread(list(itertools.chain.from_iterable(units.values())), least))
-        ends = itertools.accumulate(map(len, units.values()))
-        return {
-            unit: _Part(job, end - len(rows), len(rows), _key(rows))
-            for (unit, rows), end in zip(units.items(), ends, strict=True)
-        }
-
-
-def _key(rows: Sequence[int]) -> bytes:
-    return np.array(rows, np.int64).tobytes()
+        begins = itertools.accumulate(map(len, units.values()), initial=0)
+        return {unit: _Part(job, begin, rows) for (unit, rows), begin in zip(units.items(), begins, strict=False)}

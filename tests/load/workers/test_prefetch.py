@@ -39,88 +39,96 @@ class Breaking:
         return self.rows[row]
 
 
-def rows_of(window: int) -> range:
-    return range(window % 4 * WINDOW, (window % 4 + 1) * WINDOW)
+def rows_of(window: int) -> list[int]:
+    return [*range(window % 4 * WINDOW, (window % 4 + 1) * WINDOW)]
 
 
-def test_any_order_of_hints_and_loads_gives_the_same(pool: LoaderPool) -> None:
+def test_units_in_any_order_have_their_rows(pool: LoaderPool) -> None:
     expected = [plain(recipe(pairs(COUNT)).loader().load(rows_of(window))) for window in range(4)]
     ahead, draw = Prefetch(pool), random.Random(3)
-    for _ in range(12):
+    for _ in range(16):
         window = draw.randrange(4)
-        if draw.random() < 0.7:
-            ahead.hint(itertools.count(draw.randrange(4)), rows_of)
-        assert plain(ahead.load(rows_of(window))) == expected[window]
-    ahead.hint([], rows_of)
-    assert not pool._tasks._waiting
+        if draw.random() < 0.3:
+            assert plain(ahead.load(rows_of(window))) == expected[window]
+        else:
+            units = draw.choice([itertools.count(window), range(window, window + 2), [window, window + 9, window + 3]])
+            rows, loaded = ahead.load_next(units, rows_of)
+            assert (rows, plain(loaded)) == (rows_of(window), expected[window])
+        assert ahead._waiting == sum(len(part.rows) for part in ahead._parts.values())
 
 
 def test_the_first_window_is_shared_out_and_those_behind_it_are_loaded_together(pool: LoaderPool) -> None:
-    ahead = Prefetch(pool)
-    asked: list[int] = []
+    ahead, asked = Prefetch(pool), list[int]()
+    jobs: dict[int, list[int]] = {}  # the rows of each task of the job that a window is in
 
-    def noted(window: int) -> range:
+    def noted(window: int) -> list[int]:
         asked.append(window)
         return rows_of(window)
 
-    def jobs() -> list[tuple[list[int], list[int]]]:
-        """Returns the windows of each job, and the rows of its tasks."""
-        found = {id(part.job): part.job for part in ahead._parts.values()}
-        windows = [[unit for unit, part in ahead._parts.items() if part.job is job] for job in found.values()]
-        return [
-            (some, [len(task.argument) for task in job.tasks])
-            for some, job in zip(windows, found.values(), strict=True)  # type: ignore[arg-type]  # windows are numbers
-        ]
+    begin = ahead._begin
 
-    ahead.hint(itertools.count(), noted)
-    # 512 rows and more of four windows are a task; two such tasks are 2 workers * 512 rows and more.
-    assert jobs() == [([0], [80, 80]), ([1, 2, 3, 4], [512, 128]), ([5, 6, 7, 8], [512, 128])]
+    def begun(units: Any, least: int) -> Any:
+        parts = begin(units, least)
+        jobs.update({unit: [len(task.argument) for task in part.job.tasks] for unit, part in parts.items()})
+        return parts
+
+    ahead._begin = begun  # type: ignore[method-assign]
     for window in range(9):
-        expected = plain(recipe(pairs(COUNT)).loader().load(rows_of(window)))
-        ahead.hint(itertools.count(window), noted)
-        assert plain(ahead.load(rows_of(window))) == expected
-        assert window not in ahead._parts
-        assert sum(part.rows for part in ahead._parts.values()) == ahead._rows >= (2 * 512 if window else 0)
-    assert asked == [*range(asked[-1] + 1)]  # each window once
-    ahead.hint([], rows_of)
+        rows, loaded = ahead.load_next(itertools.count(window), noted)
+        assert plain(loaded) == plain(recipe(pairs(COUNT)).loader().load(rows))
+        assert list(ahead._parts) == [*range(window + 1, len(jobs))]
+        assert ahead._waiting >= 2 * 512
+        if not window:  # two jobs of four windows are 2 workers * 512 rows and more
+            assert jobs == {0: [80, 80]} | {window: [512, 128] for window in range(1, 9)}
+    assert asked == [*range(len(jobs))]  # each window once
 
 
-def test_units_of_a_job_that_are_not_named_any_more_are_cancelled_with_the_last_of_them(pool: LoaderPool) -> None:
+def test_units_that_are_not_named_any_more_are_cancelled(pool: LoaderPool) -> None:
     ahead = Prefetch(pool)
-    ahead.hint(range(9), rows_of)
-    job = ahead._parts[8].job
-    ahead.hint([7], rows_of)
-    assert list(ahead._parts) == [7]
-    assert not any(task.cancelled() for task in job.tasks)
-    ahead.hint([], rows_of)
-    assert not pool._tasks._waiting
-    assert not ahead._parts
-    assert all(task.cancelled() or task.done() or task.running() for task in job.tasks)
+    ahead.load_next(range(13), rows_of)
+    jobs = {id(part.job): part.job for part in ahead._parts.values()}.values()
+    first, *others = jobs
+    ahead.load_next([4, 100], rows_of)
+    assert list(ahead._parts) == [100]
+    waiting = set(pool._tasks._waiting)
+    assert not any(task.cancelled() for task in first.tasks)  # it holds 4
+    assert not any(waiting & {*job.tasks} for job in others)
 
 
 def test_an_error_of_a_row_that_was_not_requested_comes_with_that_row() -> None:
     """A step is loaded together with those behind it, whose rows may not be readable."""
-    rows = pairs(COUNT)
-    with LoaderPool(recipe(Breaking(rows, bad=200)), 1) as pool:
+    with LoaderPool(recipe(Breaking(pairs(COUNT), bad=200)), 1) as pool:
         wait_ready(pool)
         ahead = Prefetch(pool)
 
-        def step(number: int) -> range:
-            return range(10 * number, 10 * number + 10)
+        def step(number: int) -> list[int]:
+            return [*range(10 * number, 10 * number + 10)]
 
-        for number in range(20):
-            ahead.hint(itertools.count(number), step)
-            assert len(ahead.load(step(number))) == 10
-        ahead.hint(itertools.count(20), step)
-        with pytest.raises(PrefStreamError, match="row 200 is not there"):
-            ahead.load(step(20))
-        ahead.hint(itertools.count(21), step)
-        assert len(ahead.load(step(21))) == 10
+        for number in [*range(20), 20, *range(21, 40)]:
+            if number == 20:
+                with pytest.raises(PrefStreamError, match="row 200 is not there"):
+                    ahead.load_next(itertools.count(number), step)
+            else:
+                rows, loaded = ahead.load_next(itertools.count(number), step)
+                assert len(loaded) == 10 == len(rows)
+
+
+def test_small_steps_are_named_anew_only_when_few_wait(pool: LoaderPool) -> None:
+    """A step of one row must not look through all that wait."""
+    ahead, named = Prefetch(pool), list[int]()
+
+    def units(first: int) -> Iterator[int]:
+        for unit in itertools.count(first):
+            named.append(unit)
+            yield unit
+
+    for number in range(COUNT):
+        ahead.load_next(units(number), lambda unit: [unit % COUNT])
+    assert len(named) < 8 * COUNT
 
 
 @pytest.mark.slow
-def test_a_large_unit_is_hinted_at_alone(pool: LoaderPool) -> None:
+def test_a_large_unit_is_begun_alone(pool: LoaderPool) -> None:
     ahead = Prefetch(pool)
-    ahead.hint(itertools.count(), lambda unit: [*range(COUNT)] * 2)
-    assert list(ahead._parts) == [0, 1]
-    ahead.hint([], rows_of)
+    ahead.load_next(itertools.count(), lambda unit: [*range(COUNT)] * 2)
+    assert list(ahead._parts) == [1]

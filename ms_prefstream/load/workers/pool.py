@@ -17,7 +17,7 @@ from concurrent.futures import wait
 from typing import Any, TypeVar
 
 from ms_prefstream.checks import process_count
-from ms_prefstream.errors import PrefStreamError, RowError
+from ms_prefstream.errors import PrefStreamError, RowError, TemplateError
 from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths.index import Measure, Measured, measure_rows
 from ms_prefstream.load.loader import Recipe, SampleLoader
@@ -81,11 +81,16 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         Raises:
             PrefStreamError: A worker died, or loading failed with this error.
         """
+        blocks: list[Block] = []
         try:
-            return Block.join([self._result(task) for task in tasks])
-        except BaseException:
+            for task in tasks:
+                blocks.append(self._result(task))
+        except BaseException as error:
             self.cancel(tasks)
+            if isinstance(error, TemplateError) and error.row is not None:  # counted from the task's first row
+                error.row += sum(map(len, blocks))
             raise
+        return Block.join(blocks)
 
     def cancel(self, tasks: Iterable[Task]) -> None:
         """Cancels the tasks that have not started."""

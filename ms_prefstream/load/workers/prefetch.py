@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from ms_prefstream.errors import TemplateError
 from ms_prefstream.load.loader import Unit
 from ms_prefstream.load.records import RecordAccess
 from ms_prefstream.load.workers.pool import LEAST, LoaderPool
@@ -61,7 +62,12 @@ class Prefetch:
     def load(self, rows: Sequence[int]) -> Block:
         """Returns the samples of these rows, in this order."""
         pool, records = self._pool, self._records
-        return pool.collect(pool.spread(rows) if records is None else pool.spread_records(records.read(rows)))
+        if records is None:
+            return pool.collect(pool.spread(rows))
+        try:
+            return pool.collect(pool.spread_records(records.read(rows)))
+        except TemplateError as error:  # only this process knows where its records come from
+            raise error.at(lambda at: records.origin(rows[at])) from None
 
     def load_next(self, units: Iterable[Unit], rows_of: Callable[[Unit], list[int]]) -> tuple[list[int], Block]:
         """Returns the rows of the first unit and their samples; see `LoadNext`."""

@@ -38,7 +38,7 @@ from ms_prefstream.encode.template import ChatTemplate, Template, TemplateOption
 from ms_prefstream.encode.template_limits import SECONDS, checked_seconds
 from ms_prefstream.encode.template_text import checked_variables, template_text
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.errors import DroppedRowError, OptionError, Reason, RowError
+from ms_prefstream.errors import DroppedRowError, OptionError, Reason, RowError, TemplateError, TokenizerError
 from ms_prefstream.formats.record import Completion, Messages, Pair
 from ms_prefstream.sample import Ids, Note, Span
 
@@ -83,10 +83,13 @@ class ConversationEncoder:
         self._starts = functools.lru_cache(maxsize=8)(encoder.starts)  # both sides of a pair ask for the prompt's
         self.decode = encoder.decode
 
-    def encode(self, records: Sequence[Pair | Completion]) -> Encodings:
+    def encode(self, records: Sequence[Pair | Completion], first: int = 0) -> Encodings:
         """Encodes records: (chosen, rejected) for a pair; (prompt alone[, prompt + response]) for a completion.
 
         A record that cannot be encoded gives a `RowError` instead.
+
+        Raises:
+            TemplateError: The template is no good; its `row` is the place of the record that shows it, from `first`.
         """
         texts, drafts = Texts(), dict[int, Drafts | RowError]()
         columns = self._columns(records, texts, drafts)
@@ -94,7 +97,7 @@ class ConversationEncoder:
         is_open[list(drafts)] = False
         for alike, _ in columns:
             is_open[alike.columns.records] = False
-        drafts |= {row: self._drafted(records[row], texts) for row in np.flatnonzero(is_open).tolist()}
+        drafts |= {row: self._drafted(records[row], texts, first + row) for row in np.flatnonzero(is_open).tolist()}
         try:
             return self._encodings(drafts, texts, columns)
         except RowError as error:  # a text that no tokenizer accepts: find its record
@@ -102,8 +105,8 @@ class ConversationEncoder:
                 return self._encodings({0: _blame(records[0], error).at(records[0].origin)}, Texts())
         texts, drafts = Texts(), {}
         for row, record in enumerate(records):
-            found = self.encode([record])[0]
-            drafts[row] = found if isinstance(found, RowError) else self._drafted(record, texts)
+            found = self.encode([record], row)[0]
+            drafts[row] = found if isinstance(found, RowError) else self._drafted(record, texts, row)
         return self._encodings(drafts, texts)
 
     def _encodings(
@@ -133,7 +136,7 @@ class ConversationEncoder:
             alike = list(template.lay_out_alike(columns))
             if not alike:
                 first = np.unique(columns.records)[: PROOFS + 1].tolist()  # a shape is learned from its second row
-                drafts |= {row: self._drafted(records[row], texts) for row in first if row not in drafts}
+                drafts |= {row: self._drafted(records[row], texts, row) for row in first if row not in drafts}
                 alike = list(template.lay_out_alike(columns))
             found += [one for one in alike if self.is_usual(one.layout)]
         missing = window.sides - sum(np.bincount(one.columns.records, minlength=len(records)) for one in found)
@@ -155,11 +158,14 @@ class ConversationEncoder:
                 tickets[:, at] = texts.add_column(stretch, alike.columns.contents, add if unit.system else None)
         return tickets
 
-    def _drafted(self, record: Pair | Completion, texts: Texts) -> Drafts | RowError:
+    def _drafted(self, record: Pair | Completion, texts: Texts, row: int) -> Drafts | RowError:
         try:
             return self._draft_record(record, texts)
         except RowError as error:
             return error.at(record.origin)
+        except TemplateError as error:
+            error.row = row
+            raise
         except RecursionError:
             return _nested_too_deep().at(record.origin)
 
@@ -483,7 +489,12 @@ def build_encoder(
     if special_tokens_in_content == "error":
         never.update(tokenizer.special)
     refusing = ControlTokens(never) if never else None
-    return ConversationEncoder(tokenizer.encoder, chosen, boundary, refusing, content_lost)
+    try:
+        return ConversationEncoder(tokenizer.encoder, chosen, boundary, refusing, content_lost)
+    except RowError as error:  # the texts that it asks about are no rows
+        raise TokenizerError(
+            f"{tokenizer.name}: {error.problem}. Pass a tokenizer that has ids for any text."
+        ) from None
 
 
 def resolve_boundary(

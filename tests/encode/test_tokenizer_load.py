@@ -19,12 +19,14 @@ import pytest
 from ms_prefstream.encode import tokenizer as tokenizer_module
 from ms_prefstream.encode.backends import BACKENDS, LOADERS, Loader
 from ms_prefstream.encode.backends.base import Form, NotServedError, Place
-from ms_prefstream.encode.backends.sentencepiece_proto import read_model
+from ms_prefstream.encode.backends.sentencepiece_proto import PieceType, as_control, read_model
 from ms_prefstream.encode.backends.tokenizer_source import chat_template_of
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, TokenizerError
 from tests.fixtures_tokenizers import CHATML, LLAMA2_TEMPLATE, fastest, train_sentencepiece, write_directory
 from tests.fixtures_tokenizers import cached_tokenizer as load
+
+FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def spec_of(directory: pathlib.Path) -> dict[str, Any]:
@@ -438,6 +440,22 @@ class TestErrors:
         spec["model"]["vocab"][second] = spec["model"]["vocab"][first]
         assert load_tokenizer(write_directory(tmp_path / "twice", spec, None)).backend != "tiktoken"
 
+    def test_a_post_processor_that_adds_what_it_does_not_hold(
+        self, tmp_path: pathlib.Path, llama2_dir: pathlib.Path
+    ) -> None:
+        spec, config = (json.loads((llama2_dir / name).read_text("utf-8")) for name in FILES)
+        spec["post_processor"]["single"][0]["SpecialToken"]["id"] = "<other>"
+        without = {name: value for name, value in config.items() if name != "add_bos_token"}
+        self.expect(write_directory(tmp_path / "panics", spec, without), "it panics: no entry found")
+        assert load_tokenizer(write_directory(tmp_path / "unused", spec, {**config, "add_bos_token": True})).add_bos
+
+    @pytest.mark.parametrize("piece", ["<0x=2>", "<0x 2>", "<0x_2>", "<0xéé>", "<0x2\n>", "<0x１２>"])
+    def test_a_piece_that_is_nearly_a_byte(self, piece: str, tmp_path: pathlib.Path, llama2_dir: pathlib.Path) -> None:
+        spec = spec_of(llama2_dir)
+        id_ = spec["model"]["vocab"].pop("<0x05>")
+        spec["model"]["vocab"][piece] = id_
+        assert load_tokenizer(write_directory(tmp_path / "model", spec, None), "tokenizers").decode([id_]) == piece
+
     @pytest.mark.parametrize("end", [b"\n\x04\n\x02\xff\xff", b"\xa3\x06\xa4\x06"])
     def test_models_that_only_their_package_reads(
         self, end: bytes, tmp_path: pathlib.Path, sentencepiece_model: pathlib.Path
@@ -450,10 +468,14 @@ class TestErrors:
     def test_fields_that_the_package_does_not_know(
         self, tmp_path: pathlib.Path, sentencepiece_model: pathlib.Path
     ) -> None:
-        """The type of a piece as text, one without a name, and a normaliser that is a number."""
+        """The type of a piece as text, one without a name, and a piece, trainer and normaliser that are numbers."""
         path, data = tmp_path / "tokenizer.model", sentencepiece_model.read_bytes()
-        path.write_bytes(data + b"\n\x07\n\x02xy\x1a\x01a" + b"\n\x06\n\x02xz\x18\x63" + b"\x18\x01")
+        data += b"\n\x07\n\x02xy\x1a\x01a" + b"\n\x06\n\x02xz\x18\x63" + b"\x18\x01" + b"\x08\x01"
+        data += b"\x0d\xff\xff\xff\xff" + b"\x11" + 8 * b"\xff" + b"\x1d\xff\xff\xff\xff"
+        path.write_bytes(data)
         assert load_tokenizer(path).vocab_size == load_tokenizer(sentencepiece_model).vocab_size + 2
+        assert as_control(data, ()) == data
+        assert read_model(as_control(data, ("xy",))).pieces[-2] == ("xy", PieceType.CONTROL)
 
     def test_models_that_are_none(self, tmp_path: pathlib.Path, sentencepiece_model: pathlib.Path) -> None:
         path = tmp_path / "tokenizer.model"

@@ -124,7 +124,7 @@ class TokenizerJson(_Tokenizers):
             small = {name: value for name, value in model.items() if name not in LARGE}
             large = {name: value for name, value in model.items() if name in LARGE}
             changed = json_value(small, draw)
-            return {**content, "model": {**changed, **large}}
+            return {**content, "model": {**changed, **large} if isinstance(changed, dict) else changed}
         return {**content, part: json_value({part: content.get(part)}, draw).get(part)}
 
     def compare(self, tokenizer: Any) -> None:
@@ -194,7 +194,7 @@ class SentencePiece(_Tokenizers):
     def is_parsed(self, value: Any) -> bool:
         try:
             sentencepiece.SentencePieceProcessor(model_proto=message(value[0]["tokenizer.model"]) or b"\0")
-        except RuntimeError:
+        except (RuntimeError, UnicodeDecodeError):  # the library quotes pieces as they are
             return False
         return True
 

@@ -5,9 +5,10 @@ Texts go through the package in batches, and control tokens in them are plain te
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
 from ms_prefstream.encode.backends.added import AddedTokens
-from ms_prefstream.encode.backends.base import Place
+from ms_prefstream.encode.backends.base import Place, is_panic
 from ms_prefstream.encode.backends.spelling import (
     META,
     Spelling,
@@ -38,8 +39,27 @@ from ms_prefstream.encode.backends.tokenizer_json import (
     vocabulary,
 )
 from ms_prefstream.encode.backends.unicode import check_size, check_unicode, nfc
-from ms_prefstream.errors import TokenizerError
+from ms_prefstream.errors import Reason, RowError, TokenizerError
 from ms_prefstream.sample import Ids
+
+
+@contextlib.contextmanager
+def _package_errors() -> Iterator[None]:
+    """Raises what the package raises about a text, a panic or an `Exception` that is nothing more precise.
+
+    Raises:
+        RowError: bad_type: the vocabulary has neither the text nor an unknown token.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and not is_panic(error):
+            raise
+        raise RowError(
+            Reason.BAD_TYPE,
+            f"the `tokenizers` package finds no ids for a text with this tokenizer ({error})",
+            "Correct the row, or pass a tokenizer whose vocabulary has its unknown token",
+        ) from None
 
 
 class TokenizersEncoder(PlainTextEncoder):
@@ -91,7 +111,8 @@ class TokenizersEncoder(PlainTextEncoder):
             content = names[leaked]
             halves = ((content[:at], content[at:]) for at in range(1, len(content)))
             cuts = ([token.id for half in two for token in rust.model.tokenize(half)] for two in halves)
-            leaks[leaked] = min((cut for cut in cuts if names.keys().isdisjoint(cut)), key=len, default=[])
+            with _package_errors():
+                leaks[leaked] = min((cut for cut in cuts if names.keys().isdisjoint(cut)), key=len, default=[])
         if leaks.get(self.unknown[0]) == []:
             del leaks[self.unknown[0]]  # its content has characters that the vocabulary lacks
         helpless = [content for content, id_ in control.items() if leaks.get(id_) == []]
@@ -164,7 +185,8 @@ class TokenizersEncoder(PlainTextEncoder):
         rust = self._by_place[place]
         call = rust.encode_batch if offsets else rust.encode_batch_fast
         try:
-            found: list[Any] = call(list(texts), add_special_tokens=False)
+            with _package_errors():
+                found: list[Any] = call(list(texts), add_special_tokens=False)
         except TypeError:  # what the package raises for lone surrogates
             check_unicode(texts)
             raise

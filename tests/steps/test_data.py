@@ -177,7 +177,12 @@ def test_the_first_rows_of_every_part_are_looked_at() -> None:
 
 @pytest.mark.parametrize(
     ("batching", "options"),
-    [(mps.Pad(4), {}), (mps.Pack(128, batch_size=5), {"steps_per_epoch": 3}), (mps.Pack(128, batch_size=5), "index")],
+    [
+        (mps.Pad(4), {}),
+        (mps.Pad(5), {"drop_remainder": False}),
+        (mps.Pack(128, batch_size=5), {"steps_per_epoch": 3}),
+        (mps.Pack(128, batch_size=5), "index"),
+    ],
 )
 def test_parts_of_a_mix_state_what_an_epoch_takes_of_them(batching: Any, options: Any, tmp_path: pathlib.Path) -> None:
     """The smaller part is repeated until the larger one is read: 24 rows of each, whatever form the batches have."""
@@ -190,3 +195,78 @@ def test_parts_of_a_mix_state_what_an_epoch_takes_of_them(batching: Any, options
         (part.share, part.rows, part.repeats_per_epoch, part.left_out_per_epoch) for part in made.report.parts.values()
     ]
     assert found == [(0.5, 24, 0, 0), (0.5, 6, 18, 0)]
+
+
+def test_what_a_state_names() -> None:
+    """Files of earlier runs have these names and values."""
+    mixed = mps.mix([(pairs(24), 1), (pairs(6, first=24), 2)], stop="all")
+    made = stream(mixed, batching=mps.Bucket(4), num_shards=2, shard_id=1)
+    state = made.state(3)
+    hashes = {name: state.pop(name) for name in ("data", "tokenizer", "template")}
+    assert all(re.fullmatch("[0-9a-f]{16}|[0-9a-f]{32}", text) for text in hashes.values())
+    assert state == {
+        "version": 1,
+        "plan_version": 1,
+        "epoch": 0,
+        "step": 3,
+        "steps_per_epoch": 8,
+        "seed": 0,
+        "global_batch": 8,
+        "global_batch_of": "rows",
+        "logical_shards": 2,
+        "window": 64,
+        "shuffle": True,
+        "drop_remainder": True,
+        "longest_first": False,
+        "sorted": False,
+        "rows": 71,
+        "widths": [64],
+        "max_segments": None,
+        "pad_token_id": 259,
+        "mix": {"weights": [1, 2], "stop": "all"},
+        "index": None,
+        "task": "DPO(max_length=64, max_prompt_length=None, truncation='prompt_left', layout='paired', "
+        "labels='unshifted', margin=False)",
+        "format": "auto(), auto()",
+        "boundary": "joint",
+        "special_tokens_in_content": "escape",
+    }
+
+
+def test_an_epoch_is_counted_with_its_last_step() -> None:
+    made = stream(pairs(10))
+    left = [made.report.ledger()["remainder"] for _ in made.batches()]
+    assert left == [0, 2]
+
+
+def test_a_named_index_stays_whatever_a_state_says(tmp_path: pathlib.Path) -> None:
+    """The state was saved with another boundary, whose index lies beside the rows."""
+    path, named = json_lines(tmp_path / "rows.jsonl", pairs(12)), tmp_path / "named.mprefidx"
+    state = stream(path, template=None, boundary="joint", index="build").state(1)
+    stream(path, template=None, boundary="inference", index=None).build_index(named)
+    made = stream(path, template=None, index=named)
+    with pytest.raises(mps.StateError, match="boundary was 'joint' and is 'inference' now"):
+        made.resume(state)
+    assert made.data.index is not None
+    assert made.data.index.path == str(named)
+
+
+def test_a_state_brings_the_index_that_it_was_saved_with(tmp_path: pathlib.Path) -> None:
+    """Without a boundary that is named, one of two indexes beside the rows is used; a state may be of the other."""
+    path = json_lines(tmp_path / "rows.jsonl", pairs(24))
+    made = {which: stream(path, template=None, boundary=which, index="build") for which in ("joint", "inference")}
+    for which, before in made.items():
+        after = stream(path, template=None).resume(before.state(2))
+        assert after.data.encoding["boundary"] == which
+        assert after.data.index is not None
+        assert after.data.index.checksum == before.data.index.checksum  # type: ignore[union-attr]
+        for one, other in zip(after.batches(), before.batches(0, 2), strict=True):
+            np.testing.assert_array_equal(one["chosen_input_ids"], other["chosen_input_ids"])
+    fresh = stream(path, template=None)
+    other = next(which for which in made if which != fresh.data.encoding["boundary"])
+    state = made[other].state(2)
+    with pytest.raises(mps.StateError, match="index was 'ffffffff'"):
+        fresh.resume(state | {"index": "ffffffff"})
+    pathlib.Path(made[other].data.index.path).unlink()  # type: ignore[union-attr]
+    with pytest.raises(mps.StateError, match=f"boundary was '{other}'"):
+        fresh.resume(state)

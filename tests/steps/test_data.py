@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import pathlib
 import re
@@ -15,7 +16,7 @@ import ms_prefstream as mps
 from ms_prefstream.steps.collate import select_columns
 from ms_prefstream.steps.data import Encoding
 from ms_prefstream.steps.look import can_look, first_rows, whole_lengths
-from tests.helpers import error_of, json_lines, pairs
+from tests.helpers import Positioned, error_of, json_lines, pairs
 
 TURNS = "{% for m in messages %}<|im_start|>{{ name }}{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
 
@@ -270,3 +271,58 @@ def test_a_state_brings_the_index_that_it_was_saved_with(tmp_path: pathlib.Path)
     pathlib.Path(made[other].data.index.path).unlink()  # type: ignore[union-attr]
     with pytest.raises(mps.StateError, match=f"boundary was '{other}'"):
         fresh.resume(state)
+
+
+def test_a_cache_in_a_mix_is_compared_with_what_was_given_for_all(tmp_path: pathlib.Path) -> None:
+    """A format is of the other parts; a boundary that is named must be that of the cache."""
+    mps.write_cache(stream(pairs(12), boundary="joint"), tmp_path / "cache")
+    mixed = mps.mix([(tmp_path / "cache", 1), (pairs(24)[12:], 1)])
+    assert stream(mixed, format="strings").steps_per_epoch == 6
+    assert stream(mixed).data.encoding["boundary"] == "joint"
+    with pytest.raises(mps.OptionError, match="format is 'strings', but .*cache is a cache"):
+        stream(tmp_path / "cache", format="strings")
+    with pytest.raises(mps.StateError, match="boundary"):
+        stream(mixed, boundary="inference")
+
+
+def test_a_source_that_ends_by_time_is_for_one_rank(tmp_path: pathlib.Path) -> None:
+    path = json_lines(tmp_path / "rows.jsonl", pairs(8))
+    followed = mps.follow(path, timeout=0.1, poll=0.05)
+    assert len(list(stream(followed, steps_per_epoch=2).batches())) == 2
+    with pytest.raises(mps.OptionError, match=r"ends after a time without data, and 2 ranks would not agree"):
+        stream(followed, steps_per_epoch=2, num_shards=2, shard_id=0)
+
+
+class Nothing:
+    """A format that filters out every row."""
+
+    def count(self, row: Any) -> int:
+        return 0
+
+    def __call__(self, row: Any) -> Any:
+        raise AssertionError
+
+
+def test_a_source_of_which_no_row_passes() -> None:
+    said = "has no rows that pass the filter of its format; expected at least one step of them. Check the path and the "
+    assert said + "options of the format." in error_of(functools.partial(stream, pairs(8), format=Nothing()))
+
+
+def test_a_damaged_position_of_a_source_is_named() -> None:
+    made = stream(Positioned(24), steps_per_epoch=6, window=1)
+    list(itertools.islice(made.batches(), 3))
+    state = made.state(3)
+    damaged = state | {"source": state["source"] | {"rows": -1}}
+    with pytest.raises(
+        mps.StateError, match=r"the state's source is damaged: Expected `int` >= 0 - at `\$\.rows`\. Take"
+    ):
+        stream(Positioned(24), steps_per_epoch=6, window=1).resume(damaged)
+
+
+def test_a_stream_is_judged_by_a_whole_window_unless_most_rows_are_alike() -> None:
+    """Cut rows are noticed although the first rows are whole."""
+    rows = [{"prompt": "word " * (20 * (n > 11)), "chosen": f"y{n}", "rejected": f"n{n}"} for n in range(60)]
+    made = stream(rows, task=mps.DPO(48), shuffle=False)
+    list(made.batches())
+    (warning,) = made.report.warnings
+    assert warning.startswith("max_length 48: 33 of 45 rows are cut.")

@@ -236,8 +236,11 @@ def test_what_a_state_names() -> None:
 
 def test_an_epoch_is_counted_with_its_last_step() -> None:
     made = stream(pairs(10))
+    assert (made.report.remainder_per_epoch, made.report.repeats_per_epoch) == (2, 0)
     left = [made.report.ledger()["remainder"] for _ in made.batches()]
     assert left == [0, 2]
+    filled = stream(pairs(10), drop_remainder=False)
+    assert (filled.report.remainder_per_epoch, filled.report.repeats_per_epoch) == (0, 2)
 
 
 def test_a_named_index_stays_whatever_a_state_says(tmp_path: pathlib.Path) -> None:
@@ -257,7 +260,9 @@ def test_a_state_brings_the_index_that_it_was_saved_with(tmp_path: pathlib.Path)
     path = json_lines(tmp_path / "rows.jsonl", pairs(24))
     made = {which: stream(path, template=None, boundary=which, index="build") for which in ("joint", "inference")}
     for which, before in made.items():
-        after = stream(path, template=None).resume(before.state(2))
+        assert "order_by" not in before.data.index.fingerprint, "named only where it is given"  # type: ignore[union-attr]
+        after = stream(path, template=None, workers=1).resume(before.state(2))
+        assert after.data.workers == 1
         assert after.data.encoding["boundary"] == which
         assert after.data.index is not None
         assert after.data.index.checksum == before.data.index.checksum  # type: ignore[union-attr]
@@ -279,7 +284,7 @@ def test_a_cache_in_a_mix_is_compared_with_what_was_given_for_all(tmp_path: path
     mixed = mps.mix([(tmp_path / "cache", 1), (pairs(24)[12:], 1)])
     assert stream(mixed, format="strings").steps_per_epoch == 6
     assert stream(mixed).data.encoding["boundary"] == "joint"
-    with pytest.raises(mps.OptionError, match="format is 'strings', but .*cache is a cache"):
+    with pytest.raises(mps.OptionError, match=r"format is 'strings', but .*cache is a cache"):
         stream(tmp_path / "cache", format="strings")
     with pytest.raises(mps.StateError, match="boundary"):
         stream(mixed, boundary="inference")
@@ -317,6 +322,25 @@ def test_a_damaged_position_of_a_source_is_named() -> None:
         mps.StateError, match=r"the state's source is damaged: Expected `int` >= 0 - at `\$\.rows`\. Take"
     ):
         stream(Positioned(24), steps_per_epoch=6, window=1).resume(damaged)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_widths_are_chosen_from_the_longest_rows_of_steps(indexed: bool, tmp_path: pathlib.Path) -> None:
+    """In source order each step has a long row; no step of short rows needs a width of its own."""
+    rows = [{"prompt": "q", "chosen": "y" * (40 if n % 4 == 0 else 1), "rejected": f"{n}"} for n in range(96)]
+    source = json_lines(tmp_path / "rows.jsonl", rows) if indexed else rows
+    made = stream(source, batching=mps.Bucket(24, max_shapes=3), shuffle=False, index="build" if indexed else None)
+    assert [width for width in made.report.chosen_widths if width < 64] == []
+    alone = stream(source, batching=mps.Bucket(1, max_shapes=3), shuffle=False, index="build" if indexed else None)
+    assert min(alone.report.chosen_widths) < 64
+
+
+def test_half_of_the_rows_is_not_most_of_them() -> None:
+    rows = [{"prompt": "word " * 20, "chosen": "y" * (1 + 40 * (n % 2)), "rejected": f"n{n}"} for n in range(60)]
+    made = stream(rows, task=mps.DPO(48), shuffle=False)
+    list(made.batches())
+    (warning,) = made.report.warnings
+    assert warning.startswith("max_length 48: 22 of 45 rows lose their whole question.")
 
 
 def test_a_stream_is_judged_by_a_whole_window_unless_most_rows_are_alike() -> None:

@@ -123,12 +123,6 @@ class TokenizersEncoder(PlainTextEncoder):
             )
         return leaks
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restores a pickled encoder: the package leaves this switch out of its own pickles."""
-        self.__dict__.update(state)
-        for rust in self._by_place.values():
-            rust.encode_special_tokens = True
-
     def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[Ids]:
         """Returns the ids of each text; see `TextEncoder`."""
         check_size(texts)

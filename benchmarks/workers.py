@@ -4,9 +4,9 @@
 
 Everything is compared with no workers on one core, measured before it and behind it, for the speed of a shared machine
 changes within seconds. With workers, batches are taken as fast as they come, in the midst of a run: all workers have
-begun. Two cores of a shared machine are often two threads of one: what the machine can
-give at all is measured by the bare tokenizer, in two processes against one, in the same turns. What the workers cost
-beside their rows shows where they and the training process share one core: two whole cores give twice that figure.
+begun. Two cores of a shared machine are often two threads of one: what the machine can give at all is measured by the
+bare tokenizer, in two processes against one, in the same turns. What workers cost beside their rows shows where they
+and the training process share one core: two whole cores give twice that figure.
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ class LoadNext(Load, Protocol):
 _lock = threading.Lock()
 _holders = 0
 _was_enabled = False
+_is_frozen = False  # whether the program has frozen objects itself; counting them takes long
 
 
 @contextlib.contextmanager
@@ -64,7 +65,7 @@ def collector_paused() -> Iterator[None]:
     At the end the objects are handed to the oldest generation (`gc.freeze`, `gc.unfreeze`), which takes no time. The
     collector would otherwise walk through all of them at once, a fifth of our own work on a row.
     """
-    global _holders, _was_enabled
+    global _holders, _was_enabled, _is_frozen
     with _lock:
         if not _holders:
             _was_enabled = gc.isenabled()
@@ -76,7 +77,8 @@ def collector_paused() -> Iterator[None]:
         with _lock:
             _holders -= 1
             if not _holders and _was_enabled:
-                if not gc.get_freeze_count():  # what the program has frozen stays frozen
+                _is_frozen = _is_frozen or gc.get_freeze_count() > 0
+                if not _is_frozen:  # what the program has frozen stays frozen
                     gc.freeze()
                     gc.unfreeze()
                 gc.enable()

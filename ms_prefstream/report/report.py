@@ -356,7 +356,7 @@ class Report:
         """
         values = {name: value for name, value in vars(self).items() if value or name not in _WHERE_COUNTED}
         for name in ("_seen", "_known", "_ledger", "_turns_dropped", "delivered", "warnings", "template"):
-            values.pop(name, None)  # a flag is there once it is set
+            del values[name]
         return values | {
             "dropped": dict(self.dropped),
             "origins": {reason: list(found) for reason, found in self.origins.items()},

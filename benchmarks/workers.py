@@ -3,10 +3,10 @@
     python benchmarks/workers.py --data ../shared/data/cvalues_like_2k.jsonl --tokenizer ../shared/tokenizers/qwen2_5
 
 Everything is compared with no workers on one core, measured before it and behind it, for the speed of a shared machine
-changes within seconds. With workers, batches are taken as fast as they come, in the midst of a run: the epoch before
-the measured one has just been read. Two cores of a shared machine are often two threads of one: what the machine can
-give at all is measured by the bare tokenizer, in two processes against one, in the same turns. What the workers cost
-beside their rows shows where they and the training process share one core: two whole cores give twice that figure.
+changes within seconds. With workers, batches are taken as fast as they come, in the midst of a run: all workers have
+begun. Two cores of a shared machine are often two threads of one: what the machine can give at all is measured by the
+bare tokenizer, in two processes against one, in the same turns. What workers cost beside their rows shows where they
+and the training process share one core: two whole cores give twice that figure.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ def one_pass(data: str, tokenizer: Tokenizer, workers: int, options: argparse.Na
         workers=workers,
         index="build" if options.index else None,
     )
-    for _ in stream.batches(epoch) if workers else ():
-        pass
+    pool = stream.data.pool
+    while pool is not None and not (pool._processes and all(worker.ready for worker in pool._processes)):
+        for _ in stream.batches(epoch):
+            pass
     batches = stream.batches(epoch + 1)
     begin, cpu = time.perf_counter(), time.process_time()
     rows = sum(options.batch_size for _ in batches)

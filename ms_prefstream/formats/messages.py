@@ -43,7 +43,6 @@ _TEXT_KEYS = frozenset({"role", "content", "from", "value"})
 _BLOCK_KEYS = frozenset({"type", "text"})
 
 _MARKER = re.compile(r"\n\n(Human|Assistant):")  # a literal prefix, which re finds as fast as str.split does
-_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def turns(value: Any, field: str, lone: str, keep_empty_system: bool = False) -> Messages:
@@ -207,7 +206,7 @@ def dialogue(text: str, field: str) -> Messages:
             '"rejected.messages"}, or parse it in a function given as format=',
         )
     named = zip(pieces[1::2], pieces[2::2], strict=True)
-    return tuple([Message(_ROLES[name], turn.removeprefix(" ")) for name, turn in named])
+    return tuple([Message(ROLES[name.lower()], turn.removeprefix(" ")) for name, turn in named])
 
 
 def lead_with_system(row: Mapping[str, Any], prompt: Messages, keep_empty_system: bool = False) -> Messages:

@@ -57,7 +57,7 @@ class Taken:
     """The paths whose values are taken from rows.
 
     Args:
-        paths: They.
+        paths: The paths.
 
     Attributes:
         names: Names and dotted paths of these values.

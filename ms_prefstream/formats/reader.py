@@ -103,7 +103,7 @@ class RowReader:
 
     @property
     def calls_user_code(self) -> bool:
-        """Whether the format is a function of the user."""
+        """True if the format calls a function of the user."""
         return self._then is not None
 
     def preset_of(self, row: Any) -> str:
@@ -254,7 +254,7 @@ class CountingReader(RowReader):
 
     def count(self, row: Any) -> int:
         """Returns how many records `row` gives; 0 when it is filtered out."""
-        counted: Callable[[Any], int] = self._inner.count  # type: ignore[attr-defined]  # `reader` looked
+        counted: Callable[[Any], int] = self._inner.count  # type: ignore[attr-defined]  # `reader` checked
         if self._then is None:
             return counted(self._settled(self._prepared(row))[0])
         return counted(self._for_function(row) if isinstance(row, Mapping) else row)

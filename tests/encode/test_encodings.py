@@ -366,9 +366,9 @@ class TestShapes:
         one_by_one: list[Any] = []
         draft = encoder._drafted
 
-        def counted(record: Pair | Completion, texts: Any) -> Any:
+        def counted(record: Pair | Completion, texts: Any, row: int) -> Any:
             one_by_one.append(record)
-            return draft(record, texts)
+            return draft(record, texts, row)
 
         monkeypatch.setattr(encoder, "_drafted", counted)
         encoder.encode(rows)

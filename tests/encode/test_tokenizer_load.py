@@ -261,6 +261,18 @@ class TestControl:
         assert tokenizer.decode(ids) == "a<s>b"
         assert tokenizer.encoder.starts("a<s>b").tolist() == [0, 1, 2, 3, 4, 5]
 
+    @pytest.mark.parametrize("kind", [{"type": "Unigram"}, {}], ids=["stated", "old"])
+    def test_a_unigram_model_that_does_not_know_a_character(self, kind: dict[str, str], tmp_path: pathlib.Path) -> None:
+        """Old files do not state the kind of model. The id stands for the character, not for the text ``<unk>``."""
+        pieces = [["<unk>", 0.0], *[[c, -5.0] for c in "<unk>abx ▁"]]
+        spec = {"version": "1.0", "added_tokens": [{"id": 0, "content": "<unk>", "special": True, "normalized": False,
+                "single_word": False, "lstrip": False, "rstrip": False}], "normalizer": {"type": "Lowercase"},
+                "pre_tokenizer": None, "post_processor": None, "decoder": None,
+                "model": {**kind, "unk_id": 0, "vocab": pieces, "byte_fallback": False}}  # fmt: skip
+        encoder = load_tokenizer(write_directory(tmp_path, spec, {"unk_token": "<unk>"})).encoder
+        assert encoder.encode(["A\u4f60b", "<unk>"])[0].tolist() == [6, 0, 7]
+        assert encoder.encode(["<unk>"])[0].tolist() == [1, 2, 3, 4, 5]
+
     def test_reserved_tokens(self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
         size = load(chatml_dir).vocab_size
         added = {str(size + i): {"content": f"<|reserved_special_token_{i}|>", "special": True} for i in range(2)}

@@ -31,6 +31,7 @@ from ms_prefstream.encode.backends.tokenizer_json import (
     Spec,
     added_tokens,
     bare,
+    is_unigram,
     number_added_tokens,
     pipeline_for_place,
     read_pipeline,
@@ -91,7 +92,7 @@ class TokenizersEncoder(PlainTextEncoder):
         control = special_tokens(spec)
         unknown, names = unknown_id(spec), {id_: content for content, id_ in control.items()}
         self.unknown = (-1, "") if unknown is None or unknown not in names else (unknown, names[unknown])
-        self._unigram = spec["model"].get("type") == "Unigram"
+        self._unigram = is_unigram(spec)
         self._normalizes = spec.get("normalizer") is not None
         self.leaks: dict[int, list[int]] = {}
         self.leaks = self._find_leaks(control, rust)

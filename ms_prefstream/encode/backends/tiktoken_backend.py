@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import tiktoken
 from numpy.typing import NDArray
 
+from ms_prefstream.checks import cores
 from ms_prefstream.encode.backends.base import FlatIds, Place, Tokenizer, is_panic
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
 from ms_prefstream.encode.backends.tiktoken_proof import TiktokenPlan, find_unranked, tiktoken_plan
@@ -136,7 +136,7 @@ def _gives_up(error: BaseException) -> bool:
 
 
 def in_threads(work: Callable[[Sequence[str]], list[bytes]], texts: Sequence[str]) -> list[bytes]:
-    """Run `work` on parts of the texts in threads that end with the call; returns its results in order.
+    """Runs `work` on parts of the texts in threads that end with the call. Returns its results in order.
 
     Training waits for a window of texts, so a window is worth more than one core. Few texts, as in a step with a
     length index or in a worker process, run in the calling thread. `work` must be thread-safe; its errors are raised.
@@ -148,8 +148,3 @@ def in_threads(work: Callable[[Sequence[str]], list[bytes]], texts: Sequence[str
     parts = [texts[begin : begin + size] for begin in range(0, len(texts), size)]
     with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
         return list(itertools.chain.from_iterable(pool.map(work, parts)))
-
-
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -202,7 +202,7 @@ class _Examined:
             return
         for begin in range(0, len(self._records), _TOGETHER):
             some = self._records[begin : begin + _TOGETHER]
-            loaded = self._loader.samples(some)
+            loaded = self._loader.samples(some, self.origins[begin:].__getitem__)
             self._loaded += loaded
             if not self._ready:
                 for name, lengths in whole_lengths(self._recipe, some, loaded).items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Callable
 from typing import Any
 
 
@@ -101,7 +102,17 @@ class TokenizerError(PrefStreamError):
 
 
 class TemplateError(PrefStreamError):
-    """A chat template cannot be compiled, or does not fit the rows it is used on."""
+    """A chat template cannot be compiled, or does not fit the rows it is used on.
+
+    Attributes:
+        row: The place of the row that showed it, among those that were encoded together; None where there is none.
+    """
+
+    row: int | None = None
+
+    def at(self, origin: Callable[[int], str]) -> TemplateError:
+        """Returns the same error with the origin of its row, which `origin` gives for the row's place."""
+        return self if self.row is None else TemplateError(f"{origin(self.row)}: {self}")
 
 
 class StateError(PrefStreamError):

@@ -78,7 +78,8 @@ class PartTask:
     def load(self, loader: SampleLoader, begin: int, end: int) -> Block:
         """Returns the samples of some of its rows, by their position in the part."""
         if self.read is not None:
-            return loader.samples([record for _, _, record in self.read[begin:end]])
+            first = self.first + begin
+            return loader.samples([record for _, _, record in self.read[begin:end]], lambda at: f"row {first + at}")
         block = loader.load(range(self.first + begin, self.first + end))
         for at, code in enumerate([] if self.verdict is None else self.verdict[begin:end].tolist()):
             if code != GOOD and (error := LEFT_OUT.get(REASONS[code])) is not None:

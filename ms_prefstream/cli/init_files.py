@@ -86,7 +86,7 @@ def _lengths(recipe: Any, source: Any, formats: Any) -> dict[str, list[int]]:
     """Returns the tokens of the first rows, by the option that limits them."""
     found = list(first_rows(source, formats, _MEASURED))
     records = [record for _, _, record in found]
-    loaded = recipe.loader().samples(records)
+    loaded = recipe.loader().samples(records, lambda at: found[at][0])
     lengths = whole_lengths(recipe, records, loaded)
     if not any(lengths.values()):
         error = next((one.error for one in loaded if isinstance(one.error, RowError)), None)

@@ -13,7 +13,7 @@ from ms_prefstream.encode.template import ChatTemplate, Template, TemplateOption
 from ms_prefstream.encode.template_limits import SECONDS, checked_seconds
 from ms_prefstream.encode.template_text import checked_variables, template_text
 from ms_prefstream.encode.tokenizer import Tokenizer
-from ms_prefstream.errors import OptionError
+from ms_prefstream.errors import OptionError, RowError, TokenizerError
 
 BOUNDARIES = ("joint", "inference")
 AUTO = "auto"  # the boundary that `resolve_boundary` chooses
@@ -99,7 +99,12 @@ def build_encoder(
     if special_tokens_in_content == "error":
         never.update(tokenizer.special)
     refusing = ControlTokens(never) if never else None
-    return ConversationEncoder(tokenizer.encoder, chosen, boundary, refusing, content_lost)
+    try:
+        return ConversationEncoder(tokenizer.encoder, chosen, boundary, refusing, content_lost)
+    except RowError as error:  # the texts that it asks about are no rows
+        raise TokenizerError(
+            f"{tokenizer.name}: {error.problem}. Pass a tokenizer that has ids for any text."
+        ) from None
 
 
 def resolve_boundary(

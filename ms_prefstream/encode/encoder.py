@@ -32,7 +32,7 @@ from ms_prefstream.encode.encodings import Draft, Drafts, Encoded, Encodings, Te
 from ms_prefstream.encode.layout import LaidOut, Layout, Unit, merged
 from ms_prefstream.encode.learned import PROOFS
 from ms_prefstream.encode.template import ChatTemplate, Template
-from ms_prefstream.errors import DroppedRowError, Reason, RowError
+from ms_prefstream.errors import DroppedRowError, Reason, RowError, TemplateError
 from ms_prefstream.formats.record import Completion, Messages, Pair
 from ms_prefstream.sample import Ids, Note, Span
 
@@ -72,10 +72,13 @@ class ConversationEncoder:
         self._starts = functools.lru_cache(maxsize=8)(encoder.starts)  # both sides of a pair ask for the prompt's
         self.decode = encoder.decode
 
-    def encode(self, records: Sequence[Pair | Completion]) -> Encodings:
+    def encode(self, records: Sequence[Pair | Completion], first: int = 0) -> Encodings:
         """Encodes records: (chosen, rejected) for a pair; (prompt alone[, prompt + response]) for a completion.
 
         A record that cannot be encoded gives a `RowError` instead.
+
+        Raises:
+            TemplateError: The template is no good; its `row` is the place of the record that shows it, from `first`.
         """
         texts, drafts = Texts(), dict[int, Drafts | RowError]()
         columns = self._columns(records, texts, drafts)
@@ -83,7 +86,7 @@ class ConversationEncoder:
         is_open[list(drafts)] = False
         for alike, _ in columns:
             is_open[alike.columns.records] = False
-        drafts |= {row: self._drafted(records[row], texts) for row in np.flatnonzero(is_open).tolist()}
+        drafts |= {row: self._drafted(records[row], texts, first + row) for row in np.flatnonzero(is_open).tolist()}
         try:
             return self._encodings(drafts, texts, columns)
         except RowError as error:  # a text that no tokenizer accepts: find its record
@@ -91,8 +94,8 @@ class ConversationEncoder:
                 return self._encodings({0: _blame(records[0], error).at(records[0].origin)}, Texts())
         texts, drafts = Texts(), {}
         for row, record in enumerate(records):
-            found = self.encode([record])[0]
-            drafts[row] = found if isinstance(found, RowError) else self._drafted(record, texts)
+            found = self.encode([record], row)[0]
+            drafts[row] = found if isinstance(found, RowError) else self._drafted(record, texts, row)
         return self._encodings(drafts, texts)
 
     def _encodings(
@@ -122,7 +125,7 @@ class ConversationEncoder:
             alike = list(template.lay_out_alike(columns))
             if not alike:
                 first = np.unique(columns.records)[: PROOFS + 1].tolist()  # a shape is learned from its second row
-                drafts |= {row: self._drafted(records[row], texts) for row in first if row not in drafts}
+                drafts |= {row: self._drafted(records[row], texts, row) for row in first if row not in drafts}
                 alike = list(template.lay_out_alike(columns))
             found += [one for one in alike if self.is_usual(one.layout)]
         missing = window.sides - sum(np.bincount(one.columns.records, minlength=len(records)) for one in found)
@@ -144,11 +147,14 @@ class ConversationEncoder:
                 tickets[:, at] = texts.add_column(stretch, alike.columns.contents, add if unit.system else None)
         return tickets
 
-    def _drafted(self, record: Pair | Completion, texts: Texts) -> Drafts | RowError:
+    def _drafted(self, record: Pair | Completion, texts: Texts, row: int) -> Drafts | RowError:
         try:
             return self._draft_record(record, texts)
         except RowError as error:
             return error.at(record.origin)
+        except TemplateError as error:
+            error.row = row
+            raise
         except RecursionError:
             return _nested_too_deep().at(record.origin)
 

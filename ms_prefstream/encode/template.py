@@ -36,7 +36,7 @@ from ms_prefstream.sample import Note
 
 LAYOUTS = 1024  # role sequences whose layouts are cached
 VARIANTS = 64  # distinct template variables of rows whose templates are cached
-ORDINARY = 1_000, 100_000  # messages and characters of conversations that every template must manage
+ORDINARY = 1_000, 100_000, 100  # messages, characters and depth of conversations that every template must manage
 
 
 Key: TypeAlias = tuple[tuple[Any, ...], int]
@@ -152,10 +152,10 @@ class ChatTemplate:
         try:
             return self._laid_out(messages, prompt_messages, tools)
         except TemplateLimitError as limit:
-            count, length = len(messages), sum([len(message.content) for message in messages])
+            count, (length, depth) = len(messages), _extent(messages, tools)
             what = f"the chat template {limit} ({count} messages with {length} characters)"
             remedy = f"raise template_limit_s (now {self._options.limit_s:g}); None lifts all limits"
-            if count <= ORDINARY[0] and length <= ORDINARY[1]:
+            if count <= ORDINARY[0] and length <= ORDINARY[1] and depth <= ORDINARY[2]:
                 raise TemplateError(f"{what}. Check it, or {remedy}.") from None
             raise RowError(Reason.TEMPLATE_REFUSED, what, f"Shorten the row, or {remedy}") from None
 
@@ -576,6 +576,28 @@ class ChatTemplate:
 
 class _LeftOut(TemplateRefusal):
     """Refusal of a text that lacks something of the row."""
+
+
+def _extent(messages: Messages, tools: Any) -> tuple[int, int]:
+    """Returns how many characters a conversation has, and how deep its values are; each item of a value counts as one.
+
+    What is deeper than ordinary conversations, or longer, is not looked at to its end.
+    """
+    length, depth = sum([len(message.content) for message in messages]), 0
+    values = [value for value in (tools, *[message.extra for message in messages]) if value is not None]
+    while values and length <= ORDINARY[1] and depth <= ORDINARY[2]:
+        depth += 1
+        below: list[Any] = []
+        for value in values:
+            if isinstance(value, str):
+                length += len(value)
+            elif isinstance(value, Mapping):
+                below += [*value.keys(), *value.values()]
+            elif isinstance(value, (list, tuple)):
+                below += value
+        length += len(below)
+        values = below
+    return length, depth
 
 
 def _as_one_turn(messages: Messages, prompt_messages: int, join: bool) -> tuple[Messages, int]:

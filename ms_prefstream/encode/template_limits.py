@@ -197,7 +197,7 @@ def _weight(value: Any, depth: int) -> tuple[int, int]:
         longer = not (str.isascii(value) or str.isprintable(value))  # \U00012345 for a character of four bytes
         return _size(value) * (3 if longer else 1) + 2, 0
     if not isinstance(value, (list, tuple, dict)):
-        return 4, 0
+        return 3 + _written(value), 0
     known = _spent.weighed.get(id(value))
     if known is None:
         kind: Any = next(kind for kind in (list, tuple, dict) if isinstance(value, kind))
@@ -237,19 +237,25 @@ def _amount(value: Any) -> int:
     return max(1, abs(value)) if isinstance(value, int) else 1
 
 
-def _product(values: Iterable[Any]) -> int:
-    return math.prod(map(_amount, values))
+def _written(value: Any) -> int:
+    """Returns the size of an argument that is written: a number has its digits."""
+    return 1 + abs(value).bit_length() // 3 if isinstance(value, int) else _amount(value)
 
 
-def _sum(values: Iterable[Any]) -> int:
-    return sum(map(_amount, values))
+def _product(values: Sequence[Any]) -> int:
+    """Returns the size of the first value, written as often as the others say."""
+    return math.prod([*map(_written, values[:1]), *map(_amount, values[1:])])
+
+
+def _sum(values: Sequence[Any]) -> int:
+    return sum([*map(_written, values[:1]), *map(_amount, values[1:])])
 
 
 def _times(values: Sequence[Any]) -> int:
     left, right = values
     if isinstance(left, (int, float)) and isinstance(right, (int, float)):
         return 0  # `made` limits the product, and its factors were limited
-    return _product(values)
+    return _amount(left) * _amount(right)
 
 
 def _power(values: Sequence[Any]) -> int:
@@ -271,7 +277,9 @@ def _formatted(values: Sequence[Any]) -> int:
     inner = (
         [value for value in given if isinstance(value, int)] if "*" in text or re.search(r"\{[^{}]*\{", text) else []
     )
-    return len(text) + widths + sum(map(abs, inner)) + text.count("%" if "%" in text else "{") * _sum(given)
+    return (
+        len(text) + widths + sum(map(abs, inner)) + text.count("%" if "%" in text else "{") * sum(map(_written, given))
+    )
 
 
 def _pieces(values: Sequence[Any]) -> int:
@@ -300,33 +308,33 @@ def _items(values: Sequence[Any]) -> int:
 
 
 def _written_longer(values: Sequence[Any]) -> int:
-    return 5 * _amount(values[0]) if values else 0
+    return 5 * _written(values[0]) if values else 0
 
 
 def _replaced(values: Sequence[Any]) -> int:
     text, *both = values
     if len(both) < 2 or not all(isinstance(one, str) for one in (text, *both[:2])):
-        return _product(values)
+        return math.prod(map(_written, values[:3]))  # numbers are written, before others replace them
     return len(text) + str.count(text, both[0]) * len(both[1])
 
 
 def _joined(values: Sequence[Any]) -> int:
     separator, *items = values
     known = [item for item in items if isinstance(item, (list, tuple, dict, str))]
-    return sum(_amount(separator) * len(item) + _amount(item) for item in known)
+    return sum(_written(separator) * len(item) + _amount(item) for item in known)
 
 
 def _lines(values: Sequence[Any]) -> int:
     """Returns the length of a text with something before each line, or for each tab."""
     text, *added = values
     marks = text.count("\n") + text.count("\t") + 1 if isinstance(text, str) else 1
-    return _amount(text) + marks * _sum(added)
+    return _amount(text) + marks * sum(map(_amount, added))
 
 
 def _as_json(values: Sequence[Any]) -> int:
     value, *added = values
     widest = max(map(_amount, added), default=1)
-    return _amount(value) * (1 + _weight(value, 0)[1] * widest) // 8  # an item may be indented as often as it is deep
+    return _written(value) * (1 + _weight(value, 0)[1] * widest) // 8  # an item may be indented as often as it is deep
 
 
 def _rounded(values: Sequence[Any]) -> int:
@@ -335,7 +343,7 @@ def _rounded(values: Sequence[Any]) -> int:
 
 def _slow(values: Sequence[Any]) -> int:
     """Returns the steps of a filter that walks through the rest of a text again and again."""
-    return _product([*values, values[0]]) // 32
+    return _product(values) * _written(values[0]) // 32
 
 
 def _numbers(values: Sequence[Any]) -> int:

@@ -118,11 +118,14 @@ class RowEncoder:
             scored=traits(recipe.task).scores,
         )
 
-    def rows(self, raws: Sequence[Any], read: Callable[[Any], Any]) -> list[EncodedRow]:
+    def rows(
+        self, raws: Sequence[Any], read: Callable[[Any], Any], origins: Sequence[str] = ("the row",)
+    ) -> list[EncodedRow]:
         """Returns what raw rows become; `read` is their format."""
         found = [self._records_of(raw, read) for raw in raws]
         self._sides.clear()
-        loaded = enumerate(self._loader.samples([record for records in found for record in records]))
+        every = [(record, at) for at, records in enumerate(found) for record in records]
+        loaded = enumerate(self._loader.samples([record for record, _ in every], lambda at: origins[every[at][1]]))
         rows = []
         for raw, records in zip(raws, found, strict=True):
             kept = None if isinstance(raw, (Ready, RowError)) else raw
@@ -253,7 +256,8 @@ def rows_of(
     passed = _raw_rows(found, rows)
     while together := list(itertools.islice(passed, _TOGETHER)):
         raws = [without_filled_nulls(raw) if filled else raw for _, _, raw in together]
-        for (number, origin, _), row in zip(together, encoder.rows(raws, read), strict=True):
+        origins = [origin for _, origin, _ in together]
+        for (number, origin, _), row in zip(together, encoder.rows(raws, read, origins), strict=True):
             yield FoundRow(number, origin, row)
 
 

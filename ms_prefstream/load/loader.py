@@ -7,9 +7,9 @@ import functools
 import gc
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from ms_prefstream.encode.template_limits import SECONDS
 from ms_prefstream.encode.template_text import template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.encode.truncate import CutMap, Uncut, token_cut_map
-from ms_prefstream.errors import OptionError, Reason, RowError
+from ms_prefstream.errors import OptionError, Reason, RowError, TemplateError
 from ms_prefstream.formats.base import Format
 from ms_prefstream.formats.carry import Carry
 from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
@@ -29,16 +29,29 @@ from ms_prefstream.sample import LARGEST, TEXT, Block, Loaded, Note, Ready
 from ms_prefstream.sample import Sequence as TokenSequence
 from ms_prefstream.tasks.base import Sampler, Task, columns_of, traits
 
+Unit = TypeVar("Unit", bound=Hashable)
+
 
 class Load(Protocol):
-    """Loader of samples, in order. One that prefetches also has ``hint(units, rows_of)``; see `Prefetch`."""
+    """Loader of samples, in order."""
 
     def load(self, rows: Sequence[int]) -> Block: ...
+
+
+class LoadNext(Load, Protocol):
+    """Loader that works ahead. What it was told of next units decides when rows are loaded, never what is loaded.
+
+    `load_next` returns the rows of the first unit and their samples. `units` names that unit and those behind it,
+    perhaps without end; a unit always has the same rows.
+    """
+
+    def load_next(self, units: Iterable[Unit], rows_of: Callable[[Unit], list[int]]) -> tuple[list[int], Block]: ...
 
 
 _lock = threading.Lock()
 _holders = 0
 _was_enabled = False
+_is_frozen = False  # whether the program has frozen objects itself; counting them takes long
 
 
 @contextlib.contextmanager
@@ -53,7 +66,7 @@ def collector_paused() -> Iterator[None]:
     At the end the objects are handed to the oldest generation (`gc.freeze`, `gc.unfreeze`), which takes no time. The
     collector would otherwise walk through all of them at once, a fifth of our own work on a row.
     """
-    global _holders, _was_enabled
+    global _holders, _was_enabled, _is_frozen
     with _lock:
         if not _holders:
             _was_enabled = gc.isenabled()
@@ -65,7 +78,8 @@ def collector_paused() -> Iterator[None]:
         with _lock:
             _holders -= 1
             if not _holders and _was_enabled:
-                if not gc.get_freeze_count():  # what the program has frozen stays frozen
+                _is_frozen = _is_frozen or gc.get_freeze_count() > 0
+                if not _is_frozen:  # what the program has frozen stays frozen
                     gc.freeze()
                     gc.unfreeze()
                 gc.enable()
@@ -124,16 +138,26 @@ class SampleLoader:
                 records: Any = self._records
                 block: Block = records.read_block(rows)
                 return block
-            return self.samples(self._records.read(rows))
+            origin = self._records.origin
+            return self.samples(self._records.read(rows), lambda at: origin(rows[at]))
 
-    def samples(self, found: Sequence[Record | Ready | RowError]) -> Block:
-        """Returns the samples of these records, in this order."""
+    def samples(self, found: Sequence[Record | Ready | RowError], origin: Callable[[int], str] | None = None) -> Block:
+        """Returns the samples of these records, in this order.
+
+        Args:
+            found: The records, or why there is none.
+            origin: Gives the origin of the record at a place, for errors about the template; None if it is not known.
+        """
         with collector_paused():
-            return self._samples(found)
+            try:
+                return self._samples(found)
+            except TemplateError as error:
+                raise (error if origin is None else error.at(origin)) from None
 
     def _samples(self, found: Sequence[Record | Ready | RowError]) -> Block:
         if self._task.pairs and set(map(type, found)) == {Pair}:  # the usual window
-            return self._made(self._encoded(found), found, range(len(found)))  # type: ignore[arg-type]  # all are pairs
+            every = range(len(found))
+            return self._made(self._encoded(found, every), found, every)  # type: ignore[arg-type]  # all are pairs
         wanted = traits(self._task).record
         texts: list[Any] = []
         tokens: list[Any] = []
@@ -155,7 +179,7 @@ class SampleLoader:
             is_tokens = isinstance(record, (TokenPair, TokenCompletion))
             (tokens if is_tokens else texts).append(record)
             places[is_tokens].append(index)
-        parts = [self._made(self._encoded(texts), texts, places[0])] if texts else []
+        parts = [self._made(self._encoded(texts, places[0]), texts, places[0])] if texts else []
         if tokens:
             parts.append(self._made(_token_sides(tokens), tokens, places[1]))
         if done:
@@ -172,13 +196,18 @@ class SampleLoader:
         assert self._records is not None
         return self._records.origin(row)
 
-    def _encoded(self, records: Sequence[Pair | Completion]) -> Uncut:
+    def _encoded(self, records: Sequence[Pair | Completion], places: Sequence[int]) -> Uncut:
         if self.encoder is None:
             raise OptionError(
                 "tokenizer=None is for rows that are already tokenized (prompt_ids, chosen_ids, rejected_ids), but the "
                 "source has rows with text. Pass tokenizer= a directory, a file or an object."
             )
-        encoder, found = self.encoder, self.encoder.encode(records)
+        encoder = self.encoder
+        try:
+            found = encoder.encode(records)
+        except TemplateError as error:
+            error.row = None if error.row is None else places[error.row]
+            raise
         sides_of = functools.lru_cache(maxsize=1)(found.__getitem__)  # asked for each side of a row
 
         def cuts(row: int, side: int) -> CutMap:

@@ -83,7 +83,7 @@ class Noted:
             return measure_rows(loader, rows)
         access: Any = loader.records
         records = access.read(rows)
-        block = loader.samples(records)
+        block = loader.samples(records, lambda at: access.origin(rows[at]))
         path = (self.order_by or "").removeprefix(FIELD)
         raws = access.raws(rows) if self.dedup == "row" or path != (self.order_by or "") else records
         order = None

@@ -12,6 +12,7 @@ import orjson
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RandomAccess, RawRow, rows_in_order
 from ms_prefstream.sources.files import Handles, read_at, reading, stamp
+from ms_prefstream.sources.jsonl import shallow_repr
 
 _SAMPLE_BYTES = 16 * 1024
 _SAMPLES = 256
@@ -90,5 +91,5 @@ def row_bytes(row: RawRow) -> bytes:
     try:
         text = orjson.dumps(row, default=repr, option=options)
     except TypeError:
-        text = repr(row).encode("utf-8", "backslashreplace")
+        text = shallow_repr(row).encode("utf-8", "backslashreplace")
     return _ADDRESS.sub(b"", text)

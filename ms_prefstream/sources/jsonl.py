@@ -7,6 +7,8 @@ import functools
 import hashlib
 import json
 import os
+import reprlib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
@@ -281,4 +283,16 @@ def dump_row(row: Any) -> bytes:
     except TypeError:
         with contextlib.suppress(TypeError, ValueError, RecursionError):
             return json.dumps(row, default=repr).encode()
-    return json.dumps(repr(row)).encode()
+    return json.dumps(shallow_repr(row)).encode()
+
+
+def shallow_repr(row: Any) -> str:
+    """Returns the `repr` of a row, with its outer 20 levels only where values are too deep to be written."""
+    try:
+        return repr(row)
+    except RecursionError:
+        outer = reprlib.Repr()
+        for kind in ("dict", "list", "tuple", "set", "string", "long", "other"):
+            setattr(outer, f"max{kind}", sys.maxsize)
+        outer.maxlevel = 20
+        return outer.repr(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -126,7 +127,7 @@ class Measurer:
             if not places:
                 continue
             some = [records[place] for place in places]
-            loaded = loaders.whole.samples(some)
+            loaded = loaders.whole.samples(some, functools.partial(_origin, chunk.first, places))
             for place, one in zip(places, loaded, strict=True):
                 if one.error is not None and (recipe.bare is not None or one.error.reason not in OF_TEMPLATES):
                     dropped.append((place, one.error.reason))
@@ -153,6 +154,11 @@ class Measurer:
     def _counts(self, record: Any) -> bool:
         """Returns whether the tokens of a record are those of the user's tokenizer, or came as ids."""
         return self._recipe.bare is not None or not isinstance(record, (Pair, Completion))
+
+
+def _origin(first: int, places: Sequence[int], at: int) -> str:
+    """Returns the number of a record in the source, given its place among some of a chunk."""
+    return f"row {first + places[at]}"
 
 
 def measure(measurer: Any, chunk: Chunk) -> Measured:

@@ -501,8 +501,8 @@ def probe(data: StreamData, seed: int) -> Block:
                 f"{data.source.name} can be read only once, so its lengths cannot be looked at to choose shapes. "
                 "Give boundaries or multiple_of."
             )
-        found = itertools.islice(data.one_pass.start(0), _ROWS_PROBED)
-        loaded = data.local.samples([record for _, _, record in found])
+        found = list(itertools.islice(data.one_pass.start(0), _ROWS_PROBED))
+        loaded = data.local.samples([record for _, _, record in found], lambda at: found[at][0])
     if not loaded.good.any():
         problem = next(map(str, loaded.errors.values()), "there are no rows")
         raise NoUsableRowsError(f"none of the first {len(loaded)} rows of {data.source.name} can be used: {problem}")

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ms_prefstream as mps
 from ms_prefstream.encode.backends.base import Place
 from ms_prefstream.encode.backends.unicode import MAX_CHARS
 from ms_prefstream.errors import Reason, RowError
 from tests.fixtures_tokenizers import cached_tokenizer as load
+from tests.fixtures_tokenizers import write_directory
 
+KNOWN = [*map(chr, range(32, 127)), "\n", "\t", "\u3000"]  # what the library asks every tokenizer about, and more
 ALL = ("chatml_dir", "gpt2_dir", "sentencepiece_model", "unigram_model", "llama2_dir", "bytes")
 
 
@@ -56,6 +59,36 @@ def test_a_lone_surrogate_is_a_sentence(encoder: Any) -> None:
             with pytest.raises(RowError, match=r"lone surrogate U\+D83D at character 3") as caught:
                 call("abc\ud83d def")
             assert caught.value.reason is Reason.BAD_TYPE
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "Unigram": {"unk_id": None, "vocab": [[one, -1.0] for one in KNOWN]},
+    "WordLevel": {"unk_token": "<unk>", "vocab": {one: at for at, one in enumerate(KNOWN)}},
+    "WordPiece": {
+        "unk_token": "<unk>", "continuing_subword_prefix": "", "max_input_chars_per_word": 99,
+        "vocab": {one: at for at, one in enumerate(KNOWN)},
+    },
+    "BPE": {"unk_token": "<unk>", "vocab": {one: at for at, one in enumerate(KNOWN)}, "merges": []},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_text_that_the_vocabulary_lacks_is_a_bad_row(kind: str, tmp_path: pathlib.Path) -> None:
+    """Where the vocabulary has no unknown token, the package raises an `Exception` for each such text."""
+    split = {"type": "Split", "pattern": {"String": ""}, "behavior": "Isolated", "invert": False}
+    spec = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": split, "post_processor": None,
+            "decoder": None, "model": {"type": kind, **MODELS[kind]}}  # fmt: skip
+    folder = write_directory(tmp_path / "model", spec, None)
+    rows = [{"prompt": f"q{n}", "chosen": "yes" if n - 2 else "好", "rejected": "no"} for n in range(5)]
+    options: dict[str, Any] = {"task": mps.DPO(64), "batching": mps.Pad(1), "template": None, "pad_token_id": 0}
+    stream = mps.stream(rows, tokenizer=folder, on_bad_row="drop", **options)
+    assert len(list(stream.batches())) == 5
+    assert stream.report.dropped == {"bad_type": 1}
+    with pytest.raises(mps.RowError, match=r"^row 2 of list: .*finds no ids for a text with this tokenizer"):
+        list(mps.stream(rows, tokenizer=folder, **options).batches())
+    spec["model"]["vocab"] = spec["model"]["vocab"][:-1] if kind == "Unigram" else {"x": 0}  # type: ignore[index]
+    with pytest.raises(mps.TokenizerError, match=r"other: .*Pass a tokenizer that has ids for any text\.$"):
+        mps.stream(rows, tokenizer=write_directory(tmp_path / "other", spec, None), **options)
 
 
 def test_nothing_is_nothing(encoder: Any) -> None:

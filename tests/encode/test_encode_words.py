@@ -294,6 +294,11 @@ ROWS: list[tuple[Callable[[], str], str]] = [
         "all of a response.",
     ),
     (
+        lambda: refusal(PAIR | {"prompt": "a\ud83d"}),
+        "the user turn: a text holds the lone surrogate U+D83D at character 1, which is not a Unicode character "
+        "[bad_type]. Repair the text where it was written (half of a surrogate pair was cut off).",
+    ),
+    (
         lambda: refusal({"prompt": "w " * 90, "chosen": "yes", "rejected": "no"}, mps.DPO(40, truncation="drop")),
         "the row has 204 tokens; expected at most 40 [too_long].",
     ),

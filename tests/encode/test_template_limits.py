@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import pathlib
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from ms_prefstream.encode import template_limits
 from ms_prefstream.encode.jinja import renderer
 from ms_prefstream.encode.template_limits import TemplateLimitError
 from ms_prefstream.encode.tracked_text import ContentReads, Run, Tracked, plain
+from ms_prefstream.inspection import rows_of
 from tests.encode.chat_templates import FAMILIES
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -135,6 +139,15 @@ def test_memory_is_limited(text: str) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 1024  # 256 MB, and the last step
 
 
+def test_documents_are_none_as_in_transformers() -> None:
+    assert renderer("{{ documents is none }}", {})(MESSAGES) == "True"
+
+
+def test_small_results_are_jinjas() -> None:
+    text = "{{ 3.14159 | round(2) }} {{ 2.5 | round }} {{ [1, 2] | sum }}"
+    assert renderer(text, {})(MESSAGES) == "3.14 2.0 3"
+
+
 COMPILED = [
     "{{ 2 ** 20000 }}",
     "(" * 3000,
@@ -202,6 +215,93 @@ def test_a_very_long_row_is_at_fault_itself() -> None:
     )
     assert len(list(stream.batches())) == 2
     assert stream.report.dropped == {"template_refused": 1}
+
+
+def deep(levels: int) -> Any:
+    return {} if not levels else {"a": deep(levels - 1)}
+
+
+@pytest.mark.parametrize(
+    "values", [deep(250), {"a": [1] * 110_000}, {"a": "a" * 200_000}], ids=["deep", "many", "long"]
+)
+@pytest.mark.parametrize("place", ["tools", "calls"])
+def test_a_row_with_very_large_values_is_at_fault_itself(
+    values: Any, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_limits, "LARGEST", 100_000)
+    schema = {"type": "function", "function": {"name": "f", "parameters": values if place == "tools" else {}}}
+    call = {"type": "function", "function": {"name": "f", "arguments": values if place == "calls" else {}}}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    row = {"tools": [schema], "prompt": [*turns, {"role": "tool", "content": "1"}], "chosen": "yes", "rejected": "no"}
+    stream = stream_of(FAMILIES["qwen2.5"].template, [*ROWS[:3], row], on_bad_row="drop")  # type: ignore[list-item]
+    assert len(list(stream.batches())) == 2
+    assert stream.report.dropped == {"template_refused": 1}
+
+
+FIFTH = {"prompt": "question", "chosen": "five", "rejected": "no"}
+WITH_FIFTH = [*ROWS[:5], FIFTH, *ROWS[5:]]
+LARGE_FOR_FIFTH = (
+    "{% for m in messages %}{{ m.content }}{% if m.content == 'five' %}{{ 'a' * 10 ** 9 }}{% endif %}{% endfor %}"
+)
+
+
+def batches_of(source: Any, **options: Any) -> None:
+    stream = stream_of(LARGE_FOR_FIFTH, source, on_bad_row="drop", shuffle=False, **options)
+    for _ in stream.batches():
+        pass
+
+
+def said_by(found: Any) -> None:
+    (line,) = [line for line in str(found).splitlines() if "the chat template makes" in line]
+    raise mps.TemplateError(line.removeprefix("✗ "))
+
+
+ENCODING: dict[str, Any] = {"task": mps.DPO(max_length=64), "tokenizer": "bytes", "template": LARGE_FOR_FIFTH}
+DOORS: dict[str, Callable[[pathlib.Path], Any]] = {
+    "a file": batches_of,
+    "a window": functools.partial(batches_of, window=9),
+    "rows in memory": lambda path: batches_of(WITH_FIFTH),
+    "one pass": lambda path: batches_of(lambda: iter(WITH_FIFTH)),
+    "one pass with workers": lambda path: batches_of(lambda: iter(WITH_FIFTH), workers=1, window=9),
+    "rows with workers": functools.partial(batches_of, workers=1),
+    "an index": lambda path: mps.build_index(path, path.with_suffix(".mprefidx"), **ENCODING),
+    "an index that compares": lambda path: mps.build_index(
+        path, path.with_suffix(".mprefidx"), dedup="row", **ENCODING
+    ),
+    "a cache": lambda path: mps.write_cache(stream_of(LARGE_FOR_FIFTH, path), path.with_suffix(".cache")),  # type: ignore[arg-type]
+    "a cache of one pass": lambda path: mps.write_cache(
+        stream_of(LARGE_FOR_FIFTH, lambda: iter(WITH_FIFTH)), path.with_suffix(".cache")
+    ),  # type: ignore[arg-type]
+    "statistics": lambda path: mps.stats(path, progress=False, **ENCODING),
+    "the doctor": lambda path: said_by(mps.doctor(path, **ENCODING)),
+    "rows to look at": lambda path: list(rows_of(path, None, ENCODING)),
+    "one row": lambda path: mps.encode(FIFTH, **ENCODING),
+}
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_the_row_that_shows_a_limit_is_named(name: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in WITH_FIFTH))
+    where = {"one row": r"the row", "rows in memory": "row 5 of list"}.get(name, r"rows\.jsonl:6|row 5\b")
+    with pytest.raises(
+        mps.TemplateError, match=rf"^(.*/)?({where}).*: the chat template makes a value of more than 32 MB"
+    ):
+        DOORS[name](path)
+
+
+NUMBERS = [
+    "{{ N | tojson }}", "{{ {'a': N} | tojson(indent=2) }}", "{{ '%d' % N }}", "{{ '%d' | format(N) }}", "{{ '{}'.format(N) }}",
+    "{{ N | e }}", "{{ N | center(12) }}", "{{ N | replace(N, 1) }}", "{{ N | pprint }}", "{{ N.bit_length() }}", "{{ [N, N] | join(N) }}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+@pytest.mark.parametrize("number", ["2147483647", "(-10 ** 18)", "messages[0].time"])
+def test_a_large_number_is_short_as_text(text: str, number: str) -> None:
+    limited, free = (renderer(text.replace("N", number), {}, limit_s=s) for s in (10.0, None))
+    given = [{"role": "user", "time": 1_764_547_200_000}]
+    assert limited(given) == free(given)
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,14 @@ import pytest
 from ms_prefstream.encode import tokenizer as tokenizer_module
 from ms_prefstream.encode.backends import BACKENDS, LOADERS, Loader
 from ms_prefstream.encode.backends.base import Form, NotServedError, Place
-from ms_prefstream.encode.backends.sentencepiece_proto import read_model
+from ms_prefstream.encode.backends.sentencepiece_proto import PieceType, as_control, read_model
+from ms_prefstream.encode.backends.tokenizer_source import chat_template_of
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, TokenizerError
 from tests.fixtures_tokenizers import CHATML, LLAMA2_TEMPLATE, fastest, train_sentencepiece, write_directory
 from tests.fixtures_tokenizers import cached_tokenizer as load
+
+FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def spec_of(directory: pathlib.Path) -> dict[str, Any]:
@@ -102,7 +105,7 @@ class TestForms:
     def test_sentencepiece_model_and_directory(self, sentencepiece_model: pathlib.Path) -> None:
         for path in (sentencepiece_model, sentencepiece_model.parent):
             tokenizer = load_tokenizer(path)
-            assert tokenizer.backend == "sentencepiece"
+            assert (tokenizer.backend, tokenizer.reason) == ("sentencepiece", "the tokenizer is a SentencePiece model")
             assert tokenizer.special == {"<unk>": 0, "<s>": 1, "</s>": 2, "<|im_start|>": 3, "<|im_end|>": 4}
             assert set(tokenizer.special_in_template) - set(tokenizer.special) == {"<tool>"}
             assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, 2, None)
@@ -190,6 +193,25 @@ class TestForms:
         config.write_text("processor:\n  tokenizer:\n    type: LlamaTokenizer\n    vocab_file: vocab.model\n")
         assert load_tokenizer(config).special["<s>"] == 1
 
+    @pytest.mark.parametrize("prefixed", [True, False])
+    def test_the_configuration_says_whether_texts_begin_with_a_space(
+        self, prefixed: bool, gpt2_dir: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
+        tokenizer = load_tokenizer(write_directory(tmp_path, spec_of(gpt2_dir), {"add_prefix_space": prefixed}))
+        plain = load(gpt2_dir).encoder.encode([" the" if prefixed else "the"], Place.START)[0]
+        assert tokenizer.encoder.encode(["the"], Place.START)[0].tolist() == plain.tolist()
+
+    @pytest.mark.parametrize("text", ["seed: 0\n", "processor: 3\n", "processor:\n  tokenizer:\n"])
+    def test_a_yaml_that_names_no_tokenizer_stands_for_its_folder(
+        self, text: str, sentencepiece_model: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
+        (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model.read_bytes())
+        (tmp_path / "run.yaml").write_text(text)
+        assert load_tokenizer(tmp_path / "run.yaml").special["<s>"] == 1
+        (tmp_path / "run.yaml").write_text("a: [")
+        with pytest.raises(TokenizerError, match=r"run\.yaml cannot be read as YAML"):
+            load_tokenizer(tmp_path / "run.yaml")
+
     def test_it_can_be_sent_to_a_worker(
         self, chatml_dir: pathlib.Path, llama2_dir: pathlib.Path, sentencepiece_model: pathlib.Path
     ) -> None:
@@ -238,6 +260,18 @@ class TestControl:
         assert 1 not in ids
         assert tokenizer.decode(ids) == "a<s>b"
         assert tokenizer.encoder.starts("a<s>b").tolist() == [0, 1, 2, 3, 4, 5]
+
+    @pytest.mark.parametrize("kind", [{"type": "Unigram"}, {}], ids=["stated", "old"])
+    def test_a_unigram_model_that_does_not_know_a_character(self, kind: dict[str, str], tmp_path: pathlib.Path) -> None:
+        """Old files do not state the kind of model. The id stands for the character, not for the text ``<unk>``."""
+        pieces = [["<unk>", 0.0], *[[c, -5.0] for c in "<unk>abx ▁"]]
+        spec = {"version": "1.0", "added_tokens": [{"id": 0, "content": "<unk>", "special": True, "normalized": False,
+                "single_word": False, "lstrip": False, "rstrip": False}], "normalizer": {"type": "Lowercase"},
+                "pre_tokenizer": None, "post_processor": None, "decoder": None,
+                "model": {**kind, "unk_id": 0, "vocab": pieces, "byte_fallback": False}}  # fmt: skip
+        encoder = load_tokenizer(write_directory(tmp_path, spec, {"unk_token": "<unk>"})).encoder
+        assert encoder.encode(["A\u4f60b", "<unk>"])[0].tolist() == [6, 0, 7]
+        assert encoder.encode(["<unk>"])[0].tolist() == [1, 2, 3, 4, 5]
 
     def test_reserved_tokens(self, chatml_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
         size = load(chatml_dir).vocab_size
@@ -398,6 +432,18 @@ class TestErrors:
         folder = write_directory(tmp_path / "model", spec_of(chatml_dir), config | {"chat_template": template})
         assert load_tokenizer(folder).chat_template is None
 
+    @pytest.mark.parametrize(
+        ("templates", "chosen"),
+        [
+            ([{"name": "rag", "template": "x"}, {"name": "default", "template": "y"}], "y"),
+            ([{"name": "rag", "template": "x"}], "x"),
+            ([{"name": "rag", "template": "x"}, {"name": "tool_use", "template": "y"}], None),
+            ({"default": "y", "rag": "x"}, "y"),
+        ],
+    )
+    def test_which_of_several_templates(self, templates: Any, chosen: str | None) -> None:
+        assert chat_template_of({"chat_template": templates}) == chosen
+
     def test_packages_that_panic(self, tmp_path: pathlib.Path, chatml_dir: pathlib.Path) -> None:
         spec = spec_of(chatml_dir)
         model = spec["model"] | {"continuing_subword_prefix": "#" * 40}
@@ -405,6 +451,22 @@ class TestErrors:
         first, second, *_ = spec["model"]["vocab"]
         spec["model"]["vocab"][second] = spec["model"]["vocab"][first]
         assert load_tokenizer(write_directory(tmp_path / "twice", spec, None)).backend != "tiktoken"
+
+    def test_a_post_processor_that_adds_what_it_does_not_hold(
+        self, tmp_path: pathlib.Path, llama2_dir: pathlib.Path
+    ) -> None:
+        spec, config = (json.loads((llama2_dir / name).read_text("utf-8")) for name in FILES)
+        spec["post_processor"]["single"][0]["SpecialToken"]["id"] = "<other>"
+        without = {name: value for name, value in config.items() if name != "add_bos_token"}
+        self.expect(write_directory(tmp_path / "panics", spec, without), "it panics: no entry found")
+        assert load_tokenizer(write_directory(tmp_path / "unused", spec, {**config, "add_bos_token": True})).add_bos
+
+    @pytest.mark.parametrize("piece", ["<0x=2>", "<0x 2>", "<0x_2>", "<0xéé>", "<0x2\n>", "<0x１２>"])
+    def test_a_piece_that_is_nearly_a_byte(self, piece: str, tmp_path: pathlib.Path, llama2_dir: pathlib.Path) -> None:
+        spec = spec_of(llama2_dir)
+        id_ = spec["model"]["vocab"].pop("<0x05>")
+        spec["model"]["vocab"][piece] = id_
+        assert load_tokenizer(write_directory(tmp_path / "model", spec, None), "tokenizers").decode([id_]) == piece
 
     @pytest.mark.parametrize("end", [b"\n\x04\n\x02\xff\xff", b"\xa3\x06\xa4\x06"])
     def test_models_that_only_their_package_reads(
@@ -418,10 +480,14 @@ class TestErrors:
     def test_fields_that_the_package_does_not_know(
         self, tmp_path: pathlib.Path, sentencepiece_model: pathlib.Path
     ) -> None:
-        """The type of a piece as text, one without a name, and a normaliser that is a number."""
+        """The type of a piece as text, one without a name, and a piece, trainer and normaliser that are numbers."""
         path, data = tmp_path / "tokenizer.model", sentencepiece_model.read_bytes()
-        path.write_bytes(data + b"\n\x07\n\x02xy\x1a\x01a" + b"\n\x06\n\x02xz\x18\x63" + b"\x18\x01")
+        data += b"\n\x07\n\x02xy\x1a\x01a" + b"\n\x06\n\x02xz\x18\x63" + b"\x18\x01" + b"\x08\x01"
+        data += b"\x0d\xff\xff\xff\xff" + b"\x11" + 8 * b"\xff" + b"\x1d\xff\xff\xff\xff"
+        path.write_bytes(data)
         assert load_tokenizer(path).vocab_size == load_tokenizer(sentencepiece_model).vocab_size + 2
+        assert as_control(data, ()) == data
+        assert read_model(as_control(data, ("xy",))).pieces[-2] == ("xy", PieceType.CONTROL)
 
     def test_models_that_are_none(self, tmp_path: pathlib.Path, sentencepiece_model: pathlib.Path) -> None:
         path = tmp_path / "tokenizer.model"
@@ -457,6 +523,13 @@ def test_a_pipe_is_no_tokenizer(tmp_path: pathlib.Path) -> None:
         os.mkfifo(tmp_path / name)
         with pytest.raises(TokenizerError, match=r"a named pipe; expected a regular file"):
             load_tokenizer(tmp_path / name)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that opens and cannot be read")
+def test_a_file_that_cannot_be_read_is_named_with_the_cause(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "tokenizer.json").symlink_to("/proc/self/mem")  # its first bytes are no memory of this process
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json cannot be read: the disk reports an error"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["closed", "closed/tokenizer.json", "run.yaml"])

@@ -73,6 +73,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "percent": lambda t: "%s" % t, "left percent": lambda t: t % (), "upper": lambda t: t.upper(),  # noqa: UP031
     "starts": lambda t: t.startswith("a"), "find": lambda t: t.find("a"), "split": lambda t: t.split("a"),
     "replace": lambda t: t.replace("a", "b"), "partition": lambda t: t.partition("a"),
+    "replace nothing": lambda t: t.replace("", "-", 2), "options": lambda t: ("\t" + t).expandtabs(tabsize=2),
     "lines": lambda t: t.splitlines(), "encode": lambda t: t.encode(), "isdigit": lambda t: t.isdigit(),
 }  # fmt: skip
 

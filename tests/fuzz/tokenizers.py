@@ -8,6 +8,7 @@ import pathlib
 import random
 from typing import Any
 
+import pytest
 import sentencepiece
 import tokenizers
 
@@ -17,7 +18,7 @@ from ms_prefstream.encode.backends.sentencepiece_proto import _varint, fields
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from tests.fixtures_tokenizers import LLAMA2_CONFIG, llama2_spec, train_byte_fallback
 from tests.fuzz.mutations import TEXTS, as_json, json_value, raw, text
-from tests.fuzz.small_tokenizers import chatml_spec, config
+from tests.fuzz.small_tokenizers import chatml_spec, config, other_specs
 from tests.helpers import pairs
 
 SENTENCES = ["How do I keep my bread fresh?", "今天的天气很好。", " a  b\n\n\tc 123", "é e\u0301 ﬁ"]
@@ -111,6 +112,7 @@ class TokenizerJson(_Tokenizers):
             {"tokenizer.json": chatml_spec(), "tokenizer_config.json": config()},
             {"tokenizer.json": chatml_spec()},
             {"tokenizer.json": llama2_spec(self._model), "tokenizer_config.json": LLAMA2_CONFIG},
+            *({"tokenizer.json": spec, "tokenizer_config.json": LLAMA2_CONFIG} for spec in other_specs()),
         ]
 
     def mutated(self, content: Any, draw: random.Random) -> Any:
@@ -124,7 +126,7 @@ class TokenizerJson(_Tokenizers):
             small = {name: value for name, value in model.items() if name not in LARGE}
             large = {name: value for name, value in model.items() if name in LARGE}
             changed = json_value(small, draw)
-            return {**content, "model": {**changed, **large}}
+            return {**content, "model": {**changed, **large} if isinstance(changed, dict) else changed}
         return {**content, part: json_value({part: content.get(part)}, draw).get(part)}
 
     def compare(self, tokenizer: Any) -> None:
@@ -135,7 +137,12 @@ class TokenizerJson(_Tokenizers):
         except Exception:  # it raises nothing more precise; where this library fills in what the file leaves out
             return
         plain = [one for one in SENTENCES if not any(token in one for token in tokenizer.special_in_template)]
-        expected = [one.ids for one in reference.encode_batch(plain, add_special_tokens=False)]
+        try:
+            expected = [one.ids for one in reference.encode_batch(plain, add_special_tokens=False)]
+        except Exception:  # the vocabulary lacks its unknown token
+            with pytest.raises(mps.RowError, match="finds no ids for a text"):
+                tokenizer.encoder.encode(plain, Place.START)
+            return
         assert [ids.tolist() for ids in tokenizer.encoder.encode(plain, Place.START)] == expected, "other ids"
 
 
@@ -194,7 +201,7 @@ class SentencePiece(_Tokenizers):
     def is_parsed(self, value: Any) -> bool:
         try:
             sentencepiece.SentencePieceProcessor(model_proto=message(value[0]["tokenizer.model"]) or b"\0")
-        except RuntimeError:
+        except (RuntimeError, UnicodeDecodeError):  # the library quotes pieces as they are
             return False
         return True
 

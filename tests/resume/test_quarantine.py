@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import stat
+import sys
 from collections import Counter
 from typing import Any
 
@@ -175,10 +176,12 @@ def test_strangers_under_the_names_of_other_ranks_are_not_read(kind: str, tmp_pa
 
 def test_odd_rows_make_no_stranger_of_a_quarantine(tmp_path: pathlib.Path) -> None:
     """Rows that only the standard library can write, in a quarantine that the next run replaces."""
-    deep: Any = 1
-    for _ in range(300):
-        deep = [deep]
-    odd = [{"prompt": "\ud83d"}, {"prompt": 2**90}, {"prompt": float("nan")}, {("a", 1): 2}, {"prompt": deep}]
+    deep: list[Any] = [1, 1]
+    for at, depth in enumerate((300, 3 * sys.getrecursionlimit())):  # the second is too deep even for its `repr`
+        for _ in range(depth):
+            deep[at] = {"a": [deep[at]]}
+    odd = [{"prompt": "\ud83d"}, {"prompt": 2**90}, {"prompt": float("nan")}, {("a", 1): 2}]
+    odd += [{"prompt": one} for one in deep]
     for _ in range(2):
         stream = mps.stream(
             [*odd, *pairs(4)], task=mps.DPO(128), tokenizer="bytes", batching=mps.Pad(1), on_bad_row="drop",

@@ -173,3 +173,20 @@ def test_the_first_rows_of_every_part_are_looked_at() -> None:
     assert can_look(made.data.source, made.data._formats)
     own = stream(pairs(12), format=lambda row: row)
     assert not can_look(own.data.source, own.data._formats)
+
+
+@pytest.mark.parametrize(
+    ("batching", "options"),
+    [(mps.Pad(4), {}), (mps.Pack(128, batch_size=5), {"steps_per_epoch": 3}), (mps.Pack(128, batch_size=5), "index")],
+)
+def test_parts_of_a_mix_state_what_an_epoch_takes_of_them(batching: Any, options: Any, tmp_path: pathlib.Path) -> None:
+    """The smaller part is repeated until the larger one is read: 24 rows of each, whatever form the batches have."""
+    parts: list[Any] = [pairs(24), pairs(6, first=24)]
+    if options == "index":
+        parts = [json_lines(tmp_path / f"{at}.jsonl", rows) for at, rows in enumerate(parts)]
+        options = {"index": "build"}
+    made = stream(mps.mix([(part, 1) for part in parts], stop="all"), batching=batching, **options)
+    found = [
+        (part.share, part.rows, part.repeats_per_epoch, part.left_out_per_epoch) for part in made.report.parts.values()
+    ]
+    assert found == [(0.5, 24, 0, 0), (0.5, 6, 18, 0)]

@@ -52,6 +52,8 @@ def read_model(data: bytes) -> SentencePieceModel:
     trainer: dict[int, Any] = {}
     normalizer: dict[int, Any] = {}
     for number, value in fields(data):
+        if type(value) is not bytes:
+            continue
         if number == 1:
             piece = _message(value, {1: bytes, 3: int})
             pieces.append((piece.get(1, b"").decode("utf-8"), _piece_type(piece.get(3, 1))))
@@ -69,10 +71,9 @@ def read_model(data: bytes) -> SentencePieceModel:
     )
 
 
-def _message(data: Any, types: Mapping[int, type]) -> dict[int, Any]:
+def _message(data: bytes, types: Mapping[int, type]) -> dict[int, Any]:
     """Returns fields of a message by number. A field of another type is unknown to the library, and left out here."""
-    found = fields(data) if isinstance(data, bytes) else ()
-    return {number: value for number, value in found if isinstance(value, types.get(number, ()))}
+    return {number: value for number, value in fields(data) if type(value) is types.get(number)}
 
 
 def _piece_type(number: int) -> PieceType:
@@ -89,12 +90,15 @@ def as_control(data: bytes, contents: Collection[str]) -> bytes:
     """Returns the model with these pieces as control symbols, which text never matches."""
     out = bytearray()
     for number, value in fields(data):
+        if isinstance(value, int):
+            out += _varint(number << 3) + _varint(value)
+            continue
+        if type(value) is Fixed:
+            out += _varint(number << 3 | _WIRE_OF_FIXED[len(value)]) + value
+            continue
         if number == 1 and _message(value, {1: bytes}).get(1, b"").decode("utf-8") in contents:
             value += bytes([3 << 3, PieceType.CONTROL])
-        if isinstance(value, bytes):
-            out += _varint(number << 3 | 2) + _varint(len(value)) + value
-        else:
-            out += _varint(number << 3) + _varint(value)
+        out += _varint(number << 3 | 2) + _varint(len(value)) + value
     return bytes(out)
 
 
@@ -107,10 +111,15 @@ def read_offsets(data: bytes) -> tuple[list[int], list[int], list[int]]:
 
 _GROUPS = (3, 4)  # wire types
 _FIXED = {1: 8, 5: 4}  # wire type -> bytes of a value
+_WIRE_OF_FIXED = {8: 1, 4: 5}
+
+
+class Fixed(bytes):
+    """A number of fixed size."""
 
 
 def fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Yields the fields of a valid message: (number, value); an int for varints, bytes for everything else."""
+    """Yields the fields of a valid message: (number, value); an int, `Fixed`, or bytes for texts and messages."""
     at = 0
     while at < len(data):
         key, at = _read_varint(data, at)
@@ -121,7 +130,11 @@ def fields(data: bytes) -> Iterator[tuple[int, Any]]:
             value, at = _read_varint(data, at)
             yield key >> 3, value
             continue
-        length, at = (_FIXED[wire], at) if wire in _FIXED else _read_varint(data, at)
+        if wire in _FIXED:
+            yield key >> 3, Fixed(data[at : at + _FIXED[wire]])
+            at += _FIXED[wire]
+            continue
+        length, at = _read_varint(data, at)
         yield key >> 3, data[at : at + length]
         at += length
 

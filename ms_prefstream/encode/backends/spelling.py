@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,6 +116,9 @@ def from_byte_alphabet(token: str) -> bytes | None:
         return None
 
 
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+
+
 def build_spelling(
     ids: Iterable[int],
     written: Iterable[tuple[bytes, int]],
@@ -149,7 +153,7 @@ def metaspace_spelling(
     """
     written = (
         (bytes([int(piece[3:5], 16)]), 1)
-        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
+        if _BYTE.fullmatch(piece)
         else (piece.replace(META, " ").encode("utf-8"), len(piece.encode("utf-8")))
         for piece in vocab
     )

@@ -160,10 +160,15 @@ def vocabulary(spec: Spec) -> dict[str, int]:
     return vocab if isinstance(vocab, dict) else {entry[0]: at for at, entry in enumerate(vocab)}
 
 
+def is_unigram(spec: Spec) -> bool:
+    """Returns whether the model is a Unigram one; old files do not state its type."""
+    return isinstance(spec["model"]["vocab"], list)
+
+
 def unknown_id(spec: Spec) -> int | None:
     """Returns the id that the model gives for what its vocabulary lacks."""
     model = spec["model"]
-    if model.get("type") == "Unigram":
+    if is_unigram(spec):
         found: int | None = model.get("unk_id")
         return found
     return vocabulary(spec).get(model.get("unk_token") or "")

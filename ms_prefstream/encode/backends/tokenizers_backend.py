@@ -43,7 +43,7 @@ from ms_prefstream.encode.backends.tokenizer_source import (
 )
 from ms_prefstream.encode.backends.tokenizers_encoder import LazyReference, TokenizersEncoder
 from ms_prefstream.encode.backends.verdict import Added, Verdict, key_of, read_verdict, store_verdict
-from ms_prefstream.errors import TokenizerError
+from ms_prefstream.errors import RowError, TokenizerError
 
 _KEPT = 2  # tokenizers in memory, a hundred MB each
 
@@ -110,7 +110,7 @@ def _prove(
                 encoder = make(known, source.shared.get("spec") or known.reference.spec())
                 if not proven:
                     _check_equal(encoder, known)
-        except ValueError as error:
+        except (ValueError, RowError) as error:
             raise NotServedError(f"it refuses the tokenizer ({error})") from None
     except NotServedError as why:
         refusals[backend] = str(why)
@@ -211,9 +211,12 @@ def _read(source: TokenizerSource, text: bytes, key: str) -> Known:
 
 def _load(source: TokenizerSource, spec: Spec, key: str) -> tuple[Verdict, LazyReference]:
     """Returns what the `tokenizers` package makes of a tokenizer.json, and numbers its added tokens in place."""
+    bos, add_bos, begin = source.names.tokens["bos_token"], source.config.get("add_bos_token"), list[int]()
     try:
         with panics_as_errors():
             rust = RustTokenizer.from_str(orjson.dumps(spec).decode())
+            if bos is not None and not isinstance(add_bos, bool):
+                begin = rust.encode("a").ids[:1]  # with what the post-processor adds
     except Exception as error:  # the package raises nothing more precise
         raise TokenizerError(
             f"{source.name}: the `tokenizers` package cannot read this tokenizer.json ({error}). It was perhaps "
@@ -222,17 +225,20 @@ def _load(source: TokenizerSource, spec: Spec, key: str) -> tuple[Verdict, LazyR
         ) from None
     number_added_tokens(spec, rust)
     added = {token.content: token.id for token in added_tokens(spec)}
-    bos, add_bos = source.names.tokens["bos_token"], source.config.get("add_bos_token")
     if not isinstance(add_bos, bool):
-        add_bos = bos is not None and rust.encode("a").ids[:1] == [added.get(bos)]
-    encoder = TokenizersEncoder(spec, rust)
+        add_bos = bos is not None and begin == [added.get(bos)]
+    try:
+        encoder = TokenizersEncoder(spec, rust)
+        reserved = _reserved(spec, added, source.names, encoder)
+    except RowError as error:
+        raise TokenizerError(f"{source.name}: {error.problem}. Pass a tokenizer that has ids for any text.") from None
     revised = any(token.special and token.stretches for token in added_tokens(spec)) or encoder.knew_no_unknown
     verdict = Verdict(
         key=key,
         added_tokens=msgspec.convert(spec["added_tokens"], list[Added]),
         add_bos=add_bos,
         fingerprint=fingerprint(spec, source.chat_template, revised=revised),
-        reserved=_reserved(spec, added, source.names, encoder),
+        reserved=reserved,
     )
     return verdict, LazyReference(spec, encoder)
 

@@ -5,9 +5,10 @@ Texts go through the package in batches, and control tokens in them are plain te
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as RustTokenizer
 
 from ms_prefstream.encode.backends.added import AddedTokens
-from ms_prefstream.encode.backends.base import Place
+from ms_prefstream.encode.backends.base import Place, is_panic
 from ms_prefstream.encode.backends.spelling import (
     META,
     Spelling,
@@ -30,6 +31,7 @@ from ms_prefstream.encode.backends.tokenizer_json import (
     Spec,
     added_tokens,
     bare,
+    is_unigram,
     number_added_tokens,
     pipeline_for_place,
     read_pipeline,
@@ -38,8 +40,27 @@ from ms_prefstream.encode.backends.tokenizer_json import (
     vocabulary,
 )
 from ms_prefstream.encode.backends.unicode import check_size, check_unicode, nfc
-from ms_prefstream.errors import TokenizerError
+from ms_prefstream.errors import Reason, RowError, TokenizerError
 from ms_prefstream.sample import Ids
+
+
+@contextlib.contextmanager
+def _package_errors() -> Iterator[None]:
+    """Raises what the package raises about a text, a panic or an `Exception` that is nothing more precise.
+
+    Raises:
+        RowError: bad_type: the vocabulary has neither the text nor an unknown token.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and not is_panic(error):
+            raise
+        raise RowError(
+            Reason.BAD_TYPE,
+            f"the `tokenizers` package finds no ids for a text with this tokenizer ({error})",
+            "Correct the row, or pass a tokenizer whose vocabulary has its unknown token",
+        ) from None
 
 
 class TokenizersEncoder(PlainTextEncoder):
@@ -71,7 +92,7 @@ class TokenizersEncoder(PlainTextEncoder):
         control = special_tokens(spec)
         unknown, names = unknown_id(spec), {id_: content for content, id_ in control.items()}
         self.unknown = (-1, "") if unknown is None or unknown not in names else (unknown, names[unknown])
-        self._unigram = spec["model"].get("type") == "Unigram"
+        self._unigram = is_unigram(spec)
         self._normalizes = spec.get("normalizer") is not None
         self.leaks: dict[int, list[int]] = {}
         self.leaks = self._find_leaks(control, rust)
@@ -91,7 +112,8 @@ class TokenizersEncoder(PlainTextEncoder):
             content = names[leaked]
             halves = ((content[:at], content[at:]) for at in range(1, len(content)))
             cuts = ([token.id for half in two for token in rust.model.tokenize(half)] for two in halves)
-            leaks[leaked] = min((cut for cut in cuts if names.keys().isdisjoint(cut)), key=len, default=[])
+            with _package_errors():
+                leaks[leaked] = min((cut for cut in cuts if names.keys().isdisjoint(cut)), key=len, default=[])
         if leaks.get(self.unknown[0]) == []:
             del leaks[self.unknown[0]]  # its content has characters that the vocabulary lacks
         helpless = [content for content, id_ in control.items() if leaks.get(id_) == []]
@@ -101,12 +123,6 @@ class TokenizersEncoder(PlainTextEncoder):
                 "smaller pieces to write them with. Use a tokenizer whose vocabulary can spell its control tokens."
             )
         return leaks
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restores a pickled encoder: the package leaves this switch out of its own pickles."""
-        self.__dict__.update(state)
-        for rust in self._by_place.values():
-            rust.encode_special_tokens = True
 
     def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[Ids]:
         """Returns the ids of each text; see `TextEncoder`."""
@@ -170,7 +186,8 @@ class TokenizersEncoder(PlainTextEncoder):
         rust = self._by_place[place]
         call = rust.encode_batch if offsets else rust.encode_batch_fast
         try:
-            found: list[Any] = call(list(texts), add_special_tokens=False)
+            with _package_errors():
+                found: list[Any] = call(list(texts), add_special_tokens=False)
         except TypeError:  # what the package raises for lone surrogates
             check_unicode(texts)
             raise

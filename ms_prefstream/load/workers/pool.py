@@ -17,7 +17,7 @@ from concurrent.futures import wait
 from typing import Any, TypeVar
 
 from ms_prefstream.checks import process_count
-from ms_prefstream.errors import PrefStreamError, RowError
+from ms_prefstream.errors import PrefStreamError, RowError, TemplateError
 from ms_prefstream.formats.record import Record
 from ms_prefstream.lengths.index import Measure, Measured, measure_rows
 from ms_prefstream.load.loader import Recipe, SampleLoader
@@ -30,8 +30,8 @@ _Argument = TypeVar("_Argument")
 _Answer = TypeVar("_Answer")
 _Item = TypeVar("_Item")
 
-CHUNK = 256  # rows of one task, at most: what a task costs is shared by many rows
-_LEAST = 64  # rows of one task, at least, where rows are shared out evenly: enough to be worth a message
+CHUNK = 1024  # rows of one task, at most: what a task costs is shared by many rows
+LEAST = 64  # rows of one task, at least, where rows are shared out evenly: enough to be worth a message
 _LOOK_SECONDS = 0.2  # between looks at whether the workers are alive, and for Ctrl-C
 _END_SECONDS = 2.0
 
@@ -67,9 +67,9 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         """Returns the samples of these rows, in this order, loaded by all workers."""
         return self.collect(self.spread(rows))
 
-    def spread(self, rows: Sequence[int]) -> list[Task]:
-        """Lets all workers load these rows. Returns the tasks for `collect`."""
-        return self._post([Task(load_block, chunk, chunk) for chunk in self._chunks(rows)])
+    def spread(self, rows: Sequence[int], least: int = LEAST) -> list[Task]:
+        """Lets all workers load these rows, in tasks of at least so many. Returns the tasks for `collect`."""
+        return self._post([Task(load_block, chunk, chunk) for chunk in self._chunks(rows, least)])
 
     def spread_records(self, records: Sequence[Record | Ready | RowError]) -> list[Task]:
         """Submits tasks that make samples of these records. Returns the tasks, for `collect`."""
@@ -81,11 +81,16 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         Raises:
             PrefStreamError: A worker died, or loading failed with this error.
         """
+        blocks: list[Block] = []
         try:
-            return Block.join([self._result(task) for task in tasks])
-        except BaseException:
+            for task in tasks:
+                blocks.append(self._result(task))
+        except BaseException as error:
             self.cancel(tasks)
+            if isinstance(error, TemplateError) and error.row is not None:  # counted from the task's first row
+                error.row += sum(map(len, blocks))
             raise
+        return Block.join(blocks)
 
     def cancel(self, tasks: Iterable[Task]) -> None:
         """Cancels the tasks that have not started."""
@@ -129,9 +134,9 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         finally:
             self.cancel(started)
 
-    def _chunks(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
+    def _chunks(self, items: Sequence[_Item], least: int = LEAST) -> Iterator[list[_Item]]:
         """Yields the items of each task: every worker gets an equal share, in one task or several."""
-        size = min(CHUNK, max(_LEAST, -(-len(items) // self.workers)))
+        size = min(CHUNK, max(least, -(-len(items) // self.workers)))
         return (list(items[begin : begin + size]) for begin in range(0, len(items), size))
 
     def _post(self, tasks: list[Task]) -> list[Task]:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ms_prefstream.encode.content_ledger import REASONING
+from ms_prefstream.encode.content_lost import REASONING
 from ms_prefstream.encode.control_tokens import ControlTokens
 from ms_prefstream.encode.jinja import Render, TemplateRefusal
 from ms_prefstream.encode.layout import Kind

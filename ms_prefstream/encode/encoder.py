@@ -2,8 +2,8 @@
 
 One record goes this way:
 
-1. `ChatTemplate` or `PlainTemplate` (`template.py`) gives the layout of each of its conversations. A chat
-   template is rendered by `jinja.py` with contents as `tracked_text.Tracked`, and `dissect.py` takes the text apart.
+1. `ChatTemplate` (`template.py`) or `PlainTemplate` gives the layout of each of its conversations. A chat template is
+   rendered by `jinja.py` with contents as `tracked_text.Tracked`, and `dissect.py` takes the text apart.
 2. `layout.py` has grouped the layout into steps: ids that are known, and units of text to encode.
 3. `ConversationEncoder._draft` adds the text of each open step to the batch (`Texts`), and the tokenizer's backend
    encodes the whole batch at once. Records whose layouts are known take steps 1 to 3 together, by column

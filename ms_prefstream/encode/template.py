@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 
 from ms_prefstream.encode.calls import CALL_KEYS, FORMS, PROBE, CallForm, schema_list
 from ms_prefstream.encode.columns import Alike, Columns
-from ms_prefstream.encode.content_ledger import Shown
+from ms_prefstream.encode.content_lost import Shown
 from ms_prefstream.encode.control_tokens import ControlTokens
 from ms_prefstream.encode.dissect import Anatomy, Dissector
 from ms_prefstream.encode.jinja import TemplateRefusal, names_in, renderer
@@ -333,15 +333,15 @@ class ChatTemplate:
             again = self._render(shown.dicts, shown.tools, asks)
         except TemplateRefusal:
             return Learned(), shown.reads.asked
-        ledger, turns = shown.ledger(found.text), range(len(messages))
+        rendering, turns = shown.rendering(found.text), range(len(messages))
         if (
             shown.reads.looked
             or plain(again) != plain(written)
-            or shown.ledger(written).refusal() is not None
-            or any(ledger.lacks_turn(turn) or ledger.loses_words(turn) for turn in turns)
+            or shown.rendering(written).refusal() is not None
+            or any(rendering.lacks_turn(turn) or rendering.loses_words(turn) for turn in turns)
         ):
             return Learned(), shown.reads.asked
-        unread = [name for turn in turns for name in ledger.unread(turn)] + [*ledger.unread_of_tools()]
+        unread = [name for turn in turns for name in rendering.unread(turn)] + [*rendering.unread_of_tools()]
         learned = Learned(unread=tuple(dict.fromkeys(unread)))
         places = self._places(found, shown.given(), learned, len(messages))
         pieces = None if places is None else self._pieces_around(found, places, len(messages))
@@ -511,16 +511,16 @@ class ChatTemplate:
         }
         rewritten = any(owner not in written_whole for owner, message in enumerate(messages) if message.content)
         notes, unread = Note.EMPTY_THINK if found.empty_think else Note.NONE, list[str]()
-        ledger = shown.ledger(found.text)
+        rendering = shown.rendering(found.text)
         for turn, message in enumerate(messages):
-            if ledger.lacks_turn(turn):
+            if rendering.lacks_turn(turn):
                 raise TemplateRefusal(f"it leaves out the {message.role} message, turn {turn + 1}")
-            if ledger.loses_words(turn):
+            if rendering.loses_words(turn):
                 rewritten = True
                 if turn >= prompt_messages and message.role == "assistant":
                     notes |= Note.CONTENT_LOST
-            unread += ledger.unread(turn)
-        unread += ledger.unread_of_tools()
+            unread += rendering.unread(turn)
+        unread += rendering.unread_of_tools()
         return LaidOut(layout, (), rewritten, notes, tuple(dict.fromkeys(unread)))
 
     def _hide(self, value: Any) -> Any:
@@ -544,7 +544,7 @@ class ChatTemplate:
         shown = Shown(messages, tools, form, self._hide)
         written = self._render(shown.dicts, shown.tools, asks)
         calls_or_schemas = tools is not None or any(message.extra for message in messages)
-        problem = shown.ledger(written).refusal() if calls_or_schemas else None
+        problem = shown.rendering(written).refusal() if calls_or_schemas else None
         if problem is not None:
             raise _LeftOut(problem)
         if self._repeats:

@@ -1,4 +1,4 @@
-"""The ledger of a rendering: which words, calls, schemas and further keys of a row its text does not hold.
+"""What a rendered text lacks: which words, calls, schemas and further keys of a row it does not hold.
 
 Everything is found by position: the runs of the rendered text say which characters of which value stand where. A value
 that the template wrote as a whole is held, one that it wrote item by item is held if each of its items is.
@@ -90,12 +90,12 @@ class Shown:
             nodes += [*node.items.values(), *node.keys.values()]
         return found
 
-    def ledger(self, text: str) -> Ledger:
-        """Returns the ledger of a text that a template rendered of this conversation."""
-        return Ledger(text, self._contents, self._extras, self._schemas)
+    def rendering(self, text: str) -> Rendering:
+        """Returns what a text that a template rendered of this conversation holds of it."""
+        return Rendering(text, self._contents, self._extras, self._schemas)
 
 
-class Ledger:
+class Rendering:
     """What one rendered text holds of a conversation.
 
     Args:

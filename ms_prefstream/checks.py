@@ -57,7 +57,7 @@ def process_count(value: object, least: int = 0) -> int:
     return whole_number("workers", value, least, MOST_WORKERS)
 
 
-def usable_cores() -> int:
+def cores() -> int:
     """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -50,10 +50,12 @@ TESTS_OF = {
     "plan": "plan world/test_row_mask.py",
     "report": "report stream/test_findings.py test_doctor.py",
     "tasks": "tasks steps/test_small_streams.py",
-    "steps": "steps lengths/test_beside.py lengths/test_build_index.py load/test_marks.py report/test_counts.py "
-    "report/test_ledger.py resume/test_indexed.py resume/test_indexed_mix.py resume/test_own_state.py "
-    "resume/test_refused.py resume/test_template_date.py stream/test_bad_rows.py stream/test_findings.py "
-    "stream/test_order_by.py stream/test_user_errors.py stream/test_wrong_calls.py world/test_row_mask.py",
+    "steps": "steps cache/test_reference.py lengths/test_beside.py lengths/test_build_index.py "
+    "lengths/test_ranges.py load/test_marks.py report/test_counts.py report/test_ledger.py "
+    "resume/test_indexed.py resume/test_indexed_mix.py resume/test_own_state.py resume/test_refused.py "
+    "resume/test_template_date.py stream/test_bad_rows.py stream/test_findings.py "
+    "stream/test_order_by.py stream/test_user_errors.py stream/test_wrong_calls.py "
+    "world/test_row_mask.py",
 }
 """Quick tests of a folder where they do not all lie in the folder of its name."""
 QUIET = "not long and not training and not mindspore"

@@ -132,7 +132,9 @@ def test_a_row_that_changed_is_an_error_that_tells_to_build_the_index_anew() -> 
     one = steps(loader=table)
     row = int(one.rows(0, 0)[2])
     table.loaded[row] = Loaded(None, RowError(Reason.IDENTICAL, "both sides are the same"))
-    with pytest.raises(StateError, match=rf"^row {row}: .*cannot be used now.*both sides.*rebuild it"):
+    with pytest.raises(
+        StateError, match=rf"^row {row}: .*cannot be used now.*both sides.*: rebuild it with stream\.build_index\(\)"
+    ):
         _ = one[0]
     longer = next(other for other in LOADED if other.sample is not None and other.sample.length != KEYS[row])
     table.loaded[row] = longer

@@ -13,7 +13,7 @@ import numpy as np
 import tiktoken
 from numpy.typing import NDArray
 
-from ms_prefstream.checks import usable_cores
+from ms_prefstream.checks import cores
 from ms_prefstream.encode.backends.base import FlatIds, Place, Tokenizer, is_panic
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
 from ms_prefstream.encode.backends.tiktoken_proof import TiktokenPlan, find_unranked, tiktoken_plan
@@ -137,13 +137,13 @@ def _gives_up(error: BaseException) -> bool:
 
 
 def in_threads(work: Callable[[Sequence[str]], list[bytes]], texts: Sequence[str]) -> list[bytes]:
-    """Runs `work` on parts of the texts in threads that end with the call. Returns its results in order.
+    """Run `work` on parts of the texts in threads that end with the call; returns its results in order.
 
     Training waits for a window of texts, so a window is worth more than one core. Few texts, as in a step with a
     length index, run in the calling thread, and so do those of a worker process, which sets ``RAYON_NUM_THREADS`` for
     all tokenizers. `work` must be thread-safe; its errors are raised.
     """
-    threads = min(MOST_THREADS, len(texts) // LEAST_TEXTS, cores())
+    threads = min(MOST_THREADS, len(texts) // LEAST_TEXTS, allowed_threads())
     if threads < 2:
         return work(texts)
     size = -(-len(texts) // (2 * threads))  # two parts a thread: texts differ in length
@@ -152,7 +152,7 @@ def in_threads(work: Callable[[Sequence[str]], list[bytes]], texts: Sequence[str
         return list(itertools.chain.from_iterable(pool.map(work, parts)))
 
 
-def cores() -> int:
-    """Returns the number of cores that this process may use for tokenizers."""
+def allowed_threads() -> int:
+    """Returns the number of cores that tokenizers of this process may use."""
     given = os.environ.get("RAYON_NUM_THREADS", "")
-    return min(usable_cores(), int(given)) if given.isdecimal() and int(given) else usable_cores()  # 0 is the default
+    return min(cores(), int(given)) if given.isdecimal() and int(given) else cores()  # 0 is the default there, too

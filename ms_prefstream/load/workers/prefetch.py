@@ -42,7 +42,9 @@ class Prefetch:
     """A `LoadNext` that loads the units that come next while the current one is used.
 
         load_next([window 3, window 4, ...])    both begin; waits for 3 alone
-        load_next([window 4, window 5, ...])    5 begins, too; units that are not named any more are cancelled
+        load_next([window 4, window 5, ...])    5 begins, too
+        load_next([window 9, window 10, ...])   loads 9 alone
+        load_next([window 10, window 11, ...])  10 and 11 begin; those that are not named any more are cancelled
 
     As many rows wait as keep the workers busy, and at least one unit. With a length index a unit is a step, perhaps of
     8 rows: the first one is loaded at once, and those behind it together. Not thread-safe: its owner holds a lock.
@@ -58,6 +60,7 @@ class Prefetch:
         self._enough = ROWS_AHEAD * pool.workers
         self._parts: dict[Hashable, _Part] = {}  # units under way, in the order in which they were named
         self._waiting = 0  # rows of these units
+        self._follows: Hashable = None  # the unit after one that was out of order
 
     def load(self, rows: Sequence[int]) -> Block:
         """Returns the samples of these rows, in this order."""
@@ -73,6 +76,11 @@ class Prefetch:
         """Returns the rows of the first unit and their samples; see `LoadNext`."""
         named = iter(units)
         first = next(named)
+        if self._parts and first not in self._parts and first != self._follows:
+            # Perhaps of another iterator. Its units are loaded alone until it is the only one that asks.
+            self._follows, rows = next(named, None), rows_of(first)
+            return rows, self.load(rows)
+        self._follows = None
         if not self._is_enough_after(first):
             self._begin_all(itertools.chain((first,), named), rows_of)
         job, begin, rows = self._parts.pop(first)

@@ -88,6 +88,9 @@ def test_units_that_are_not_named_any_more_are_cancelled(pool: LoaderPool) -> No
     ahead.load_next(range(13), rows_of)
     jobs = {id(part.job): part.job for part in ahead._parts.values()}.values()
     first, *others = jobs
+    before = dict(ahead._parts)
+    ahead.load_next([50, 51], rows_of)  # out of order
+    assert ahead._parts == before
     ahead.load_next([4, 100], rows_of)
     assert list(ahead._parts) == [100]
     waiting = set(pool._tasks._waiting)
@@ -125,6 +128,26 @@ def test_small_steps_are_named_anew_only_when_few_wait(pool: LoaderPool) -> None
     for number in range(COUNT):
         ahead.load_next(units(number), lambda unit: [unit % COUNT])
     assert len(named) < 8 * COUNT
+
+
+def test_two_iterators_by_turns_do_not_cancel_what_the_other_waits_for(
+    pool: LoaderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead, begun, steps = Prefetch(pool), list[int](), 100
+    post = pool._post
+
+    def posted(tasks: list[Any]) -> list[Any]:
+        begun.extend(len(task.argument) for task in tasks)
+        return post(tasks)
+
+    monkeypatch.setattr(pool, "_post", posted)
+    for number in range(steps):
+        for unit in (number, 1000 + number):
+            ahead.load_next(itertools.count(unit), lambda unit: [unit % COUNT] * 8)
+    assert sum(begun) <= 2 * 8 * steps + 3 * 512  # nothing was begun twice
+    for number in range(1000 + steps, 1003 + steps):  # the second goes on alone
+        ahead.load_next(itertools.count(number), lambda unit: [unit % COUNT] * 8)
+    assert 1003 + steps in ahead._parts
 
 
 @pytest.mark.slow

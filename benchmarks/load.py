@@ -388,8 +388,8 @@ def consumers(options: argparse.Namespace, folder: pathlib.Path, report: Report)
             expected = digest(batch for batch, _ in zip(stream(0).batches(0), range(steps), strict=False))
         what = f"a consumer {name}, {count} workers"
         report.add(f"{what}: ms a step", 1e3 * (time.perf_counter() - begin) / taken, ",.2f")
-        report.add(f"{what}: MB of memory of all processes, after a tenth of the steps", held[taken // 10] / 1e6)
-        report.add(f"{what}: the same, at most after that", max(held[taken // 10 :]) / 1e6)
+        report.add(f"{what}: MB of memory of all processes, after half of the steps", held[taken // 2] / 1e6)
+        report.add(f"{what}: the same, at most after that", max(held[taken // 2 :]) / 1e6)
         report.add(f"{what}: with other bytes than without workers", found.hexdigest() != expected, ",.0f", "0")
         del made
 

@@ -3,9 +3,10 @@
     python benchmarks/workers.py --data ../shared/data/cvalues_like_2k.jsonl --tokenizer ../shared/tokenizers/qwen2_5
 
 Everything is compared with no workers on one core, measured before it and behind it, for the speed of a shared machine
-changes within seconds. With workers, batches are taken as fast as they come, in the midst of a run: the epoch before
-the measured one has just been read. Two cores of a shared machine are often two threads of one: what the machine can
-give at all is measured by the bare tokenizer, in two processes against one, in the same turns.
+changes within seconds. With workers, batches are taken as fast as they come, in the midst of a run: all workers have
+begun. Two cores of a shared machine are often two threads of one: what the machine can give at all is measured by the
+bare tokenizer, in two processes against one, in the same turns. What workers cost beside their rows shows where they
+and the training process share one core: two whole cores give twice that figure.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ def one_pass(data: str, tokenizer: Tokenizer, workers: int, options: argparse.Na
         on_bad_row="drop",
         window=options.window,
         workers=workers,
-        index=None,
+        index="build" if options.index else None,
     )
-    for _ in stream.batches(epoch) if workers else ():
-        pass
+    pool = stream.data.pool
+    while pool is not None and not (pool._processes and all(worker.ready for worker in pool._processes)):
+        for _ in stream.batches(epoch):
+            pass
     batches = stream.batches(epoch + 1)
     begin, cpu = time.perf_counter(), time.process_time()
     rows = sum(options.batch_size for _ in batches)
@@ -99,7 +102,8 @@ def main() -> None:
     parser.set_defaults(repeats=9)
     parser.add_argument("--rows", type=int, default=40_000, help="many, for workers take seconds to start")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--window", type=int, default=16, help="short windows, so that the pass has many of them")
+    parser.add_argument("--window", type=int, default=64)
+    parser.add_argument("--index", action="store_true", help="with a length index")
     options = parser.parse_args()
     tokenizer = load_tokenizer(options.tokenizer)
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
@@ -107,15 +111,16 @@ def main() -> None:
     alone: list[float] = []
     rates: dict[int, list[float]] = {0: [], 1: [], 2: []}  # against no workers on one core, as the next
     own: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    shared: dict[int, list[float]] = {1: [], 2: []}
     ceiling: list[float] = []
     bare_pair = Bare(options.tokenizer, options.data)
     with tempfile.TemporaryDirectory() as folder:
         data = str(repeated_rows(options.data, options.rows, pathlib.Path(folder, "rows.jsonl")))
 
-        def on_one_core(epoch: int) -> Pass:
+        def on_one_core(epoch: int, workers: int = 0) -> Pass:
             if cores:
                 os.sched_setaffinity(0, {min(cores)})
-            found = one_pass(data, tokenizer, 0, options, epoch)
+            found = one_pass(data, tokenizer, workers, options, epoch)
             if cores:
                 os.sched_setaffinity(0, cores)
             return found
@@ -129,6 +134,9 @@ def main() -> None:
                 alone += [before.rate, behind.rate]
                 rates[workers].append(found.rate * (1 / before.rate + 1 / behind.rate) / 2)
                 own[workers].append(200 * found.own / (before.own + behind.own))
+                if workers and cores:
+                    together = on_one_core(repeat, workers)
+                    shared[workers].append(together.rate * (1 / behind.rate + 1 / on_one_core(repeat).rate) / 2)
             ceiling.append(bare_pair.ratio())
     bare_pair.close()
     show(Figure(part="g", what="workers=0 on one core, rows/s", values=alone, form=",.0f"), options.json)
@@ -141,6 +149,9 @@ def main() -> None:
         if workers:
             what = f"workers={workers}, % of the work that the training process still does"
             show(Figure(part="g", what=what, values=own[workers], form=".0f"), options.json)
+        if shared.get(workers):
+            what = f"workers={workers}, all processes on one core, rows/s against that"
+            show(Figure(part="g", what=what, values=shared[workers]), options.json)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import inspect
 import math
 import numbers
 import operator
+import os
 import reprlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,6 @@ from ms_prefstream.errors import OptionError
 
 WORD = 2**32 - 1
 """The largest seed and epoch: one 32-bit word each, so that no two (seed, epoch) pairs seed the same sequence."""
-
 
 LONGEST = 1 << 24
 """Tokens of a sequence, at most: far beyond any model, and few enough for a list of all widths."""
@@ -58,6 +58,11 @@ def whole_number(name: str, value: object, minimum: int, maximum: int = sys.maxs
 def process_count(value: object, least: int = 0) -> int:
     """Returns the checked option ``workers``."""
     return whole_number("workers", value, least, MOST_WORKERS)
+
+
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_positive(value: object) -> bool:

@@ -40,7 +40,7 @@ class Reason(str, enum.Enum):
 
     @property
     def malformed(self) -> bool:
-        """Whether `on_bad_row` applies; unusable rows are always dropped."""
+        """True if `on_bad_row` applies; unusable rows are always dropped."""
         return self not in _UNUSABLE
 
     def __str__(self) -> str:
@@ -157,7 +157,7 @@ class RowError(PrefStreamError):
 
     @property
     def malformed(self) -> bool:
-        """Whether `on_bad_row` decides about the row."""
+        """True if `on_bad_row` decides about the row."""
         return self.reason.malformed and not isinstance(self, DroppedRowError)
 
     def at(self, origin: str) -> RowError:

@@ -13,7 +13,7 @@ class Progress:
     """Progress of a pass; this class does not show it."""
 
     def begin(self, total: int | None, done: int) -> None:
-        """Starts a pass over `total` rows (None: nobody knows), `done` of which an interrupted pass has done."""
+        """Starts a pass over `total` rows (None if unknown), `done` of which an interrupted pass has done."""
 
     def advance(self, rows: int) -> None:
         """Adds rows that are done."""

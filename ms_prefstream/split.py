@@ -159,7 +159,7 @@ class Sides:
 
 @dataclass(frozen=True)
 class _Keeps:
-    """Whether a row is on one side; can be pickled."""
+    """Predicate of the rows on one side; can be pickled."""
 
     sides: Sides
     read: Format

@@ -45,9 +45,17 @@ from mutmut.mutation.pragma_handling import IgnoredCode
 ROOT = pathlib.Path(__file__).parents[1]
 TESTS_OF = {
     "batch": "batch stream/test_batches.py steps/test_small_streams.py tasks/test_kto.py tasks/test_prompts.py",
+    "encode": "encode inspection/test_encode.py sources/test_local_hub.py steps/test_small_streams.py "
+    "stream/test_boundary.py tasks/test_records.py traps/test_traps_boundary.py traps/test_traps_truncation.py",
     "plan": "plan world/test_row_mask.py",
     "report": "report stream/test_findings.py test_doctor.py",
-    "steps": "steps world/test_row_mask.py stream/test_user_errors.py stream/test_findings.py resume/test_own_state.py",
+    "tasks": "tasks steps/test_small_streams.py",
+    "steps": "steps cache/test_reference.py lengths/test_beside.py lengths/test_build_index.py "
+    "lengths/test_ranges.py load/test_marks.py report/test_counts.py report/test_ledger.py "
+    "resume/test_indexed.py resume/test_indexed_mix.py resume/test_own_state.py resume/test_refused.py "
+    "resume/test_template_date.py stream/test_bad_rows.py stream/test_findings.py "
+    "stream/test_order_by.py stream/test_user_errors.py stream/test_wrong_calls.py "
+    "world/test_row_mask.py",
 }
 """Quick tests of a folder where they do not all lie in the folder of its name."""
 QUIET = "not long and not training and not mindspore"
@@ -258,9 +266,11 @@ class Mutation:
 
     def _run(self, mutant: Mutant | None, tests: list[str]) -> tuple[str, str]:
         """Runs tests in a child, with a mutant or without; returns how it ends, and the test that failed."""
-        with tempfile.NamedTemporaryFile() as current:
+        with tempfile.NamedTemporaryFile() as current, tempfile.TemporaryDirectory() as caches:
 
             def run() -> int:
+                if mutant is not None and "/backends/" in mutant.file:
+                    os.environ["XDG_CACHE_HOME"] = caches  # a verdict that another child stored would hide the mutant
                 pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
                 limit = pages * resource.getpagesize() + EXTRA_MEMORY
                 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

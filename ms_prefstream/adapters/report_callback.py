@@ -18,7 +18,7 @@ from ms_prefstream.disk import check_own, write_file
 from ms_prefstream.errors import OptionError, PrefStreamError
 from ms_prefstream.mindspore.checkpoint import json_text
 from ms_prefstream.mindspore.trainer_checks import check_network, check_shards
-from ms_prefstream.sources.own_files import is_report_file
+from ms_prefstream.sources.own_files import is_report
 
 
 class ReportCallback(Callback):  # type: ignore[misc]
@@ -70,7 +70,7 @@ class ReportCallback(Callback):  # type: ignore[misc]
     def _write(self, path: pathlib.Path, text: bytes) -> None:
         """Writes the report; training goes on where it cannot be written, with one warning."""
         try:
-            check_own(path, is_report_file, OptionError, "PrefStreamReport: the report")
+            check_own(path, is_report, OptionError, "PrefStreamReport: the report")
             write_file(path, text, OptionError, "PrefStreamReport: the report")
         except PrefStreamError as error:
             if not self._warned:

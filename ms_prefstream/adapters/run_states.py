@@ -140,7 +140,7 @@ def write_beside(monitor: Any, folder: pathlib.Path, state: State) -> None:
 
 
 def _writer(monitor: Any) -> StateWriter:
-    """Returns the writer of a monitor's states, which knows whether it has warned."""
+    """Returns the writer of a monitor's states, which stores whether it has warned."""
     if not hasattr(monitor, _WRITER):
         setattr(monitor, _WRITER, StateWriter())
     writer: StateWriter = getattr(monitor, _WRITER)

@@ -41,8 +41,7 @@ def stream_from(
     Objects are sections with a `type`: ``task: {type: DPO, max_length: 1024}``, ``batching: {type: Bucket, multiple_of:
     64}``, ``format: {type: cvalues, types: [...]}``; a mix is ``source: {mix: [{source: ..., weight: 0.7}, ...]}``.
     ``dataset_dir``, MindFormers' name for it, is another name of ``source``; ``split: test:0.02`` takes one side of it
-    (`ms_prefstream.split`). Values that are objects already are taken
-    as they are.
+    (`ms_prefstream.split`). Values that are objects already are taken as they are.
 
     Args:
         keys: The section.
@@ -127,7 +126,7 @@ def source_from(source: Any, folder: Any = None, where: str = f"{_SECTION}.", re
 
 
 def _mixed(section: dict[str, Any], where: str, remote: Remote) -> Any:
-    """``{mix: [{source: a.jsonl, weight: 0.7}, b.jsonl], stop: all}`` -> the mix."""
+    """Returns the mix of a section: ``{mix: [{source: a.jsonl, weight: 0.7}, b.jsonl], stop: all}``."""
     rest, parts = {name: value for name, value in section.items() if name != "mix"}, section.get("mix")
     if not isinstance(parts, list):
         raise OptionError(f"{where}source is {section!r}; a section there expects mix: with a list of parts.")

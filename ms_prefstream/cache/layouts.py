@@ -172,12 +172,12 @@ class Job:
 
     @property
     def pads(self) -> bool:
-        """Whether all rows have one length."""
+        """True if all rows have one length."""
         return self.layout not in ("ragged", MEGATRON)
 
     @property
     def counts_padding(self) -> bool:
-        """Whether readers of the layout count the ids that are not padding."""
+        """True if readers of the layout count the ids that are not padding."""
         return self.layout in (_GRPO, "mindformers")
 
     @property

@@ -51,7 +51,7 @@ def make_stream(source: tuple[Any, ...], options: dict[str, Any]) -> Stream:
         given |= {"num_shards": 1, "shard_id": 0}  # a command is one process, whatever its environment says
     given |= {"batching": make_batching(options)}
     given |= {name: _SWITCHES.get(options[name], options[name]) for name in ("shuffle", "drop_remainder")}
-    given |= {"index": _or_none(options.get("index") or "auto"), "verbose": options["verbose"]}
+    given |= {"index": or_none(options.get("index") or "auto"), "verbose": options["verbose"]}
     return stream(source_of(source, options), **given)
 
 
@@ -82,9 +82,9 @@ def make_encoding(options: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `mps.encode` that a command line describes."""
     return given_to(encode, options) | {
         "task": _make_task(options),
-        "tokenizer": _or_none(options["tokenizer"]),
+        "tokenizer": or_none(options["tokenizer"]),
         "format": _make_format(options),
-        "template": _or_none(options["template"]),
+        "template": or_none(options["template"]),
     }
 
 
@@ -106,15 +106,10 @@ def one_or_list(source: tuple[Any, ...], options: dict[str, Any]) -> Any:
 
     URLs are opened here, with the options about stores, so that no command copies their files twice.
     """
-    remote = remote_of(options)
+    remote = group_of(Remote, options)
     if any(isinstance(one, str) and is_url(one) for one in source):
         return open_source(source[0] if len(source) == 1 else list(source), remote)
     return source_from(source[0], where="", remote=remote) if len(source) == 1 else list(source)
-
-
-def remote_of(options: dict[str, Any]) -> Remote:
-    """Returns how a command line opens stores."""
-    return group_of(Remote, options)
 
 
 def _make_task(options: dict[str, Any]) -> Task:
@@ -202,5 +197,6 @@ def _flag(name: str) -> str:
     return {"append_eos": "--no-eos", "layout": "--task-layout"}.get(name, f"--{name.replace('_', '-')}")
 
 
-def _or_none(value: str) -> str | None:
-    return None if value.lower() == "none" else value
+def or_none(value: str | None) -> str | None:
+    """Returns the value of an option; None for the word none."""
+    return None if value is None or value.lower() == "none" else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,11 +63,11 @@ def cache(source: tuple[Any, ...], out: str, length: int | None, workers: int | 
     completes it.
     """
     from ms_prefstream.cache.write import write_cache
+    from ms_prefstream.checks import cores
     from ms_prefstream.cli.building import make_rows
 
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = cores if cores > 1 else 0  # a single core has no use for a worker process
+        workers = cores() if cores() > 1 else 0  # a single core has no use for a worker process
     names = ("overwrite", "rows_per_part", "mb_per_part", "part_range", "engine", "ray_address")
     given = {name: options[name] for name in (*names, "storage_options", "cache_dir")}
     rows = make_rows(source, options, length, workers if options["engine"] == "local" else 0)

@@ -29,7 +29,9 @@ def options_in(path: str) -> dict[str, Any]:
     Raises:
         OptionError: It is not YAML, or a key is unknown.
     """
-    content = _read(path)
+    content = read_yaml(path, OptionError, "the configuration")
+    if not isinstance(content, dict):
+        raise OptionError(f"{path}: expected keys such as source:, tokenizer: and task:, and found {content!r:.60}.")
     sizes: dict[str, Any] = {}
     if isinstance(dataset := content.get("train_dataset"), dict):
         sizes = {"batch_size": (content.get("runner_config") or {}).get("batch_size", 1)}
@@ -52,13 +54,6 @@ def options_in(path: str) -> dict[str, Any]:
             value = str(value).lower()
         options["format_" if name == "format" else name] = value
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _read(path: str) -> dict[str, Any]:
-    content = read_yaml(path, OptionError, "the configuration")
-    if not isinstance(content, dict):
-        raise OptionError(f"{path}: expected keys such as source:, tokenizer: and task:, and found {content!r:.60}.")
-    return content
 
 
 def _task(section: Mapping[str, Any] | None, path: str) -> dict[str, Any]:

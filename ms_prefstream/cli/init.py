@@ -40,7 +40,7 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
 
     Without --max-length the first 2,000 rows are measured: 99 % of them fit whole.
     """
-    from ms_prefstream.cli.starting import files_for
+    from ms_prefstream.cli.init_files import files_for
     from ms_prefstream.disk import cause_and_remedy, check_path, exists, shown, write_file
     from ms_prefstream.errors import OptionError
 
@@ -50,7 +50,7 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
         raise click.UsageError("- is standard input, and the files name SOURCE for every later run. Give a file.")
     folder = pathlib.Path(out)
     check_path(folder / "run.yaml", OptionError, "--out")
-    if not _same(folder, pathlib.Path()):  # names in the files are then relative to another folder
+    if folder.resolve() != pathlib.Path().resolve():  # names in the files are then relative to another folder
         source = tuple(os.path.abspath(one) if os.path.exists(one) else one for one in source)
         if os.path.exists(options["tokenizer"]):
             options["tokenizer"] = os.path.abspath(options["tokenizer"])
@@ -75,7 +75,3 @@ def init(source: tuple[str, ...], task: str, out: str, mindformers: bool, overwr
         show("         examples/train_grpo.py shows a loop of rollouts")
     if mindformers:
         show("         python train_mindformers.py")
-
-
-def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
-    return one.resolve() == other.resolve()

@@ -88,7 +88,7 @@ def is_in_file(ctx: click.Context, name: str) -> bool:
 
 
 def refuse_layout(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
-    """Names the option that --layout was before it became the layout of files."""
+    """Refuses --layout where no files are written, and names the option of the task's layout."""
     if value is not None and not ctx.resilient_parsing:
         raise click.UsageError(
             f"--layout is the layout of the files that `ms-prefstream cache` writes. The layout of the task is "
@@ -117,7 +117,7 @@ config_option = cloup.option(
 
 verbose_option = cloup.option("--verbose/--quiet", default=True, help="Whether a summary and warnings are shown.")
 
-_old_layout_option = click.option("--layout", "old_layout", hidden=True, expose_value=False, callback=refuse_layout)
+_refused_layout = click.option("--layout", "refused_layout", hidden=True, expose_value=False, callback=refuse_layout)
 
 FORMAT = (
     cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows."),
@@ -306,31 +306,27 @@ def run_group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return cloup.option_group("Run", *options, *REMOTE, config_option)
 
 
-_task_group = cloup.option_group("Task", *_TASK, _old_layout_option)
+_task_group = cloup.option_group("Task", *_TASK, _refused_layout)
 _token_group = cloup.option_group("Tokens", *_TOKENS)
-
-encoding_options = adding(_task_group, cloup.option_group("Rows", *_ROWS), _token_group)
-"""Adds the options of `mps.encode` and its task."""
+_token_and_pad_group = cloup.option_group("Tokens", *_TOKENS, _PAD_ID)
 
 row_options = adding(
     cloup.option_group("Task", *_TASK),
     cloup.option_group("Rows", *_ROWS, *_BAD_ROWS),
-    cloup.option_group("Tokens", *_TOKENS, _PAD_ID),
+    _token_and_pad_group,
 )
 """Adds the options that decide what rows become, without order and batches; --layout is free for files."""
 
 index_options = adding(_task_group, cloup.option_group("Rows", *_ROWS, _BAD_ROWS[0]), _token_group)
 """Adds the options of `mps.build_index`."""
 
-doctor_options = adding(
-    _task_group, cloup.option_group("Rows", *_ROWS, _BAD_ROWS[0]), cloup.option_group("Tokens", *_TOKENS, _PAD_ID)
-)
+doctor_options = adding(_task_group, cloup.option_group("Rows", *_ROWS, _BAD_ROWS[0]), _token_and_pad_group)
 """Adds the options of `mps.doctor`."""
 
 stream_options = adding(
     _task_group,
     cloup.option_group("Rows", *_ROWS, *_BAD_ROWS),
-    cloup.option_group("Tokens", *_TOKENS, _PAD_ID),
+    _token_and_pad_group,
     cloup.option_group("Batches", *_BATCHES),
     cloup.option_group("Order", *_ORDER),
 )

@@ -60,13 +60,12 @@ def stats(source: tuple[Any, ...], as_json: bool, html: str | None, samples: int
 
     "-" reads standard input.
     """
-    from ms_prefstream.cli.building import one_or_list, source_of
+    from ms_prefstream.cli.building import one_or_list, or_none, source_of
     from ms_prefstream.progress import progress_on
     from ms_prefstream.sources import open_source
     from ms_prefstream.stats.run import LIMITS
     from ms_prefstream.stats.run import stats as count
 
-    template, tokenizer = options["template"], options["tokenizer"]
     rows = source_of(source, options)
     again = None if "-" in source else rows  # standard input is consumed
     if html is not None:
@@ -74,11 +73,11 @@ def stats(source: tuple[Any, ...], as_json: bool, html: str | None, samples: int
 
         check_report(html, None if again is None else open_source(again))
     encoding = {
-        "tokenizer": None if tokenizer is None or tokenizer.lower() == "none" else tokenizer,
+        "tokenizer": or_none(options["tokenizer"]),
         "task": _task(options["task"], options["max_length"]),
         "format": options["format_"],
         "fields": options["fields"],
-        "template": None if template.lower() == "none" else template,
+        "template": or_none(options["template"]),
         "template_variables": options["template_variables"],
         "carry": options["carry"],
     }

@@ -80,6 +80,9 @@ class SecretJson(JsonObject):
             self.fail('expected a JSON object such as \'{"endpoint_url": "https://..."}\'.', param, ctx)
 
 
+CARRIED = ("int64", "float32", "text")
+
+
 class CarriedField(click.ParamType[Any]):
     """NAME, NAME:DTYPE or NAME:DTYPE=DEFAULT, or an object with such entries as JSON."""
 
@@ -100,9 +103,6 @@ class CarriedField(click.ParamType[Any]):
         with contextlib.suppress(ValueError):
             return {field: [dtype, default if dtype == "text" else json.loads(default)]}
         self.fail(f"{value!r}; expected a number after '='.", param, ctx)
-
-
-CARRIED = ("int64", "float32", "text")
 
 
 class Numbers(click.ParamType[Any]):
@@ -133,7 +133,7 @@ class PartRange(click.ParamType[Any]):
 
 
 class FileLayout(click.Choice[str]):
-    """A layout of files. The layout of a task, which --layout named before, is refused with the present option."""
+    """A layout of files. The layout of a task is refused, with the option that takes it."""
 
     def __init__(self, layouts: Sequence[str], of_tasks: Sequence[str]) -> None:
         super().__init__(layouts)

@@ -31,10 +31,9 @@ def verify(out: str, **options: Any) -> None:
     found = verify_cache(out, progress_on(sys.stderr, "verify", "bytes"), Remote(**options))
     for one in found:
         if one.problem or not one.belongs:
-            stored = (
-                "a trainer's order of the rows; delete it if it is that of other rows" if is_order(one.name) else ""
-            )
-            said = one.problem or f"it does not belong to the cache; {stored or 'readers ignore it'}"
+            what = "a trainer stored its row order in it: delete it if the rows have changed since"
+            ignored = what if is_order(one.name) else "readers ignore it"
+            said = one.problem or f"it does not belong to the cache; {ignored}"
             show(f"{os.path.join(without_secrets(out), one.name)}: {said}")
     whole = [not one.problem for one in found if one.belongs]
     click.echo(f"{sum(whole)} of {len(whole)} files are whole")

@@ -98,7 +98,7 @@ class Carry:
 
     @property
     def complete(self) -> bool:
-        """Whether all dtypes are known."""
+        """True if all dtypes are known."""
         return all(one.dtype is not None for one in self.fields)
 
     @property
@@ -274,6 +274,8 @@ def _fits(value: Any, dtype: str) -> bool:
 
 
 class _Dtype(NamedTuple):
+    """Conversion of a value to a dtype, and what errors say of the dtype."""
+
     convert: Callable[[Any], Any]
     expected: str
     example: str

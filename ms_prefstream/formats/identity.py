@@ -54,7 +54,7 @@ def prompt_hash(record: Any, fold: bool = True) -> bytes:
         fold: Whether contents are folded.
     """
     names = [name for name in _names(record.__class__) if name in _OF_PROMPT]
-    change = folded if fold else _exact
+    change: Callable[[str], str] = folded if fold else str
     return _hash(part for name in names for part in _parts(name, getattr(record, name), change)) if names else NONE
 
 
@@ -124,7 +124,3 @@ def _hash(parts: Iterable[bytes]) -> bytes:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-def _exact(text: str) -> str:
-    return text

@@ -15,9 +15,9 @@ import numpy as np
 
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.fields import missing, nearest, short, two_strings, wrong_type
-from ms_prefstream.formats.ledger import MEDIA, check_media, holds
 from ms_prefstream.formats.record import Message, Messages
 from ms_prefstream.formats.spelling import is_missing, parsed_json
+from ms_prefstream.formats.unread import MEDIA, check_media, holds
 
 ROLES: Mapping[str, str] = {
     "system": "system",
@@ -43,7 +43,6 @@ _TEXT_KEYS = frozenset({"role", "content", "from", "value"})
 _BLOCK_KEYS = frozenset({"type", "text"})
 
 _MARKER = re.compile(r"\n\n(Human|Assistant):")  # a literal prefix, which re finds as fast as str.split does
-_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def turns(value: Any, field: str, lone: str, keep_empty_system: bool = False) -> Messages:
@@ -207,7 +206,7 @@ def dialogue(text: str, field: str) -> Messages:
             '"rejected.messages"}, or parse it in a function given as format=',
         )
     named = zip(pieces[1::2], pieces[2::2], strict=True)
-    return tuple([Message(_ROLES[name], turn.removeprefix(" ")) for name, turn in named])
+    return tuple([Message(ROLES[name.lower()], turn.removeprefix(" ")) for name, turn in named])
 
 
 def lead_with_system(row: Mapping[str, Any], prompt: Messages, keep_empty_system: bool = False) -> Messages:

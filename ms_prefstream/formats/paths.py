@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ms_prefstream.formats.fields import short
-from ms_prefstream.formats.ledger import is_harmless
 from ms_prefstream.formats.spelling import parsed_json
+from ms_prefstream.formats.unread import is_harmless
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -57,7 +57,7 @@ class Taken:
     """The paths whose values are taken from rows.
 
     Args:
-        paths: They.
+        paths: The paths.
 
     Attributes:
         names: Names and dotted paths of these values.

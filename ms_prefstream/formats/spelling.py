@@ -100,9 +100,7 @@ def without_filled_nulls(row: Any) -> Any:
     ``{"tool_calls": [{"arguments": {"city": "Oslo", "day": None}}]}`` ->
     ``{"tool_calls": [{"arguments": {"city": "Oslo"}}]}``
     """
-    if isinstance(row, (dict, Mapping)):
-        return _pruned_object(row, False)
-    return row
+    return _pruned_object(row, False) if isinstance(row, (dict, Mapping)) else row
 
 
 def _pruned_object(value: Mapping[Any, Any], inside: bool) -> Any:

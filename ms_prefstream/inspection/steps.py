@@ -18,7 +18,7 @@ from ms_prefstream.inspection.parts import Texts
 from ms_prefstream.sample import Batch
 from ms_prefstream.stream import Stream
 
-_IDS = ("input_ids", "prompt_ids", "pretrain_ids")  # the columns that hold tokens, each behind the name of a side
+_IDS = ("input_ids", "prompt_ids", "pretrain_ids")  # the columns that hold tokens, each after the name of a side
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def _section(section: Section, view: View) -> Iterator[Text]:
 
 
 def _styled(text: str, style: str, breaks: bool = True) -> Text:
-    """Returns a text from outside as it may be shown; ends of lines as a sign, with a break behind it."""
+    """Returns a text from outside as it may be shown; ends of lines as a sign, with a break after it."""
     return Text(printable(text, most=None).replace("\n", "⏎\n" if breaks else "⏎"), style)
 
 
@@ -246,7 +246,7 @@ _KEY = "  ▒ context   █ under the loss   · padding"
 
 
 def _strip_line(strip: Strip, width: int, room: int, name: str, names: int) -> Text:
-    """Returns one row to scale in `room` columns, behind its name in `names`, with the sizes of its parts."""
+    """Returns one row to scale in `room` columns, after its name in `names`, with the sizes of its parts."""
     line = Text(" " * (names - cell_len(name))).append(f"{name} ", GREY)
     line.append(strip.side.ljust(_SIDE) + " ", COLOURS.get(strip.side, ""))
     scale = room / width

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import re
 import stat
@@ -16,11 +15,10 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_prefstream.disk import is_at, open_regular, parse_json, remove_leftovers, shown, sync_folder
+from ms_prefstream.disk import is_at, remove_leftovers, shown, sync_folder
 from ms_prefstream.errors import SourceError, StateError
 from ms_prefstream.lengths.index import (
     MALFORMED,
@@ -37,7 +35,6 @@ from ms_prefstream.lengths.index_file import VERSION, check_replaceable, open_in
 from ms_prefstream.progress import Progress
 
 JOURNAL_SUFFIX = ".journal"
-_OLD_SUFFIX, _MOST_OLD = ".part", 1 << 20  # of an earlier version; bytes of its first line
 JOURNAL_BEGINS = b"ms-prefstream length index journal "
 _FIRST_LINE = JOURNAL_BEGINS.decode() + "1 {}\n"  # and the SHA-256 of what the rows depend on
 _OWN = re.compile(_FIRST_LINE.format("[0-9a-f]{64}").encode())
@@ -53,7 +50,6 @@ COLUMNS = {
 
 _ALWAYS = ("lengths", "keys", "verdict")
 _TRIES, _PAUSE = 20, 0.05  # seconds; another process may be creating or removing the journal
-_log = logging.getLogger(__name__)
 CHUNK = 512  # rows that are measured, sent to a worker and saved together
 
 
@@ -90,7 +86,6 @@ def build_index(
     """
     path, bar = os.fspath(path), progress or Progress()
     check_replaceable(path)
-    _warn_of_old_journal(path + _OLD_SUFFIX)
     about = {"version": VERSION, "rows": rows, "fingerprint": dict(fingerprint)}
     how = measure_rows if marks is None else marks.measure
     with contextlib.closing(Journal(path, about, rows, () if marks is None else marks.columns)) as journal:
@@ -120,25 +115,6 @@ def build_index(
     return open_index(path, fingerprint, rows)
 
 
-class _OldFirstLine(msgspec.Struct, forbid_unknown_fields=True):
-    version: int
-    rows: int
-    fingerprint: dict[str, Any]
-
-
-def _warn_of_old_journal(path: str) -> None:
-    """Logs that the journal of an earlier version is ignored, if there is one at the path; it is left as it is."""
-    with contextlib.suppress(OSError, SourceError):
-        with open_regular(path, SourceError, "the journal") as file:
-            line = file.readline(_MOST_OLD)
-        parse_json(line, _OldFirstLine, path, SourceError, "the journal")
-        _log.warning(
-            "%s is the journal of a length index by an earlier version, which this version does not read: the pass "
-            "begins again. The file is left as it is; delete it once the index is built.",
-            shown(path),
-        )
-
-
 def raise_malformed_of(
     verdict: NDArray[np.uint8], loader: Loader, origin: Callable[[int], str], how: Measure = measure_rows
 ) -> None:
@@ -163,7 +139,7 @@ class IndexInUseError(StateError):
 class Journal:
     """Append-only file beside the index: a line that says for which rows, then blocks of measured rows with checksums.
 
-    An incomplete block of a killed process is cut off. A journal of other data or settings is begun anew; any other
+    An incomplete block of a killed process is cut off. A journal of other data or settings is started again; any other
     file is left alone. The file is locked: one process at a time can build an index.
 
     Args:
@@ -286,7 +262,7 @@ class Journal:
         """
         file = open(self.path, "x+b")  # noqa: SIM115 - closed in `close`
         try:
-            self._lock(file)  # before the line is there
+            self._lock(file)  # before the first line is written
         except BaseException:  # another process has taken it over
             file.close()
             raise
@@ -303,7 +279,7 @@ class Journal:
         return file
 
     def _taken_over(self) -> IO[bytes] | None:
-        """Opens the file that is there; None while another process creates or removes it.
+        """Opens the existing file; None while another process creates or removes it.
 
         An empty one is of a process that was killed before it wrote the line.
 

@@ -50,6 +50,7 @@ MALFORMED = np.array([code in REASONS and REASONS[code].malformed for code in ra
 """(256,) bool, by number of a reason: True if `on_bad_row` decides about such a row."""
 
 _KNOWN = np.array([code == GOOD or code in REASONS for code in range(256)])
+_SPREAD = {"50 % up to": 0.5, "90 %": 0.9, "99 %": 0.99, "all": 1.0}  # shares of the rows whose longest is shown
 _FIRST_ROWS = 5  # per reason, as in `stream.report`
 
 
@@ -141,7 +142,10 @@ class LengthIndex:
         """Returns rows, reasons (``too_long: 12 (0.60 %), first at row 7, row 31``), lengths and file."""
         keys = self.keys_of()
         keys = keys[keys != _NO_KEY]
-        lengths = ", ".join(f"{name} {value:,.0f}" for name, value in _spread(keys)) if len(keys) else "no good row"
+        lengths = "no good row"
+        if len(keys):
+            longest = zip(_SPREAD, np.quantile(keys, [*_SPREAD.values()]), strict=True)
+            lengths = ", ".join(f"{name} {length:,.0f}" for name, length in longest)
         reasons = [
             f"  {one.reason}: {share(one.rows, self.rows)}, first at {', '.join(f'row {row}' for row in one.first)}"
             for one in self.counts
@@ -150,11 +154,6 @@ class LengthIndex:
         return "\n".join(at_most([[head], reasons, [f"tokens: {lengths}"], [printable(self.path)]], 12))
 
     __repr__ = __str__
-
-
-def _spread(lengths: NDArray[np.signedinteger[Any]]) -> Iterator[tuple[str, float]]:
-    """Yields half, most and nearly all of some lengths, and the longest."""
-    yield from zip(("50 % up to", "90 %", "99 %", "all"), np.quantile(lengths, (0.5, 0.9, 0.99, 1)), strict=True)
 
 
 def joined(indexes: Sequence[LengthIndex]) -> LengthIndex:

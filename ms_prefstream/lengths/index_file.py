@@ -11,6 +11,7 @@ array. Every header has 128 bytes, so the number of rows and the size of the fil
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -109,14 +110,9 @@ def changes_of(path: str, fingerprint: Mapping[str, Any], rows: int, ignored: Co
     Raises:
         StateError: The file cannot be read, or is no length index.
     """
-    try:
-        with open_regular(path, StateError, _WHAT) as file:
-            found, size, _ = _sizes(file)
-            about = _parsed(_about(file, size), path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except ValueError as error:
-        raise _damaged(path, str(error)) from error
+    with _opened(path) as file:
+        found, size, _ = _sizes(file)
+        about = _parsed(_about(file, size), path)
     now = json.loads(json.dumps(dict(fingerprint)))
     return differences({"rows": found, **about.fingerprint}, {"rows": rows, **now}, ignored)
 
@@ -128,27 +124,18 @@ def read_index(path: str, rows: int) -> LengthIndex:
         StateError: It does not exist, cannot be read, is damaged, of another version or of another number of rows, or
             is no length index.
     """
-    try:
-        with open_regular(path, StateError, _WHAT) as file:
-            found, size, has_order = _sizes(file)
-            _check_same(path, {"rows": found}, {"rows": rows})
-            before = os.fstat(file.fileno())
-            checksum = _checked(file, before.st_size)
-            file.seek(before.st_size - _CHECKSUM - size)
-            about = _parsed(file.read(size), path)
-            sides, reasons = _read_rows(file, rows)
-            order = _read_order(file, rows) if has_order else None
-            after = os.fstat(file.fileno())
-            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                raise ValueError("it was written to while it was read")
-    except FileNotFoundError:
-        raise StateError(
-            f"there is no length index {shown(path)}. Build it with mps.build_index or `ms-prefstream index`."
-        ) from None
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except ValueError as error:
-        raise _damaged(path, str(error)) from error
+    with _opened(path) as file:
+        found, size, has_order = _sizes(file)
+        _check_same(path, {"rows": found}, {"rows": rows})
+        before = os.fstat(file.fileno())
+        checksum = _checked(file, before.st_size)
+        file.seek(before.st_size - _CHECKSUM - size)
+        about = _parsed(file.read(size), path)
+        sides, reasons = _read_rows(file, rows)
+        order = _read_order(file, rows) if has_order else None
+        after = os.fstat(file.fileno())
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise ValueError("it was written to while it was read")
     return LengthIndex(
         path=path, sides=sides, reasons=reasons, fingerprint=about.fingerprint, checksum=f"{checksum:08x}", order=order
     )
@@ -160,13 +147,26 @@ def rows_of(path: str) -> int:
     Raises:
         StateError: It does not exist, cannot be read, or is no length index.
     """
+    with _opened(path) as file:
+        return _sizes(file)[0]
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
+    """Opens an index for reading; an OSError or ValueError of the body becomes a `StateError`."""
     try:
         with open_regular(path, StateError, _WHAT) as file:
-            return _sizes(file)[0]
+            yield file
+    except FileNotFoundError:
+        raise StateError(
+            f"there is no length index {shown(path)}. Build it with mps.build_index or `ms-prefstream index`."
+        ) from None
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise StateError(f"the length index {shown(path)} cannot be read: {cause_and_remedy(error)}.") from error
     except ValueError as error:
-        raise _damaged(path, str(error)) from error
+        raise StateError(
+            f"{shown(path)} is damaged or no length index ({error}). Delete it and build the index again."
+        ) from error
 
 
 def _checked(file: IO[bytes], size: int) -> int:
@@ -225,7 +225,7 @@ def _some(file: IO[bytes], header: int, dtype: str, begin: int, end: int) -> NDA
 
 
 def check_replaceable(path: str) -> None:
-    """Checks that an index may be written to a path: nothing is there, an empty file, or an index (see `is_index`).
+    """Checks that an index may be written to a path: it holds nothing, an empty file, or an index (see `is_index`).
 
     Raises:
         OptionError: Something else is there.
@@ -354,11 +354,3 @@ def _parsed(about: bytes, path: str) -> _About:
             "the index again."
         )
     return parse_json(about, _About, path, StateError, _WHAT)
-
-
-def _unreadable(path: str, error: OSError) -> StateError:
-    return StateError(f"the length index {shown(path)} cannot be read: {cause_and_remedy(error)}.")
-
-
-def _damaged(path: str, problem: str) -> StateError:
-    return StateError(f"{shown(path)} is damaged or no length index ({problem}). Delete it and build the index again.")

@@ -7,14 +7,15 @@ import functools
 import gc
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from ms_prefstream.encode.build import AUTO, build_encoder, resolve_boundary
 from ms_prefstream.encode.cut_points import EncodedCutMap
-from ms_prefstream.encode.encoder import AUTO, ConversationEncoder, build_encoder, resolve_boundary
+from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.template_limits import SECONDS
 from ms_prefstream.encode.template_text import template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
@@ -28,16 +29,29 @@ from ms_prefstream.sample import LARGEST, TEXT, Block, Loaded, Note, Ready
 from ms_prefstream.sample import Sequence as TokenSequence
 from ms_prefstream.tasks.base import Sampler, Task, columns_of, traits
 
+Unit = TypeVar("Unit", bound=Hashable)
+
 
 class Load(Protocol):
-    """Loader of samples, in order. One that prefetches also has ``hint(units, rows_of)``; see `Prefetch`."""
+    """Loader of samples, in order."""
 
     def load(self, rows: Sequence[int]) -> Block: ...
+
+
+class LoadNext(Load, Protocol):
+    """Loader that works ahead. What it was told of next units decides when rows are loaded, never what is loaded.
+
+    `load_next` returns the rows of the first unit and their samples. `units` names that unit and those behind it,
+    perhaps without end; a unit always has the same rows.
+    """
+
+    def load_next(self, units: Iterable[Unit], rows_of: Callable[[Unit], list[int]]) -> tuple[list[int], Block]: ...
 
 
 _lock = threading.Lock()
 _holders = 0
 _was_enabled = False
+_is_frozen = False  # whether the program has frozen objects itself; counting them takes long
 
 
 @contextlib.contextmanager
@@ -52,7 +66,7 @@ def collector_paused() -> Iterator[None]:
     At the end the objects are handed to the oldest generation (`gc.freeze`, `gc.unfreeze`), which takes no time. The
     collector would otherwise walk through all of them at once, a fifth of our own work on a row.
     """
-    global _holders, _was_enabled
+    global _holders, _was_enabled, _is_frozen
     with _lock:
         if not _holders:
             _was_enabled = gc.isenabled()
@@ -64,7 +78,8 @@ def collector_paused() -> Iterator[None]:
         with _lock:
             _holders -= 1
             if not _holders and _was_enabled:
-                if not gc.get_freeze_count():  # what the program has frozen stays frozen
+                _is_frozen = _is_frozen or gc.get_freeze_count() > 0
+                if not _is_frozen:  # what the program has frozen stays frozen
                     gc.freeze()
                     gc.unfreeze()
                 gc.enable()

@@ -146,7 +146,7 @@ def encode_searchable(names: Sequence[str], numbers: Sequence[int]) -> bytes:
 
 
 def _pack_number(number: int) -> bytes:
-    """Returns a number in 7 bits, or behind a byte that says its size in 8, 16, 32 or 64 bits."""
+    """Returns a number in 7 bits, or after a byte that says its size in 8, 16, 32 or 64 bits."""
     if number < 1 << 7:
         return number.to_bytes(1, "big")
     power = next(power for power in range(4) if number < 1 << (8 << power))

@@ -302,7 +302,7 @@ def read_manifest(folder: str) -> Manifest:
     except FileNotFoundError:
         raise CacheError(
             f"{shown(path)} is missing: the folder is no cache, was not copied whole, or its writing was interrupted. "
-            "Copy it again, or write the cache again."
+            f"{_REMEDY}"
         ) from None
     values = parse_json(text, dict[str, Any], path, CacheError, _WHAT)
     try:

@@ -19,7 +19,7 @@ from ms_prefstream.mindspore import BatchStream
 from ms_prefstream.mindspore.trainer_checks import check_network
 from ms_prefstream.packages import needs
 from ms_prefstream.plan.state import State, check_state
-from ms_prefstream.sources.own_files import is_state_file
+from ms_prefstream.sources.own_files import is_state
 
 LATEST = "stream_state.json"
 
@@ -70,7 +70,7 @@ class CheckpointWriter:
             raise OptionError(
                 f"StreamCheckpoint: {shown(self.directory)} cannot be made a folder: {cause_and_remedy(error)}."
             ) from error
-        check_own(self.directory / LATEST, is_state_file, OptionError, "StreamCheckpoint: the state")
+        check_own(self.directory / LATEST, is_state, OptionError, "StreamCheckpoint: the state")
 
     def on_train_begin(self, run_context: Any) -> None:
         """Finds the absolute step that this training call begins with."""
@@ -172,7 +172,7 @@ class StateWriter:
         """
         try:
             for path in paths:
-                check_own(path, is_state_file, StateError, "the state")
+                check_own(path, is_state, StateError, "the state")
                 write_file(path, json_text(state), StateError, "the state")
         except StateError as error:
             whole = next((path for path in older if _step_of(path, state) is not None), None)
@@ -202,7 +202,7 @@ def _step_of(path: pathlib.Path, now: State) -> int | None:
 def remove_state(path: pathlib.Path) -> None:
     """Removes a state; leaves any other file, and a state that cannot be removed."""
     with contextlib.suppress(OSError, PrefStreamError):
-        check_own(path, is_state_file, StateError, "the state")
+        check_own(path, is_state, StateError, "the state")
         path.unlink(missing_ok=True)
 
 

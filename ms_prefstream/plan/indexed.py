@@ -107,7 +107,7 @@ class _Slots(NamedTuple):
 
 
 def _last_of_each(rows: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Returns (n,) bool: of the slots of each row in `some` the last ones, as many as it is there.
+    """Returns (n,) bool: True for the last slots of each row, as many as `some` holds that row.
 
     rows  7 7 3 5 5      some  5 7      0 1 0 0 1
     """

@@ -98,7 +98,7 @@ class PlanOptions:
 
     @property
     def sorts(self) -> bool:
-        """Whether windows are sorted by length: `sort`, unless the rows are kept in source order."""
+        """True if windows are sorted by length: `sort`, unless the rows are kept in source order."""
         return self.sort and self.shuffle is not False
 
     @property

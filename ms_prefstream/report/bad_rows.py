@@ -105,7 +105,7 @@ class Quarantine:
             raise self._not_written(cause_of(error_)) from None
 
     def _open(self) -> IO[bytes]:
-        """Opens the file; what is open is checked, so nobody can exchange it in between."""
+        """Opens the file; what is open is checked, so it cannot be exchanged in between."""
         file = open(self.path, "r+b", opener=self._descriptor)  # noqa: SIM115
         try:
             if os.fstat(file.fileno()).st_size and not is_quarantine(file):
@@ -211,7 +211,7 @@ class BadRows:
         """Returns the error for a window without a good row, which says what happened to its rows."""
         dropped = self.report.dropped.most_common()
         why = "; ".join(f"{reason} {count:,}, first at {self.report.origins[reason][0]}" for reason, count in dropped)
-        remedy = _REMEDIES.get(dropped[0][0], _CORRECT) if dropped else _CORRECT
+        remedy = REMEDIES.get(dropped[0][0], _CORRECT) if dropped else _CORRECT
         return NoUsableRowsError(
             f"none of the {rows} rows of a window can be used (dropped so far: {why}); expected at least one good row "
             f"in each window. {remedy}, or use a larger window."
@@ -219,7 +219,7 @@ class BadRows:
 
 
 _CORRECT = "Correct the rows, or choose the format= that reads them"
-_REMEDIES = {
+REMEDIES = {
     "too_long": "Raise the task's length, or choose another truncation",
     "no_response_tokens": "Raise the task's length",
     "identical_after_truncation": "Raise the task's length",
@@ -227,3 +227,4 @@ _REMEDIES = {
     "empty_response": "Leave out rows without a response",
     "template_refused": "Pass a template= that takes such conversations",
 }
+"""What to do about rows that are dropped, by reason."""

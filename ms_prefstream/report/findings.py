@@ -16,6 +16,7 @@ import numpy as np
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair, TokenCompletion, TokenPair
+from ms_prefstream.report.bad_rows import REMEDIES
 from ms_prefstream.sample import Loaded, Note
 from ms_prefstream.sources.content_hash import rows_hash
 from ms_prefstream.tasks import Task
@@ -28,7 +29,7 @@ _QUESTION_LOST = 0.05
 _CUT = 0.2
 _ONE_SIDE = 0.95
 _REPEATED = 0.05
-_TURNS = re.compile(r"""\[?\s*\{\s*["'](role|from|content|value)["']\s*:""")
+_TURNS = re.compile(r"""\s*\[?\s*\{\s*["'](role|from|content|value)["']\s*:""")
 _ROUND = 16  # suggested lengths are multiples of it
 
 
@@ -52,7 +53,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was looked at. All lists may be empty; the checks use what is there.
+    """What was looked at. All lists may be empty; the checks use those that are not.
 
     Attributes:
         task: What rows become.
@@ -100,6 +101,7 @@ def findings(seen: Seen, without: Sequence[Any] = ()) -> list[Finding]:
 
 
 def no_template(seen: Seen) -> Iterator[Finding]:
+    """Finds a tokenizer without a chat template."""
     tokens = [isinstance(record, (TokenPair, TokenCompletion)) for record in seen.records]
     if seen.joined and seen.tokenizer is not None and not (tokens and all(tokens)):
         remedy = (
@@ -110,7 +112,7 @@ def no_template(seen: Seen) -> Iterator[Finding]:
 
 
 def cut(seen: Seen) -> Iterator[Finding]:
-    """Too short a length: rows that lose their question, and rows that lose anything."""
+    """Finds a length that is too short: rows lose their question, or anything."""
     rows, lost, short = len(seen.kept), seen.with_note(Note.QUESTION_CUT), seen.with_note(Note.TRUNCATED)
     if not rows or (lost <= _QUESTION_LOST * rows and short <= _CUT * rows):
         return
@@ -139,7 +141,7 @@ def _lengths_that_keep(seen: Seen) -> dict[str, str]:
 
 
 def unread(seen: Seen) -> Iterator[Finding]:
-    """Fields that hold something and that nothing reads."""
+    """Finds fields that hold something and that nothing reads."""
     names: Counter[str] = Counter()
     first: dict[str, str] = {}
     for at, one in enumerate(seen.loaded or seen.records):
@@ -157,7 +159,7 @@ def unread(seen: Seen) -> Iterator[Finding]:
 
 
 def no_response(seen: Seen) -> Iterator[Finding]:
-    """Prompts alone, where a task trains on responses."""
+    """Finds prompts alone, where a task trains on responses."""
     if seen.task.pairs or not traits(seen.task).trains:
         return
     alone = [one for one in seen.records if type(one) in (Completion, TokenCompletion)]
@@ -168,17 +170,19 @@ def no_response(seen: Seen) -> Iterator[Finding]:
 
 
 def one_side_longer(seen: Seen) -> Iterator[Finding]:
+    """Finds pairs of which nearly always the same side is longer."""
     sizes = [(_size(pair.chosen), _size(pair.rejected)) for pair in seen.pairs if isinstance(pair, Pair)]
     for name, longer in (
         ("chosen", sum(one > other for one, other in sizes)),
         ("rejected", sum(one < other for one, other in sizes)),
     ):
         if len(sizes) >= _FEW and longer >= _ONE_SIDE * len(sizes):
-            text = f"{name} is longer in {longer:,} of {len(sizes):,} pairs, so that length alone tells the sides apart"
+            text = f"{name} is longer in {longer:,} of {len(sizes):,} pairs, so length alone distinguishes the sides"
             yield Finding(text, "Balance the lengths, or expect a model that learns them")
 
 
 def repeated(seen: Seen) -> Iterator[Finding]:
+    """Finds copies of rows."""
     rows = [*{id(raw): raw for raw in seen.raws if raw is not None}.values()]  # one that gives several records, once
     count = len(rows) - len({rows_hash([raw]) for raw in rows})
     if len(rows) >= _FEW and count > _REPEATED * len(rows):
@@ -186,7 +190,7 @@ def repeated(seen: Seen) -> Iterator[Finding]:
 
 
 def swapped(seen: Seen) -> Iterator[Finding]:
-    """Margins below 0: the rejected side has the better score."""
+    """Finds margins below 0: the rejected side has the better score."""
     margins = [pair.margin for pair in seen.pairs if pair.margin is not None]
     below = sum(margin < 0 for margin in margins)
     if margins and below > len(margins) / 2:
@@ -195,28 +199,29 @@ def swapped(seen: Seen) -> Iterator[Finding]:
 
 
 def turns_as_text(seen: Seen) -> Iterator[Finding]:
-    """Conversations that were saved as the JSON text of a list."""
-    count = sum(any(_looks_like_turns(message.content) for message in _messages(one)) for one in seen.records)
+    """Finds conversations that were saved as the JSON text of a list."""
+    count = sum(any(_TURNS.match(message.content) for message in _messages(one)) for one in seen.records)
     if count:
         remedy = "Parse it, as format=lambda row: {**row, 'prompt': json.loads(row['prompt'])}"
         yield Finding(f"{_of(count, seen)} have the JSON text of turns as content", remedy, must=True)
 
 
 def rendered(seen: Seen) -> Iterator[Finding]:
-    """Texts with markers of turns; a chat template would wrap them a second time."""
+    """Finds texts with markers of turns; a chat template would wrap them a second time."""
     if count := seen.with_note(Note.MARKERS):
         remedy = 'Pass the messages, or template=None with special_tokens_in_content="allow"'
         yield Finding(f"{_of(count, seen)} look rendered already: markers would be trained as text", remedy)
 
 
 def content_lost(seen: Seen) -> Iterator[Finding]:
+    """Finds words of a trained turn that the chat template leaves out."""
     if count := seen.with_note(Note.CONTENT_LOST):
         remedy = 'Pass template= that keeps them, or content_lost="drop"'
         yield Finding(f"{_of(count, seen)} lose words of a trained turn to the chat template", remedy)
 
 
 def dropped(seen: Seen) -> Iterator[Finding]:
-    """Rows that become no sample, by reason."""
+    """Finds rows that become no sample, by reason."""
     errors: dict[Reason, list[tuple[int, RowError]]] = {}
     for at, one in enumerate(seen.loaded):
         if one.error is not None:
@@ -225,30 +230,22 @@ def dropped(seen: Seen) -> Iterator[Finding]:
         at, error = found[0]
         where = error.origin or (seen.origins[at] if at < len(seen.origins) else "")
         stops = reason.malformed and not seen.drops
-        remedy = _remedy_for(reason, error, seen)
+        remedy = error.remedy or _REMEDIES.get(str(reason), _CORRECT if reason.malformed else "")
         text = f"{_of(len(found), seen)}: {reason} (first: {where}: {error.problem})"
         yield Finding(text, remedy, must=stops or len(found) == len(seen.loaded))
 
 
-def _remedy_for(reason: Reason, error: RowError, seen: Seen) -> str:
-    if error.remedy:
-        return error.remedy
-    return _REMEDIES.get(str(reason), 'Correct them, or pass on_bad_row="drop"' if reason.malformed else "")
-
-
-_REMEDIES = {
+_CORRECT = 'Correct them, or pass on_bad_row="drop"'
+_REMEDIES = REMEDIES | {
     "prompt_ends_with_answer": 'Pass continue_final_message="join" if the response continues that answer',
     "identical": "They are left out; both sides are the same",
     "tie": "They are left out; both sides have the same score",
     "empty_response": "They are left out; a side has no text",
-    "too_long": "Raise the task's length, or choose another truncation",
-    "no_response_tokens": "Raise the task's length",
-    "identical_after_truncation": "Raise the task's length",
-    "template_refused": "Pass template= that takes such conversations",
 }
 
 
 def pad_is_end(seen: Seen) -> Iterator[Finding]:
+    """Finds a pad id that is the end token's."""
     end = None if seen.tokenizer is None else seen.tokenizer.eos_id
     if end is not None and end == seen.pad_id:
         remedy = "Pass pad_token_id=<id of an unused token> if your model masks by the id instead of the masks here"
@@ -285,7 +282,3 @@ def _messages(record: Any) -> Messages:
         return ()
     answers = record.chosen + record.rejected if isinstance(record, Pair) else record.response
     return record.prompt + answers
-
-
-def _looks_like_turns(content: str) -> bool:
-    return bool(_TURNS.match(content.lstrip()))

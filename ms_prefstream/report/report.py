@@ -97,6 +97,7 @@ _WHERE_COUNTED = (
     "unread",
     "left_out_files",
 )  # `as_dict` leaves out empty ones
+_NOT_COUNTS = ("_seen", "_known", "_ledger", "_turns_dropped", "delivered", "warnings", "template")
 
 
 @dataclass(repr=False, eq=False)
@@ -355,9 +356,7 @@ class Report:
         Without `warnings` and `template`, which are for people, and `delivered`, see `ledger`.
         """
         values = {name: value for name, value in vars(self).items() if value or name not in _WHERE_COUNTED}
-        for name in ("_seen", "_known", "_ledger", "_turns_dropped", "delivered", "warnings", "template"):
-            values.pop(name, None)  # a flag is there once it is set
-        return values | {
+        return {name: value for name, value in values.items() if name not in _NOT_COUNTS} | {
             "dropped": dict(self.dropped),
             "origins": {reason: list(found) for reason, found in self.origins.items()},
             "widths": dict(self.widths),

@@ -14,7 +14,7 @@ from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawPass, begin_parts, start_pass
 from ms_prefstream.sources.content_hash import sampled_files_hash
-from ms_prefstream.sources.files import FileStamp, check_unchanged, name_of, unreadable
+from ms_prefstream.sources.files import FileStamp, check_unchanged, name_of, reading
 from ms_prefstream.sources.json_text import DEFAULT_MAX_ROW_BYTES, refuse_foreign
 from ms_prefstream.sources.lines import LineStream
 
@@ -79,22 +79,19 @@ class StandardInput:
 
 def read_blocks(path: str) -> Iterator[bytes]:
     """Yields the contents of a file in blocks, decompressed if the suffix is ``.gz``, ``.zst`` or ``.zstd``."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            before = FileStamp.of(os.fstat(file.fileno()))
-            suffix = os.path.splitext(path)[1].lower()
-            if suffix == ".gz":
-                yield from _gzip_members(file, path)
-            elif suffix in (".zst", ".zstd"):
-                yield from _zstd_frames(file, path, before.size)
-            else:
-                first = file.read(_PLAIN_BLOCK)
-                refuse_foreign(path, first[:4])
-                yield first
-                yield from iter(lambda: file.read(_PLAIN_BLOCK), b"")
-            check_unchanged(path, before, file.fileno())
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with reading(path), open(path, "rb", buffering=0) as file:
+        before = FileStamp.of(os.fstat(file.fileno()))
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix == ".gz":
+            yield from _gzip_members(file, path)
+        elif suffix in (".zst", ".zstd"):
+            yield from _zstd_frames(file, path, before.size)
+        else:
+            first = file.read(_PLAIN_BLOCK)
+            refuse_foreign(path, first[:4])
+            yield first
+            yield from iter(lambda: file.read(_PLAIN_BLOCK), b"")
+        check_unchanged(path, before, file.fileno())
 
 
 def _gzip_members(file: IO[bytes], path: str) -> Iterator[bytes]:
@@ -125,7 +122,7 @@ _END_FRAME = b"\x28\xb5\x2f\xfd\x20\x10\x83\0\0\xff"  # a frame of one block: 16
 
 
 class _WithEnd:
-    """A file with one more Zstandard frame behind it, whose text only comes out if the frame before it is complete."""
+    """A file with one more Zstandard frame after it, whose text appears only if the frame before it is complete."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -97,6 +97,7 @@ class JoinedPass:
 
 
 def begin_pass(source: Source, skip: int) -> tuple[int, RawPass]:
+    """Skips up to `skip` rows of any source. Returns how many rows were skipped, and the pass over the rest."""
     if isinstance(source, RandomAccess):
         first = min(skip, len(source))
         return first, zip(map(source.origin, range(first, len(source))), rows_in_order(source, first), strict=True)

@@ -11,7 +11,7 @@ import orjson
 
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RandomAccess, RawRow, rows_in_order
-from ms_prefstream.sources.files import Handles, read_at, stamp, unreadable
+from ms_prefstream.sources.files import Handles, read_at, reading, stamp
 from ms_prefstream.sources.jsonl import shallow_repr
 
 _SAMPLE_BYTES = 16 * 1024
@@ -41,12 +41,9 @@ def whole_hash(source: Any) -> str | None:
 
 def _hash_file(path: str) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with reading(path), open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
     return digest.digest()
 
 

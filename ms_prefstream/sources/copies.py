@@ -55,8 +55,8 @@ class Remote:
     def __post_init__(self) -> None:
         if self.storage_options is not None and not isinstance(self.storage_options, Mapping):
             raise OptionError(
-                f"storage_options is a {type(self.storage_options).__name__}; expected a dict of what fsspec takes, "
-                'such as {"endpoint_url": "https://..."}.'
+                f"storage_options is of type {type(self.storage_options).__name__}; expected a dict of what "
+                'fsspec takes, such as {"endpoint_url": "https://..."}.'
             )
         given = self.cache_dir
         if given is not None:
@@ -97,8 +97,7 @@ def copy_file(store: Store, url: str, remote: Remote) -> LocalCopy:
         SourceError: There is no such file, it cannot be read, or there is no room for it.
     """
     shown, name = without_secrets(url), _name_of(url)
-    if (entry := store.entry(url)) is None:
-        raise _missing(shown)
+    entry = _entry_at(store, url)
     with _Place(remote, url) as place:
         for _ in range(_CHANGES):
             if (held := place.find(entry.version, _has_file(name, entry.size))) is not None:
@@ -111,8 +110,7 @@ def copy_file(store: Store, url: str, remote: Remote) -> LocalCopy:
                     held = place.finish(folder)
                     return LocalCopy(os.path.join(held.path, name), shown, held)
             place.discard(folder)
-            if (entry := store.entry(url)) is None:
-                raise _missing(shown)
+            entry = _entry_at(store, url)
     raise _still_changing(shown)
 
 
@@ -249,7 +247,7 @@ class _Place(contextlib.AbstractContextManager["_Place"]):
         close_quietly(self._lock)
 
     def find(self, version: str | None, is_whole: Callable[[str], bool]) -> _Held | None:
-        """Returns the copy to use; None if one is to be made. Older copies that nobody uses are deleted.
+        """Returns the copy to use; None if one is to be made. Older copies are deleted unless a process uses them.
 
         A copy that a process of this machine uses goes before the version that the store has now. Where somebody has
         deleted files of a copy, such as a clean-up by age, these are copied again.
@@ -341,7 +339,7 @@ def _limit(disk: int) -> float:
 
 
 def _locked(file: int) -> bool:
-    """Takes an exclusive lock and returns True; False if another holder is there."""
+    """Takes an exclusive lock and returns True; False if another process holds it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -399,8 +397,10 @@ def _name_of(url: str) -> str:
     return f"_{name}" if name.startswith(".") else name
 
 
-def _missing(name: str) -> SourceError:
-    return SourceError(f"{name}: no such file in the store. Check the address.")
+def _entry_at(store: Store, url: str) -> Entry:
+    if (found := store.entry(url)) is None:
+        raise SourceError(f"{without_secrets(url)}: no such file in the store. Check the address.")
+    return found
 
 
 def _still_changing(name: str) -> SourceError:

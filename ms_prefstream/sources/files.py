@@ -42,7 +42,7 @@ class FileStamp(NamedTuple):
 
 def stamp(path: str) -> FileStamp:
     """Returns the stamp of a file; raises `SourceError` unless it is a regular file that may be read."""
-    try:
+    with reading(path):
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(
@@ -50,8 +50,6 @@ def stamp(path: str) -> FileStamp:
                 "from a pipe, pass '-' as the source and pipe the JSON Lines into the program."
             )
         os.close(os.open(path, os.O_RDONLY))
-    except OSError as error:
-        raise unreadable(path, error) from error
     return FileStamp.of(status)
 
 
@@ -107,10 +105,8 @@ class Handle:
 
     def __init__(self, path: str) -> None:
         self.fd = -1
-        try:
+        with reading(path):
             self.fd = open_descriptor(path, SourceError, "the file")
-        except OSError as error:
-            raise unreadable(path, error) from error
 
     def __del__(self, close: Callable[[int], None] = close_quietly) -> None:
         if self.fd >= 0:

@@ -23,7 +23,7 @@ from ms_prefstream.disk import check_path
 from ms_prefstream.errors import OptionError, SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawPass, begin_parts, start_pass
-from ms_prefstream.sources.files import Handle, unreadable
+from ms_prefstream.sources.files import Handle, reading
 from ms_prefstream.sources.json_text import DEFAULT_MAX_ROW_BYTES, check_max_row_bytes, refuse_foreign
 from ms_prefstream.sources.lines import LineStream
 from ms_prefstream.sources.store import is_url, without_secrets
@@ -161,11 +161,8 @@ class Followed:
         path = FollowedFiles(self.name, self._ending.sentinel).next()
         if path is None:
             return b""
-        try:
-            with open(path, "rb") as file:
-                line = file.readline(self._limit)
-        except OSError as error:
-            raise unreadable(path, error) from error
+        with reading(path), open(path, "rb") as file:
+            line = file.readline(self._limit)
         return line if line.endswith(b"\n") else b""
 
 
@@ -244,7 +241,7 @@ class FollowedFiles:
 
     def _list_once(self) -> dict[_File, int]:
         found: dict[_File, int] = {}
-        try:
+        with reading(self._path):
             names = sorted(os.listdir(self._path)) if self._is_folder else []
             paths = [os.path.join(self._path, name) for name in names if not name.startswith(".")]
             for path in filter(self._is_data, paths) if self._is_folder else [self._path]:
@@ -253,8 +250,6 @@ class FollowedFiles:
                     if not stat.S_ISREG(status.st_mode):
                         raise SourceError(f"{path}: found something else than a regular file; only those are followed.")
                     found[path, status.st_dev, status.st_ino] = status.st_size
-        except OSError as error:
-            raise unreadable(error.filename or self._path, error) from error
         return found
 
     def _is_data(self, path: str) -> bool:
@@ -308,14 +303,12 @@ class GrowingFile:
 
     def _read(self) -> bytes:
         """Returns the next bytes; empty if there are none yet."""
-        try:
+        with reading(self._path):
             size = os.fstat(self._handle.fd).st_size
             seen, block = self._last, b""
             if size > self.size:
                 seen = os.pread(self._handle.fd, len(self._last), self.size - len(self._last))
                 block = os.pread(self._handle.fd, _BLOCK, self.size)
-        except OSError as error:
-            raise unreadable(self._path, error) from error
         if size < self.size or seen != self._last:
             found = f"has {size} bytes now" if size < self.size else "has other contents there now"
             raise SourceError(

@@ -10,7 +10,7 @@ import orjson
 from ms_prefstream.errors import SourceError
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawRow, as_row_ids, no_rows
-from ms_prefstream.sources.files import Handle, check_unchanged, read_at, stamp, unreadable
+from ms_prefstream.sources.files import Handle, check_unchanged, read_at, reading, stamp
 from ms_prefstream.sources.json_text import BOM, DEFAULT_MAX_ROW_BYTES, too_large
 
 MAX_ARRAY_BYTES = 1 << 30
@@ -22,13 +22,10 @@ _HEAD = 1 << 16
 def holds_array(path: str) -> bool:
     """Returns whether the first byte of a file that is not blank is ``[``; other `.json` files hold JSON Lines."""
     stamp(path)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD).removeprefix(BOM).lstrip()
-            while not head and (more := file.read(_HEAD)):
-                head = more.lstrip()
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with reading(path), open(path, "rb") as file:
+        head = file.read(_HEAD).removeprefix(BOM).lstrip()
+        while not head and (more := file.read(_HEAD)):
+            head = more.lstrip()
     return head.startswith(b"[")
 
 

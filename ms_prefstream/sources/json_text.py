@@ -34,7 +34,7 @@ def refuse_foreign(path: str, head: bytes) -> None:
             raise SourceError(f"{path}: found {found}, expected JSON Lines text in UTF-8. {remedy}.")
 
 
-def is_array(path: str) -> SourceError:
+def one_array(path: str) -> SourceError:
     """Returns the error for a file of JSON Lines that is one JSON array of rows."""
     return SourceError(f"{path}: begins with '[': a JSON array; name it .json. JSON Lines has one object a line.")
 

@@ -1,4 +1,4 @@
-"""JSON Lines files: read in any order through a line index of 4 bytes a row, and written."""
+"""JSON Lines files, read in any order through a line index of 4 bytes a row; and a row as such a line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import os
 import reprlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from typing import Any
@@ -20,14 +20,8 @@ from numpy.typing import NDArray
 
 from ms_prefstream.fingerprint import hash_of
 from ms_prefstream.sources.base import RawRow, locate, no_rows, read_parts
-from ms_prefstream.sources.files import FileStamp, Handle, Handles, check_unchanged, name_of, read_at, unreadable
-from ms_prefstream.sources.json_text import (
-    BOM,
-    DEFAULT_MAX_ROW_BYTES,
-    is_array,
-    refuse_foreign,
-    reparse,
-)
+from ms_prefstream.sources.files import FileStamp, Handle, Handles, check_unchanged, name_of, read_at, reading
+from ms_prefstream.sources.json_text import BOM, DEFAULT_MAX_ROW_BYTES, one_array, refuse_foreign, reparse
 from ms_prefstream.sources.lines import LineStream, RowScanner
 
 _BLOCK = 1 << 18  # fits a core's cache together with its mask and weights: the scan then runs at cache speed
@@ -103,16 +97,13 @@ class LineIndex:
 
 def build_line_index(path: str) -> LineIndex:
     """Reads a file once, in blocks, and returns where its rows begin."""
-    try:
-        with open(path, "rb") as file:
-            before = FileStamp.of(os.fstat(file.fileno()))
-            index = _scan(file, path, before)
-            if index.rows:
-                _check_no_array(file, path, index.starts)
-            check_unchanged(path, before, file.fileno())
-            return index
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with reading(path), open(path, "rb") as file:
+        before = FileStamp.of(os.fstat(file.fileno()))
+        index = _scan(file, path, before)
+        if index.rows:
+            _check_no_array(file, path, index.starts)
+        check_unchanged(path, before, file.fileno())
+        return index
 
 
 def _scan(file: BufferedReader, path: str, stamp: FileStamp) -> LineIndex:
@@ -160,7 +151,7 @@ def _check_no_array(file: BufferedReader, path: str, starts: Offsets) -> None:
         return
     last = os.pread(file.fileno(), _ARRAY_HEAD, max(begin, end - _ARRAY_HEAD))[: end - begin].rstrip()
     if (len(starts) == 2 and row[1:].lstrip().startswith(b"{")) or not last.endswith(b"]"):
-        raise is_array(path)
+        raise one_array(path)
 
 
 def _weights(words: int) -> NDArray[np.uint64]:
@@ -261,24 +252,6 @@ def _runs(begins: list[int], ends: list[int], most: int) -> Iterator[tuple[int, 
         if k == len(begins) or begins[k] != ends[k - 1] or ends[k] - begins[first] > most:
             yield first, k
             first = k
-
-
-def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Any], *, append: bool = False) -> int:
-    """Writes rows as JSON Lines in UTF-8, without escapes for other scripts than ASCII.
-
-    Args:
-        path: The file; it is replaced unless `append`.
-        rows: JSON values. Other values are written as their `repr`, so that no row is lost.
-        append: Whether to add to the file.
-
-    Returns:
-        The number of rows written.
-    """
-    count = 0
-    with open(path, "ab" if append else "wb") as file:
-        for count, row in enumerate(rows, 1):  # noqa: B007
-            file.write(dump_row(row) + b"\n")
-    return count
 
 
 def dump_row(row: Any) -> bytes:

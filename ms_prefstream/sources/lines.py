@@ -11,7 +11,7 @@ import orjson
 from numpy.typing import NDArray
 
 from ms_prefstream.sources.base import RawPass, RawRow
-from ms_prefstream.sources.json_text import BOM, is_array, reparse, too_large
+from ms_prefstream.sources.json_text import BOM, one_array, reparse, too_large
 
 _NEWLINE = 10
 _SPACE: NDArray[np.bool_] = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # by byte: what bytes.strip() removes
@@ -164,13 +164,13 @@ def _no_array(where: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
             line, newline, rest = rest.partition(b"\n")
             last, complete = line.rstrip()[-1:] or last, bool(newline)
             if complete and last != b"]":
-                raise is_array(where)
+                raise one_array(where)
         yield block
         if complete and rest.strip():  # there are more rows
             break
     else:
         if head == b"[{":
-            raise is_array(where)
+            raise one_array(where)
     yield from blocks
 
 

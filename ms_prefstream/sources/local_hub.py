@@ -80,7 +80,7 @@ def _of_split(text: str, folder: str, splits: dict[str, str], wanted: str) -> li
     if len(kinds) > 1 or len(arrow) > 1:
         shown = ", ".join(os.path.relpath(path, folder) for path in found[:_SHOWN])
         raise SourceError(
-            f"{text}: the split {wanted!r} in {folder} is there in several forms ({shown}), which may be the same data "
+            f"{text}: the split {wanted!r} in {folder} exists in several forms ({shown}), which may be the same data "
             "twice. Pass the paths of those that you mean."
         )
     return found
@@ -105,8 +105,12 @@ def _split_of(path: str) -> str:
     stem = _SHARD.sub("", os.path.basename(path).partition(".")[0].lower())
     if _STEM.fullmatch(stem):
         return _SAME.get(stem, stem)
-    words = _IN_PATH.findall(path.lower())
-    return _SAME.get(words[-1], words[-1]) if words else "train"
+    return next(reversed(splits_in(path)), "train")
+
+
+def splits_in(path: str) -> list[str]:
+    """Returns the splits that a path names, in its order: ``"data/dev/test.jsonl"`` -> validation, test."""
+    return [_SAME.get(word, word) for word in _IN_PATH.findall(path.lower())]
 
 
 def _arrow_split_of(path: str) -> str:

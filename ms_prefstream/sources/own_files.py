@@ -13,7 +13,7 @@ from ms_prefstream.lengths.index_file import is_index
 
 _HEAD = 4096
 _MOST_LINE = 4 * MOST_BYTES
-_MOST_LINES = 1 << 20  # bytes of a quarantine that are looked at behind its first line
+_MOST_LINES = 1 << 20  # bytes of a quarantine that are looked at after its first line
 _QUARANTINE_FIELDS = ["origin", "reason", "problem", "row"]
 _QUARANTINE_BEGINS = b'{"origin":'
 _REASONS = frozenset(map(str, Reason))
@@ -41,9 +41,9 @@ def _kind_of(file: IO[bytes]) -> str | None:
         return "the journal of an unfinished length index"
     if head.startswith(b"{"):
         found = _object(file) if b'"plan_version"' in head or b'"ms_prefstream ' in head or b'"steps"' in head else {}
-        if is_state(found):
+        if found.keys() >= _STATE:
             return "a saved state"
-        if is_report(found):
+        if found.keys() >= _REPORT:
             return "a report"
         if str(found.get("format", "")).startswith("ms_prefstream "):
             return "a description of a cache"
@@ -51,7 +51,7 @@ def _kind_of(file: IO[bytes]) -> str | None:
 
 
 def is_quarantine(file: IO[bytes]) -> bool:
-    """Returns whether a file is a quarantine: whether its first line, and the lines behind it up to 1 MiB, are.
+    """Returns whether a file is a quarantine: whether its first line, and those after it up to 1 MiB, are.
 
     A last line that was cut off in writing is allowed.
     """
@@ -68,24 +68,14 @@ def is_quarantine(file: IO[bytes]) -> bool:
     return True
 
 
-def is_state(found: Any) -> bool:
-    """Returns whether a value that was read as JSON is a saved state, of any version."""
-    return isinstance(found, dict) and found.keys() >= _STATE
-
-
-def is_report(found: Any) -> bool:
-    """Returns whether a value that was read as JSON is a report that a training wrote."""
-    return isinstance(found, dict) and found.keys() >= _REPORT
-
-
-def is_state_file(file: IO[bytes]) -> bool:
+def is_state(file: IO[bytes]) -> bool:
     """Returns whether a file is a saved state, of any version."""
-    return is_state(_object(file))
+    return _object(file).keys() >= _STATE
 
 
-def is_report_file(file: IO[bytes]) -> bool:
+def is_report(file: IO[bytes]) -> bool:
     """Returns whether a file is a report that a training wrote."""
-    return is_report(_object(file))
+    return _object(file).keys() >= _REPORT
 
 
 def _object(file: IO[bytes]) -> dict[str, Any]:

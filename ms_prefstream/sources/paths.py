@@ -33,7 +33,7 @@ from ms_prefstream.sources.files import name_of, reading, stamp
 from ms_prefstream.sources.huggingface import is_saved, open_arrow, open_saved
 from ms_prefstream.sources.json_array import JsonArray, holds_array
 from ms_prefstream.sources.jsonl import JsonLines
-from ms_prefstream.sources.local_hub import cache_roots, data_files
+from ms_prefstream.sources.local_hub import cache_roots, data_files, splits_in
 from ms_prefstream.sources.own_files import own_kind
 from ms_prefstream.sources.parquet import ParquetRows
 from ms_prefstream.sources.store import Store, is_url, without_secrets
@@ -74,8 +74,6 @@ KINDS = {
 
 _GLOB = re.compile(r"[*?\[]")
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?(:\w+)?$")
-_SPLIT = re.compile(r"(?:^|[^a-z])(train|training|test|valid|validation|dev|eval)(?=[^a-z]|$)")
-_SAME_SPLIT = {"training": "train", "valid": "validation", "dev": "validation", "eval": "test"}
 _NOT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "config.json")
 _SHOWN = 5
 
@@ -185,7 +183,7 @@ class _Copies:
     def _below(self, store: Store, folder: str, own: dict[str, str]) -> list[str]:
         """Returns the URLs of the data files in a folder; all must be of one kind and one split.
 
-        Among files of other kinds, JSON files may be the descriptions of a cache: their copies tell.
+        Among files of other kinds, JSON files may be the descriptions of a cache: their copies are read to find out.
         """
         urls = _urls_below(store, folder)
         if len({_kind_of(without_secrets(one)) for one in urls}) > 1:
@@ -316,8 +314,8 @@ def _check_one_split(folder: str, files: Sequence[str]) -> None:
     """Raises if files are named for several splits, so that nobody trains on test data by accident."""
     splits: dict[str, str] = {}
     for path in files:
-        for name in _SPLIT.findall(os.path.relpath(path, folder).lower()):
-            splits.setdefault(_SAME_SPLIT.get(name, name), path)
+        for name in splits_in(os.path.relpath(path, folder)):
+            splits.setdefault(name, path)
     if len(splits) > 1:
         raise SourceError(
             f"{folder}: found files of several splits ({', '.join(sorted(splits))}) in the folder, expected one. "

@@ -78,17 +78,17 @@ class SelectedPass:
 
     @property
     def once(self) -> bool:
-        """Whether the source can be read only once."""
+        """True if the source can be read only once."""
         return bool(self._of_source("once", False))
 
     @property
     def continues(self) -> bool:
-        """Whether the source gives each row once over all epochs."""
+        """True if the source gives each row once over all epochs."""
         return bool(self._of_source("continues", False))
 
     @property
     def ends_by_time(self) -> bool:
-        """Whether a timeout ends the source."""
+        """True if a timeout ends the source."""
         return bool(self._of_source("ends_by_time", False))
 
     @property

@@ -1,4 +1,4 @@
-"""A store behind a URL, by fsspec: what it holds, its bytes, and its failures as sentences.
+"""A remote store, opened with fsspec: what it holds, its bytes, and its failures as sentences.
 
 Requests that fail are repeated with growing pauses. Credentials appear in no message: addresses are shown without user,
 password and query, and what other libraries say is searched for them.
@@ -224,7 +224,7 @@ class Store:
         return found
 
     def remove(self, url: str) -> None:
-        """Deletes a file, if it is there."""
+        """Deletes a file, if it exists."""
 
         def remove() -> None:
             with contextlib.suppress(FileNotFoundError):

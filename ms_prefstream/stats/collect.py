@@ -149,7 +149,7 @@ class Collected:
             source: The name of the source.
             formats: The presets that read it.
             tokenizer: The name of the tokenizer, or None.
-            task: What the user wants of the rows, or None.
+            task: The task of the user, or None.
             batch_size: Rows of a step.
             against: What other data hold, or None.
             against_name: Their name.

@@ -76,7 +76,7 @@ class MeasureRecipe:
     Attributes:
         recipe: What rows of two sides become, without limits.
         alone: The same for rows of one response; None if `recipe` is for all rows, as the task of a user is.
-        bare: Counts the tokens of bare texts; None if nobody asked for tokens.
+        bare: Counts the tokens of bare texts; None if tokens are not counted.
         limits: Tokens at which rows are cut, ascending.
         near: Whether near duplicates are looked for.
     """

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.checks import check_made, process_count
 from ms_prefstream.disk import shown
-from ms_prefstream.encode.encoder import AUTO, BOUNDARIES
+from ms_prefstream.encode.build import AUTO, BOUNDARIES
 from ms_prefstream.encode.template_limits import SECONDS
 from ms_prefstream.encode.template_text import checked_variables, first_day, is_day, template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_embedding
@@ -61,7 +61,7 @@ from ms_prefstream.report.bad_rows import BadRows, Quarantine
 from ms_prefstream.report.findings import NO_TEMPLATE
 from ms_prefstream.report.report import PartReport, Report
 from ms_prefstream.sources.cached import caches_in, only_caches
-from ms_prefstream.sources.copies import LOCAL, Remote
+from ms_prefstream.sources.copies import Remote
 from ms_prefstream.sources.files import check_target
 from ms_prefstream.sources.mix import open_rows
 from ms_prefstream.sources.own_files import is_quarantine
@@ -201,12 +201,12 @@ class StreamData:
         encoding: Encoding,
         policy: BadRowPolicy,
         ranks: Ranks,
-        order_by: str | None = None,
-        remote: Remote = LOCAL,
+        order_by: str | None,
+        remote: Remote,
         *,
-        workers: int = 0,
+        workers: int,
+        verbose: bool,
         index: str | os.PathLike[str] | None = None,
-        verbose: bool = True,
     ) -> None:
         self._noted, self._given = Noted(order_by=order_key(order_by)), encoding
         if not isinstance(verbose, bool):

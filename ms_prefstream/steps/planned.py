@@ -21,6 +21,7 @@ from ms_prefstream.load.loader import Load
 from ms_prefstream.plan.bin_packing import Fitted
 from ms_prefstream.plan.budget import BudgetPlan
 from ms_prefstream.plan.indexed import IndexedPlan
+from ms_prefstream.plan.latest import Latest
 from ms_prefstream.plan.options import MASK
 from ms_prefstream.plan.packed import PackedPlan, PackedWindows
 from ms_prefstream.plan.ranks import Ranks
@@ -60,8 +61,9 @@ class PlannedSteps:
         self.plan, self.column_names, self.steps_per_epoch = plan, list(column_names), plan.steps_per_epoch
         self._ranks, self._loader, self._bad_rows, self._collate = ranks, loader, bad_rows, collate
         # A one-pass source is not read ahead: whoever writes its rows may be waiting for this step.
-        self._hint = None if getattr(plan.options, "one_pass", False) else getattr(loader, "hint", None)
+        self._load_next = None if getattr(plan.options, "one_pass", False) else getattr(loader, "load_next", None)
         self._units: OrderedDict[int, Any] = OrderedDict()
+        self._rows_of: Latest[int, list[RowIds]] = Latest(8)
         self._lock = threading.RLock()
 
     def __getitem__(self, step: int) -> Batch:
@@ -135,9 +137,10 @@ class PlannedSteps:
         return self._units[unit]
 
     def _load(self, unit: int, rows_of: Callable[[int], list[int]], prefetch: bool = True) -> tuple[list[int], Block]:
-        """Loads a unit, or a step; workers get the units after it as a hint."""
-        if self._hint is not None and prefetch:
-            self._hint(itertools.count(unit), rows_of)
+        """Loads a unit, or a step, and perhaps begins those after it."""
+        if self._load_next is not None and prefetch:
+            found: tuple[list[int], Block] = self._load_next(itertools.count(unit), rows_of)
+            return found
         rows = rows_of(unit)
         return rows, self._loader.load(rows)
 
@@ -308,8 +311,9 @@ class WindowedSteps(PlannedSteps):
         return found
 
     def _shards(self, unit: int) -> list[RowIds]:
+        """The rows of each shard of this rank: computed once, to load a window and to make its batches."""
         place = divmod(unit, self.plan.windows_per_epoch)
-        return [self.plan.shard_rows(*place, shard) for shard in self._ranks.shards]
+        return self._rows_of.get(unit, lambda: [self.plan.shard_rows(*place, shard) for shard in self._ranks.shards])
 
     def _unit_rows(self, unit: int) -> list[int]:
         found: list[int] = np.concatenate(self._shards(unit)).tolist()

@@ -72,7 +72,7 @@ class Prompts(Traits):
 
     def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
         length = self.max_length
-        limits = Budget(max_length=length, max_prompt_length=length, truncation=self.truncation)
+        limits = Budget(max_length=length, truncation=self.truncation)
 
         def sample(rows: Uncut) -> Block:
             rows.fit(limits, 0)

@@ -49,7 +49,9 @@ def test_it_writes_what_the_function_writes(
     assert said == f"{out}/junk.txt: it does not belong to the cache; readers ignore it\n4 of 4 files are whole\n"
     (out / "pairs_train_indexmap_8ns.npy").touch()
     assert run(monkeypatch, "verify", out) == 0
-    assert "indexmap_8ns.npy: it does not belong to the cache; a trainer's order of the rows" in capsys.readouterr().out
+    assert (
+        "indexmap_8ns.npy: it does not belong to the cache; a trainer stored its row order" in capsys.readouterr().out
+    )
     (out / "more.mindrecord0").touch()
     assert run(monkeypatch, "verify", out) == 1
     said = capsys.readouterr().out

@@ -151,8 +151,9 @@ def test_steps_are_read_together_and_errors_wait_for_their_step() -> None:
     ahead, rows_of = ReadAhead(loader, 1000), lambda step: [2 * step, 2 * step + 1]
 
     def load(step: int) -> list[int]:
-        ahead.hint(itertools.count(step), rows_of)
-        return [int(one.sample.sequences[0].ids[0]) for one in ahead.load(rows_of(step))]
+        rows, loaded = ahead.load_next(itertools.count(step), rows_of)
+        assert rows == rows_of(step)
+        return [int(one.sample.sequences[0].ids[0]) for one in loaded]
 
     assert [load(step) for step in range(4)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert loader.calls == [[0, 1], [2, 3, 4, 5], list(range(6, 14)), [6, 7]]  # step 6 cannot be read yet
@@ -171,8 +172,7 @@ def test_no_more_is_read_together_than_there_is() -> None:
     loader = Counting()
     ahead, rows_of = ReadAhead(loader, 6), lambda step: [20 + step % 3, 30 + step % 3]
     for step in range(12):
-        ahead.hint(itertools.count(step), rows_of)
-        ahead.load(rows_of(step))
+        ahead.load_next(itertools.count(step), rows_of)
     assert [len(rows) for rows in loader.calls] == [2, 4, 6, 6, 6]
 
 

@@ -163,6 +163,9 @@ def test_train_py_trains_and_resumes(task: str, tmp_path: pathlib.Path, monkeypa
     assert sum(rest) < sum(first)
     state = mps.load_state(tmp_path / "run")
     assert state["step"] == 2 * steps
+    if task == "dpo":
+        with pytest.raises(AssertionError, match="run has 2 finished epochs: pass a larger --epochs to go on"):
+            run_python("train.py", "--epochs", "2", "--resume", folder=tmp_path)
 
 
 @pytest.mark.training

@@ -245,14 +245,16 @@ def test_the_name_of_the_unknown_token_is_text(tmp_path: pathlib.Path) -> None:
     """A vocabulary that can write ``<unk>`` writes it; unknown characters beside it stay unknown."""
     from tokenizers import AddedToken as PackageToken
     from tokenizers import Tokenizer as Package
-    from tokenizers import models, pre_tokenizers
+    from tokenizers import models, normalizers, pre_tokenizers
 
     rust = Package(models.Unigram([("<unk>", 0.0), *((character, -4.0) for character in "▁<unk>ab")], unk_id=0))
     rust.pre_tokenizer = pre_tokenizers.Metaspace()
+    rust.normalizer = normalizers.NFKC()
     rust.add_special_tokens([PackageToken("<unk>", normalized=False)])
     tokenizer = load_tokenizer(str(write_directory(tmp_path, rust.to_str(), {"unk_token": "<unk>"})))
     names = {id_: piece for piece, id_ in rust.get_vocab().items()}
     for text, written in (
+        ("\uff1cunk\uff1e", "▁ < u n k >"),  # it is written by normalisation
         ("a <unk> b", "▁ a ▁ < u n k > ▁ b"),
         ("茶<unk>茶", "▁ <unk>"),
         ("茶", "▁ <unk>"),

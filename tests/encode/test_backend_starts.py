@@ -18,7 +18,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from texts import any_text
 
 from ms_prefstream.encode.backends.base import Place
-from ms_prefstream.encode.backends.unicode import nfc, nfc_all
+from ms_prefstream.encode.backends.tokenizer_json import read_pipeline
+from ms_prefstream.encode.backends.unicode import nfc, nfc_all, origins
 from ms_prefstream.encode.tokenizer import Tokenizer
 from tests.fixtures_tokenizers import cached_tokenizer as load
 
@@ -261,3 +262,41 @@ class TestPlaces:
         assert 4 in starts  # the ligature is one unit ...
         assert (np.diff(starts[starts >= 0]) >= 0).all()
         assert (starts == -1).sum() == 1  # ... and its second letter begins inside it
+
+
+def test_where_normalised_characters_come_from() -> None:
+    assert origins("ae\u0301b", "a\u00e9b").tolist() == [0, 1, 3, 4]
+    assert origins("\u0958c", nfc("\u0958c")).tolist() == [0, -1, 1, 2]  # NFC divides this character
+    assert origins("ab", "x").tolist() == [0, 2]  # another table of characters made it: its ends alone are known
+
+
+SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+PREPEND = {"type": "Prepend", "prepend": "\u2581"}
+METASPACE = {"type": "Metaspace", "replacement": "\u2581"}
+
+
+@pytest.mark.parametrize(
+    ("norms", "pres", "kind", "places"),
+    [
+        ([], [], None, ()),
+        ([PREPEND], [], None, ()),
+        ([SPACES], [], "metaspace", ()),
+        ([PREPEND, SPACES], [], "metaspace", (Place.START, Place.AFTER_SPECIAL)),
+        ([PREPEND, PREPEND, SPACES], [], None, ()),
+        ([PREPEND], [METASPACE], None, ()),
+        ([], [METASPACE], "metaspace", (Place.START, Place.AFTER_SPECIAL)),
+        ([], [METASPACE | {"add_prefix_space": False}], "metaspace", ()),
+        ([], [METASPACE | {"prepend_scheme": "first"}], "metaspace", (Place.START,)),
+        ([], [METASPACE | {"prepend_scheme": "never"}], "metaspace", ()),
+        ([{"type": "NFKC"}], [METASPACE], None, ()),
+    ],
+)
+def test_which_pipelines_spell_their_text(norms: Any, pres: Any, kind: str | None, places: tuple[Place, ...]) -> None:
+    found = read_pipeline(
+        {
+            "normalizer": {"type": "Sequence", "normalizers": norms},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": pres},
+        }
+    )
+    assert found.kind == kind
+    assert (frozenset() if found.prefix is None else found.prefix.places) == {*places}

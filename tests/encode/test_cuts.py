@@ -7,8 +7,10 @@ import pathlib
 
 import pytest
 
+import ms_prefstream as mps
 from ms_prefstream.encode.cut_points import EncodedCutMap
 from ms_prefstream.encode.encodings import Encoded
+from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.encode.truncate import Budget, Flat, fit
 from ms_prefstream.formats.record import Messages
 from tests.encode.chat_templates import FAMILIES
@@ -82,6 +84,28 @@ def test_text_of_the_last_turn(field: pathlib.Path, family: str) -> None:
         assert len(found) - 1 <= max(map(len, expected))
 
 
+def test_a_template_without_control_tokens(gpt2_dir: pathlib.Path) -> None:
+    """Turns that stand in one text: those that are dropped go with their words, the one that is cut keeps its own."""
+    words = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    words += "{% if add_generation_prompt %}assistant: {% endif %}"
+    turns = [user("one"), assistant("two"), user("the the third")]
+    row = {
+        "prompt": [{"role": turn.role, "content": turn.content} for turn in turns],
+        "chosen": "yes",
+        "rejected": "no",
+    }
+    tokenizer, found = load_tokenizer(gpt2_dir), set()  # one of its tokens holds the end of a header and a letter
+    for length in (10, 11, 13, 15, 28, 29):
+        sample = mps.encode(row, task=mps.DPO(length), tokenizer=tokenizer, template=words).sample
+        if sample is not None:
+            found.add(tokenizer.decode(sample.sequences[0].ids.tolist()).replace(":  ", ": "))
+    rest, last = "\nassistant: yes\n", turns[-1].content
+    whole = "user: one\nassistant: two\nuser: the the third"
+    known = [whole + rest, *[f"user: {last[at:].strip()}{rest}" for at in range(len(last))], rest[1:]]
+    assert found <= {*known}
+    assert {known[0], known[1], f"user: third{rest}", rest[1:]} <= found
+
+
 def test_the_floor(field: pathlib.Path) -> None:
     """What is left when nothing of the turns fits: BOS, system message, generation header."""
     expected = {
@@ -153,10 +177,11 @@ def test_a_last_exchange_with_tools_loses_its_oldest_turns(field: pathlib.Path) 
     assert tokenizer.decode(encode_response(encoder, prompt).ids.tolist()).startswith(lead)
 
 
+@pytest.mark.parametrize("boundary", ["joint", "inference"])
 @pytest.mark.parametrize("template", ["auto", None])
-def test_no_character_is_divided(template: str | None) -> None:
+def test_no_character_is_divided(template: str | None, boundary: str) -> None:
     """With a token for every byte, every cut of prompt and response falls between characters."""
-    tokenizer, encoder = encoder_of("bytes", template=template)
+    tokenizer, encoder = encoder_of("bytes", template=template, boundary=boundary)
     question, answer = "aé你👩c好 ", "好👩é"
     encoded = encode_response(encoder, (user(question),), (assistant(answer),))
     side = flat(encoder, encoded)

@@ -154,8 +154,8 @@ OPTIONS: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: stream(3),
-        "a int is not a tokenizer. Pass a directory with tokenizer.json or tokenizer.model, a path to such a "
-        'file, a tokenizer object of transformers or mindformers, or "bytes".',
+        "an object of type int is not a tokenizer. Pass a directory with tokenizer.json or tokenizer.model, a path to "
+        'such a file, a tokenizer object of transformers or mindformers, or "bytes".',
     ),
     (
         lambda: stream(vocab_size=0),
@@ -292,6 +292,11 @@ ROWS: list[tuple[Callable[[], str], str]] = [
         "the chat template leaves out words of the response, so that they would not be trained "
         '[content_lost]. Pass content_lost="report" to keep and count such rows, or a template that writes '
         "all of a response.",
+    ),
+    (
+        lambda: refusal(PAIR | {"prompt": "a\ud83d"}),
+        "the user turn: a text holds the lone surrogate U+D83D at character 1, which is not a Unicode character "
+        "[bad_type]. Repair the text where it was written (half of a surrogate pair was cut off).",
     ),
     (
         lambda: refusal({"prompt": "w " * 90, "chosen": "yes", "rejected": "no"}, mps.DPO(40, truncation="drop")),

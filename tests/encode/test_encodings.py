@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from ms_prefstream.encode import columns
 from ms_prefstream.encode import encoder as encoder_module
 from ms_prefstream.encode.backends.base import FlatIds, Place, TextEncoder
-from ms_prefstream.encode.encoder import ConversationEncoder, build_encoder
+from ms_prefstream.encode.build import build_encoder
+from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.encodings import Encoded
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import Reason, RowError
@@ -275,6 +276,10 @@ def called_encoder(field: pathlib.Path, name: str, boundary: str = "joint", **op
     return encoder_of(field / family, template=template, boundary=boundary, **options)[1]
 
 
+WRITING = "{% for m in messages %}<|im_start|>{{ m.role }}\nWRITES<|im_end|>{% endfor %}"
+WRITING += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
 class TestShapes:
     """Records with calls, schemas and further keys by column: as each of them alone."""
 
@@ -313,6 +318,40 @@ class TestShapes:
         encoder = called_encoder(field, "its own", special_tokens_in_content=content)
         assert_block(encoder, data.draw(st.lists(called_records(), min_size=2, max_size=6)))
 
+    def test_keys_that_a_template_does_not_write_are_named_for_each_row(self, field: pathlib.Path) -> None:
+        rows = [
+            Pair((user(f"q {n}"),), (Message("assistant", f"a {n}", {"thought": f"t {n}"}),), (assistant("no"),))
+            for n in range(6)
+        ]
+        encoder = called_encoder(field, "qwen3")
+        assert_block(encoder, rows)
+        block, _ = encoder.encode(rows).block()
+        assert block.unread == dict.fromkeys(range(6), ("turn field 'thought'",))
+
+    def test_words_that_strips_take_away_are_noted_for_their_rows(self) -> None:
+        """In contents and in further keys; the others are written as they are."""
+        template = WRITING.replace("WRITES", "{{ m.content.strip('X') ~ (m.thought or '').strip('X') }}")
+        rows = [
+            Completion((user("q"),), (Message("assistant", said, {"thought": thought}),))
+            for said, thought in (("a", "b"), ("Xa", "b"), ("a", "bX"), ("c", "d"), ("aX", "Xd"), ("e", "f"))
+        ]
+        encoder = build_encoder(load_tokenizer("bytes"), template=template)
+        found = assert_block(encoder, rows)
+        lost = [not isinstance(one, RowError) and bool(one[-1].laid.notes & Note.CONTENT_LOST) for one in found]
+        assert lost == [False, True, False, False, True, False]
+
+    def test_lists_that_are_no_calls_keep_their_texts(self) -> None:
+        """Arguments of calls may be JSON in a text; such a text elsewhere is a text."""
+        template = WRITING.replace("WRITES", "{{ m.content }}{% for s in m.steps or [] %}{{ s.arguments }}{% endfor %}")
+        rows = [
+            Completion((user(f"q{n}"),), (Message("assistant", "a", {"steps": [{"arguments": f'{{"n":{n}}}'}]}),))
+            for n in range(6)
+        ]
+        tokenizer = load_tokenizer("bytes")
+        found = assert_block(build_encoder(tokenizer, template=template), rows)
+        ((_, side), *_) = found  # type: ignore[misc]
+        assert tokenizer.decode(side.ids.tolist()).endswith('\na{"n":0}<|im_end|>')
+
     @pytest.mark.parametrize("has_tools", [True, False])
     @pytest.mark.parametrize("name", ["llama3", "qwen3"])
     def test_a_shape_that_is_known_is_not_laid_out_one_by_one(
@@ -328,9 +367,9 @@ class TestShapes:
         one_by_one: list[Any] = []
         draft = encoder._drafted
 
-        def counted(record: Pair | Completion, texts: Any) -> Any:
+        def counted(record: Pair | Completion, texts: Any, row: int) -> Any:
             one_by_one.append(record)
-            return draft(record, texts)
+            return draft(record, texts, row)
 
         monkeypatch.setattr(encoder, "_drafted", counted)
         encoder.encode(rows)

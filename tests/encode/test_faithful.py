@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import ms_prefstream as mps
-from ms_prefstream.encode.encoder import Encoded, build_encoder
+from ms_prefstream.encode.build import build_encoder
+from ms_prefstream.encode.encoder import Encoded
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.record import Completion, Message
@@ -116,15 +117,22 @@ class TestCalls:
         for id_, kept in (("functions.f:0", True), ("functions.find:0", False), ("0", False)):
             calls = [{**call({"a": 1})[0], "id": id_}]
             assert encode(said("", tool_calls=calls), template=CALLING.replace("%s", writes)).kept is kept
+        for function, writes in (
+            ({"name": "f"}, "{{ c.function.arguments or '' }}"),
+            (call({"a": 1})[0]["function"], "{{ c.function | tojson }}"),
+        ):
+            calls = [{"id": "functions.f:0", "function": function}]
+            assert encode(said("", tool_calls=calls), template=CALLING.replace("%s", "{{ c.id }}" + writes)).kept
 
     @pytest.mark.parametrize(
         ("cut", "kept"), [("[:-1]", True), ("[1:-1]", True), (".strip('{}')", True), ("[:-4]", False)]
     )
     def test_an_object_without_its_last_bracket(self, cut: str, kept: bool) -> None:
         """Mistral's templates put the id into the object of a call."""
-        writes = "{% set out = c.function | tojson %}{{ out" + cut + " ~ ', more}' }}"
-        found = encode(said("", tool_calls=call({"a": 12})), template=CALLING.replace("%s", writes))
-        assert found.kept is kept
+        for before in ("", "'call ' ~ "):
+            writes = "{% set out = " + before + "(c.function | tojson) %}{{ out" + cut + " ~ ', more}' }}"
+            found = encode(said("", tool_calls=call({"a": 12})), template=CALLING.replace("%s", writes))
+            assert found.kept is (kept or (before != "" and cut == "[1:-1]"))
 
     @pytest.mark.parametrize("arguments", ["no JSON {", '"text"', '{"a": 1, "a": 2}'])
     def test_text_that_is_no_object_stays_text(self, arguments: str) -> None:
@@ -219,6 +227,11 @@ class TestSchemas:
     )
     def test_a_template_that_writes_them(self, writes: str) -> None:
         assert encode(said("yes"), template=writes + TURNS, tools=[SCHEMA]).kept
+
+    def test_a_schema_that_is_a_text(self) -> None:
+        schema = {"type": "function", "function": "f adds"}
+        for writes, kept in (("{{ tools[0].function }}", True), ("{{ tools[0].type }}", False)):
+            assert encode(said("yes"), template=writes + TURNS, tools=[schema]).kept is kept
 
     def test_a_part_that_is_left_out_is_named(self) -> None:
         schema = {"type": "function", "function": {"name": "f", "parameters": {}, "notes": "slow"}}

@@ -35,14 +35,15 @@ def test_the_text_is_jinjas(template: str, content: str) -> None:
     found = rendered(template, Tracked(content, (Run(0, len(content), 0),), reads))
     expected = jinja2.sandbox.ImmutableSandboxedEnvironment().from_string(template)
     assert str.__str__(found) == expected.render(role="user", content=content)
-    assert reads.was_read == (template in OTHER[:2])
+    assert reads.looked == (template in OTHER[:2])
     if template in PLAIN:
         assert isinstance(found, Tracked)
         assert {found[run.begin : run.end] for run in found.runs} == {content}
 
 
-def test_nothing_is_said_to_be_rewritten() -> None:
-    template = "{% for m in messages %}{{ '<|im_start|>%s\\n%s<|im_end|>\\n' % (m.role, m.content) }}{% endfor %}"
+@pytest.mark.parametrize("by", ["% (m.role, m.content)", "| format(m.role, m.content)"])
+def test_nothing_is_said_to_be_rewritten(by: str) -> None:
+    template = "{% for m in messages %}{{ '<|im_start|>%s\\n%s<|im_end|>\\n' BY }}{% endfor %}".replace("BY", by)
     template += "{% if add_generation_prompt %}{{ '<|im_start|>{}\\n'.format('assistant') }}{% endif %}"
     row = {"prompt": "Why? %s", "chosen": "Because.", "rejected": "No."}
     found = mps.encode(row, task=mps.DPO(64), tokenizer="bytes", template=template)

@@ -12,15 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ms_prefstream.encode import template as template_module
 from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.encodings import Encoded
 from ms_prefstream.encode.jinja import TemplateRefusal
+from ms_prefstream.encode.learned import OUTCOMES
 from ms_prefstream.encode.template import PROOFS, ChatTemplate, LaidOut, TemplateOptions, schema_list
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Completion, Message, Messages
 from tests.encode.chat_templates import FAMILIES
-from tests.encode.test_ledger_laws import rows, templates
+from tests.encode.test_content_lost_laws import rows, templates
 from tests.encode.test_tool_families import FAMILIES as TOOLS
 
 LAW = settings(
@@ -203,6 +205,16 @@ def test_shapes_as_in_full(row: Completion, template: str) -> None:
     check_shape(row, template)
 
 
+@pytest.mark.parametrize("how", ["tojson", "tojson(ensure_ascii=true)", "tojson(indent=1)"])
+def test_values_are_written_in_the_form_of_the_template(how: str) -> None:
+    call = {"function": {"name": "f", "arguments": {"a": "\u00e9", "b": "\U0001f600"}}}
+    row = Completion((Message("user", "q"),), (Message("assistant", "a", {"tool_calls": [call]}),))
+    writes = "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments | HOW }}{% endfor %}".replace(
+        "HOW", how
+    )
+    check_shape(row, TURN.replace("%s", writes))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["joint", "inference"])
 def test_shapes_of_qwen3_as_in_full(boundary: str) -> None:
@@ -256,15 +268,38 @@ def test_arguments_that_json_has_no_form_for() -> None:
         assert seen(learning, row) == seen(full, row)
 
 
+def test_outcomes_of_a_template_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template with many questions does not fill the memory with layouts: further rows are rendered in full."""
+    monkeypatch.setattr(template_module, "PROOFS", 0)
+    letters = "abcdef"
+    asks = "".join(f"{{% if '{letter}' in m.content %}}{letter}{{% endif %}}" for letter in letters)
+    template = ChatTemplate(TURN.replace("%s", asks + "{{ m.content }}"), TOKENIZER, TemplateOptions())
+    rendered = 0
+
+    def render(*given: Any, own: Any = template._render) -> Any:
+        nonlocal rendered
+        rendered += 1
+        return own(*given)
+
+    monkeypatch.setattr(template, "_render", render)
+    for _ in range(2):
+        rendered = 0
+        for number in range(2 ** len(letters)):
+            said = "-" + "".join(letter for at, letter in enumerate(letters) if number >> at & 1)
+            next(template.lay_out((Message("user", "q"),), ((Message("assistant", said),),)))
+    assert rendered >= 2 ** len(letters) - OUTCOMES - 1
+
+
 def test_an_outcome_that_is_known_is_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     template = ChatTemplate(FAMILIES["qwen3"].template, TOKENIZER, TemplateOptions())
     rendered: list[Any] = []
     monkeypatch.setattr(template, "_render", lambda *given, own=template._render: rendered.append(given) or own(*given))  # type: ignore[func-returns-value]
     for number in range(20):
         next(template.lay_out((Message("user", f"q {number}"),), ((Message("assistant", f"a {number}"),),)))
-        if number == PROOFS:
-            assert rendered
+        if number < PROOFS:
+            assert rendered, "the first rows of a layout are its proof"
             rendered.clear()
-    assert not rendered
+    assert len(rendered) <= 1
+    rendered.clear()
     next(template.lay_out((Message("user", "q"),), ((Message("assistant", "<think>b</think>a"),),)))
     assert rendered

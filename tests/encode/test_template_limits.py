@@ -139,6 +139,15 @@ def test_memory_is_limited(text: str) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 1024  # 256 MB, and the last step
 
 
+def test_documents_are_none_as_in_transformers() -> None:
+    assert renderer("{{ documents is none }}", {})(MESSAGES) == "True"
+
+
+def test_small_results_are_jinjas() -> None:
+    text = "{{ 3.14159 | round(2) }} {{ 2.5 | round }} {{ [1, 2] | sum }}"
+    assert renderer(text, {})(MESSAGES) == "3.14 2.0 3"
+
+
 COMPILED = [
     "{{ 2 ** 20000 }}",
     "(" * 3000,

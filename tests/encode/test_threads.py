@@ -12,11 +12,11 @@ from ms_prefstream.encode.backends import tiktoken_backend
 from ms_prefstream.encode.backends.tiktoken_backend import LEAST_TEXTS, in_threads
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import RowError
-from ms_prefstream.load.workers.pool import CHUNK
+from ms_prefstream.load.workers.process import ENVIRONMENT
 
 
 def test_results_stay_in_order_and_threads_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiktoken_backend, "cores", lambda: 3)
+    monkeypatch.setattr(tiktoken_backend, "allowed_threads", lambda: 3)
     names = set()
     meet = threading.Barrier(3, timeout=10)  # three parts are under way at once
 
@@ -40,12 +40,23 @@ def test_few_texts_or_one_core_need_no_threads(monkeypatch: pytest.MonkeyPatch) 
         return texts
 
     texts = ["a"] * (2 * LEAST_TEXTS)
-    monkeypatch.setattr(tiktoken_backend, "cores", lambda: 1)
+    monkeypatch.setattr(tiktoken_backend, "allowed_threads", lambda: 1)
     assert in_threads(work, texts) == texts
-    monkeypatch.setattr(tiktoken_backend, "cores", lambda: 8)
+    monkeypatch.setattr(tiktoken_backend, "allowed_threads", lambda: 8)
     assert in_threads(work, texts[1:]) == texts[1:]
     assert used == [threading.main_thread()] * 2
-    assert 3 * CHUNK < 2 * LEAST_TEXTS  # a worker's chunk, three texts a row: workers do not multiply
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("", 8), ("3", 3), ("9", 8), ("0", 8), ("many", 8), (ENVIRONMENT["RAYON_NUM_THREADS"], 1)]
+)
+def test_threads_are_limited_as_those_of_other_tokenizers_are(
+    given: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker process gets one: workers do not multiply."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.setenv("RAYON_NUM_THREADS", given)
+    assert tiktoken_backend.allowed_threads() == expected
 
 
 def test_a_window_has_the_same_ids_and_errors(chatml_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,9 +64,9 @@ def test_a_window_has_the_same_ids_and_errors(chatml_dir: pathlib.Path, monkeypa
     assert encoder.backend == "tiktoken"
     texts = [f"line {number}: <|im_end|> é 你好 {'x' * (number % 50)}" for number in range(3 * LEAST_TEXTS)]
     texts[::7] = ["plain"] * len(texts[::7])
-    monkeypatch.setattr(tiktoken_backend, "cores", lambda: 1)
+    monkeypatch.setattr(tiktoken_backend, "allowed_threads", lambda: 1)
     alone = encoder.encode(texts)
-    monkeypatch.setattr(tiktoken_backend, "cores", lambda: 3)
+    monkeypatch.setattr(tiktoken_backend, "allowed_threads", lambda: 3)
     together = encoder.encode(texts)
     assert len(alone) == len(together)
     for one, other in zip(alone, together, strict=True):
@@ -63,6 +74,6 @@ def test_a_window_has_the_same_ids_and_errors(chatml_dir: pathlib.Path, monkeypa
     texts[1000] = "half \ud800"
     with pytest.raises((RowError, UnicodeEncodeError)) as caught:
         encoder.encode(texts)
-    monkeypatch.setattr(tiktoken_backend, "cores", lambda: 1)
+    monkeypatch.setattr(tiktoken_backend, "allowed_threads", lambda: 1)
     with pytest.raises(type(caught.value)):
         encoder.encode(texts)

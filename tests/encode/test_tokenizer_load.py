@@ -20,6 +20,7 @@ from ms_prefstream.encode import tokenizer as tokenizer_module
 from ms_prefstream.encode.backends import BACKENDS, LOADERS, Loader
 from ms_prefstream.encode.backends.base import Form, NotServedError, Place
 from ms_prefstream.encode.backends.sentencepiece_proto import PieceType, as_control, read_model
+from ms_prefstream.encode.backends.tokenizer_source import chat_template_of
 from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import OptionError, TokenizerError
 from tests.fixtures_tokenizers import CHATML, LLAMA2_TEMPLATE, fastest, train_sentencepiece, write_directory
@@ -104,7 +105,7 @@ class TestForms:
     def test_sentencepiece_model_and_directory(self, sentencepiece_model: pathlib.Path) -> None:
         for path in (sentencepiece_model, sentencepiece_model.parent):
             tokenizer = load_tokenizer(path)
-            assert tokenizer.backend == "sentencepiece"
+            assert (tokenizer.backend, tokenizer.reason) == ("sentencepiece", "the tokenizer is a SentencePiece model")
             assert tokenizer.special == {"<unk>": 0, "<s>": 1, "</s>": 2, "<|im_start|>": 3, "<|im_end|>": 4}
             assert set(tokenizer.special_in_template) - set(tokenizer.special) == {"<tool>"}
             assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, 2, None)
@@ -191,6 +192,25 @@ class TestForms:
         config = tmp_path / "run.yaml"
         config.write_text("processor:\n  tokenizer:\n    type: LlamaTokenizer\n    vocab_file: vocab.model\n")
         assert load_tokenizer(config).special["<s>"] == 1
+
+    @pytest.mark.parametrize("prefixed", [True, False])
+    def test_the_configuration_says_whether_texts_begin_with_a_space(
+        self, prefixed: bool, gpt2_dir: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
+        tokenizer = load_tokenizer(write_directory(tmp_path, spec_of(gpt2_dir), {"add_prefix_space": prefixed}))
+        plain = load(gpt2_dir).encoder.encode([" the" if prefixed else "the"], Place.START)[0]
+        assert tokenizer.encoder.encode(["the"], Place.START)[0].tolist() == plain.tolist()
+
+    @pytest.mark.parametrize("text", ["seed: 0\n", "processor: 3\n", "processor:\n  tokenizer:\n"])
+    def test_a_yaml_that_names_no_tokenizer_stands_for_its_folder(
+        self, text: str, sentencepiece_model: pathlib.Path, tmp_path: pathlib.Path
+    ) -> None:
+        (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model.read_bytes())
+        (tmp_path / "run.yaml").write_text(text)
+        assert load_tokenizer(tmp_path / "run.yaml").special["<s>"] == 1
+        (tmp_path / "run.yaml").write_text("a: [")
+        with pytest.raises(TokenizerError, match=r"run\.yaml cannot be read as YAML"):
+            load_tokenizer(tmp_path / "run.yaml")
 
     def test_it_can_be_sent_to_a_worker(
         self, chatml_dir: pathlib.Path, llama2_dir: pathlib.Path, sentencepiece_model: pathlib.Path
@@ -412,6 +432,18 @@ class TestErrors:
         folder = write_directory(tmp_path / "model", spec_of(chatml_dir), config | {"chat_template": template})
         assert load_tokenizer(folder).chat_template is None
 
+    @pytest.mark.parametrize(
+        ("templates", "chosen"),
+        [
+            ([{"name": "rag", "template": "x"}, {"name": "default", "template": "y"}], "y"),
+            ([{"name": "rag", "template": "x"}], "x"),
+            ([{"name": "rag", "template": "x"}, {"name": "tool_use", "template": "y"}], None),
+            ({"default": "y", "rag": "x"}, "y"),
+        ],
+    )
+    def test_which_of_several_templates(self, templates: Any, chosen: str | None) -> None:
+        assert chat_template_of({"chat_template": templates}) == chosen
+
     def test_packages_that_panic(self, tmp_path: pathlib.Path, chatml_dir: pathlib.Path) -> None:
         spec = spec_of(chatml_dir)
         model = spec["model"] | {"continuing_subword_prefix": "#" * 40}
@@ -474,7 +506,7 @@ class TestErrors:
             load_tokenizer(chatml_dir, "rust")
 
     def test_something_else(self) -> None:
-        self.expect(17, "a int is not a tokenizer")
+        self.expect(17, "an object of type int is not a tokenizer")
 
 
 def test_loading_imports_no_large_package(chatml_dir: pathlib.Path) -> None:
@@ -491,6 +523,13 @@ def test_a_pipe_is_no_tokenizer(tmp_path: pathlib.Path) -> None:
         os.mkfifo(tmp_path / name)
         with pytest.raises(TokenizerError, match=r"a named pipe; expected a regular file"):
             load_tokenizer(tmp_path / name)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that opens and cannot be read")
+def test_a_file_that_cannot_be_read_is_named_with_the_cause(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "tokenizer.json").symlink_to("/proc/self/mem")  # its first bytes are no memory of this process
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json cannot be read: the disk reports an error"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["closed", "closed/tokenizer.json", "run.yaml"])

@@ -115,6 +115,18 @@ class TestSlowObjects:
         assert ours.eos_id not in ids
         assert ours.decode(ids) == "a<think>b<|endoftext|>"
 
+    def test_bos_by_its_own_method(self, gpt2: Any) -> None:
+        gpt2.add_bos_token = None  # as where there is no such attribute
+        assert not load_tokenizer(gpt2).add_bos
+        gpt2.build_inputs_with_special_tokens = lambda ids, _=None: [gpt2.bos_token_id, *ids]
+        assert load_tokenizer(gpt2).add_bos
+
+    def test_named_tokens_that_it_does_not_list(self, gpt2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(type(gpt2), "added_tokens_decoder", {})
+        ours = load_tokenizer(gpt2)
+        assert ours.special == {"<|endoftext|>": gpt2.eos_token_id}
+        assert gpt2.eos_token_id not in ours.encoder.encode(["a<|endoftext|>b"])[0].tolist()
+
     def test_limits(self, gpt2: Any) -> None:
         encoder = load_tokenizer(gpt2).encoder
         with pytest.raises(RowError, match="at most 131,072"):

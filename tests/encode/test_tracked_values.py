@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.encode.jinja import TemplateRefusal, names_in, renderer
+from ms_prefstream.encode.template_text import is_day, unread_variables
 from ms_prefstream.encode.tracked_text import ContentReads, Run, Tracked, plain
 from ms_prefstream.encode.tracked_values import Values, tracked_json
 
@@ -99,6 +100,7 @@ def test_templates_write_the_same_text(value: Any) -> None:
         (lambda text: text.removesuffix("Xc"), (0, 3)), (lambda text: list(text)[2], (2, 3)),
         (lambda text: text.splitlines()[0], (0, 5)), (lambda text: text.lower(), (0, 0)),
         (lambda text: text.center(9), (0, 5)), (lambda text: text.strip("ac"), (1, 4)), (lambda text: text[1:4][1:], (2, 4)),
+        (lambda text: text[2:].center(9), (2, 5)),
     ],
 )  # fmt: skip
 def test_runs_state_the_characters_that_they_stand_for(change: Any, held: tuple[int, int]) -> None:
@@ -134,3 +136,11 @@ def test_names_that_a_template_reads() -> None:
     text = "{% if not date_string is defined %}{% set date_string = strftime_now('%d') %}{% endif %}{{ date_string }}{{ x }}"
     assert names_in(text) == {"date_string", "strftime_now", "x"}
     assert names_in("{% if %}") == frozenset()
+    assert unread_variables("{{ strftime_now('%d') }}{{ x }}", {"x": 1, "date_string": "", "y": 2}) == ["y"]
+    assert unread_variables("{{ x }}", {"date_string": "2024-07-26"}) == ["date_string"]
+
+
+@pytest.mark.parametrize("value", ["20240726", "26 Jul 2024", "2024-07-26 ", "", 20240726, None, ["2024-07-26"]])
+def test_days_of_saved_files(value: Any) -> None:
+    assert not is_day(value)
+    assert is_day("2024-07-26")

@@ -251,6 +251,17 @@ def test_a_folder_that_cannot_be_written(chatml_dir: pathlib.Path, cache: pathli
     assert cache.parent.read_text() == "a file of somebody"
 
 
+def test_a_verdict_that_cannot_be_written(chatml_dir: pathlib.Path, cache: pathlib.Path) -> None:
+    """A folder stands where the file should be."""
+    first = load_tokenizer(chatml_dir, "tiktoken")
+    path = stored(cache)
+    path.unlink()
+    path.mkdir()
+    forget()
+    assert same(first, load_tokenizer(chatml_dir, "tiktoken"))
+    assert path.is_dir()
+
+
 PROGRAM = """
 import sys
 from ms_prefstream.encode.tokenizer import load_tokenizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import pathlib
 import subprocess
@@ -224,19 +223,3 @@ def test_files_are_indexed_through_workers_of_a_real_source(tmp_path: pathlib.Pa
     alone = built(made.loader(), tmp_path / "alone")
     with LoaderPool(made, 1) as pool:
         assert built(pool, tmp_path / "pool") == alone  # begun here, before the worker is ready
-
-
-@pytest.mark.parametrize("is_old", [True, False])
-def test_the_journal_of_an_earlier_version_is_left_with_one_warning(
-    is_old: bool, expected: bytes, tmp_path: pathlib.Path, loader: SampleLoader, caplog: pytest.LogCaptureFixture
-) -> None:
-    about: dict[str, Any] = {"version": 1, "rows": COUNT, "fingerprint": FINGERPRINT}
-    text = json.dumps(about if is_old else {**about, "more": 1}, sort_keys=True).encode() + b"\n" + bytes(100)
-    old = tmp_path / "x.part"
-    old.write_bytes(text)
-    fails = Fails(loader, COUNT)
-    build_index(COUNT, fails, tmp_path / "x", FINGERPRINT, origin=str, raise_malformed=False)
-    assert len(fails.rows) == COUNT
-    assert (tmp_path / "x").read_bytes() == expected
-    assert old.read_bytes() == text
-    assert caplog.text.count("x.part is the journal of a length index by an earlier version") == is_old

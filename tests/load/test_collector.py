@@ -8,6 +8,7 @@ import threading
 import pytest
 
 import ms_prefstream as mps
+from ms_prefstream.load import loader
 from ms_prefstream.load.loader import collector_paused
 
 
@@ -15,6 +16,8 @@ from ms_prefstream.load.loader import collector_paused
 def as_before():
     yield
     gc.enable()
+    gc.unfreeze()
+    loader._is_frozen = False
 
 
 def test_it_rests_and_goes_on():
@@ -37,6 +40,26 @@ def test_who_has_switched_it_off_finds_it_off():
     with collector_paused():
         pass
     assert not gc.isenabled()
+
+
+def test_what_a_program_has_frozen_stays_frozen_and_is_counted_once(monkeypatch):
+    """Counting walks through all of them: 40 ms for a million objects, for each window."""
+    counted = []
+
+    def count(own=gc.get_freeze_count):
+        counted.append(own())
+        return counted[-1]
+
+    monkeypatch.setattr(gc, "get_freeze_count", count)
+    with collector_paused():
+        pass
+    assert counted == [0]
+    gc.freeze()
+    for _ in range(3):
+        with collector_paused():
+            pass
+    assert len(counted) == 2
+    assert count() >= counted[1] > 1000
 
 
 def test_the_last_of_several_threads_restores_it():

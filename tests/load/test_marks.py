@@ -130,11 +130,11 @@ def test_the_file_depends_on_neither_workers_nor_interruptions(
     path.unlink()
     load, loaded = SampleLoader.samples, []
 
-    def samples(loader: SampleLoader, found: Sequence[Any]) -> Block:
+    def samples(loader: SampleLoader, found: Sequence[Any], *origin: Any) -> Block:
         loaded.append(len(found))
         if len(loaded) == stop:
             raise Interrupted
-        return load(loader, found)
+        return load(loader, found, *origin)
 
     monkeypatch.setattr(SampleLoader, "samples", samples)
     for stop in (3, 2, 100):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ms_prefstream.plan import (
     WindowedPlan,
     bin_packing,
     budget,
+    packed,
     shuffle,
 )
 from ms_prefstream.plan.bin_packing import pack_rows
@@ -83,6 +85,23 @@ def test_rows_do_not_depend_on_the_size_of_blocks(name: str, monkeypatch: pytest
     monkeypatch.setattr(budget, "_BLOCK", 7)
     monkeypatch.setattr(shuffle, "_BLOCK", 3)
     assert every_row(PLANS[name]()) == whole
+
+
+@pytest.mark.parametrize("drops", [True, False])
+@pytest.mark.parametrize("name", PLANS)
+def test_what_an_epoch_leaves_out_and_takes_again_is_counted(
+    name: str, drops: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "_BLOCK", 3)
+    for options in (ANY, UNSORTED, MIXED, BUDGET):
+        monkeypatch.setitem(vars(options), "drop_remainder", drops)
+    plan = PLANS[name]()
+    for epoch in (0, 2):
+        steps = [plan.rows(epoch, step, 0, 1) for step in range(plan.steps_per_epoch)]
+        taken = Counter(
+            np.concatenate([np.concatenate([*rows]) if "packed" in name else rows for rows in steps]).tolist()
+        )
+        assert plan.left_out_and_repeated(epoch) == (SIZES.size - len(taken), taken.total() - len(taken))
 
 
 def test_the_last_place_of_a_bin_is_not_given_to_two_rows() -> None:

@@ -54,6 +54,14 @@ def test_few_rows_are_allowed_when_rows_repeat() -> None:
     assert PlanOptions(rows=3, global_batch=8, drop_remainder=False).rows == 3
 
 
+def test_rows_alone_may_be_more_than_31_bits_count() -> None:
+    assert PlanOptions(rows=2**33, global_batch=8).rows == 2**33
+    assert PlanOptions(rows=2**33, global_batch=2**31 - 1).global_batch == 2**31 - 1
+    for name in ("global_batch", "window"):
+        with pytest.raises(OptionError, match=rf"{name} is 2147483648; expected a whole number in 1\.\.2147483647"):
+            PlanOptions(**{"rows": 2**33, "global_batch": 8} | {name: 2**31})
+
+
 def test_source_order_is_never_sorted() -> None:
     assert not PlanOptions(**GOOD, shuffle=False).sorts
     assert not PlanOptions(**GOOD, sort=False).sorts

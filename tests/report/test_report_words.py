@@ -114,7 +114,7 @@ def test_prompts_alone() -> None:
 def test_one_side_that_is_longer(name: str) -> None:
     long, same = pair(**{name: "abc"}), pair()
     text = (
-        f"{name} is longer in 19 of 20 pairs, so that length alone tells the sides apart. Balance the lengths, or "
+        f"{name} is longer in 19 of 20 pairs, so length alone distinguishes the sides. Balance the lengths, or "
         "expect a model that learns them."
     )
     assert said(records=[long] * 19 + [same]) == [(text, False)]
@@ -205,7 +205,7 @@ REMEDIES = {
     Reason.TOO_LONG: " Raise the task's length, or choose another truncation.",
     Reason.NO_RESPONSE_TOKENS: " Raise the task's length.",
     Reason.IDENTICAL_AFTER_TRUNCATION: " Raise the task's length.",
-    Reason.TEMPLATE_REFUSED: " Pass template= that takes such conversations.",
+    Reason.TEMPLATE_REFUSED: " Pass a template= that takes such conversations.",
 }
 
 

@@ -235,6 +235,16 @@ def test_a_tokenizer_of_modelscope(home: pathlib.Path, chatml_dir: pathlib.Path,
     assert load_tokenizer("Qwen/Qwen2.5-7B-Instruct").chat_template == load_tokenizer(str(chatml_dir)).chat_template
 
 
+@pytest.mark.parametrize("kind", ["json", "model"])
+def test_a_folder_with_a_tokenizer_goes_before_others(
+    home: pathlib.Path, chatml_dir: pathlib.Path, sentencepiece_model: pathlib.Path, kind: str
+) -> None:
+    (snapshot(home / "hf" / "hub", "models", "a/b") / "config.json").write_text("{}")
+    source = chatml_dir if kind == "json" else sentencepiece_model.parent
+    shutil.copytree(source, home / "ms" / "models" / "a" / "b")
+    assert load_tokenizer("a/b").fingerprint == load_tokenizer(source).fingerprint
+
+
 def test_a_tokenizer_that_is_in_no_cache(home: pathlib.Path) -> None:
     with pytest.raises(TokenizerError, match=r"no tokenizer called 'a/b' is on this machine \(local caches: .*hub"):
         load_tokenizer("a/b")

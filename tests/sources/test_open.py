@@ -177,12 +177,11 @@ def test_folders(folder: pathlib.Path) -> None:
     lines(sub / "data" / "train-00000.jsonl", 1)
     lines(sub / "data" / "train-00001.jsonl", 2)
     assert numbers(open_source(sub)) == [1, 2]
-    lines(sub / "data" / "test-00000.jsonl", 3)
-    with pytest.raises(
-        SourceError, match=r"files of several splits \(test, train\).*like that of .*train-00000\.jsonl"
-    ):
-        open_source("sub")
-    os.remove(sub / "data" / "test-00000.jsonl")
+    for name, split in (("test", "test, train"), ("val", "train, validation")):
+        lines(sub / "data" / f"{name}-00000.jsonl", 3)
+        with pytest.raises(SourceError, match=rf"several splits \({split}\).*like that of .*train-00000\.jsonl"):
+            open_source("sub")
+        os.remove(sub / "data" / f"{name}-00000.jsonl")
     lines(sub / "data" / "train.jsonl.gz", 3)
     with pytest.raises(SourceError, match=r"several kinds in the folder \(2 JSON Lines, 1 compressed JSON Lines\)"):
         open_source("sub")

@@ -14,7 +14,7 @@ from ms_prefstream.batch import make_layout
 from ms_prefstream.errors import Reason, RowError, StateError
 from ms_prefstream.lengths.index import measure
 from ms_prefstream.load.workers.pool import LoaderPool
-from ms_prefstream.load.workers.prefetch import Prefetch
+from ms_prefstream.load.workers.prefetch import ROWS_AHEAD, Prefetch
 from ms_prefstream.plan import IndexedPlan, PlanOptions, Ranks
 from ms_prefstream.report.bad_rows import BadRows
 from ms_prefstream.report.report import Report
@@ -48,11 +48,12 @@ class Table:
         return Block.of([self.loaded[row] for row in rows])
 
 
-class Hinted(Table):
-    """Also notes what is hinted at."""
+class WorksAhead(Table):
+    """Also notes what comes next."""
 
-    def hint(self, units: Iterable[Hashable], rows_of: Callable[[Any], Sequence[int]]) -> None:
-        self.hints = [(unit, rows_of(unit)) for unit in itertools.islice(units, 3)]
+    def load_next(self, units: Iterable[Hashable], rows_of: Callable[[Any], list[int]]) -> tuple[list[int], Block]:
+        self.units = [(unit, rows_of(unit)) for unit in itertools.islice(units, 3)]
+        return self.units[0][1], self.load(self.units[0][1])
 
 
 def steps(rank: int = 0, world: int = 1, loader: Any = None, remainder: bool = True) -> IndexedSteps:
@@ -114,11 +115,11 @@ def test_only_the_rows_of_the_step_are_loaded_and_the_last_steps_are_kept() -> N
 
 
 def test_the_loader_is_told_which_steps_come_next_across_the_end_of_an_epoch() -> None:
-    table = Hinted()
+    table = WorksAhead()
     one = steps(loader=table)
     last = one.steps_per_epoch - 1
     _ = one[last]
-    assert table.hints == [
+    assert table.units == [
         (last, one.rows(0, last).tolist()),
         (last + 1, one.rows(1, 0).tolist()),
         (last + 2, one.rows(1, 1).tolist()),
@@ -131,7 +132,9 @@ def test_a_row_that_changed_is_an_error_that_tells_to_build_the_index_anew() -> 
     one = steps(loader=table)
     row = int(one.rows(0, 0)[2])
     table.loaded[row] = Loaded(None, RowError(Reason.IDENTICAL, "both sides are the same"))
-    with pytest.raises(StateError, match=rf"^row {row}: .*cannot be used now.*both sides.*rebuild it"):
+    with pytest.raises(
+        StateError, match=rf"^row {row}: .*cannot be used now.*both sides.*: rebuild it with stream\.build_index\(\)"
+    ):
         _ = one[0]
     longer = next(other for other in LOADED if other.sample is not None and other.sample.length != KEYS[row])
     table.loaded[row] = longer
@@ -150,8 +153,6 @@ def test_what_is_loaded_ahead_is_what_is_loaded() -> None:
             wanted, got = expected[step], found[step]
             for name in wanted:
                 np.testing.assert_array_equal(got[name], wanted[name], strict=True)
-            waiting = sum(job.rows for job in ahead._jobs.values())
-            assert waiting < ahead._enough + 2 * GLOBAL
-            assert sum(len(job.tasks) for job in ahead._jobs.values()) == len(ahead._jobs)
-            assert ahead._jobs  # the next ones are under way
-        assert ahead._jobs.keys() >= {order[-1] + 1, order[-1] + 2}
+            assert ahead._waiting < ahead._enough + 2 * ROWS_AHEAD
+            assert ahead._parts  # the next ones are under way
+        assert ahead._parts.keys() >= {order[-1] + 1, order[-1] + 2}

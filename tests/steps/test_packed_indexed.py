@@ -107,15 +107,12 @@ def test_a_row_that_is_not_what_the_index_says_is_an_error(loader, words):
 
 
 def test_workers_are_told_which_steps_come_next():
-    class Hinted(Rows):
-        def hint(self, units, rows_of):
+    class WorksAhead(Rows):
+        def load_next(self, units, rows_of):
             self.units = [(unit, rows_of(unit)) for unit, _ in zip(units, range(3), strict=False)]
+            return self.units[0][1], self.load(self.units[0][1])
 
-        def load(self, rows):
-            assert rows == self.units[0][1]
-            return super().load(rows)
-
-    loader = Hinted()
+    loader = WorksAhead()
     steps = steps_of(2, 1, loader)
     last = steps.steps_per_epoch - 1
     steps[last]

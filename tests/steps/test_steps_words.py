@@ -344,6 +344,17 @@ SUMMARIES: list[tuple[Callable[[], mps.Stream], str]] = [
 ]
 
 
+def test_the_first_warnings_of_many() -> None:
+    made = stream(pairs(40))
+    for count, last in (
+        (3, "  !  warning 2"),
+        (4, "  !  and 2 more, see stream.report"),
+        (9, "  !  and 7 more, see stream.report"),
+    ):
+        made.report.warnings[:] = [f"warning {number}" for number in range(count)]
+        assert repr(made).splitlines()[-3:] == ["  !  warning 0", "  !  warning 1", last]
+
+
 @pytest.mark.parametrize(("made", "said"), SUMMARIES)
 def test_summaries(made: Callable[[], mps.Stream], said: str) -> None:
     stream = made()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import normalizers, pre_tokenizers
 
 import ms_prefstream as mps
 from ms_prefstream.errors import Reason, RowError
@@ -14,6 +16,7 @@ from ms_prefstream.formats.record import Completion, Message, Pair, Ranked, Step
 from ms_prefstream.sample import LARGEST
 from ms_prefstream.tasks.base import Traits, added_defaults, stated_options, traits
 from ms_prefstream.tasks.records import labelled_record, prompt_record, usual_record
+from tests.fixtures_tokenizers import train_byte_level, write_directory
 
 Q, A, B = ((Message(role, text),) for role, text in (("user", "q"), ("assistant", "a"), ("assistant", "b")))
 ABOUT: dict[str, Any] = {"origin": "rows.jsonl:7", "unread": ("score",), "carried": (1, "x")}
@@ -131,6 +134,33 @@ def test_labels_of_steps_stand_at_single_tokens() -> None:
     assert spans(["ab", " "], [True, True]) == lost.format(1, 2)
     cuts = TRIMS.replace("m.content | trim", "m.content[:2] ~ m.content[4:]")
     assert spans(["ab", "c", "d"], [True] * 3, cuts) == lost.format(1, 3)
+    # The last step is lost with its separator: the end of the step before it is not its place.
+    cuts = TRIMS.replace("m.content | trim", "m.content[:-2] if m.role == 'assistant' else m.content")
+    assert spans(["ab", "c"], [True] * 2, cuts) == lost.format(2, 2)
+
+
+def test_a_step_that_is_the_first_token() -> None:
+    template = "{% for m in messages %}{{ m.content | trim }}{% endfor %}"
+    row = {"prompt": "", "completions": ["a"], "labels": [True]}
+    found = mps.encode(row, task=mps.ProcessReward(64), tokenizer="bytes", template=template).sample
+    assert ([one.ids.tolist() for one in found.sequences], found.scores) == ([[97]], (1.0,))
+    assert found.sequences[0].spans == ((0, 1),)
+
+
+def test_responses_that_the_tokenizer_makes_no_token_of(tmp_path: pathlib.Path) -> None:
+    tokenizer = train_byte_level(
+        pre_tokenizers.ByteLevel(add_prefix_space=False), normalizers.Replace("\u200b", ""), ["</s>"]
+    )
+    folder = write_directory(tmp_path / "tokenizer", tokenizer.to_str(), {"eos_token": "</s>"})
+    for task, name, said in (
+        (mps.DPO(64, append_eos=False), "chosen", "the chosen side has no response token"),
+        (mps.DPO(64, append_eos=False), "rejected", "the rejected side has no response token"),
+        (mps.KTO(64, append_eos=False), "completion", "the response has no token"),
+        (mps.RLHF(32, 64, append_eos=False), "completion", "the response has no token"),
+    ):
+        row = (ROW if isinstance(task, mps.DPO) else MARKED) | {name: "\u200b"}
+        found = mps.encode(row, task=task, tokenizer=folder, template=None)
+        assert found.problem == f"{said} [no_response_tokens]."
 
 
 def test_the_first_id_can_be_the_reward_token() -> None:

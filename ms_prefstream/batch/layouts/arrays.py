@@ -81,8 +81,9 @@ def span_mask(block: Block, lengths: Lengths, width: int, shifted: bool, *sides:
         for span in spans[1:]
     ]
     first, end = limits[:, :1], limits[:, 1:]
-    beyond = [*np.flatnonzero(end[:, 0] > lengths).tolist(), *[row for row, _, last in others if last > lengths[row]]]
-    if beyond:
+    beyond = [row for row, _, last in others if last > lengths[row]]
+    if beyond or (end[:, 0] > lengths).any():
+        beyond += np.flatnonzero(end[:, 0] > lengths).tolist()
         raise internal_error(f"a span ends after the last token of a sequence of {lengths[beyond[0]]} tokens")
     if shifted:
         if ((first == 0) & (end > 0)).any():

@@ -13,6 +13,7 @@ import numpy as np
 import tiktoken
 from numpy.typing import NDArray
 
+from ms_prefstream.checks import cores
 from ms_prefstream.encode.backends.base import FlatIds, Place, Tokenizer, is_panic
 from ms_prefstream.encode.backends.text_encoder import PlainTextEncoder
 from ms_prefstream.encode.backends.tiktoken_proof import TiktokenPlan, find_unranked, tiktoken_plan
@@ -24,7 +25,7 @@ from ms_prefstream.encode.backends.unicode import check_size, check_unicode, nfc
 from ms_prefstream.sample import Ids
 
 MOST_THREADS = 4  # with more, the work under Python's lock takes longer than the rest
-LEAST_TEXTS = 512  # for each thread; more than a worker process gets at a time
+LEAST_TEXTS = 512  # for each thread
 
 # tiktoken searches every text for its special tokens, and with none at all it does so character by character. This
 # one is never allowed, so it has no effect where it occurs.
@@ -139,9 +140,10 @@ def in_threads(work: Callable[[Sequence[str]], list[bytes]], texts: Sequence[str
     """Run `work` on parts of the texts in threads that end with the call; returns its results in order.
 
     Training waits for a window of texts, so a window is worth more than one core. Few texts, as in a step with a
-    length index or in a worker process, run in the calling thread. `work` must be thread-safe; its errors are raised.
+    length index, run in the calling thread, and so do those of a worker process, which sets ``RAYON_NUM_THREADS`` for
+    all tokenizers. `work` must be thread-safe; its errors are raised.
     """
-    threads = min(MOST_THREADS, len(texts) // LEAST_TEXTS, cores())
+    threads = min(MOST_THREADS, len(texts) // LEAST_TEXTS, allowed_threads())
     if threads < 2:
         return work(texts)
     size = -(-len(texts) // (2 * threads))  # two parts a thread: texts differ in length
@@ -150,6 +152,7 @@ def in_threads(work: Callable[[Sequence[str]], list[bytes]], texts: Sequence[str
         return list(itertools.chain.from_iterable(pool.map(work, parts)))
 
 
-def cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def allowed_threads() -> int:
+    """Returns the number of cores that tokenizers of this process may use."""
+    given = os.environ.get("RAYON_NUM_THREADS", "")
+    return min(cores(), int(given)) if given.isdecimal() and int(given) else cores()  # 0 is the default there, too

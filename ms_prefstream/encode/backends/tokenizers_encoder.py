@@ -124,12 +124,6 @@ class TokenizersEncoder(PlainTextEncoder):
             )
         return leaks
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restores a pickled encoder: the package leaves this switch out of its own pickles."""
-        self.__dict__.update(state)
-        for rust in self._by_place.values():
-            rust.encode_special_tokens = True
-
     def encode(self, texts: Sequence[str], place: Place = Place.AFTER_SPECIAL) -> list[Ids]:
         """Returns the ids of each text; see `TextEncoder`."""
         check_size(texts)
@@ -286,7 +280,7 @@ def _tokenizers_by_place(spec: Spec, rust: RustTokenizer) -> dict[Place, RustTok
 
 
 def _make_plain(rust: RustTokenizer) -> None:
-    """Make special tokens in text plain text, and switch off post-processing, padding and truncation."""
+    """Makes special tokens in text plain text, and switches off post-processing, padding and truncation."""
     rust.post_processor = None
     rust.no_padding()
     rust.no_truncation()

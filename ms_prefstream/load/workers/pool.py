@@ -30,8 +30,8 @@ _Argument = TypeVar("_Argument")
 _Answer = TypeVar("_Answer")
 _Item = TypeVar("_Item")
 
-CHUNK = 256  # rows of one task, at most: what a task costs is shared by many rows
-_LEAST = 64  # rows of one task, at least, where rows are shared out evenly: enough to be worth a message
+CHUNK = 1024  # rows of one task, at most: what a task costs is shared by many rows
+LEAST = 64  # rows of one task, at least, where rows are shared out evenly: enough to be worth a message
 _LOOK_SECONDS = 0.2  # between looks at whether the workers are alive, and for Ctrl-C
 _END_SECONDS = 2.0
 
@@ -67,9 +67,9 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         """Returns the samples of these rows, in this order, loaded by all workers."""
         return self.collect(self.spread(rows))
 
-    def spread(self, rows: Sequence[int]) -> list[Task]:
-        """Lets all workers load these rows. Returns the tasks for `collect`."""
-        return self._post([Task(load_block, chunk, chunk) for chunk in self._chunks(rows)])
+    def spread(self, rows: Sequence[int], least: int = LEAST) -> list[Task]:
+        """Lets all workers load these rows, in tasks of at least so many. Returns the tasks for `collect`."""
+        return self._post([Task(load_block, chunk, chunk) for chunk in self._chunks(rows, least)])
 
     def spread_records(self, records: Sequence[Record | Ready | RowError]) -> list[Task]:
         """Submits tasks that make samples of these records. Returns the tasks, for `collect`."""
@@ -134,9 +134,9 @@ class LoaderPool(contextlib.AbstractContextManager["LoaderPool"]):
         finally:
             self.cancel(started)
 
-    def _chunks(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
+    def _chunks(self, items: Sequence[_Item], least: int = LEAST) -> Iterator[list[_Item]]:
         """Yields the items of each task: every worker gets an equal share, in one task or several."""
-        size = min(CHUNK, max(_LEAST, -(-len(items) // self.workers)))
+        size = min(CHUNK, max(least, -(-len(items) // self.workers)))
         return (list(items[begin : begin + size]) for begin in range(0, len(items), size))
 
     def _post(self, tasks: list[Task]) -> list[Task]:

@@ -198,6 +198,7 @@ class TestForms:
         self, prefixed: bool, gpt2_dir: pathlib.Path, tmp_path: pathlib.Path
     ) -> None:
         tokenizer = load_tokenizer(write_directory(tmp_path, spec_of(gpt2_dir), {"add_prefix_space": prefixed}))
+        assert tokenizer.backend == fastest("tokenizers" if prefixed else "tiktoken")
         plain = load(gpt2_dir).encoder.encode([" the" if prefixed else "the"], Place.START)[0]
         assert tokenizer.encoder.encode(["the"], Place.START)[0].tolist() == plain.tolist()
 

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.encode.layout import Layout
-from ms_prefstream.encode.shape import Schema, Shapes, shape_key
-from ms_prefstream.encode.shape_groups import groups_of
+from ms_prefstream.encode.shape import Schema, Shapes, groups_of, shape_key
 from ms_prefstream.encode.tracked_text import by_object
 from ms_prefstream.formats.record import Completion, Messages, Pair
 from ms_prefstream.sample import Note
@@ -72,7 +71,7 @@ class Alike(NamedTuple):
     """Conversations with the same layout.
 
     Attributes:
-        layout: It.
+        layout: The layout.
         columns: n conversations, with contents as the template writes them.
         rewritten: (n,) bool, whether the template changed a content.
         notes: What a report counts about all of them.
@@ -221,7 +220,7 @@ def _key(messages: Messages, has_tools: bool, schemas: int) -> tuple[Any, ...]:
 
 
 def _differ(record: Pair | Completion) -> bool:
-    """Returns whether both sides of a pair differ; False if that cannot be told."""
+    """Returns whether both sides of a pair differ; False if they cannot be compared."""
     try:
         return isinstance(record, Pair) and record.chosen != record.rejected
     except (RecursionError, ValueError):

@@ -40,7 +40,7 @@ class EncodedCutMap(CutMap):
         self._find_turns(layout.prompt_messages, layout.roles)
 
     def _find_turns(self, prompt_messages: int, roles: tuple[str, ...]) -> None:
-        """Set `keep`, `turns` and `headed` from the pieces of the prompt."""
+        """Sets `keep`, `turns` and `headed` from the pieces of the prompt."""
         turns: dict[int, Turn] = {}
         current: Turn | None = None
         header = ""
@@ -146,7 +146,7 @@ class EncodedCutMap(CutMap):
 
 
 def _add(turn: Turn, unit: int, piece: int, kind: Kind, before: Span, until: Span) -> None:
-    """Add a piece of a unit to a turn: the positions of its two ends, as `_bounds` gives them."""
+    """Adds a piece of a unit to a turn: the positions of its two ends, as `_bounds` gives them."""
     turn.end = before[1]
     if kind is Kind.BODY:
         if not turn.units:

@@ -14,10 +14,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ms_prefstream.encode.content_ledger import REASONING
+from ms_prefstream.encode.content_lost import REASONING
+from ms_prefstream.encode.control_tokens import ControlTokens
 from ms_prefstream.encode.jinja import Render, TemplateRefusal
 from ms_prefstream.encode.layout import Kind
-from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.tracked_text import ContentReads, Run, Tracked, joined, plain
 from ms_prefstream.encode.tracked_values import has_text
 
@@ -193,7 +193,7 @@ class Dissector:
         return len(prefix) if self._text.startswith(prefix) else None
 
     def _add(self, owner: int, kind: Kind, begin: int, end: int) -> None:
-        """Add the characters [begin, end); the contents inside them become parts of their own."""
+        """Adds the characters [begin, end); the contents inside them become parts of their own."""
         position = begin
         while self._next_run < len(self._runs) and self._runs[self._next_run].begin < end:
             run = self._runs[self._next_run]
@@ -209,7 +209,7 @@ class Dissector:
             self._parts.append(Part(owner, kind, position, end))
 
     def _prompt_turn(self, index: int, begin: int, end: int) -> None:
-        """Add the characters of a prompt message."""
+        """Adds the characters of a prompt message."""
         place = self._where[index]
         if index < self._systems:
             self._add(index, Kind.PREAMBLE, begin, end)
@@ -227,7 +227,7 @@ class Dissector:
             self._add(index, Kind.TAIL, place[1], end)
 
     def _response_turn(self, index: int, begin: int, end: int) -> None:
-        """Add the characters of a response message: header, the text that the model writes, end of turn."""
+        """Adds the characters of a response message: header, the text that the model writes, end of turn."""
         if self._messages[index]["role"] != "assistant":
             self._add(index, Kind.HEAD, begin, end)
             return

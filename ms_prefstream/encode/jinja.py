@@ -175,7 +175,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return made(super().call_binop(context, operator, left, right))
 
     def call(self, context: Any, function: Any, /, *args: Any, **options: Any) -> Any:
-        """Call a function; methods of ordinary strings read their arguments, except plain ``format``."""
+        """Calls a function; methods of ordinary strings read their arguments, except plain ``format``."""
         method = getattr(function, "__wrapped__", function)  # the sandbox wraps ``format``, in some versions
         text, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
         if isinstance(text, Tracked) and isinstance(method, functools.partial):
@@ -241,11 +241,11 @@ def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a filter that is refused where its result would be too large, and whose result is counted."""
 
     @functools.wraps(function)
-    def limited(*args: Any, **options: Any) -> Any:
+    def checked(*args: Any, **options: Any) -> Any:
         check_growth(name, args[isinstance(args[0], _GIVEN_BY_JINJA) :] if args else args, options)
         return made(function(*args, **options))
 
-    return limited
+    return checked
 
 
 def _timed(test: Callable[..., Any]) -> Callable[..., Any]:

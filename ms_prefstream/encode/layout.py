@@ -232,7 +232,7 @@ def build_layout(
     bos_begins: bool = False,
     strips: Mapping[int, tuple[bool, bool]] = MappingProxyType({}),
 ) -> Layout:
-    """Group pieces into units and encode those that are fixed.
+    """Groups pieces into units and encodes those that are fixed.
 
     Args:
         pieces: (piece, control id or -1) in rendering order; empty fixed texts are left out.
@@ -355,7 +355,7 @@ def _stretches(unit: Unit, encoder: TextEncoder | None) -> tuple[Stretch | Ids, 
 
 
 def _steps(units: Sequence[Unit]) -> Iterator[Step]:
-    """Group units with known ids; the others, and fixed ones partly under the loss, stay alone."""
+    """Groups units with known ids; the others, and fixed ones partly under the loss, stay alone."""
 
     def is_known(unit: Unit) -> bool:
         return unit.ids is not None and len(unit.trained) in (0, len(unit.pieces))

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_prefstream.encode.columns import Alike, Columns
+from ms_prefstream.encode.control_tokens import ControlTokens
 from ms_prefstream.encode.layout import LaidOut, Layout
-from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.shape import Slot
 from ms_prefstream.encode.tracked_text import Edits, Question, edited, edited_all
 from ms_prefstream.sample import Note

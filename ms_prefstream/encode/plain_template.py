@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ms_prefstream.encode.control_tokens import ControlTokens
 from ms_prefstream.encode.layout import Kind, LaidOut, Layout, Piece, build_layout
-from ms_prefstream.encode.pieces import ControlTokens
 from ms_prefstream.encode.rendered import begins_rendered, looks_rendered
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import Reason, RowError

@@ -26,7 +26,7 @@ def looks_rendered(text: str) -> bool:
     return any([sign in text and any([name in text for name in names]) for sign, names in MARKERS.items()])
 
 
-def begin_rendered(messages: Messages) -> bool:
+def any_rendered(messages: Messages) -> bool:
     """Returns whether a message begins as a conversation that a chat template has rendered already."""
     for _, content, _ in messages:  # noqa: SIM110 - every row is asked, and a generator costs more than the answer
         if content[:1] in _DOUBTFUL and begins_rendered(content):
@@ -34,7 +34,7 @@ def begin_rendered(messages: Messages) -> bool:
     return False
 
 
-def begun_rendered(texts: Sequence[str]) -> list[int]:
+def rendered_at(texts: Sequence[str]) -> list[int]:
     """Returns which texts begin as a conversation that a chat template has rendered already."""
     doubtful = [at for at, text in enumerate(texts) if text[:1] in _DOUBTFUL]
     return [at for at in doubtful if begins_rendered(texts[at])]

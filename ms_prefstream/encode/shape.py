@@ -1,5 +1,7 @@
 """The shape of a conversation with calls, schemas or further keys: everything but its texts, arguments and schemas.
 
+`Shapes` finds the shape of one conversation, `groups_of` the conversations of one shape among many.
+
 Conversations of one shape share a layout, in which these values are slots. A text that is blank belongs to the shape,
 and so does each key, number and flag outside of arguments and schemas.
 
@@ -9,19 +11,21 @@ and so does each key, number and flag outside of arguments and schemas.
 
 from __future__ import annotations
 
+import enum
 import marshal
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ms_prefstream.encode.calls import CALL_KEYS, decoded, plain_value, schema_list
-from ms_prefstream.encode.pieces import ControlTokens
+from ms_prefstream.encode.control_tokens import ControlTokens
 from ms_prefstream.encode.tracked_text import Edits, Run, by_object, edited
 from ms_prefstream.encode.tracked_values import JsonForm, JsonText, Sealed
 from ms_prefstream.formats.record import Message, Messages
 
 TEXT, MAPPING = "text", "mapping"
 SCHEMAS = 256  # lists of schemas that are kept with their JSON texts
+_MOST_COLUMNS = 1024  # columns of a group; a value that holds itself has no end
 _PLACE = re.compile("\ue000([0-9]+)\ue001")
 _AS_TEXT = JsonForm("", {"ensure_ascii": False})
 
@@ -311,3 +315,122 @@ def _placed_calls(value: Any, numbers: Any) -> Any:
 
 def _place(number: int) -> str:
     return f"\ue000{number}\ue001"  # private-use characters, which no template writes
+
+
+# Many conversations at once. A column holds what each of them has at one place. Where it has different kinds of values,
+# the rows are divided, until all rows of a group have one shape. Then every value that fills a slot is a column, too.
+#
+#     {"name": "find", "arguments": {"key": 1}}  ->  ["find", "find", "add"] and [{"key": 1}, {"key": 2}, {"a": 0}]
+#     {"name": "find", "arguments": {"key": 2}}
+#     {"name": "add", "arguments": {"a": 0}}
+
+
+class _Walk(enum.Enum):
+    """The function of this module that walks the same value of one row."""
+
+    CONTENT = enum.auto()
+    EXTRA = enum.auto()
+    VALUE = enum.auto()  # _key
+    CALLS = enum.auto()
+    ARGUMENTS = enum.auto()
+
+
+class Group(NamedTuple):
+    """Rows that have the same shape so far.
+
+    Attributes:
+        rows: Their numbers.
+        todo: A stack of columns that are still to be walked: their message, how, and what the rows have there.
+        values: The message of each value that fills a slot, apart from contents, and its column.
+    """
+
+    rows: list[int]
+    todo: list[tuple[int, _Walk, Sequence[Any]]]
+    values: list[tuple[int, Sequence[Any]]]
+
+    def take(self, which: Sequence[int]) -> Group:
+        """Returns some of the rows."""
+        return Group(
+            [self.rows[at] for at in which],
+            [(message, walk, [column[at] for at in which]) for message, walk, column in self.todo],
+            [(message, [column[at] for at in which]) for message, column in self.values],
+        )
+
+    def divided(self, tags: Collection[Any]) -> Iterator[Group]:
+        """Yields the rows with the same tag, for each tag."""
+        found: dict[Any, list[int]] = {}
+        for at, tag in enumerate(tags):
+            found.setdefault(tag, []).append(at)
+        return map(self.take, found.values())
+
+
+def groups_of(contents: Sequence[Sequence[str]], extras: Sequence[Sequence[Any]], least: int) -> Iterator[Group]:
+    """Yields groups of conversations with the same shape, by their numbers.
+
+    Conversations with other than plain values are left out, see `plain_value`.
+
+    Args:
+        contents: For each message the contents of all conversations; they have the same roles.
+        extras: For each message the further keys.
+        least: Groups of fewer rows are left out.
+    """
+    todo: list[tuple[int, _Walk, Sequence[Any]]] = []
+    for message, columns in enumerate(zip(contents, extras, strict=True)):
+        todo += [(message, walk, column) for walk, column in zip((_Walk.CONTENT, _Walk.EXTRA), columns, strict=True)]
+    waiting = [Group(list(range(len(contents[0]))), todo[::-1], [])]
+    while waiting:
+        group, opened = waiting.pop(), 0
+        while group.todo and opened < _MOST_COLUMNS:
+            tags = _tags(*group.todo[-1][1:])
+            if len(set(tags)) != 1:
+                waiting += [part for part in group.divided(tags) if len(part.rows) >= least]
+                break
+            _open(group, *group.todo.pop())
+            opened += 1
+        else:
+            if not group.todo:
+                yield group
+
+
+def _tags(walk: _Walk, column: Sequence[Any]) -> Collection[Any]:
+    """Returns a tag for each value, which is the same for values of the same shape; one tag if all have the same.
+
+    There are none for values that are not plain.
+    """
+    kinds = set(map(type, column))
+    if len(kinds) > 1:
+        return list(map(type, column))
+    (kind,) = kinds
+    if kind is str:
+        return (None,) if all(map(str.strip, column)) else [None if text.strip() else text for text in column]
+    if kind is dict:
+        if walk is _Walk.CALLS:
+            return [(tuple(call), type(call.get("function"))) for call in column]
+        return set(map(bool, column)) if walk is _Walk.ARGUMENTS and all(column) else list(map(tuple, column))
+    if kind is list:
+        return list(map(len, column))
+    if kind in (bool, int, float):
+        return list(map(repr, column))
+    return (None,) if kind is type(None) else ()
+
+
+def _open(group: Group, message: int, walk: _Walk, column: Sequence[Any]) -> None:
+    """Adds what the values of a column hold, or the column itself, to the group; they have the same tag."""
+    first = column[0]
+    if isinstance(first, str):
+        if walk is not _Walk.CONTENT and first.strip():
+            group.values.append((message, column))
+    elif walk is _Walk.ARGUMENTS and isinstance(first, dict) and first:
+        group.values.append((message, column))
+    elif isinstance(first, dict):
+        inner = "function" if isinstance(first.get("function"), dict) else "arguments"
+        for key in reversed(first):
+            found, how = [value[key] for value in column], _Walk.VALUE
+            if (walk is _Walk.EXTRA and key in CALL_KEYS) or (walk is _Walk.CALLS and key == inner == "function"):
+                how = _Walk.CALLS
+            elif walk is _Walk.CALLS and key == inner:
+                found, how = list(map(decoded, found)), _Walk.ARGUMENTS
+            group.todo.append((message, how, found))
+    elif isinstance(first, list):
+        how = _Walk.CALLS if walk is _Walk.CALLS else _Walk.VALUE
+        group.todo.extend((message, how, [value[at] for value in column]) for at in reversed(range(len(first))))

@@ -18,13 +18,13 @@ from typing import Any, Protocol, TypeAlias
 
 from ms_prefstream.encode.calls import CALL_KEYS, FORMS, PROBE, CallForm, schema_list
 from ms_prefstream.encode.columns import Alike, Columns
-from ms_prefstream.encode.content_ledger import Shown
+from ms_prefstream.encode.content_lost import Shown
+from ms_prefstream.encode.control_tokens import ControlTokens
 from ms_prefstream.encode.dissect import Anatomy, Dissector
 from ms_prefstream.encode.jinja import TemplateRefusal, names_in, renderer
 from ms_prefstream.encode.layout import Kind, LaidOut, Piece, build_layout
 from ms_prefstream.encode.learned import PROOFS, Fork, Learned, as_units
-from ms_prefstream.encode.pieces import ControlTokens
-from ms_prefstream.encode.rendered import begin_rendered, begun_rendered
+from ms_prefstream.encode.rendered import any_rendered, rendered_at
 from ms_prefstream.encode.shape import Shape, Shapes, Slot, holds_place, slot_of
 from ms_prefstream.encode.template_limits import SECONDS, TemplateLimitError
 from ms_prefstream.encode.template_text import stated_day, unread_variables, variables_problem
@@ -128,16 +128,16 @@ class ChatTemplate:
             return
         length = len(prompt)
         self._new.clear()
-        marked = not self._allow and begin_rendered(prompt)
+        marked = not self._allow and any_rendered(prompt)
         for response in responses:
             laid = self._within_limits(prompt + response, length, tools)
-            if marked or (not self._allow and begin_rendered(response)):
+            if marked or (not self._allow and any_rendered(response)):
                 laid = laid._replace(notes=laid.notes | Note.MARKERS)
             yield laid
 
     def odd(self, contents: Sequence[str]) -> list[int]:
         """Returns which contents belong to conversations that must go through `lay_out`."""
-        return self._control.holders(contents) + ([] if self._allow else begun_rendered(contents))
+        return self._control.holders(contents) + ([] if self._allow else rendered_at(contents))
 
     def lay_out_alike(self, columns: Columns) -> Iterator[Alike]:
         """Yields what `lay_out` gives for conversations without odd contents whose layout is learned and proven."""
@@ -286,7 +286,7 @@ class ChatTemplate:
     def _learn(
         self, roles: tuple[str, ...], prompt_messages: int, contents: Sequence[str]
     ) -> tuple[Learned, Mapping[Question, bool]]:
-        """Learn the layout of all conversations with these roles and the answers of these contents.
+        """Learns the layout of all conversations with these roles and the answers of these contents.
 
         Returns:
             The layout, from a rendering with placeholders, and the answers.
@@ -320,7 +320,7 @@ class ChatTemplate:
     def _learn_shape(
         self, shape: Shape, roles: tuple[str, ...], prompt_messages: int
     ) -> tuple[Learned, Mapping[Question, bool]]:
-        """Learn the layout of all conversations of a shape and with these answers, like `_learn`."""
+        """Learns the layout of all conversations of a shape and with these answers, like `_learn`."""
         if self._continues(roles, prompt_messages) or self._control.find_in(shape.key):
             return Learned(), {}
         messages, schemas = shape.placed()
@@ -333,15 +333,15 @@ class ChatTemplate:
             again = self._render(shown.dicts, shown.tools, asks)
         except TemplateRefusal:
             return Learned(), shown.reads.asked
-        ledger, turns = shown.ledger(found.text), range(len(messages))
+        rendering, turns = shown.rendering(found.text), range(len(messages))
         if (
             shown.reads.looked
             or plain(again) != plain(written)
-            or shown.ledger(written).refusal() is not None
-            or any(ledger.lacks_turn(turn) or ledger.loses_words(turn) for turn in turns)
+            or shown.rendering(written).refusal() is not None
+            or any(rendering.lacks_turn(turn) or rendering.loses_words(turn) for turn in turns)
         ):
             return Learned(), shown.reads.asked
-        unread = [name for turn in turns for name in ledger.unread(turn)] + [*ledger.unread_of_tools()]
+        unread = [name for turn in turns for name in rendering.unread(turn)] + [*rendering.unread_of_tools()]
         learned = Learned(unread=tuple(dict.fromkeys(unread)))
         places = self._places(found, shown.given(), learned, len(messages))
         pieces = None if places is None else self._pieces_around(found, places, len(messages))
@@ -389,7 +389,7 @@ class ChatTemplate:
     def _pieces_around(
         self, found: Anatomy, places: Sequence[tuple[int, int, int]], turns: int
     ) -> list[tuple[Piece, int]] | None:
-        """Cut the parts at slots and control tokens; None if a slot is not inside of one part."""
+        """Cuts the parts at slots and control tokens; None if a slot is not inside of one part."""
         whole, left = plain(found.text), list(places)
         pieces: list[tuple[Piece, int]] = []
 
@@ -425,7 +425,7 @@ class ChatTemplate:
         written: str | None = None,
         joined_at: int | None = None,
     ) -> Anatomy:
-        """Render messages and take the text apart."""
+        """Renders messages and takes the text apart."""
         return Dissector(
             self._render,
             messages,
@@ -440,7 +440,7 @@ class ChatTemplate:
         ).dissect()
 
     def _pieces(self, found: Anatomy, slots: bool) -> Iterator[tuple[Piece, int]]:
-        """Cut the parts at control tokens; contents become slots, or stay as they are in this conversation."""
+        """Cuts the parts at control tokens; contents become slots, or stay as they are in this conversation."""
         whole = plain(found.text)
         for owner, kind, begin, end, run in found.parts:
             if slots and run is not None:
@@ -451,7 +451,7 @@ class ChatTemplate:
                 yield Piece(owner, kind, text if cut.id >= 0 or self._allow else self._control.reveal(text)), cut.id
 
     def _prove(self, learned: Learned, laid: LaidOut, messages: Messages) -> bool:
-        """Compare a learned layout with a rendering of this row; drop the layout if they differ."""
+        """Compares a learned layout with a rendering of this row; drops the layout if they differ."""
         asks = len(messages) == laid.layout.prompt_messages
         try:
             text = self._render(
@@ -511,16 +511,16 @@ class ChatTemplate:
         }
         rewritten = any(owner not in written_whole for owner, message in enumerate(messages) if message.content)
         notes, unread = Note.EMPTY_THINK if found.empty_think else Note.NONE, list[str]()
-        ledger = shown.ledger(found.text)
+        rendering = shown.rendering(found.text)
         for turn, message in enumerate(messages):
-            if ledger.lacks_turn(turn):
+            if rendering.lacks_turn(turn):
                 raise TemplateRefusal(f"it leaves out the {message.role} message, turn {turn + 1}")
-            if ledger.loses_words(turn):
+            if rendering.loses_words(turn):
                 rewritten = True
                 if turn >= prompt_messages and message.role == "assistant":
                     notes |= Note.CONTENT_LOST
-            unread += ledger.unread(turn)
-        unread += ledger.unread_of_tools()
+            unread += rendering.unread(turn)
+        unread += rendering.unread_of_tools()
         return LaidOut(layout, (), rewritten, notes, tuple(dict.fromkeys(unread)))
 
     def _hide(self, value: Any) -> Any:
@@ -544,7 +544,7 @@ class ChatTemplate:
         shown = Shown(messages, tools, form, self._hide)
         written = self._render(shown.dicts, shown.tools, asks)
         calls_or_schemas = tools is not None or any(message.extra for message in messages)
-        problem = shown.ledger(written).refusal() if calls_or_schemas else None
+        problem = shown.rendering(written).refusal() if calls_or_schemas else None
         if problem is not None:
             raise _LeftOut(problem)
         if self._repeats:

@@ -175,7 +175,7 @@ def _too_large() -> TemplateLimitError:
 
 
 def _memory() -> int:
-    """Returns the bytes of memory that this process has now; where the system does not tell, the most it ever had."""
+    """Returns the bytes of memory that this process has now; where the system does not say, the most it ever had."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * _PAGE
@@ -243,7 +243,7 @@ def _written(value: Any) -> int:
 
 
 def _product(values: Sequence[Any]) -> int:
-    """The first value, written as often as the others say."""
+    """Returns the size of the first value, written as often as the others say."""
     return math.prod([*map(_written, values[:1]), *map(_amount, values[1:])])
 
 
@@ -265,7 +265,7 @@ def _power(values: Sequence[Any]) -> int:
 
 
 def _formatted(values: Sequence[Any]) -> int:
-    """The length of ``text % values`` or ``text.format(*values)``: every number in the text may be a width."""
+    """Returns the length of ``text % values`` or ``text.format(*values)``: every number in the text may be a width."""
     text, *given = values
     if not isinstance(text, str):
         return 0
@@ -283,7 +283,7 @@ def _formatted(values: Sequence[Any]) -> int:
 
 
 def _pieces(values: Sequence[Any]) -> int:
-    """The memory of the pieces of a text, each of which is an object."""
+    """Returns the memory of the pieces of a text, each of which is an object."""
     text, *separator = values
     if not isinstance(text, (str, bytes)):
         return _amount(text)
@@ -292,7 +292,7 @@ def _pieces(values: Sequence[Any]) -> int:
 
 
 def _searched_back(values: Sequence[Any]) -> int:
-    """The steps of a search from the end, which may compare all of what it looks for at each place."""
+    """Returns the steps of a search from the end, which may compare all of what it looks for at each place."""
     text, *given = values
     sizes = [len(one) for one in given if isinstance(one, (str, bytes))]
     return len(text) * sum(sizes) // 32 if isinstance(text, (str, bytes)) else 0
@@ -303,7 +303,7 @@ def _pieces_from_end(values: Sequence[Any]) -> int:
 
 
 def _items(values: Sequence[Any]) -> int:
-    """The memory of lists whose number is an argument."""
+    """Returns the memory of lists whose number is an argument."""
     return _OBJECT * sum(abs(value) for value in values if isinstance(value, int))
 
 
@@ -325,7 +325,7 @@ def _joined(values: Sequence[Any]) -> int:
 
 
 def _lines(values: Sequence[Any]) -> int:
-    """The length of a text with something before each line, or for each tab."""
+    """Returns the length of a text with something before each line, or for each tab."""
     text, *added = values
     marks = text.count("\n") + text.count("\t") + 1 if isinstance(text, str) else 1
     return _amount(text) + marks * sum(map(_amount, added))
@@ -342,12 +342,12 @@ def _rounded(values: Sequence[Any]) -> int:
 
 
 def _slow(values: Sequence[Any]) -> int:
-    """The steps of a filter that walks through the rest of a text again and again."""
+    """Returns the steps of a filter that walks through the rest of a text again and again."""
     return _product(values) * _written(values[0]) // 32
 
 
 def _numbers(values: Sequence[Any]) -> int:
-    """The steps of a sum: for lists they are as many as the square of their number, which nobody needs."""
+    """Returns the steps of a sum: of lists they are as many as the square of their number, too many for any use."""
     return 2 * LARGEST * any(isinstance(value, (list, tuple)) for value in values[1:])
 
 

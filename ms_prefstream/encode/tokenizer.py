@@ -24,7 +24,7 @@ _MINDFORMERS_FOLDER = pathlib.Path("checkpoint_download")
 
 
 def load_tokenizer(tokenizer: Any, backend: str = "auto") -> Tokenizer:
-    """Load a tokenizer. Nothing is downloaded, and code that comes with a tokenizer is never run.
+    """Loads a tokenizer. Nothing is downloaded, and code that comes with a tokenizer is never run.
 
     Args:
         tokenizer: A directory in Hugging Face layout, a tokenizer.json, a SentencePiece ``.model`` (or a directory
@@ -89,7 +89,7 @@ def _files_of(name: str) -> TokenizerSource:
     """Returns the files of a tokenizer at a path, or of a model name.
 
     Raises:
-        OSError: The system cannot say what is there.
+        OSError: The system cannot look the path up.
     """
     path = pathlib.Path(name).expanduser()
     if status_of(path, follow=True) is None:

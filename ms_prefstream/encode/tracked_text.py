@@ -139,16 +139,6 @@ class ContentReads:
     asked: dict[Question, bool] = field(default_factory=dict)
     answering: Sequence[str] | None = None
 
-    @property
-    def was_read(self) -> bool:
-        """Whether more of a content was read than whether there is any text."""
-        return self.looked or any(question.name != "__len__" for question in self.asked)
-
-    @property
-    def needed(self) -> set[tuple[int, Edits]]:
-        """(owner, edits) of contents that were tested for being non-empty."""
-        return {(question.owner, question.edits) for question in self.asked if question.name == "__len__"}
-
     def ask(self, question: Question, text: str) -> bool:
         """Returns the answer to a question about a content, which is rendered as `text`."""
         found = bool(getattr(str, question.name)(text, *question.given))

@@ -77,7 +77,7 @@ class Node:
         return Tracked(text, (Run(0, len(text), self.owner, (), False, 0, held, form),), self._values.reads)
 
     def look(self) -> None:
-        """Record that the text may depend on everything in the value."""
+        """Records that the text may depend on everything in the value."""
         self._values.reads.looked = True
 
 

@@ -117,7 +117,7 @@ class Uncut:
 
 
 def fit(sides: Sequence[Flat], budget: Budget) -> tuple[TokenSequence, ...]:
-    """Cut the sides of one row, with one common cut of the prompt.
+    """Cuts the sides of one row, with one common cut of the prompt.
 
     Raises:
         RowError: ``too_long`` if what must stay does not fit, ``no_response_tokens`` if nothing to train on is left.
@@ -177,7 +177,7 @@ class Turn:
 
     @property
     def divisible(self) -> bool:
-        """Whether its text can be cut."""
+        """True if its text can be cut."""
         return len(set(self.units)) == 1 and self.body < self.body_end
 
 
@@ -288,7 +288,7 @@ def _cuts(maps: Sequence[CutMap], rooms: Sequence[int]) -> Iterator[list[Cut]]:
 
 
 def _divided(maps: Sequence[CutMap], index: int, rooms: Sequence[int]) -> list[Cut] | None:
-    """Shorten the text of one turn on its left, at a character where a token begins on every side."""
+    """Shortens the text of one turn on its left, at a character where a token begins on every side."""
     turns = [m.turns[index] for m in maps]
     fronts = [m.front(index) for m in maps]
     for m, turn, front, room in zip(maps, turns, fronts, rooms, strict=True):
@@ -312,7 +312,7 @@ def _divided(maps: Sequence[CutMap], index: int, rooms: Sequence[int]) -> list[C
 
 
 def _apply(side: Flat, cut_map: CutMap, cut: Cut, budget: Budget) -> TokenSequence:
-    """Cut the prompt of one side, and its response too where that is not enough."""
+    """Cuts the prompt of one side, and its response too where that is not enough."""
     prompt = size(cut)
     if prompt > budget.prompt_room or (side.spans and prompt >= budget.room):
         if budget.truncation == "response_right" and (budget.max_prompt_length is None or prompt <= budget.prompt_room):

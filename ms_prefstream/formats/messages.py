@@ -15,9 +15,9 @@ import numpy as np
 
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.fields import missing, nearest, short, two_strings, wrong_type
-from ms_prefstream.formats.ledger import MEDIA, check_media, holds
 from ms_prefstream.formats.record import Message, Messages
 from ms_prefstream.formats.spelling import is_missing, parsed_json
+from ms_prefstream.formats.unread import MEDIA, check_media, holds
 
 ROLES: Mapping[str, str] = {
     "system": "system",

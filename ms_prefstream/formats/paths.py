@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ms_prefstream.formats.fields import short
-from ms_prefstream.formats.ledger import is_harmless
 from ms_prefstream.formats.spelling import parsed_json
+from ms_prefstream.formats.unread import is_harmless
 
 Path: TypeAlias = tuple[str, ...]
 

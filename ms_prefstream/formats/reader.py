@@ -3,7 +3,7 @@
 1. Fields get their standard names (the option `fields`, see `renaming`).
 2. Every value gets one spelling (see `spelling`).
 3. The format reads the row.
-4. The ledger (see `ledger`): fields that hold something and that nothing read are named in the record's `unread`.
+4. Fields that hold something and that nothing read are named in the record's `unread` (see `unread`).
 5. The record gets the values of fields that are carried (the option `carry`, see `carry`), as the source has them.
 
 Rows of the same names and types are read in the same way, so what a preset leaves unread is found once for each such
@@ -22,7 +22,13 @@ from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.auto import Auto
 from ms_prefstream.formats.base import Format, check_row
 from ms_prefstream.formats.carry import Carry
-from ms_prefstream.formats.ledger import (
+from ms_prefstream.formats.mapped import Mapped
+from ms_prefstream.formats.paths import Taken
+from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
+from ms_prefstream.formats.registry import standard_names
+from ms_prefstream.formats.renaming import Renaming
+from ms_prefstream.formats.spelling import respelled, unsettled, without_filled_nulls
+from ms_prefstream.formats.unread import (
     MEDIA,
     Probe,
     Recorded,
@@ -32,12 +38,6 @@ from ms_prefstream.formats.ledger import (
     may_hold,
     repeats,
 )
-from ms_prefstream.formats.mapped import Mapped
-from ms_prefstream.formats.paths import Taken
-from ms_prefstream.formats.record import Completion, Pair, Record, TokenCompletion, TokenPair
-from ms_prefstream.formats.registry import standard_names
-from ms_prefstream.formats.renaming import Renaming
-from ms_prefstream.formats.spelling import respelled, unsettled, without_filled_nulls
 
 _Shape: TypeAlias = tuple[tuple[str, ...], tuple[type, ...]]
 _Made: TypeAlias = Record | tuple[Record, ...]
@@ -225,7 +225,7 @@ class RowReader:
             if result is not recorded:
                 return then(result.plain() if isinstance(result, Recorded) else result)
             kept = recorded.plain()
-            recorded.read.update(kept)  # its other fields are in the ledger of `then`
+            recorded.read.update(kept)  # `then` names its unread fields
             return then(kept)
 
         made = self._inner.read(recorded, read)

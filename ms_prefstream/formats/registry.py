@@ -14,8 +14,8 @@ from ms_prefstream.errors import OptionError
 from ms_prefstream.formats.auto import Auto, Entry, Pattern
 from ms_prefstream.formats.base import Format, ManyRecords, OneRecord
 from ms_prefstream.formats.fields import nearest
-from ms_prefstream.formats.ledger import MEDIA
 from ms_prefstream.formats.mapped import Mapped, MappedMany
+from ms_prefstream.formats.unread import MEDIA
 
 _Factory = TypeVar("_Factory", bound=Callable[..., Format])
 

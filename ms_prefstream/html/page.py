@@ -48,7 +48,7 @@ class Report:
 
 
 def check_report(path: str | os.PathLike[str], source: Any) -> None:
-    """Raises unless a report can be written at `path`: its folder exists, and nothing but a report is there.
+    """Raises unless a report can be written at `path`: its folder exists, and the path holds nothing but a report.
 
     Args:
         path: The file.
@@ -170,7 +170,7 @@ def _chart(label: str, histogram: Mapping[str, Any], kind: str, unit: str, marks
 
 def _stats_figures(stats: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     dropped = sum(stats["dropped"].values())
-    yield _figure(stats["rows"], "rows")
+    yield _figure(stats["rows"], "rows_one" if stats["rows"] == 1 else "rows")
     yield _figure(stats["rows"] - dropped, "usable")
     if dropped:
         yield _figure(dropped, "dropped", attention=True)
@@ -197,7 +197,7 @@ def _stats_charts(stats: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 def _sample_figures(samples: Samples | None) -> Iterable[dict[str, Any]]:
     assert samples is not None  # a page has figures of one or the other
     dropped, cut = samples.count(DROPPED), samples.count(CUT_OFF)
-    yield _figure(samples.rows, "rows")
+    yield _figure(samples.rows, "rows_one" if samples.rows == 1 else "rows")
     yield _figure(samples.rows - dropped, "kept")
     yield _figure(dropped, "dropped", attention=bool(dropped))
     yield _figure(cut, "cut", attention=bool(cut))

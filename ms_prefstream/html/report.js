@@ -146,7 +146,7 @@
     const shown = found.slice(first, first + PAGE);
     $("rows").replaceChildren(...(shown.length ? shown.map((n) => card(n, rowAt(n))) : [element("p", "quiet", t("nothing"))]));
     const range = shown.length ? `${number(first + 1)}–${number(first + shown.length)}` : "0";
-    $("count").textContent = t("range", { range, n: number(found.length) });
+    $("count").textContent = t(found.length === 1 ? "range_one" : "range", { range, n: number(found.length) });
     $("page").value = state.page + 1;
     $("page").max = pages;
     $("pages").textContent = `/ ${number(pages)}`;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ms_prefstream.encode.encoder import AUTO
+from ms_prefstream.encode.build import AUTO
 from ms_prefstream.encode.template_text import given_text, template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import CacheError, OptionError, StateError, printable

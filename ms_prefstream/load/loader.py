@@ -13,8 +13,9 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from ms_prefstream.encode.build import AUTO, build_encoder, resolve_boundary
 from ms_prefstream.encode.cut_points import EncodedCutMap
-from ms_prefstream.encode.encoder import AUTO, ConversationEncoder, build_encoder, resolve_boundary
+from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.template_limits import SECONDS
 from ms_prefstream.encode.template_text import template_hash
 from ms_prefstream.encode.tokenizer import Tokenizer

@@ -5,7 +5,6 @@
 """
 
 from ms_prefstream.sources.base import OnePass, RandomAccess, RawRow, Source
-from ms_prefstream.sources.jsonl import write_jsonl
 from ms_prefstream.sources.open import open_source
 
-__all__ = ["OnePass", "RandomAccess", "RawRow", "Source", "open_source", "write_jsonl"]
+__all__ = ["OnePass", "RandomAccess", "RawRow", "Source", "open_source"]

@@ -55,8 +55,8 @@ class Remote:
     def __post_init__(self) -> None:
         if self.storage_options is not None and not isinstance(self.storage_options, Mapping):
             raise OptionError(
-                f"storage_options is a {type(self.storage_options).__name__}; expected a dict of what fsspec takes, "
-                'such as {"endpoint_url": "https://..."}.'
+                f"storage_options is of type {type(self.storage_options).__name__}; expected a dict of what "
+                'fsspec takes, such as {"endpoint_url": "https://..."}.'
             )
         given = self.cache_dir
         if given is not None:

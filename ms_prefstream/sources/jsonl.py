@@ -1,4 +1,4 @@
-"""JSON Lines files: read in any order through a line index of 4 bytes a row, and written."""
+"""JSON Lines files, read in any order through a line index of 4 bytes a row; and a row as such a line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import os
 import reprlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from typing import Any
@@ -252,24 +252,6 @@ def _runs(begins: list[int], ends: list[int], most: int) -> Iterator[tuple[int, 
         if k == len(begins) or begins[k] != ends[k - 1] or ends[k] - begins[first] > most:
             yield first, k
             first = k
-
-
-def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Any], *, append: bool = False) -> int:
-    """Writes rows as JSON Lines in UTF-8, without escapes for other scripts than ASCII.
-
-    Args:
-        path: The file; it is replaced unless `append`.
-        rows: JSON values. Other values are written as their `repr`, so that no row is lost.
-        append: Whether to add to the file.
-
-    Returns:
-        The number of rows written.
-    """
-    count = 0
-    with open(path, "ab" if append else "wb") as file:
-        for count, row in enumerate(rows, 1):  # noqa: B007
-            file.write(dump_row(row) + b"\n")
-    return count
 
 
 def dump_row(row: Any) -> bytes:

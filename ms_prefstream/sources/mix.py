@@ -146,7 +146,7 @@ def mix(
         SourceError: A part cannot be opened.
     """
     if isinstance(parts, (str, bytes)) or not isinstance(parts, Sequence) or not parts:
-        found = f"a {type(parts).__name__}" if parts else "an empty list"
+        found = f"an object of type {type(parts).__name__}" if parts else "an empty list"
         raise OptionError(f"mix got {found}; expected a list such as [(source, weight), (source, weight)].")
     if stop not in ("first", "all"):
         raise OptionError(f"stop is {stop!r}; expected 'first' or 'all'.")

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 SLOTS = 64
 _SEED = 1
-_BAND = 4  # slots
 _ALIKE = 52  # equal slots, of 64
 _LETTERS = 3  # of a shingle
 _SPACE = re.compile(r"[\W_]+")

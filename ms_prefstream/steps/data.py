@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.checks import check_made, process_count
 from ms_prefstream.disk import shown
-from ms_prefstream.encode.encoder import AUTO, BOUNDARIES
+from ms_prefstream.encode.build import AUTO, BOUNDARIES
 from ms_prefstream.encode.template_limits import SECONDS
 from ms_prefstream.encode.template_text import checked_variables, first_day, is_day, template_text
 from ms_prefstream.encode.tokenizer import choose_pad_id, load_tokenizer, with_embedding

@@ -88,7 +88,7 @@ class Task(Protocol):
 
     @property
     def pairs(self) -> bool:
-        """Whether rows must be pairs; otherwise the chosen side of a pair is the response."""
+        """True if rows must be pairs; otherwise the chosen side of a pair is the response."""
 
     @property
     def length(self) -> int:
@@ -96,11 +96,11 @@ class Task(Protocol):
 
     @property
     def shifted(self) -> bool:
-        """Whether labels and loss mask are shifted one column to the left."""
+        """True if labels and loss mask are shifted one column to the left."""
 
     @property
     def margin(self) -> bool:
-        """Whether batches have a margin column."""
+        """True if batches have a margin column."""
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -112,7 +112,7 @@ class Task(Protocol):
 
     @property
     def append_eos(self) -> bool:
-        """Whether the end token follows the response where there is no chat template."""
+        """True if the end token follows the response where there is no chat template."""
 
     def sampler(self, tokenizer: Tokenizer | None) -> Sampler:
         """Returns the function that makes samples.
@@ -220,7 +220,7 @@ def fit_pairs(rows: Uncut, limits: Budget) -> Block:
 
 
 def refuse_without_prompt(rows: Uncut, columns: int) -> None:
-    """Refuses the rows of whose prompt nothing is there, or nothing is left."""
+    """Refuses the rows whose prompt is empty or was cut away."""
     for row in np.flatnonzero(rows.block.good & (rows.block.lengths[:, 0] == 0)).tolist():
         if rows.prompts[row, 0]:
             error = RowError(Reason.TOO_LONG, f"no character of the prompt fits into {columns} tokens")

@@ -34,7 +34,7 @@ class RLHF(Traits):
     Attributes:
         max_prompt_length: Columns of prompt_ids; longer prompts are cut on the left.
         seq_length: Tokens of prompt and response together. It is the array length: a PPO model of length S, which
-            slices one column off, wants S + 1.
+            slices one column off, needs S + 1.
         truncation: ``prompt_left``, ``response_right`` or ``drop`` (see `ms_prefstream.encode.truncate`), or ``right``:
             each array is cut on its own, as mindrlhf's rlhf_data.py does (see `_cut_right`).
         append_eos: Whether the tokenizer's end token follows the response, under the loss, where there is no chat

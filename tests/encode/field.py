@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ms_prefstream.encode.encoder import ConversationEncoder, Encoded, build_encoder
+from ms_prefstream.encode.build import build_encoder
+from ms_prefstream.encode.encoder import ConversationEncoder, Encoded
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import RowError
 from ms_prefstream.formats.record import Completion, Messages, Pair

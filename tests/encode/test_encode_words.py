@@ -154,8 +154,8 @@ OPTIONS: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: stream(3),
-        "a int is not a tokenizer. Pass a directory with tokenizer.json or tokenizer.model, a path to such a "
-        'file, a tokenizer object of transformers or mindformers, or "bytes".',
+        "an object of type int is not a tokenizer. Pass a directory with tokenizer.json or tokenizer.model, a path to "
+        'such a file, a tokenizer object of transformers or mindformers, or "bytes".',
     ),
     (
         lambda: stream(vocab_size=0),

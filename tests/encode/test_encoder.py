@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 import ms_prefstream as mps
 from ms_prefstream.encode.backends.base import Place, TextEncoder
+from ms_prefstream.encode.build import build_encoder
 from ms_prefstream.encode.cut_points import least_length
-from ms_prefstream.encode.encoder import ConversationEncoder, build_encoder, tokens_before
+from ms_prefstream.encode.encoder import ConversationEncoder, tokens_before
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import OptionError, Reason, RowError, TemplateError
 from ms_prefstream.formats.record import Completion, Messages, Pair

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from ms_prefstream.encode import columns
 from ms_prefstream.encode import encoder as encoder_module
 from ms_prefstream.encode.backends.base import FlatIds, Place, TextEncoder
-from ms_prefstream.encode.encoder import ConversationEncoder, build_encoder
+from ms_prefstream.encode.build import build_encoder
+from ms_prefstream.encode.encoder import ConversationEncoder
 from ms_prefstream.encode.encodings import Encoded
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import Reason, RowError

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import ms_prefstream as mps
-from ms_prefstream.encode.encoder import Encoded, build_encoder
+from ms_prefstream.encode.build import build_encoder
+from ms_prefstream.encode.encoder import Encoded
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats.record import Completion, Message

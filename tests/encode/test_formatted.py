@@ -35,7 +35,7 @@ def test_the_text_is_jinjas(template: str, content: str) -> None:
     found = rendered(template, Tracked(content, (Run(0, len(content), 0),), reads))
     expected = jinja2.sandbox.ImmutableSandboxedEnvironment().from_string(template)
     assert str.__str__(found) == expected.render(role="user", content=content)
-    assert reads.was_read == (template in OTHER[:2])
+    assert reads.looked == (template in OTHER[:2])
     if template in PLAIN:
         assert isinstance(found, Tracked)
         assert {found[run.begin : run.end] for run in found.runs} == {content}

@@ -22,7 +22,7 @@ from ms_prefstream.encode.tokenizer import Tokenizer, load_tokenizer
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Completion, Message, Messages
 from tests.encode.chat_templates import FAMILIES
-from tests.encode.test_ledger_laws import rows, templates
+from tests.encode.test_content_lost_laws import rows, templates
 from tests.encode.test_tool_families import FAMILIES as TOOLS
 
 LAW = settings(

@@ -507,7 +507,7 @@ class TestErrors:
             load_tokenizer(chatml_dir, "rust")
 
     def test_something_else(self) -> None:
-        self.expect(17, "a int is not a tokenizer")
+        self.expect(17, "an object of type int is not a tokenizer")
 
 
 def test_loading_imports_no_large_package(chatml_dir: pathlib.Path) -> None:

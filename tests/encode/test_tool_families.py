@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ms_prefstream.encode.encoder import build_encoder
+from ms_prefstream.encode.build import build_encoder
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import RowError
 from ms_prefstream.formats.record import Completion, Message

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 import ms_prefstream as mps
 from ms_prefstream.errors import OptionError, Reason, RowError
 from ms_prefstream.formats import PRESETS, ManyRecords, OneRecord
-from ms_prefstream.formats.ledger import Probe, is_harmless
 from ms_prefstream.formats.reader import CountingReader, RowReader, reader
 from ms_prefstream.formats.record import Pair
 from ms_prefstream.formats.registry import resolve_format
+from ms_prefstream.formats.unread import Probe, is_harmless
 from ms_prefstream.load.records import formats_of
 
 from .conversations import assistant, raw, refusal, system, user
@@ -41,7 +41,7 @@ def unread(row: Any, format: Any = "auto", **options: Any) -> tuple[str, ...]:
     return found
 
 
-# The ledger of presets.
+# What presets leave unread.
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ READ_ALL: list[Callable[[Any], Any]] = [
 
 @pytest.mark.parametrize("function", READ_ALL)
 def test_a_function_that_reads_the_whole_row(function: Callable[[Any], Any]) -> None:
-    """The row that it returns then has a ledger of its own."""
+    """The row that it returns then has unread fields of its own."""
     assert read(PAIR, function) == Pair((U,), (A,), (B,))
     assert unread({**PAIR, "notes": "x"}, function) == ("notes",)
 

@@ -149,7 +149,7 @@ def test_orders(order: str, opened: Open) -> None:
 
 def test_search(opened: Open) -> None:
     page = opened()
-    assert search(page, "#17#") == "1–1 of 1 rows"
+    assert search(page, "#17#") == "1–1 of 1 row"
     assert shown(page) == [17]
     assert search(page, "WHY? LONG") == f"1–20 of {len(kinds()['cut'])} rows"  # cut text is searched, too
     page.locator("[data-show=noted]").click()
@@ -181,7 +181,7 @@ def test_paging_by_buttons_number_and_keys(opened: Open) -> None:
     page.keyboard.press("/")
     page.keyboard.type("#5#")
     page.wait_for_timeout(250)
-    assert count(page) == "1–1 of 1 rows"
+    assert count(page) == "1–1 of 1 row"
     page.keyboard.press("Escape")
     page.keyboard.press("e")
     assert page.get_attribute("#expand", "aria-pressed") == "true"
@@ -213,7 +213,7 @@ def test_no_text_of_a_row_is_markup_or_code(opened: Open) -> None:
     for n, text in enumerate(HOSTILE):
         if "\ud83d" in text:
             continue
-        assert search(page, f"hostile {n} ") == "1–1 of 1 rows"
+        assert search(page, f"hostile {n} ") == "1–1 of 1 row"
         assert page.evaluate("window.owned") is None
         assert page.locator("article img, article script, article b, article iframe, article a").count() == 0
     search(page, "<script>window.owned")
@@ -283,5 +283,5 @@ def test_a_hundred_thousand_rows_stay_usable(opened: Open, folder: pathlib.Path)
     assert took < 1000, took
     page.fill("#search", "big.jsonl:99999")
     page.wait_for_timeout(250)
-    assert count(page) == "1–1 of 1 rows"
+    assert count(page) == "1–1 of 1 row"
     assert shown(page) == [99_998]

@@ -14,9 +14,9 @@ from ms_prefstream.formats import Pair
 from ms_prefstream.load.one_pass import MixedOnePassRecords, SingleOnePassRecords, open_one_pass
 from ms_prefstream.load.records import MixedRecords, fingerprint_of, formats_of, open_records
 from ms_prefstream.plan.mixture import Schedule, whole_weights
-from ms_prefstream.sources.jsonl import write_jsonl
 from ms_prefstream.sources.mix import Mix, Part, mix
 from ms_prefstream.sources.open import open_source
+from tests.pools import write
 
 
 def rows(name: str, count: int) -> list[dict[str, Any]]:
@@ -134,8 +134,8 @@ A = rows("a", 1)
     ("parts", "options", "found"),
     [
         ([], {}, "an empty list"),
-        ("a.jsonl", {}, "mix got a str; expected a list"),
-        ({"a.jsonl": 1}, {}, "mix got a dict"),
+        ("a.jsonl", {}, "mix got an object of type str; expected a list"),
+        ({"a.jsonl": 1}, {}, "mix got an object of type dict"),
         ([(A, 1), (A, 0)], {}, "Item 1 of the mix, .*: weight is 0; .* Leave the part out"),
         ([(A, -1)], {}, "Item 0 of the mix, .*: weight is -1"),
         ([(A, float("nan"))], {}, "weight is nan"),
@@ -165,7 +165,7 @@ def test_a_tuple_of_folders_with_numbers_as_names_is_a_source(
     monkeypatch.chdir(tmp_path)
     for name in ("2023", "2024"):
         (tmp_path / name).mkdir()
-        write_jsonl(tmp_path / name / "rows.jsonl", rows(name, 2))
+        write(tmp_path / name / "rows.jsonl", rows(name, 2))
     assert len(mix([("2023", "2024")]).parts) == 1
 
 

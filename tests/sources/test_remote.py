@@ -587,7 +587,7 @@ def test_a_file_that_is_followed_is_local(tmp_path: pathlib.Path) -> None:
 
 
 def test_wrong_options(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(mps.OptionError, match="storage_options is a str; expected a dict"):
+    with pytest.raises(mps.OptionError, match="storage_options is of type str; expected a dict"):
         mps.read("s3://a/b.jsonl", storage_options="key=secret")  # type: ignore[arg-type]
     with pytest.raises(mps.OptionError, match="cache_dir is 5; expected the path of a folder"):
         mps.read("s3://a/b.jsonl", cache_dir=5)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ms_prefstream as mps
-from ms_prefstream.encode.encoder import resolve_boundary
+from ms_prefstream.encode.build import resolve_boundary
 from ms_prefstream.encode.tokenizer import Tokenizer
 from ms_prefstream.errors import OptionError, StateError
 from tests.fixtures_tokenizers import CHATML, cached_tokenizer

@@ -76,7 +76,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[PrefStreamError], str]] = {
         TokenizerError,
         r"no tokenizer called 'gone' .* nothing is downloaded",
     ),
-    "not a tokenizer": ({"tokenizer": 5}, TokenizerError, r"a int is not a tokenizer\. Pass a directory"),
+    "not a tokenizer": (
+        {"tokenizer": 5},
+        TokenizerError,
+        r"an object of type int is not a tokenizer\. Pass a directory",
+    ),
     "backend": ({"backend": "x"}, OptionError, r"backend is 'x'; expected one of auto"),
     "backend that cannot": ({"backend": "tiktoken"}, TokenizerError, r"tokenizer 'bytes' has none"),
     "text without tokenizer": ({"tokenizer": None, "pad_token_id": 0}, OptionError, r"the source has rows with text"),

@@ -32,7 +32,7 @@ class Loader(NamedTuple):
     function: str
 
     def load(self, source: TokenizerSource) -> Tokenizer:
-        """Load the tokenizer.
+        """Loads the tokenizer.
 
         Raises:
             NotServedError: If this backend cannot give the tokenizer's ids.

@@ -34,7 +34,7 @@ class AddedToken:
 
     @property
     def stretches(self) -> bool:
-        """Whether its surroundings matter to it."""
+        """True if its surroundings matter to it."""
         return self.lstrip or self.rstrip or self.single_word
 
 

@@ -46,7 +46,7 @@ def read_object(obj: Any) -> TokenizerSource:
                  if isinstance(it, RustTokenizer)), None)  # fmt: skip
     methods = ("tokenize", "convert_tokens_to_ids", "convert_ids_to_tokens", "get_vocab")
     if rust is None and not all(callable(getattr(obj, name, None)) for name in methods):
-        raise TokenizerError(f"a {type(obj).__name__} is not a tokenizer. {ACCEPTED}.")
+        raise TokenizerError(f"an object of type {type(obj).__name__} is not a tokenizer. {ACCEPTED}.")
     # `special_tokens_map` leaves out what is not set, where the attribute of a token would log an error.
     names = Names() if rust is obj else read_names(getattr(obj, "special_tokens_map", None) or {})
     return TokenizerSource(

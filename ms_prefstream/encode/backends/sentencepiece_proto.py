@@ -43,7 +43,7 @@ class SentencePieceModel:
 
 
 def read_model(data: bytes) -> SentencePieceModel:
-    """Read a serialised ModelProto that `sentencepiece` accepts.
+    """Reads a serialised ModelProto that `sentencepiece` accepts.
 
     Raises:
         ValueError: A piece is no text, or the message has parts that cannot be skipped.

@@ -110,7 +110,7 @@ class StandingCheck:
         self._compare()  # texts that came before the caller could see that
 
     def _compare(self) -> None:
-        """Compares what waits; keeps an error for the next call, as a thread has nobody to raise it to."""
+        """Compares what waits; keeps an error for the next call, as a thread has no caller to raise it to."""
         try:
             while self._waiting and self._error is None:
                 for place, some in itertools.groupby(self._block(), lambda one: one.place):

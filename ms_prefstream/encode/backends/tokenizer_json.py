@@ -138,7 +138,7 @@ def _metaspace_places(step: Mapping[str, Any]) -> frozenset[Place]:
 
 
 def drop_leaking_merges(spec: Spec) -> None:
-    """Drop the merges that make a control token from a BPE model."""
+    """Drops the merges that make a control token from a BPE model."""
     names = {entry["content"] for entry in spec["added_tokens"] if entry.get("special")}
     merges = spec["model"].get("merges")
     if merges:
@@ -203,7 +203,7 @@ def special_tokens(spec: Spec) -> dict[str, int]:
 def merge_added_tokens(
     spec: Spec, decoder: Mapping[int, Mapping[str, Any]], control: list[str], others: list[str]
 ) -> None:
-    """Put the added tokens of a configuration into a tokenizer.json, in the order in which transformers adds them.
+    """Puts the added tokens of a configuration into a tokenizer.json, in the order in which transformers adds them.
 
     New tokens come after those of the file: those of `decoder` by their id, then the named tokens in `control`, then
     `others` from added_tokens.json. A token that both describe takes the configuration's flags, but a control token is
@@ -232,7 +232,7 @@ def merge_added_tokens(
 
 
 def name_reserved(spec: Spec, decoder: Mapping[int, Mapping[str, Any]]) -> dict[str, int]:
-    """Give tokens that only a configuration has the ids that it states, where the vocabulary has reserved pieces.
+    """Gives tokens that only a configuration has the ids that it states, where the vocabulary has reserved pieces.
 
     The pieces take the names of the tokens, as for InternLM2's ChatML tokens. `spec` is changed in place.
 
@@ -263,7 +263,7 @@ def name_reserved(spec: Spec, decoder: Mapping[int, Mapping[str, Any]]) -> dict[
 
 
 def number_added_tokens(spec: Spec, rust: RustTokenizer) -> None:
-    """Replace the added tokens of a tokenizer.json by those of the package's tokenizer, with their real ids."""
+    """Replaces the added tokens of a tokenizer.json by those of the package's tokenizer, with their real ids."""
     known: dict[int, RustAddedToken] = rust.get_added_tokens_decoder()
     spec["added_tokens"] = [
         {"id": id_, "content": token.content, **{flag: getattr(token, flag) for flag in _FLAGS}}

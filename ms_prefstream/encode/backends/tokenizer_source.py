@@ -92,7 +92,7 @@ class TokenizerSource:
 
 
 def find_files(path: pathlib.Path) -> TokenizerSource:
-    """Find the tokenizer in a directory, or that of a tokenizer.json or ``.model`` file, and its configuration.
+    """Finds the tokenizer in a directory, or that of a tokenizer.json or ``.model`` file, and its configuration.
 
     Raises:
         TokenizerError: Nothing there is a tokenizer, or a file cannot be parsed.

@@ -280,7 +280,7 @@ def _tokenizers_by_place(spec: Spec, rust: RustTokenizer) -> dict[Place, RustTok
 
 
 def _make_plain(rust: RustTokenizer) -> None:
-    """Make special tokens in text plain text, and switch off post-processing, padding and truncation."""
+    """Makes special tokens in text plain text, and switches off post-processing, padding and truncation."""
     rust.post_processor = None
     rust.no_padding()
     rust.no_truncation()

@@ -23,7 +23,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def check_size(texts: Sequence[str], limit: int = MAX_CHARS) -> None:
-    """Raise a `RowError` for the first text that is too long to be encoded at a bounded cost."""
+    """Raises a `RowError` for the first text that is too long to be encoded at a bounded cost."""
     for text in texts:
         if len(text) > limit:
             raise RowError(
@@ -34,7 +34,7 @@ def check_size(texts: Sequence[str], limit: int = MAX_CHARS) -> None:
 
 
 def check_unicode(texts: Sequence[str]) -> None:
-    """Raise a `RowError` for the first text with a lone surrogate (half of a broken UTF-16 pair, as in "\\ud800")."""
+    """Raises a `RowError` for the first text with a lone surrogate (half of a broken UTF-16 pair, as in "\\ud800")."""
     for text in texts:
         found = _SURROGATE.search(text)
         if found:

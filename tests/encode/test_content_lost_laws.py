@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_prefstream.encode.encoder import Encoded, build_encoder
+from ms_prefstream.encode.build import build_encoder
+from ms_prefstream.encode.encoder import Encoded
 from ms_prefstream.encode.tokenizer import load_tokenizer
 from ms_prefstream.errors import Reason, RowError
 from ms_prefstream.formats.record import Completion, Message, Messages

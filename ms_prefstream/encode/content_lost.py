@@ -1,4 +1,4 @@
-"""The ledger of a rendering: which words, calls, schemas and further keys of a row its text does not hold.
+"""What a rendered text lacks: which words, calls, schemas and further keys of a row it does not hold.
 
 Everything is found by position: the runs of the rendered text say which characters of which value stand where. A value
 that the template wrote as a whole is held, one that it wrote item by item is held if each of its items is.
@@ -20,7 +20,7 @@ REASONING = ("reasoning_content", "reasoning", "thinking", "thinking_content")
 """Keys of a turn with what the model thought before its answer: words of the turn, like its content."""
 
 HARMLESS = frozenset({"id", "tool_call_id", "type", "weight", "loss", "train", "index", "timestamp", "message_id"})
-"""Further keys of a turn that nobody misses in the text."""
+"""Further keys of a turn that a text may lack without losing anything."""
 
 _STRUCTURE = frozenset({"type", "strict", "required", "additionalProperties", "$schema"})
 _TAGS = re.compile(r"(</?[\w:|]+>|\[/?[A-Z_]+\])+")  # <think>, </think>, [THINK]
@@ -90,12 +90,12 @@ class Shown:
             nodes += [*node.items.values(), *node.keys.values()]
         return found
 
-    def ledger(self, text: str) -> Ledger:
-        """Returns the ledger of a text that a template rendered of this conversation."""
-        return Ledger(text, self._contents, self._extras, self._schemas)
+    def rendering(self, text: str) -> Rendering:
+        """Returns what a text that a template rendered of this conversation holds of it."""
+        return Rendering(text, self._contents, self._extras, self._schemas)
 
 
-class Ledger:
+class Rendering:
     """What one rendered text holds of a conversation.
 
     Args:
@@ -135,7 +135,7 @@ class Ledger:
         if not self._contents[turn].strip() and not said:
             return False
         if any(nodes[key].given for key in CALL_KEYS if key in nodes):
-            return False  # its calls are there
+            return False  # `refusal` checks its calls
         shown = [run for owner in (turn, *(nodes[key].owner for key in said)) for run in self._runs.get(owner, ())]
         return not any(self._text[run.begin : run.end].strip() for run in shown)
 
@@ -144,8 +144,8 @@ class Ledger:
         if self._lost(self._contents[turn], turn):
             return True
         nodes = [self._extras[turn][key] for key in REASONING if key in self._extras[turn]]
-        told = {node.given for node in nodes if isinstance(node.given, str) and self._holds(node)}
-        return not all(node.given in told if isinstance(node.given, str) else self._holds(node) for node in nodes)
+        held = {node.given for node in nodes if isinstance(node.given, str) and self._holds(node)}
+        return not all(node.given in held if isinstance(node.given, str) else self._holds(node) for node in nodes)
 
     def unread(self, turn: int) -> Iterator[str]:
         """Yields the further keys of a turn with text that the rendering does not hold."""
@@ -162,10 +162,10 @@ class Ledger:
 
     def _holds(self, node: Node) -> bool:
         """Returns whether the text holds a value: as a whole, or each item of it."""
-        given, runs = node.given, self._runs.get(node.owner, ())
+        given = node.given
         if isinstance(given, str):
             return not self._lost(given, node.owner, isinstance(given, JsonText))
-        if any(run.held > 0 for run in runs):
+        if self._written(node):
             return True
         if isinstance(given, dict):
             return all(self._holds_member(node, key) for key in given)

@@ -1,4 +1,4 @@
-"""The ledger of a row: which of its fields were read, and which of the others hold something that is then lost."""
+"""The fields of a row that nothing reads: which were read, and which of the others hold something that is then lost."""
 
 from __future__ import annotations
 

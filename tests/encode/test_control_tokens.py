@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_prefstream.encode.backends.added import Cut
-from ms_prefstream.encode.pieces import ControlTokens
+from ms_prefstream.encode.control_tokens import ControlTokens
 
 TOKENS = ControlTokens({"<|a|>": 5, "<|a|><|b|>": 6, "<|b|>": 7, "</s>": 8, "": 9})
 texts = st.lists(

@@ -243,6 +243,18 @@ class TestLayouts:
             assert encoded.ids.tolist() == oracle.ids(oracle.render((*prompt, assistant("x"))))
 
 
+def test_a_fixed_text_at_the_beginning_begins_a_sequence(metaspace_first_dir: pathlib.Path) -> None:
+    """Such a tokenizer sets a space before the first text alone, also where a template states that text."""
+    turns = "{% for m in messages %}<s>{{ m.role }} {{ m.content }}</s>{% endfor %}"
+    template = "the chat" + turns + "{% if add_generation_prompt %}<s>assistant {% endif %}"
+    tokenizer, encoder = encoder_of(metaspace_first_dir, template=template)
+    first = tokenizer.encoder.encode(["the chat"], Place.START)[0].tolist()
+    assert first != tokenizer.encoder.encode(["the chat"])[0].tolist()
+    for _ in range(5):
+        encoded = encode_response(encoder, (user("Q"),), (assistant("a"),))
+        assert encoded.ids.tolist()[: len(first) + 1] == [*first, tokenizer.special["<s>"]]
+
+
 class TestPlain:
     @pytest.mark.parametrize(
         ("prompt", "response", "shape"),

@@ -198,6 +198,7 @@ class TestForms:
         self, prefixed: bool, gpt2_dir: pathlib.Path, tmp_path: pathlib.Path
     ) -> None:
         tokenizer = load_tokenizer(write_directory(tmp_path, spec_of(gpt2_dir), {"add_prefix_space": prefixed}))
+        assert tokenizer.backend == fastest("tokenizers" if prefixed else "tiktoken")
         plain = load(gpt2_dir).encoder.encode([" the" if prefixed else "the"], Place.START)[0]
         assert tokenizer.encoder.encode(["the"], Place.START)[0].tolist() == plain.tolist()
 
@@ -519,9 +520,9 @@ def test_loading_imports_no_large_package(chatml_dir: pathlib.Path) -> None:
 
 
 def test_a_pipe_is_no_tokenizer(tmp_path: pathlib.Path) -> None:
-    for name in ("tokenizer.json", "tokenizer.model"):
+    for name, what in {"tokenizer.json": "tokenizer file", "tokenizer.model": "", "run.yaml": "configuration"}.items():
         os.mkfifo(tmp_path / name)
-        with pytest.raises(TokenizerError, match=r"a named pipe; expected a regular file"):
+        with pytest.raises(TokenizerError, match=rf"{what}.* is a named pipe; expected a regular file"):
             load_tokenizer(tmp_path / name)
 
 

@@ -95,7 +95,7 @@ def test_a_template_without_control_tokens(gpt2_dir: pathlib.Path) -> None:
         "rejected": "no",
     }
     tokenizer, found = load_tokenizer(gpt2_dir), set()  # one of its tokens holds the end of a header and a letter
-    for length in range(8, 36):
+    for length in (10, 11, 13, 15, 28, 29):
         sample = mps.encode(row, task=mps.DPO(length), tokenizer=tokenizer, template=words).sample
         if sample is not None:
             found.add(tokenizer.decode(sample.sequences[0].ids.tolist()).replace(":  ", ": "))

@@ -198,6 +198,15 @@ def test_parts_of_a_mix_state_what_an_epoch_takes_of_them(batching: Any, options
     assert found == [(0.5, 24, 0, 0), (0.5, 6, 18, 0)]
 
 
+def test_parts_of_a_mix_state_what_an_incomplete_step_leaves_out() -> None:
+    """The last three of 48 rows make no step of five: two of one part, and a repeat of the other."""
+    made = stream(mps.mix([(pairs(24), 1), (pairs(6, first=24), 1)], stop="all"), batching=mps.Pad(5))
+    assert [(part.repeats_per_epoch, part.left_out_per_epoch) for part in made.report.parts.values()] == [
+        (0, 2),
+        (17, 0),
+    ]
+
+
 def test_what_a_state_names() -> None:
     """Files of earlier runs have these names and values."""
     mixed = mps.mix([(pairs(24), 1), (pairs(6, first=24), 2)], stop="all")
@@ -311,6 +320,14 @@ class Nothing:
 def test_a_source_of_which_no_row_passes() -> None:
     said = "has no rows that pass the filter of its format; expected at least one step of them. Check the path and the "
     assert said + "options of the format." in error_of(functools.partial(stream, pairs(8), format=Nothing()))
+
+
+def test_positions_of_a_source_are_kept_for_the_last_windows() -> None:
+    """However many there were: a state of a later step is the usual one, and an older one skips rows instead."""
+    made = stream(Positioned(100), steps_per_epoch=100, window=1, batching=mps.Pad(1), task=mps.DPO(128))
+    assert len(list(made.batches())) == 100
+    known = [step for step in range(100) if "source" in made.state(step)]
+    assert known == list(range(36, 100))
 
 
 def test_a_damaged_position_of_a_source_is_named() -> None:

@@ -10,6 +10,7 @@ import numbers
 import operator
 import os
 import reprlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -26,28 +27,30 @@ LONGEST = 1 << 24
 MOST_WORKERS = 1024
 
 
-def whole_number(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
+def whole_number(name: str, value: object, minimum: int, maximum: int = sys.maxsize) -> int:
     """Returns the value as a plain int (numpy integers are accepted, booleans and floats are not).
 
     Args:
         name: The option, as the user typed it.
         value: The given value.
         minimum: The smallest allowed value.
-        maximum: The largest allowed value; None for no bound.
+        maximum: The largest allowed value; by default the largest that a Python container can count to.
 
     Raises:
         OptionError: It is not a whole number, or out of bounds.
     """
-    if type(value) is int and value >= minimum and (maximum is None or value <= maximum):
+    if type(value) is int and minimum <= value <= maximum:
         return value  # the usual case; plans check numbers at every step
-    allowed = f"a whole number of at least {minimum}" if maximum is None else f"a whole number in {minimum}..{maximum}"
+    allowed = f"a whole number in {minimum}..{maximum}"
+    if maximum == sys.maxsize and not (isinstance(value, int) and value > maximum):
+        allowed = f"a whole number of at least {minimum}"
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise OptionError(f"{name} is {value!r} ({type(value).__name__}); expected {allowed}.") from None
-    if number < minimum or (maximum is not None and number > maximum):
+    if not minimum <= number <= maximum:
         raise OptionError(f"{name} is {number}; expected {allowed}.")
     return number
 

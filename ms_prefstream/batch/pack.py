@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ms_prefstream.batch.layouts.packed import PackedLayout
 from ms_prefstream.batch.rule import StepFactory
-from ms_prefstream.checks import checked_call, whole_number
+from ms_prefstream.checks import LONGEST, checked_call, whole_number
 from ms_prefstream.errors import OptionError
 from ms_prefstream.tasks.base import Task, columns_of, traits
 
@@ -38,8 +38,8 @@ class Pack:
     chooses_widths: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for option, minimum in (("tokens", 2), ("max_segments", 2), ("batch_size", 1)):
-            object.__setattr__(self, option, whole_number(f"Pack: {option}", getattr(self, option), minimum))
+        for option, *bounds in (("tokens", 2, LONGEST), ("max_segments", 2, LONGEST), ("batch_size", 1, LONGEST)):
+            object.__setattr__(self, option, whole_number(f"Pack: {option}", getattr(self, option), *bounds))
 
     def check(self, task: Task) -> None:
         """Checks that the samples of a task can be packed like this.

@@ -42,7 +42,7 @@ class Pad:
     chooses_widths: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "batch_size", whole_number("Pad: batch_size", self.batch_size, 1))
+        object.__setattr__(self, "batch_size", whole_number("Pad: batch_size", self.batch_size, 1, LONGEST))
         if self.length is not None:
             object.__setattr__(self, "length", whole_number("Pad: length", self.length, 1, LONGEST))
 
@@ -125,7 +125,8 @@ class Bucket:
         for option in ("batch_size", "max_tokens", "multiple_of", "max_shapes", "extra", "round_to"):
             value = getattr(self, option)
             if value is not None or option in ("extra", "round_to"):
-                number = whole_number(f"Bucket: {option}", value, 0 if option == "extra" else 1)
+                bounds = () if option == "max_tokens" else (LONGEST,)
+                number = whole_number(f"Bucket: {option}", value, 0 if option == "extra" else 1, *bounds)
                 object.__setattr__(self, option, number)
         if self.max_shapes is None and self.round_to != _DEFAULT_ROUND_TO:
             raise OptionError(
@@ -196,7 +197,7 @@ class Bucket:
 def _checked_boundaries(given: object) -> tuple[int, ...]:
     """Returns the boundaries as a tuple of ints, ascending and not empty."""
     lengths = enumerate(given) if isinstance(given, Iterable) else ()
-    boundaries = tuple(whole_number(f"Bucket: boundaries[{at}]", value, 1) for at, value in lengths)
+    boundaries = tuple(whole_number(f"Bucket: boundaries[{at}]", value, 1, LONGEST) for at, value in lengths)
     if not boundaries or any(left >= right for left, right in pairwise(boundaries)):
         raise OptionError(
             f"Bucket: boundaries is {given!r}; expected whole numbers in ascending order, none of them twice. Give "

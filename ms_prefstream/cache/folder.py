@@ -152,9 +152,10 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
                 _write_plan(self._lock, plan)
             for path in glob.glob(glob.escape(self.path) + "/tmp-*"):
                 self._delete(path)
-            for path in _files_below(self.path):
-                if re.search(TEMPORARY + "$", path):
-                    os.unlink(path)
+            for folder, _, names in walk(self.path):
+                for name in names:
+                    if re.search(TEMPORARY + "$", name):
+                        os.unlink(os.path.join(folder, name))
             os.makedirs(self.new, exist_ok=True)
         with contextlib.suppress(PrefStreamError), guarded(self.new):
             found = read_manifest(self.new)
@@ -488,11 +489,6 @@ class StagingFolder(contextlib.AbstractContextManager["StagingFolder"]):
                 shutil.rmtree(entry.path)
             elif entry.name not in (PLAN_FILE, keep):
                 os.unlink(entry.path)
-
-
-def _files_below(path: str) -> Iterator[str]:
-    for folder, _, names in walk(path):
-        yield from (os.path.join(folder, name) for name in names)
 
 
 def _lock(file: int, shared: bool = False) -> bool:

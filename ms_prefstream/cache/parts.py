@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 import os
-import re
 import shutil
 import uuid
 import zlib
@@ -172,7 +171,6 @@ def write_part_apart(loader: SampleLoader, task: PartTask) -> PartDone:
 
 _NOTE_VERSION = 2
 _MOST_NOTE = 1 << 30  # bytes, more than any part has
-_PICKLED = re.compile(rb"\x80\x04\x95.{8}\x8c\x19ms_prefstream\.cache\.parts\x94\x8c\x08PartDone\x94", re.DOTALL)
 
 
 class _Note(msgspec.Struct, forbid_unknown_fields=True):
@@ -235,17 +233,11 @@ def most_note(rows: int) -> int:
 
 
 def is_note(file: IO[bytes]) -> bool:
-    """Returns whether an open file is the note on a part, of any version and with any values.
-
-    Version 1 was a CRC-32 and a pickle, which is not loaded.
-    """
+    """Returns whether an open file is the note on a part, of any version and with any values."""
     if os.fstat(file.fileno()).st_size > _MOST_NOTE:
         return False
-    text = file.read()
-    if _PICKLED.match(text, 4) and zlib.crc32(text[4:]) == int.from_bytes(text[:4], "little"):
-        return True
     try:
-        msgspec.json.decode(text, type=_AnyNote)
+        msgspec.json.decode(file.read(), type=_AnyNote)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
     return True

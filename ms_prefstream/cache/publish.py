@@ -12,7 +12,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -127,10 +127,7 @@ class RemoteStagingFolder(StagingFolder):
         if MANIFEST in found:
             if self._is_published():  # by a run that was interrupted then
                 return
-            text = self._store.read(f"{self._url}/{MANIFEST}", MOST_BYTES) or b""
-            with tempfile.TemporaryDirectory() as folder:
-                with open(os.path.join(folder, MANIFEST), "wb") as file:
-                    file.write(text)
+            with _manifest_copied(self._store, self._url) as folder:
                 if not has_manifest(folder):
                     raise OptionError(
                         f"{name} exists and is no cache: its manifest.json is damaged or of another kind. Name another "
@@ -257,19 +254,15 @@ class RemoteStagingFolder(StagingFolder):
 
     def _is_published(self) -> bool:
         """Returns whether the new cache is complete, and its manifest is at the URL."""
-        sealed = self._sealed()
-        return sealed is not None and self._store.read(f"{self._url}/{MANIFEST}", MOST_BYTES) == sealed
+        try:
+            sealed = read_file(self.file(MANIFEST), CacheError, "the manifest")
+        except FileNotFoundError:
+            return False
+        return self._store.read(f"{self._url}/{MANIFEST}", MOST_BYTES) == sealed
 
     def _names(self) -> set[str]:
         """Returns the names of the files at the URL."""
         return {url.removeprefix(f"{self._url}/") for url in self._store.below(self._url)}
-
-    def _sealed(self) -> bytes | None:
-        """Returns the manifest of the new cache, if it is complete."""
-        try:
-            return read_file(self.file(MANIFEST), CacheError, "the manifest")
-        except FileNotFoundError:
-            return None
 
 
 def staging_folder(out: str, remote: Remote, part_range: PartRange | None = None) -> StagingFolder:
@@ -290,9 +283,16 @@ def read_remote_manifest(store: Store, url: str) -> Manifest:
         CacheError: It is missing or damaged.
         StateError: It is of another version.
     """
+    with _manifest_copied(store, url) as folder:
+        return read_manifest(LocalCopy(folder, without_secrets(url)))
+
+
+@contextlib.contextmanager
+def _manifest_copied(store: Store, url: str) -> Iterator[str]:
+    """Gives a temporary folder with the manifest of the cache at a URL, if there is one."""
     text = store.read(f"{url}/{MANIFEST}", MOST_BYTES)
     with tempfile.TemporaryDirectory() as folder:
         if text is not None:
             with open(os.path.join(folder, MANIFEST), "wb") as file:
                 file.write(text)
-        return read_manifest(LocalCopy(folder, without_secrets(url)))
+        yield folder

@@ -244,7 +244,7 @@ def _read_part(path: str, good: NDArray[np.bool_], sides: int) -> NDArray[np.flo
     Raises:
         CacheError: It cannot be read, or is no regular file.
     """
-    shape, expected = (len(good), sides), LOGPS
+    shape = (len(good), sides)
     try:
         data = read_file(path, CacheError, "the part of a reference pass", NPY_HEAD + math.prod(shape) * 4 + 32)
     except FileNotFoundError:
@@ -253,7 +253,7 @@ def _read_part(path: str, good: NDArray[np.bool_], sides: int) -> NDArray[np.flo
     try:
         if digest != _digest(path, data):
             raise ValueError
-        logps = np.frombuffer(data, expected, offset=npy_begin(data[:NPY_HEAD], len(data), expected, shape))
+        logps = np.frombuffer(data, LOGPS, offset=npy_begin(data[:NPY_HEAD], len(data), LOGPS, shape))
     except ValueError:
         return None
     logps = logps.reshape(shape)

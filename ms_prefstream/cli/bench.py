@@ -11,7 +11,7 @@ import cloup
 
 from ms_prefstream.cli.options import command, run_group, source_argument, stream_options, verbose_option
 from ms_prefstream.cli.terminal import show, with_flags
-from ms_prefstream.cli.values import Suggested
+from ms_prefstream.cli.values import Count, Suggested
 
 
 @command(
@@ -23,7 +23,7 @@ ms-prefstream bench train.jsonl --config run.yaml --pack 4096 --steps-per-epoch 
 @source_argument
 @stream_options
 @run_group(
-    cloup.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Passes that are timed."),
+    cloup.option("--repeats", type=Count(min=1), default=3, show_default=True, help="Passes that are timed."),
     cloup.option(
         "--index",
         type=Suggested("auto", "build", "none"),

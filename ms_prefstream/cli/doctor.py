@@ -10,6 +10,7 @@ import cloup
 
 from ms_prefstream.cli.options import command, doctor_options, run_group, source_argument
 from ms_prefstream.cli.terminal import styled, with_flags
+from ms_prefstream.cli.values import Count
 from ms_prefstream.errors import printable
 
 
@@ -20,9 +21,7 @@ ms-prefstream doctor train.jsonl --task dpo --max-length 1024 --tokenizer Qwen2.
 )
 @source_argument
 @doctor_options
-@run_group(
-    cloup.option("--rows", type=click.IntRange(min=1), default=2000, show_default=True, help="So many first rows.")
-)
+@run_group(cloup.option("--rows", type=Count(min=1), default=2000, show_default=True, help="So many first rows."))
 def doctor(source: tuple[str, ...], rows: int, **options: Any) -> None:
     """Say what would go wrong with SOURCE, and what mends it.
 

@@ -11,7 +11,7 @@ import cloup
 
 from ms_prefstream.cli.options import command
 from ms_prefstream.cli.terminal import show, styled
-from ms_prefstream.cli.values import JsonObject, SourcePath
+from ms_prefstream.cli.values import Count, JsonObject, SourcePath
 from ms_prefstream.errors import RowError, printable
 
 
@@ -23,7 +23,7 @@ ms-prefstream formats --detect train.jsonl
 )
 @cloup.option("--list", "listed", is_flag=True, help="List the presets and the fields that each of them reads.")
 @cloup.option("--detect", metavar="FILE", type=SourcePath(), help="Say which preset reads the rows of FILE.")
-@cloup.option("--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="First rows of FILE.")
+@cloup.option("--rows", type=Count(min=1), default=1000, show_default=True, help="First rows of FILE.")
 @cloup.option("--fields", type=JsonObject(), help='Standard name -> the row\'s field: {"prompt": "question"}.')
 def formats(listed: bool, detect: str | None, rows: int, fields: dict[str, str] | None) -> None:
     """List the presets that read rows, or find the one for a file.

@@ -11,7 +11,7 @@ import cloup
 
 from ms_prefstream.cli.options import command, source_argument
 from ms_prefstream.cli.terminal import show
-from ms_prefstream.cli.values import Preset, Suggested
+from ms_prefstream.cli.values import Count, Preset, Suggested
 
 _TASKS = ("dpo", "reward", "rlhf")  # that train.py has a loss for
 
@@ -29,7 +29,7 @@ ms-prefstream init train.jsonl --task reward --tokenizer Qwen2.5 --mindformers -
 )
 @cloup.option("--format", "format_", type=Preset(), default="auto", show_default=True, help="Preset of the rows.")
 @cloup.option("--max-length", type=int, help="Tokens of a side, row or prompt; measured if not given.")
-@cloup.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Rows of a step.")
+@cloup.option("--batch-size", type=Count(min=1), default=8, show_default=True, help="Rows of a step.")
 @cloup.option(
     "--out", type=click.Path(file_okay=False), default=".", help="Folder of the files; this one if not given."
 )

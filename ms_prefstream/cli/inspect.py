@@ -10,6 +10,7 @@ import cloup
 
 from ms_prefstream.cli.options import command, run_group, source_argument, stream_options, verbose_option
 from ms_prefstream.cli.terminal import show, with_flags
+from ms_prefstream.cli.values import Count
 from ms_prefstream.errors import OptionError
 from ms_prefstream.html import SAMPLES
 
@@ -26,7 +27,7 @@ ms-prefstream inspect train.jsonl --task dpo --max-length 1024 --tokenizer Qwen2
 @stream_options
 @run_group(
     cloup.option("--row", "numbers", type=int, multiple=True, help="Number of a row, from 0; may be repeated."),
-    cloup.option("--rows", type=click.IntRange(min=1), help=f"Or so many first rows ({_ROWS} if nothing is given)."),
+    cloup.option("--rows", type=Count(min=1), help=f"Or so many first rows ({_ROWS} if nothing is given)."),
     cloup.option("--step", type=click.IntRange(min=0), help="Or the batch of this step, counted over all epochs."),
     cloup.option("--rank", type=click.IntRange(min=0), help="With --step and --num-shards: of this rank."),
     cloup.option("--index", help="With --step: auto (default), build, none, or the path of a length index."),

@@ -10,7 +10,7 @@ import cloup
 
 from ms_prefstream.cli.options import CARRY, ENGINE, FORMAT, TASKS, TEMPLATE, command, run_group, source_argument
 from ms_prefstream.cli.terminal import styled
-from ms_prefstream.cli.values import Suggested
+from ms_prefstream.cli.values import Count, Suggested
 from ms_prefstream.html import SAMPLES
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ zcat train.jsonl.gz | ms-prefstream stats - --json
     *ENGINE,
     cloup.option("--json", "as_json", is_flag=True, help="Print JSON."),
     cloup.option("--html", type=click.Path(), help="Write a report with a page of samples to this file, too."),
-    cloup.option(
-        "--samples", type=click.IntRange(min=1), default=SAMPLES, show_default=True, help="Rows of that page."
-    ),
+    cloup.option("--samples", type=Count(min=1), default=SAMPLES, show_default=True, help="Rows of that page."),
 )
 def stats(source: tuple[Any, ...], as_json: bool, html: str | None, samples: int, **options: Any) -> None:
     """Count lengths, duplicates, drops and padding of SOURCE.

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+
+
+class Count(click.IntRange):
+    """A number of rows, passes or the like; one that no program can count to is as good as the largest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return min(super().convert(value, param, ctx), sys.maxsize)
 
 
 class SourcePath(click.ParamType[Any]):

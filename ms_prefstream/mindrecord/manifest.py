@@ -194,7 +194,7 @@ class _About(msgspec.Struct):
     layout: Literal["ragged", "mindrlhf", "mindrlhf-grpo", "mindformers", "megatron"]
     task: _Task
     width: Count | None
-    pad_token_id: Annotated[int, msgspec.Meta(ge=-(2**31), lt=2**31)]
+    pad_token_id: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     rows_per_part: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
     source: str
     tokenizer: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -52,6 +53,18 @@ def select_columns(steps: Steps, columns: Sequence[str]) -> Steps:
     return SelectedColumns(steps, wanted)
 
 
+@contextlib.contextmanager
+def _memory(batch: str) -> Iterator[None]:
+    """Names a batch that does not fit into memory."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OptionError(
+            f"there is no memory for a batch of {batch} ({error}). Lower the batch size or the length in batching and "
+            "task."
+        ) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Collate:
     """Makes the batch of a step, padded to the one of `widths` that the batching rule chooses, and reports it."""
@@ -71,8 +84,10 @@ class Collate:
             longest = max(longest, self.layout.longest(samples))
         width = self.batching.width_for(longest, self.widths)
         self.report.batch(samples, width)
-        batch, copies = self.layout.build(samples, width, self.pad_id, self.task.shifted), self.layout.repeat
-        return batch if copies == 1 else {name: np.repeat(array, copies, axis=0) for name, array in batch.items()}
+        copies = self.layout.repeat
+        with _memory(f"{copies * len(samples):,} rows of {width:,} columns"):
+            batch = self.layout.build(samples, width, self.pad_id, self.task.shifted)
+            return batch if copies == 1 else {name: np.repeat(array, copies, axis=0) for name, array in batch.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,4 +103,5 @@ class CollatePacks:
     def __call__(self, packs: list[Block]) -> Batch:
         """Returns the batch of the samples of each packed row."""
         self.report.packed_batch(packs, self.layout.tokens, self.max_samples)
-        return self.layout.build(packs, self.pad_id, self.task.shifted)
+        with _memory(f"{len(packs):,} packed rows of {self.layout.tokens:,} columns"):
+            return self.layout.build(packs, self.pad_id, self.task.shifted)

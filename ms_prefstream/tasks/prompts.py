@@ -59,7 +59,7 @@ class Prompts(Traits):
     def __post_init__(self) -> None:
         check_flag("Prompts", "append_eos", self.append_eos)
         object.__setattr__(self, "max_length", whole_number("Prompts: max_length", self.max_length, 1, LONGEST))
-        object.__setattr__(self, "repeat", whole_number("Prompts: repeat", self.repeat, 1))
+        object.__setattr__(self, "repeat", whole_number("Prompts: repeat", self.repeat, 1, LONGEST))
         check_choice("Prompts", "padding_side", self.padding_side, ("right", "left"))
         check_choice("Prompts", "truncation", self.truncation, ("prompt_left", "drop"))
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ms_prefstream.batch.pack import Pack
 from ms_prefstream.batch.padding import Bucket, Pad
 from ms_prefstream.errors import OptionError
 
@@ -93,7 +94,17 @@ def test_widths_are_closed_and_sufficient_and_never_one_too_wide(max_length, len
 
 
 WRONG = [
-    (Pad, {"batch_size": 0}, "Pad: batch_size is 0; expected a whole number of at least 1"),
+    *(
+        (Bucket, {"batch_size": 8, name: 2**24 + 1}, f"Bucket: {name} is 16777217; expected a whole number in")
+        for name in ("batch_size", "multiple_of", "extra", "max_shapes", "round_to")
+    ),
+    (Bucket, {"batch_size": 8, "boundaries": (64, 10**30)}, r"boundaries\[1\] is 10{30}; expected a whole number in"),
+    (Bucket, {"max_tokens": 10**30}, r"max_tokens is 10{30}; expected a whole number in 1\.\.9223372036854775807\."),
+    (Pad, {"batch_size": 10**30}, r"batch_size is 10{30}; expected a whole number in 1\.\.16777216\."),
+    (Pack, {"tokens": 10**30}, r"tokens is 10{30}; expected a whole number in 2\.\.16777216\."),
+    (Pack, {"tokens": 64, "max_segments": 10**30}, r"max_segments is 10{30}; expected a whole number in"),
+    (Pack, {"tokens": 64, "batch_size": 10**30}, r"batch_size is 10{30}; expected a whole number in"),
+    (Pad, {"batch_size": 0}, "Pad: batch_size is 0; expected a whole number in 1..16777216"),
     (Pad, {"batch_size": -3}, "Pad: batch_size is -3; expected"),
     (Pad, {"batch_size": True}, "Pad: batch_size is True \\(bool\\); expected"),
     (Pad, {"batch_size": np.bool_(True)}, "expected a whole number"),
@@ -106,7 +117,7 @@ WRONG = [
     (Bucket, {"batch_size": True}, "Bucket: batch_size is True"),
     (Bucket, {"batch_size": 8, "multiple_of": 0}, "Bucket: multiple_of is 0"),
     (Bucket, {"batch_size": 8, "multiple_of": True}, "Bucket: multiple_of is True"),
-    (Bucket, {"batch_size": 8, "extra": -1}, "Bucket: extra is -1; expected a whole number of at least 0"),
+    (Bucket, {"batch_size": 8, "extra": -1}, "Bucket: extra is -1; expected a whole number in 0..16777216"),
     (Bucket, {"batch_size": 8, "extra": False}, "Bucket: extra is False"),
     (Bucket, {"batch_size": 8, "max_shapes": 0}, "Bucket: max_shapes is 0"),
     (Bucket, {"batch_size": 8, "max_shapes": 2, "round_to": 0}, "Bucket: round_to is 0"),

@@ -30,7 +30,7 @@ def block(*ids: int, spans: tuple[tuple[int, int], ...] = ((0, 1),), **more: Any
 ERRORS: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: Pad(0),
-        "Pad: batch_size is 0; expected a whole number of at least 1.",
+        "Pad: batch_size is 0; expected a whole number in 1..16777216.",
     ),
     (
         lambda: Pad(8, length=0),
@@ -72,19 +72,19 @@ ERRORS: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: Bucket(8, extra=-1),
-        "Bucket: extra is -1; expected a whole number of at least 0.",
+        "Bucket: extra is -1; expected a whole number in 0..16777216.",
     ),
     (
         lambda: Bucket(8, extra=None),
-        "Bucket: extra is None (NoneType); expected a whole number of at least 0.",
+        "Bucket: extra is None (NoneType); expected a whole number in 0..16777216.",
     ),
     (
         lambda: Bucket(8, round_to=None),
-        "Bucket: round_to is None (NoneType); expected a whole number of at least 1.",
+        "Bucket: round_to is None (NoneType); expected a whole number in 1..16777216.",
     ),
     (
         lambda: Bucket(8, max_shapes=2, round_to=0),
-        "Bucket: round_to is 0; expected a whole number of at least 1.",
+        "Bucket: round_to is 0; expected a whole number in 1..16777216.",
     ),
     (
         lambda: Bucket(max_tokens=0),
@@ -107,7 +107,7 @@ ERRORS: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: Bucket(8, boundaries=(32, 0)),
-        "Bucket: boundaries[1] is 0; expected a whole number of at least 1.",
+        "Bucket: boundaries[1] is 0; expected a whole number in 1..16777216.",
     ),
     (
         lambda: Bucket(8, boundaries=(100, 300)).widths(301),
@@ -151,15 +151,15 @@ ERRORS: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: Pack(1),
-        "Pack: tokens is 1; expected a whole number of at least 2.",
+        "Pack: tokens is 1; expected a whole number in 2..16777216.",
     ),
     (
         lambda: Pack(64, max_segments=1),
-        "Pack: max_segments is 1; expected a whole number of at least 2.",
+        "Pack: max_segments is 1; expected a whole number in 2..16777216.",
     ),
     (
         lambda: Pack(64, batch_size=0),
-        "Pack: batch_size is 0; expected a whole number of at least 1.",
+        "Pack: batch_size is 0; expected a whole number in 1..16777216.",
     ),
     (
         lambda: Pack(64).check(DPO(33)),

@@ -21,7 +21,7 @@ def test_options_are_frozen_and_have_the_promised_defaults():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"tokens": 1}, "tokens is 1; expected a whole number of at least 2"),
+        ({"tokens": 1}, "tokens is 1; expected a whole number in 2..16777216"),
         ({"tokens": "2k"}, "tokens is '2k'"),
         ({"max_segments": 1}, "max_segments is 1"),
         ({"batch_size": 0}, "batch_size is 0"),

@@ -32,6 +32,7 @@ def start(*words: object, cwd: pathlib.Path) -> subprocess.Popen[str]:
         (("inspect", data_path(), *DPO), 0),
         (("doctor", data_path(), *DPO), 0),
         (("formats", "--detect", data_path()), 0),
+        (("formats", "--detect", data_path(), "--rows", 10**30), 0),
         (("doctor", "bad.jsonl", *DPO), 1),  # it must be mended
         (("formats", "--detect", "bad.jsonl"), 1),
         (("verify", "."), 1),

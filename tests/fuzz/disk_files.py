@@ -162,7 +162,7 @@ def mutate_journal(value: Any, draw: random.Random) -> Any:
         return line, [*blocks, *blocks[-1:]] if draw.random() < 0.5 else blocks[:at]
     rows, body = blocks[at]
     if change == 2:
-        changed[at] = draw.choice([0, 1, rows - 1, rows + 1, 2**31, 2**32 - 1]), body
+        changed[at] = draw.choice([0, 1, rows - 1, rows + 1, 2**31, -1]) % 2**32, body
     elif change == 3:
         changed[at] = rows, raw(body, draw)
     else:

@@ -27,13 +27,13 @@ class Counter:
         self.loaded = self.encoded = 0
         samples, encode = SampleLoader.samples, ConversationEncoder.encode
 
-        def counting_samples(loader: SampleLoader, found: Any) -> Any:
+        def counting_samples(loader: SampleLoader, found: Any, *origin: Any) -> Any:
             self.loaded += len(found)
-            return samples(loader, found)
+            return samples(loader, found, *origin)
 
-        def counting_encode(encoder: ConversationEncoder, records: Any) -> Any:
+        def counting_encode(encoder: ConversationEncoder, records: Any, *first: Any) -> Any:
             self.encoded += len(records)
-            return encode(encoder, records)
+            return encode(encoder, records, *first)
 
         monkeypatch.setattr(SampleLoader, "samples", counting_samples)
         monkeypatch.setattr(ConversationEncoder, "encode", counting_encode)

@@ -94,9 +94,9 @@ def test_only_the_rows_of_the_step_are_read(path: pathlib.Path, monkeypatch: pyt
     loaded: list[int] = []
     samples = SampleLoader.samples
 
-    def counting(loader: SampleLoader, found: Any) -> Any:
+    def counting(loader: SampleLoader, found: Any, *origin: Any) -> Any:
         loaded.append(len(found))
-        return samples(loader, found)
+        return samples(loader, found, *origin)
 
     monkeypatch.setattr(SampleLoader, "samples", counting)
     stream = make(path).resume(state)

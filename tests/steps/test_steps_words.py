@@ -361,3 +361,24 @@ def test_summaries(made: Callable[[], mps.Stream], said: str) -> None:
     for _ in stream.batches():
         pass
     assert named(repr(stream)) == said
+
+
+@pytest.mark.parametrize(
+    ("batching", "made_by", "said"),
+    [
+        (mps.Pad(2), "arrays.pad", "2 rows of 64 columns"),
+        (mps.Pack(128), "packed.PackedLayout.build", "1 packed rows of 128 columns"),
+    ],
+    ids=["padded", "packed"],
+)
+def test_a_batch_that_does_not_fit_into_memory_is_named(
+    batching: Any, made_by: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError("Unable to allocate 64.0 TiB")
+
+    found = stream(lambda: iter(pairs(6)), task=mps.DPO(64), batching=batching, steps_per_epoch=3)
+    steps = found.batches()
+    monkeypatch.setattr(f"ms_prefstream.batch.layouts.{made_by}", full)
+    with pytest.raises(mps.OptionError, match=rf"no memory for a batch of {said} \(Unable to allocate 64"):
+        list(steps)

@@ -127,7 +127,7 @@ OPTIONS: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: mps.Prompts(8, repeat=0),
-        "Prompts: repeat is 0; expected a whole number of at least 1.",
+        "Prompts: repeat is 0; expected a whole number in 1..16777216.",
     ),
     (
         lambda: mps.Prompts(8, padding_side="top"),

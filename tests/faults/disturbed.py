@@ -205,7 +205,8 @@ class Disturbed:
         for unit, expected in self._units(self.expected).items():
             found, former = self._units(now).get(unit), self._units(self.former).get(unit)
             allowed = [expected] if done else [former, expected]
-            if outcome == "killed" and former is not None and found is None:
+            no_way_back = outcome == "killed" or (fault.mode == STAY and self._operation(fault)[0] == "rename")
+            if no_way_back and former is not None and found is None:
                 continue  # between two renames; what was there is in the staging folder
             if found not in allowed:
                 self._note(fault, f"{unit} is neither what it was nor what it must be")

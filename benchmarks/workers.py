@@ -4,9 +4,9 @@
 
 Everything is compared with no workers on one core, measured before it and behind it, for the speed of a shared machine
 changes within seconds. With workers, batches are taken as fast as they come, in the midst of a run: all workers have
-begun. Two cores of a shared machine are often two threads of one: what the machine can give at all is measured by the
-bare tokenizer, in two processes against one, in the same turns. What workers cost beside their rows shows where they
-and the training process share one core: two whole cores give twice that figure.
+begun, and an epoch was read. Two cores of a shared machine are often two threads of one: what the machine can give at
+all is measured by the bare tokenizer, in two processes against one, in the same turns. What workers cost beside their
+rows shows where they and the training process share one core: two whole cores give twice that figure.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def one_pass(data: str, tokenizer: Tokenizer, workers: int, options: argparse.Na
         index="build" if options.index else None,
     )
     pool = stream.data.pool
-    while pool is not None and not (pool._processes and all(worker.ready for worker in pool._processes)):
+    if pool is not None:
+        next(stream.batches(epoch))
+        while not all(worker.ready for worker in pool._processes):
+            time.sleep(0.05)
         for _ in stream.batches(epoch):
             pass
     batches = stream.batches(epoch + 1)

@@ -38,8 +38,8 @@ class Pack:
     chooses_widths: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for option, *bounds in (("tokens", 2, LONGEST), ("max_segments", 2, LONGEST), ("batch_size", 1, LONGEST)):
-            object.__setattr__(self, option, whole_number(f"Pack: {option}", getattr(self, option), *bounds))
+        for option, minimum in (("tokens", 2), ("max_segments", 2), ("batch_size", 1)):
+            object.__setattr__(self, option, whole_number(f"Pack: {option}", getattr(self, option), minimum, LONGEST))
 
     def check(self, task: Task) -> None:
         """Checks that the samples of a task can be packed like this.

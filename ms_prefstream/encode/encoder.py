@@ -72,13 +72,13 @@ class ConversationEncoder:
         self._starts = functools.lru_cache(maxsize=8)(encoder.starts)  # both sides of a pair ask for the prompt's
         self.decode = encoder.decode
 
-    def encode(self, records: Sequence[Pair | Completion], first: int = 0) -> Encodings:
+    def encode(self, records: Sequence[Pair | Completion]) -> Encodings:
         """Encodes records: (chosen, rejected) for a pair; (prompt alone[, prompt + response]) for a completion.
 
         A record that cannot be encoded gives a `RowError` instead.
 
         Raises:
-            TemplateError: The template is no good; its `row` is the place of the record that shows it, from `first`.
+            TemplateError: The template is no good; its `row` is the place of the record that shows it.
         """
         texts, drafts = Texts(), dict[int, Drafts | RowError]()
         columns = self._columns(records, texts, drafts)
@@ -86,7 +86,7 @@ class ConversationEncoder:
         is_open[list(drafts)] = False
         for alike, _ in columns:
             is_open[alike.columns.records] = False
-        drafts |= {row: self._drafted(records[row], texts, first + row) for row in np.flatnonzero(is_open).tolist()}
+        drafts |= {row: self._drafted(records[row], texts, row) for row in np.flatnonzero(is_open).tolist()}
         try:
             return self._encodings(drafts, texts, columns)
         except RowError as error:  # a text that no tokenizer accepts: find its record
@@ -94,7 +94,11 @@ class ConversationEncoder:
                 return self._encodings({0: _blame(records[0], error).at(records[0].origin)}, Texts())
         texts, drafts = Texts(), {}
         for row, record in enumerate(records):
-            found = self.encode([record], row)[0]
+            try:
+                found = self.encode([record])[0]
+            except TemplateError as error:
+                error.row = row
+                raise
             drafts[row] = found if isinstance(found, RowError) else self._drafted(record, texts, row)
         return self._encodings(drafts, texts)
 

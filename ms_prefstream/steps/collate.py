@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,18 +52,6 @@ def select_columns(steps: Steps, columns: Sequence[str]) -> Steps:
     return SelectedColumns(steps, wanted)
 
 
-@contextlib.contextmanager
-def _memory(batch: str) -> Iterator[None]:
-    """Names a batch that does not fit into memory."""
-    try:
-        yield
-    except MemoryError as error:
-        raise OptionError(
-            f"there is no memory for a batch of {batch} ({error}). Lower the batch size or the length in batching and "
-            "task."
-        ) from error
-
-
 @dataclass(frozen=True, kw_only=True)
 class Collate:
     """Makes the batch of a step, padded to the one of `widths` that the batching rule chooses, and reports it."""
@@ -85,9 +72,11 @@ class Collate:
         width = self.batching.width_for(longest, self.widths)
         self.report.batch(samples, width)
         copies = self.layout.repeat
-        with _memory(f"{copies * len(samples):,} rows of {width:,} columns"):
+        try:
             batch = self.layout.build(samples, width, self.pad_id, self.task.shifted)
             return batch if copies == 1 else {name: np.repeat(array, copies, axis=0) for name, array in batch.items()}
+        except MemoryError as error:
+            raise _no_memory(f"{copies * len(samples):,} rows of {width:,} columns", error) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,5 +92,13 @@ class CollatePacks:
     def __call__(self, packs: list[Block]) -> Batch:
         """Returns the batch of the samples of each packed row."""
         self.report.packed_batch(packs, self.layout.tokens, self.max_samples)
-        with _memory(f"{len(packs):,} packed rows of {self.layout.tokens:,} columns"):
+        try:
             return self.layout.build(packs, self.pad_id, self.task.shifted)
+        except MemoryError as error:
+            raise _no_memory(f"{len(packs):,} packed rows of {self.layout.tokens:,} columns", error) from error
+
+
+def _no_memory(batch: str, error: MemoryError) -> OptionError:
+    return OptionError(
+        f"there is no memory for a batch of {batch} ({error}). Lower the batch size or the length in batching and task."
+    )

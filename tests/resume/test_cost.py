@@ -31,9 +31,9 @@ class Counter:
             self.loaded += len(found)
             return samples(loader, found, *origin)
 
-        def counting_encode(encoder: ConversationEncoder, records: Any, *first: Any) -> Any:
+        def counting_encode(encoder: ConversationEncoder, records: Any) -> Any:
             self.encoded += len(records)
-            return encode(encoder, records, *first)
+            return encode(encoder, records)
 
         monkeypatch.setattr(SampleLoader, "samples", counting_samples)
         monkeypatch.setattr(ConversationEncoder, "encode", counting_encode)

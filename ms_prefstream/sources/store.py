@@ -213,7 +213,16 @@ class Store:
         if self.protocol not in _WITHOUT_FOLDERS:  # there it would create a bucket that was misspelt
             self._repeated("written", url, lambda: self._call("makedirs", target.rpartition("/")[0], exist_ok=True))
         seconds = REQUEST_SECONDS + size / (1 << 20)
-        self._repeated("written", url, lambda: self._call("put_file", path, target, seconds=seconds))
+
+        def send() -> None:
+            if size > _BLOCK:
+                self._call("put_file", path, target, seconds=seconds)
+            else:  # `put_file` may open the target first, and leave it empty if the file cannot be read
+                with open(path, "rb") as file:
+                    data = file.read()
+                self._call("pipe_file", target, data, seconds=seconds)
+
+        self._repeated("written", url, send)
         found = self.entry(url)
         if found is None or found.size != size:
             has = "nothing" if found is None else f"{found.size:,} bytes"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import io
 import json
 import logging
 import os
@@ -308,6 +310,27 @@ def test_errors(
         mps.read(url, cache_dir=tmp_path)
     assert str(raised.value).startswith(url)
     assert copies_of(tmp_path) == []  # nothing is copied before the names were looked at
+
+
+def test_a_file_that_cannot_be_read_leaves_nothing_in_the_store(
+    memory: Callable[[str, bytes], str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty manifest would be taken for a damaged cache by whoever reads the folder, and by the next run."""
+    path, plain = tmp_path / "manifest.json", open
+    path.write_bytes(b"{}")
+
+    class Broken(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def opened(name: Any, *args: Any, **given: Any) -> Any:
+        return Broken(name) if name == str(path) else plain(name, *args, **given)
+
+    monkeypatch.setattr("builtins.open", opened)
+    there = store.Store("memory://sent", None, SourceError)
+    with pytest.raises(SourceError, match=r"memory://sent/manifest.json: it cannot be written: .*Input/output error"):
+        there.put(str(path), "memory://sent/manifest.json")
+    assert there.below("memory://sent") == []
 
 
 def test_a_url_that_is_named_twice(memory: Callable[[str, bytes], str], tmp_path: pathlib.Path) -> None:

@@ -77,7 +77,7 @@ def test_verify_of_what_is_no_cache(
 def test_inspect_shows_the_samples_of_a_cache(
     tokenizer: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # lines are folded at 80 columns, wherever the folder of a long name would end
+    monkeypatch.chdir(tmp_path)  # output folds at 80 columns: a long folder name would move the break
     path, out = source(tmp_path), pathlib.Path("out")
     assert run(monkeypatch, "cache", path, out, *DPO) == 0
     capsys.readouterr()

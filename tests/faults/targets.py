@@ -97,11 +97,19 @@ def _cache(layout: str, workers: int = 0) -> Callable[[pathlib.Path], Any]:
         stream = _stream(folder / "in" / "rows.jsonl")
         out = folder / "out" / "cache"
         aside = out.with_name("cache.writing") / staging.FORMER  # where a swap that could not be undone leaves it
-        options: Any = {"overwrite": True} if layout != "megatron" or out.exists() or aside.exists() else {}
+        options: Any = {"overwrite": True} if layout != "megatron" or _may_exist(out) or _may_exist(aside) else {}
         made = mps.write_cache(stream, out, layout=layout, rows_per_part=PART, workers=workers, **options)
         return made.rows, made.source_rows
 
     return work
+
+
+def _may_exist(path: pathlib.Path) -> bool:
+    """Returns whether a path exists, or cannot be looked up: this operation of the suite fails like others."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 def _former_cache(layout: str) -> Callable[[pathlib.Path], None]:

@@ -59,7 +59,7 @@ def test_what_a_program_has_frozen_stays_frozen_and_is_counted_once(monkeypatch)
         with collector_paused():
             pass
     assert len(counted) == 2
-    assert count() >= counted[1] > 1000
+    assert min(counted[1], count()) > 1000  # 0 were they handed back; some end by themselves, as nobody refers to them
 
 
 def test_the_last_of_several_threads_restores_it():
